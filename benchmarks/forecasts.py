@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig, synthesize
-from refed_dspy.progress import Progress
+from refed_dspy.teachers.progress import Progress
 
 AT = (0.0, 0.01, 0.05, 0.25, 0.75)
 """Shares of the samples; 0: after the first one."""

@@ -15,7 +15,7 @@ import psutil
 import refed_dspy
 from benchmarks.runs import REFERENCES, teacher_config
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy.progress import Progress
+from refed_dspy.teachers.progress import Progress
 
 MARKS = (2_000, 20_000)
 

@@ -32,7 +32,7 @@ from benchmarks.preference import ADDED, WISHES, Preference, World, model
 from refed_dspy.ledger.candidates import load_candidates
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.optimizers.compile import compile  # noqa: A004
-from refed_dspy.progress import CompileProgress
+from refed_dspy.teachers.progress import CompileProgress
 
 MOST, BELOW, ABOVE = 600, 0.4, 0.8
 SETS = {"train": 12, "validation": 8, "test": 12}

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler
 from pydantic_core import CoreSchema
 
-from refed_dspy.reprs import html_table, record_repr
+from refed_dspy.text import html_table, record_repr
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import pytest
 
 import refed_dspy
 from refed_dspy import errors
-from refed_dspy.progress import Progress
+from refed_dspy.teachers.progress import Progress
 
 NO_NETWORK = """
 import sys

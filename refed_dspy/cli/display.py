@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.text import Text
 
 from refed_dspy.cli.stopping import at_work, lines_printed_by
-from refed_dspy.progress import CompileProgress, Progress, picture
+from refed_dspy.teachers.progress import CompileProgress, Progress, picture
 
 PLAIN_EVERY = 10.0
 """Seconds between plain lines; the first sample is told at once."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from refed_dspy.errors import one_line
-from refed_dspy.pace import span, time_left
+from refed_dspy.ledger.pace import span, time_left
 from refed_dspy.text import table_lines
 
 

@@ -21,7 +21,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from refed_dspy.errors import ConfigError, one_line
-from refed_dspy.reprs import record_repr
+from refed_dspy.text import record_repr
 
 PLACES = {"references", "data", "pairs", "program", "judge_program", "run_dir", "out", "reuse", "against", "gguf"}
 """Settings that name a file, a folder, a data set or a model: none of them is an empty text."""

@@ -15,8 +15,8 @@ _CLAUDE_WITHOUT = (
 )
 _OPENAI_WITHOUT = r"(?:o\d|gpt-5)(?![a-z0-9])(?!(?:\.\d+)*-chat)"
 _THINKS = re.compile(
-    r"deepseek-(?:r\d|reasoner)|\br1\b|qwq|qwen-?3|magistral|gpt-oss|gemini-(?:2\.5|[3-9])|grok-[4-9]|glm-(?:4\.[5-9]|[5-9])"
-    r"|minimax-m\d|think|reason"
+    r"deepseek-(?:r\d|reasoner)|\br1\b|qwq|qwen-?3|magistral|gpt-oss|gemini-(?:2\.5|[3-9])|grok-[4-9]"
+    r"|glm-(?:4\.[5-9]|[5-9])|minimax-m\d|think|reason"
 )
 LEAST_TO_REASON = 16_000
 """Tokens of an answer that leave room for reasoning, which counts as a part of it."""

@@ -17,7 +17,7 @@ from refed_dspy.data.shapes import LeftOut, check_roles, exchange_of
 from refed_dspy.errors import ReferencesError, briefly, one_line
 from refed_dspy.ledger.ledger import FILE, Ledger
 from refed_dspy.records import DataRow, Reference, digest
-from refed_dspy.reprs import Shown
+from refed_dspy.text import Shown
 
 ROLES = (*PAIR, "plain")
 """The keys that `columns` may have."""

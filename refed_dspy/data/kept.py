@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, overload
 
 from refed_dspy.errors import ExportError, one_line
-from refed_dspy.reprs import Shown
+from refed_dspy.text import Shown
 
 if TYPE_CHECKING:
     import datasets

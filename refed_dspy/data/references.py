@@ -13,7 +13,7 @@ from refed_dspy.data.read import BUILTIN, rows_of
 from refed_dspy.data.shapes import LeftOut, check_roles, exchange_of
 from refed_dspy.errors import ConfigError, ReferencesError, briefly, one_line
 from refed_dspy.records import Reference
-from refed_dspy.reprs import Shown
+from refed_dspy.text import Shown
 
 # A cautious guess, for any tokenizer: English runs at 4 to 5 characters a token, code and other scripts below it.
 CHARACTERS_PER_TOKEN = 3

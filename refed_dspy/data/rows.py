@@ -13,7 +13,7 @@ from refed_dspy.ledger.decisions import decided_rows
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.provenance import Authors
 from refed_dspy.records import PICO, DataRow, Sample
-from refed_dspy.reprs import Shown
+from refed_dspy.text import Shown
 
 PAPER_COLUMNS = ("instruction", "response", "analysis", "implementation_strategy", "improved_response")
 LINEAGE_COLUMNS = (

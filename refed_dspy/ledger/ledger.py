@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
@@ -20,13 +20,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from refed_dspy.errors import RunDirError, RunStopped, one_line
 from refed_dspy.ledger.check import begin_writing, check, check_if_new, end_writing, schema
+from refed_dspy.ledger.connection import FORMAT, connected, damaged, is_made
 from refed_dspy.ledger.statements import Answer, DecisionRow, Statement, decided, text_digest, unusable
 from refed_dspy.records import Failure, Reference
 
 T = TypeVar("T")
 
-FORMAT = 6
-"""The format of the file: its `user_version`. Others are refused."""
 FILE = "ledger.sqlite"
 """The file's name in a run's folder."""
 LOCK = ".lock"
@@ -70,10 +69,10 @@ class Ledger:
         except OSError as error:
             raise RunDirError(f"{run_dir}: cannot be written: {one_line(error.strerror or error)}") from None
         try:
-            with _open(run_dir / FILE, "rwc") as db:
+            with connected(run_dir / FILE, "rwc") as db:
                 db.execute("PRAGMA journal_mode=WAL")
                 db.execute("PRAGMA synchronous=NORMAL")
-                if not _is_made(run_dir / FILE, db):  # whole or not at all: a reader may look meanwhile
+                if not is_made(run_dir / FILE, db):  # whole or not at all: a reader may look meanwhile
                     db.executescript(f"BEGIN IMMEDIATE; {schema()} PRAGMA user_version={FORMAT}; COMMIT")
                 check(db)
                 begin_writing(run_dir / FILE)
@@ -92,9 +91,9 @@ class Ledger:
         path = run_dir / FILE
         if not path.is_file():
             raise RunDirError(f"{run_dir}: no run here (no {FILE}); name the folder of a run")
-        with _open(path, "rw") as db:
+        with connected(path, "rw") as db:
             db.execute("PRAGMA query_only=ON")
-            if not _is_made(path, db):
+            if not is_made(path, db):
                 raise RunDirError(f"{run_dir}: the run is just being created; try again in a moment")
             check_if_new(path, db)
         return cls(path, db, None)
@@ -306,47 +305,3 @@ class Ledger:
 @cache
 def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
-
-
-@contextmanager
-def _open(path: Path, mode: str) -> Iterator[sqlite3.Connection]:
-    """A connection, which is closed again where the block raises. Raises RunDirError for a sqlite3.Error in it."""
-    try:
-        uri = f"{path.absolute().as_uri()}?mode={mode}"
-        db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=10, check_same_thread=False)
-    except sqlite3.Error as error:
-        raise damaged(path, error) from None
-    db.text_factory = partial(_text, path)
-    try:
-        yield db
-    except BaseException as error:
-        db.close()
-        if isinstance(error, sqlite3.Error):
-            raise damaged(path, error) from None
-        raise
-
-
-def _text(path: Path, value: bytes) -> str:
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        raise damaged(path, "a text is not UTF-8") from None
-
-
-def damaged(path: Path, why: object) -> RunDirError:
-    """The error for a ledger at `path` that cannot be read."""
-    why = one_line(why)
-    return RunDirError(f"{path}: not a readable ledger ({why}); restore it from a backup or choose another folder")
-
-
-def _is_made(path: Path, db: sqlite3.Connection) -> bool:
-    """Whether the file has its tables. Raises RunDirError for a file of another format, sqlite3.DatabaseError for one
-    that is no ledger."""
-    version = db.execute("PRAGMA user_version").fetchone()[0]
-    if version not in {0, FORMAT}:
-        raise RunDirError(
-            f"{path}: written by another version (format {version}, this one uses {FORMAT}); use that version"
-        )
-    if version == 0 and db.execute("SELECT 1 FROM sqlite_master").fetchone():
-        raise sqlite3.DatabaseError("it is another database")
-    return bool(version)

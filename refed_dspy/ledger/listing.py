@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from refed_dspy.errors import one_line
-from refed_dspy.ledger.ledger import FILE, FORMAT, Ledger
+from refed_dspy.ledger.connection import FORMAT
+from refed_dspy.ledger.ledger import FILE, Ledger
 from refed_dspy.ledger.states import state_of
 from refed_dspy.records import PICO
 

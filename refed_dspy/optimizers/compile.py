@@ -18,8 +18,8 @@ from refed_dspy.optimizers.least import refuse_small_caps
 from refed_dspy.optimizers.result import Compiled, why_stopped, write_outcome
 from refed_dspy.optimizers.spec import CompileSpec, prepare
 from refed_dspy.optimizers.steps import CompileOutcome, CompileSteps
-from refed_dspy.progress import CompileProgress, Teller, Watch
 from refed_dspy.records import digest
+from refed_dspy.teachers.progress import CompileProgress, Teller, Watch
 from refed_dspy.teachers.work import Start, begin
 from refed_dspy.tracking.background import tracking, wanted
 from refed_dspy.tracking.compile import copy_compile

@@ -9,7 +9,8 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from refed_dspy.ledger.candidates import load_candidates
-from refed_dspy.ledger.ledger import Ledger, damaged
+from refed_dspy.ledger.connection import damaged
+from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.optimizers.agreement import JudgeReport
 from refed_dspy.optimizers.proof import Proof
 from refed_dspy.optimizers.result import Compiled, best_program, compiled, files_of, write_files

@@ -25,9 +25,9 @@ from refed_dspy.ledger.recorder import RunRecorder
 from refed_dspy.ledger.statements import Answer, Key, Statement
 from refed_dspy.programs.lm_errors import LMCapReached
 from refed_dspy.programs.question import Question
-from refed_dspy.progress import Progress
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.failures import ROWS_OWN, CallPolicy
+from refed_dspy.teachers.progress import Progress
 from refed_dspy.teachers.recorded import Asked, RecordedTeacher
 from refed_dspy.teachers.recorded_lm import RecordedLM, recorded_lm_on
 

@@ -22,14 +22,14 @@ from refed_dspy.programs import PairwiseJudge, Verdict
 from refed_dspy.programs.judges import Judgements
 from refed_dspy.programs.load import open_judge, warn_of_another_teacher
 from refed_dspy.programs.saved import program_digests
-from refed_dspy.progress import NOBODY, Progress, Watch
 from refed_dspy.records import PICO, digest, dollars
-from refed_dspy.reprs import Shown, html_lines
 from refed_dspy.teachers.caps import caps_of
 from refed_dspy.teachers.failures import CallPolicy
 from refed_dspy.teachers.judge import open_judge_model
+from refed_dspy.teachers.progress import NOBODY, Progress, Watch
 from refed_dspy.teachers.row_jobs import for_each_row, row_job
 from refed_dspy.teachers.work import Work
+from refed_dspy.text import Shown, html_lines
 
 
 @dataclass(frozen=True, repr=False)

@@ -28,8 +28,7 @@ from refed_dspy.programs.changed import DIFF
 from refed_dspy.programs.prompt_diff import prompt_diff
 from refed_dspy.programs.saved import MANIFEST, load_state, program_digests, program_state
 from refed_dspy.records import PICO, dollars
-from refed_dspy.reprs import Shown, html_lines
-from refed_dspy.text import format_number
+from refed_dspy.text import Shown, format_number, html_lines
 from refed_dspy.tracking.store import noted_run
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from refed_dspy.optimizers.spec import CompileSpec
 from refed_dspy.programs import PairwiseJudge
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.saved import MANIFEST, load_state, program_state
-from refed_dspy.progress import CompileProgress, Teller
+from refed_dspy.teachers.progress import CompileProgress, Teller
 from refed_dspy.tracking.background import wanted
 from refed_dspy.tracking.registry import Registered, champion
 from refed_dspy.tracking.store import NotTracked, noted_run

@@ -15,9 +15,7 @@ from refed_dspy.config.teacher import SIMULATED
 from refed_dspy.errors import RunStopped, briefly
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import CAPPED
-from refed_dspy.progress import Progress, Watch
 from refed_dspy.records import PICO, dollars
-from refed_dspy.reprs import Shown, html_lines
 from refed_dspy.runs.forecast import CONFIDENCE, Forecast, forecast
 from refed_dspy.runs.prepare import RunSettings, prepare
 from refed_dspy.runs.program import ProgramLike
@@ -26,6 +24,8 @@ from refed_dspy.runs.stage_weights import StageWeights
 from refed_dspy.runs.synthesize import produce
 from refed_dspy.teachers.by_stage import ANY, TeachersByStage
 from refed_dspy.teachers.prices import table_name, table_price
+from refed_dspy.teachers.progress import Progress, Watch
+from refed_dspy.text import Shown, html_lines
 
 PILOT_REFERENCES = 5
 PILOT_SAMPLES = 3

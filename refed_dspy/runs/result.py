@@ -17,13 +17,13 @@ from refed_dspy.errors import PASSING, CapReached, ExportError, RunDirError, bri
 from refed_dspy.files import path_of
 from refed_dspy.ledger.identity import named_work
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.pace import seconds_left
 from refed_dspy.ledger.spending import Spent, spent
 from refed_dspy.ledger.states import RUNNING
 from refed_dspy.ledger.summary import run_status
-from refed_dspy.pace import seconds_left
 from refed_dspy.records import PICO, Failure, Sample, dollars
-from refed_dspy.reprs import Shown
 from refed_dspy.runs.forecast import Forecast, as_facts, forecast
+from refed_dspy.text import Shown
 
 if TYPE_CHECKING:
     import datasets

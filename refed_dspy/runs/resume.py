@@ -16,11 +16,11 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs.baselines import METHODS
 from refed_dspy.programs.load import own_program
 from refed_dspy.programs.saved import load_state
-from refed_dspy.progress import Progress
 from refed_dspy.runs.result import Synthesis
 from refed_dspy.runs.synthesize import synthesize
 from refed_dspy.teachers import TeacherLike
 from refed_dspy.teachers.by_stage import ANY
+from refed_dspy.teachers.progress import Progress
 
 _KEPT = ("size", "seed", "per_reference", "max_failure_share", "reuse", "track", "judge_program", "accept_changed")
 """The settings that the ledger keeps as they were set."""

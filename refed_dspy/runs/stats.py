@@ -20,16 +20,15 @@ from refed_dspy.metrics.intervals import Interval
 from refed_dspy.metrics.win_rates import LC_NOTE, LengthControlled, length_controlled, win_rate
 from refed_dspy.programs.judges import OVERALL, Judgements, PairwiseJudge, Verdict
 from refed_dspy.programs.saved import program_digests
-from refed_dspy.progress import Progress, Watch
 from refed_dspy.records import DataRow, digest
-from refed_dspy.reprs import Shown, html_lines
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.caps import caps_of
 from refed_dspy.teachers.failures import CallPolicy
 from refed_dspy.teachers.judge import in_role, open_judge_model
+from refed_dspy.teachers.progress import Progress, Watch
 from refed_dspy.teachers.row_jobs import for_each_row, row_job
 from refed_dspy.teachers.work import Work
-from refed_dspy.text import NO_VALUE, format_number
+from refed_dspy.text import NO_VALUE, Shown, format_number, html_lines
 
 if TYPE_CHECKING:
     import pandas as pd

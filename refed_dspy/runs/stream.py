@@ -7,11 +7,11 @@ from collections.abc import AsyncGenerator, Callable
 from typing import Any, Unpack
 
 from refed_dspy.data.rows import Samples
-from refed_dspy.progress import Progress, Watch
 from refed_dspy.records import Sample
 from refed_dspy.runs.prepare import RunSettings, prepare
 from refed_dspy.runs.program import ProgramLike
 from refed_dspy.runs.synthesize import produce
+from refed_dspy.teachers.progress import Progress, Watch
 
 _AT_ONCE = 100
 """Samples that are read together."""

@@ -7,7 +7,6 @@ from typing import Any, Unpack
 
 from refed_dspy.concurrency import run_blocking
 from refed_dspy.errors import briefly
-from refed_dspy.progress import NOBODY, Progress, Watch
 from refed_dspy.runs.plan import Plan, PlanSettings
 from refed_dspy.runs.prepare import RunSettings, prepare
 from refed_dspy.runs.program import ProgramLike
@@ -16,6 +15,7 @@ from refed_dspy.runs.scheduler import run_plan
 from refed_dspy.runs.spec import RunSpec
 from refed_dspy.runs.work import note_end
 from refed_dspy.runs.worker import SynthesisWorker
+from refed_dspy.teachers.progress import NOBODY, Progress, Watch
 from refed_dspy.teachers.session import Session
 from refed_dspy.teachers.work import begin
 from refed_dspy.tracking.background import run_wanted, tracking

@@ -42,11 +42,11 @@ from refed_dspy.programs.fast_path import ByIdentity, Engine
 from refed_dspy.programs.lm_errors import in_transit, translated
 from refed_dspy.programs.question import Fit, Question, UnnamedStage, current_fit, current_question, repetition_of
 from refed_dspy.programs.reasoning import reasoning_of
-from refed_dspy.progress import Progress
 from refed_dspy.records import Call, digest
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.failures import CallPolicy, Failures
 from refed_dspy.teachers.foreign import text_of
+from refed_dspy.teachers.progress import Progress
 
 _KINDS = {kind.kind: kind for kind in (MalformedAnswer, CutAnswer, RefusedAnswer, TooLong, UnfitRequest)}
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from refed_dspy.concurrency import keep_running
 from refed_dspy.ledger.states import CAPPED, DONE, SHORT, STOPPED, End, write_end
-from refed_dspy.progress import NOBODY, Progress, Watch
+from refed_dspy.teachers.progress import NOBODY, Progress, Watch
 from refed_dspy.teachers.session import Session
 from refed_dspy.teachers.work import Work, begin
 

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from refed_dspy.cli import stopping
 from refed_dspy.cli.display import CompileDisplay, Display
-from refed_dspy.progress import CompileProgress, Progress
+from refed_dspy.teachers.progress import CompileProgress, Progress
 from tests.cli.test_runs import refed, refused
 from tests.support.gateways import until
 

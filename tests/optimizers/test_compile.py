@@ -13,7 +13,7 @@ from refed_dspy.errors import RunDirError
 from refed_dspy.optimizers.result import Compiled
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
 from refed_dspy.programs.saved import load_into, program_digests, program_state
-from refed_dspy.progress import CompileProgress
+from refed_dspy.teachers.progress import CompileProgress
 from tests.support.looks import small
 from tests.support.simulated_compiles import (
     ONE_CRITERION,

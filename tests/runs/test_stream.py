@@ -14,8 +14,8 @@ from dspy.lm15 import Request, Response
 
 import refed_dspy
 from refed_dspy.errors import ConfigError, RunStopped
-from refed_dspy.progress import Progress
 from refed_dspy.records import Sample
+from refed_dspy.teachers.progress import Progress
 from tests.support.scripted_engine import Writer, fake_lm, references
 
 

@@ -17,8 +17,8 @@ import refed_dspy
 from refed_dspy import ReferenceLevelFeedback
 from refed_dspy.errors import ConfigError, RunDirError, RunStopped, TeacherRefused
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.progress import Progress
 from refed_dspy.runs.result import Synthesis
+from refed_dspy.teachers.progress import Progress
 from tests.support.scripted_engine import Writer, fake_lm, references, response
 
 

@@ -307,15 +307,10 @@ def test_no_page_of_terms_is_named_for_a_private_endpoint(run: Synthesis) -> Non
     """A server of one's own may call any model by a provider's name."""
     assert terms_of("openai/gpt-4o-mini", "a private endpoint") == UNKNOWN
     assert terms_of("openai/gpt-4o-mini", "openai") == "<https://openai.com/policies>"
-    stages = run_facts_of(run).stages
+    stages = card_of(run).facts.stages
     private = [replace(stage, endpoint="a private endpoint") for stage in stages]
     assert "<https://openai.com/policies>" not in card_of(run, stages=private).text()
     assert "| <https://openai.com/policies> |" in card_of(run, stages=[*private[1:], stages[0]]).text()
-
-
-def run_facts_of(run: Synthesis) -> Any:
-    with Ledger.read(run.run_dir) as ledger:
-        return run_facts(ledger)
 
 
 def test_a_count_of_one_is_singular(run: Synthesis, text: str) -> None:

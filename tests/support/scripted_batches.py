@@ -24,9 +24,9 @@ from refed_dspy.ledger.recorder import RunRecorder
 from refed_dspy.ledger.spending import begin_start, spent
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.fast_path import Engine
-from refed_dspy.progress import Progress
 from refed_dspy.teachers import Teacher, open_teacher
 from refed_dspy.teachers.batch.service import BatchService
+from refed_dspy.teachers.progress import Progress
 from refed_dspy.teachers.recorded import RecordedTeacher
 from refed_dspy.teachers.recorded_lm import recorded_lm
 from refed_dspy.teachers.route import resolve

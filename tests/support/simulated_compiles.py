@@ -21,7 +21,7 @@ from refed_dspy.optimizers.result import Compiled
 from refed_dspy.programs import ReferenceLevelFeedback
 from refed_dspy.programs.load import load_program
 from refed_dspy.programs.saved import program_digests
-from refed_dspy.progress import CompileProgress
+from refed_dspy.teachers.progress import CompileProgress
 from tests.support.scripted_engine import response
 
 PREFERENCE = Preference(0)

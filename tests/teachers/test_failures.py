@@ -33,10 +33,10 @@ from refed_dspy.ledger.recorder import RunRecorder
 from refed_dspy.ledger.spending import begin_start, spent
 from refed_dspy.programs.lm_errors import AnswerCut
 from refed_dspy.programs.question import Question
-from refed_dspy.progress import Progress
 from refed_dspy.runs.result import Synthesis
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.failures import LEAST_CALLS, RECENT, ROWS_OWN, CallPolicy, Failures
+from refed_dspy.teachers.progress import Progress
 from refed_dspy.teachers.recorded import Asked, RecordedTeacher
 from tests.support.scripted_engine import Writer, fake_lm, references, response
 

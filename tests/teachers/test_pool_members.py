@@ -21,10 +21,10 @@ from refed_dspy.ledger.spending import begin_start, spent
 from refed_dspy.programs.asking import current_sample, same_teacher
 from refed_dspy.programs.lm_errors import AnswerCut
 from refed_dspy.programs.question import Question
-from refed_dspy.progress import Progress
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.outage import FIRST_OUTAGE
 from refed_dspy.teachers.pool import FEW, Pool, PooledTeacher, PoolMember
+from refed_dspy.teachers.progress import Progress
 from refed_dspy.teachers.recorded import Asked
 from tests.support.clocks import Clock
 from tests.support.scripted_engine import Writer, fake_lm, response

@@ -20,10 +20,10 @@ from refed_dspy.errors import ConfigError, NoConnection, RunDirError, RunStopped
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs.asking import as_role
 from refed_dspy.programs.lm_errors import NotReached
-from refed_dspy.progress import Progress, Watch
 from refed_dspy.teachers import Teacher, open_teacher
 from refed_dspy.teachers.caps import CapSettings
 from refed_dspy.teachers.failures import CallPolicy
+from refed_dspy.teachers.progress import Progress, Watch
 from refed_dspy.teachers.row_jobs import for_each_row, row_job
 from refed_dspy.teachers.session import Session
 from refed_dspy.teachers.work import Work

@@ -19,7 +19,6 @@ from refed_dspy.programs.baselines import METHODS
 from refed_dspy.programs.load import load_program, open_judge, own_program, refuse_bound_models, warn_of_another_teacher
 from refed_dspy.programs.saved import program_digests
 from refed_dspy.programs.side_by_side import SideBySide
-from refed_dspy.progress import Progress, Watch
 from refed_dspy.records import digest
 from refed_dspy.runs.compare.figures import SEED, Diversity, tally
 from refed_dspy.runs.compare.replay import read_compared
@@ -31,6 +30,7 @@ from refed_dspy.signatures import DEFAULT_FEATURES
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.by_stage import TeachersByStage
 from refed_dspy.teachers.judge import judge_for
+from refed_dspy.teachers.progress import Progress, Watch
 from refed_dspy.teachers.work import Work
 
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from refed_dspy.errors import RowError
+from refed_dspy.ledger.connection import damaged
 from refed_dspy.ledger.instructions import kept_instructions, opened_references, tried_in_vain
-from refed_dspy.ledger.ledger import Ledger, damaged
+from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs.judges import Graded, Verdict
 from refed_dspy.programs.side_by_side import SideBySide
 from refed_dspy.records import Reference, Sample

@@ -13,8 +13,7 @@ from refed_dspy.metrics.intervals import Interval
 from refed_dspy.metrics.win_rates import LC_NOTE, LengthControlled
 from refed_dspy.programs.judges import Judgements
 from refed_dspy.records import PICO, dollars
-from refed_dspy.reprs import Shown
-from refed_dspy.text import NO_VALUE, format_number, table_lines
+from refed_dspy.text import NO_VALUE, Shown, format_number, table_lines
 
 if TYPE_CHECKING:
     import pandas as pd

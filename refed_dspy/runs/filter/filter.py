@@ -19,7 +19,6 @@ from refed_dspy.ledger.ledger import FILE, Ledger
 from refed_dspy.ledger.spending import Spent, spent
 from refed_dspy.ledger.states import note_failure
 from refed_dspy.programs.load import open_judge
-from refed_dspy.progress import Progress, Watch
 from refed_dspy.records import DataRow, digest
 from refed_dspy.runs.filter.apply import apply_filters
 from refed_dspy.runs.filter.result import FUNNEL, OUTPUTS, Filtering, write_filtering
@@ -27,6 +26,7 @@ from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.caps import caps_of
 from refed_dspy.teachers.failures import CallPolicy
 from refed_dspy.teachers.judge import in_role, open_judge_model
+from refed_dspy.teachers.progress import Progress, Watch
 from refed_dspy.teachers.row_jobs import for_each_row, row_job
 from refed_dspy.teachers.work import Work
 

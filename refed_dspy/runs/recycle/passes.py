@@ -13,10 +13,10 @@ from refed_dspy.ledger.history import settled_items
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.metrics.figures import scoring
 from refed_dspy.programs.reflection import Improved, Recycled, Reflected, ReflectionTuning
-from refed_dspy.progress import Progress, Watch
 from refed_dspy.records import DataRow
 from refed_dspy.runs.recycle.select import Selected, Selection
 from refed_dspy.teachers.caps import check_caps, lasting_caps
+from refed_dspy.teachers.progress import Progress, Watch
 from refed_dspy.teachers.replay import Replay, replaying
 from refed_dspy.teachers.row_jobs import for_each_row, row_job
 from refed_dspy.teachers.work import Work, resume_hint

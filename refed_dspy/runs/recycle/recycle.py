@@ -18,7 +18,6 @@ from refed_dspy.metrics.figures import open_tools, scoring
 from refed_dspy.programs.load import refuse_bound_models, warn_of_another_teacher
 from refed_dspy.programs.reflection import INSTRUCTION_CRITERIA, RESPONSE_CRITERIA, Recycled, ReflectionTuning
 from refed_dspy.programs.saved import load_into, program_digests
-from refed_dspy.progress import Progress, Watch
 from refed_dspy.records import digest
 from refed_dspy.runs.recycle.passes import Passes, PassResults, row_by_row, selectively
 from refed_dspy.runs.recycle.result import OUTPUTS, Recycling, old_and_new, recycling_of, write_rows, write_table
@@ -26,6 +25,7 @@ from refed_dspy.runs.recycle.select import Selection
 from refed_dspy.teachers import Teacher, open_teacher
 from refed_dspy.teachers.caps import caps_of
 from refed_dspy.teachers.failures import CallPolicy
+from refed_dspy.teachers.progress import Progress, Watch
 from refed_dspy.teachers.work import Work, resume_hint
 
 

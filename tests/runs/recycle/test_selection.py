@@ -28,12 +28,12 @@ from refed_dspy.programs.reflection import (
     Reflected,
     ReflectionTuning,
 )
-from refed_dspy.progress import NOBODY
 from refed_dspy.records import DataRow
 from refed_dspy.runs.recycle.passes import Passes, row_by_row, selectively
 from refed_dspy.runs.recycle.select import UNIMPROVED, UNSCORED, Selected, Selection
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.caps import CapSettings
+from refed_dspy.teachers.progress import NOBODY
 from refed_dspy.teachers.work import Work
 from tests.programs.test_reflection import Reflecting, reflected, shown
 from tests.runs.recycle.helpers import (

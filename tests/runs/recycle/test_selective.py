@@ -13,8 +13,8 @@ from refed_dspy.programs.reflection import (
     IMPROVED,
     ORIGINAL,
 )
-from refed_dspy.progress import Progress
 from refed_dspy.runs.recycle.select import UNIMPROVED
+from refed_dspy.teachers.progress import Progress
 from tests.programs.test_reflection import Reflecting, improved, reflected
 from tests.runs.recycle.helpers import (
     BY_SCORE,

@@ -25,7 +25,6 @@ from refed_dspy.ledger.statements import Key, reserved
 from refed_dspy.ledger.summary import run_status
 from refed_dspy.optimizers.spec import prepare as prepare_compile
 from refed_dspy.programs.saved import MANIFEST
-from refed_dspy.progress import Progress
 from refed_dspy.records import PICO, Call, Rates
 from refed_dspy.runs.estimate import Estimate
 from refed_dspy.runs.forecast import Forecast, forecast
@@ -36,6 +35,7 @@ from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.by_stage import open_teachers, stages_of
 from refed_dspy.teachers.caps import CapSettings, lasting_caps
 from refed_dspy.teachers.pool import Pool, PooledTeacher, PoolMember
+from refed_dspy.teachers.progress import Progress
 from refed_dspy.teachers.work import Work, begin
 from tests.support.compiling import SMALL
 from tests.support.scripted_batches import ask, ask_engine, running_at

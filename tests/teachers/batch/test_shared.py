@@ -24,7 +24,6 @@ from refed_dspy.ledger.recorder import CallRecorder, RunRecorder
 from refed_dspy.ledger.spending import begin_start, seconds_at_work, spent
 from refed_dspy.ledger.statements import Answer, Key, answered, reserved
 from refed_dspy.programs.lm_errors import BatchOutOfReach, NotReached
-from refed_dspy.progress import Progress
 from refed_dspy.records import Call
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.batch.request import PendingRequest
@@ -32,6 +31,7 @@ from refed_dspy.teachers.batch.service import BatchService
 from refed_dspy.teachers.batch.tracker import BatchTracker
 from refed_dspy.teachers.failures import CallPolicy
 from refed_dspy.teachers.pool import Pool, PooledTeacher, members_of
+from refed_dspy.teachers.progress import Progress
 from refed_dspy.teachers.route import resolve
 from tests.conftest import KEY, KEY_VARIABLE
 from tests.support.scripted_batches import (

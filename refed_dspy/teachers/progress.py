@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from refed_dspy.concurrency import together
 from refed_dspy.errors import ConfigError
-from refed_dspy.pace import seconds_left, time_left
+from refed_dspy.ledger.pace import seconds_left, time_left
 from refed_dspy.records import PICO, dollars
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import pytest
 
 import refed_dspy
 from refed_dspy.cli.display import shown
-from refed_dspy.progress import Progress, Watch
+from refed_dspy.teachers.progress import Progress, Watch
 from tests.support.scripted_engine import Writer, fake_lm, references
 
 
