@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import math
 import random
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-FEEDBACK_KINDS = ("features", "response")
-"""What studying a reference gives: feedback on its instruction (one text a feature), and on its response."""
+from refed_dspy.runs.open_references import FEEDBACK_KINDS, OpenReferences, PlannedReference, Round
 
 ENOUGH_RESPONSES, ENOUGH_PROPOSALS = 50, 10
 """After so many responses the share that is kept is estimated from them; after so many synthesis calls, how many
@@ -85,32 +83,6 @@ class PlanSettings:
         return self.per_reference or len(self.features) * self.instructions_per_feature
 
 
-@dataclass(eq=False)
-class _PlannedReference:
-    """A reference, as the plan sees it. `ready` outlives a round: what one round did not need, the next uses first."""
-
-    index: int
-    round: int = 0
-    missing_feedback: set[str] = field(default_factory=lambda: set(FEEDBACK_KINDS))
-    to_study: deque[str] = field(default_factory=deque)
-    studying: int = 0
-    to_propose: deque[str] = field(default_factory=deque)
-    proposing: int = 0
-    ready: deque[tuple[int, str]] = field(default_factory=deque)
-    responding: int = 0
-    kept_this_round: int = 0
-    new: int = 0
-    empty_rounds: int = 0
-    warm: bool = False
-    """Whether a response of this round has ended, so that its prompts' prefixes are cached."""
-    failed: bool = False
-    retired: bool = False
-
-    @property
-    def busy(self) -> bool:
-        return bool(self.studying or self.proposing or self.responding or self.to_study or self.to_propose)
-
-
 class Plan:
     """Hands out units (`next_unit`); `studied`, `proposed` and `responded` report how each ended."""
 
@@ -124,9 +96,9 @@ class Plan:
         """Synthesis calls of this start, and the new instructions that they gave."""
         self._round = 0
         self._horizon = settings.size
-        self._sources = [_PlannedReference(i) for i in range(settings.references)]
-        self._open: list[_PlannedReference] = []
-        self._waiting = self._order(self._sources)
+        self._sources = [PlannedReference(i) for i in range(settings.references)]
+        self._open = OpenReferences(settings.quota, settings.instructions_per_feature, settings.lead)
+        self._waiting = Round(self._order(self._sources))
 
     # --- what is needed, and what can still come
 
@@ -158,15 +130,6 @@ class Plan:
         size = self.settings.size
         self._horizon = size if more is None else min(size, self.kept + self._expected(self.responding) + more)
 
-    def _room(self, source: _PlannedReference) -> int:
-        """Samples this reference may still give in its round."""
-        return max(0, self.settings.quota - source.kept_this_round - source.responding)
-
-    def _coming(self, calls: dict[int, int]) -> int:
-        """Samples to expect of the open references when reference i makes `calls[i]` synthesis calls."""
-        each = self._each()
-        return self._expected(sum(min(self._room(s), len(s.ready) + calls[s.index] * each) for s in self._open))
-
     def _each(self) -> int:
         """Instructions that a synthesis call gives: as many as it is asked for, or with `PlanSettings.ahead` the mean
         of the calls so far."""
@@ -185,40 +148,37 @@ class Plan:
             unit = self._respond() or self._study() or self._propose()
             if unit is not None:
                 return unit
-            planned = {s.index: s.proposing + len(s.to_propose) for s in self._open}
-            if self._coming(planned) >= self.missing or not self._open_next():
+            if self._expected(self._open.planned) >= self.missing or not self._open_next():
                 return None
 
     def _respond(self) -> Respond | None:
-        for source in self._open:
-            waits = self.settings.lead and source.responding and not source.warm
-            if source.ready and not source.missing_feedback and self._room(source) and not waits:
-                instruction, text = source.ready.popleft()
-                source.responding += 1
-                self.responding += 1
-                return Respond(source.index, source.round, instruction, text)
-        return None
-
-    def _propose(self) -> Propose | None:
-        lead = self.settings.lead
-        candidates = (s for s in self._open if s.to_propose and not (lead and s.proposing))
-        source = next((s for s in candidates if "features" not in s.missing_feedback), None)
-        # A reference is opened for all its features; the last one's second call may turn out not to be needed.
-        if source is None or self._coming({s.index: s.proposing for s in self._open}) >= self.missing:
+        if (source := self._open.to_respond.get()) is None:
             return None
-        source.proposing += 1
-        return Propose(source.index, source.to_propose.popleft(), source.round)
+        instruction, text = source.ready.popleft()
+        source.responding += 1
+        self.responding += 1
+        self._open.changed(source)
+        return Respond(source.index, source.round, instruction, text)
 
     def _study(self) -> Study | None:
-        for source in self._open:
-            if source.to_study:
-                source.studying += 1
-                return Study(source.index, source.to_study.popleft())
-        return None
+        if (source := self._open.to_study.get()) is None:
+            return None
+        source.studying += 1
+        return Study(source.index, source.to_study.popleft())
+
+    def _propose(self) -> Propose | None:
+        source = self._open.to_propose.get()
+        # A reference is opened for all its features; the last one's second call may turn out not to be needed.
+        if source is None or self._expected(self._open.asked) >= self.missing:
+            return None
+        source.proposing += 1
+        feature = source.to_propose.popleft()
+        self._open.changed(source)
+        return Propose(source.index, feature, source.round)
 
     # --- opening references
 
-    def _order(self, sources: Sequence[_PlannedReference]) -> list[_PlannedReference]:
+    def _order(self, sources: Sequence[PlannedReference]) -> list[PlannedReference]:
         """The references still giving, in this round's order: drawn at random without replacement."""
         living = [source for source in sources if not source.retired]
         return random.Random(f"{self.settings.seed}/{self._round}").sample(living, len(living))
@@ -227,25 +187,22 @@ class Plan:
         """Open one more reference; when all have been, begin the next round. False where none is free."""
         if not self._waiting:
             self._round += 1
-            self._waiting = self._order(self._sources)
-        # References still open from the last round are passed over: a round does not wait for them.
-        source = next((s for s in self._waiting if s not in self._open), None)
-        if source is None:
+            self._waiting = Round(self._order(self._sources))
+        if (source := self._waiting.take()) is None:
             return False
-        self._waiting.remove(source)
         source.round = self._round
         self._admit(source, done=())
         return True
 
-    def _admit(self, source: _PlannedReference, done: Sequence[str]) -> None:
+    def _admit(self, source: PlannedReference, done: Sequence[str]) -> None:
         """Put `source` among the open ones, to be asked for the features of its round but those `done`."""
         source.to_study.extend(kind for kind in FEEDBACK_KINDS if kind in source.missing_feedback)
         # A round interrupted half-way asks for what it had not asked for; a new round for what is missing.
-        wanted = self.settings.quota if done else self._room(source) - len(source.ready)
+        wanted = self.settings.quota if done else self._open.room(source) - len(source.ready)
         source.to_propose.extend(f for f in self._features_for(source, wanted) if f not in done)
-        self._open.append(source)
+        self._open.add(source)
 
-    def _features_for(self, source: _PlannedReference, wanted: int) -> list[str]:
+    def _features_for(self, source: PlannedReference, wanted: int) -> list[str]:
         """As many features as give `wanted` instructions; each reference and round starts at a different feature."""
         features = self.settings.features
         calls = min(len(features), -(-wanted // self.settings.instructions_per_feature))
@@ -274,6 +231,7 @@ class Plan:
         self._new += len(new)
         source.new += len(new)
         source.ready.extend(new)
+        self._open.expect(self._each())
         self._settle(source)
 
     def responded(self, unit: Respond, kept: bool) -> None:
@@ -287,16 +245,15 @@ class Plan:
         self._kept += kept
         self._settle(source)
 
-    def _settle(self, source: _PlannedReference) -> None:
+    def _settle(self, source: PlannedReference) -> None:
         """Close `source` for this round once nothing of it runs and nothing of it is left to hand out."""
-        usable = source.ready and self._room(source) and not source.failed
-        if source.busy or usable:
+        if source.busy or self._open.usable(source):
+            self._open.changed(source)
             return
         self._open.remove(source)
         source.empty_rounds = 0 if source.new or source.kept_this_round else source.empty_rounds + 1
         source.retired = source.failed or source.empty_rounds >= PATIENCE
-        if source.retired and source in self._waiting:  # the next round may have been drawn before this one ended
-            self._waiting.remove(source)
+        self._waiting.closed(source)  # the next round may have been drawn before this one ended
         source.kept_this_round = source.new = 0
         source.warm = False  # its next round is far: no cache lasts until then
 
@@ -333,12 +290,13 @@ class Plan:
             source.new = rounds.get(source.round, 0)
             self._admit(source, done.get((index, source.round), ()))
             source.empty_rounds = _empty_tail([rounds[r] for r in sorted(rounds) if r < source.round])
-            if not source.to_propose and not (source.ready and self._room(source)):
+            if not source.to_propose and not self._open.usable(source):
                 source.to_study.clear()
                 self._settle(source)
                 if source.round == self._round:
                     finished.add(index)
-        self._waiting = [s for s in self._order(self._sources) if s.index not in finished and s not in self._open]
+        order = self._order(self._sources)
+        self._waiting = Round(s for s in order if s.index not in finished and not s.is_open)
 
 
 def _empty_tail(counts: Sequence[int]) -> int:
