@@ -82,7 +82,7 @@ def fill(folder: Path, rows: int, seed: int = 0) -> None:
         identity = {"kind": "ReferenceLevelFeedback", "program": prompts, "features": list(FEATURES)}
         ledger.begin(references, identity=identity, features=dict.fromkeys(FEATURES, ""), size=rows, seed=seed,
                      teacher={"model": "made/teacher"}, filters=[["rubric", {"at_least": 3}]])  # fmt: skip
-        ledger.db.execute("INSERT INTO starts VALUES (?)", (time.time(),))
+        ledger.db.execute("INSERT INTO starts (begun) VALUES (?)", (time.time(),))
         for number, reference in enumerate(references):
             _feedback(ledger, words, reference)
             share = rows // REFERENCES + (number < rows % REFERENCES)

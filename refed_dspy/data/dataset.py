@@ -15,7 +15,8 @@ from refed_dspy.data.references import none_usable
 from refed_dspy.data.rows import data_rows
 from refed_dspy.data.shapes import LeftOut, check_roles, exchange_of
 from refed_dspy.errors import ReferencesError, briefly, one_line
-from refed_dspy.ledger.ledger import FILE, Ledger
+from refed_dspy.ledger.connection import FILE
+from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.records import DataRow, Reference, digest
 from refed_dspy.text import Shown
 

@@ -5,7 +5,7 @@ of the work. A file that was damaged, or changed by hand into what nobody wrote,
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -33,49 +33,74 @@ def check(db: sqlite3.Connection) -> None:
         (result,) = db.execute("PRAGMA quick_check(1)").fetchone()
         if result != "ok":
             raise sqlite3.DatabaseError(result)
-        for table, (columns, fault) in _tables().items():
-            if [row[1] for row in db.execute(f"PRAGMA table_info({table})")] != columns:
-                raise sqlite3.DatabaseError(f"table {table} is missing, or has other columns")
+        check_tables(db)
+        for table, (_, fault) in _tables().items():
             if fault and db.execute(f"SELECT 1 FROM {table} WHERE {fault} LIMIT 1").fetchone():
                 raise sqlite3.DatabaseError(f"table {table} contains an impossible value")
         if (row := db.execute("PRAGMA foreign_key_check").fetchone()) is not None:
             raise sqlite3.DatabaseError(f"a row of {row[0]} belongs to no row of {row[2]}")
-        if (name := damaged_name(dict(db.execute("SELECT name, value FROM meta")))) is not None:
-            raise sqlite3.DatabaseError(f"its stored {name!r} is damaged")
+        if db.execute(_wrong_sums()).fetchone() is not None:
+            raise sqlite3.DatabaseError("what its calls used is not what they add up to")
     finally:
         db.execute("ROLLBACK")
 
 
-_whole: dict[Path, tuple[int, ...] | None] = {}
-"""File → its state when this process found it whole, or had written it; None while this process writes it."""
+def check_tables(db: sqlite3.Connection) -> None:
+    """Raises sqlite3.DatabaseError where a table or a column is missing, or what is remembered of the work is damaged.
+    Reads a page or two."""
+    for table, (columns, _) in _tables().items():
+        if [row[1] for row in db.execute(f"PRAGMA table_info({table})")] != columns:
+            raise sqlite3.DatabaseError(f"table {table} is missing, or has other columns")
+    if (name := damaged_name(dict(db.execute("SELECT name, value FROM meta")))) is not None:
+        raise sqlite3.DatabaseError(f"its stored {name!r} is damaged")
 
 
 def check_if_new(path: Path, db: sqlite3.Connection) -> None:
-    """`check`, unless this process has found this file whole, and nobody else has changed it since: half a gigabyte
-    takes a second, and tracking reads every minute."""
-    path, state = path.resolve(), _state(path)
-    if path not in _whole or _whole[path] not in {None, state}:
+    """`check`, unless the file is as it was when it was last found whole or closed in order: with a million samples it
+    takes a minute. Then only that the tables are there."""
+    state = _state(path)
+    if _noted(path) == state:
+        check_tables(db)
+    else:
         check(db)
-        _whole[path] = state
+        _note(path, state)
 
 
-def begin_writing(path: Path) -> None:
-    """This process writes the file, which it has checked: until `end_writing`, its changes are no reason to look."""
-    _whole[path.resolve()] = None
+def close(path: Path, db: sqlite3.Connection, *, wrote: bool) -> None:
+    """Close the file, and note that it is whole: the process `wrote` it, or nobody has changed it since it was looked
+    at. The last connection to close moves SQLite's log into the file."""
+    whole = wrote or _noted(path) == _state(path)
+    db.close()
+    if whole:
+        _note(path, _state(path))
 
 
-def end_writing(path: Path) -> None:
-    """The file is as this process has left it."""
-    _whole[path.resolve()] = _state(path)
+_WHOLE = ".whole"
+"""The file beside a ledger that holds the state in which it was last found whole."""
 
 
-def _state(path: Path) -> tuple[int, ...]:
-    """What is another after any change of the file; empty where it is gone."""
+def _noted(path: Path) -> str | None:
     try:
-        stat = path.stat()
+        return (path.parent / _WHOLE).read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return ()
-    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+        return None
+
+
+def _note(path: Path, state: str) -> None:
+    with suppress(OSError):  # a folder that may only be read is checked each time
+        (path.parent / _WHOLE).write_text(state, encoding="utf-8")
+
+
+def _state(path: Path) -> str:
+    """What is another after any change of the file, or of its log, where what was written last may be."""
+    stats = []
+    for file in (path, path.with_name(f"{path.name}-wal")):
+        with suppress(OSError):
+            stats.append(file.stat())
+    return " ".join(
+        f"{stat.st_dev} {stat.st_ino} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
+        for stat in stats if stat.st_size
+    )  # fmt: skip
 
 
 @cache
@@ -90,6 +115,15 @@ def _tables() -> dict[str, tuple[list[str], str]]:
         name: ([row[1] for row in rows], "" if name in views else " OR ".join(_fault(name, *row[1:]) for row in rows))
         for name, rows in tables.items()
     }
+
+
+def _wrong_sums() -> str:
+    """The SQL that finds a row of `usage` that is not the sum of its calls."""
+    names = [name for name in _tables()["usage"][0] if name not in {"stage", "model", "endpoint", "first"}]
+    sums = ", ".join(f"total({name})" for name in names)
+    counted = f"SELECT stage, model, endpoint, {sums} FROM counted GROUP BY 1, 2, 3"
+    noted = f"SELECT stage, model, endpoint, {', '.join(names)} FROM usage WHERE calls"
+    return f"SELECT * FROM ({counted} EXCEPT {noted}) UNION ALL SELECT * FROM ({noted} EXCEPT {counted}) LIMIT 1"
 
 
 _KINDS = {"TEXT": "text", "BLOB": "blob", "INTEGER": "integer", "REAL": "real"}

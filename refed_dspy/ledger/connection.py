@@ -1,7 +1,9 @@
-"""Connections to a ledger's file: whatever SQLite finds wrong with it is one error that says what to do."""
+"""A ledger's file: who is at work on it, and connections to it. Whatever SQLite finds wrong with it is one error that
+says what to do."""
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +12,11 @@ from pathlib import Path
 
 from refed_dspy.errors import RunDirError, one_line
 
-FORMAT = 6
+FILE = "ledger.sqlite"
+"""The file's name in a run's folder."""
+LOCK = ".lock"
+"""The file that the process at work in a folder holds locked."""
+FORMAT = 7
 """The format of the file: its `user_version`. Others are refused."""
 
 
@@ -56,3 +62,20 @@ def is_made(path: Path, db: sqlite3.Connection) -> bool:
     if version == 0 and db.execute("SELECT 1 FROM sqlite_master").fetchone():
         raise sqlite3.DatabaseError("it is another database")
     return bool(version)
+
+
+def is_at_work(folder: Path) -> bool:
+    """Whether a process works in `folder`: whether anyone holds its lock."""
+    import fcntl  # not on Windows
+
+    try:
+        file = os.open(folder / LOCK, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:  # held; or on a file system without such locks, where the file is there only while it is held
+        return True
+    finally:
+        os.close(file)
+    return False

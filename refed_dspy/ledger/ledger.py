@@ -19,17 +19,13 @@ from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
 from refed_dspy.errors import RunDirError, RunStopped, one_line
-from refed_dspy.ledger.check import begin_writing, check, check_if_new, end_writing, schema
-from refed_dspy.ledger.connection import FORMAT, connected, damaged, is_made
+from refed_dspy.ledger.check import check_if_new, check_tables, close, schema
+from refed_dspy.ledger.connection import FILE, FORMAT, LOCK, connected, damaged, is_at_work, is_made
 from refed_dspy.ledger.statements import Answer, DecisionRow, Statement, decided, text_digest, unusable
 from refed_dspy.records import Failure, Reference
 
 T = TypeVar("T")
 
-FILE = "ledger.sqlite"
-"""The file's name in a run's folder."""
-LOCK = ".lock"
-"""The file that the process at work in a folder holds locked."""
 _NEW_INSTRUCTION = """
 INSERT INTO instructions (reference, feature, round, digest, text) VALUES (?,?,?,?,?)
 ON CONFLICT (digest) DO NOTHING RETURNING id
@@ -74,8 +70,7 @@ class Ledger:
                 db.execute("PRAGMA synchronous=NORMAL")
                 if not is_made(run_dir / FILE, db):  # whole or not at all: a reader may look meanwhile
                     db.executescript(f"BEGIN IMMEDIATE; {schema()} PRAGMA user_version={FORMAT}; COMMIT")
-                check(db)
-                begin_writing(run_dir / FILE)
+                check_if_new(run_dir / FILE, db)
         except BaseException:
             lock.release()
             raise
@@ -95,14 +90,16 @@ class Ledger:
             db.execute("PRAGMA query_only=ON")
             if not is_made(path, db):
                 raise RunDirError(f"{run_dir}: the run is just being created; try again in a moment")
-            check_if_new(path, db)
+            if is_at_work(run_dir):  # who writes it has checked it
+                check_tables(db)
+            else:
+                check_if_new(path, db)
         return cls(path, db, None)
 
     def close(self) -> None:
         """Close the file, and release the lock if there is one."""
-        self.db.close()
+        close(self.path, self.db, wrote=self._lock is not None)
         if self._lock is not None:
-            end_writing(self.path)
             self._lock.release()
 
     def __enter__(self) -> Self:
@@ -168,7 +165,7 @@ class Ledger:
 
     def answered_models(self) -> set[tuple[str, str]]:
         """(model, endpoint) of the calls that were answered."""
-        return set(self.db.execute("SELECT DISTINCT model, endpoint FROM calls WHERE outcome='ok'"))
+        return set(self.db.execute("SELECT DISTINCT model, endpoint FROM usage WHERE answered"))
 
     def passing_failures(self) -> set[str]:
         """The keys of failures that may succeed when they are asked again."""
@@ -178,11 +175,6 @@ class Ledger:
         """What the answer under this key cost, in picodollars, without failed attempts before it."""
         query = "SELECT total(cost) FROM calls WHERE key=? AND outcome='ok'"
         return int(self.db.execute(query, (digest,)).fetchone()[0])
-
-    def settled_keys(self) -> set[str]:
-        """The keys that were answered or failed for good. No other key has anything in the ledger to use."""
-        rows = self.db.execute("SELECT key FROM answers UNION SELECT key FROM failures WHERE final")
-        return {key for (key,) in rows}
 
     def references(self) -> list[Reference]:
         """The run's references, in their order."""
@@ -269,7 +261,7 @@ class Ledger:
 
     def kept(self) -> int:
         """How many samples were kept."""
-        return int(self.db.execute("SELECT count(*) FROM samples").fetchone()[0])
+        return int(self.db.execute("SELECT coalesce(max(seq), 0) FROM samples").fetchone()[0])  # none is ever deleted
 
     def proposals(self) -> list[tuple[int, str, int, int]]:
         """(reference, feature, round, new instructions) of every settled synthesis call, oldest round first."""

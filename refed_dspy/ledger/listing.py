@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from refed_dspy.errors import one_line
-from refed_dspy.ledger.connection import FORMAT
-from refed_dspy.ledger.ledger import FILE, Ledger
+from refed_dspy.ledger.connection import FILE, FORMAT
+from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import state_of
 from refed_dspy.records import PICO
 
@@ -60,7 +60,7 @@ def _glance(folder: Path) -> dict[str, Any]:
             raise ValueError(f"format {version}, this version reads {FORMAT}")
         ledger = Ledger(path, db, None)
         work, size = ledger.holds(), ledger.meta("size")
-        cost, unpriced = db.execute("SELECT total(cost), sum(cost IS NULL) FROM calls").fetchone()
+        cost, unpriced = db.execute("SELECT total(cost), total(unpriced) FROM usage").fetchone()
         counted = "samples" if work in _OF_SAMPLES else "evaluations" if work == "compile" else ""
         of = f"SELECT count(*) FROM {counted}" if counted else "SELECT count(DISTINCT item) FROM calls"
         return {

@@ -11,6 +11,10 @@ EMBEDDED = "embedded:"
 SIMULATED = "simulated"
 """The endpoint of the simulated teacher."""
 
+_ENDPOINTS = """
+SELECT endpoint FROM usage WHERE answered UNION SELECT endpoint FROM reused JOIN answers USING (key)
+"""
+
 
 def model_of(model: str, endpoint: str) -> str:
     """The name of a call's model; of one that the run started itself, its name in the run's settings."""
@@ -19,7 +23,7 @@ def model_of(model: str, endpoint: str) -> str:
 
 def simulated_note(ledger: Ledger) -> str:
     """What people must know of texts by the simulated teacher; empty where a model gave every answer."""
-    by = {endpoint == SIMULATED for (endpoint,) in ledger.db.execute("SELECT DISTINCT endpoint FROM answers")}
+    by = {endpoint == SIMULATED for (endpoint,) in ledger.db.execute(_ENDPOINTS)}
     if True not in by:
         return ""
     texts = "rows" if ledger.holds() in {"", "run", "comparison", "recycling"} else "answers"

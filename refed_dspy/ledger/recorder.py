@@ -44,8 +44,6 @@ class RunRecorder:
         """What ended the work: a call that waits for a slot or for money raises it instead of beginning."""
         self.stopping = False
         """Set when the run is ending: no further call may begin."""
-        self.settled = ledger.settled_keys()
-        """Keys that were answered, or failed for good."""
         self.passing = ledger.passing_failures()
         """Keys of failures in the ledger that an answer removes."""
         self.failed_before = frozenset(self.passing)

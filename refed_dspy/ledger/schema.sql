@@ -50,8 +50,8 @@ CREATE TABLE IF NOT EXISTS batched (call INTEGER PRIMARY KEY, batch INTEGER NOT 
 -- Which model wrote an answer that was reused from another run: this run has no call for it.
 CREATE TABLE IF NOT EXISTS reused (key TEXT PRIMARY KEY, model TEXT NOT NULL) WITHOUT ROWID;
 
--- When the run was worked on: one row a start. Its end is the last thing written before the next one began.
-CREATE TABLE IF NOT EXISTS starts (begun REAL NOT NULL);
+-- When the run was worked on: one row a start. `last`: when the last thing of this start was written (triggers below).
+CREATE TABLE IF NOT EXISTS starts (begun REAL NOT NULL, last REAL NOT NULL DEFAULT 0);
 
 -- A failed unit. `final` = 0: worth asking again on a later run.
 CREATE TABLE IF NOT EXISTS failures (
@@ -94,3 +94,89 @@ CREATE TABLE IF NOT EXISTS evaluations (
   candidate TEXT NOT NULL, example TEXT NOT NULL, subset TEXT NOT NULL, score REAL NOT NULL, components TEXT NOT NULL,
   spent INTEGER NOT NULL, created REAL NOT NULL, PRIMARY KEY (candidate, example)
 ) WITHOUT ROWID;
+
+-- What a call counts for in `usage`. Tokens and costs that are not known count as none, and `unknown`, `unpriced` count
+-- those calls: the first may have been billed, though it reported no tokens, and is charged its worst case (`reserved`).
+CREATE VIEW IF NOT EXISTS counted AS SELECT
+  id, stage, model, endpoint, 1 AS calls, outcome = 'ok' AS answered, coalesce(prompt_tokens, 0) AS prompt_tokens,
+  coalesce(cached_tokens, 0) AS cached_tokens, coalesce(completion_tokens, 0) AS completion_tokens,
+  coalesce(reasoning_tokens, 0) AS reasoning_tokens,
+  prompt_tokens IS NULL AND outcome NOT LIKE 'http 4%' AND outcome NOT LIKE 'http 5%' AND outcome != 'sent' AS unknown,
+  coalesce(cost, 0) AS cost,
+  CASE WHEN prompt_tokens IS NULL AND outcome != 'sent' THEN coalesce(cost, 0) ELSE 0 END AS reserved,
+  outcome = 'sent' AS in_flight, CASE WHEN outcome = 'sent' THEN coalesce(cost, 0) ELSE 0 END AS in_flight_cost,
+  cost IS NULL AS unpriced
+FROM calls;
+
+-- The sums of `counted`, kept by the triggers below, so that a million calls are not read to show what they cost.
+-- `first`: the number of the first of these calls.
+CREATE TABLE IF NOT EXISTS usage (
+  stage TEXT NOT NULL, model TEXT NOT NULL, endpoint TEXT NOT NULL, first INTEGER NOT NULL, calls INTEGER NOT NULL,
+  answered INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL, cached_tokens INTEGER NOT NULL,
+  completion_tokens INTEGER NOT NULL, reasoning_tokens INTEGER NOT NULL, unknown INTEGER NOT NULL,
+  cost INTEGER NOT NULL, reserved INTEGER NOT NULL, in_flight INTEGER NOT NULL, in_flight_cost INTEGER NOT NULL,
+  unpriced INTEGER NOT NULL, PRIMARY KEY (stage, model, endpoint)
+) WITHOUT ROWID;
+
+CREATE TRIGGER IF NOT EXISTS call_added AFTER INSERT ON calls BEGIN
+  INSERT INTO usage SELECT
+    stage, model, endpoint, id, calls, answered, prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens,
+    unknown, cost, reserved, in_flight, in_flight_cost, unpriced
+  FROM counted WHERE id = NEW.id ON CONFLICT (stage, model, endpoint) DO UPDATE SET
+    calls = calls + excluded.calls, answered = answered + excluded.answered,
+    prompt_tokens = prompt_tokens + excluded.prompt_tokens, cached_tokens = cached_tokens + excluded.cached_tokens,
+    completion_tokens = completion_tokens + excluded.completion_tokens,
+    reasoning_tokens = reasoning_tokens + excluded.reasoning_tokens, unknown = unknown + excluded.unknown,
+    cost = cost + excluded.cost, reserved = reserved + excluded.reserved, in_flight = in_flight + excluded.in_flight,
+    in_flight_cost = in_flight_cost + excluded.in_flight_cost, unpriced = unpriced + excluded.unpriced;
+  UPDATE starts SET last = max(last, NEW.created + NEW.seconds)
+  WHERE rowid = (SELECT rowid FROM starts WHERE begun <= NEW.created ORDER BY begun DESC LIMIT 1);
+END;
+CREATE TRIGGER IF NOT EXISTS call_changes BEFORE UPDATE ON calls BEGIN
+  UPDATE usage SET
+    calls = usage.calls - gone.calls, answered = usage.answered - gone.answered,
+    prompt_tokens = usage.prompt_tokens - gone.prompt_tokens,
+    cached_tokens = usage.cached_tokens - gone.cached_tokens,
+    completion_tokens = usage.completion_tokens - gone.completion_tokens,
+    reasoning_tokens = usage.reasoning_tokens - gone.reasoning_tokens, unknown = usage.unknown - gone.unknown,
+    cost = usage.cost - gone.cost, reserved = usage.reserved - gone.reserved,
+    in_flight = usage.in_flight - gone.in_flight, in_flight_cost = usage.in_flight_cost - gone.in_flight_cost,
+    unpriced = usage.unpriced - gone.unpriced
+  FROM (SELECT * FROM counted WHERE id = OLD.id) AS gone
+  WHERE (usage.stage, usage.model, usage.endpoint) = (gone.stage, gone.model, gone.endpoint);
+END;
+CREATE TRIGGER IF NOT EXISTS call_changed AFTER UPDATE ON calls BEGIN
+  INSERT INTO usage SELECT
+    stage, model, endpoint, id, calls, answered, prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens,
+    unknown, cost, reserved, in_flight, in_flight_cost, unpriced
+  FROM counted WHERE id = NEW.id ON CONFLICT (stage, model, endpoint) DO UPDATE SET
+    calls = calls + excluded.calls, answered = answered + excluded.answered,
+    prompt_tokens = prompt_tokens + excluded.prompt_tokens, cached_tokens = cached_tokens + excluded.cached_tokens,
+    completion_tokens = completion_tokens + excluded.completion_tokens,
+    reasoning_tokens = reasoning_tokens + excluded.reasoning_tokens, unknown = unknown + excluded.unknown,
+    cost = cost + excluded.cost, reserved = reserved + excluded.reserved, in_flight = in_flight + excluded.in_flight,
+    in_flight_cost = in_flight_cost + excluded.in_flight_cost, unpriced = unpriced + excluded.unpriced;
+  UPDATE starts SET last = max(last, NEW.created + NEW.seconds)
+  WHERE rowid = (SELECT rowid FROM starts WHERE begun <= NEW.created ORDER BY begun DESC LIMIT 1);
+END;
+CREATE TRIGGER IF NOT EXISTS call_removed BEFORE DELETE ON calls BEGIN
+  UPDATE usage SET
+    calls = usage.calls - gone.calls, answered = usage.answered - gone.answered,
+    prompt_tokens = usage.prompt_tokens - gone.prompt_tokens,
+    cached_tokens = usage.cached_tokens - gone.cached_tokens,
+    completion_tokens = usage.completion_tokens - gone.completion_tokens,
+    reasoning_tokens = usage.reasoning_tokens - gone.reasoning_tokens, unknown = usage.unknown - gone.unknown,
+    cost = usage.cost - gone.cost, reserved = usage.reserved - gone.reserved,
+    in_flight = usage.in_flight - gone.in_flight, in_flight_cost = usage.in_flight_cost - gone.in_flight_cost,
+    unpriced = usage.unpriced - gone.unpriced
+  FROM (SELECT * FROM counted WHERE id = OLD.id) AS gone
+  WHERE (usage.stage, usage.model, usage.endpoint) = (gone.stage, gone.model, gone.endpoint);
+END;
+CREATE TRIGGER IF NOT EXISTS answer_added AFTER INSERT ON answers BEGIN
+  UPDATE starts SET last = max(last, NEW.created)
+  WHERE rowid = (SELECT rowid FROM starts WHERE begun <= NEW.created ORDER BY begun DESC LIMIT 1);
+END;
+CREATE TRIGGER IF NOT EXISTS batch_added AFTER INSERT ON batches BEGIN
+  UPDATE starts SET last = max(last, NEW.created)
+  WHERE rowid = (SELECT rowid FROM starts WHERE begun <= NEW.created ORDER BY begun DESC LIMIT 1);
+END;

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from itertools import pairwise
 
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.statements import SENT
@@ -38,25 +37,15 @@ class Spent:
 
 def spent(ledger: Ledger) -> Spent:
     """What was charged, including the worst cases of calls that never reported."""
-    cost, calls, unpriced = ledger.db.execute(
-        "SELECT total(cost), count(*), coalesce(sum(cost IS NULL), 0) FROM calls"
-    ).fetchone()
+    cost, calls, unpriced = ledger.db.execute("SELECT total(cost), total(calls), total(unpriced) FROM usage").fetchone()
     return Spent(int(cost), int(calls), int(unpriced), seconds_at_work(ledger))
 
 
 def seconds_at_work(ledger: Ledger) -> float:
     """The time of work: from each start to the last row that was written before the next start."""
-    starts = [begun for (begun,) in ledger.db.execute("SELECT begun FROM starts ORDER BY begun")]
-    total = 0.0
-    for begun, end in pairwise([*starts, time.time()]):
-        (last,) = ledger.db.execute(
-            "SELECT max(t) FROM (SELECT max(created + seconds) t FROM calls WHERE created BETWEEN :a AND :b"
-            " UNION ALL SELECT max(created) FROM answers WHERE created BETWEEN :a AND :b"
-            " UNION ALL SELECT max(created) FROM batches WHERE created BETWEEN :a AND :b)",
-            {"a": begun, "b": end},
-        ).fetchone()
-        total += max(0.0, min(last or begun, end) - begun)
-    return total
+    starts: list[tuple[float, float]] = ledger.db.execute("SELECT begun, last FROM starts ORDER BY begun").fetchall()
+    ends = [begun for begun, _ in starts[1:]] + [time.time()]
+    return sum(max(0.0, min(last, end) - begun) for (begun, last), end in zip(starts, ends, strict=False))
 
 
 def begin_start(ledger: Ledger) -> None:
@@ -65,7 +54,7 @@ def begin_start(ledger: Ledger) -> None:
     ledger.commit(
         [
             ("UPDATE calls SET outcome='lost' WHERE outcome=? AND id NOT IN (SELECT call FROM batched)", (SENT,)),
-            ("INSERT INTO starts VALUES (?)", (time.time(),)),
+            ("INSERT INTO starts (begun) VALUES (?)", (time.time(),)),
             ended(End(KILLED, NO_WORD)),
         ]
     )

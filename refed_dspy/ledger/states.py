@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from refed_dspy.errors import CapReached, NothingKept, RefedError, one_line
-from refed_dspy.ledger.ledger import FILE, LOCK, Ledger
+from refed_dspy.ledger.connection import FILE, is_at_work
+from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.statements import Statement
 
 RUNNING, STOPPED, KILLED = "running", "stopped", "killed"
@@ -23,10 +23,7 @@ ESTIMATED = "this was only an estimate"
 INTERRUPTED = "interrupted; run the same command to continue"
 NO_WORD = "its process was killed; run the same command to continue"
 """The reason for `killed`: who is killed writes none."""
-_LAST_ACTIVE = """
-SELECT max(t) FROM (SELECT max(begun) t FROM starts UNION ALL SELECT max(created + seconds) FROM calls
-UNION ALL SELECT max(created) FROM answers)
-"""
+_LAST_ACTIVE = "SELECT max(max(begun, last)) FROM starts"
 
 
 class End(NamedTuple):
@@ -92,20 +89,3 @@ def state_in(folder: Path) -> str:
         return DONE
     with Ledger.read(folder) as ledger:
         return str(state_of(ledger)["state"])
-
-
-def is_at_work(folder: Path) -> bool:
-    """Whether a process works in `folder`: whether anyone holds its lock."""
-    import fcntl  # not on Windows
-
-    try:
-        file = os.open(folder / LOCK, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:  # held; or on a file system without such locks, where the file is there only while it is held
-        return True
-    finally:
-        os.close(file)
-    return False

@@ -10,14 +10,6 @@ from refed_dspy.ledger.provenance import model_of, simulated_note
 from refed_dspy.ledger.states import state_of
 from refed_dspy.records import PICO
 
-_USAGE = """
-SELECT {0}, count(*), sum(outcome = 'ok'), total(prompt_tokens), total(cached_tokens), total(completion_tokens),
-       sum(prompt_tokens IS NULL AND outcome NOT LIKE 'http 4%' AND outcome NOT LIKE 'http 5%' AND outcome != 'sent'),
-       total(cost), total(CASE WHEN prompt_tokens IS NULL AND outcome != 'sent' THEN cost END),
-       total(CASE WHEN outcome = 'sent' THEN cost END), sum(outcome = 'sent'), sum(cost IS NULL),
-       total(reasoning_tokens)
-FROM calls GROUP BY {0} ORDER BY min(id)
-"""
 _COLUMNS = (
     "calls", "answered", "prompt_tokens", "cached_tokens", "completion_tokens", "unknown", "cost", "reserved",
     "in_flight_cost", "in_flight", "unpriced", "reasoning_tokens",
@@ -48,7 +40,9 @@ def usage_by_model(ledger: Ledger) -> list[dict[str, Any]]:
 
 def _usage_by(ledger: Ledger, *columns: str) -> Iterator[tuple[list[str], dict[str, Any]]]:
     """(values of `columns`, usage of the calls that have them), in the order of their first calls."""
-    for record in ledger.db.execute(_USAGE.format(", ".join(columns))):
+    groups, sums = ", ".join(columns), ", ".join(f"total({name})" for name in _COLUMNS)
+    query = f"SELECT {groups}, {sums} FROM usage GROUP BY {groups} HAVING sum(calls) ORDER BY min(first)"
+    for record in ledger.db.execute(query):
         use: dict[str, Any] = dict(zip(_COLUMNS, map(int, record[len(columns) :]), strict=True))
         for name in ("cost", "reserved", "in_flight_cost"):
             use[name] /= PICO
@@ -92,7 +86,8 @@ def run_status(ledger: Ledger) -> dict[str, Any]:
         "SELECT coalesce(sum(duplicates), 0), coalesce(sum(surplus), 0), coalesce(sum(kept), 0) FROM proposals"
     ).fetchone()
     opened = db.execute(
-        "SELECT count(DISTINCT item) FROM answers WHERE stage IN ('instruction_feedback', 'response_feedback')"
+        "SELECT count(*) FROM refs r WHERE EXISTS (SELECT 1 FROM answers WHERE item = r.id"
+        " AND stage IN ('instruction_feedback', 'response_feedback'))"
     ).fetchone()[0]
     size, kept = int(ledger.meta("size") or 0), ledger.kept()
     return {

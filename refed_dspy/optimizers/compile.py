@@ -9,7 +9,7 @@ from typing import Any
 
 from refed_dspy.config.compile import MetricConfig
 from refed_dspy.errors import TeacherError, TeacherRefused, briefly
-from refed_dspy.ledger.ledger import FILE
+from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.spending import spent
 from refed_dspy.ledger.states import CAPPED, DONE, ESTIMATED, SHORT, STOPPED, End, write_end
 from refed_dspy.optimizers.ended import ended_outcome

@@ -130,8 +130,8 @@ def full_status(ledger: Ledger) -> dict[str, Any]:
 
 
 def _seconds_left(ledger: Ledger, status: Mapping[str, Any]) -> float | None:
-    made = "SELECT created FROM samples WHERE created >= (SELECT max(begun) FROM starts) ORDER BY seq"
-    moments = [moment for (moment,) in ledger.db.execute(made)]
+    made = "SELECT created FROM samples WHERE created >= (SELECT max(begun) FROM starts) ORDER BY seq DESC LIMIT ?"
+    moments = [moment for (moment,) in ledger.db.execute(made, (_FOR_PACE,))][::-1]
     in_flight = sum(use["in_flight"] for use in status["usage"].values())
     return seconds_left(moments, time.time(), status["size"] - status["kept"], in_flight)
 
@@ -153,6 +153,8 @@ def why_short(failures: Sequence[Failure], dropped: int = 0) -> str:
     return f"{why} — {', '.join(remedies[:-1])}, or {remedies[-1]}"
 
 
+_FOR_PACE = 20_000
+"""The newest samples tell how fast a run is."""
 SAMPLES = "samples-at-cap.jsonl"
 """Where in the run's folder a run that ended at a cap leaves its samples."""
 

@@ -187,8 +187,8 @@ class Pool:
             except RowError as error:
                 failure = failure or error
         for key in (key_of(asked) for key_of in self._former):
-            if key.digest in self._recorder.settled:
-                return remembered(self._ledger, asked, key)
+            if (answer := remembered(self._ledger, asked, key)) is not None:
+                return answer
         for weighted, key in zip(self._members, keys, strict=True):
             if (answer := weighted.member.recorded.from_reused_run(asked, key)) is not None:
                 _note_writer(weighted.member)

@@ -107,7 +107,6 @@ class RecordedTeacher:
         self._reused_from = reused_from
         self.key = key_function(teacher.identity, teacher.settings)
         """Asked → its key in the ledger."""
-        self._settled = recorder.settled
         self._depth = policy.depth
 
     async def complete(self, request: Request) -> Response:
@@ -134,7 +133,7 @@ class RecordedTeacher:
 
     def from_ledger(self, asked: Asked, key: Key) -> Answer | None:
         """The answer that was paid for in this folder; None: there is none. Raises the RowError that is recorded."""
-        if key.digest not in self._settled or (answer := remembered(self.ledger, asked, key)) is None:
+        if (answer := remembered(self.ledger, asked, key)) is None:
             return None
         if answer.asked_for != (key.item, key.stage):
             self._note_shared(key)
@@ -153,7 +152,6 @@ class RecordedTeacher:
             *self.recorder.recovered(key.digest),
         ]
         self.ledger.commit([*rows, *reused(key.digest, self.teacher.model)])
-        self._settled.add(key.digest)
         return answer
 
     async def ask(self, asked: Asked, key: Key) -> Answer:
@@ -183,7 +181,6 @@ class RecordedTeacher:
         self.failures.paid = True
         self.failures.answered(key.stage)  # before the wait: others fail meanwhile
         rows = [*answered(key, answer, self.teacher.endpoint, recorder.take()), *self.recorder.recovered(key.digest)]
-        self._settled.add(key.digest)  # before the wait: whoever is cancelled in it has had the answer written
         await self.recorder.group.commit(rows)
         return answer
 
@@ -199,7 +196,8 @@ class RecordedTeacher:
         """The request ends with `error`. Raises as `Failures.failed` where too many did."""
         # A row that an earlier start saw refused may be at fault itself.
         again = isinstance(error, UnfitRequest) and key.digest in self.recorder.failed_before
-        (self._settled if error.final else self.recorder.passing).add(key.digest)
+        if not error.final:
+            self.recorder.passing.add(key.digest)
         try:  # counted at once: calls that wait for a slot must hear of it before they begin
             if not again:
                 self._count_failure(key.stage, error)

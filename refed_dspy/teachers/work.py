@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from refed_dspy.errors import RunDirError, RunStopped
+from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.identity import differences, has_begun, named_work
-from refed_dspy.ledger.ledger import FILE, Ledger
+from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import RunRecorder
 from refed_dspy.ledger.spending import begin_start
 from refed_dspy.ledger.states import DONE, KILLED, End, last_end, write_end

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from refed_dspy.ledger.ledger import FILE, Ledger
+from refed_dspy.ledger.connection import FILE
+from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.sharing.report.watch import Watch
 
 pytestmark = pytest.mark.browser

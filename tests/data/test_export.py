@@ -16,7 +16,8 @@ from refed_dspy.data.export import FORMATS, export, to_dataset
 from refed_dspy.data.references import load_references
 from refed_dspy.data.rows import LINEAGE_COLUMNS, PAPER_COLUMNS, data_rows
 from refed_dspy.errors import ExportError, InputError, RunDirError
-from refed_dspy.ledger.ledger import FILE, Ledger
+from refed_dspy.ledger.connection import FILE
+from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.statements import Answer, Key, answered, sampled
 from refed_dspy.records import Call, Reference, Sample
 from refed_dspy.runs.result import Synthesis

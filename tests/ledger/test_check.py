@@ -19,7 +19,8 @@ import pytest
 from benchmarks.damage import Damage, damages, drawn, made_folders, outcome, tried
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.errors import RunDirError
-from refed_dspy.ledger.ledger import FILE, Ledger
+from refed_dspy.ledger.connection import FILE
+from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.records import Reference, Sample
 
 
@@ -152,10 +153,11 @@ def test_a_file_is_looked_at_once_until_somebody_else_changes_it(
         ledger.set_meta(work="run")
         assert checks(folder, monkeypatch) == 0, "this process writes it"
     assert checks(folder, monkeypatch) == 0, "and left it so"
-    program = "from pathlib import Path; from refed_dspy.ledger.ledger import Ledger\n"
-    program += f"with Ledger.create(Path({str(folder)!r})) as ledger: ledger.set_meta(work='compile')"
-    subprocess.run([sys.executable, "-c", program], check=True)
-    assert [checks(folder, monkeypatch) for _ in range(3)] == [1, 0, 0]
+    write = f"from refed_dspy.ledger.ledger import *; ledger = Ledger.create(Path({str(folder)!r})); "
+    write += "ledger.set_meta(work='compile'); "
+    for end, looks in (("ledger.close()", [0, 0]), ("import os; os._exit(9)", [1, 0])):
+        subprocess.run([sys.executable, "-c", write + end], check=False)
+        assert [checks(folder, monkeypatch) for _ in range(2)] == looks, end
     sql("UPDATE meta SET value = '[5'")(folder / FILE)
     for _ in range(2):
         with pytest.raises(RunDirError, match="is damaged"):

@@ -43,7 +43,7 @@ async def test_calls_without_an_ending_are_charged_at_their_worst(tmp_path: Path
 
 
 def begin(ledger: Ledger, *starts: float) -> None:
-    ledger.commit([("INSERT INTO starts VALUES (?)", (begun,)) for begun in starts])
+    ledger.commit([("INSERT INTO starts (begun) VALUES (?)", (begun,)) for begun in starts])
 
 
 def call_at(ledger: Ledger, created: float, seconds: float) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from refed_dspy import synthesize
-from refed_dspy.ledger.ledger import FILE as LEDGER
+from refed_dspy.ledger.connection import FILE as LEDGER
 from refed_dspy.runs.result import Synthesis
 from refed_dspy.sharing.manifest import files_in
 from refed_dspy.sharing.share import share

@@ -12,7 +12,8 @@ from huggingface_hub import DatasetCard
 from markdown_it import MarkdownIt
 
 from refed_dspy import synthesize
-from refed_dspy.ledger.ledger import FILE, Ledger
+from refed_dspy.ledger.connection import FILE
+from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.records import PICO, dollars
 from refed_dspy.runs.result import Synthesis
 from refed_dspy.sharing.card import Card, CardSettings, Config

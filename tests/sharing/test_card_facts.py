@@ -15,7 +15,8 @@ from huggingface_hub import DatasetCard
 from markdown_it import MarkdownIt
 
 from refed_dspy import ReferenceLevelFeedback, synthesize
-from refed_dspy.ledger.ledger import FILE, Ledger
+from refed_dspy.ledger.connection import FILE
+from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.runs.result import Synthesis
 from refed_dspy.sharing.card import COLUMNS, Card, CardSettings, Config
 from refed_dspy.sharing.copied import Copied, DrawnRow, count_copied

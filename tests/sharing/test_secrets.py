@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from refed_dspy import synthesize
 from refed_dspy.cli.main import app
 from refed_dspy.errors import InputError
-from refed_dspy.ledger.ledger import FILE as LEDGER
+from refed_dspy.ledger.connection import FILE as LEDGER
 from refed_dspy.sharing.manifest import FILE
 from refed_dspy.sharing.push import push
 from refed_dspy.sharing.secrets import texts_of

@@ -67,8 +67,8 @@ def test_what_earlier_starts_used_is_gone(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
         begun, worked = time.time() - 1000, 90.0
         call = Call("sim-model", "e", "ok", worked, cost=7)
-        ledger.commit([("INSERT INTO starts VALUES (?)", (begun,)), *settled(Key("s", "i", 0, "k"), [call])])
-        ledger.commit([("UPDATE calls SET created=?", (begun,))])
+        ledger.commit([("INSERT INTO starts (begun) VALUES (?)", (begun,)), *settled(Key("s", "i", 0, "k"), [call])])
+        ledger.commit([("UPDATE starts SET last=?", (begun + worked,))])
 
         def left(**caps: Any) -> CapsLeft:
             settings: Any = {"max_cost": None, "max_calls": None, "max_minutes": None, **caps}

@@ -15,7 +15,8 @@ from refed_dspy.files import check_apart, check_own
 from refed_dspy.filters.base import Decision, JudgeFilter, Step, labels, validated
 from refed_dspy.filters.build import build
 from refed_dspy.filters.judge import FAILED
-from refed_dspy.ledger.ledger import FILE, Ledger
+from refed_dspy.ledger.connection import FILE
+from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import Spent, spent
 from refed_dspy.ledger.states import note_failure
 from refed_dspy.programs.load import open_judge

@@ -13,7 +13,7 @@ from refed_dspy.config.loading import check_config
 from refed_dspy.data.dataset import data_identity, drawn, load_dataset
 from refed_dspy.errors import ConfigError, RunStopped, briefly
 from refed_dspy.files import check_apart, check_own
-from refed_dspy.ledger.ledger import FILE
+from refed_dspy.ledger.connection import FILE
 from refed_dspy.metrics.figures import open_tools, scoring
 from refed_dspy.programs.load import refuse_bound_models, warn_of_another_teacher
 from refed_dspy.programs.reflection import INSTRUCTION_CRITERIA, RESPONSE_CRITERIA, Recycled, ReflectionTuning

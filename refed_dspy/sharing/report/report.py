@@ -8,8 +8,9 @@ from pathlib import Path
 
 from refed_dspy.errors import ExportError, RunDirError, briefly, one_line
 from refed_dspy.files import path_of, whole_file
+from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.identity import named_work
-from refed_dspy.ledger.ledger import FILE, Ledger
+from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.sharing.report.of_comparison import comparison_page
 from refed_dspy.sharing.report.of_compile import compile_page
 from refed_dspy.sharing.report.of_filtering import FUNNEL, filtering_page

@@ -21,7 +21,8 @@ from typing import Any
 
 from refed_dspy.errors import ConfigError, RefedError, one_line
 from refed_dspy.files import path_of
-from refed_dspy.ledger.ledger import FILE, Ledger
+from refed_dspy.ledger.connection import FILE
+from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.summary import run_status, work_status
 from refed_dspy.sharing.report import glance
 from refed_dspy.sharing.report.of_run import no_map

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from refed_dspy.ledger.ledger import FILE, Ledger
+from refed_dspy.ledger.connection import FILE
+from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.records import PICO, dollars
 from refed_dspy.runs.result import full_status
 from refed_dspy.sharing.report import glance

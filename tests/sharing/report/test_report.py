@@ -20,7 +20,8 @@ import refed_dspy
 from refed_dspy.cli.main import app
 from refed_dspy.data.rows import data_rows, dropped_rows
 from refed_dspy.errors import ExportError, RunDirError
-from refed_dspy.ledger.ledger import FILE, Ledger
+from refed_dspy.ledger.connection import FILE
+from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import End, write_end
 from refed_dspy.runs.result import full_status
 from refed_dspy.sharing.report import charts, histograms

@@ -266,7 +266,7 @@ def test_time_between_two_starts_is_not_time_at_work(tmp_path: Path) -> None:
     """A call that the first sent a minute before it was killed, and the second adopted an hour later."""
     now, key = time.time(), Key("stage", "q", 0, "digest")
     with Ledger.create(tmp_path) as ledger:
-        ledger.commit([("INSERT INTO starts VALUES (?)", (now - begin,)) for begin in (7260, 3600)])
+        ledger.commit([("INSERT INTO starts (begun) VALUES (?)", (now - begin,)) for begin in (7260, 3600)])
         ledger.commit(reserved(1, key, "m", "there", 5))
         ledger.commit([("UPDATE calls SET created=?", (now - 7200,))])
         ledger.commit(answered(key, Answer("{}"), "there", [Call("m", "there", "ok", 3500.0, 1, 0, 1, 5, 1)]))
