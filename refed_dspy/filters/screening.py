@@ -11,7 +11,7 @@ from refed_dspy.data.rows import passed_rows
 from refed_dspy.errors import NothingKept, one_line
 from refed_dspy.filters.base import Decision, Filter, JudgeFilter, Step, TextFilter, decide, labels, validated
 from refed_dspy.filters.judge import NO_JUDGE
-from refed_dspy.ledger.decisions import decisions_of, last_decisions
+from refed_dspy.ledger.decisions import Decided, decided_so_far, decisions_of
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.statements import DecisionRow
 from refed_dspy.records import DataRow
@@ -128,13 +128,12 @@ class Screening:
             if isinstance(filter_, JudgeFilter):
                 for decided in decisions_of(ledger, label):
                     filter_.recall(Decision(decided.kept, decided.reason, decided.score, decided.detail))
-            else:
+            elif type(filter_).remember is not TextFilter.remember:
                 for row in passed_rows(ledger, label):
                     filter_.remember(row)
         of_samples = [*self._instruction_judges, *self._of_sample]
         for streak, filters in ((self._instructions, self._of_instruction), (self._samples, of_samples)):
-            for last in last_decisions(ledger, [label for _, label, _ in filters]):
-                streak.count(last)
+            streak.restore(decided_so_far(ledger, [label for _, label, _ in filters]))
         self.check_hope()
 
 
@@ -157,6 +156,10 @@ class Streak:
         self._before += self._dropped.total() + 1
         self._kept += 1
         self._dropped.clear()
+
+    def restore(self, decided: Decided) -> None:
+        """Go on from what earlier starts decided."""
+        self._before, self._kept, self._dropped = decided
 
     def hopeless(self) -> str:
         """What was dropped, where the streak is so long that nothing more will be kept. Else empty."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.statements import DecisionRow
@@ -13,8 +14,9 @@ SELECT filter, position, kept, score, reason, detail FROM decisions WHERE filter
 """
 # With min(), SQLite takes the other columns from the row that has the least: the drop, where there was one.
 _LAST = """
-SELECT filter, position, min(kept), score, reason, detail FROM decisions WHERE filter IN ({})
-GROUP BY instruction ORDER BY created, instruction
+WITH last AS (
+  SELECT min(kept) AS kept, filter, reason, created FROM decisions WHERE filter IN ({}) GROUP BY instruction
+)
 """
 _ROWS = """
 SELECT i.id, i.text, i.sample, r.id, i.feature, i.round, d.filter, d.reason, d.score, d.detail
@@ -30,9 +32,24 @@ def decisions_of(ledger: Ledger, label: str) -> Iterator[DecisionRow]:
     return map(_row, ledger.db.execute(_OF_FILTER, (label,)))
 
 
-def last_decisions(ledger: Ledger, labels: Sequence[str]) -> Iterator[DecisionRow]:
-    """What the filters called `labels` decided on each row in the end, oldest first: the drop where there was one."""
-    return map(_row, ledger.db.execute(_LAST.format(",".join("?" * len(labels))), labels))
+class Decided(NamedTuple):
+    """What filters decided on rows in the end. `dropped`: (filter, reason) → the drops after the last kept row;
+    `before`: all rows up to that one, and those of them that were `kept`."""
+
+    before: int
+    kept: int
+    dropped: Counter[tuple[str, str]]
+
+
+def decided_so_far(ledger: Ledger, labels: Sequence[str]) -> Decided:
+    """What the filters called `labels` decided on all rows."""
+    last = _LAST.format(",".join("?" * len(labels)))
+    query = f"{last} SELECT count(*), total(kept), coalesce(max(CASE WHEN kept THEN created END), -1) FROM last"
+    rows, kept, moment = ledger.db.execute(query, labels).fetchone()
+    since = f"{last} SELECT filter, reason, count(*) FROM last WHERE NOT kept AND created > ? GROUP BY 1, 2"
+    found = ledger.db.execute(since, [*labels, moment]) if rows > kept else ()
+    dropped = Counter({(name, reason): count for name, reason, count in found})
+    return Decided(rows - dropped.total(), int(kept), dropped)
 
 
 def decided_rows(ledger: Ledger, kept: bool, label: str | None) -> Iterator[tuple[Any, ...]]:
