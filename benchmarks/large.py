@@ -17,7 +17,6 @@ from pathlib import Path
 import refed_dspy
 from benchmarks.runs import teacher_config
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy import Reference
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.statements import text_digest
 from refed_dspy.records import digest
@@ -41,17 +40,22 @@ INSERT INTO decisions SELECT instruction + :instructions, filter, position, kept
 """
 
 
-def references(samples: int) -> list[Reference]:
-    """As many references as so many samples take."""
-    count = max(40, -(-samples // SAMPLES_EACH))
-    return [Reference(instruction=f"Explain topic {i} to a student.", response=_TEXT.format(i)) for i in range(count)]
+def references(folder: Path, samples: int) -> Path:
+    """A file of as many references as so many samples take."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "references.jsonl"
+    with path.open("w", encoding="utf-8") as file:
+        for i in range(max(40, -(-samples // SAMPLES_EACH))):
+            pair = {"instruction": f"Explain topic {i} to a student.", "response": _TEXT.format(i)}
+            file.write(json.dumps(pair) + "\n")
+    return path
 
 
 def make(folder: Path, samples: int) -> None:
     """A run of `samples` (rounded up to whole thousands) in `folder`, as one that was killed at its end leaves it."""
     with SimulatedTeacher(latency=0.02, sigma=0.5, response_words=12) as server:
         refed_dspy.synthesize(
-            None, references(samples), size=BASE, teacher=teacher_config(server, 128), run_dir=folder, progress=False
+            None, references(folder, samples), size=BASE, teacher=teacher_config(server, 128), run_dir=folder, progress=False
         )  # fmt: skip
     begun, path = time.perf_counter(), folder / FILE
     base = folder / "base.sqlite"

@@ -12,6 +12,7 @@ from refed_dspy.config.base import PAIR, Turns
 from refed_dspy.data.read import BUILTIN, rows_of
 from refed_dspy.data.shapes import LeftOut, check_roles, exchange_of
 from refed_dspy.errors import ConfigError, ReferencesError, briefly, one_line
+from refed_dspy.ledger.statements import text_digest
 from refed_dspy.records import Reference
 from refed_dspy.text import Shown
 
@@ -92,7 +93,7 @@ def load_references(
         raise ConfigError(f"turns: {one_line(turns, 40)!r} is not one of {', '.join(get_args(Turns))}")
     check_roles(columns or {}, PAIR)
     name, rows = rows_of(source, "references")
-    kept: dict[str, Reference] = {}
+    kept: dict[bytes, Reference] = {}
     left_out: Counter[str] = Counter()
     seen: list[str] = []
     for number, row in rows:
@@ -102,7 +103,7 @@ def load_references(
             left_out[str(reason)] += 1
             seen = seen or list(row)[:12]
             continue
-        key = " ".join(f"{reference.shown}\0{reference.response}".casefold().split())
+        key = text_digest(f"{reference.shown}\0{reference.response}")
         if key in kept:
             left_out["duplicate"] += 1
         else:

@@ -6,7 +6,6 @@ with ten.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
@@ -16,18 +15,24 @@ FEEDBACK_KINDS = ("features", "response")
 """What studying a reference gives: feedback on its instruction (one text a feature), and on its response."""
 
 
-@dataclass(eq=False)
+_ALL_FEEDBACK = frozenset(FEEDBACK_KINDS)
+
+
+@dataclass(eq=False, slots=True)
 class PlannedReference:
-    """A reference, as the plan sees it. `ready` outlives a round: what one round did not need, the next uses first."""
+    """A reference, as the plan sees it. `ready` outlives a round: what one round did not need, the next uses first.
+
+    Its lists are short, and small where they are empty: there may be a hundred thousand references.
+    """
 
     index: int
     round: int = 0
-    missing_feedback: set[str] = field(default_factory=lambda: set(FEEDBACK_KINDS))
-    to_study: deque[str] = field(default_factory=deque)
+    missing_feedback: frozenset[str] = _ALL_FEEDBACK
+    to_study: list[str] = field(default_factory=list)
     studying: int = 0
-    to_propose: deque[str] = field(default_factory=deque)
+    to_propose: list[str] = field(default_factory=list)
     proposing: int = 0
-    ready: deque[tuple[int, str]] = field(default_factory=deque)
+    ready: list[tuple[int, str]] = field(default_factory=list)
     responding: int = 0
     kept_this_round: int = 0
     new: int = 0

@@ -154,7 +154,7 @@ class Plan:
     def _respond(self) -> Respond | None:
         if (source := self._open.to_respond.get()) is None:
             return None
-        instruction, text = source.ready.popleft()
+        instruction, text = source.ready.pop(0)
         source.responding += 1
         self.responding += 1
         self._open.changed(source)
@@ -164,7 +164,7 @@ class Plan:
         if (source := self._open.to_study.get()) is None:
             return None
         source.studying += 1
-        return Study(source.index, source.to_study.popleft())
+        return Study(source.index, source.to_study.pop(0))
 
     def _propose(self) -> Propose | None:
         source = self._open.to_propose.get()
@@ -172,7 +172,7 @@ class Plan:
         if source is None or self._expected(self._open.asked) >= self.missing:
             return None
         source.proposing += 1
-        feature = source.to_propose.popleft()
+        feature = source.to_propose.pop(0)
         self._open.changed(source)
         return Propose(source.index, feature, source.round)
 
@@ -220,7 +220,7 @@ class Plan:
             source.to_study.clear()
             source.to_propose.clear()
         else:
-            source.missing_feedback.discard(unit.kind)
+            source.missing_feedback -= {unit.kind}
         self._settle(source)
 
     def proposed(self, unit: Propose, new: Sequence[tuple[int, str]]) -> None:
