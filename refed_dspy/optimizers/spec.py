@@ -210,7 +210,7 @@ def open_teachers(models: Mapping[str, Any]) -> dict[str, Teacher]:
 
 
 def _program(program: Any, settings: CompileConfig) -> dspy.Module:
-    program = own_program(settings.program if program is None else program)
+    program = own_program(settings.program if program is None else program, settings.accept_changed)
     if program is None or isinstance(program, str | Path):
         module = (
             ReferenceLevelFeedback(settings.features or DEFAULT_FEATURES)

@@ -304,6 +304,9 @@ def champion_for(spec: CompileSpec, folder: Path) -> Registered | None:
         if registered is not None and run_id is not None and registered.state.get(MANIFEST, {}).get("run_id") == run_id:
             return None
         if registered is not None:
+            kind, of = type(spec.program).__name__, registered.state.get(MANIFEST, {}).get("kind")
+            if of not in {None, kind}:
+                raise ConfigError(f"champion of {spec.settings.name}: a {one_line(of, 80)}, not a {kind}")
             load_state(spec.student, dict(registered.state), f"champion of {spec.settings.name}")
     except NotTracked as error:
         log.warning("MLflow cannot tell which program is champion (%s): this compile will promote nothing", error)

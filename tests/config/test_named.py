@@ -18,7 +18,9 @@ from refed_dspy.config.named import FILTERS, FORMATS, PROGRAMS, is_named, resolv
 from refed_dspy.data.export import FORMATS as EVERY_FORMAT
 from refed_dspy.errors import ConfigError, ExportError, InputError
 from refed_dspy.optimizers.dspy_optimizers import choose
+from refed_dspy.optimizers.spec import prepare as prepare_compile
 from refed_dspy.programs.load import names_own_program
+from refed_dspy.programs.saved import save_program
 from refed_dspy.runs.compare.compare import prepare as prepare_comparison
 from refed_dspy.runs.result import Synthesis
 from tests.filters.filtered_runs import dropped
@@ -46,8 +48,8 @@ always = NoDigit("never there")
 
 
 class Mine(refed_dspy.ReferenceLevelFeedback):
-    def __init__(self):
-        super().__init__(guidance={"response_generation": "Sing it."})
+    def __init__(self, guidance={"response_generation": "Sing it."}):
+        super().__init__(guidance=guidance)
 
 
 def line(row):
@@ -140,6 +142,35 @@ def test_a_program_by_name() -> None:
     made, teacher = run(program="own_parts:Mine")
     sung = [request for request in teacher.requests if "Sing it." in str(request.system)]
     assert made.complete and len(sung) == 4
+
+
+def test_a_saved_program_of_a_named_class_runs_where_both_are_named() -> None:
+    tuned = resolve("own_parts:Mine", PROGRAMS, "program:")()
+    tuned.add_guidance({"response_generation": "Louder."})
+    save_program(tuned, "saved.json")
+    sys.modules.pop("own_parts")
+    with pytest.raises(ConfigError, match=r"class own_parts:Mine, and .* name both: own_parts:Mine@saved\.json") as no:
+        run(program="saved.json")
+    assert "\n" not in str(no.value) and "own_parts" not in sys.modules, "the file alone has nothing imported"
+    made, teacher = run(program="own_parts:Mine@saved.json")
+    assert made.complete and sum("Louder." in str(request.system) for request in teacher.requests) == 4
+    Path("saved.json").unlink()  # the run's folder has its prompts
+    again = Writer()
+    assert refed_dspy.resume("run", size=6, teacher=fake_lm(again)).complete
+    asked = [str(request.system) for request in again.requests]
+    assert sum("Louder." in system for system in asked) == 2
+
+
+def test_a_compile_and_a_comparison_start_from_a_saved_program_of_a_named_class() -> None:
+    save_program(resolve("own_parts:Mine", PROGRAMS, "program:")(guidance={"response_generation": "Hum."}), "saved.json")
+    both = "own_parts:Mine@saved.json"
+    spec = prepare_compile(both, references(4), None, {"teacher": fake_lm(Writer()), "optimizer": "bootstrap"})
+    assert type(spec.program).__name__ == "Mine" and "Hum." in spec.program.response_generation.signature.instructions
+    settings = CompareConfig(programs={"mine": both, "plain": "reference-level"}, against="plain")
+    compared = prepare_comparison(settings, settings.programs, references(1), fake_lm(Writer()), None)
+    assert type(compared.program.programs["mine"]).__name__ == "Mine"
+    with pytest.raises(ConfigError, match="program nosuch.json: no such file"):
+        run(program="own_parts:Mine@nosuch.json")
 
 
 @pytest.mark.parametrize(
