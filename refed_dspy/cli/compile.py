@@ -67,6 +67,7 @@ def compile_(
         int | None, typer.Option(help="Approximate number of evaluations in all.", metavar="N")
     ] = None,
     program: ProgramOption = None,
+    metric: Annotated[str | None, typer.Option(help="Your own metric.", metavar="MODULE:NAME")] = None,
     accept_changed: AcceptChanged = None,
     config: ConfigOption = None,
     seed: Annotated[

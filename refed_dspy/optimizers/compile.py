@@ -35,7 +35,7 @@ def compile(  # noqa: A001
     program: Any = None,
     examples: Any = "builtin",
     *,
-    metric: Callable[..., Any] | MetricConfig | Mapping[str, Any] | None = None,
+    metric: Callable[..., Any] | MetricConfig | Mapping[str, Any] | str | None = None,
     teacher: Any = None,
     judge: Any = None,
     reflection: Any = None,
@@ -55,8 +55,9 @@ def compile(  # noqa: A001
             None for a new ReferenceLevelFeedback.
         examples: references for a ReferenceLevelFeedback; pairs with human verdicts for a PairwiseJudge;
             `dspy.Example`s for any other program.
-        metric: weights and rules of this package's metric (a `MetricConfig`, or its fields); or your own metric, a
-            function of (example, prediction) or with GEPA's five arguments, which programs of other kinds need.
+        metric: weights and rules of this package's metric (a `MetricConfig`, or its fields); or your own metric, which
+            programs of other kinds need: a function of (example, prediction) or with GEPA's five arguments, or its
+            name, `module:Name`.
         teacher: the model that runs the program; what `synthesize` takes.
         judge: the model that judges; None: the teacher's at temperature 0 (a `dspy.LM` as it is), with a warning.
         reflection: the model that rewrites prompts; None: the judge's.

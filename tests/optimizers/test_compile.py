@@ -105,7 +105,7 @@ def test_any_program_with_a_metric_of_two_three_or_five_arguments(metric: Any, t
     recorded = [text for _, text in world.asked if "<predict>" in text]
     assert bool(recorded) is (metric is of_five), "words of its own reach the model that rewrites"
     assert isinstance(made.program, dspy.ChainOfThought) and made.manifest["kind"] == "ChainOfThought"
-    assert f".{metric.__name__} " in made.manifest["metric"] and made.proof is not None
+    assert f".{metric.__name__} " in made.manifest["metric"]["function"] and made.proof is not None
 
 
 def test_a_program_that_gains_is_what_is_kept(tmp_path: Path) -> None:
