@@ -15,6 +15,7 @@ from refed_dspy.ledger.states import CAPPED, DONE, ESTIMATED, SHORT, STOPPED, En
 from refed_dspy.optimizers.ended import ended_outcome
 from refed_dspy.optimizers.gateway import open_gateway
 from refed_dspy.optimizers.least import refuse_small_caps
+from refed_dspy.optimizers.printed import printed_to_file
 from refed_dspy.optimizers.result import Compiled, why_stopped, write_outcome
 from refed_dspy.optimizers.spec import CompileSpec, prepare
 from refed_dspy.optimizers.steps import CompileOutcome, CompileSteps
@@ -84,7 +85,7 @@ def compile(  # noqa: A001
         with tracking(folder, copy_compile, track, TRACKING_INTERVAL, AT_STOP) as tracker:
             if not estimate_only and (made := ended_outcome(folder, start.ledger, spec)) is not None:
                 return made
-            with Watch(on_progress, progress).telling(CompileProgress()) as teller:
+            with Watch(on_progress, progress).telling(CompileProgress()) as teller, printed_to_file(folder):
                 outcome = _run_steps(start, spec, teller, estimate_only)
                 teller.progress.finish()
             tracker.update()  # so that the program's manifest can name its run

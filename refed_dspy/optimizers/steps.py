@@ -15,7 +15,7 @@ from refed_dspy.errors import ConfigError, RunStopped, one_line
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.candidates import Candidate, baseline_and_best, enough, load_candidates
 from refed_dspy.optimizers.agreement import JudgeReport, agreement_of_results
-from refed_dspy.optimizers.dspy_optimizers import NO_ERROR_LIMIT, Optimizer
+from refed_dspy.optimizers.dspy_optimizers import DOES, NO_ERROR_LIMIT, Optimizer
 from refed_dspy.optimizers.estimate import caps_before_proof, estimate_compile, warn_of_small_caps
 from refed_dspy.optimizers.gateway import Gateway, current_candidate
 from refed_dspy.optimizers.proof import Proof, gains, program_score
@@ -122,7 +122,7 @@ class CompileSteps:
 
     def _tune(self, optimizer: Optimizer, estimate: Mapping[str, Any]) -> None:
         """Run the optimizer under what the proof leaves of the caps."""
-        self._begin(optimizer.name)
+        self._begin(f"{optimizer.name}: {DOES.get(optimizer.name, 'tuning')}")
         self.gateway.allow(*caps_before_proof(self.caps, self.seconds, estimate))
         try:
             tuned = optimizer.tune(self.student, list(self.spec.split.train), list(self.spec.split.validation))

@@ -172,14 +172,16 @@ def test_a_saved_program_of_a_named_class_runs_where_both_are_named() -> None:
 
 
 def test_a_compile_and_a_comparison_start_from_a_saved_program_of_a_named_class() -> None:
-    save_program(resolve("own_parts:Mine", PROGRAMS, "program:")(guidance={"response_generation": "Hum."}), "saved.json")
+    save_program(
+        resolve("own_parts:Mine", PROGRAMS, "program:")(guidance={"response_generation": "Hum."}), "saved.json"
+    )
     both = "own_parts:Mine@saved.json"
     spec = prepare_compile(both, references(4), None, {"teacher": fake_lm(Writer()), "optimizer": "bootstrap"})
     assert type(spec.program).__name__ == "Mine" and "Hum." in spec.program.response_generation.signature.instructions
     settings = CompareConfig(programs={"mine": both, "plain": "reference-level"}, against="plain")
     compared = prepare_comparison(settings, settings.programs, references(1), fake_lm(Writer()), None)
     assert type(compared.program.programs["mine"]).__name__ == "Mine"
-    with pytest.raises(ConfigError, match="program nosuch.json: no such file"):
+    with pytest.raises(ConfigError, match=r"program nosuch\.json: no such file"):
         run(program="own_parts:Mine@nosuch.json")
 
 

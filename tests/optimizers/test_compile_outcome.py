@@ -193,7 +193,7 @@ def test_a_bug_in_a_metric_ends_it_and_is_named_with_its_item(optimizer: str, tm
             raise KeyError("tyop")
         return 0.5
 
-    with pytest.raises(RunStopped, match=r"metric .*buggy on \{'question': .*KeyError: 'tyop' \(test_compile_outcome.py"):
+    with pytest.raises(RunStopped, match=r"metric .*buggy on \{'question': .*KeyError: 'tyop' \(test_compile"):
         compiled(tmp_path / "c", answerer(), QUESTIONS, metric=buggy, optimizer=optimizer, options=OPTIONS[optimizer])
     assert not (tmp_path / "c" / "program.json").exists()
     assert made.path.exists() and len(calls) < 30, "no long way on after it"

@@ -94,7 +94,7 @@ def test_a_type_error_within_a_metric_of_five_arguments_is_not_hidden() -> None:
     def metric(example: Any, pred: Any, trace: Any = None, name: Any = None, pred_trace: Any = None) -> Any:
         return 0.5 if name is None else len(name.nonsense if hasattr(name, "nonsense") else 5)  # type: ignore[arg-type]
 
-    with pytest.raises(RunStopped, match=r"TypeError: object of type 'int' has no len\(\) \(test_metrics.py, line \d+\)"):
+    with pytest.raises(RunStopped, match=r"TypeError: object of type 'int' has no len\(\) \(test_metrics.py, line"):
         CustomMetric(metric).feedback(EXAMPLES[0], dspy.Prediction(answer="x"), "predict", [])
 
 
