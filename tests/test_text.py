@@ -41,6 +41,16 @@ def test_texts_are_data_and_sizes_are_small(made: Synthesis) -> None:
     assert repr(Reference(instruction="a", response="b")) == "Reference(instruction='a', response='b')"
 
 
+def test_a_program_is_a_line_and_a_table_of_its_predictors(tmp_path: Path) -> None:
+    program = refed_dspy.ReferenceLevelFeedback(guidance={"response_generation": NASTY})
+    assert repr(program) == "<ReferenceLevelFeedback: 5 predictors, 0 demonstrations>"
+    assert "response_improvement" in small(program)
+    save_program(program, tmp_path / "saved.json")
+    loaded = refed_dspy.load_program(tmp_path / "saved.json")
+    assert repr(loaded.deepcopy()).endswith("saved.json>") and program_digests(loaded) == program_digests(program)
+    assert repr(PairwiseJudge()) == "<PairwiseJudge: 1 predictor, 0 demonstrations>"
+
+
 def test_settings_show_what_was_set() -> None:
     assert repr(TeacherConfig(model="a/b", retries=2)) == "TeacherConfig(model='a/b', retries=2)"
     assert len(repr(TeacherConfig(model="a/b", params={"x": "y" * 5000}))) <= 200
