@@ -12,6 +12,8 @@ import refed_dspy
 from refed_dspy import Reference, TeacherConfig
 from refed_dspy.data.dataset import load_dataset
 from refed_dspy.errors import ExportError
+from refed_dspy.programs import PairwiseJudge
+from refed_dspy.programs.saved import program_digests, save_program
 from refed_dspy.runs.result import Synthesis
 from tests.support.looks import small
 from tests.support.scripted_engine import Writer, fake_lm, references
