@@ -264,7 +264,7 @@ def compile_by(metric: Any, judge: Any = None) -> CompileSpec:
 def test_a_metric_by_name_with_its_rule_and_without_a_word_of_judges(caplog: pytest.LogCaptureFixture) -> None:
     by_name = compile_by("own_parts:length")
     with_rule = compile_by({"function": "own_parts:length", "accept": 0.2})
-    accepted = [spec.metric_with(None, None).accept for spec in (by_name, with_rule)]  # type: ignore[arg-type]
+    accepted = [spec.metric_with(None, None).accept for spec in (by_name, with_rule)]
     assert accepted == [0.5, 0.2] and by_name.identity()["metric"] != with_rule.identity()["metric"]
     assert compile_by(by_name.metric).identity()["metric"] == by_name.identity()["metric"]
     assert compile_by("own_parts:Length").metric(None, None) == 0.5  # type: ignore[misc]

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import tqdm
+import tqdm  # type: ignore[import-untyped]
 
 from refed_dspy.optimizers.printed import LOG, printed_to_file
 
