@@ -99,7 +99,8 @@ class CompileConfig(Capped, WithJudge, FromReferences):
     guidance: dict[str, str] = Field(default_factory=dict)
     """Stage → a sentence to add to its prompt."""
     program: str | None = None
-    """The program to start from: a file, an MLflow address, or `embedded`."""
+    """The program to start from: a file, an MLflow address, `embedded`, or one of your own: `module:Name`, or with its
+    compiled prompts `module:Name@FILE`."""
     accept_longer: bool = False
     """Accept a gain that rests on longer answers: one that disappears, or cannot be measured, at equal length."""
     seed: int = Field(default=0, ge=0, lt=2**31)

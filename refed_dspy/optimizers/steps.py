@@ -139,6 +139,11 @@ class CompileSteps:
         if tuned is not None:
             tuned = self._with_prompts(program_state(tuned))
             self._evaluate("tuned program on the validation set", tuned, self.spec.split.validation)
+        if len(self._candidates()) == 1 and not self.tuning_ended_at:
+            log.warning(
+                "%s made no candidate; an answer becomes a demonstration from a score of %s on: set accept under metric",
+                optimizer.name, self.recorder.metric.accept,
+            )  # fmt: skip
 
     def _prove(self, baseline: str, best: str) -> Proof | None:
         """Compare the programs on the test set, the champion included. None where a cap was reached before."""

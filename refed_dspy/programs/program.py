@@ -20,9 +20,8 @@ class Program(Shown, dspy.Module):
     def _describe(self) -> str:
         predictors = self.predictors()
         demos, source = sum(len(each.demos) for each in predictors), getattr(self, "source", {}).get("address")
-        tuned = ", tuned" if getattr(self, "tuned_on", ()) else ""
         loaded = f", from {source}" if source else ""
-        return f"{len(predictors)} predictor{'s' * (len(predictors) != 1)}, {demos} demonstrations{tuned}{loaded}"
+        return f"{len(predictors)} predictor{'s' * (len(predictors) != 1)}, {demos} demonstrations{loaded}"
 
     def _table(self) -> tuple[Sequence[str], Iterable[Sequence[object]]]:
         rows = ((name, each.signature.instructions, len(each.demos)) for name, each in self.named_predictors())
