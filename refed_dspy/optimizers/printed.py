@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, TextIO, cast
 
@@ -22,8 +22,9 @@ class _File:
         self.path = path
 
     def write(self, text: str) -> int:
-        with self.path.open("a", encoding="utf-8", errors="replace") as file:
-            return file.write(text)
+        with suppress(OSError), self.path.open("a", encoding="utf-8", errors="replace") as file:
+            file.write(text)  # on a full disk the compile has better to say
+        return len(text)
 
     def flush(self) -> None:
         pass

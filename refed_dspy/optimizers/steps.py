@@ -141,7 +141,7 @@ class CompileSteps:
             self._evaluate("tuned program on the validation set", tuned, self.spec.split.validation)
         if len(self._candidates()) == 1 and not self.tuning_ended_at:
             log.warning(
-                "%s made no candidate; an answer becomes a demonstration from a score of %s on: set accept under metric",
+                "%s made no candidate: a demonstration takes a score of %s or more; set accept under metric",
                 optimizer.name, self.recorder.metric.accept,
             )  # fmt: skip
 

@@ -82,11 +82,11 @@ def _refuse_own_class(manifest: Mapping[str, Any], source: Path | str) -> None:
     code that nobody asked for."""
     if own := manifest.get("class"):
         name = one_line(own, 80)
-        typed = f"; name both: {name}@{source}" if is_named(own, PROGRAMS) else ""
-        raise ConfigError(
-            f"program {source}: it is of the class {name}, and no file may have code imported{typed} (in Python also "
-            "load_program(…, into=…))"
-        )
+        if is_named(own, PROGRAMS) and not name.startswith(("__main__", "dspy.")):
+            way = f"is imported only if you name it, too: {name}@{source} (in Python also load_program(…, into=…))"
+        else:
+            way = "cannot be had by its name alone; in Python use load_program(…, into=…)"
+        raise ConfigError(f"program {source}: its class {name} {way}")
 
 
 def names_own_program(source: Any) -> bool:

@@ -159,7 +159,7 @@ def test_a_saved_program_of_a_named_class_runs_where_both_are_named() -> None:
     tuned.add_guidance({"response_generation": "Louder."})
     save_program(tuned, "saved.json")
     sys.modules.pop("own_parts")
-    with pytest.raises(ConfigError, match=r"class own_parts:Mine, and .* name both: own_parts:Mine@saved\.json") as no:
+    with pytest.raises(ConfigError, match=r"class own_parts:Mine is .* too: own_parts:Mine@saved\.json \(") as no:
         run(program="saved.json")
     assert "\n" not in str(no.value) and "own_parts" not in sys.modules, "the file alone has nothing imported"
     made, teacher = run(program="own_parts:Mine@saved.json")

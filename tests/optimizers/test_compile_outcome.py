@@ -91,7 +91,7 @@ def test_a_file_that_cannot_be_written_leaves_no_half(tmp_path: Path, monkeypatc
         patch.setattr("refed_dspy.files.os.fsync", full)
         with pytest.raises(RunStopped, match=r"cannot be written .*No space left on device.*make room"):
             compiled(tmp_path / "c", answerer(), QUESTIONS, metric=marks)
-    assert {path.name for path in (tmp_path / "c").iterdir()} == {"ledger.sqlite", ".lock"}
+    assert {path.name for path in (tmp_path / "c").iterdir()} == {"ledger.sqlite", ".lock", "optimizer.log"}
     assert compiled(tmp_path / "c", answerer(), QUESTIONS, metric=marks).path.is_file()
 
 
@@ -178,6 +178,14 @@ def test_a_program_that_makes_everything_and_wins_nothing_can_be_tuned(tmp_path:
 
     made = compiled(tmp_path / "c", answerer(), QUESTIONS, metric=strict, optimizer=f"{__name__}.Knows")
     assert made.changed
+
+
+def test_a_metric_whose_scores_accept_nothing_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def low(example: Any, prediction: Any) -> float:
+        return 0.4
+
+    compiled(tmp_path / "c", answerer(), QUESTIONS, metric=low, optimizer="bootstrap")
+    assert "bootstrap made no candidate: a demonstration takes a score of 0.5 or more" in caplog.text
 
 
 @pytest.mark.parametrize("optimizer", ["bootstrap", "gepa", "mipro", "simba"])
