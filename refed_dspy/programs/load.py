@@ -92,10 +92,10 @@ def _refuse_own_class(manifest: Mapping[str, Any], source: Path | str) -> None:
 def names_own_program(source: Any) -> bool:
     """Whether `source` names a program of the caller's own (`config.named`), perhaps with the file or address of its
     prompts (`module:Name@FILE`), and not a file or an address alone."""
-    if not isinstance(source, str) or Path(source).exists():
+    if not isinstance(source, str):
         return False
     name, at, _ = source.partition("@")
-    return (bool(at) or not source.endswith(".json")) and is_named(name, PROGRAMS)
+    return (bool(at) or not source.endswith(".json")) and is_named(name, PROGRAMS) and not Path(source).exists()
 
 
 def own_program(source: Any, accept_changed: bool = False) -> Any:

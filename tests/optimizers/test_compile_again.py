@@ -115,7 +115,7 @@ def test_a_metric_whose_text_was_changed_is_another(tmp_path: Path) -> None:
     assert name_of(old).split()[0] == name_of(new).split()[0] and name_of(old) != name_of(new)
     assert name_of(old) == name_of(one_metric())
     compiled(tmp_path / "c", answerer(), QUESTIONS, metric=old)
-    with pytest.raises(RunDirError, match="contains another compile: metric.function was"):
+    with pytest.raises(RunDirError, match=r"contains another compile: metric\.function was"):
         compiled(tmp_path / "c", answerer(), QUESTIONS, metric=new)
     assert compiled(tmp_path / "c", answerer(), QUESTIONS, metric=one_metric()).path.exists()
 
