@@ -28,6 +28,7 @@ from refed_dspy.config import jobs as job_settings
 from refed_dspy.config import teacher as settings
 from refed_dspy.config.base import Settings
 from refed_dspy.config.compile import CompileConfig
+from refed_dspy.config.environment import read_variables
 from refed_dspy.config.jobs import CompareConfig, FilterRunConfig, RecycleConfig, StatsConfig
 from refed_dspy.config.loading import load_config
 from refed_dspy.config.run import RunConfig
@@ -203,6 +204,13 @@ def test_a_key_that_there_is_not_is_told(tmp_path: Path) -> None:
         block = running.blocks(page(tmp_path, f'```yaml title="{title}"\ntemprature: 3\n```\n'))[0]
         with pytest.raises(ConfigError, match="temprature: unknown key"):
             load(block, tmp_path)
+
+
+def test_the_variables_of_the_settings_page_are_settings() -> None:
+    page = (running.DOCS / "reference" / "settings.md").read_text(encoding="utf-8")
+    examples = dict(re.findall(r'`(REFED_[A-Z_]+)="?(.+?)"?`', page))
+    assert len(examples) >= 5 and load_config(RunConfig, None, examples)
+    assert not read_variables(examples, RunConfig).unknown
 
 
 def test_the_list_for_language_models_has_every_page() -> None:

@@ -12,6 +12,8 @@ import refed_dspy
 from refed_dspy import Reference, TeacherConfig
 from refed_dspy.data.dataset import load_dataset
 from refed_dspy.errors import ExportError
+from refed_dspy.programs import PairwiseJudge
+from refed_dspy.programs.saved import program_digests, save_program
 from refed_dspy.runs.result import Synthesis
 from tests.support.looks import small
 from tests.support.scripted_engine import Writer, fake_lm, references
@@ -39,6 +41,16 @@ def test_texts_are_data_and_sizes_are_small(made: Synthesis) -> None:
     assert "&lt;script&gt;" in small(made) and "mathjax_ignore" in small(made)
     assert repr(made) == f"<Synthesis: 12 of 12 samples, in {made.run_dir}>" and repr(loaded) == "<References: 300>"
     assert repr(Reference(instruction="a", response="b")) == "Reference(instruction='a', response='b')"
+
+
+def test_a_program_is_a_line_and_a_table_of_its_predictors(tmp_path: Path) -> None:
+    program = refed_dspy.ReferenceLevelFeedback(guidance={"response_generation": NASTY})
+    assert repr(program) == "<ReferenceLevelFeedback: 5 predictors, 0 demonstrations>"
+    assert "response_improvement" in small(program)
+    save_program(program, tmp_path / "saved.json")
+    loaded = refed_dspy.load_program(tmp_path / "saved.json")
+    assert repr(loaded.deepcopy()).endswith("saved.json>") and program_digests(loaded) == program_digests(program)
+    assert repr(PairwiseJudge()) == "<PairwiseJudge: 1 predictor, 0 demonstrations>"
 
 
 def test_settings_show_what_was_set() -> None:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -67,6 +64,7 @@ def compile_(
         int | None, typer.Option(help="Approximate number of evaluations in all.", metavar="N")
     ] = None,
     program: ProgramOption = None,
+    metric: Annotated[str | None, typer.Option(help="Your own metric.", metavar="MODULE:NAME")] = None,
     accept_changed: AcceptChanged = None,
     config: ConfigOption = None,
     seed: Annotated[
@@ -92,9 +90,9 @@ def compile_(
     from refed_dspy.optimizers.compile import compile as tune
 
     settings = settings_of(CompileConfig, context)
-    folder = needed(settings.out, "out: no folder for the compile; set one with --out DIR")
+    needed(settings.out, "out: no folder for the compile; set one with --out DIR")
     needed(settings.teacher, NO_TEACHER)
-    with CompileDisplay().showing() as display, _optimizer_log(folder / "optimizer.log"):
+    with CompileDisplay().showing() as display:
         made = tune(
             _tuned(settings),
             settings.pairs or settings.references or "builtin",
@@ -197,35 +195,3 @@ def track(folder: RunDir) -> None:
     at_work()
     say(f"logged to MLflow: run {track_folder(folder)}")
     say_where_tracked(folder)
-
-
-class _Log:
-    """A file that is made when something is first written to it, in a folder that is there by then."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def write(self, text: str) -> int:
-        if self.path.parent.is_dir():
-            with self.path.open("a", encoding="utf-8", errors="replace") as file:
-                file.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        pass
-
-    def isatty(self) -> bool:
-        return False
-
-
-@contextmanager
-def _optimizer_log(path: Path) -> Iterator[None]:
-    """What DSPy's optimizers print and log goes to a file: a person wants the display, and can read the rest there."""
-    dspy_log, file = logging.getLogger("dspy"), cast(TextIO, _Log(path))
-    before, passed_on = list(dspy_log.handlers), dspy_log.propagate
-    dspy_log.handlers, dspy_log.propagate = [logging.StreamHandler(file)], False
-    try:
-        with redirect_stdout(file), redirect_stderr(file):
-            yield
-    finally:
-        dspy_log.handlers, dspy_log.propagate = before, passed_on

@@ -106,7 +106,10 @@ MaxMinutes = Annotated[
 AcceptChanged = Annotated[
     bool | None, typer.Option("--accept-changed", help="Accept a saved program even if its prompts were edited.")
 ]
-ProgramOption = Annotated[str | None, typer.Option(help="A saved program.", metavar="FILE_OR_URI")]
+ProgramOption = Annotated[
+    str | None,
+    typer.Option(help="A saved program; your own: MODULE:NAME or MODULE:NAME@FILE_OR_URI.", metavar="FILE_OR_URI"),
+]
 SeedOption = Annotated[
     int | None, typer.Option(help="Seed for random draws and orders.", metavar="N", show_default="0")
 ]

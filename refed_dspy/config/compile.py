@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from refed_dspy.config.base import Capped, FromReferences, Settings
 from refed_dspy.config.keys import secret_name
+from refed_dspy.config.named import METRICS, is_named
 from refed_dspy.config.teacher import TeacherConfig, WithJudge
 from refed_dspy.errors import one_line
 
@@ -28,8 +29,10 @@ _RESERVED_OPTIONS = {
 
 class MetricConfig(Settings):
     """What a program is tuned for: the weights of the metric's components and its rules
-    (optimizers/reference_metric.py)."""
+    (optimizers/reference_metric.py), or a function of the caller's own. A name alone means that function."""
 
+    function: str | None = None
+    """A metric of your own in place of the package's: `module:Name`. Of the keys below it takes `accept` alone."""
     wins: float = Field(default=0.6, ge=0, le=1)
     """Weight of the judge's preference over the uncompiled program's answers."""
     grades: float = Field(default=0.3, ge=0, le=1)
@@ -41,8 +44,22 @@ class MetricConfig(Settings):
     accept: float = Field(default=0.5, ge=0, le=1)
     """A rollout with at least this score may become a demonstration."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _may_be_a_name(cls, value: Any) -> Any:
+        return {"function": value} if isinstance(value, str) else value
+
+    @field_validator("function")
+    @classmethod
+    def _is_named(cls, value: str | None) -> str | None:
+        if value is not None and not is_named(value, METRICS):
+            raise ValueError("is no function's name; use module:Name")  # not repeated: it may be a key
+        return value
+
     @model_validator(mode="after")
     def _weighs_something(self) -> Self:
+        if self.function is not None and (others := sorted(self.model_fields_set - {"function", "accept"})):
+            raise ValueError(f"{others[0]}: a metric of your own has no such part; remove it")
         if not self.wins + self.grades:
             raise ValueError("wins and grades cannot both be 0: diversity alone says nothing about quality")
         return self
@@ -66,7 +83,7 @@ class CompileConfig(Capped, WithJudge, FromReferences):
     reflection: TeacherConfig | None = None
     """The model that rewrites prompts. Unset: the judge's."""
     metric: MetricConfig = Field(default_factory=MetricConfig)
-    """The metric: its weights and rules."""
+    """The metric: its weights and rules; or one of your own, `module:Name`."""
     train: int = Field(default=24, ge=1)
     """Maximum number of references to learn from. If there are too few references, the three sets share them in
     proportion."""
@@ -82,7 +99,8 @@ class CompileConfig(Capped, WithJudge, FromReferences):
     guidance: dict[str, str] = Field(default_factory=dict)
     """Stage → a sentence to add to its prompt."""
     program: str | None = None
-    """The program to start from: a file, an MLflow address, or `embedded`."""
+    """The program to start from: a file, an MLflow address, `embedded`, or one of your own: `module:Name`, or with its
+    compiled prompts `module:Name@FILE`."""
     accept_longer: bool = False
     """Accept a gain that rests on longer answers: one that disappears, or cannot be measured, at equal length."""
     seed: int = Field(default=0, ge=0, lt=2**31)

@@ -108,7 +108,8 @@ class CompareConfig(Capped, WithJudge, FromReferences):
     """Programs compared on the same references, instructions and first responses, by one judge."""
 
     programs: dict[str, str] = Field(default_factory=lambda: {name: name for name in COMPARED})
-    """Name → seed-only, instruction-only, sample-level, reference-level, or a program's file or MLflow address."""
+    """Name → seed-only, instruction-only, sample-level, reference-level, a program's file or MLflow address, or one of
+    your own: `module:Name` or `module:Name@FILE`."""
     against: str = Field(default="instruction-only", validate_default=True)
     """The program to compare all others with."""
     size: int = Field(default=100, ge=1)

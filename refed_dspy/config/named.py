@@ -18,6 +18,7 @@ from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.records import digest
 
 FILTERS, FORMATS = "refed_dspy.filters", "refed_dspy.formats"
+METRICS = "refed_dspy.metrics"
 OPTIMIZERS, PROGRAMS = "refed_dspy.optimizers", "refed_dspy.programs"
 """The groups of entry points."""
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*([.:][^\W\d]\w*)(\.[^\W\d]\w*)*")

@@ -34,8 +34,8 @@ class RunConfig(Capped, WithJudge, FromReferences):
     guidance: dict[str, str] = Field(default_factory=dict)
     """Stage → a sentence to add to its prompt."""
     program: str | None = None
-    """A saved program's file, an MLflow address (`runs:/…`, `models:/…`), or `embedded`: the package's program for its
-    embedded model."""
+    """A saved program's file, an MLflow address (`runs:/…`, `models:/…`), `embedded` (the package's program for its
+    embedded model), or one of your own: `module:Name`, or with its compiled prompts `module:Name@FILE`."""
     reuse: Path | None = None
     """Folder of another run whose answers to identical questions are reused at no cost."""
     method: Literal["reference-level", "sample-level", "instruction-only"] = "reference-level"

@@ -180,8 +180,10 @@ class TeacherConfig(Settings):
     def _holds_no_secret(cls, value: dict[str, Any]) -> dict[str, Any]:
         if name := secret_name(value):
             raise ValueError(f"{one_line(name, 40)} looks like an API key; name its variable in api_key_env")
-        if reserved := _RESERVED_PARAMS.intersection(value):
-            raise ValueError(f"{min(reserved)} cannot be set in params: it has its own setting, or the program sets it")
+        for name in sorted(_RESERVED_PARAMS.intersection(value)):
+            own = "max_tokens" if name.startswith("max_") else name
+            why = f"it has its own setting, {own}" if own in cls.model_fields else "the program sets it"
+            raise ValueError(f"{name} cannot be set in params: {why}")
         try:
             return dict(json.loads(json.dumps(value)))  # as it will be sent: a number as a key becomes text
         except (TypeError, ValueError):

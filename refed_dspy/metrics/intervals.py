@@ -98,6 +98,11 @@ def mean_interval(
     return Interval(mean, low, high, len(values), n)
 
 
+def gain_or_loss(mean: float) -> str:
+    """What a mean difference is called where it is shown, to two digits."""
+    return "loss" if f"{mean:z.2f}".startswith("-") else "gain"
+
+
 def is_gain(gain: Interval) -> bool:
     """The rule that promotes: the whole interval lies above zero, and it has MIN_CLUSTERS or more."""
     return gain.clusters >= MIN_CLUSTERS and gain.low > _ROUNDING

@@ -15,6 +15,7 @@ from refed_dspy.ledger.states import CAPPED, DONE, ESTIMATED, SHORT, STOPPED, En
 from refed_dspy.optimizers.ended import ended_outcome
 from refed_dspy.optimizers.gateway import open_gateway
 from refed_dspy.optimizers.least import refuse_small_caps
+from refed_dspy.optimizers.printed import printed_to_file
 from refed_dspy.optimizers.result import Compiled, why_stopped, write_outcome
 from refed_dspy.optimizers.spec import CompileSpec, prepare
 from refed_dspy.optimizers.steps import CompileOutcome, CompileSteps
@@ -35,7 +36,7 @@ def compile(  # noqa: A001
     program: Any = None,
     examples: Any = "builtin",
     *,
-    metric: Callable[..., Any] | MetricConfig | Mapping[str, Any] | None = None,
+    metric: Callable[..., Any] | MetricConfig | Mapping[str, Any] | str | None = None,
     teacher: Any = None,
     judge: Any = None,
     reflection: Any = None,
@@ -55,8 +56,9 @@ def compile(  # noqa: A001
             None for a new ReferenceLevelFeedback.
         examples: references for a ReferenceLevelFeedback; pairs with human verdicts for a PairwiseJudge;
             `dspy.Example`s for any other program.
-        metric: weights and rules of this package's metric (a `MetricConfig`, or its fields); or your own metric, a
-            function of (example, prediction) or with GEPA's five arguments, which programs of other kinds need.
+        metric: weights and rules of this package's metric (a `MetricConfig`, or its fields); or your own metric, which
+            programs of other kinds need: a function of (example, prediction) or with GEPA's five arguments, or its
+            name, `module:Name`.
         teacher: the model that runs the program; what `synthesize` takes.
         judge: the model that judges; None: the teacher's at temperature 0 (a `dspy.LM` as it is), with a warning.
         reflection: the model that rewrites prompts; None: the judge's.
@@ -83,7 +85,7 @@ def compile(  # noqa: A001
         with tracking(folder, copy_compile, track, TRACKING_INTERVAL, AT_STOP) as tracker:
             if not estimate_only and (made := ended_outcome(folder, start.ledger, spec)) is not None:
                 return made
-            with Watch(on_progress, progress).telling(CompileProgress()) as teller:
+            with Watch(on_progress, progress).telling(CompileProgress()) as teller, printed_to_file(folder):
                 outcome = _run_steps(start, spec, teller, estimate_only)
                 teller.progress.finish()
             tracker.update()  # so that the program's manifest can name its run

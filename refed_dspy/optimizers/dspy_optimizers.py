@@ -7,7 +7,9 @@ effort. The optimizer's options take precedence over what is set here.
 from __future__ import annotations
 
 import inspect
+import io
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any, TypeAlias
@@ -19,6 +21,13 @@ from refed_dspy.errors import ConfigError, one_line
 
 Examples: TypeAlias = Sequence[dspy.Example]
 AUTO = ("light", "medium", "heavy")
+DOES = {
+    "bootstrap": "collecting demonstrations",
+    "gepa": "rewriting prompts from feedback",
+    "mipro": "proposing prompts and searching among them",
+    "simba": "rewriting prompts and adding demonstrations",
+}
+"""What an optimizer does, for people."""
 NO_ERROR_LIMIT = 1_000_000
 """So many errors never occur: which error ends a compile is decided elsewhere (optimizers/recorder.py)."""
 
@@ -177,7 +186,8 @@ def _by_dotted_name(name: str, options: dict[str, Any], inputs: OptimizerInputs)
     takes, later = _parameters(kind.__init__), _taken_at_compile(kind, options)
     if "eval_kwargs" in _parameters(kind.compile):
         later.setdefault("eval_kwargs", {"num_threads": inputs.threads, "display_progress": False})
-    optimizer = kind(metric=inputs.metric, **{**{k: v for k, v in offered.items() if k in takes}, **options})
+    with redirect_stdout(io.StringIO()):  # some print their sizes, even where they are only asked how long they take
+        optimizer = kind(metric=inputs.metric, **{**{k: v for k, v in offered.items() if k in takes}, **options})
     return Optimizer(name, optimizer, inputs.evaluations, later)
 
 

@@ -6,13 +6,16 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from traceback import extract_tb
 from typing import Any, Protocol
 
 import dspy
+from dspy.utils.exceptions import LMError
 
-from refed_dspy.config.named import code_of
-from refed_dspy.errors import RefedError
-from refed_dspy.records import Compared
+from refed_dspy.config.named import METRICS, code_of, made, raised, resolve
+from refed_dspy.errors import ConfigError, RefedError, RunStopped, one_line
+from refed_dspy.records import Compared, Reference
 
 
 class NotScored(RefedError):
@@ -114,29 +117,52 @@ class CustomMetric:
     accept: float = 0.5
 
     def identity(self) -> dict[str, Any]:
-        return {"metric": name_of(self.function)}
+        return {"function": name_of(self.function), "accept": self.accept}
 
     def score(self, example: dspy.Example, prediction: Any, trace: Any = None) -> Evaluation:
         """The score that the function returns: a number, a bool, or an object with a `score`, and perhaps
         `objective_scores`.
 
-        Raises ValueError for a score that is no finite number.
+        Raises RunStopped where it raises, or returns anything else, or a number that is not finite.
         """
-        result = self._call(example, prediction, trace, None, None)
+        result, score = self._call(example, prediction, trace, None, None)
         parts = {str(name): float(part) for name, part in (getattr(result, "objective_scores", None) or {}).items()}
-        return Evaluation(_number(result), parts, objectives=parts)
+        return Evaluation(score, parts, objectives=parts)
 
     def feedback(self, example: dspy.Example, prediction: Any, stage: str | None, trace: Any) -> str:
-        """The `feedback` that the function returns when called as GEPA calls it; else its score in words."""
-        result = self._call(example, prediction, None, stage, trace)
-        return str(getattr(result, "feedback", None) or f"The program scored {_number(result):.2f} here.")
+        """The `feedback` that the function returns when called as GEPA calls it; else its score in words. Raises as
+        `score`."""
+        result, score = self._call(example, prediction, None, stage, trace)
+        return str(getattr(result, "feedback", None) or f"The program scored {score:.2f} here.")
 
-    def _call(self, *arguments: Any) -> Any:
-        """Call the function with as many of the five arguments as it takes: five, three or two."""
-        for count in (5, 3):
-            if _takes(self.function, count):
-                return self.function(*arguments[:count])
-        return self.function(*arguments[:2])
+    def _call(self, example: dspy.Example, *others: Any) -> tuple[Any, float]:
+        """What the function returns, and the score in it. It gets as many of the five arguments as it takes: five,
+        three or two."""
+        count = next((count for count in (5, 3) if _takes(self.function, count)), 2)
+        try:
+            result = self.function(*(example, *others)[:count])
+        except (RefedError, LMError):  # from a program or a model that the metric asked
+            raise
+        except Exception as error:
+            frames = extract_tb(error.__traceback__)[1:2]
+            line = "".join(f" ({Path(frame.filename).name}, line {frame.lineno})" for frame in frames)
+            raise RunStopped(f"{self._where(example)}: {raised(error)}{line}") from error
+        if (score := _number(getattr(result, "score", result))) is None:
+            raise RunStopped(
+                f"{self._where(example)}: it returned {one_line(repr(result), 60)}; it must return a finite number, a "
+                "bool, or an object with one as its score"
+            )
+        return result, score
+
+    def _where(self, example: dspy.Example) -> str:
+        reference = example.get("reference")
+        item = f"reference {reference.id}" if isinstance(reference, Reference) else dict(example.inputs())
+        return f"metric {self.name} on {one_line(item, 100)}"
+
+    @property
+    def name(self) -> str:
+        """The function's name, for people."""
+        return name_of(self.function).partition(" ")[0]
 
 
 def _takes(function: Callable[..., Any], count: int) -> bool:
@@ -147,11 +173,23 @@ def _takes(function: Callable[..., Any], count: int) -> bool:
     return True
 
 
-def _number(result: Any) -> float:
-    score = float(getattr(result, "score", result))
-    if not math.isfinite(score):
-        raise ValueError(f"the metric returned {score}, which is not a finite number")
-    return score
+def _number(score: Any) -> float | None:
+    try:
+        number = math.nan if isinstance(score, str) else float(score)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def named_metric(name: str) -> Callable[..., Any]:
+    """The caller's own metric of this name: a function, or an object of the class. Raises ConfigError."""
+    own = resolve(name, METRICS, "metric:")
+    if isinstance(own, type):
+        own = made(own, f"metric: {name}")
+    if not callable(own):
+        raise ConfigError(f"metric: {one_line(name, 80)} is of type {type(own).__name__}; it must be a function")
+    function: Callable[..., Any] = own
+    return function
 
 
 def name_of(function: Callable[..., Any]) -> str:

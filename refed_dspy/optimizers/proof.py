@@ -9,7 +9,7 @@ from typing import Any
 
 from refed_dspy.ledger.candidates import Candidate
 from refed_dspy.metrics.equal_length import equal_length_gain
-from refed_dspy.metrics.intervals import MIN_CLUSTERS, Interval, is_gain, mean_interval
+from refed_dspy.metrics.intervals import MIN_CLUSTERS, Interval, gain_or_loss, is_gain, mean_interval
 from refed_dspy.records import dollars
 from refed_dspy.text import format_number, table_lines
 
@@ -98,10 +98,10 @@ class Proof:
         heads = ["program", "score (95% interval)", *(COLUMNS[name] for name in names), unit]
         table = table_lines([heads, *([label, *row.cells(names)] for label, row in rows)])
         over, level = self.over_champion, _at_equal_length(self.equal_length)
-        table.append(f"gain over uncompiled: {self.gain}{level}, {self.gain.clusters} held-out {self.unit}")
+        table.append(f"{_named(self.gain)} uncompiled: {self.gain}{level}, {self.gain.clusters} held-out {self.unit}")
         if over is not None:
             level = _at_equal_length(self.over_champion_equal_length)
-            table.append(f"gain over the champion: {over}{level}, {over.clusters} {self.unit}")
+            table.append(f"{_named(over)} the champion: {over}{level}, {over.clusters} {self.unit}")
         return table
 
     def warning(self) -> str:
@@ -129,6 +129,8 @@ class Proof:
         if gain is None or gain.clusters < MIN_CLUSTERS:
             held_out = 0 if gain is None else gain.clusters
             return [f"not proved: only {held_out} {self.unit} were held out; it takes {MIN_CLUSTERS} or more"]
+        if gain_or_loss(gain.mean) == "loss":
+            return [f"not proved: it scored lower than the {'champion' if self.champion else 'uncompiled program'}"]
         return ["not proved: the gain's interval includes zero"]
 
     def facts(self) -> dict[str, Any]:
@@ -137,6 +139,10 @@ class Proof:
         programs = {"baseline": self.baseline.facts(), "compiled": self.compiled.facts()}
         verdict = {"proved": self.proved, "rests_on_length": self.rests_on_length}
         return {**finite({**asdict(self), **programs, "champion": champion}), **verdict}
+
+
+def _named(gain: Interval) -> str:
+    return "loss against" if gain_or_loss(gain.mean) == "loss" else "gain over"
 
 
 def _at_equal_length(gain: Interval | None) -> str:

@@ -17,7 +17,7 @@ from refed_dspy.data.references import References
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.optimizers.dspy_optimizers import Optimizer, OptimizerInputs, choose
 from refed_dspy.optimizers.examples import Split, as_examples, example_id, split_examples
-from refed_dspy.optimizers.metrics import CustomMetric, HumanAgreement, Metric, name_of
+from refed_dspy.optimizers.metrics import CustomMetric, HumanAgreement, Metric, name_of, named_metric
 from refed_dspy.optimizers.reference_metric import ReferenceMetric
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
 from refed_dspy.programs.load import load_program, open_judge, own_program, refuse_bound_models, warn_of_another_teacher
@@ -26,7 +26,7 @@ from refed_dspy.records import digest
 from refed_dspy.signatures import DEFAULT_FEATURES
 from refed_dspy.teachers import Teacher, open_teacher
 from refed_dspy.teachers.caps import caps_of
-from refed_dspy.teachers.judge import in_role, judge_for
+from refed_dspy.teachers.judge import in_role, judge_beside, warn_of_one_model
 from refed_dspy.teachers.work import Work
 
 log = logging.getLogger("refed_dspy.optimizers")
@@ -66,7 +66,7 @@ class CompileSpec:
     def metric_with(self, teacher: dspy.LM, judge: dspy.LM) -> Metric:
         """The metric, asking these models."""
         if self.metric is not None:
-            return CustomMetric(self.metric)
+            return CustomMetric(self.metric, self.settings.metric.accept)
         if isinstance(self.program, PairwiseJudge):
             return HumanAgreement()
         return ReferenceMetric(self.student, teacher, judge, self.settings.metric, self.judge_program)
@@ -109,11 +109,18 @@ class CompileSpec:
             "options": digest(_named(settings.options)),
             "evaluations": settings.evaluations,
             "instructions_per_feature": settings.instructions_per_feature,
-            "metric": settings.metric.model_dump(mode="json") if self.metric is None else name_of(self.metric),
+            "metric": self._metric_identity,
             "judge_program": program_digests(self.judge_program),
             "seed": settings.seed,
             **{role: self.teachers[role].identity for role in ROLES},
         }
+
+    @property
+    def _metric_identity(self) -> dict[str, Any]:
+        rules = self.settings.metric
+        if self.metric is not None:
+            return CustomMetric(self.metric, rules.accept).identity()
+        return rules.model_dump(mode="json", exclude={"function"})
 
     @property
     def _set_digests(self) -> dict[str, str]:
@@ -163,17 +170,21 @@ def prepare(program: Any, examples: Any, metric: Any, arguments: Mapping[str, An
     Nothing is written or paid for. Raises InputError.
     """
     models = {role: arguments.get(role) for role in ROLES}
-    if isinstance(metric, MetricConfig | Mapping):
+    if isinstance(metric, MetricConfig | Mapping | str):
         arguments, metric = {**arguments, "metric": metric}, None
     if metric is not None and not callable(metric):
-        raise ConfigError(f"metric: got a {type(metric).__name__}; pass a function or a MetricConfig")
+        raise ConfigError(f"metric: got a {type(metric).__name__}; pass a function, its name or a MetricConfig")
     settings = check_config(CompileConfig, {k: v for k, v in arguments.items() if k not in ROLES})
+    if metric is None and settings.metric.function is not None:
+        metric = named_metric(settings.metric.function)
     module = _program(program, settings)
     teachers = open_teachers(models)
     warn_of_another_teacher(module, teachers["teacher"].model)
     items = as_examples(module, examples, settings.columns or None, settings.turns)
     if isinstance(module, ReferenceLevelFeedback):
         items = _fitting(items, teachers["teacher"])
+        if metric is None:
+            warn_of_one_model(teachers["judge"], teachers["teacher"])
     elif not isinstance(module, PairwiseJudge) and metric is None:
         raise ConfigError(f"metric: {type(module).__name__} needs one; pass a function of example and prediction")
     sizes = (settings.train, settings.validation, settings.test)
@@ -197,7 +208,7 @@ def _no_metric(example: Any, prediction: Any, trace: Any = None, name: Any = Non
 def open_teachers(models: Mapping[str, Any]) -> dict[str, Teacher]:
     """Teacher, judge and reflection model. The judge defaults to the teacher's model, the reflection to the judge's."""
     teacher = open_teacher(models["teacher"])
-    judge = judge_for(teacher, models["judge"])
+    judge = judge_beside(teacher, models["judge"])
     with in_role("reflection"):
         reflection = (
             judge if models["reflection"] is None else open_teacher(models["reflection"], teacher, "reflection")
@@ -210,7 +221,7 @@ def open_teachers(models: Mapping[str, Any]) -> dict[str, Teacher]:
 
 
 def _program(program: Any, settings: CompileConfig) -> dspy.Module:
-    program = own_program(settings.program if program is None else program)
+    program = own_program(settings.program if program is None else program, settings.accept_changed)
     if program is None or isinstance(program, str | Path):
         module = (
             ReferenceLevelFeedback(settings.features or DEFAULT_FEATURES)

@@ -15,7 +15,7 @@ from refed_dspy.errors import ConfigError, RunStopped, one_line
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.candidates import Candidate, baseline_and_best, enough, load_candidates
 from refed_dspy.optimizers.agreement import JudgeReport, agreement_of_results
-from refed_dspy.optimizers.dspy_optimizers import NO_ERROR_LIMIT, Optimizer
+from refed_dspy.optimizers.dspy_optimizers import DOES, NO_ERROR_LIMIT, Optimizer
 from refed_dspy.optimizers.estimate import caps_before_proof, estimate_compile, warn_of_small_caps
 from refed_dspy.optimizers.gateway import Gateway, current_candidate
 from refed_dspy.optimizers.proof import Proof, gains, program_score
@@ -122,7 +122,7 @@ class CompileSteps:
 
     def _tune(self, optimizer: Optimizer, estimate: Mapping[str, Any]) -> None:
         """Run the optimizer under what the proof leaves of the caps."""
-        self._begin(optimizer.name)
+        self._begin(f"{optimizer.name}: {DOES.get(optimizer.name, 'tuning')}")
         self.gateway.allow(*caps_before_proof(self.caps, self.seconds, estimate))
         try:
             tuned = optimizer.tune(self.student, list(self.spec.split.train), list(self.spec.split.validation))
@@ -139,6 +139,11 @@ class CompileSteps:
         if tuned is not None:
             tuned = self._with_prompts(program_state(tuned))
             self._evaluate("tuned program on the validation set", tuned, self.spec.split.validation)
+        if len(self._candidates()) == 1 and not self.tuning_ended_at:
+            log.warning(
+                "%s made no candidate: a demonstration takes a score of %s or more; set accept under metric",
+                optimizer.name, self.recorder.metric.accept,
+            )  # fmt: skip
 
     def _prove(self, baseline: str, best: str) -> Proof | None:
         """Compare the programs on the test set, the champion included. None where a cap was reached before."""
@@ -304,6 +309,9 @@ def champion_for(spec: CompileSpec, folder: Path) -> Registered | None:
         if registered is not None and run_id is not None and registered.state.get(MANIFEST, {}).get("run_id") == run_id:
             return None
         if registered is not None:
+            kind, of = type(spec.program).__name__, registered.state.get(MANIFEST, {}).get("kind")
+            if of not in {None, kind}:
+                raise ConfigError(f"champion of {spec.settings.name}: a {one_line(of, 80)}, not a {kind}")
             load_state(spec.student, dict(registered.state), f"champion of {spec.settings.name}")
     except NotTracked as error:
         log.warning("MLflow cannot tell which program is champion (%s): this compile will promote nothing", error)

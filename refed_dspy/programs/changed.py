@@ -32,7 +32,7 @@ def prompt_digests(state: Any) -> dict[str, dict[str, str]]:
 
 
 def prompts_digest(state: Any) -> str:
-    """Sixteen hex digits of all prompts in a program's state: what MLflow's registry is told of a version."""
+    """Sixteen hex digits of all prompts in a program's state: what MLflow's registry has of a version."""
     return digest(prompt_digests(state))
 
 

@@ -10,10 +10,9 @@ from typing import Any, TypeVar, overload
 import dspy
 
 from refed_dspy.config.named import PROGRAMS, is_named, made, resolve
-from refed_dspy.errors import ConfigError, briefly
+from refed_dspy.errors import ConfigError, briefly, one_line
 from refed_dspy.programs.baselines import program_class_of
 from refed_dspy.programs.judges import PairwiseJudge
-from refed_dspy.programs.mlflow_address import model_version
 from refed_dspy.programs.reference_level import ReferenceLevelFeedback
 from refed_dspy.programs.saved import load_into, load_saved, manifest_of, read_state, remember_origin
 from refed_dspy.signatures import DEFAULT_FEATURES
@@ -45,12 +44,13 @@ def load_program(
 
     A `ReferenceLevelFeedback` or a baseline, which follows from its stages, with the features and the number of
     instructions that it was compiled with, unless the arguments set others. Any other module, a judge say, is loaded
-    `into` one of its kind, which is returned. The program's `source` says where it came from.
+    `into` one of its kind, which is returned; so is a program of a class of the caller's own, which no file can have
+    imported: it is named (`module:Name@FILE`) or passed. The program's `source` says where it came from.
 
     Raises:
-        ConfigError: there is no program, or it does not fit `features` or the module; or its prompts were edited
-            after it was saved or registered in MLflow: the error's note shows the difference, and `accept_changed`
-            accepts it.
+        ConfigError: there is no program, or it does not fit `features` or the module, or is of a class of the caller's
+            own; or its prompts were edited after it was saved or registered in MLflow: the error's note shows the
+            difference, and `accept_changed` accepts it.
     """
     if not isinstance(source, str | Path):
         raise ConfigError(
@@ -62,6 +62,7 @@ def load_program(
         return into
     state = read_state(source)
     manifest = manifest_of(state)
+    _refuse_own_class(manifest, source)
     saved = manifest.get("features")
     valid = isinstance(saved, dict) and all(isinstance(text, str) for pair in saved.items() for text in pair)
     number = manifest.get("instructions_per_feature")
@@ -73,26 +74,46 @@ def load_program(
     load_saved(program, state, str(source), accept_changed)
     _check_descriptions(program, features, str(source))
     remember_origin(program, state, str(source))
-    program.source |= model_version(str(source))
     return program
 
 
+def _refuse_own_class(manifest: Mapping[str, Any], source: Path | str) -> None:
+    """Raises ConfigError for a program of a class of the caller's own: to import what a file names would be to run
+    code that nobody asked for."""
+    if own := manifest.get("class"):
+        name = one_line(own, 80)
+        if is_named(own, PROGRAMS) and not name.startswith(("__main__", "dspy.")):
+            way = f"is imported only if you name it, too: {name}@{source} (in Python also load_program(…, into=…))"
+        else:
+            way = "cannot be had by its name alone; in Python use load_program(…, into=…)"
+        raise ConfigError(f"program {source}: its class {name} {way}")
+
+
 def names_own_program(source: Any) -> bool:
-    """Whether `source` names a program of the caller's own (`config.named`), not a file or an address."""
-    is_file = isinstance(source, str) and (source.endswith(".json") or Path(source).exists())
-    return not is_file and is_named(source, PROGRAMS)
+    """Whether `source` names a program of the caller's own (`config.named`), perhaps with the file or address of its
+    prompts (`module:Name@FILE`), and not a file or an address alone."""
+    if not isinstance(source, str):
+        return False
+    name, at, _ = source.partition("@")
+    return (bool(at) or not source.endswith(".json")) and is_named(name, PROGRAMS) and not Path(source).exists()
 
 
-def own_program(source: Any) -> Any:
-    """The caller's own program that `source` names: an object, or what a class or a function makes, which remembers its
-    name (`named`); `source` itself where it names none. Raises ConfigError where it cannot be had."""
+def own_program(source: Any, accept_changed: bool = False) -> Any:
+    """The caller's own program that `source` names: an object, or what a class or a function makes, with the prompts
+    of the file behind its name; it remembers its name (`named`). `source` itself where it names none.
+
+    Raises ConfigError where it cannot be had.
+    """
     if not names_own_program(source):
         return source
-    own = resolve(source, PROGRAMS, "program:")
+    name, _, file = source.partition("@")
+    own = resolve(name, PROGRAMS, "program:")
     if callable(own) and not isinstance(own, dspy.Module):
-        own = made(own, f"program: {source}")
+        own = made(own, f"program: {name}")
     if isinstance(own, dspy.Module):
-        own.named = source
+        own.named = name
+        if file:
+            load_into(own, file, accept_changed)
     return own
 
 

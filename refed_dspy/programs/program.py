@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,10 +11,21 @@ import dspy
 from anyio import ClosedResourceError, from_thread
 
 from refed_dspy.concurrency import in_event_loop, run_blocking
+from refed_dspy.text import Shown
 
 
-class Program(dspy.Module):
+class Program(Shown, dspy.Module):
     """A module that does its work in `aforward`, and that ordinary code can call as well."""
+
+    def _describe(self) -> str:
+        predictors = self.predictors()
+        demos, source = sum(len(each.demos) for each in predictors), getattr(self, "source", {}).get("address")
+        loaded = f", from {source}" if source else ""
+        return f"{len(predictors)} predictor{'s' * (len(predictors) != 1)}, {demos} demonstrations{loaded}"
+
+    def _table(self) -> tuple[Sequence[str], Iterable[Sequence[object]]]:
+        rows = ((name, each.signature.instructions, len(each.demos)) for name, each in self.named_predictors())
+        return ("predictor", "instructions", "demonstrations"), rows
 
     def forward(self, *inputs: Any, **named: Any) -> dspy.Prediction:
         """`aforward` from ordinary code, and from notebooks, whose event loop is running."""

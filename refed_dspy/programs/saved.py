@@ -18,7 +18,7 @@ from refed_dspy.files import read_bytes, whole_file
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.asking import predictor_names
 from refed_dspy.programs.changed import prompt_digests, refuse_changed
-from refed_dspy.programs.mlflow_address import download_program, is_address
+from refed_dspy.programs.mlflow_address import download_program, is_address, model_version
 from refed_dspy.programs.rendering import rendering
 from refed_dspy.records import digest, json_default
 
@@ -62,8 +62,18 @@ def program_state(program: dspy.Module) -> dict[str, Any]:
         "fields": _field_digests(program),
         "names": _field_names(program),
         "digests": prompt_digests(state),
+        **_own_class(program),
     }
     return state
+
+
+def _own_class(program: dspy.Module) -> dict[str, str]:
+    """The manifest's entry for a program of a class of the caller's own: the name that it was given by, else its
+    class's. Nothing imports it unless the caller names it, too (`load.own_program`)."""
+    kind = type(program)
+    if kind.__module__.partition(".")[0] == "refed_dspy":
+        return {}
+    return {"class": getattr(program, "named", None) or f"{kind.__module__}:{kind.__qualname__}"}
 
 
 def without_models(program: dspy.Module) -> tuple[dspy.Module, dict[str, Any]]:
@@ -125,7 +135,7 @@ def remember_origin(program: dspy.Module, state: Any, source: str) -> None:
     teacher = entry.get("model") if isinstance(entry, dict) else None
     origin = {"run_id": manifest.get("run_id"), "candidate": manifest.get("candidate"), "teacher": teacher}
     texts = {name: one_line(value, 200) for name, value in origin.items() if isinstance(value, str)}
-    program.source = {"address": source, **texts}
+    program.source = {"address": source, **texts, **model_version(source)}
     seen = manifest.get("seen")
     program.tuned_on = [str(cluster) for cluster in seen] if isinstance(seen, list) else []
 

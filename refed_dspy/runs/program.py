@@ -24,7 +24,7 @@ def open_program(program: ProgramLike, config: RunConfig) -> dspy.Module:
     Raises:
         ConfigError: it cannot be run at scale, or `config` sets what it has itself.
     """
-    program = own_program(program)
+    program = own_program(program, config.accept_changed)
     if program is None or isinstance(program, str | Path):
         module = _new_program(config) if program is None else _saved_program(program, config)
         module.add_guidance(config.guidance)

@@ -116,9 +116,11 @@ def _judge(ledger: Ledger) -> TeacherConfig | None:
 
 
 def _program(ledger: Ledger) -> Any:
-    if (named := ledger.meta("program_named")) is not None:
-        return own_program(named)
     folder, identity = ledger.path.parent, ledger.meta("identity")
+    if (named := ledger.meta("program_named")) is not None:
+        program = own_program(named)
+        load_state(program, ledger.meta("program"), str(folder))
+        return program
     kind = {method.__name__: method for method in METHODS.values()}.get(identity["kind"])
     if kind is None:
         raise RunDirError(

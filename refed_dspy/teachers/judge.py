@@ -16,7 +16,14 @@ log = logging.getLogger("refed_dspy.teachers")
 
 
 def judge_for(teacher: Teacher, asked: Any) -> Teacher:
-    """The judge `asked` for; without one, the teacher's own model. Logs a warning where both are one model.
+    """`judge_beside`. Logs a warning where judge and teacher are one model."""
+    judge = judge_beside(teacher, asked)
+    warn_of_one_model(judge, teacher)
+    return judge
+
+
+def judge_beside(teacher: Teacher, asked: Any) -> Teacher:
+    """The judge `asked` for; without one, the teacher's own model.
 
     Raises:
         ConfigError: the judge cannot be used with its settings.
@@ -26,13 +33,17 @@ def judge_for(teacher: Teacher, asked: Any) -> Teacher:
             judge = open_judge_model(asked, teacher)
         else:
             judge = teacher if teacher.config is None else _at_temperature_zero(teacher.config, teacher)
+    return teacher if judge.config is not None and judge.config == teacher.config else judge
+
+
+def warn_of_one_model(judge: Teacher, teacher: Teacher) -> None:
+    """Warn where the judge is to judge its own model's words."""
     if judge.model == teacher.model:
         log.warning(
             "judge and teacher are the same model (%s), and models prefer their own words: treat scores as a guide "
             "only, or choose another judge",
             teacher.model,
         )
-    return teacher if judge.config is not None and judge.config == teacher.config else judge
 
 
 @contextmanager

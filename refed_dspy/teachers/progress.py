@@ -119,7 +119,7 @@ class CompileProgress:
         expected = f" of about {self.expected}" if self.expected else ""
         phrases = [self.phase, f"{self.evaluations}{expected} evaluations"]
         if self.candidates:
-            phrases.append(f"{self.candidates} candidates")
+            phrases.append(f"{self.candidates} candidate{'s' * (self.candidates != 1)}")
         if self.best is not None and self.baseline is not None:
             phrases.append(f"best {self.best:.2f} (uncompiled {self.baseline:.2f})")
         return " · ".join([*phrases, f"{self.calls} calls", dollars(self.picodollars)])

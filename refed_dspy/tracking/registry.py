@@ -87,11 +87,11 @@ def _registered(store: Store, run_id: str, name: str, outcome: Mapping[str, Any]
 
 
 def _gain(proof: Mapping[str, Any]) -> str:
-    """The gain in a proof's facts, with its 95% interval: over the champion where there was one."""
+    """The gain in a proof's facts, with its 95% interval: against the champion where there was one."""
     if (gain := proof.get("over_champion")) is not None:
-        return f"{Interval(**gain)} over the champion"
+        return f"{Interval(**gain)} against the champion"
     if (gain := proof.get("gain")) is not None:
-        return f"{Interval(**gain)} over the uncompiled program"
+        return f"{Interval(**gain)} against the uncompiled program"
     return "none measured: the compile ended before its proof"
 
 
@@ -123,6 +123,7 @@ def promote(name: str, version: str | None = None, accept_longer: bool = False, 
     """
     try:
         client = mlflow_client()
+        _check_registered(client, name)
         promoted = version or _version_of(client, name, CHALLENGER)
         if promoted is None:
             raise ConfigError(f"promote: {name} has no {CHALLENGER}; choose one with version=…")
@@ -136,9 +137,21 @@ def promote(name: str, version: str | None = None, accept_longer: bool = False, 
     return str(promoted)
 
 
+def _check_registered(client: Any, name: str) -> None:
+    """Raises ConfigError where MLflow has no model of this name."""
+    if client.search_registered_models(filter_string=f"name = '{name}'"):
+        return
+    names = ", ".join(model.name for model in client.search_registered_models())
+    have = f"it has {one_line(names, 120)}" if names else "it has none; compile a program first"
+    raise ConfigError(
+        f"promote: no registered model {one_line(name, 40)} in {without_secrets(client.tracking_uri, 120)}: {have}"
+    )
+
+
 def _refusal(tags: Mapping[str, str], accept_longer: bool) -> str:
     """Why a version with these tags is not promoted, and the word that would do it; empty where it is."""
-    gain = f"gain {one_line(tags.get(GAIN, 'not recorded'), 120)}"
+    measured = one_line(tags.get(GAIN, "not recorded"), 120)
+    gain = f"{'loss' if measured.startswith('-') else 'gain'} {measured}"
     if tags.get(RESTS) == str(True):
         return (
             "" if accept_longer else f"its gain rests on length ({gain}); to promote it anyway, use accept_longer=True"

@@ -18,7 +18,10 @@ from refed_dspy.config.named import FILTERS, FORMATS, PROGRAMS, is_named, resolv
 from refed_dspy.data.export import FORMATS as EVERY_FORMAT
 from refed_dspy.errors import ConfigError, ExportError, InputError
 from refed_dspy.optimizers.dspy_optimizers import choose
+from refed_dspy.optimizers.spec import CompileSpec
+from refed_dspy.optimizers.spec import prepare as prepare_compile
 from refed_dspy.programs.load import names_own_program
+from refed_dspy.programs.saved import save_program
 from refed_dspy.runs.compare.compare import prepare as prepare_comparison
 from refed_dspy.runs.result import Synthesis
 from tests.filters.filtered_runs import dropped
@@ -46,8 +49,8 @@ always = NoDigit("never there")
 
 
 class Mine(refed_dspy.ReferenceLevelFeedback):
-    def __init__(self):
-        super().__init__(guidance={"response_generation": "Sing it."})
+    def __init__(self, guidance={"response_generation": "Sing it."}):
+        super().__init__(guidance=guidance)
 
 
 def line(row):
@@ -70,6 +73,15 @@ class NeedsMore(Mine):
 class Angry(NoDigit):
     def __init__(self):
         raise KeyError("no such list")
+
+
+def length(example, prediction):
+    return 1 / (1 + len(prediction.samples))
+
+
+class Length:
+    def __call__(self, example, prediction):
+        return 0.5
 
 
 def careless(row):
@@ -142,6 +154,37 @@ def test_a_program_by_name() -> None:
     assert made.complete and len(sung) == 4
 
 
+def test_a_saved_program_of_a_named_class_runs_where_both_are_named() -> None:
+    tuned = resolve("own_parts:Mine", PROGRAMS, "program:")()
+    tuned.add_guidance({"response_generation": "Louder."})
+    save_program(tuned, "saved.json")
+    sys.modules.pop("own_parts")
+    with pytest.raises(ConfigError, match=r"class own_parts:Mine is .* too: own_parts:Mine@saved\.json \(") as no:
+        run(program="saved.json")
+    assert "\n" not in str(no.value) and "own_parts" not in sys.modules, "the file alone has nothing imported"
+    made, teacher = run(program="own_parts:Mine@saved.json")
+    assert made.complete and sum("Louder." in str(request.system) for request in teacher.requests) == 4
+    Path("saved.json").unlink()  # the run's folder has its prompts
+    again = Writer()
+    assert refed_dspy.resume("run", size=6, teacher=fake_lm(again)).complete
+    asked = [str(request.system) for request in again.requests]
+    assert sum("Louder." in system for system in asked) == 2
+
+
+def test_a_compile_and_a_comparison_start_from_a_saved_program_of_a_named_class() -> None:
+    save_program(
+        resolve("own_parts:Mine", PROGRAMS, "program:")(guidance={"response_generation": "Hum."}), "saved.json"
+    )
+    both = "own_parts:Mine@saved.json"
+    spec = prepare_compile(both, references(4), None, {"teacher": fake_lm(Writer()), "optimizer": "bootstrap"})
+    assert type(spec.program).__name__ == "Mine" and "Hum." in spec.program.response_generation.signature.instructions
+    settings = CompareConfig(programs={"mine": both, "plain": "reference-level"}, against="plain")
+    compared = prepare_comparison(settings, settings.programs, references(1), fake_lm(Writer()), None)
+    assert type(compared.program.programs["mine"]).__name__ == "Mine"
+    with pytest.raises(ConfigError, match=r"program nosuch\.json: no such file"):
+        run(program="own_parts:Mine@nosuch.json")
+
+
 @pytest.mark.parametrize(
     ("program", "why"),
     [
@@ -210,6 +253,38 @@ def test_an_optimizer_and_a_compared_program_go_by_name_too() -> None:
     settings = CompareConfig(programs=programs, against="plain")
     spec = prepare_comparison(settings, programs, references(1), fake_lm(Writer()), None)
     assert type(spec.program.programs["mine"]).__name__ == "Mine"
+
+
+def compile_by(metric: Any, judge: Any = None) -> CompileSpec:
+    teacher = fake_lm(Writer())
+    models = {"teacher": teacher, "judge": judge, "optimizer": "bootstrap"}
+    return prepare_compile("own_parts:Mine", references(4), metric, models)
+
+
+def test_a_metric_by_name_with_its_rule_and_without_a_word_of_judges(caplog: pytest.LogCaptureFixture) -> None:
+    by_name = compile_by("own_parts:length")
+    with_rule = compile_by({"function": "own_parts:length", "accept": 0.2})
+    accepted = [spec.metric_with(None, None).accept for spec in (by_name, with_rule)]
+    assert accepted == [0.5, 0.2] and by_name.identity()["metric"] != with_rule.identity()["metric"]
+    assert compile_by(by_name.metric).identity()["metric"] == by_name.identity()["metric"]
+    assert compile_by("own_parts:Length").metric(None, None) == 0.5  # type: ignore[misc]
+    assert "same model" not in caplog.text
+    compile_by(None)
+    assert "same model" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("metric", "why"),
+    [
+        ("own_parts:nothing", "metric: own_parts:nothing: cannot be imported"),
+        ("own_parts:broken", "metric: own_parts:broken is of type int; it must be"),
+        ("length", "metric.function: is no function's name; use module:Name"),
+        ({"function": "own_parts:length", "wins": 1}, "metric: wins: a metric of your own has no such part; remove it"),
+    ],
+)
+def test_a_name_that_is_no_metric_is_one_line(metric: Any, why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        compile_by(metric)
 
 
 def test_help_and_completion_name_every_format() -> None:

@@ -31,7 +31,8 @@ from tests.config.test_loading import KEY, MODEL, refusal
         ({"model": MODEL, "api_base": "127.0.0.1:8000/v1"}, "api_base"),
         ({"model": MODEL, "api_base": "https://[::1"}, "api_base"),
         ({"model": MODEL, "params": {"max_tokens": 5}}, "max_tokens"),
-        ({"model": MODEL, "params": {"response_format": {}}}, "response_format"),
+        ({"model": MODEL, "params": {"response_format": {}}}, "response_format cannot be set in params: the program"),
+        ({"model": MODEL, "params": {"max_completion_tokens": 9}}, "it has its own setting, max_tokens"),
     ],
     ids=str,
 )

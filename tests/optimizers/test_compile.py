@@ -9,7 +9,8 @@ from typing import Any
 import dspy
 import pytest
 
-from refed_dspy.errors import RunDirError
+import refed_dspy
+from refed_dspy.errors import ConfigError, RunDirError
 from refed_dspy.optimizers.result import Compiled
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
 from refed_dspy.programs.saved import load_into, program_digests, program_state
@@ -105,7 +106,7 @@ def test_any_program_with_a_metric_of_two_three_or_five_arguments(metric: Any, t
     recorded = [text for _, text in world.asked if "<predict>" in text]
     assert bool(recorded) is (metric is of_five), "words of its own reach the model that rewrites"
     assert isinstance(made.program, dspy.ChainOfThought) and made.manifest["kind"] == "ChainOfThought"
-    assert f".{metric.__name__} " in made.manifest["metric"] and made.proof is not None
+    assert f".{metric.__name__} " in made.manifest["metric"]["function"] and made.proof is not None
 
 
 def test_a_program_that_gains_is_what_is_kept(tmp_path: Path) -> None:
@@ -119,6 +120,8 @@ def test_a_program_that_gains_is_what_is_kept(tmp_path: Path) -> None:
     assert again.manifest["validation"]["uncompiled"] == pytest.approx(made.manifest["validation"]["compiled"], abs=0.2)
     assert program_digests(again.program) == program_digests(made.program)
     fresh = answerer()
+    with pytest.raises(ConfigError, match=r"its class dspy\.\S+ cannot be had by its name alone; in Python use load_p"):
+        refed_dspy.load_program(made.path)
     load_into(fresh, made.path)
     assert program_digests(fresh) == program_digests(made.program)
 

@@ -86,7 +86,7 @@ def test_a_program_that_only_writes_longer_is_not_proved_without_a_word(
     assert (recorded["proved"], recorded["rests_on_length"]) == (False, True)
     again, accepted = written(tmp_path / "c", Wordy(times), accept_longer=True)
     assert accepted.proved and accepted.rests_on_length and again.manifest["calls"] == made.manifest["calls"]
-    assert any(line.startswith("proved only by --accept-longer: the gain rests on") for line in again.lines())
+    assert any(line.startswith("proved only by accept_longer=True: the gain rests on") for line in again.lines())
 
 
 @pytest.mark.slow

@@ -91,7 +91,7 @@ def test_a_file_that_cannot_be_written_leaves_no_half(tmp_path: Path, monkeypatc
         patch.setattr("refed_dspy.files.os.fsync", full)
         with pytest.raises(RunStopped, match=r"cannot be written .*No space left on device.*make room"):
             compiled(tmp_path / "c", answerer(), QUESTIONS, metric=marks)
-    assert {path.name for path in (tmp_path / "c").iterdir()} == {"ledger.sqlite", ".lock"}
+    assert {path.name for path in (tmp_path / "c").iterdir()} == {"ledger.sqlite", ".lock", "optimizer.log"}
     assert compiled(tmp_path / "c", answerer(), QUESTIONS, metric=marks).path.is_file()
 
 
@@ -119,7 +119,7 @@ REFUSED: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
     "two references": (refed, REFERENCES[:2], {"metric": None}, "examples: 2 of them.*a compile needs at least 3"),
     "no references": (refed, [], {"metric": None}, "references"),
     "no metric": (answerer, QUESTIONS, {"metric": None}, "metric: ChainOfThought needs one"),
-    "a metric's name": (answerer, QUESTIONS, {"metric": "accuracy"}, "metric: got a str; pass a function"),
+    "a metric's name": (answerer, QUESTIONS, {"metric": "accuracy"}, "metric.function: is no function's name"),
     "weights for another": (answerer, QUESTIONS, {"metric": {"wins": 1}}, "metric: ChainOfThought needs one"),
     "a wrong weight": (refed, REFERENCES, {"metric": {"win": 1}}, "metric.win: unknown key; did you mean wins"),
     "an LM of its own": (
@@ -180,22 +180,30 @@ def test_a_program_that_makes_everything_and_wins_nothing_can_be_tuned(tmp_path:
     assert made.changed
 
 
+def test_a_metric_whose_scores_accept_nothing_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def low(example: Any, prediction: Any) -> float:
+        return 0.4
+
+    compiled(tmp_path / "c", answerer(), QUESTIONS, metric=low, optimizer="bootstrap")
+    assert "bootstrap made no candidate: a demonstration takes a score of 0.5 or more" in caplog.text
+
+
 @pytest.mark.parametrize("optimizer", ["bootstrap", "gepa", "mipro", "simba"])
-def test_a_bug_in_a_metric_ends_it_as_it_is(optimizer: str, tmp_path: Path) -> None:
+def test_a_bug_in_a_metric_ends_it_and_is_named_with_its_item(optimizer: str, tmp_path: Path) -> None:
     """The bug shows on a training example alone, in the optimizer's hands."""
-    error, calls = KeyError("tyop"), list[str]()
+    calls = list[str]()
     made = compiled(tmp_path / "which", answerer(), QUESTIONS, metric=marks, optimizer=f"{__name__}.Knows")
     train = {example.question for example in Knows.sets[0]}
 
     def buggy(example: Any, prediction: Any) -> float:
         calls.append(example.question)
         if example.question in train:
-            raise error
+            raise KeyError("tyop")
         return 0.5
 
-    with pytest.raises(KeyError) as raised:
+    with pytest.raises(RunStopped, match=r"metric .*buggy on \{'question': .*KeyError: 'tyop' \(test_compile"):
         compiled(tmp_path / "c", answerer(), QUESTIONS, metric=buggy, optimizer=optimizer, options=OPTIONS[optimizer])
-    assert raised.value is error and not (tmp_path / "c" / "program.json").exists()
+    assert not (tmp_path / "c" / "program.json").exists()
     assert made.path.exists() and len(calls) < 30, "no long way on after it"
 
 

@@ -19,7 +19,7 @@ import pytest
 
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy.errors import RunDirError
+from refed_dspy.errors import RunDirError, RunStopped
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.teachers import open_teacher
 from tests.conftest import reset_server
@@ -273,13 +273,13 @@ def test_ctrl_c_while_a_model_starts_ends_its_thread(server: SimulatedTeacher, t
         assert not process.is_alive()
 
 
-def test_a_metric_of_ones_own_that_breaks_ends_it_and_is_told_as_it_is(
+def test_a_metric_of_ones_own_that_breaks_ends_it_and_is_named_with_its_item(
     server: SimulatedTeacher, tmp_path: Path
 ) -> None:
     def broken(example: Any, prediction: Any, trace: Any = None) -> float:
         raise ZeroDivisionError("my metric")
 
-    with pytest.raises(ZeroDivisionError, match="my metric"):
+    with pytest.raises(RunStopped, match=r"broken on \{'question': .*ZeroDivisionError: my metric"):
         compiled(server, tmp_path / "compile", "gepa", program=Answerer(), examples=questions(10), metric=broken)
     with suppress(RunDirError), Ledger.read(tmp_path / "compile") as ledger:
         assert ledger.db.execute("SELECT count(*) FROM evaluations").fetchone() == (0,)

@@ -10,6 +10,7 @@ from typing import Any
 import dspy
 import pytest
 
+from refed_dspy.errors import NoAnswer, RunStopped
 from refed_dspy.optimizers.metrics import CustomMetric, HumanAgreement, MetricScore, NotScored
 from tests.support.fake_gateway import EXAMPLES, FakeGateway, recorder
 
@@ -93,7 +94,7 @@ def test_a_type_error_within_a_metric_of_five_arguments_is_not_hidden() -> None:
     def metric(example: Any, pred: Any, trace: Any = None, name: Any = None, pred_trace: Any = None) -> Any:
         return 0.5 if name is None else len(name.nonsense if hasattr(name, "nonsense") else 5)  # type: ignore[arg-type]
 
-    with pytest.raises(TypeError):
+    with pytest.raises(RunStopped, match=r"TypeError: object of type 'int' has no len\(\) \(test_metrics.py, line"):
         CustomMetric(metric).feedback(EXAMPLES[0], dspy.Prediction(answer="x"), "predict", [])
 
 
@@ -108,20 +109,28 @@ def test_a_metric_of_its_own_hears_that_it_is_bootstrapping() -> None:
     assert traces == [["a trace"]]
 
 
-@pytest.mark.parametrize("score", [math.nan, math.inf])
-def test_a_score_that_is_no_number_is_told_of(score: float) -> None:
+@pytest.mark.parametrize("result", [None, "good", "0.5", math.nan, [1], dspy.Prediction(score="0.5")])
+def test_a_metric_that_returns_no_number_ends_it_and_is_named_with_its_item(result: Any) -> None:
     gateway = FakeGateway()
-    with pytest.raises(Exception, match=r"nan|inf|finite"):
-        recorder(gateway, CustomMetric(lambda example, pred: score))(EXAMPLES[0], dspy.Prediction(answer="x"))
-    assert gateway.evaluations == []
-
-
-@pytest.mark.parametrize("result", [None, "good"])
-def test_a_metric_that_returns_no_number_ends_it(result: Any) -> None:
-    gateway = FakeGateway()
-    with pytest.raises((TypeError, ValueError)):
+    with pytest.raises(RunStopped) as told:
         recorder(gateway, CustomMetric(lambda example, pred: result))(EXAMPLES[0], dspy.Prediction(answer="x"))
-    assert len(gateway.stop_errors) == 1
+    assert len(gateway.stop_errors) == 1 and not gateway.evaluations and "\n" not in str(told.value)
+    for part in ("metric tests.optimizers.test_metrics.", "on {'question': ", "it returned ", "must return a finite"):
+        assert part in str(told.value)
+
+
+def test_an_error_of_a_model_that_a_metric_asks_stays_itself() -> None:
+    def metric(example: Any, pred: Any) -> float:
+        raise NoAnswer("judging", "a row", "busy")
+
+    with pytest.raises(NoAnswer):
+        CustomMetric(metric).score(EXAMPLES[0], dspy.Prediction(answer="x"))
+
+
+def test_a_score_from_which_a_rollout_is_a_demonstration() -> None:
+    low = recorder(FakeGateway(), CustomMetric(lambda example, pred: 0.3, accept=0.25))
+    assert bool(low(EXAMPLES[0], dspy.Prediction(answer="x"))) is True
+    assert CustomMetric(two, 0.25).identity() != CustomMetric(two).identity()
 
 
 @pytest.mark.parametrize("made", ["text", ("a", "b"), dspy.Prediction(failures="none that I know")], ids=str)

@@ -196,6 +196,16 @@ def test_a_table_without_components_or_champion() -> None:
     assert not any(line.endswith(" ") for line in lines)
 
 
+def test_a_negative_gain_is_called_a_loss() -> None:
+    worse = Proof(a_score(0.5), a_score(0.45), interval(-0.05, -0.12, 0.02, 8))
+    assert worse.lines()[-1] == "loss against uncompiled: -0.05 (-0.12 to 0.02), 8 held-out references"
+    assert worse.doubts() == ["not proved: it scored lower than the uncompiled program"]
+    lost = replace(worse, champion=a_score(0.5), over_champion=interval(-0.05, -0.12, 0.02, 8))
+    assert lost.lines()[-1].startswith("loss against the champion: -0.05 ")
+    assert lost.doubts() == ["not proved: it scored lower than the champion"]
+    assert replace(worse, gain=interval(-0.001, -0.01, 0.01)).lines()[-1].startswith("gain over uncompiled: 0.00 ")
+
+
 def test_facts_are_json_that_says_the_same() -> None:
     proof = Proof(a_score(0.4, wins=0.5), a_score(0.7, wins=0.7), interval(0.3, 0.2, 0.4))
     facts: dict[str, Any] = json.loads(json.dumps(proof.facts(), allow_nan=False))

@@ -267,5 +267,5 @@ def unknown_option(command: Any, words: list[str]) -> str:
         command = command.commands[name]
     options = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
     options.add("--help")
-    unknown = [word for word in rest if word.startswith("-") and word.partition("=")[0] not in options]
+    unknown = [word for word in rest if word.startswith("-") and word != "-" and word.partition("=")[0] not in options]
     return f"refed {' '.join(words)}: no option {unknown[0]}" if unknown else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from benchmarks.preference import Preference
+from refed_dspy.optimizers.spec import prepare
+from refed_dspy.optimizers.steps import champion_for
+from refed_dspy.programs import ReferenceLevelFeedback
 from refed_dspy.programs.changed import prompts_digest
 from refed_dspy.programs.load import load_program
 from refed_dspy.programs.saved import program_digests, program_state
@@ -18,6 +22,7 @@ from refed_dspy.tracking.store import NotTracked, Store
 from tests.support import mlflow_stores
 from tests.support.mlflow_stores import Mlflow
 from tests.support.registered_programs import Compile, champion_is, outcome, refed, refused, tuned
+from tests.support.scripted_engine import Writer, fake_lm, references
 from tests.tracking.test_compile import BETTER, compiled_in_the_world
 
 mlflow_template, tracked = mlflow_stores.mlflow_template, mlflow_stores.tracked
@@ -157,6 +162,14 @@ def test_a_server_that_goes_when_it_is_asked_for_the_champion_is_not_tracked(tra
         a_compile.register(outcome("p", proved=True), store=going)
 
 
+def test_a_champion_of_another_class_is_not_compared_with(tracked: Mlflow, caplog: pytest.LogCaptureFixture) -> None:
+    Compile("by hand").register(outcome("p", proved=True, kind="Mine"))
+    spec = prepare(None, references(4), None, {"teacher": fake_lm(Writer()), "optimizer": "bootstrap"})
+    assert champion_for(spec, Path("c")) is None
+    assert "champion of refed: a Mine, not a ReferenceLevelFeedback: not compared with it" in caplog.text
+    assert champion_for(replace(spec, program=type("Mine", (ReferenceLevelFeedback,), {})()), Path("c")) is not None
+
+
 # --- by whole compiles
 
 
@@ -180,7 +193,7 @@ def test_the_next_compile_is_compared_with_the_champion(tracked: Mlflow, caplog:
     Compile("by hand").register(outcome("p", proved=True), better)
     made = compiled_in_the_world("c")
     assert made.manifest["champion"] == "1" and made.proof is not None and made.proof.champion is not None
-    assert "gain over the champion" in Path("c/proof.txt").read_text()
+    assert "loss against the champion" in Path("c/proof.txt").read_text()
     assert champion_is("1", tracked)  # a program that changed nothing proves nothing
     assert "not compared" not in caplog.text
 

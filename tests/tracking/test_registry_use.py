@@ -44,7 +44,7 @@ def test_what_was_not_proved_is_promoted_by_a_word_alone_and_its_gain_is_told(tr
 
     worse = {"proved": False, "gain": gain(-0.04)}
     Compile("one").register({**outcome("p1"), "proof": worse})
-    refused(refed("promote"), "version 1", "not proved (gain -0.04 (-0.14 to 0.06) over the uncomp", "--unproved")
+    refused(refed("promote"), "version 1", "not proved (loss -0.04 (-0.14 to 0.06) against the uncomp", "--unproved")
     refused(refed("promote", "--accept-longer"), "not proved")
     Compile("two").register({**outcome("p2"), "proof": {**worse, "champion": {}, "over_champion": gain(0.05)}})
     Compile("three").register({**outcome("p3"), "proof": None})
@@ -57,9 +57,9 @@ def test_what_was_not_proved_is_promoted_by_a_word_alone_and_its_gain_is_told(tr
 
 
 def test_promote_says_in_one_line_what_is_not_there(tracked: Mlflow) -> None:
-    refused(refed("promote"), "refed has no challenger", "--version")
-    refused(refed("promote", "nosuch", "--version", "1"), "nosuch")
+    refused(refed("promote"), "no registered model refed in ", tracked.uri, "it has none")
     Compile("c").register(outcome("p"))
+    refused(refed("promote", "nosuch", "--version", "1"), "no registered model nosuch in ", "it has refed")
     refused(refed("promote", "refed", "--version", "7"), "version=7")
     refused(refed("promote", "refed", "--version", "latest"))
     with pytest.raises(ConfigError):

@@ -133,7 +133,7 @@ def _config_name(source: Any) -> str:
 
 
 def _program(name: str, source: Any, config: CompareConfig) -> ReferenceLevelFeedback:
-    per_feature, source = config.instructions_per_feature, own_program(source)
+    per_feature, source = config.instructions_per_feature, own_program(source, config.accept_changed)
     source = getattr(source, "program", source)  # a finished compile has one
     if isinstance(source, ReferenceLevelFeedback):
         refuse_bound_models(source, name)

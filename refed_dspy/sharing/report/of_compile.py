@@ -10,6 +10,7 @@ from typing import Any
 from refed_dspy.ledger.candidates import Candidate, load_candidates
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.summary import usage_by_model, work_status
+from refed_dspy.metrics.intervals import gain_or_loss
 from refed_dspy.programs.prompt_diff import changed_predictors
 from refed_dspy.records import dollars
 from refed_dspy.sharing.report import charts, glance
@@ -35,8 +36,9 @@ def compile_page(folder: Path, ledger: Ledger) -> Page:
     ]
     if proof:
         gain = proof["over_champion"] or proof["gain"]
-        over = "over the champion" if proof["over_champion"] else "over the uncompiled program"
-        facts.insert(0, Fact("Gain", f"{gain['mean']:+z.2f}", f"{gain['low']:z.2f} to {gain['high']:z.2f}, {over}"))
+        over = "against the champion" if proof["over_champion"] else "against the uncompiled program"
+        what = gain_or_loss(gain["mean"]).capitalize()
+        facts.insert(0, Fact(what, f"{gain['mean']:+z.2f}", f"{gain['low']:z.2f} to {gain['high']:z.2f}, {over}"))
         facts.insert(1, Fact("Proved", "yes" if proof["proved"] else "no"))
     drawn = [*([_scores(proof), _gains(proof)] if proof else []), charts.costs(status["usage"])]
     return Page(
@@ -69,7 +71,8 @@ def _notes(outcome: Mapping[str, Any], candidates: Sequence[Candidate], best: Ca
         notes.append("No candidate was better, so the uncompiled program was kept.")
     elif not proof["proved"]:
         why = "rests on the length of the answers" if proof["rests_on_length"] else "may be chance"
-        notes.append(f"The gain is not proved: it {why}.")
+        word = gain_or_loss((proof["over_champion"] or proof["gain"])["mean"])
+        notes.append(f"The gain is not proved: it {why}." if word == "gain" else "No gain was found: it scored lower.")
     if not proof["whole"]:
         notes.append("Only part of the test set was scored.")
     return notes

@@ -1,0 +1,48 @@
+"""What DSPy's optimizers print and log goes to a file; what a caller's own code prints stays where it was."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import pytest
+import tqdm  # type: ignore[import-untyped]
+
+from refed_dspy.optimizers.printed import LOG, printed_to_file
+
+DSPY = logging.getLogger("dspy.teleprompt.fake")
+
+
+def everything() -> None:
+    """What a compile hears: a log's line, a bar, a line of DSPy's own, and one of the caller's metric."""
+    DSPY.info("Average Metric")
+    list(tqdm.tqdm([1, 2]))
+    exec("print('Best score so far')", {"__name__": "dspy.teleprompt.random_search"})
+    sys.stdout.write("my metric\n")
+    sys.stderr.write("my warning\n")
+
+
+def test_what_optimizers_print_log_and_draw_is_in_the_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "dspy")
+    before = list(logging.getLogger("dspy").handlers), logging.getLogger("dspy").propagate, sys.stdout, sys.stderr
+    with printed_to_file(tmp_path):
+        everything()
+        with printed_to_file(tmp_path / "another compile at the same time"):
+            everything()
+    assert capsys.readouterr() == ("my metric\n" * 2, "my warning\n" * 2)
+    log = (tmp_path / LOG).read_text()
+    assert log.count("Average Metric") == log.count("Best score so far") == 2 and "2/2 [" in log
+    dspy_log = logging.getLogger("dspy")
+    assert before == (list(dspy_log.handlers), dspy_log.propagate, sys.stdout, sys.stderr)
+
+
+def test_whoever_asks_dspy_for_every_word_gets_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "dspy")
+    with printed_to_file(tmp_path):
+        everything()
+    assert "Best score so far" in capsys.readouterr().out and not (tmp_path / LOG).exists()
