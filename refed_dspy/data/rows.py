@@ -6,6 +6,7 @@ import json
 import re
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, overload
 
@@ -25,25 +26,26 @@ REASONING = "reasoning"
 """The column of what the model thought before the final response: written on request."""
 
 
-def _key_of(stage: str) -> str:
-    """The key of the instruction's last answer by `stage`: a stage may be a module that makes several calls."""
-    return f"(SELECT key FROM asked WHERE stage = {stage} AND item = CAST(i.id AS TEXT) ORDER BY created DESC LIMIT 1)"
+def _answer_of(stage: str) -> str:
+    """The key and the endpoint of the instruction's last answer by `stage`, as JSON: a stage may be a module that makes
+    several calls."""
+    return (
+        f"(SELECT json_array(key, endpoint) FROM {{answers}} WHERE stage = {stage} AND item = CAST(i.id AS TEXT)"
+        " ORDER BY created DESC LIMIT 1)"
+    )
 
 
 _ROWS = f"""
-SELECT i.id, s.seq, i.text, i.sample, r.id, json_extract(r.record, '$.source'), json_extract(r.record, '$.system'),
-       i.feature, i.round,
-       {_key_of(":final")}, {_key_of("'response_generation'")},
-       (SELECT key FROM asked WHERE item = r.id || '/' || i.feature AND stage = 'instruction_synthesis'
-         AND repetition = i.round LIMIT 1),
-       (SELECT sum(prompt_tokens) FROM calls WHERE item = CAST(i.id AS TEXT) AND stage NOT LIKE '%judge'),
-       (SELECT sum(completion_tokens) FROM calls WHERE item = CAST(i.id AS TEXT) AND stage NOT LIKE '%judge'),
-       (SELECT CASE WHEN count(*) = count(cost) THEN sum(cost) END
+SELECT i.id, s.seq, i.text, i.sample, i.reference, i.feature, i.round,
+       {_answer_of(":final")}, {_answer_of("'response_generation'")},
+       (SELECT json_array(sum(prompt_tokens), sum(completion_tokens), count(*) - count(cost), sum(cost))
          FROM calls WHERE item = CAST(i.id AS TEXT) AND stage NOT LIKE '%judge')
 FROM samples s
 JOIN instructions i ON i.id = s.instruction
-JOIN refs r ON r.position = i.reference
 WHERE s.seq > :after ORDER BY s.seq LIMIT :limit
+"""
+_PROPOSAL = """
+SELECT key, endpoint FROM asked WHERE item = ? AND stage = 'instruction_synthesis' AND repetition = ? LIMIT 1
 """
 _EXTRA = """
 SELECT stage, output FROM asked WHERE stage IN (SELECT value FROM json_each(:stages))
@@ -67,9 +69,10 @@ def data_rows(
     and samples that a run in progress adds meanwhile may be included.
     """
     origins, left = _Origins(ledger), limit
+    query = _ROWS.format(answers=origins.answers)
     while left is None or left > 0:
         page = {"final": origins.final_stage, "after": after, "limit": min(_PAGE, left or _PAGE)}
-        records = ledger.db.execute(_ROWS, page).fetchall()
+        records = ledger.db.execute(query, page).fetchall()
         if not records:
             return
         for record in records:
@@ -87,17 +90,32 @@ class _Origins:
         """The stage whose answer is the text to train on."""
         self.program = final_prompt(ledger)
         self.extra_outputs: dict[str, dict[str, str]] = ledger.meta("extra_outputs") or {}
+        several = ledger.db.execute("SELECT 1 FROM shared LIMIT 1").fetchone() is not None
+        self.answers = "asked" if several else "answers"
+        """Where the answers about an item are: the view takes longer."""
+        self.reference = lru_cache(1_000)(self._reference)
+        self.proposal = lru_cache(1_000)(self._proposal)
 
-    def of(self, key: str | None) -> tuple[str | None, str | None]:
-        """(model, endpoint) of the answer under `key`; None where it is not known."""
-        endpoint = None if key is None else self._ledger.endpoint(key)
+    def of(self, answer: tuple[str, str] | None) -> tuple[str | None, str | None]:
+        """(model, endpoint) of the answer with this (key, endpoint); None where it is not known."""
+        key, endpoint = answer or (None, None)
         return self._authors.model(key, endpoint), endpoint
+
+    def _reference(self, position: int) -> tuple[str, str | None, str]:
+        """(id, source, system prompt) of a reference."""
+        id_, record = self._ledger.db.execute("SELECT id, record FROM refs WHERE position=?", (position,)).fetchone()
+        stored = json.loads(record)
+        return id_, stored.get("source"), stored.get("system") or ""
+
+    def _proposal(self, item: str, round_: int) -> tuple[str | None, str | None]:
+        """(model, endpoint) of the answer that proposed instructions."""
+        return self.of(self._ledger.db.execute(_PROPOSAL, (item, round_)).fetchone())
 
     def besides(self, instruction: int, reference: str, feature: str, round_: int) -> dict[str, Any]:
         """Column → what a stage wrote for the row beyond a sample's fields; None where it wrote nothing."""
-        columns: dict[str, Any] = dict.fromkeys(extra_columns(self._ledger))
-        if not columns:
+        if not self.extra_outputs:
             return {}
+        columns: dict[str, Any] = dict.fromkeys(extra_columns(self._ledger))
         items = {"instruction": str(instruction), "reference": reference, "proposal": f"{reference}/{feature}"}
         asked = {**items, "round": round_, "stages": json.dumps([*self.extra_outputs])}
         for stage, text in self._ledger.db.execute(_EXTRA, asked):
@@ -121,17 +139,20 @@ def final_prompt(ledger: Ledger) -> str | None:
 
 def _row(ledger: Ledger, record: tuple[Any, ...], origins: _Origins, *, reasoning: bool) -> dict[str, Any]:
     """The row of one record of `_ROWS`."""
-    id_, number, instruction, text, reference, source, system, feature, round_, *keys, read, written, cost = record
+    id_, number, instruction, text, position, feature, round_, final, first, used = record
     made = ledger.parsed(Sample, text).model_dump()
-    teachers = [name for key in keys for name in origins.of(key)]
-    used = (read, written, None if cost is None else cost / PICO)
-    lineage = (number, reference, source, feature, round_, *teachers, origins.program, *used, system or "")
+    reference, source, system = origins.reference(position)
+    answers = [None if answer is None else json.loads(answer) for answer in (final, first)]
+    read, written, unpriced, cost = json.loads(used)
+    teachers = (*origins.of(answers[0]), *origins.of(answers[1]), *origins.proposal(f"{reference}/{feature}", round_))
+    spent = (read, written, None if unpriced or cost is None else cost / PICO)
+    lineage = (number, reference, source, feature, round_, *teachers, origins.program, *spent, system)
     return {
         **{name: made[name] for name in PAPER_COLUMNS},
         "instruction": instruction,
         **dict(zip(LINEAGE_COLUMNS, lineage, strict=True)),
         **origins.besides(id_, reference, feature, round_),
-        **({REASONING: ledger.reasoning(keys[0])} if reasoning else {}),  # the first key is the final answer's
+        **({REASONING: ledger.reasoning(answers[0] and answers[0][0])} if reasoning else {}),
     }
 
 
