@@ -55,7 +55,8 @@ def make(folder: Path, samples: int) -> None:
     """A run of `samples` (rounded up to whole thousands) in `folder`, as one that was killed at its end leaves it."""
     with SimulatedTeacher(latency=0.02, sigma=0.5, response_words=12) as server:
         refed_dspy.synthesize(
-            None, references(folder, samples), size=BASE, teacher=teacher_config(server, 128), run_dir=folder, progress=False
+            None, references(folder, samples), size=BASE, teacher=teacher_config(server, 128), run_dir=folder,
+            progress=False,
         )  # fmt: skip
     begun, path = time.perf_counter(), folder / FILE
     base = folder / "base.sqlite"

@@ -61,6 +61,11 @@ SELECT c.stage, c.item, max(coalesce(a.repetition, 0)), max(model), c.endpoint, 
 FROM calls c LEFT JOIN answers a ON a.key = c.key
 WHERE outcome NOT IN ('sent', 'unused', 'lost') GROUP BY c.key HAVING sum(prompt_tokens IS NOT NULL)
 """
+_BETWEEN = """
+SELECT stage, model, endpoint, count(*), total(prompt_tokens), total(cached_tokens), total(completion_tokens),
+       total(seconds), total(CASE WHEN prompt_tokens IS NULL AND outcome != 'cancelled' THEN cost END)
+FROM calls WHERE id > ? AND id <= ? AND outcome NOT IN ('sent', 'unused', 'lost') GROUP BY stage, model, endpoint
+"""
 _CHARGED = """
 SELECT stage, model, endpoint, count(*), total(cost), total(CASE WHEN cost IS NULL THEN prompt_tokens END),
        total(CASE WHEN cost IS NULL THEN cached_tokens END), total(CASE WHEN cost IS NULL THEN completion_tokens END)
@@ -72,6 +77,24 @@ def asked_questions(ledger: Ledger) -> Iterator[AskedQuestion]:
     """Every question of which a call reported tokens, whatever the answer was worth."""
     for stage, item, repetition, model, endpoint, *usage in ledger.db.execute(_ASKED):
         yield AskedQuestion(stage, item, repetition, model, endpoint, Usage(*usage))
+
+
+def last_call_about(ledger: Ledger, sample: int) -> int:
+    """The number of the last call about the instruction of the sample of this number; 0 where there is none."""
+    query = "SELECT max(id) FROM calls WHERE item = (SELECT CAST(instruction AS TEXT) FROM samples WHERE seq = ?)"
+    return int(ledger.db.execute(query, (sample,)).fetchone()[0] or 0)
+
+
+def calls_between(ledger: Ledger, after: int, until: int) -> Iterator[tuple[str, str, str, Usage]]:
+    """(stage, model, endpoint, usage) of the ended calls after one call's number and up to another's."""
+    for stage, model, endpoint, *usage in ledger.db.execute(_BETWEEN, (after, until)):
+        yield stage, model, endpoint, Usage(*usage)
+
+
+def sums_of_usage(ledger: Ledger) -> Iterator[Usage]:
+    """What all calls so far took, in parts."""
+    for row in ledger.db.execute("SELECT calls, prompt_tokens, cached_tokens, completion_tokens FROM usage"):
+        yield Usage(*row)
 
 
 def ever_answered(ledger: Ledger, stages: Iterable[str]) -> bool:
@@ -102,6 +125,8 @@ def settled_items(ledger: Ledger, stage: str) -> set[str]:
 
 def unpriced_calls(ledger: Ledger) -> list[ChargedCalls]:
     """The calls made while the price was unknown."""
+    if not ledger.db.execute("SELECT total(unpriced) FROM usage").fetchone()[0]:
+        return []
     return _charged(ledger, "cost IS NULL")
 
 

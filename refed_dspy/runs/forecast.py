@@ -20,9 +20,10 @@ from typing import Any
 from refed_dspy.ledger.history import Usage
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.records import PICO, Rates
-from refed_dspy.runs.history import Kind, RunHistory, StageQuestion
+from refed_dspy.runs.history import Kind, RunHistory, StageQuestion, charged, settled_charges, waiting_calls
 from refed_dspy.runs.plan import PlanSettings
 from refed_dspy.runs.playout import Simulation
+from refed_dspy.runs.recent import ENOUGH, RecentUse
 from refed_dspy.runs.stage_weights import StageWeights
 
 CONFIDENCE = 0.9
@@ -83,7 +84,10 @@ def forecast(
     Where size, samples a reference, or who answers at what rates are None, those that the run's folder remembers are
     used.
     """
-    history = RunHistory.read(ledger, weights or StageWeights.read(ledger))
+    weights = weights or StageWeights.read(ledger)
+    if ledger.kept() >= ENOUGH:
+        return _from_recent(ledger, size or int(ledger.meta("size")), weights)
+    history = RunHistory.read(ledger, weights)
     if not history.references_with_samples:
         return None
     settings = _plan_settings(ledger, len(history.references), size, per_reference)
@@ -120,8 +124,25 @@ def _from_simulations(size: int, history: RunHistory, simulations: Sequence[Sequ
     deviation = stdev(costs) / ahead if ahead else 0.0
     spread = _spread(groups, _by_kind(simulations[0]), slope, weights, deviation)
     settled = history.settled(_questions_to_come(simulations))
+    return _forecast(size, whole, rest, settled, ahead, spread, weights.priced, history.references_with_samples)
+
+
+def _from_recent(ledger: Ledger, size: int, weights: StageWeights) -> Forecast:
+    """As the last samples of a large run went."""
+    recent, missing = RecentUse.read(ledger, weights), max(0, size - ledger.kept())
+    rest = recent.used.times(missing / recent.samples)
+    coming = {stage: calls * missing for stage, calls in recent.stages.items()}
+    settled = settled_charges(charged(ledger, weights), waiting_calls(ledger, weights), coming)
+    spread = recent.spread(UNMODELLED, CONFIDENCE)
+    whole = Usage.total([recent.whole, rest])
+    return _forecast(size, whole, rest, settled, recent.ahead * missing, spread, weights.priced, recent.samples)
+
+
+def _forecast(
+    size: int, whole: Usage, rest: Usage, settled: int, ahead: float, spread: float, priced: bool, references: int
+) -> Forecast:
     cost = low = high = None
-    if weights.priced:
+    if priced:
         cost, low, high = ((settled + to_come) / PICO for to_come in (ahead, *_interval(ahead, spread)))
     return Forecast(
         size=size,
@@ -137,7 +158,7 @@ def _from_simulations(size: int, history: RunHistory, simulations: Sequence[Sequ
         calls_to_come=round(rest.calls),
         tokens_to_come=(rest.prompt, rest.cached, rest.completion),
         spread=spread,
-        references=history.references_with_samples,
+        references=references,
     )
 
 

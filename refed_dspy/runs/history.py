@@ -129,8 +129,8 @@ class RunHistory:
             failed=Counter(stage for stage, _ in failed),
             instruction_characters=mean,
             weights=weights,
-            charged=spent(ledger).picodollars + round(sum(_cost(calls, weights) for calls in unpriced_calls(ledger))),
-            waiting=_waiting(calls_in_batches(ledger), weights),
+            charged=charged(ledger, weights),
+            waiting=waiting_calls(ledger, weights),
             final=str(ledger.meta("final_stage") or IMPROVEMENT),
             dropped=len(responses & dropped_items(ledger)),
             extra_per_sample=_extra_per_sample(answered + failed, settled or responses),
@@ -138,12 +138,8 @@ class RunHistory:
         )
 
     def settled(self, coming: Mapping[str, float]) -> int:
-        """Picodollars charged, without calls in batches whose questions are among those `coming` (stage → how many):
-        the forecast of what is still to come covers these."""
-        covered = 0.0
-        for stage, (count, cost) in self.waiting.items():
-            covered += min(1.0, coming.get(stage, 0.0) / count) * cost
-        return self.charged - round(covered)
+        """`settled_charges` of this run."""
+        return settled_charges(self.charged, self.waiting, coming)
 
     @property
     def references_with_samples(self) -> int:
@@ -173,12 +169,27 @@ def _made(
             yield StageQuestion(stage, index, characters, usage, weights.answerer_of(stage, model, endpoint))
 
 
-def _waiting(in_batches: Iterable[ChargedCalls], weights: StageWeights) -> dict[str, tuple[int, float]]:
+def charged(ledger: Ledger, weights: StageWeights) -> int:
+    """Picodollars charged so far, including calls that wait in a batch."""
+    return spent(ledger).picodollars + round(sum(_cost(calls, weights) for calls in unpriced_calls(ledger)))
+
+
+def waiting_calls(ledger: Ledger, weights: StageWeights) -> dict[str, tuple[int, float]]:
+    """Stage → calls that wait in a batch, or whose answers do, and what they are charged."""
     waiting: dict[str, tuple[int, float]] = {}
-    for calls in in_batches:
-        count, charged = waiting.get(calls.stage, (0, 0.0))
-        waiting[calls.stage] = count + calls.calls, charged + _cost(calls, weights)
+    for calls in calls_in_batches(ledger):
+        count, cost = waiting.get(calls.stage, (0, 0.0))
+        waiting[calls.stage] = count + calls.calls, cost + _cost(calls, weights)
     return waiting
+
+
+def settled_charges(charged: int, waiting: Mapping[str, tuple[int, float]], coming: Mapping[str, float]) -> int:
+    """Picodollars `charged`, without calls in batches whose questions are among those `coming` (stage → how many):
+    the forecast of what is still to come covers these."""
+    covered = 0.0
+    for stage, (count, cost) in waiting.items():
+        covered += min(1.0, coming.get(stage, 0.0) / count) * cost
+    return charged - round(covered)
 
 
 def _cost(calls: ChargedCalls, weights: StageWeights) -> float:
