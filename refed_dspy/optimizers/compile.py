@@ -3,11 +3,13 @@ this package."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
-from refed_dspy.config.compile import MetricConfig
+from refed_dspy.config.base import Turns
+from refed_dspy.config.compile import CompileConfig, MetricConfig
+from refed_dspy.config.keywords import CapKeywords, with_keywords
 from refed_dspy.errors import TeacherError, TeacherRefused, briefly
 from refed_dspy.ledger.ledger import FILE
 from refed_dspy.ledger.spending import spent
@@ -31,7 +33,32 @@ AT_STOP = 1.5
 """Seconds that Ctrl-C leaves for MLflow. A compile's calls get none."""
 
 
+class CompileKeywords(CapKeywords, total=False):
+    """The keys of `CompileConfig` that `compile` takes besides its own."""
+
+    optimizer: str
+    options: Mapping[str, Any]
+    evaluations: int
+    train: int
+    validation: int
+    test: int
+    seed: int
+    threads: int
+    features: Mapping[str, str] | None
+    instructions_per_feature: int
+    guidance: Mapping[str, str] | None
+    columns: Mapping[str, str] | None
+    turns: Turns
+    held_out_criteria: Sequence[str]
+    judge_program: str | Path | None
+    accept_changed: bool
+    accept_longer: bool
+    name: str
+    track: bool | None
+
+
 @briefly
+@with_keywords(CompileConfig, CompileKeywords)
 def compile(  # noqa: A001
     program: Any = None,
     examples: Any = "builtin",
@@ -44,7 +71,7 @@ def compile(  # noqa: A001
     estimate_only: bool = False,
     progress: bool = True,
     on_progress: Callable[[CompileProgress], None] | None = None,
-    **settings: Any,
+    **settings: Unpack[CompileKeywords],
 ) -> Compiled:
     """Tune `program`'s prompts and demonstrations, and prove the gain on examples that the optimizer never saw.
 

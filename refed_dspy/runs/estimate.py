@@ -17,7 +17,7 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import CAPPED
 from refed_dspy.records import PICO, dollars
 from refed_dspy.runs.forecast import CONFIDENCE, Forecast, forecast
-from refed_dspy.runs.prepare import RunSettings, prepare
+from refed_dspy.runs.prepare import RunSettings, prepare, run_keywords
 from refed_dspy.runs.program import ProgramLike
 from refed_dspy.runs.spec import RunSpec
 from refed_dspy.runs.stage_weights import StageWeights
@@ -90,6 +90,7 @@ class Estimate(Shown):
 
 
 @briefly
+@run_keywords
 def estimate(
     program: ProgramLike = None,
     references: Any = "builtin",
@@ -110,6 +111,7 @@ def estimate(
     return run_blocking(aestimate(program, references, progress=progress, on_progress=on_progress, **settings))
 
 
+@run_keywords
 async def aestimate(
     program: ProgramLike = None,
     references: Any = "builtin",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import dspy
 
 from refed_dspy.config.base import Turns
 from refed_dspy.config.filters import FilterConfig
+from refed_dspy.config.keywords import CapKeywords, with_keywords
 from refed_dspy.config.loading import check_config
 from refed_dspy.config.run import RunConfig
 from refed_dspy.data.references import load_references
@@ -32,8 +33,8 @@ MODELS = ("teacher", "teachers", "judge")
 """Settings that may be objects, which no file can hold: they are opened as they are."""
 
 
-class RunSettings(TypedDict, total=False):
-    """The keys of `RunConfig` with the types that Python gives them, for editors and type checkers."""
+class RunSettings(CapKeywords, total=False):
+    """The keys of `RunConfig` with the types that Python gives them."""
 
     size: int
     teacher: TeacherLike | Sequence[TeacherLike] | None
@@ -46,9 +47,6 @@ class RunSettings(TypedDict, total=False):
     instructions_per_feature: int
     guidance: Mapping[str, str] | None
     max_failure_share: float
-    max_cost: float | None
-    max_calls: float | None
-    max_minutes: float | None
     columns: Mapping[str, str] | None
     turns: Turns
     reuse: str | Path | None
@@ -58,6 +56,9 @@ class RunSettings(TypedDict, total=False):
     judge_program: str | Path | None
     accept_changed: bool
     track: bool | None
+
+
+run_keywords = with_keywords(RunConfig, RunSettings)
 
 
 def prepare(program: ProgramLike, references: Any, **settings: Unpack[RunSettings]) -> RunSpec:

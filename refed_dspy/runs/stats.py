@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from refed_dspy.concurrency import run_blocking
-from refed_dspy.config.jobs import StatsConfig
+from refed_dspy.config.jobs import ScorerConfig, StatsConfig
+from refed_dspy.config.keywords import CapKeywords, with_keywords
 from refed_dspy.config.loading import check_config
 from refed_dspy.data.dataset import DataSet, data_identity, drawn, load_dataset
 from refed_dspy.errors import ConfigError, RunStopped, briefly, one_line
@@ -93,7 +94,18 @@ class DataStats(Shown):
         return {**facts, "left_out": dict(self.data.left_out), "not_measured": list(self.lacking)}
 
 
+class StatsKeywords(CapKeywords, total=False):
+    """The keys of `StatsConfig` that `measure` takes besides its own."""
+
+    columns: Mapping[str, str] | None
+    scorer: ScorerConfig | Mapping[str, Any] | None
+    embeddings: bool | None
+    sample: int
+    seed: int
+
+
 @briefly
+@with_keywords(StatsConfig, StatsKeywords)
 def measure(
     data: Any,
     *,
@@ -101,7 +113,7 @@ def measure(
     out: str | Path | None = None,
     progress: bool = True,
     on_progress: Callable[[Progress], None] | None = None,
-    **settings: Any,
+    **settings: Unpack[StatsKeywords],
 ) -> DataStats:
     """The figures of `data` (whatever `load_dataset` takes). Only the `judge` and the scorer are models that get
     asked.

@@ -8,7 +8,7 @@ from typing import Any, Unpack
 
 from refed_dspy.data.rows import Samples
 from refed_dspy.records import Sample
-from refed_dspy.runs.prepare import RunSettings, prepare
+from refed_dspy.runs.prepare import RunSettings, prepare, run_keywords
 from refed_dspy.runs.program import ProgramLike
 from refed_dspy.runs.synthesize import produce
 from refed_dspy.teachers.progress import Progress, Watch
@@ -17,6 +17,7 @@ _AT_ONCE = 100
 """Samples that are read together."""
 
 
+@run_keywords
 async def stream(
     program: ProgramLike = None,
     references: Any = "builtin",

@@ -8,7 +8,7 @@ from typing import Any, Unpack
 from refed_dspy.concurrency import run_blocking
 from refed_dspy.errors import briefly
 from refed_dspy.runs.plan import Plan, PlanSettings
-from refed_dspy.runs.prepare import RunSettings, prepare
+from refed_dspy.runs.prepare import RunSettings, prepare, run_keywords
 from refed_dspy.runs.program import ProgramLike
 from refed_dspy.runs.result import Synthesis, read_run, refresh_samples
 from refed_dspy.runs.scheduler import run_plan
@@ -26,6 +26,7 @@ TRACKING_INTERVAL = 60.0
 
 
 @briefly
+@run_keywords
 def synthesize(
     program: ProgramLike = None,
     references: Any = "builtin",
@@ -86,6 +87,7 @@ def synthesize(
     return run_blocking(asynthesize(program, references, progress=progress, on_progress=on_progress, **settings))
 
 
+@run_keywords
 async def asynthesize(
     program: ProgramLike = None,
     references: Any = "builtin",

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Unpack, cast
 
 from refed_dspy.concurrency import run_blocking
+from refed_dspy.config.base import Turns
 from refed_dspy.config.jobs import CompareConfig
+from refed_dspy.config.keywords import CapKeywords, with_keywords
 from refed_dspy.config.loading import check_config
 from refed_dspy.data.references import load_references
 from refed_dspy.errors import ConfigError, RefedError, RunStopped, briefly, one_line
@@ -34,7 +36,29 @@ from refed_dspy.teachers.progress import Progress, Watch
 from refed_dspy.teachers.work import Work
 
 
+class CompareKeywords(CapKeywords, total=False):
+    """The keys of `CompareConfig` that `compare` takes besides its own."""
+
+    against: str
+    size: int
+    seed: int
+    grades: bool
+    subsets: Sequence[int] | None
+    embeddings: bool | None
+    features: Mapping[str, str] | None
+    instructions_per_feature: int
+    per_reference: int | None
+    columns: Mapping[str, str] | None
+    turns: Turns
+    judge_program: str | Path | None
+    accept_changed: bool
+    reuse: str | Path | None
+    max_failure_share: float
+    track: bool | None
+
+
 @briefly
+@with_keywords(CompareConfig, CompareKeywords)
 def compare(
     programs: Mapping[str, Any] | None = None,
     references: Any = "builtin",
@@ -44,7 +68,7 @@ def compare(
     out: str | Path | None = None,
     progress: bool = True,
     on_progress: Callable[[Progress], None] | None = None,
-    **settings: Any,
+    **settings: Unpack[CompareKeywords],
 ) -> Comparison:
     """Have programs answer the same instructions, let a judge compare the answers, and count what each program costs.
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from refed_dspy.concurrency import run_blocking
 from refed_dspy.config.jobs import FilterRunConfig
+from refed_dspy.config.keywords import CapKeywords, with_keywords
 from refed_dspy.config.loading import check_config
 from refed_dspy.data.dataset import DataSet, load_dataset
 from refed_dspy.errors import ConfigError, ExportError, RowError, RunDirError, RunStopped, briefly, one_line
@@ -33,7 +34,17 @@ from refed_dspy.teachers.work import Work
 NO_PLAIN = "no plain response"
 
 
+class FilterKeywords(CapKeywords, total=False):
+    """The keys of `FilterRunConfig` that `filter_data` takes besides its own."""
+
+    columns: Mapping[str, str] | None
+    seed: int
+    judge_program: str | Path | None
+    accept_changed: bool
+
+
 @briefly
+@with_keywords(FilterRunConfig, FilterKeywords)
 def filter_data(
     data: Any,
     filters: Sequence[Any],
@@ -42,7 +53,7 @@ def filter_data(
     out: str | Path | None = None,
     progress: bool = True,
     on_progress: Callable[[Progress], None] | None = None,
-    **settings: Any,
+    **settings: Unpack[FilterKeywords],
 ) -> Filtering:
     """The rows of `data` (whatever `load_dataset` takes) that all `filters` keep, and why the others are dropped.
 

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Unpack
 
-from refed_dspy.config.jobs import RecycleConfig
+from refed_dspy.config.jobs import RecycleConfig, ScorerConfig
+from refed_dspy.config.keywords import CapKeywords, with_keywords
 from refed_dspy.config.loading import check_config
 from refed_dspy.data.dataset import data_identity, drawn, load_dataset
 from refed_dspy.errors import ConfigError, RunStopped, briefly
@@ -29,7 +30,25 @@ from refed_dspy.teachers.progress import Progress, Watch
 from refed_dspy.teachers.work import Work, resume_hint
 
 
+class RecycleKeywords(CapKeywords, total=False):
+    """The keys of `RecycleConfig` that `recycle` takes besides its own."""
+
+    size: int | None
+    seed: int
+    columns: Mapping[str, str] | None
+    instruction_criteria: Mapping[str, str] | None
+    response_criteria: Mapping[str, str] | None
+    selective: bool
+    unimproved: Literal["keep", "drop"]
+    scorer: ScorerConfig | Mapping[str, Any] | None
+    sample: int
+    embeddings: bool | None
+    accept_changed: bool
+    max_failure_share: float
+
+
 @briefly
+@with_keywords(RecycleConfig, RecycleKeywords)
 def recycle(
     data: Any,
     *,
@@ -38,7 +57,7 @@ def recycle(
     out: str | Path | None = None,
     progress: bool = True,
     on_progress: Callable[[Progress], None] | None = None,
-    **settings: Any,
+    **settings: Unpack[RecycleKeywords],
 ) -> Recycling:
     """Recycle the pairs of `data` (whatever `load_dataset` takes) by Reflection-Tuning; the data does not change.
 
