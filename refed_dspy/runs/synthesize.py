@@ -83,6 +83,7 @@ def synthesize(
     Raises:
         InputError: an argument cannot be used; nothing was paid for.
         RunStopped: the run ended early; everything made so far is kept, and the message says how to continue.
+        KeyboardInterrupt: the same, by Ctrl-C or a notebook's stop button.
     """
     return run_blocking(asynthesize(program, references, progress=progress, on_progress=on_progress, **settings))
 
