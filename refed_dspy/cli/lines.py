@@ -125,11 +125,11 @@ def _calls_lines(status: Mapping[str, Any]) -> list[str]:
 
 
 def _cost_lines(status: Mapping[str, Any]) -> list[str]:
-    """What a sample has cost, and what the whole run is projected to."""
+    """What a sample has cost, and what the whole run will cost."""
     phrases = [f"{money(each)} per sample"] if (each := status["cost_per_sample"]) else []
-    if (projected := status["projected"]) is not None and projected["cost"] is not None:
-        bounds = f"{money(projected['low'])} to {money(projected['high'])}"
-        phrases.append(f"about {money(projected['cost'])} for all {projected['size']} ({bounds})")
+    if (estimate := status["estimate"]) is not None and estimate["cost"] is not None:
+        bounds = f"{money(estimate['low'])} to {money(estimate['high'])}"
+        phrases.append(f"about {money(estimate['cost'])} for all {estimate['size']} ({bounds})")
     if phrases and status["price_source"]:
         phrases[-1] += f" (prices of {status['price_source']})"
     return [f"dollars: {', '.join(phrases)}"] if phrases else []

@@ -68,7 +68,7 @@ def compile(  # noqa: A001
     judge: Any = None,
     reflection: Any = None,
     out: str | Path | None = None,
-    estimate_only: bool = False,
+    estimate: bool = False,
     progress: bool = True,
     on_progress: Callable[[CompileProgress], None] | None = None,
     **settings: Unpack[CompileKeywords],
@@ -90,7 +90,7 @@ def compile(  # noqa: A001
         judge: the model that judges; None: the teacher's at temperature 0 (a `dspy.LM` as it is), with a warning.
         reflection: the model that rewrites prompts; None: the judge's.
         out: the compile's folder; None: a folder in `refed-compiles/`, named after what determines the result.
-        estimate_only: score the uncompiled program on the validation set, and forecast the whole compile.
+        estimate: score the uncompiled program on the validation set, and forecast the whole compile.
         progress: whether a terminal or a notebook shows a bar.
         on_progress: called with a `CompileProgress` as its counts change, in any thread; its error ends the compile.
         settings: optimizer, options, evaluations, seed, train, validation, test, instructions_per_feature,
@@ -105,36 +105,36 @@ def compile(  # noqa: A001
     models = {"teacher": teacher, "judge": judge, "reflection": reflection}
     spec = prepare(program, examples, metric, {**settings, **models})
     folder = Path(out) if out is not None else Path("refed-compiles") / digest(spec.identity())
-    if not estimate_only and not (folder / FILE).is_file():
+    if not estimate and not (folder / FILE).is_file():
         refuse_small_caps(spec)
     with begin(folder, spec.work()) as start:
-        track = not estimate_only and wanted(spec.settings.track)
+        track = not estimate and wanted(spec.settings.track)
         with tracking(folder, copy_compile, track, TRACKING_INTERVAL, AT_STOP) as tracker:
-            if not estimate_only and (made := ended_outcome(folder, start.ledger, spec)) is not None:
+            if not estimate and (made := ended_outcome(folder, start.ledger, spec)) is not None:
                 return made
             with Watch(on_progress, progress).telling(CompileProgress()) as teller, printed_to_file(folder):
-                outcome = _run_steps(start, spec, teller, estimate_only)
+                outcome = _run_steps(start, spec, teller, estimate)
                 teller.progress.finish()
             tracker.update()  # so that the program's manifest can name its run
-            made = write_outcome(folder, start.ledger, spec, outcome, keep=not estimate_only)
-            write_end(start.ledger, _end(made.stopped, estimate_only))
+            made = write_outcome(folder, start.ledger, spec, outcome, keep=not estimate)
+            write_end(start.ledger, _end(made.stopped, estimate))
             return made
 
 
-def _end(stopped: str, estimate_only: bool) -> End:
+def _end(stopped: str, estimate: bool) -> End:
     """`stopped`: what ended it early (`CompileOutcome.stopped`)."""
     if stopped:
         why = f"{why_stopped(stopped, '; raise it')}; run the same command to continue"
         return End(CAPPED if stopped.startswith("max_") else SHORT, why)
-    return End(STOPPED, ESTIMATED) if estimate_only else End(DONE)
+    return End(STOPPED, ESTIMATED) if estimate else End(DONE)
 
 
-def _run_steps(start: Start, spec: CompileSpec, teller: Teller[CompileProgress], estimate_only: bool) -> CompileOutcome:
+def _run_steps(start: Start, spec: CompileSpec, teller: Teller[CompileProgress], estimate: bool) -> CompileOutcome:
     """One start of the compile. Raises TeacherRefused for a TeacherError before anything was paid for."""
     try:
         with open_gateway(start.ledger, start.recorder, spec.teachers, spec.settings.seed) as gateway:
             steps = CompileSteps(spec, gateway, start.caps_left.caps, start.caps_left.seconds, teller)
-            return steps.run(estimate_only)
+            return steps.run(estimate)
     except TeacherError as error:
         if start.ledger.has_answers() or spent(start.ledger).picodollars:
             raise

@@ -126,7 +126,7 @@ def full_status(ledger: Ledger) -> dict[str, Any]:
     status = run_status(ledger)
     left = _seconds_left(ledger, status) if status["state"] == RUNNING else None
     begun = bool(ledger.meta("identity")) and status["kept"] < status["size"]
-    return {**status, "seconds_left": left, "projected": as_facts(forecast(ledger)) if begun else None}
+    return {**status, "seconds_left": left, "estimate": as_facts(forecast(ledger)) if begun else None}
 
 
 def _seconds_left(ledger: Ledger, status: Mapping[str, Any]) -> float | None:

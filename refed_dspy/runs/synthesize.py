@@ -44,9 +44,9 @@ def synthesize(
         on_progress: called with a `Progress` as its counts change, at most ten times a second, and a last time at the
             end. It runs in the thread of the run; an error in it ends the run, which can be resumed.
         size: kept samples to make (100).
-        teacher: `TeacherConfig`, `dspy.LM`, "PROVIDER/NAME", "embedded", "simulated" or a teacher file; None:
-            `dspy.settings.lm`. A list of these is a pool: they share the work by `TeacherConfig.weight`, and if one
-            fails the others take over.
+        teacher: `TeacherConfig` or a dict of its settings, `dspy.LM`, "PROVIDER/NAME", "embedded", "simulated" or a
+            teacher file; None: `dspy.settings.lm`. A list of these is a pool: they share the work by
+            `TeacherConfig.weight`, and if one fails the others take over.
         teachers: stage → the same, for stages with teachers of their own (`{"feedback": "openai/gpt-4.1"}`); the key
             `feedback` means all feedback stages.
         run_dir: the run's folder; None: a folder in `refed-runs/`, named after everything that shapes the run, so

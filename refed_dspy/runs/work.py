@@ -76,7 +76,7 @@ def note_end(session: Session, plan: Plan) -> None:
     """Write down and say how the start ended: at a cap, short of its size, with calls left in batches."""
     folder, end = session.ledger.path.parent, _end(session, plan)
     write_end(session.ledger, end)
-    if end.reason:
+    if end.reason not in {"", ESTIMATED}:
         log.warning("%s", end.reason)
     if left := sum(batch["calls"] for batch in left_batches(session.ledger)):
         log.warning(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Unpack, cast
 
@@ -60,7 +61,7 @@ class CompareKeywords(CapKeywords, total=False):
 @briefly
 @with_keywords(CompareConfig, CompareKeywords)
 def compare(
-    programs: Mapping[str, Any] | None = None,
+    programs: Mapping[str, Any] | Sequence[Any] | None = None,
     references: Any = "builtin",
     *,
     teacher: Any = None,
@@ -74,7 +75,8 @@ def compare(
 
     Args:
         programs: name → "seed-only", "instruction-only", "sample-level", "reference-level", a saved program's file or
-            MLflow address, or a program; None: those four, the paper's.
+            MLflow address, or a program; None: those four, the paper's. In a list a text is its own name, another
+            program's is A, B, … by its place, and all are compared with the first unless `against` names another.
         references: whatever `load_references` takes.
         teacher, judge: as `synthesize` takes a teacher. A judge that is the teacher's model gives a warning.
         out: the folder for everything, with one ledger; the same call continues in it. None: `refed-comparisons/` and a
@@ -86,9 +88,11 @@ def compare(
         InputError: an argument cannot be used; nothing was paid for.
         RunStopped: it ended early; everything made so far is kept, with a table if there are any rows.
     """
-    values = {**settings, "out": out, **({"programs": _named(programs)} if programs else {})}
+    named = None if programs is None else _by_name(programs)
+    first = {"against": next(iter(named), None)} if named and not isinstance(programs, Mapping) else {}
+    values = {"programs": named and _config_names(named), "out": out, **first, **settings}
     config = check_config(CompareConfig, values)
-    spec = prepare(config, programs or config.programs, references, teacher, judge)
+    spec = prepare(config, named or config.programs, references, teacher, judge)
     diversity = Diversity.open(config.embeddings)
     folder = spec.folder
     try:
@@ -145,7 +149,19 @@ def _is_seed(source: Any) -> bool:
     return isinstance(source, SeedOnly) or (isinstance(source, str) and source == SEED)
 
 
-def _named(programs: Mapping[str, Any]) -> dict[str, str]:
+def _by_name(programs: Mapping[str, Any] | Sequence[Any]) -> Mapping[str, Any]:
+    if isinstance(programs, Mapping):
+        return programs
+    if isinstance(programs, str) or not isinstance(programs, Sequence):
+        kind = type(programs).__name__
+        raise ConfigError(f'programs: got a {kind}; pass a list, or names: {{"tuned": program, "plain": "seed-only"}}')
+    named = {one if isinstance(one, str) else chr(ord("A") + place): one for place, one in enumerate(programs)}
+    if len(named) < len(programs):
+        raise ConfigError("programs: one is listed twice")
+    return named
+
+
+def _config_names(programs: Mapping[str, Any]) -> dict[str, str]:
     """The programs as a config names them; an object by its class."""
     return {name: _config_name(source) for name, source in programs.items()}
 
@@ -164,6 +180,8 @@ def _program(name: str, source: Any, config: CompareConfig) -> ReferenceLevelFee
         return source
     if isinstance(source, str) and source in METHODS:
         return METHODS[source](config.features or DEFAULT_FEATURES, per_feature)
+    if isinstance(source, str) and (near := get_close_matches(source, METHODS, 1)) and not Path(source).is_file():
+        raise ConfigError(f"programs: {one_line(source, 60)}: no such program; did you mean {near[0]}?")
     if isinstance(source, str | Path):
         explicit = per_feature if "instructions_per_feature" in config.model_fields_set else None
         return load_program(source, config.features, explicit, accept_changed=config.accept_changed)
