@@ -29,9 +29,9 @@ async def stream(
     """The samples of `synthesize` with the same arguments, each as soon as it is kept; first those that the run's
     folder has already, so that the loop sees all of them.
 
-    The run goes on while the loop works on a sample. Leaving the loop stops it as Ctrl-C does: what is in flight gets
-    two seconds, and the same call goes on. `async with contextlib.aclosing(stream(…)) as samples:` waits until it has
-    stopped. At a cap the loop ends with a warning.
+    The run goes on while the loop works on a sample. `await samples.aclose()` ends it within two seconds: calls in
+    flight may finish, and what they make is kept in the folder for the next call. After a mere `break` it ends the same
+    way, but only once your code awaits something. At a cap the loop ends with a warning.
 
     Raises:
         InputError: an argument cannot be used; nothing was paid for.
