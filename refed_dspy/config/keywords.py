@@ -8,22 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from inspect import Parameter, signature
-from typing import Any, TypedDict, TypeVar
+from typing import Any, TypeVar
 
 from refed_dspy.config.base import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-class CapKeywords(TypedDict, total=False):
-    """The keys of `Capped`."""
-
-    max_cost: float | None
-    max_calls: float | None
-    max_minutes: float | None
-
-
-_CAPS = CapKeywords.__annotations__
 
 
 def with_keywords(kind: type[Settings], keywords: type) -> Callable[[F], F]:
@@ -36,7 +25,7 @@ def with_keywords(kind: type[Settings], keywords: type) -> Callable[[F], F]:
             default=kind.model_fields[name].get_default(call_default_factory=True),
             annotation=getattr(annotation, "__forward_arg__", annotation),
         )
-        for name, annotation in sorted(keywords.__annotations__.items(), key=lambda item: item[0] in _CAPS)
+        for name, annotation in keywords.__annotations__.items()
     ]
 
     def decorated(function: F) -> F:

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, TypedDict, Unpack
 
 from refed_dspy.config.base import Turns
 from refed_dspy.config.compile import CompileConfig, MetricConfig
-from refed_dspy.config.keywords import CapKeywords, with_keywords
+from refed_dspy.config.keywords import with_keywords
 from refed_dspy.errors import TeacherError, TeacherRefused, briefly
 from refed_dspy.ledger.ledger import FILE
 from refed_dspy.ledger.spending import spent
@@ -33,7 +33,7 @@ AT_STOP = 1.5
 """Seconds that Ctrl-C leaves for MLflow. A compile's calls get none."""
 
 
-class CompileKeywords(CapKeywords, total=False):
+class CompileKeywords(TypedDict, total=False):
     """The keys of `CompileConfig` that `compile` takes besides its own."""
 
     optimizer: str
@@ -55,6 +55,9 @@ class CompileKeywords(CapKeywords, total=False):
     accept_longer: bool
     name: str
     track: bool | None
+    max_cost: float | None
+    max_calls: float | None
+    max_minutes: float | None
 
 
 @briefly
@@ -76,7 +79,7 @@ def compile(  # noqa: A001
     """Tune `program`'s prompts and demonstrations, and prove the gain on examples that the optimizer never saw.
 
     It may be stopped at any moment. The same call then continues, and nothing is paid for twice. A compile that has
-    ended is not run again: the same call returns its outcome.
+    ended is not run again: the same call returns its outcome. The other keywords are settings of `CompileConfig`.
 
     Args:
         program: a `ReferenceLevelFeedback`, a `PairwiseJudge`, any `dspy.Module`, a program's file or MLflow address;
@@ -93,8 +96,6 @@ def compile(  # noqa: A001
         estimate: score the uncompiled program on the validation set, and forecast the whole compile.
         progress: whether a terminal or a notebook shows a bar.
         on_progress: called with a `CompileProgress` as its counts change, in any thread; its error ends the compile.
-        settings: optimizer, options, evaluations, seed, train, validation, test, instructions_per_feature,
-            threads, name, track, accept_longer, max_cost, max_calls, max_minutes: see `config.CompileConfig`.
 
     Raises:
         InputError: an argument cannot be used, or a cap is too small for one candidate and its proof; nothing was paid

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import dspy
 
 from refed_dspy.config.base import Turns
 from refed_dspy.config.filters import FilterConfig
-from refed_dspy.config.keywords import CapKeywords, with_keywords
+from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
 from refed_dspy.config.run import RunConfig
 from refed_dspy.data.references import load_references
@@ -33,7 +33,7 @@ MODELS = ("teacher", "teachers", "judge")
 """Settings that may be objects, which no file can hold: they are opened as they are."""
 
 
-class RunSettings(CapKeywords, total=False):
+class RunSettings(TypedDict, total=False):
     """The keys of `RunConfig` with the types that Python gives them."""
 
     size: int
@@ -56,6 +56,9 @@ class RunSettings(CapKeywords, total=False):
     judge_program: str | Path | None
     accept_changed: bool
     track: bool | None
+    max_cost: float | None
+    max_calls: float | None
+    max_minutes: float | None
 
 
 run_keywords = with_keywords(RunConfig, RunSettings)

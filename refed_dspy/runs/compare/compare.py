@@ -7,12 +7,12 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Unpack, cast
+from typing import Any, TypedDict, Unpack, cast
 
 from refed_dspy.concurrency import run_blocking
 from refed_dspy.config.base import Turns
 from refed_dspy.config.jobs import CompareConfig
-from refed_dspy.config.keywords import CapKeywords, with_keywords
+from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
 from refed_dspy.data.references import load_references
 from refed_dspy.errors import ConfigError, RefedError, RunStopped, briefly, one_line
@@ -37,7 +37,7 @@ from refed_dspy.teachers.progress import Progress, Watch
 from refed_dspy.teachers.work import Work
 
 
-class CompareKeywords(CapKeywords, total=False):
+class CompareKeywords(TypedDict, total=False):
     """The keys of `CompareConfig` that `compare` takes besides its own."""
 
     against: str
@@ -56,6 +56,9 @@ class CompareKeywords(CapKeywords, total=False):
     reuse: str | Path | None
     max_failure_share: float
     track: bool | None
+    max_cost: float | None
+    max_calls: float | None
+    max_minutes: float | None
 
 
 @briefly
@@ -73,6 +76,8 @@ def compare(
 ) -> Comparison:
     """Have programs answer the same instructions, let a judge compare the answers, and count what each program costs.
 
+    The other keywords are settings of `CompareConfig`.
+
     Args:
         programs: name → "seed-only", "instruction-only", "sample-level", "reference-level", a saved program's file or
             MLflow address, or a program; None: those four, the paper's. In a list a text is its own name, another
@@ -82,7 +87,6 @@ def compare(
         out: the folder for everything, with one ledger; the same call continues in it. None: `refed-comparisons/` and a
             name made from everything that shapes the comparison.
         progress, on_progress: as `synthesize`.
-        settings: those of `CompareConfig`: against, size, seed, grades, subsets, embeddings, caps, …
 
     Raises:
         InputError: an argument cannot be used; nothing was paid for.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, TypedDict, Unpack
 
 from refed_dspy.concurrency import run_blocking
 from refed_dspy.config.jobs import FilterRunConfig
-from refed_dspy.config.keywords import CapKeywords, with_keywords
+from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
 from refed_dspy.data.dataset import DataSet, load_dataset
 from refed_dspy.errors import ConfigError, ExportError, RowError, RunDirError, RunStopped, briefly, one_line
@@ -34,13 +34,16 @@ from refed_dspy.teachers.work import Work
 NO_PLAIN = "no plain response"
 
 
-class FilterKeywords(CapKeywords, total=False):
+class FilterKeywords(TypedDict, total=False):
     """The keys of `FilterRunConfig` that `filter_data` takes besides its own."""
 
     columns: Mapping[str, str] | None
     seed: int
     judge_program: str | Path | None
     accept_changed: bool
+    max_cost: float | None
+    max_calls: float | None
+    max_minutes: float | None
 
 
 @briefly
@@ -57,6 +60,8 @@ def filter_data(
 ) -> Filtering:
     """The rows of `data` (whatever `load_dataset` takes) that all `filters` keep, and why the others are dropped.
 
+    The other keywords are settings of `FilterRunConfig`.
+
     Args:
         filters: in their order: names or settings as in a config file (`"refusals"`, `{"rouge": {"keep": 4000}}`), or
             custom filters; one that compares rows must be created again for each call.
@@ -66,7 +71,6 @@ def filter_data(
             judge). In one folder no verdict is paid for twice, whatever filters use it: with other filters, or if the
             data has changed since, the folder's files are written anew.
         progress, on_progress: as `synthesize`, where a judge is asked.
-        settings: those of `FilterRunConfig`: columns, seed, judge_program, caps.
 
     Rows that a judge did not answer on, or could not because of a cap, are in `undecided.jsonl`: the same call asks
     again.
