@@ -31,7 +31,7 @@ async def stream(
 
     The run goes on while the loop works on a sample. `await samples.aclose()` ends it within two seconds: calls in
     flight may finish, and what they make is kept in the folder for the next call. After a mere `break` it ends the same
-    way, but only once your code awaits something. At a cap the loop ends with a warning.
+    way, but only while your code awaits something. At a cap the loop ends with a warning.
 
     Raises:
         InputError: an argument cannot be used; nothing was paid for.
@@ -62,6 +62,14 @@ async def stream(
                     given += 1
                     yield sample
         await run
+    except asyncio.CancelledError as interrupt:
+        run.cancel()
+        await asyncio.wait([run])
+        try:
+            run.result()
+        except asyncio.CancelledError as ended:  # says what is kept
+            interrupt.args = ended.args
+        raise
     finally:
         run.cancel()
         await asyncio.wait([run])

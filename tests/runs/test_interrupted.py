@@ -74,3 +74,14 @@ def test_other_work_says_where_its_answers_are(tmp_path: Path) -> None:
         refed_dspy.recycle(
             rows, teacher="simulated", out=tmp_path / "out", on_progress=settings(tmp_path, by_ctrl_c)["on_progress"]
         )
+
+
+async def test_a_cell_that_loops_over_a_stream_says_it(tmp_path: Path) -> None:
+    async def cell() -> None:
+        async for _ in refed_dspy.stream(**settings(tmp_path / "run", lambda: looping.cancel())):
+            pass
+
+    looping = asyncio.ensure_future(cell())
+    with pytest.raises(asyncio.CancelledError) as caught:
+        await looping
+    assert str(caught.value) == line(tmp_path / "run")
