@@ -17,7 +17,7 @@ _CHANCE = 2
 """Up to this many equal words between two changes are taken for chance: shown as equal, they make it hard to read."""
 _ENDS = (".", "!", "?", ":", "\n")
 """What ends a sentence or a line."""
-# A word or a sign, and the space after it: of these, only the first are compared, so a full stop put in changes no word.
+# A word or a sign, and the space after it, which is compared by itself: a full stop that is put in changes no word.
 # Python's \w leaves out combining marks, so anything else that is not a space is a word, too.
 _WORDS = re.compile(r"(^\s+|\w+|[^\w\s])(\s*)")
 _Words: TypeAlias = Sequence[tuple[str, str]]
@@ -89,13 +89,12 @@ def _pieces(old: _Words, new: _Words) -> Iterator[_Change]:
 
 def _found(old: _Words, new: _Words) -> Iterator[tuple[int, str]]:
     """(kind, text) of each word and space."""
-    ops: Sequence[Any]
     if max(len(old), len(new)) > LONGEST:
-        ops = [("equal" if old == new else "replace", 0, len(old), 0, len(new))]
+        ops: Any = [("equal" if old == new else "replace", 0, len(old), 0, len(new))]
     else:
         ops = LCSseq.opcodes([word for word, _ in old], [word for word, _ in new]).as_list()
-    for tag, *places in ops:
-        ours, theirs = old[places[0] : places[1]], new[places[2] : places[3]]
+    for tag, start, end, other_start, other_end in ops:
+        ours, theirs = old[start:end], new[other_start:other_end]
         if tag == "equal":
             for (word, space), (_, other) in zip(ours, theirs, strict=True):
                 yield BOTH, word
