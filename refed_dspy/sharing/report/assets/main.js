@@ -202,8 +202,18 @@
       const rows = this.store.select({ ...wish, terms: this.terms });
       this.list.show(rows, this.terms);
       document.getElementById("none").hidden = rows.length > 0;
-      this.status.textContent = `${refed.count(rows.length)} of ${refed.count(this.store.size)} rows`;
+      const counted = [this.tally(rows, 1, "sample"), this.tally(rows, 0, "dropped row")];
+      this.status.textContent = counted.filter(Boolean).join(", ");
       document.getElementById("reset").hidden = rows.length === this.store.size;
+    }
+
+    /** How many of the rows that were kept (1) or dropped (0) are among `rows`; "" where the run has none. */
+    tally(rows, kept, name) {
+      const flags = this.store.columns.kept;
+      const all = flags.filter((flag) => flag === kept).length;
+      const shown = rows.reduce((sum, row) => sum + (flags[row] === kept), 0);
+      const of = shown === all ? "" : `${refed.count(shown)} of `;
+      return all ? `${of}${refed.count(all)} ${name}${all === 1 ? "" : "s"}` : "";
     }
 
     /** Shows other rows in place of those there are: the same and more. */
