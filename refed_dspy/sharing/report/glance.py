@@ -128,6 +128,12 @@ def spending_notes(status: Mapping[str, Any]) -> list[str]:
     return texts
 
 
+def self_judged(teacher: str | None, judge: str | None) -> list[str]:
+    """That the judge grades its own answers, where it does."""
+    note = f"judge and teacher are the same model ({judge}), and models prefer their own words: take scores as a guide"
+    return [note] if judge is not None and judge == teacher else []
+
+
 def tables(ledger: Ledger, status: Mapping[str, Any]) -> list[Table]:
     others = [_settings(ledger, status), models(status["models"])]
     rows = [
