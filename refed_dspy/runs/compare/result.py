@@ -122,7 +122,7 @@ class Comparison(Shown):
     def notes(self) -> list[str]:
         """What to know before the figures."""
         missing = [f"not measured: {line}" for line in self.lacking]
-        return [*([self.doubt] if self.doubt else []), *self.gaps(), *missing, LC_NOTE]
+        return [*([self.doubt] if self.doubt else []), *self.gaps(), *missing]
 
     def text(self) -> list[str]:
         """The whole comparison as lines for a terminal or a file."""

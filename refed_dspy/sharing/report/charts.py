@@ -43,14 +43,15 @@ def flow(steps: Sequence[FunnelStep], title: str, text: str) -> Chart | None:
     series = {"rows": [step.count for step in steps]}
     if any(step.open for step in steps):
         series[_OPEN] = list(accumulate(step.open for step in steps))
-    bars = Bars([step.name for step in steps], series, [f"{step.count:,} · {step.count / first:.0%}" for step in steps])
+    names = [readable(step.name) for step in steps]
+    bars = Bars(names, series, [f"{step.count:,} · {step.count / first:.0%}" for step in steps])
     rows = [
         [
-            step.name,
+            name,
             *(f"{count:,}" for count in counts),
             "; ".join(f"{count:,} {why}" for why, count in step.lost.items()),
         ]
-        for step, *counts in zip(steps, *series.values(), strict=True)
+        for name, step, *counts in zip(names, steps, *series.values(), strict=True)
     ]
     return Chart("funnel", title, text, bars, ("step", *series, "lost in between"), rows)
 

@@ -110,7 +110,7 @@ def pace(ledger: Ledger) -> Fact:
 def notes(status: Mapping[str, Any]) -> list[str]:
     """What a reader of a run's page has to know first."""
     texts = spending_notes(status)
-    if status["kept"] < status["size"]:
+    if status["kept"] < status["size"] and status["state"] != "running":
         texts.append(f"The run has {status['kept']:,} of {status['size']:,} samples.")
     if status["left_out"]:
         left = ", ".join(f"{count:,} {why}" for why, count in status["left_out"].items())
@@ -166,7 +166,7 @@ def _settings(ledger: Ledger, status: Mapping[str, Any]) -> Table:
         "seed": status["seed"],
         **_teachers(ledger, status),
         "judge": (ledger.meta("judge") or {}).get("model"),
-        "filters": "; ".join(f"{label} {_short(settings)}" for label, settings in ledger.meta("filters") or ()),
+        "filters": "; ".join(f"{label}{_short(settings)}" for label, settings in ledger.meta("filters") or ()),
         "prices of": status["price_source"],
         **{name.replace("_", " "): value for name, value in status["caps"].items()},
     }
@@ -190,7 +190,13 @@ def _teachers(ledger: Ledger, status: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _short(settings: Mapping[str, Any]) -> str:
-    return json.dumps({name: value for name, value in settings.items() if value not in (None, "")}, ensure_ascii=False)
+    """A filter's settings in brackets, if it has any."""
+    texts = [
+        f"{name.replace('_', ' ')} {json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value}"
+        for name, value in settings.items()
+        if value not in (None, "")
+    ]
+    return f" ({', '.join(texts)})" if texts else ""
 
 
 def _money(status: Mapping[str, Any]) -> str:

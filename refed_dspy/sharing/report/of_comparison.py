@@ -9,6 +9,7 @@ from typing import Any
 
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.summary import run_status
+from refed_dspy.metrics.win_rates import LC_NOTE
 from refed_dspy.records import PICO, dollars
 from refed_dspy.sharing.report import charts, glance
 from refed_dspy.sharing.report.charts import Chart
@@ -67,6 +68,7 @@ def _win_rates(lines: Sequence[Mapping[str, Any]], against: str) -> Chart | None
         [line["program"], *(_text(rate, 1, "%") for rate in each)] for line, each in zip(compared, rates, strict=True)
     ]
     text = f"How often the judge preferred the program's response to that of {against}, with 95% intervals."
+    text += f" {LC_NOTE}" if "length-controlled" in series else ""
     return Chart("wins", f"Win rates over {against}", text, figure, ("program", *_RATES), rows)
 
 

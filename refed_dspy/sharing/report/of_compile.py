@@ -140,9 +140,9 @@ def _candidates(candidates: Sequence[Candidate], best: Candidate | None) -> Tabl
         ]
         what = ", ".join(map(readable, changed_predictors(candidates[0].state, each.state))) or "nothing"
         name = f"{each.seq}, uncompiled" if each is candidates[0] else str(each.seq)
-        rows.append([f"{name}, kept" if each is best else name, what, *scored, dollars(each.cost)])
+        rows.append([f"{name}, kept" if each is best else name, *scored, dollars(each.cost), what])
     text = "Mean scores on each set, and on how many examples. A call that two candidates share is the first one's."
-    return Table("candidates", "Candidates", text, ("candidate", "changed in", *_SETS, "dollars"), rows)
+    return Table("candidates", "Candidates", text, ("candidate", *_SETS, "dollars", "changed in"), rows)
 
 
 def _prompts(before: Candidate, after: Candidate) -> Gallery | None:

@@ -212,7 +212,7 @@ def test_what_to_know_first(ledger: Ledger) -> None:
     last = "(SELECT max(id) FROM calls)"
     ledger.db.execute(f"UPDATE calls SET outcome = 'lost', prompt_tokens = NULL, cost = {PICO // 4} WHERE id = {last}")
     ledger.set_meta(size=20, left_out={"no response": 1_200})
-    reserved, unfinished, left = glance.notes(full_status(ledger))
+    reserved, unfinished, left = glance.notes({**full_status(ledger), "state": "killed"})
     assert unfinished == "The run has 12 of 20 samples."
     assert reserved.startswith("$0.25 of the cost is set aside")
     assert left == "References left out: 1,200 no response."

@@ -30,8 +30,13 @@
         header.querySelector("button").addEventListener("click", () => this.sort(header.dataset.column));
       }
       const score = this.headers.find((header) => header.dataset.column === "score");
-      if (score && store.names.scoring) score.querySelector("button").title = `given by ${store.names.scoring}`;
+      if (score) score.querySelector("button").title = this.giver;
       this.mark();
+    }
+
+    /** Who gave the scores. */
+    get giver() {
+      return this.store.names.scoring ? `given by ${this.store.names.scoring}` : "";
     }
 
     /** Puts the filters in place; what was chosen in them stays chosen, where there still is such a thing. */
@@ -94,13 +99,12 @@
     }
 
     range() {
-      const who = cut(this.store.names.scoring ?? "Score");
       const scores = this.store.numeric.score.filter((score) => !Number.isNaN(score)).sort();
-      const ends = [["from", `${who} from`, scores[0]], ["to", `${who} to`, scores[scores.length - 1]]];
+      const ends = [["from", "Score from", scores[0]], ["to", "Score to", scores[scores.length - 1]]];
       for (const [id, label, placeholder] of ends) {
         const field = refed.make("label", "field narrow", label);
         const input = refed.make("input");
-        Object.assign(input, { type: "number", step: "any", id: `score-${id}`, placeholder: refed.count(placeholder) });
+        Object.assign(input, { type: "number", step: "any", id: `score-${id}`, title: this.giver, placeholder: refed.count(placeholder) });
         field.append(input);
         this.filters.append(field);
         this[id] = input;
