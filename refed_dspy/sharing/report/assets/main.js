@@ -45,7 +45,8 @@
       this.filters.replaceChildren();
       [this.from, this.to] = [];
       this.selects = this.choices().filter((choice) => choice.names.length > 1).map((choice) => this.select(choice));
-      if (new Set(this.store.columns.score).size > 2) this.range();
+      const scored = this.headers.some(({ dataset }) => dataset.column === "score");
+      if (scored && new Set(this.store.columns.score).size > 2) this.range();
       for (const field of this.filters.querySelectorAll("select, input")) {
         const value = before.get(field.id);
         if (field.options) field.value = Array.from(field.options).find(({ dataset }) => dataset.name === value)?.value ?? "";
@@ -205,6 +206,7 @@
       this.terms = refed.terms(wish.query);
       const rows = this.store.select({ ...wish, terms: this.terms });
       this.list.show(rows, this.terms);
+      document.getElementById("browser").style.setProperty("--rows", this.store.size);
       document.getElementById("none").hidden = rows.length > 0;
       const counted = [this.tally(rows, 1, "sample"), this.tally(rows, 0, "dropped row")];
       this.status.textContent = counted.filter(Boolean).join(", ");
