@@ -216,6 +216,8 @@ def test_what_to_know_first(ledger: Ledger) -> None:
     assert unfinished == "The run has 12 of 20 samples."
     assert reserved.startswith("$0.25 of the cost is set aside")
     assert left == "References left out: 1,200 no response."
+    assert glance.self_judged("a", "b") == glance.self_judged("a", None) == glance.self_judged(None, None) == []
+    assert "same model (a)" in glance.self_judged("a", "a")[0]
 
 
 def test_the_tables_list_failures_models_and_settings(ledger: Ledger) -> None:

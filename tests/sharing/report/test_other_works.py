@@ -71,6 +71,7 @@ def test_a_comparison_shows_win_rates_and_the_answers_side_by_side(comparison: P
     assert [text.title for text in gallery.extracts[0].texts] == ["instruction-only", "sample-level", "reference-level"]
     assert re.fullmatch(r"(wins|loses|a tie), grade 4", gallery.extracts[0].texts[1].note)
     assert facts(page)["Instructions"] == ("8", "of 8") and "judged by judge/model" in str(page.lead)
+    assert made["notes"] and set(made["notes"]) <= set(page.notes), "what the command says of its figures"
     assert "Win rates over instruction-only" in written(comparison)
 
 
