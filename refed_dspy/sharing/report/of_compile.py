@@ -72,9 +72,8 @@ def _notes(outcome: Mapping[str, Any], candidates: Sequence[Candidate], best: Ca
     if not outcome:
         return []
     models = {role: model["model"] for role, model in outcome["models"].items()}
-    notes = list(
-        (outcome["proof"] or {"doubts": ["no proof: the compile ended before the test set was scored"]})["doubts"]
-    )
+    unscored = {"doubts": ["no proof: the compile ended before the test set was scored"]}
+    notes = list((outcome["proof"] or unscored).get("doubts", ()))  # an older compile stored none
     if best is candidates[0]:
         notes.append("no candidate was better, so the uncompiled program is kept")
     if outcome["abstained"]:
