@@ -80,16 +80,18 @@ def run_status(ledger: Ledger) -> dict[str, Any]:
     """The state of a run, in JSON types.
 
     `size` (asked for) and `kept`; `references` in all, `opened`, and `left_out` by reason; `instructions`: how many are
-    `new`, `duplicates` or `surplus` (beyond the number asked for); `failures` by stage and kind; `usage` by stage;
-    `tokens_a_sample` by stage and in all; `cost` in dollars, without the `unpriced` calls; `cost_per_sample`: of the
-    calls that are not in flight; `filters`: what each kept and dropped, by reason, and what is to be told of the kept
-    ("unchanged"); `models`: what each used (`usage_by_model`); `state`, `reason` and `last_active` (`states.state_of`).
+    `new` (also if a filter dropped them at once), `duplicates` or `surplus` (beyond the number asked for); `failures`
+    by stage and kind; `usage` by stage; `tokens_a_sample` by stage and in all; `cost` in dollars, without the
+    `unpriced` calls; `cost_per_sample`: of the calls that are not in flight; `filters`: what each kept and dropped, by
+    reason, and what is to be told of the kept ("unchanged"); `models`: what each used (`usage_by_model`); `state`,
+    `reason` and `last_active` (`states.state_of`).
     """
     db, paid = ledger.db, _paid(ledger)
     usage, cost = paid["usage"], paid["cost"]
     in_flight = sum(use["in_flight_cost"] for use in usage.values())
     duplicates, surplus, new = db.execute(
-        "SELECT coalesce(sum(duplicates), 0), coalesce(sum(surplus), 0), coalesce(sum(kept), 0) FROM proposals"
+        "SELECT coalesce(sum(duplicates), 0), coalesce(sum(surplus), 0), (SELECT count(*) FROM instructions)"
+        " FROM proposals"
     ).fetchone()
     opened = db.execute(
         "SELECT count(DISTINCT item) FROM answers WHERE stage IN ('instruction_feedback', 'response_feedback')"
