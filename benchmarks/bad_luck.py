@@ -1,4 +1,4 @@
-"""200 questions to an endpoint that refuses some at random with `Retry-After: 1`: against a client whose calls wait alone.
+"""200 questions to an endpoint that refuses some at random (`Retry-After: 1`), beside a client whose calls wait alone.
 
 `python -m benchmarks.bad_luck`
 """
