@@ -111,7 +111,11 @@ def _calls_lines(status: Mapping[str, Any]) -> list[str]:
     line = f"calls: {sum(use['calls'] for use in usage):,}"
     if failed:
         line += f", {sum(failed.values())} questions failed{_counted(failed)}"
+    if limited := sum(use["rate_limited"] for use in usage):
+        line += f", {limited:,} refused by the rate limit and asked again"
     lines = [line] if usage else []
+    if status["state"] == "running" and (since := status["limited_since"]) is not None:
+        lines.append(f"waiting: for the rate limit, since {max(0.0, time.time() - since):.0f} s")
     in_flight, at_most = (sum(use[name] for use in usage) for name in ("in_flight", "in_flight_cost"))
     unknown, reserved = (sum(use[name] for use in usage) for name in ("unknown", "reserved"))
     if in_flight and (status["state"] == "running" or status.get("batches")):

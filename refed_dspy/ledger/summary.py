@@ -15,12 +15,12 @@ SELECT {0}, count(*), sum(outcome = 'ok'), total(prompt_tokens), total(cached_to
        sum(prompt_tokens IS NULL AND outcome NOT LIKE 'http 4%' AND outcome NOT LIKE 'http 5%' AND outcome != 'sent'),
        total(cost), total(CASE WHEN prompt_tokens IS NULL AND outcome != 'sent' THEN cost END),
        total(CASE WHEN outcome = 'sent' THEN cost END), sum(outcome = 'sent'), sum(cost IS NULL),
-       total(reasoning_tokens)
+       total(reasoning_tokens), sum(outcome = 'http 429')
 FROM calls GROUP BY {0} ORDER BY min(id)
 """
 _COLUMNS = (
     "calls", "answered", "prompt_tokens", "cached_tokens", "completion_tokens", "unknown", "cost", "reserved",
-    "in_flight_cost", "in_flight", "unpriced", "reasoning_tokens",
+    "in_flight_cost", "in_flight", "unpriced", "reasoning_tokens", "rate_limited",
 )  # fmt: skip
 _OF_MODEL = (
     "calls", "prompt_tokens", "cached_tokens", "completion_tokens", "unknown", "cost", "unpriced", "reasoning_tokens",
@@ -32,8 +32,9 @@ def usage_by_stage(ledger: Ledger) -> dict[str, dict[str, Any]]:
 
     `answered` calls; tokens (`reasoning_tokens` are a part of the completion's); `unknown`: calls that may have been
     billed but reported no tokens; `cost` in dollars, and how much of it is `reserved` for those `unknown` calls at
-    their worst case; `in_flight` calls and the reservations for them (`in_flight_cost`, part of `cost`); `unpriced`:
-    calls whose price is unknown. They are not in `cost`, which is None if there are no others.
+    their worst case; `in_flight` calls and the reservations for them (`in_flight_cost`, part of `cost`);
+    `rate_limited`: calls that a rate limit refused; `unpriced`: calls whose price is unknown. They are not in `cost`,
+    which is None if there are no others.
     """
     return {stage: use for (stage,), use in _usage_by(ledger, "stage")}
 
@@ -152,7 +153,7 @@ def failure_counts(ledger: Ledger, but: str = "") -> list[dict[str, Any]]:
 
 def _paid(ledger: Ledger) -> dict[str, Any]:
     """Failures by stage and kind, usage by stage, caps, and dollars: without the `unpriced` calls, None if all are.
-    `simulated`: a note where the simulated teacher answered, else empty."""
+    `simulated`: a note where the simulated teacher answered, else empty; `limited_since`: as `_limited_since`."""
     usage = usage_by_stage(ledger)
     costs = [use["cost"] for use in usage.values() if use["cost"] is not None]
     return {
@@ -162,4 +163,14 @@ def _paid(ledger: Ledger) -> dict[str, Any]:
         "unpriced": sum(use["unpriced"] for use in usage.values()),
         "caps": {name: ledger.meta(name) for name in ("max_cost", "max_calls", "max_minutes")},
         "simulated": simulated_note(ledger),
+        "limited_since": _limited_since(ledger),
     }
+
+
+def _limited_since(ledger: Ledger) -> float | None:
+    """When the rate limit refused the last call (seconds since 1970); None where another one was the last, or some are
+    in flight."""
+    if ledger.db.execute("SELECT 1 FROM calls WHERE outcome = 'sent' LIMIT 1").fetchone():
+        return None
+    last = ledger.db.execute("SELECT outcome, created + seconds FROM calls ORDER BY id DESC LIMIT 1").fetchone()
+    return float(last[1]) if last and last[0] == "http 429" else None

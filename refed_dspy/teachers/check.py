@@ -9,6 +9,7 @@ from typing import Annotated
 import dspy
 from dspy.clients.errors import wrap_error
 from dspy.lm15 import LM15Error, Message, Request, Response
+from dspy.utils.exceptions import LMError
 
 from refed_dspy.config import sampling
 from refed_dspy.config.teacher import TeacherConfig
@@ -23,9 +24,9 @@ from refed_dspy.records import PICO, AtMost, Call
 from refed_dspy.teachers.dialect import Dialect
 from refed_dspy.teachers.engine import TeacherEngine
 from refed_dspy.teachers.learned import learned_file, remember
-from refed_dspy.teachers.prices import Price, table_name, table_window
+from refed_dspy.teachers.prices import Price, in_batches, table_name, table_window
 from refed_dspy.teachers.route import LOCAL_PROVIDERS
-from refed_dspy.teachers.teacher import Teacher, at_once, open_teacher
+from refed_dspy.teachers.teacher import NO_BATCHES, Teacher, at_once, open_teacher
 
 Tell = Callable[[str, str], None]
 """Takes the name of a finding and the finding."""
@@ -79,6 +80,7 @@ async def check(config: TeacherConfig, tell: Tell) -> list[Call]:
             second = await _answer(engine, _in_prose(request, config))
         for name, finding in _findings(config, teacher, engine.outgoing.dialect):
             tell(name, finding)
+        tell("batches", await _batches(engine))
         tell("thinking", _thinking(recorder.calls, first, second))
         tell("speed", _speed(recorder.calls[-1]))
         if kept := _kept(engine):
@@ -140,6 +142,24 @@ def _thinking(calls: list[Call], *answers: Response) -> str:
     if any(map(reasoning_of, answers)):
         return "separate from the answer" + (f", {tokens} tokens" if tokens else "")
     return f"{tokens} tokens, not shown" if tokens else "none seen"
+
+
+async def _batches(engine: TeacherEngine) -> str:
+    """Whether there is a Batch API for `mode: batch`, and what a call costs there."""
+    if engine.config.without_endpoint or engine.route.provider in {*NO_BATCHES, *LOCAL_PROVIDERS}:
+        return "none that mode: batch can use"
+    from refed_dspy.teachers.batch.service import BatchService
+
+    service = BatchService(engine.config, engine.route, patience=5)
+    try:
+        if not await service.exists():
+            return "none at this address"
+    except LMError as error:
+        return f"unknown: {error}"
+    finally:
+        await service.aclose()
+    price = in_batches(engine.config, engine.price)
+    return f"taken with mode: batch, within a day{f', at {_price(price)}' if price else ''}"
 
 
 def _price(price: Price | None) -> str:

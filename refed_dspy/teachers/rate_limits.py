@@ -61,7 +61,7 @@ class Unanswered(NoSlot):
     """No answer came to many calls in a row."""
 
     def __init__(self, calls: int) -> None:
-        super().__init__(f"did not answer the last {calls} calls; they may be billed, so no more are sent now")
+        super().__init__(f"did not answer the last {calls} calls, so no more are sent now")
 
 
 current_slot: ContextVar[Slot | None] = ContextVar("refed_slot", default=None)
