@@ -60,6 +60,8 @@ def test_a_teacher_that_works_takes_two_calls(server: SimulatedTeacher, cache: P
         "thinking": "none seen",
         "price": "$1 read, $2 written, per million tokens (the teacher's settings)",
         "window": "4,096 tokens (settings)",
+        "batches": "taken with mode: batch, within a day, at $0.5 read, $1 written, per million tokens "
+        "(the teacher's settings)",
     }
 
 
