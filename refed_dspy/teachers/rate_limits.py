@@ -97,8 +97,8 @@ class RateLimits:
         self.silence = Silence()
         self._latency = 0.0
         """Seconds that an answer takes, at most SPREAD."""
-        self._ends = asyncio.Event()
-        """Set where waiting is not worth it any more."""
+        self._full = asyncio.Event()
+        """Set when the endpoint is full: whoever waits alone waits with all others from then on."""
         self._refused_since: float | None = None
         self._refusals = 0
         self._starting, self._filling = True, False
@@ -139,7 +139,6 @@ class RateLimits:
         self._recent.append(True)
         self._at_random.answered()
         self._told_at = None
-        self._ends.clear()
         self.ended(slot)
 
     def ended(self, slot: Slot) -> None:
@@ -177,18 +176,20 @@ class RateLimits:
         if full:
             self._starting, self._asked_for = False, retry_after or 0.0
             self._pause(self._asked_for)
+            if retry_after:
+                self._full.set()
         self._release()
 
     def _pause(self, seconds: float) -> None:
         self._paused_until, self._filling = max(self._paused_until, self._clock() + seconds), True
-        if seconds > PATIENCE:
-            self._ends.set()
 
     async def alone(self, seconds: float) -> None:
-        """Wait so long, as a call does that was refused by itself; no longer than is worth it."""
+        """Wait so long, as a call does that was refused by itself: until the endpoint is full at most."""
+        if self._clock() >= self._paused_until:
+            self._full.clear()
         with suppress(TimeoutError):
             async with asyncio.timeout(min(LONGEST_PAUSE, seconds)):
-                await self._ends.wait()
+                await self._full.wait()
 
     @property
     def hopeless(self) -> bool:
