@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Annotated
 
@@ -13,7 +14,7 @@ from dspy.utils.exceptions import LMError
 
 from refed_dspy.config import sampling
 from refed_dspy.config.teacher import TeacherConfig
-from refed_dspy.errors import ExportError
+from refed_dspy.errors import ExportError, TeacherError, TeacherRefused
 from refed_dspy.ledger.recorder import NullRecorder, recording
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.asking import about
@@ -56,6 +57,18 @@ class CallList(NullRecorder):
         self.calls.append(call)
 
 
+@contextmanager
+def calls_listed() -> Iterator[CallList]:
+    """The calls of the block. A TeacherError before the first answer is a TeacherRefused: nothing was paid for."""
+    with recording(recorder := CallList()):
+        try:
+            yield recorder
+        except TeacherError as error:
+            if any(call.outcome == "ok" for call in recorder.calls):
+                raise
+            raise TeacherRefused(str(error)) from error
+
+
 async def check(config: TeacherConfig, tell: Tell) -> list[Call]:
     """Make the two requests, and `tell` what they show, one finding after another. What the endpoint refused is
     remembered for later runs. Returns the calls.
@@ -64,7 +77,7 @@ async def check(config: TeacherConfig, tell: Tell) -> list[Call]:
         ModelError: it cannot be used with its settings; nothing was sent.
         RowError, TeacherError: it does not work, in the endpoint's own words.
     """
-    teacher, recorder = at_once(open_teacher(config)), CallList()
+    teacher = at_once(open_teacher(config))
     async with teacher.running() as lm:
         engine: TeacherEngine = lm.direct_engine
         engine.outgoing.forget()
@@ -72,7 +85,7 @@ async def check(config: TeacherConfig, tell: Tell) -> list[Call]:
         tell("key", f"read from {', '.join(names)}" if names else "none is sent")
         adapter = SchemaAdapter()
         request = lm_request(lm, adapter.format(Fruit, [], {"colour": "red"}), rendering(Fruit).typed_format)
-        with recording(recorder), about("check", teacher.model):
+        with calls_listed() as recorder, about("check", teacher.model):
             first = await _answer(engine, request)
             tell("model", f"{teacher.model} answers{_other_name(config, first)}")
             adapter.parsed(Fruit, first.text or "")
