@@ -38,7 +38,7 @@ from refed_dspy.teachers.outcomes import (
 )
 from refed_dspy.teachers.prices import Price
 from refed_dspy.teachers.rate_limits import LONGEST_PAUSE, NoSlot, RateLimits, Unanswered
-from refed_dspy.teachers.refusals import Slot
+from refed_dspy.teachers.refusals import PROBES, Slot
 from refed_dspy.teachers.requests import Outgoing
 from refed_dspy.teachers.route import Route
 from refed_dspy.teachers.transport import Reading, Unreadable, WatchedTransport, current_reading, longest_answer
@@ -208,7 +208,11 @@ class TeacherEngine:
                 self.shares_limits_with._connections().limits
                 if self.shares_limits_with is not None
                 else RateLimits(
-                    config.concurrency or 32, config.requests_per_minute, config.tokens_per_minute, name=self.endpoint
+                    config.concurrency or 32,
+                    config.requests_per_minute,
+                    config.tokens_per_minute,
+                    name=self.endpoint,
+                    probes=min(PROBES, config.retries + 2),
                 )
             )
             transport = self.route.async_transport()

@@ -21,7 +21,7 @@ from contextlib import suppress
 from contextvars import ContextVar
 
 from refed_dspy.teachers.per_minute import PerMinute, header, number, seconds_from_now
-from refed_dspy.teachers.refusals import HOLD_FROM, Refusals, Silence, Slot
+from refed_dspy.teachers.refusals import HOLD_FROM, PROBES, Refusals, Silence, Slot
 
 FIRST_WINDOW = 32
 """Calls in flight before the first answer: an unknown endpoint does not get all of them at once."""
@@ -80,6 +80,7 @@ class RateLimits:
         name: str = "",
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
+        probes: int = PROBES,
     ) -> None:
         self.most, self._clock, self._name = most, clock, name
         self._rng = rng or random.Random()
@@ -94,7 +95,7 @@ class RateLimits:
         """When people were told that calls wait; None: they do not know."""
         self._recent: deque[bool] = deque(maxlen=RECENT_ENDINGS)
         self._at_random = Refusals()
-        self.silence = Silence()
+        self.silence = Silence(probes)
         self._latency = 0.0
         """Seconds that an answer takes, at most SPREAD."""
         self._full = asyncio.Event()

@@ -85,13 +85,15 @@ class Refusals:
 HOLD_FROM = 3
 """So many calls in a row without an answer, and all others are held back."""
 PROBES = 6
-"""After so many more, sent one at a time over half a minute, nobody is asked any more: each may have been billed."""
+"""After so many more, sent one at a time over half a minute, nobody is asked any more: each may have been billed. With
+fewer `retries` than four, after as many fewer."""
 
 
 @dataclass
 class Silence:
     """Calls in a row that got no answer: a connection was dropped, or the time was over."""
 
+    most: int = PROBES
     calls: int = 0
     probes: int = 0
 
@@ -103,7 +105,7 @@ class Silence:
     @property
     def lasts(self) -> bool:
         """Whether to stop asking."""
-        return self.probes > PROBES
+        return self.probes > self.most
 
     def lengthen(self, in_flight: int) -> float:
         """Another call got no answer, one of so many `in_flight`. Returns for how many seconds none is to be sent."""
