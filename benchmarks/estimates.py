@@ -15,7 +15,6 @@ from typing import Any
 
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy.records import PICO
 
 PRICE = {"prompt": 0.15, "completion": 0.6, "cached": 0.075}
 
@@ -59,18 +58,18 @@ def main() -> None:
             folder = Path(home) / "run"
             shutil.rmtree(folder, ignore_errors=True)
             sources, settings = job(rng, server)
-            forecast = refed_dspy.estimate(None, sources, run_dir=folder, **settings).forecast
+            estimated = refed_dspy.estimate(None, sources, run_dir=folder, **settings)
             made = refed_dspy.synthesize(None, sources, run_dir=folder, **settings)
             cost = made.status["cost"]
-            assert forecast.cost is not None and forecast.low is not None and forecast.high is not None
-            off = forecast.cost / PICO / cost - 1
+            assert estimated.cost is not None and estimated.low is not None and estimated.high is not None
+            off = estimated.cost / cost - 1
             near += abs(off) <= 0.15
-            covered += forecast.low / PICO <= cost <= forecast.high / PICO
+            covered += estimated.low <= cost <= estimated.high
             print(
                 f"job {number}: {len(made.samples)} of {settings['size']} rows, ${cost:.4f}, "
-                f"estimated ${forecast.cost / PICO:.4f} "
-                f"(${forecast.low / PICO:.4f} to ${forecast.high / PICO:.4f}), {off:+.1%}; "
-                f"{forecast.spent / PICO / cost:.0%} spent on the pilot"
+                f"estimated ${estimated.cost:.4f} "
+                f"(${estimated.low:.4f} to ${estimated.high:.4f}), {off:+.1%}; "
+                f"{estimated.spent / cost:.0%} spent on the pilot"
             )
     print(f"within 15%: {near} of {jobs} (must be 18 of 20); the interval held the truth in {covered}")
 

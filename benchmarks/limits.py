@@ -19,13 +19,13 @@ FLOOR = 60 * (REQUESTS - PER_MINUTE) / PER_MINUTE
 """Seconds at best: a minute's worth may be asked at once, the rest as the limit allows."""
 
 
-async def ask_all(server: SimulatedTeacher) -> int:
+async def ask_all(server: SimulatedTeacher, requests: int = REQUESTS, concurrency: int = CONCURRENCY) -> int:
     """Ask all questions at once. Returns how many were answered."""
-    teacher = open_teacher(teacher_config(server, CONCURRENCY))
+    teacher = open_teacher(teacher_config(server, concurrency))
     async with teacher.running() as lm:
         with dspy.context(lm=lm, adapter=SchemaAdapter(), disable_history=True, trace=None):
             predict = dspy.Predict("question -> answer")
-            asked = (predict.acall(question=f"number {i}") for i in range(REQUESTS))
+            asked = (predict.acall(question=f"number {i}") for i in range(requests))
             answers = await asyncio.gather(*asked, return_exceptions=True)
     return sum(not isinstance(answer, BaseException) for answer in answers)
 

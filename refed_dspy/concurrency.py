@@ -7,7 +7,7 @@ import asyncio
 import gc
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import copy_context
 from itertools import islice
 from threading import Lock
@@ -19,9 +19,15 @@ T = TypeVar("T")
 def run_blocking(work: Coroutine[Any, Any, T]) -> T:
     """The result of `work`. If an event loop is running in this thread, `work` runs in another one, and this one waits.
 
-    Ctrl-C cancels `work`, waits until it has cleaned up, and raises KeyboardInterrupt.
+    Ctrl-C cancels `work`, waits until it has cleaned up, and raises KeyboardInterrupt, with the message of the
+    CancelledError that `work` ended by.
     """
-    return _in_thread(work) if in_event_loop() else asyncio.run(work)
+    try:
+        return _in_thread(work) if in_event_loop() else asyncio.run(work)
+    except KeyboardInterrupt as interrupt:
+        if isinstance(ended := interrupt.__context__, asyncio.CancelledError):
+            raise KeyboardInterrupt(*ended.args) from None
+        raise
 
 
 def in_event_loop() -> bool:
@@ -87,10 +93,11 @@ def _in_thread(work: Coroutine[Any, Any, T]) -> T:
         outcome: Future[T] = thread.submit(copy_context().run, asyncio.run, main())
         try:
             wait([outcome])
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             loop, task = started.result()
-            loop.call_soon_threadsafe(task.cancel)
-            wait([outcome])
+            with suppress(RuntimeError):  # it has just ended
+                loop.call_soon_threadsafe(task.cancel)
+            interrupt.__context__ = outcome.exception()  # as asyncio.run has it
             raise
     return outcome.result()
 

@@ -184,7 +184,7 @@ class CapReached(RunStopped):
 
 def briefly(call: Callable[P, T]) -> Callable[P, T]:
     """`call`, whose errors of this package show the caller's line and the message alone: the message says all there is
-    to know, and the frames between are this package's own."""
+    to know, and the frames between are this package's own. So does a KeyboardInterrupt with a message."""
 
     @wraps(call)
     def called(*arguments: P.args, **keywords: P.kwargs) -> T:
@@ -193,5 +193,7 @@ def briefly(call: Callable[P, T]) -> Callable[P, T]:
         except RefedError as error:
             error.__context__ = None  # an exception group in it would make IPython print instead of raise
             raise error.with_traceback(None) from None
+        except KeyboardInterrupt as interrupt:
+            raise interrupt.with_traceback(None if interrupt.args else interrupt.__traceback__) from None
 
     return called

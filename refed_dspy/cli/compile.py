@@ -97,7 +97,7 @@ def compile_(
             _tuned(settings),
             settings.pairs or settings.references or "builtin",
             **given(settings, "program"),
-            estimate_only=estimate,
+            estimate=estimate,
             progress=False,
             on_progress=display.watch,
         )

@@ -111,7 +111,11 @@ def _calls_lines(status: Mapping[str, Any]) -> list[str]:
     line = f"calls: {sum(use['calls'] for use in usage):,}"
     if failed:
         line += f", {sum(failed.values())} questions failed{_counted(failed)}"
+    if limited := sum(use["rate_limited"] for use in usage):
+        line += f", {limited:,} refused by the rate limit and asked again"
     lines = [line] if usage else []
+    if status["state"] == "running" and (since := status["limited_since"]) is not None:
+        lines.append(f"waiting: for the rate limit, since {max(0.0, time.time() - since):.0f} s")
     in_flight, at_most = (sum(use[name] for use in usage) for name in ("in_flight", "in_flight_cost"))
     unknown, reserved = (sum(use[name] for use in usage) for name in ("unknown", "reserved"))
     if in_flight and (status["state"] == "running" or status.get("batches")):
@@ -125,11 +129,11 @@ def _calls_lines(status: Mapping[str, Any]) -> list[str]:
 
 
 def _cost_lines(status: Mapping[str, Any]) -> list[str]:
-    """What a sample has cost, and what the whole run is projected to."""
+    """What a sample has cost, and what the whole run will cost."""
     phrases = [f"{money(each)} per sample"] if (each := status["cost_per_sample"]) else []
-    if (projected := status["projected"]) is not None and projected["cost"] is not None:
-        bounds = f"{money(projected['low'])} to {money(projected['high'])}"
-        phrases.append(f"about {money(projected['cost'])} for all {projected['size']} ({bounds})")
+    if (estimate := status["estimate"]) is not None and estimate["cost"] is not None:
+        bounds = f"{money(estimate['low'])} to {money(estimate['high'])}"
+        phrases.append(f"about {money(estimate['cost'])} for all {estimate['size']} ({bounds})")
     if phrases and status["price_source"]:
         phrases[-1] += f" (prices of {status['price_source']})"
     return [f"dollars: {', '.join(phrases)}"] if phrases else []

@@ -17,6 +17,7 @@ from refed_dspy.programs.fast_path import Engine
 from refed_dspy.programs.question import current_question
 from refed_dspy.records import Reference, Sample
 from refed_dspy.teachers.by_stage import ANY, TeachersByStage
+from refed_dspy.teachers.check import calls_listed
 from refed_dspy.teachers.recorded_lm import recorded_lm
 from refed_dspy.teachers.teacher import at_once
 
@@ -66,7 +67,8 @@ async def one_sample(program: ReferenceLevelFeedback, reference: Reference, by_s
         for teacher in by_stage.teachers:
             asked = at_once(teacher)
             engines[id(teacher)] = asked.engine(await stack.enter_async_context(asked.running()))
-        with dspy.context(lm=recorded_lm(by_stage.first, _FirstOfPool(by_stage, engines)), adapter=checked_adapter()):
+        lm = recorded_lm(by_stage.first, _FirstOfPool(by_stage, engines))
+        with calls_listed(), dspy.context(lm=lm, adapter=checked_adapter()):
             features, feedback = await asyncio.gather(
                 program.collect_features(reference), program.collect_response_feedback(reference)
             )

@@ -213,6 +213,8 @@ class FilterConfig(Settings):
             return value
         if isinstance(value, NamedFilter):
             return value
+        if callable(value) and not isinstance(value, type):
+            raise ValueError("is a function; pass an object with name, of_instruction, check(row) and remember(row)")
         if isinstance(value, str):
             value = {value: {}}
         if isinstance(value, dict):

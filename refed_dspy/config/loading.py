@@ -198,6 +198,8 @@ def _settings_of(name: str) -> dict[str, Any] | list[dict[str, Any]]:
         return [_checked_teacher(name, teacher) for teacher in content]
     if name.endswith(".gguf"):
         return {"gguf": name}
+    if name.startswith((".", "/", "~")):
+        raise ConfigError(f"{name}: no such file")
     return {"model": name}
 
 

@@ -182,14 +182,15 @@ class Samples(Shown, Sequence[Sample]):
     """The kept samples of a run, read from its ledger when accessed: a list that takes no memory."""
 
     def __init__(self, run_dir: Path) -> None:
-        self._ledger = Ledger.read(run_dir)
-        weakref.finalize(self, self._ledger.close)
+        self.ledger = Ledger.read(run_dir)
+        """Closed with this object."""
+        weakref.finalize(self, self.ledger.close)
 
     def __len__(self) -> int:
-        return self._ledger.kept()
+        return self.ledger.kept()
 
     def _describe(self) -> str:
-        return f"{len(self)} in {self._ledger.path.parent}"
+        return f"{len(self)} in {self.ledger.path.parent}"
 
     def _table(self) -> tuple[Sequence[str], Iterable[Sequence[object]]]:
         texts = ("instruction", "response", "improved_response")
@@ -203,13 +204,13 @@ class Samples(Shown, Sequence[Sample]):
         if isinstance(index, slice):
             chosen = range(*index.indices(len(self)))
             if chosen.step == 1:
-                return [self._sample(row) for row in data_rows(self._ledger, after=chosen.start, limit=len(chosen))]
+                return [self._sample(row) for row in data_rows(self.ledger, after=chosen.start, limit=len(chosen))]
             return [self[i] for i in chosen]
         size = len(self)
         if not -size <= index < size:
             raise IndexError(f"sample {index} of {size}")
         # Samples are numbered from 1 without gaps: none is ever deleted.
-        return self._sample(next(data_rows(self._ledger, after=index % size, limit=1)))
+        return self._sample(next(data_rows(self.ledger, after=index % size, limit=1)))
 
     def __iter__(self) -> Iterator[Sample]:
         for row in self.rows():  # a separate generator keeps this object, and so its ledger, alive
@@ -217,8 +218,8 @@ class Samples(Shown, Sequence[Sample]):
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """The samples as the data set's rows, lineage included."""
-        yield from data_rows(self._ledger)
+        yield from data_rows(self.ledger)
 
     def _sample(self, row: dict[str, Any]) -> Sample:
-        extra = {name: row[name] for name in extra_columns(self._ledger)}
+        extra = {name: row[name] for name in extra_columns(self.ledger)}
         return Sample.model_validate({**{name: row[name] for name in PAPER_COLUMNS}, "extra": extra})

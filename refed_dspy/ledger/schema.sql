@@ -105,7 +105,7 @@ CREATE VIEW IF NOT EXISTS counted AS SELECT
   coalesce(cost, 0) AS cost,
   CASE WHEN prompt_tokens IS NULL AND outcome != 'sent' THEN coalesce(cost, 0) ELSE 0 END AS reserved,
   outcome = 'sent' AS in_flight, CASE WHEN outcome = 'sent' THEN coalesce(cost, 0) ELSE 0 END AS in_flight_cost,
-  cost IS NULL AS unpriced
+  cost IS NULL AS unpriced, outcome = 'http 429' AS rate_limited
 FROM calls;
 
 -- The sums of `counted`, kept by the triggers below, so that a million calls are not read to show what they cost.
@@ -115,20 +115,21 @@ CREATE TABLE IF NOT EXISTS usage (
   answered INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL, cached_tokens INTEGER NOT NULL,
   completion_tokens INTEGER NOT NULL, reasoning_tokens INTEGER NOT NULL, unknown INTEGER NOT NULL,
   cost INTEGER NOT NULL, reserved INTEGER NOT NULL, in_flight INTEGER NOT NULL, in_flight_cost INTEGER NOT NULL,
-  unpriced INTEGER NOT NULL, PRIMARY KEY (stage, model, endpoint)
+  unpriced INTEGER NOT NULL, rate_limited INTEGER NOT NULL, PRIMARY KEY (stage, model, endpoint)
 ) WITHOUT ROWID;
 
 CREATE TRIGGER IF NOT EXISTS call_added AFTER INSERT ON calls BEGIN
   INSERT INTO usage SELECT
     stage, model, endpoint, id, calls, answered, prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens,
-    unknown, cost, reserved, in_flight, in_flight_cost, unpriced
+    unknown, cost, reserved, in_flight, in_flight_cost, unpriced, rate_limited
   FROM counted WHERE id = NEW.id ON CONFLICT (stage, model, endpoint) DO UPDATE SET
     calls = calls + excluded.calls, answered = answered + excluded.answered,
     prompt_tokens = prompt_tokens + excluded.prompt_tokens, cached_tokens = cached_tokens + excluded.cached_tokens,
     completion_tokens = completion_tokens + excluded.completion_tokens,
     reasoning_tokens = reasoning_tokens + excluded.reasoning_tokens, unknown = unknown + excluded.unknown,
     cost = cost + excluded.cost, reserved = reserved + excluded.reserved, in_flight = in_flight + excluded.in_flight,
-    in_flight_cost = in_flight_cost + excluded.in_flight_cost, unpriced = unpriced + excluded.unpriced;
+    in_flight_cost = in_flight_cost + excluded.in_flight_cost, unpriced = unpriced + excluded.unpriced,
+    rate_limited = rate_limited + excluded.rate_limited;
   UPDATE starts SET last = max(last, NEW.created + NEW.seconds)
   WHERE rowid = (SELECT rowid FROM starts WHERE begun <= NEW.created ORDER BY begun DESC LIMIT 1);
 END;
@@ -141,21 +142,22 @@ CREATE TRIGGER IF NOT EXISTS call_changes BEFORE UPDATE ON calls BEGIN
     reasoning_tokens = usage.reasoning_tokens - gone.reasoning_tokens, unknown = usage.unknown - gone.unknown,
     cost = usage.cost - gone.cost, reserved = usage.reserved - gone.reserved,
     in_flight = usage.in_flight - gone.in_flight, in_flight_cost = usage.in_flight_cost - gone.in_flight_cost,
-    unpriced = usage.unpriced - gone.unpriced
+    unpriced = usage.unpriced - gone.unpriced, rate_limited = usage.rate_limited - gone.rate_limited
   FROM (SELECT * FROM counted WHERE id = OLD.id) AS gone
   WHERE (usage.stage, usage.model, usage.endpoint) = (gone.stage, gone.model, gone.endpoint);
 END;
 CREATE TRIGGER IF NOT EXISTS call_changed AFTER UPDATE ON calls BEGIN
   INSERT INTO usage SELECT
     stage, model, endpoint, id, calls, answered, prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens,
-    unknown, cost, reserved, in_flight, in_flight_cost, unpriced
+    unknown, cost, reserved, in_flight, in_flight_cost, unpriced, rate_limited
   FROM counted WHERE id = NEW.id ON CONFLICT (stage, model, endpoint) DO UPDATE SET
     calls = calls + excluded.calls, answered = answered + excluded.answered,
     prompt_tokens = prompt_tokens + excluded.prompt_tokens, cached_tokens = cached_tokens + excluded.cached_tokens,
     completion_tokens = completion_tokens + excluded.completion_tokens,
     reasoning_tokens = reasoning_tokens + excluded.reasoning_tokens, unknown = unknown + excluded.unknown,
     cost = cost + excluded.cost, reserved = reserved + excluded.reserved, in_flight = in_flight + excluded.in_flight,
-    in_flight_cost = in_flight_cost + excluded.in_flight_cost, unpriced = unpriced + excluded.unpriced;
+    in_flight_cost = in_flight_cost + excluded.in_flight_cost, unpriced = unpriced + excluded.unpriced,
+    rate_limited = rate_limited + excluded.rate_limited;
   UPDATE starts SET last = max(last, NEW.created + NEW.seconds)
   WHERE rowid = (SELECT rowid FROM starts WHERE begun <= NEW.created ORDER BY begun DESC LIMIT 1);
 END;
@@ -168,7 +170,7 @@ CREATE TRIGGER IF NOT EXISTS call_removed BEFORE DELETE ON calls BEGIN
     reasoning_tokens = usage.reasoning_tokens - gone.reasoning_tokens, unknown = usage.unknown - gone.unknown,
     cost = usage.cost - gone.cost, reserved = usage.reserved - gone.reserved,
     in_flight = usage.in_flight - gone.in_flight, in_flight_cost = usage.in_flight_cost - gone.in_flight_cost,
-    unpriced = usage.unpriced - gone.unpriced
+    unpriced = usage.unpriced - gone.unpriced, rate_limited = usage.rate_limited - gone.rate_limited
   FROM (SELECT * FROM counted WHERE id = OLD.id) AS gone
   WHERE (usage.stage, usage.model, usage.endpoint) = (gone.stage, gone.model, gone.endpoint);
 END;

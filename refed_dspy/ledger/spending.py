@@ -41,6 +41,15 @@ def spent(ledger: Ledger) -> Spent:
     return Spent(int(cost), int(calls), int(unpriced), seconds_at_work(ledger))
 
 
+def set_aside(ledger: Ledger) -> str:
+    """What is charged for calls whose outcome is unknown, for people; "" where there are none."""
+    calls, cost = ledger.db.execute(
+        "SELECT count(*), total(cost) FROM calls WHERE outcome IN ('no answer', 'lost', 'cancelled') AND cost > 0"
+    ).fetchone()
+    money = dollars(int(cost))
+    return f"{money} is set aside for {calls:,} calls without an answer, which may be billed" if calls else ""
+
+
 def seconds_at_work(ledger: Ledger) -> float:
     """The time of work: from each start to the last row that was written before the next start."""
     starts: list[tuple[float, float]] = ledger.db.execute("SELECT begun, last FROM starts ORDER BY begun").fetchall()

@@ -12,7 +12,7 @@ from refed_dspy.records import PICO
 
 _COLUMNS = (
     "calls", "answered", "prompt_tokens", "cached_tokens", "completion_tokens", "unknown", "cost", "reserved",
-    "in_flight_cost", "in_flight", "unpriced", "reasoning_tokens",
+    "in_flight_cost", "in_flight", "unpriced", "reasoning_tokens", "rate_limited",
 )  # fmt: skip
 _OF_MODEL = (
     "calls", "prompt_tokens", "cached_tokens", "completion_tokens", "unknown", "cost", "unpriced", "reasoning_tokens",
@@ -24,8 +24,9 @@ def usage_by_stage(ledger: Ledger) -> dict[str, dict[str, Any]]:
 
     `answered` calls; tokens (`reasoning_tokens` are a part of the completion's); `unknown`: calls that may have been
     billed but reported no tokens; `cost` in dollars, and how much of it is `reserved` for those `unknown` calls at
-    their worst case; `in_flight` calls and the reservations for them (`in_flight_cost`, part of `cost`); `unpriced`:
-    calls whose price is unknown. They are not in `cost`, which is None if there are no others.
+    their worst case; `in_flight` calls and the reservations for them (`in_flight_cost`, part of `cost`);
+    `rate_limited`: calls that a rate limit refused; `unpriced`: calls whose price is unknown. They are not in `cost`,
+    which is None if there are no others.
     """
     return {stage: use for (stage,), use in _usage_by(ledger, "stage")}
 
@@ -74,16 +75,18 @@ def run_status(ledger: Ledger) -> dict[str, Any]:
     """The state of a run, in JSON types.
 
     `size` (asked for) and `kept`; `references` in all, `opened`, and `left_out` by reason; `instructions`: how many are
-    `new`, `duplicates` or `surplus` (beyond the number asked for); `failures` by stage and kind; `usage` by stage;
-    `tokens_a_sample` by stage and in all; `cost` in dollars, without the `unpriced` calls; `cost_per_sample`: of the
-    calls that are not in flight; `filters`: what each kept and dropped, by reason, and what is to be told of the kept
-    ("unchanged"); `models`: what each used (`usage_by_model`); `state`, `reason` and `last_active` (`states.state_of`).
+    `new` (also if a filter dropped them at once), `duplicates` or `surplus` (beyond the number asked for); `failures`
+    by stage and kind; `usage` by stage; `tokens_a_sample` by stage and in all; `cost` in dollars, without the
+    `unpriced` calls; `cost_per_sample`: of the calls that are not in flight; `filters`: what each kept and dropped, by
+    reason, and what is to be told of the kept ("unchanged"); `models`: what each used (`usage_by_model`); `state`,
+    `reason` and `last_active` (`states.state_of`).
     """
     db, paid = ledger.db, _paid(ledger)
     usage, cost = paid["usage"], paid["cost"]
     in_flight = sum(use["in_flight_cost"] for use in usage.values())
     duplicates, surplus, new = db.execute(
-        "SELECT coalesce(sum(duplicates), 0), coalesce(sum(surplus), 0), coalesce(sum(kept), 0) FROM proposals"
+        "SELECT coalesce(sum(duplicates), 0), coalesce(sum(surplus), 0), (SELECT count(*) FROM instructions)"
+        " FROM proposals"
     ).fetchone()
     opened = db.execute(
         "SELECT count(*) FROM refs r WHERE EXISTS (SELECT 1 FROM answers WHERE item = r.id"
@@ -145,7 +148,7 @@ def failure_counts(ledger: Ledger, but: str = "") -> list[dict[str, Any]]:
 
 def _paid(ledger: Ledger) -> dict[str, Any]:
     """Failures by stage and kind, usage by stage, caps, and dollars: without the `unpriced` calls, None if all are.
-    `simulated`: a note where the simulated teacher answered, else empty."""
+    `simulated`: a note where the simulated teacher answered, else empty; `limited_since`: as `_limited_since`."""
     usage = usage_by_stage(ledger)
     costs = [use["cost"] for use in usage.values() if use["cost"] is not None]
     return {
@@ -155,4 +158,14 @@ def _paid(ledger: Ledger) -> dict[str, Any]:
         "unpriced": sum(use["unpriced"] for use in usage.values()),
         "caps": {name: ledger.meta(name) for name in ("max_cost", "max_calls", "max_minutes")},
         "simulated": simulated_note(ledger),
+        "limited_since": _limited_since(ledger),
     }
+
+
+def _limited_since(ledger: Ledger) -> float | None:
+    """When the rate limit refused the last call (seconds since 1970); None where another one was the last, or some are
+    in flight."""
+    if ledger.db.execute("SELECT total(in_flight) FROM usage").fetchone()[0]:
+        return None
+    last = ledger.db.execute("SELECT outcome, created + seconds FROM calls ORDER BY id DESC LIMIT 1").fetchone()
+    return float(last[1]) if last and last[0] == "http 429" else None

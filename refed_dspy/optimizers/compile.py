@@ -3,11 +3,13 @@ this package."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
-from refed_dspy.config.compile import MetricConfig
+from refed_dspy.config.base import Turns
+from refed_dspy.config.compile import CompileConfig, MetricConfig
+from refed_dspy.config.keywords import with_keywords
 from refed_dspy.errors import TeacherError, TeacherRefused, briefly
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.spending import spent
@@ -31,7 +33,35 @@ AT_STOP = 1.5
 """Seconds that Ctrl-C leaves for MLflow. A compile's calls get none."""
 
 
+class CompileKeywords(TypedDict, total=False):
+    """The keys of `CompileConfig` that `compile` takes besides its own."""
+
+    optimizer: str
+    options: Mapping[str, Any]
+    evaluations: int
+    train: int
+    validation: int
+    test: int
+    seed: int
+    threads: int
+    features: Mapping[str, str] | None
+    instructions_per_feature: int
+    guidance: Mapping[str, str] | None
+    columns: Mapping[str, str] | None
+    turns: Turns
+    held_out_criteria: Sequence[str]
+    judge_program: str | Path | None
+    accept_changed: bool
+    accept_longer: bool
+    name: str
+    track: bool | None
+    max_cost: float | None
+    max_calls: float | None
+    max_minutes: float | None
+
+
 @briefly
+@with_keywords(CompileConfig, CompileKeywords)
 def compile(  # noqa: A001
     program: Any = None,
     examples: Any = "builtin",
@@ -41,15 +71,15 @@ def compile(  # noqa: A001
     judge: Any = None,
     reflection: Any = None,
     out: str | Path | None = None,
-    estimate_only: bool = False,
+    estimate: bool = False,
     progress: bool = True,
     on_progress: Callable[[CompileProgress], None] | None = None,
-    **settings: Any,
+    **settings: Unpack[CompileKeywords],
 ) -> Compiled:
     """Tune `program`'s prompts and demonstrations, and prove the gain on examples that the optimizer never saw.
 
     It may be stopped at any moment. The same call then continues, and nothing is paid for twice. A compile that has
-    ended is not run again: the same call returns its outcome.
+    ended is not run again: the same call returns its outcome. The other keywords are settings of `CompileConfig`.
 
     Args:
         program: a `ReferenceLevelFeedback`, a `PairwiseJudge`, any `dspy.Module`, a program's file or MLflow address;
@@ -63,11 +93,9 @@ def compile(  # noqa: A001
         judge: the model that judges; None: the teacher's at temperature 0 (a `dspy.LM` as it is), with a warning.
         reflection: the model that rewrites prompts; None: the judge's.
         out: the compile's folder; None: a folder in `refed-compiles/`, named after what determines the result.
-        estimate_only: score the uncompiled program on the validation set, and forecast the whole compile.
+        estimate: score the uncompiled program on the validation set, and forecast the whole compile.
         progress: whether a terminal or a notebook shows a bar.
         on_progress: called with a `CompileProgress` as its counts change, in any thread; its error ends the compile.
-        settings: optimizer, options, evaluations, seed, train, validation, test, instructions_per_feature,
-            threads, name, track, accept_longer, max_cost, max_calls, max_minutes: see `config.CompileConfig`.
 
     Raises:
         InputError: an argument cannot be used, or a cap is too small for one candidate and its proof; nothing was paid
@@ -78,36 +106,36 @@ def compile(  # noqa: A001
     models = {"teacher": teacher, "judge": judge, "reflection": reflection}
     spec = prepare(program, examples, metric, {**settings, **models})
     folder = Path(out) if out is not None else Path("refed-compiles") / digest(spec.identity())
-    if not estimate_only and not (folder / FILE).is_file():
+    if not estimate and not (folder / FILE).is_file():
         refuse_small_caps(spec)
     with begin(folder, spec.work()) as start:
-        track = not estimate_only and wanted(spec.settings.track)
+        track = not estimate and wanted(spec.settings.track)
         with tracking(folder, copy_compile, track, TRACKING_INTERVAL, AT_STOP) as tracker:
-            if not estimate_only and (made := ended_outcome(folder, start.ledger, spec)) is not None:
+            if not estimate and (made := ended_outcome(folder, start.ledger, spec)) is not None:
                 return made
             with Watch(on_progress, progress).telling(CompileProgress()) as teller, printed_to_file(folder):
-                outcome = _run_steps(start, spec, teller, estimate_only)
+                outcome = _run_steps(start, spec, teller, estimate)
                 teller.progress.finish()
             tracker.update()  # so that the program's manifest can name its run
-            made = write_outcome(folder, start.ledger, spec, outcome, keep=not estimate_only)
-            write_end(start.ledger, _end(made.stopped, estimate_only))
+            made = write_outcome(folder, start.ledger, spec, outcome, keep=not estimate)
+            write_end(start.ledger, _end(made.stopped, estimate))
             return made
 
 
-def _end(stopped: str, estimate_only: bool) -> End:
+def _end(stopped: str, estimate: bool) -> End:
     """`stopped`: what ended it early (`CompileOutcome.stopped`)."""
     if stopped:
         why = f"{why_stopped(stopped, '; raise it')}; run the same command to continue"
         return End(CAPPED if stopped.startswith("max_") else SHORT, why)
-    return End(STOPPED, ESTIMATED) if estimate_only else End(DONE)
+    return End(STOPPED, ESTIMATED) if estimate else End(DONE)
 
 
-def _run_steps(start: Start, spec: CompileSpec, teller: Teller[CompileProgress], estimate_only: bool) -> CompileOutcome:
+def _run_steps(start: Start, spec: CompileSpec, teller: Teller[CompileProgress], estimate: bool) -> CompileOutcome:
     """One start of the compile. Raises TeacherRefused for a TeacherError before anything was paid for."""
     try:
         with open_gateway(start.ledger, start.recorder, spec.teachers, spec.settings.seed) as gateway:
             steps = CompileSteps(spec, gateway, start.caps_left.caps, start.caps_left.seconds, teller)
-            return steps.run(estimate_only)
+            return steps.run(estimate)
     except TeacherError as error:
         if start.ledger.has_answers() or spent(start.ledger).picodollars:
             raise

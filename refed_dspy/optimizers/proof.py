@@ -137,7 +137,8 @@ class Proof:
         """The same in JSON types, as the outcome stores it."""
         champion = None if self.champion is None else self.champion.facts()
         programs = {"baseline": self.baseline.facts(), "compiled": self.compiled.facts()}
-        verdict = {"proved": self.proved, "rests_on_length": self.rests_on_length}
+        doubts = [*([self.warning()] if self.warning() else []), *self.doubts()]
+        verdict = {"proved": self.proved, "rests_on_length": self.rests_on_length, "doubts": doubts}
         return {**finite({**asdict(self), **programs, "champion": champion}), **verdict}
 
 

@@ -100,7 +100,7 @@ class Compiled(Shown):
             f"uncompiled program on the validation set: {format_number(self.manifest['validation']['uncompiled'])}",
             f"whole compile: {cost}, {estimate['calls']:,.0f} calls, for about {estimate['evaluations']} evaluations "
             "and the proof; less if candidates share calls; without the reflection model's calls",
-            f"so far: {_money(estimate['spent'])}; to continue, run the same command without estimate_only=True",
+            f"so far: {_money(estimate['spent'])}; to continue, run the same command without estimate=True",
         ]
 
     def diff(self) -> str:

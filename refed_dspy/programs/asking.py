@@ -6,6 +6,7 @@ records the rest. A role (`as_role`) is another such model. Outside a run it is 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,11 @@ from refed_dspy.errors import ConfigError
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.lm_errors import translated
 from refed_dspy.programs.question import Question, UnnamedStage, asking_about
+
+_DEAF = (
+    "a StreamListener hears nothing of answers in this package's format; set "
+    "dspy.configure(adapter=dspy.JSONAdapter()), or take whole samples as they are made from refed_dspy.stream"
+)
 
 
 def about(stage: str, item: str) -> AbstractContextManager[None]:
@@ -56,6 +62,8 @@ def about_item(names: Mapping[str, str], item: str) -> AbstractContextManager[No
 @contextmanager
 def _answering(question: Question) -> Iterator[None]:
     if dspy.settings.adapter is None:
+        if dspy.settings.get("stream_listeners"):
+            warnings.warn(_DEAF, stacklevel=2)
         with dspy.context(adapter=SchemaAdapter()), _answering(question):
             yield
         return

@@ -17,7 +17,7 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import CAPPED
 from refed_dspy.records import PICO, dollars
 from refed_dspy.runs.forecast import CONFIDENCE, Forecast, forecast
-from refed_dspy.runs.prepare import RunSettings, prepare
+from refed_dspy.runs.prepare import RunSettings, prepare, run_keywords
 from refed_dspy.runs.program import ProgramLike
 from refed_dspy.runs.spec import RunSpec
 from refed_dspy.runs.stage_weights import StageWeights
@@ -45,12 +45,12 @@ OTHERS = (
 """Other teachers that the estimate prices too; those that the price table does not have are left out."""
 
 
-@dataclass(frozen=True, repr=False)
-class Estimate(Shown):
-    """What a run will take. Money in dollars."""
+@dataclass(frozen=True, repr=False, kw_only=True)
+class Estimate(Shown, Forecast):
+    """What a run will take: its `calls`, its tokens, and its `cost` in dollars, with `CONFIDENCE` between `low` and
+    `high` (None: unknown), of which `spent` is paid already."""
 
     run_dir: Path
-    forecast: Forecast
     minutes: float | None
     """Still to wait, with as many calls in flight as the teacher's settings allow; None: in batches, whose time cannot
     be predicted."""
@@ -62,19 +62,18 @@ class Estimate(Shown):
     """Where a cap ended the pilot: which, and what it would take."""
 
     def _describe(self) -> str:
-        cost = "price unknown" if self.forecast.cost is None else f"about {_money(self.forecast.cost)}"
-        return f"{self.forecast.size:,} samples, {cost}, {_time_text(self.minutes)}"
+        cost = "price unknown" if self.cost is None else f"about {_money(self.cost)}"
+        return f"{self.size:,} samples, {cost}, {_time_text(self.minutes)}"
 
     def _repr_html_(self) -> str:
         return html_lines(repr(self), self.lines())
 
     def lines(self) -> list[str]:
         """The estimate for people."""
-        prediction = self.forecast
         lines = [
-            f"{prediction.size} samples: about {prediction.calls:,} calls, {prediction.prompt_tokens:,} tokens read, "
-            f"{prediction.completion_tokens:,} written, {_time_text(self.minutes)}",
-            _price_line(prediction, self.price_source),
+            f"{self.size} samples: about {self.calls:,} calls, {self.prompt_tokens:,} tokens read, "
+            f"{self.completion_tokens:,} written, {_time_text(self.minutes)}",
+            _price_line(self, self.price_source),
         ]
         if self.stopped:
             lines.append(f"the pilot stopped: {self.stopped}")
@@ -90,6 +89,7 @@ class Estimate(Shown):
 
 
 @briefly
+@run_keywords
 def estimate(
     program: ProgramLike = None,
     references: Any = "builtin",
@@ -110,6 +110,7 @@ def estimate(
     return run_blocking(aestimate(program, references, progress=progress, on_progress=on_progress, **settings))
 
 
+@run_keywords
 async def aestimate(
     program: ProgramLike = None,
     references: Any = "builtin",
@@ -134,8 +135,8 @@ async def aestimate(
         raise RunStopped(f"{folder}: too few samples to make a forecast; see: refed status {folder}")
     prices = {} if spec.by_stage.asks(SIMULATED) else {name: table_price(name) for name in OTHERS}
     return Estimate(
+        **vars(prediction),
         run_dir=folder,
-        forecast=prediction,
         minutes=None if spec.in_batches else _minutes_to_wait(prediction, spec.by_stage),
         stopped=stopped,
         price_source=spec.by_stage.price_source,

@@ -10,6 +10,7 @@ import dspy
 
 from refed_dspy.config.base import Turns
 from refed_dspy.config.filters import FilterConfig
+from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
 from refed_dspy.config.run import RunConfig
 from refed_dspy.data.references import load_references
@@ -33,7 +34,7 @@ MODELS = ("teacher", "teachers", "judge")
 
 
 class RunSettings(TypedDict, total=False):
-    """The keys of `RunConfig` with the types that Python gives them, for editors and type checkers."""
+    """The keys of `RunConfig` with the types that Python gives them."""
 
     size: int
     teacher: TeacherLike | Sequence[TeacherLike] | None
@@ -46,9 +47,6 @@ class RunSettings(TypedDict, total=False):
     instructions_per_feature: int
     guidance: Mapping[str, str] | None
     max_failure_share: float
-    max_cost: float | None
-    max_calls: float | None
-    max_minutes: float | None
     columns: Mapping[str, str] | None
     turns: Turns
     reuse: str | Path | None
@@ -58,6 +56,12 @@ class RunSettings(TypedDict, total=False):
     judge_program: str | Path | None
     accept_changed: bool
     track: bool | None
+    max_cost: float | None
+    max_calls: float | None
+    max_minutes: float | None
+
+
+run_keywords = with_keywords(RunConfig, RunSettings)
 
 
 def prepare(program: ProgramLike, references: Any, **settings: Unpack[RunSettings]) -> RunSpec:

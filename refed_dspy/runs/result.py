@@ -19,7 +19,7 @@ from refed_dspy.ledger.identity import named_work
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.pace import seconds_left
 from refed_dspy.ledger.spending import Spent, spent
-from refed_dspy.ledger.states import RUNNING
+from refed_dspy.ledger.states import DONE, RUNNING, state_of
 from refed_dspy.ledger.summary import run_status
 from refed_dspy.records import PICO, Failure, Sample, dollars
 from refed_dspy.runs.forecast import Forecast, as_facts, forecast
@@ -32,10 +32,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class Synthesis(Shown, Sequence[Sample]):
-    """A run's outcome, and a sequence of its samples, which are read from the run's folder when they are accessed."""
+    """A run's outcome, and a sequence of its samples, which are read from the run's folder when they are accessed.
+
+    So are its `size`, `state` and `reason`, and what it shows: the run may go on. `failures`, `usage`, `left_out` and
+    `status` are as they were when this was read.
+    """
 
     run_dir: Path
-    size: int
     samples: Samples
     failures: list[Failure]
     usage: dict[str, dict[str, Any]]
@@ -45,14 +48,19 @@ class Synthesis(Shown, Sequence[Sample]):
     status: dict[str, Any]
 
     @property
+    def size(self) -> int:
+        """How many samples the run shall keep."""
+        return int(self.samples.ledger.meta("size") or 0)
+
+    @property
     def state(self) -> str:
-        """running, stopped, killed, ended short, at its cap or done, when this was read."""
-        return str(self.status["state"])
+        """How the run stands now: running, stopped, killed, ended short, at its cap or done."""
+        return str(state_of(self.samples.ledger)["state"])
 
     @property
     def reason(self) -> str:
         """Why the run is in its state and what to do, where it is not done: at a cap also what more would take."""
-        return str(self.status["reason"])
+        return str(state_of(self.samples.ledger)["reason"])
 
     @property
     def complete(self) -> bool:
@@ -73,8 +81,9 @@ class Synthesis(Shown, Sequence[Sample]):
         return self.samples[index]
 
     def _describe(self) -> str:
-        cost = "" if self.status["unpriced"] else f", {dollars(self.status['cost'] * PICO)}"
-        return f"{len(self)} of {self.size} samples{cost}, in {self.run_dir}"
+        used, state = spent(self.samples.ledger), self.state
+        cost = "" if used.unpriced else f", {dollars(used.picodollars)}"
+        return f"{len(self)} of {self.size} samples{'' if state == DONE else f', {state}'}{cost}, in {self.run_dir}"
 
     def _table(self) -> tuple[Sequence[str], Iterable[Sequence[object]]]:
         return self.samples._table()
@@ -111,7 +120,6 @@ def read_run(run_dir: str | Path) -> Synthesis:
         status, failures = full_status(ledger), ledger.failures()
     return Synthesis(
         folder,
-        status["size"],
         Samples(folder),
         failures,
         status["usage"],
@@ -126,7 +134,7 @@ def full_status(ledger: Ledger) -> dict[str, Any]:
     status = run_status(ledger)
     left = _seconds_left(ledger, status) if status["state"] == RUNNING else None
     begun = bool(ledger.meta("identity")) and status["kept"] < status["size"]
-    return {**status, "seconds_left": left, "projected": as_facts(forecast(ledger)) if begun else None}
+    return {**status, "seconds_left": left, "estimate": as_facts(forecast(ledger)) if begun else None}
 
 
 def _seconds_left(ledger: Ledger, status: Mapping[str, Any]) -> float | None:

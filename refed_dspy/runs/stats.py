@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from refed_dspy.concurrency import run_blocking
-from refed_dspy.config.jobs import StatsConfig
+from refed_dspy.config.jobs import ScorerConfig, StatsConfig
+from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
 from refed_dspy.data.dataset import DataSet, data_identity, drawn, load_dataset
 from refed_dspy.errors import ConfigError, RunStopped, briefly, one_line
@@ -93,7 +94,21 @@ class DataStats(Shown):
         return {**facts, "left_out": dict(self.data.left_out), "not_measured": list(self.lacking)}
 
 
+class StatsKeywords(TypedDict, total=False):
+    """The keys of `StatsConfig` that `measure` takes besides its own."""
+
+    columns: Mapping[str, str] | None
+    scorer: ScorerConfig | Mapping[str, Any] | None
+    embeddings: bool | None
+    sample: int
+    seed: int
+    max_cost: float | None
+    max_calls: float | None
+    max_minutes: float | None
+
+
 @briefly
+@with_keywords(StatsConfig, StatsKeywords)
 def measure(
     data: Any,
     *,
@@ -101,17 +116,16 @@ def measure(
     out: str | Path | None = None,
     progress: bool = True,
     on_progress: Callable[[Progress], None] | None = None,
-    **settings: Any,
+    **settings: Unpack[StatsKeywords],
 ) -> DataStats:
     """The figures of `data` (whatever `load_dataset` takes). Only the `judge` and the scorer are models that get
-    asked.
+    asked. The other keywords are settings of `StatsConfig`.
 
     Args:
         judge: who judges the win rate of the improved responses over the plain ones, which `data` must have, on
             `sample` rows; None: no win rate.
         out: the folder that keeps the judge's verdicts; None: `refed-verdicts/` and a name made from data and judge.
         progress, on_progress: as `synthesize`, while the judge is asked.
-        settings: those of `StatsConfig`: columns, scorer, embeddings, sample, seed, caps.
 
     Raises:
         InputError: an argument cannot be used; nothing was paid for.

@@ -8,7 +8,7 @@ from typing import Any, Unpack
 
 from refed_dspy.data.rows import Samples
 from refed_dspy.records import Sample
-from refed_dspy.runs.prepare import RunSettings, prepare
+from refed_dspy.runs.prepare import RunSettings, prepare, run_keywords
 from refed_dspy.runs.program import ProgramLike
 from refed_dspy.runs.synthesize import produce
 from refed_dspy.teachers.progress import Progress, Watch
@@ -17,6 +17,7 @@ _AT_ONCE = 100
 """Samples that are read together."""
 
 
+@run_keywords
 async def stream(
     program: ProgramLike = None,
     references: Any = "builtin",
@@ -28,9 +29,9 @@ async def stream(
     """The samples of `synthesize` with the same arguments, each as soon as it is kept; first those that the run's
     folder has already, so that the loop sees all of them.
 
-    The run goes on while the loop works on a sample. Leaving the loop stops it as Ctrl-C does: what is in flight gets
-    two seconds, and the same call goes on. `async with contextlib.aclosing(stream(…)) as samples:` waits until it has
-    stopped. At a cap the loop ends with a warning.
+    The run goes on while the loop works on a sample. `await samples.aclose()` ends it within two seconds: calls in
+    flight may finish, and what they make is kept in the folder for the next call. After a mere `break` it ends the same
+    way, but only while your code awaits something. At a cap the loop ends with a warning.
 
     Raises:
         InputError: an argument cannot be used; nothing was paid for.
@@ -61,6 +62,14 @@ async def stream(
                     given += 1
                     yield sample
         await run
+    except asyncio.CancelledError as interrupt:
+        run.cancel()
+        await asyncio.wait([run])
+        try:
+            run.result()
+        except asyncio.CancelledError as ended:  # says what is kept
+            interrupt.args = ended.args
+        raise
     finally:
         run.cancel()
         await asyncio.wait([run])

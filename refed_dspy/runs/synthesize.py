@@ -8,7 +8,7 @@ from typing import Any, Unpack
 from refed_dspy.concurrency import run_blocking
 from refed_dspy.errors import briefly
 from refed_dspy.runs.plan import Plan, PlanSettings
-from refed_dspy.runs.prepare import RunSettings, prepare
+from refed_dspy.runs.prepare import RunSettings, prepare, run_keywords
 from refed_dspy.runs.program import ProgramLike
 from refed_dspy.runs.result import Synthesis, read_run, refresh_samples
 from refed_dspy.runs.scheduler import run_plan
@@ -26,6 +26,7 @@ TRACKING_INTERVAL = 60.0
 
 
 @briefly
+@run_keywords
 def synthesize(
     program: ProgramLike = None,
     references: Any = "builtin",
@@ -43,9 +44,9 @@ def synthesize(
         on_progress: called with a `Progress` as its counts change, at most ten times a second, and a last time at the
             end. It runs in the thread of the run; an error in it ends the run, which can be resumed.
         size: kept samples to make (100).
-        teacher: `TeacherConfig`, `dspy.LM`, "PROVIDER/NAME", "embedded", "simulated" or a teacher file; None:
-            `dspy.settings.lm`. A list of these is a pool: they share the work by `TeacherConfig.weight`, and if one
-            fails the others take over.
+        teacher: `TeacherConfig` or a dict of its settings, `dspy.LM`, "PROVIDER/NAME", "embedded", "simulated" or a
+            teacher file; None: `dspy.settings.lm`. A list of these is a pool: they share the work by
+            `TeacherConfig.weight`, and if one fails the others take over.
         teachers: stage → the same, for stages with teachers of their own (`{"feedback": "openai/gpt-4.1"}`); the key
             `feedback` means all feedback stages.
         run_dir: the run's folder; None: a folder in `refed-runs/`, named after everything that shapes the run, so
@@ -82,10 +83,12 @@ def synthesize(
     Raises:
         InputError: an argument cannot be used; nothing was paid for.
         RunStopped: the run ended early; everything made so far is kept, and the message says how to continue.
+        KeyboardInterrupt: the same, by Ctrl-C or a notebook's stop button.
     """
     return run_blocking(asynthesize(program, references, progress=progress, on_progress=on_progress, **settings))
 
 
+@run_keywords
 async def asynthesize(
     program: ProgramLike = None,
     references: Any = "builtin",

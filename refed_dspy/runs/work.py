@@ -11,6 +11,7 @@ from typing import Any
 from refed_dspy.ledger.batches import left_batches
 from refed_dspy.ledger.identity import differences, has_begun
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.spending import set_aside
 from refed_dspy.ledger.states import CAPPED, DONE, ESTIMATED, SHORT, STOPPED, End, write_end
 from refed_dspy.ledger.summary import decisions_by_filter
 from refed_dspy.runs.plan import Plan
@@ -60,7 +61,7 @@ class RunWork(Work):
         next_step = (
             f"continue with: refed resume {folder}" if self.kind == "run" else "run the same command to continue"
         )
-        return f"{ledger.kept()} samples are kept; {next_step}"
+        return "; ".join(filter(None, [f"{ledger.kept()} samples are kept", set_aside(ledger), next_step]))
 
     def _warn_of_other_teachers(self, ledger: Ledger) -> None:
         """Warn where a stage asks other teachers than at the last start: what comes next has another price."""
@@ -76,7 +77,7 @@ def note_end(session: Session, plan: Plan) -> None:
     """Write down and say how the start ended: at a cap, short of its size, with calls left in batches."""
     folder, end = session.ledger.path.parent, _end(session, plan)
     write_end(session.ledger, end)
-    if end.reason:
+    if end.reason not in {"", ESTIMATED}:
         log.warning("%s", end.reason)
     if left := sum(batch["calls"] for batch in left_batches(session.ledger)):
         log.warning(

@@ -81,7 +81,7 @@ class RunFacts:
     sources: Mapping[str, int]
     """Where references come from → how many."""
     instructions: Mapping[str, int]
-    """`new` ones, including those that a filter dropped at once; `duplicates` and `surplus`, which are not in `new`."""
+    """See `run_status`."""
     filters: Sequence[Mapping[str, Any]]
     failures: Sequence[Mapping[str, Any]]
     cost: Cost
@@ -116,7 +116,7 @@ def run_facts(ledger: Ledger) -> RunFacts:
         left_out=status["left_out"],
         under_system=sum(bool(reference.system) for reference in references),
         sources=dict(origins.most_common()),
-        instructions={**status["instructions"], "new": _written(ledger)},
+        instructions=status["instructions"],
         filters=status["filters"],
         failures=status["failures"],
         cost=_cost(status),
@@ -143,10 +143,6 @@ def key_variables(ledger: Ledger) -> set[str]:
     models = [ledger.meta("teacher") or {}, ledger.meta("judge") or {}, *members]
     names = ((model.get("config") or {}).get("api_key_env") for model in models)
     return {str(name) for name in names if name}
-
-
-def _written(ledger: Ledger) -> int:
-    return int(ledger.db.execute("SELECT count(*) FROM instructions").fetchone()[0])
 
 
 def _stages(ledger: Ledger, identity: Mapping[str, Any]) -> list[StageFacts]:

@@ -215,7 +215,7 @@ def _same_server(first: TeacherConfig | None, second: TeacherConfig) -> bool:
 def _flattened(likes: Any, role: str) -> Iterator[TeacherLike]:
     """Each TeacherLike of a value or of nested lists. Names and files are read as those of `role`: a file may hold a
     list."""
-    if isinstance(likes, str | Path):
+    if isinstance(likes, str | Path | Mapping):
         likes = read_teacher(likes, role)
     if isinstance(likes, list | tuple):
         for like in likes:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 import dspy
 from dspy.clients.errors import wrap_error
 from dspy.lm15 import LM15Error, Message, Request, Response
+from dspy.utils.exceptions import LMError
 
 from refed_dspy.config import sampling
 from refed_dspy.config.teacher import TeacherConfig
-from refed_dspy.errors import ExportError
+from refed_dspy.errors import ExportError, TeacherError, TeacherRefused
 from refed_dspy.ledger.recorder import NullRecorder, recording
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.asking import about
@@ -23,9 +25,9 @@ from refed_dspy.records import PICO, AtMost, Call
 from refed_dspy.teachers.dialect import Dialect
 from refed_dspy.teachers.engine import TeacherEngine
 from refed_dspy.teachers.learned import learned_file, remember
-from refed_dspy.teachers.prices import Price, table_name, table_window
+from refed_dspy.teachers.prices import Price, in_batches, table_name, table_window
 from refed_dspy.teachers.route import LOCAL_PROVIDERS
-from refed_dspy.teachers.teacher import Teacher, at_once, open_teacher
+from refed_dspy.teachers.teacher import NO_BATCHES, Teacher, at_once, open_teacher
 
 Tell = Callable[[str, str], None]
 """Takes the name of a finding and the finding."""
@@ -55,6 +57,18 @@ class CallList(NullRecorder):
         self.calls.append(call)
 
 
+@contextmanager
+def calls_listed() -> Iterator[CallList]:
+    """The calls of the block. A TeacherError before the first answer is a TeacherRefused: nothing was paid for."""
+    with recording(recorder := CallList()):
+        try:
+            yield recorder
+        except TeacherError as error:
+            if any(call.outcome == "ok" for call in recorder.calls):
+                raise
+            raise TeacherRefused(str(error)) from error
+
+
 async def check(config: TeacherConfig, tell: Tell) -> list[Call]:
     """Make the two requests, and `tell` what they show, one finding after another. What the endpoint refused is
     remembered for later runs. Returns the calls.
@@ -63,7 +77,7 @@ async def check(config: TeacherConfig, tell: Tell) -> list[Call]:
         ModelError: it cannot be used with its settings; nothing was sent.
         RowError, TeacherError: it does not work, in the endpoint's own words.
     """
-    teacher, recorder = at_once(open_teacher(config)), CallList()
+    teacher = at_once(open_teacher(config))
     async with teacher.running() as lm:
         engine: TeacherEngine = lm.direct_engine
         engine.outgoing.forget()
@@ -71,7 +85,7 @@ async def check(config: TeacherConfig, tell: Tell) -> list[Call]:
         tell("key", f"read from {', '.join(names)}" if names else "none is sent")
         adapter = SchemaAdapter()
         request = lm_request(lm, adapter.format(Fruit, [], {"colour": "red"}), rendering(Fruit).typed_format)
-        with recording(recorder), about("check", teacher.model):
+        with calls_listed() as recorder, about("check", teacher.model):
             first = await _answer(engine, request)
             tell("model", f"{teacher.model} answers{_other_name(config, first)}")
             adapter.parsed(Fruit, first.text or "")
@@ -79,6 +93,7 @@ async def check(config: TeacherConfig, tell: Tell) -> list[Call]:
             second = await _answer(engine, _in_prose(request, config))
         for name, finding in _findings(config, teacher, engine.outgoing.dialect):
             tell(name, finding)
+        tell("batches", await _batches(engine))
         tell("thinking", _thinking(recorder.calls, first, second))
         tell("speed", _speed(recorder.calls[-1]))
         if kept := _kept(engine):
@@ -140,6 +155,24 @@ def _thinking(calls: list[Call], *answers: Response) -> str:
     if any(map(reasoning_of, answers)):
         return "separate from the answer" + (f", {tokens} tokens" if tokens else "")
     return f"{tokens} tokens, not shown" if tokens else "none seen"
+
+
+async def _batches(engine: TeacherEngine) -> str:
+    """Whether there is a Batch API for `mode: batch`, and what a call costs there."""
+    if engine.config.without_endpoint or engine.route.provider in {*NO_BATCHES, *LOCAL_PROVIDERS}:
+        return "none that mode: batch can use"
+    from refed_dspy.teachers.batch.service import BatchService
+
+    service = BatchService(engine.config, engine.route, patience=5)
+    try:
+        if not await service.exists():
+            return "none at this address"
+    except LMError as error:
+        return f"unknown: {error}"
+    finally:
+        await service.aclose()
+    price = in_batches(engine.config, engine.price)
+    return f"taken with mode: batch, within a day{f', at {_price(price)}' if price else ''}"
 
 
 def _price(price: Price | None) -> str:

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any, Self
 from weakref import WeakKeyDictionary
 
-from dspy.lm15 import LM15Error, Request, Response, response_to_events
+from dspy.lm15 import LM15Error, Request, Response, TransportError, response_to_events
 from dspy.lm15 import TimeoutError as AnswerTimeout
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 from tenacity.wait import wait_random_exponential
@@ -37,7 +37,8 @@ from refed_dspy.teachers.outcomes import (
     outcome_of,
 )
 from refed_dspy.teachers.prices import Price
-from refed_dspy.teachers.rate_limits import LONGEST_PAUSE, RateLimits, Slot, WaitTooLong
+from refed_dspy.teachers.rate_limits import LONGEST_PAUSE, NoSlot, RateLimits, Unanswered
+from refed_dspy.teachers.refusals import PROBES, Slot
 from refed_dspy.teachers.requests import Outgoing
 from refed_dspy.teachers.route import Route
 from refed_dspy.teachers.transport import Reading, Unreadable, WatchedTransport, current_reading, longest_answer
@@ -113,27 +114,35 @@ class TeacherEngine:
     async def _past_rate_limits(self, request: Request, prompt_bound: int, recorder: Recorder) -> Response:
         """One attempt, repeated for as long as the rate limit refuses it: no row is lost to a 429."""
         connections, refusals = self._connections(), 0
+        limits = connections.limits
         while True:
             try:
-                return await self._attempt(connections, request, prompt_bound, recorder)
-            except LM15Error as error:
-                if not is_rate_limit(error) or recorder.stopping:
+                return await self._attempt(connections, request, prompt_bound, recorder, again=refusals > 0)
+            except (LM15Error, NotReached) as error:
+                if recorder.stopping:
                     raise
-                if connections.limits.hopeless:
+                if not is_rate_limit(error):
+                    if limits.silence.lasts:
+                        raise StillLimited(f"{self.endpoint} {Unanswered(limits.silence.calls)}") from None
+                    raise
+                if limits.hopeless:
                     raise StillLimited(f"{self.endpoint} has refused everything for minutes: {error.message}") from None
-                # With a Retry-After, the pause of all calls comes first; a call refused again also waits by itself.
-                if refusals or not getattr(error, "retry_after", None):
-                    await asyncio.sleep(random.uniform(0, min(LONGEST_PAUSE, 0.2 * 2 ** min(refusals, 9))))
+                await limits.alone(_wait_alone(getattr(error, "retry_after", None), refusals))
                 refusals += 1
 
     async def _attempt(
-        self, connections: Connections, request: Request, prompt_bound: int, recorder: Recorder
+        self,
+        connections: Connections,
+        request: Request,
+        prompt_bound: int,
+        recorder: Recorder,
+        again: bool,
     ) -> Response:
         limits, worst = connections.limits, self.worst(prompt_bound)
         try:
-            slot = await limits.acquire(prompt_bound / 4 + self.config.max_tokens)
-        except WaitTooLong as error:
-            raise StillLimited(f"{self.endpoint} {error}, by its rate limit") from None
+            slot = await limits.acquire(prompt_bound / 4 + self.config.max_tokens, again)
+        except NoSlot as error:
+            raise StillLimited(f"{self.endpoint} {error}") from None
         end: Callable[[Slot], None] = limits.ended
         try:
             number = await recorder.reserve(self.model, self.endpoint, worst)
@@ -199,7 +208,11 @@ class TeacherEngine:
                 self.shares_limits_with._connections().limits
                 if self.shares_limits_with is not None
                 else RateLimits(
-                    config.concurrency or 32, config.requests_per_minute, config.tokens_per_minute, name=self.endpoint
+                    config.concurrency or 32,
+                    config.requests_per_minute,
+                    config.tokens_per_minute,
+                    name=self.endpoint,
+                    probes=min(PROBES, config.retries + 2),
                 )
             )
             transport = self.route.async_transport()
@@ -298,7 +311,13 @@ def _after_failure(limits: RateLimits, error: BaseException) -> Callable[[Slot],
     """Which method of `limits` ends the slot of an attempt that failed with `error`."""
     if is_rate_limit(error) or is_overload(error):
         return partial(limits.refused, retry_after=getattr(error, "retry_after", None))
-    return limits.ended
+    return limits.unanswered if isinstance(error, TransportError | AnswerTimeout) else limits.ended
+
+
+def _wait_alone(retry_after: float | None, refusals: int) -> float:
+    """Seconds that a call waits after a refusal: as told, and a little more; else exponentially, with full jitter."""
+    backoff = random.uniform(0, min(LONGEST_PAUSE, 0.2 * 2 ** min(refusals, 9)))
+    return retry_after + min(backoff, 0.1 * retry_after) if retry_after else backoff
 
 
 class BlockingTeacherEngine:

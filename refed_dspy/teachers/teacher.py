@@ -17,7 +17,7 @@ from dspy.clients.base_lm import BaseLM
 from dspy.utils.exceptions import LMError
 
 from refed_dspy.config.keys import checked, know_environment, know_settings, without_keys
-from refed_dspy.config.loading import model_settings
+from refed_dspy.config.loading import check_config, model_settings
 from refed_dspy.config.sampling import LEAST_TO_REASON, takes_temperature
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.errors import ConfigError, ModelError, one_line
@@ -30,7 +30,7 @@ from refed_dspy.teachers.route import Route, key_variable, resolve
 from refed_dspy.teachers.simulated.model import ROUTE as SIMULATED_ROUTE
 
 TeacherLike: TypeAlias = Any
-"""A TeacherConfig, a `dspy.LM`, or a string: a model's name or a teacher file."""
+"""A TeacherConfig or a mapping of its settings, a `dspy.LM`, or a string: a model's name or a teacher file."""
 DEFAULT_CONCURRENCY = 32
 EMBEDDED_CONCURRENCY = 2
 BATCH_CONCURRENCY = 10_000
@@ -130,19 +130,22 @@ class Teacher:
             await asyncio.to_thread(self.stop)
 
 
-def read_teacher(source: str | Path, role: str = "teacher") -> Any:
-    """As `config.loading.model_settings`."""
+def read_teacher(source: str | Path | Mapping[str, Any], role: str = "teacher") -> Any:
+    """As `config.loading.model_settings`; of a mapping, which no variable refines, the TeacherConfig."""
     try:
-        return model_settings(str(source), role)
+        return check_config(TeacherConfig, source) if isinstance(source, Mapping) else model_settings(str(source), role)
     except ConfigError as error:
         where, _, reason = str(error).partition(": ")
         if where == (role or "teacher"):  # it is no file's mistake, and no variable's
             raise ModelError(reason) from None
+        if isinstance(source, Mapping):
+            raise ModelError(str(error)) from None
         raise
 
 
 def open_teacher(teacher: TeacherLike | None, beside: Teacher | None = None, role: str = "teacher") -> Teacher:
-    """Set up `teacher`: a config, a `dspy.LM`, a model's name or a teacher file; None means `dspy.settings.lm`.
+    """Set up `teacher`: a config, a mapping of its settings, a `dspy.LM`, a model's name or a teacher file; None means
+    `dspy.settings.lm`.
 
     The variables of its `role` refine a name or a file (`REFED_TEACHER__API_BASE`).
 
@@ -160,13 +163,15 @@ def open_teacher(teacher: TeacherLike | None, beside: Teacher | None = None, rol
         return _from_lm(teacher)
     if isinstance(teacher, Teacher):
         return teacher
-    if isinstance(teacher, str | Path):
+    if isinstance(teacher, str | Path | Mapping):
         teacher = read_teacher(teacher, role)
     if isinstance(teacher, TeacherConfig) and teacher.without_endpoint and teacher.mode != "interactive":
         kind = "the simulated teacher" if teacher.simulated else "an embedded model"
         raise ModelError(f"{kind} takes no batches; remove mode: {teacher.mode}")
     if not isinstance(teacher, TeacherConfig):
-        raise ModelError(f"got a {type(teacher).__name__}; pass a TeacherConfig, a dspy.LM, a name or a file")
+        raise ModelError(
+            f"got a {type(teacher).__name__}; pass a TeacherConfig or its settings, a dspy.LM, a name or a file"
+        )
     return _embedded(teacher, beside) if teacher.embedded else _remote(teacher, beside)
 
 

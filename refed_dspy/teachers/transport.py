@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import select
 import zlib
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ from typing import Any
 
 # Not in dspy.lm15's public names (route.py).
 from dspy._vendor.lm15.transports import StdlibAsyncTransport
+from dspy._vendor.lm15.transports._async import _AsyncConnectionPool
 from dspy.lm15 import ProviderError, TransportError
 
 from refed_dspy.config.teacher import TeacherConfig
@@ -48,9 +50,39 @@ def longest_answer(config: TeacherConfig) -> int:
     return ENVELOPE + a_token * config.max_tokens
 
 
+class PolledPool(_AsyncConnectionPool):
+    """lm15's pool of connections without `select`, which cannot look at descriptors above 1,023: each connection with
+    such a one would count as stale, and be opened anew for every call."""
+
+    async def checkout(self, origin: tuple[str, str, int]) -> Any:
+        async with self._lock:
+            while idle := self._idle.get(origin):
+                connection = idle.pop()
+                if not has_ended(connection):
+                    self._in_use.add(connection)
+                    return connection
+                connection.close()
+            return None
+
+
+def has_ended(connection: Any) -> bool:
+    """Whether an idle connection was closed by the other side, or has bytes that nobody asked for."""
+    if not hasattr(select, "poll"):  # Windows, where select takes any descriptor
+        return bool(connection.is_stale())
+    if connection.closed or connection.writer.is_closing():
+        return True
+    poll = select.poll()
+    poll.register(connection.writer.get_extra_info("socket"), select.POLLIN)
+    return bool(poll.poll(0))
+
+
 class PlainTransport(StdlibAsyncTransport):
-    """lm15's transport without its decompression, which has no bound: 64 KB may become 64 MB at once, and more where it
-    was compressed twice. Compression is not asked for, but some gateways compress all the same."""
+    """lm15's transport with the pool above, and without its decompression, which has no bound: 64 KB may become 64 MB,
+    and more where it was compressed twice. Compression is not asked for, but some gateways compress all the same."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._pool = PolledPool(self._max_connections)
 
     async def _read_head(self, *args: Any, **kwargs: Any) -> Any:
         head = await super()._read_head(*args, **kwargs)

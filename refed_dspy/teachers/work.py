@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import shlex
@@ -134,6 +135,7 @@ def begin(folder: Path, work: Work) -> Iterator[Start]:
     Raises:
         RunDirError: the folder holds other work, is in use, or cannot be written; or there is no run to reuse.
         ConfigError: a cap that cannot be kept, or calls that wait in the batch of another model.
+        KeyboardInterrupt, CancelledError: where the block raises one: what is kept, and how to go on.
     """
     if not (folder / FILE).is_file():  # a mistake leaves no folder behind
         budget_caps(work.models, work.caps)
@@ -151,9 +153,20 @@ def begin(folder: Path, work: Work) -> Iterator[Start]:
         except BaseException as error:
             with suppress(RunStopped):  # the block's error is raised; a failed write has the same cause
                 write_end(ledger, End.by(error))
+            if isinstance(error, KeyboardInterrupt | asyncio.CancelledError):
+                raise type(error)(_kept_line(ledger)) from None
             raise
         if last_end(ledger).state == KILLED:
             write_end(ledger, End(DONE))
+
+
+def _kept_line(ledger: Ledger) -> str:
+    """What is kept of work that was interrupted and how to go on, for people who call it from Python."""
+    folder = ledger.path.parent
+    if ledger.holds() != "run":
+        return f"what was paid for is kept in {folder}; continue with the same call"
+    kept = f"{ledger.kept():,} of {ledger.meta('size'):,} samples are kept in {folder}"
+    return f"{kept}; continue with the same call or refed_dspy.resume({str(folder)!r})"
 
 
 def resume_hint(folder: Path) -> str:

@@ -13,7 +13,7 @@ from refed_dspy.sharing.report.glance import Lead
 from refed_dspy.sharing.report.map import Map, instruction_map
 from refed_dspy.sharing.report.page import Page, render
 from refed_dspy.sharing.report.rows import COLUMNS, Rows
-from tests.browser.test_report_page import Browse, focused, listed, status
+from tests.browser.test_report_page import Browse, counted, focused, listed
 from tests.support.example_run import HOSTILE
 
 pytestmark = pytest.mark.browser
@@ -59,7 +59,10 @@ def rows() -> Rows:
         "programs": ["prompt-one", "prompt-two"],
         "filters": ["short", f"filter {HOSTILE}"],
         "stages": ["response_generation", f"stage {HOSTILE}"],
-        "references": [{"id": "ref a", "source": "s", **origin}, {"id": f"id {HOSTILE}", "source": HOSTILE, **origin}],
+        "references": [
+            {"id": "ref a", "source": "s", **origin, "system": "Be brief"},
+            {"id": f"id {HOSTILE}", "source": HOSTILE, **origin},
+        ],
     }
     return Rows(names, {name: [row[name] for row in made] for name in COLUMNS})
 
@@ -105,7 +108,7 @@ def test_names_from_models_and_settings_are_text_wherever_they_stand(browse: Bro
         assert text in shown, text
     assert page.locator("#detail .calls tbody tr").last.locator("td").last.inner_text() == "unknown", "and not free"
     page.fill("#search", "onerror")
-    assert status(page) == f"1 of {SIZE} rows" and "<img" in page.inner_text("#rows-body .line >> nth=0")
+    assert counted(page) == 1 and "<img" in page.inner_text("#rows-body .line >> nth=0")
     page.fill("#search", "")
     page.click("#detail-next")
     assert page.inner_text("#detail-title") == f"Sample {ODD + 2}"
@@ -159,8 +162,11 @@ def test_hits_are_marked_and_their_column_is_named(browse: Browse, made_page: Pa
     page = browse(made_page).ready()
     page.focus("#search")
     page.keyboard.type("omega uno")
-    assert status(page) == f"{SIZE // 2} of {SIZE} rows"
+    assert counted(page) == SIZE // 2
     assert page.inner_text("#rows-body .small >> nth=0").startswith("improved: ")
+    page.fill("#search", "brief")
+    assert counted(page) == SIZE and page.inner_text("#rows-body .small >> nth=0").startswith("system prompt: ")
+    page.fill("#search", "omega uno")
     page.click("#rows-body [role=row]")
     assert {"Omega", "uno"} <= set(page.locator("#detail mark").all_inner_texts())
 
@@ -189,10 +195,10 @@ def test_every_filter_and_the_way_back(browse: Browse, made_page: Path, rows: Ro
     page.select_option("#filter-writer", index=2)
     assert listed(page) == [ODD]
     page.click("#reset")
-    assert status(page) == f"{SIZE} of {SIZE} rows" and page.input_value("#filter-writer") == ""
+    assert counted(page) == SIZE and page.input_value("#filter-writer") == ""
     page.fill("#score-to", "1")
     page.fill("#score-from", "1")
-    assert status(page).startswith(f"{rows.columns['score'].count(1.0)} of ")
+    assert counted(page) == rows.columns["score"].count(1.0)
     assert page.get_attribute("#grid", "aria-rowcount") == str(rows.columns["score"].count(1.0) + 1)
 
 

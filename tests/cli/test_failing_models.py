@@ -62,6 +62,15 @@ def files(tmp_path: Path, two: Servers, monkeypatch: pytest.MonkeyPatch) -> Path
 home = test_runs.home
 
 
+@pytest.mark.parametrize("name", ["synth", "agreement", "filter", "recycle", "check", "preview"])
+def test_a_refused_key_is_bad_input_in_every_command(name: str, home: Path, files: Path, two: Servers) -> None:
+    assert home == files
+    two[1].control(auth_fails_after=0)
+    others = {"check": ("teacher", "check", FAILING), "preview": ("preview", "--sample", "--teacher", FAILING)}
+    done = refed(*(COMMANDS | others)[name])
+    assert done.exit_code == 2 and "check the key" in done.stderr, done.output
+
+
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] if name.startswith("compile") else []) for name in COMMANDS]
 )

@@ -211,14 +211,14 @@ def test_status_tells_dollars_by_stage_for_each_sample_and_in_all(home: Path, se
     assert status["cost"] == pytest.approx(bill) and status["cost_per_sample"] == pytest.approx(bill / 10)
     assert sum(use["cost"] for use in status["usage"].values()) == pytest.approx(bill)
     assert all(isinstance(use["cost"], float) and use["unpriced"] == 0 for use in status["usage"].values())
-    assert status["price_source"] == "the teacher's settings" and status["projected"] is None
+    assert status["price_source"] == "the teacher's settings" and status["estimate"] is None
 
 
 def test_status_of_an_unfinished_run_tells_what_it_is_projected_to(home: Path) -> None:
     synth("--size", 60, "--max-calls", 90)
     [line] = [line for line in refed("status", "run").stdout.splitlines() if line.startswith("dollars: ")]
     assert " per sample, about $" in line and " for all 60 ($" in line
-    status = facts()["projected"]
+    status = facts()["estimate"]
     assert status["size"] == 60 and 0 < status["low"] <= status["cost"] <= status["high"]
     assert all(isinstance(status[name], float) for name in ("cost", "low", "high"))
     assert facts()["state"] == "at its cap" and facts()["reason"].startswith("max_calls 90 is reached")

@@ -163,11 +163,11 @@ def test_a_judge_is_tuned_on_pairs_and_proved_on_criteria_it_never_saw(tmp_path:
 
 def test_an_estimate_pays_for_the_validation_set_alone_and_the_compile_goes_on(tmp_path: Path) -> None:
     world = Watched()
-    made = compiled(tmp_path / "c", answerer(), QUESTIONS, world, metric=marks, estimate_only=True)
+    made = compiled(tmp_path / "c", answerer(), QUESTIONS, world, metric=marks, estimate=True)
     assert world.requests == 2 and made.proof is None and not made.changed
     assert made.estimate["calls"] > 2 and made.estimate["cost"] is None, "the price is unknown"
     lines = made.estimate_lines()
-    assert len(lines) == 3 and "dollars unknown" in lines[1] and "without estimate_only=True" in lines[2]
+    assert len(lines) == 3 and "dollars unknown" in lines[1] and "without estimate=True" in lines[2]
     whole = compiled(tmp_path / "c", answerer(), QUESTIONS, world, metric=marks)
     assert whole.proof is not None and world.requests == 6, "train and test are new, validation is not"
     assert "no proof" in small(made) and "a ChainOfThought" in small(whole)

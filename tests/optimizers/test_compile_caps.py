@@ -44,7 +44,7 @@ def test_max_cost_is_never_passed_whatever_goes_wrong(server: SimulatedTeacher, 
 def test_a_cap_about_the_baselines_evaluation_gives_the_uncompiled_program(
     server: SimulatedTeacher, tmp_path: Path, cap: int
 ) -> None:
-    compiled(server, tmp_path, estimate_only=True)
+    compiled(server, tmp_path, estimate=True)
     made = compiled(server, tmp_path, max_calls=cap)
     assert requests(server) <= max(BASELINE, cap)
     assert not made.changed and made.proof is None
@@ -159,7 +159,7 @@ def test_a_candidate_that_the_cap_cut_short_is_chosen_only_from_four_fifths_on(
     server: SimulatedTeacher, tmp_path: Path, scored: int, chosen: bool
 ) -> None:
     """Half of `scored` comes of the optimizer's own calls, half of those that were held back."""
-    stepped(server, tmp_path, None, estimate_only=True)
+    stepped(server, tmp_path, None, estimate=True)
     made = stepped(server, tmp_path, 5 + scored)
     assert requests(server) == 5 + scored
     partly = candidates(tmp_path)[1]
@@ -190,5 +190,5 @@ def test_an_estimate_leaves_the_program_of_a_finished_compile_alone(server: Simu
     made = stepped(server, tmp_path, None)
     assert made.changed
     before = made.path.read_bytes()
-    stepped(server, tmp_path, None, estimate_only=True)
+    stepped(server, tmp_path, None, estimate=True)
     assert made.path.read_bytes() == before

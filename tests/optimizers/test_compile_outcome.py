@@ -133,7 +133,7 @@ REFUSED: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
     "no such file": (lambda: "none.json", REFERENCES, {"metric": None}, "program none.json: no such file"),
     "a wrong setting": (answerer, QUESTIONS, {"evaluation": 3}, "evaluation: unknown key; did you mean evaluations"),
     "too few": (answerer, QUESTIONS, {"evaluations": 0}, "evaluations: input should be greater"),
-    "a wrong teacher": (answerer, QUESTIONS, {"teacher": 7}, "teacher: got a int; pass a TeacherConfig"),
+    "a wrong teacher": (answerer, QUESTIONS, {"teacher": 7}, "teacher: got a int; pass a TeacherConfig or"),
     "pairs of one": (PairwiseJudge, [pair(1, "depth")], {"metric": None}, "examples: 1 of them"),
 }
 # These need an optimizer, or caps, made ready.

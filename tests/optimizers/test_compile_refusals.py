@@ -42,7 +42,7 @@ def test_a_cap_below_one_calls_worst_case_is_refused(server: SimulatedTeacher, t
 def test_a_cap_below_the_first_calls_own_worst_case_sends_nothing(server: SimulatedTeacher, tmp_path: Path) -> None:
     least = open_teacher(config(server)).least
     assert least is not None
-    made = compiled(server, tmp_path, max_cost=1.01 * least / 10**12, estimate_only=True)
+    made = compiled(server, tmp_path, max_cost=1.01 * least / 10**12, estimate=True)
     assert requests(server) == 0 and made.stopped == "max_cost" and not made.changed
 
 

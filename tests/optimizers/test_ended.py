@@ -90,7 +90,7 @@ def test_the_estimate_of_an_ended_compile_is_still_told(tmp_path: Path) -> None:
     world = Watched()
     first = questioned(tmp_path / "c", world)
     asked = world.requests
-    assert questioned(tmp_path / "c", world, estimate_only=True).estimate_lines() == first.estimate_lines()
+    assert questioned(tmp_path / "c", world, estimate=True).estimate_lines() == first.estimate_lines()
     assert world.requests == asked
     is_the_same(questioned(tmp_path / "c", world), first)
 

@@ -69,7 +69,7 @@ def test_an_optimizer_that_takes_more_than_was_asked_for_says_so(
     server: SimulatedTeacher, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        compiled(server, tmp_path / "c", "simba", estimate_only=True)
+        compiled(server, tmp_path / "c", "simba", estimate=True)
     assert "evaluations: 8 is too few: with these sets simba takes about 41" in caplog.text
 
 

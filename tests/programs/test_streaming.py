@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import dspy
 import pytest
 from dspy.clients.engines.streaming import EngineChunk
-from dspy.streaming import StatusMessage, StatusMessageProvider
+from dspy.lm15 import Request
+from dspy.streaming import StatusMessage, StatusMessageProvider, StreamListener, StreamResponse
 
 from refed_dspy.errors import TeacherError
 from refed_dspy.programs import ReferenceLevelFeedback
-from tests.support.scripted_engine import Writer, fake_lm
+from tests.support.scripted_engine import AsyncWriter, Writer, fake_lm
 
 REFERENCE = {"instruction": "Explain tides.", "response": "The moon pulls."}
 CALLS = 1 + 1 + 2 + 20 + 20
@@ -21,6 +24,24 @@ CALLS = 1 + 1 + 2 + 20 + 20
 class Telling(StatusMessageProvider):  # type: ignore[misc]
     def lm_start_status_message(self, instance: Any, inputs: dict[str, Any]) -> str:
         return "asking"
+
+
+class InPieces(Writer):
+    """Streams its answers a few letters at a time."""
+
+    @property
+    def asynchronous(self) -> Any:
+        return _PiecesEngine(self)
+
+
+class _PiecesEngine(AsyncWriter):
+    async def stream(self, request: Request) -> AsyncIterator[Any]:
+        async for event in super().stream(request):
+            if event.type != "delta":
+                yield event
+                continue
+            for start in range(0, len(event.delta.text), 6):
+                yield replace(event, delta=replace(event.delta, text=event.delta.text[start : start + 6]))
 
 
 async def streamed(writer: Writer, **form: Any) -> list[Any]:
@@ -41,6 +62,17 @@ def test_status_messages_of_many_calls_at_once_arrive() -> None:
     *told, made = asyncio.run(asyncio.wait_for(streamed(Writer(), status_message_provider=Telling()), 60))
     assert len(made.samples) == 20
     assert sum(isinstance(value, StatusMessage) for value in told) == CALLS
+
+
+def test_a_listener_hears_a_stage_in_a_format_that_it_knows() -> None:
+    def heard(**settings: Any) -> list[Any]:
+        listener = StreamListener("response_feedback", allow_reuse=True)
+        with dspy.context(**settings):
+            return [type(value) for value in asyncio.run(streamed(InPieces(), stream_listeners=[listener]))]
+
+    with pytest.warns(UserWarning, match="hears nothing of answers in this package's format; set dspy.configure"):
+        assert heard() == [dspy.Prediction]
+    assert StreamResponse in heard(adapter=dspy.JSONAdapter())
 
 
 def test_from_ordinary_code_and_with_an_error() -> None:

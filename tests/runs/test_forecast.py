@@ -79,7 +79,7 @@ def test_nothing_is_foreseen_from_too_little(server: SimulatedTeacher, tmp_path:
     made = run(server, tmp_path / "run", 40, max_calls=2)
     with Ledger.read(tmp_path / "run") as ledger:
         assert forecast(ledger) is None
-    assert made.status["projected"] is None
+    assert made.status["estimate"] is None
     assert made.state == "at its cap" and "too few to forecast" in made.reason
 
 
@@ -161,15 +161,14 @@ def test_an_estimate_makes_a_little_and_the_run_goes_on_from_it(server: Simulate
     sent = server.stats()["requests"]
     made = refed_dspy.read_run(tmp_path / "run")
     assert len(made.samples) <= PILOT_REFERENCES * PILOT_SAMPLES and made.status["opened"] <= PILOT_REFERENCES + 1
-    assert made.size == 200 and not made.complete and estimated.forecast.size == 200
+    assert made.size == 200 and not made.complete and estimated.size == 200
     done = refed_dspy.resume(tmp_path / "run")
     assert done.complete and len(done.samples) == 200
     cost, calls, _, written = totals(tmp_path / "run")
     assert calls == server.stats()["requests"] > sent and server.stats()["repeated"] == 0, "nothing of it was wasted"
-    prediction = estimated.forecast
-    assert prediction.cost is not None and prediction.cost == pytest.approx(cost, rel=0.15)
-    assert prediction.low is not None and prediction.high is not None and prediction.low <= cost <= prediction.high
-    assert prediction.completion_tokens == pytest.approx(written, rel=0.15)
+    assert estimated.cost is not None and estimated.cost == pytest.approx(cost, rel=0.15)
+    assert estimated.low is not None and estimated.high is not None and estimated.low <= cost <= estimated.high
+    assert estimated.completion_tokens == pytest.approx(written, rel=0.15)
 
 
 def test_a_second_estimate_sends_nothing(server: SimulatedTeacher, tmp_path: Path) -> None:
@@ -178,14 +177,14 @@ def test_a_second_estimate_sends_nothing(server: SimulatedTeacher, tmp_path: Pat
     assert estimate(server, tmp_path / "run") == first and "200 samples" in small(first)
     larger = estimate(server, tmp_path / "run", 2_000)
     assert server.stats()["requests"] == sent
-    assert first.forecast.cost is not None and larger.forecast.cost is not None
-    assert larger.forecast.cost > 5 * first.forecast.cost
+    assert first.cost is not None and larger.cost is not None
+    assert larger.cost > 5 * first.cost
 
 
 def test_an_estimate_of_a_small_run_makes_no_more_than_that(server: SimulatedTeacher, tmp_path: Path) -> None:
     estimated = estimate(server, tmp_path / "run", 4)
     assert len(refed_dspy.read_run(tmp_path / "run").samples) == 4
-    assert estimated.forecast.cost == estimated.forecast.spent == totals(tmp_path / "run")[0]
+    assert estimated.cost == estimated.spent == totals(tmp_path / "run")[0]
 
 
 def test_an_estimate_in_lines_for_people(server: SimulatedTeacher, tmp_path: Path) -> None:
@@ -197,11 +196,8 @@ def test_an_estimate_in_lines_for_people(server: SimulatedTeacher, tmp_path: Pat
 
 def test_an_estimate_at_an_unknown_price_says_so(server: SimulatedTeacher, tmp_path: Path) -> None:
     estimated = estimate(server, tmp_path / "run", teacher=config(server, price=None))
-    assert (
-        estimated.forecast.cost is estimated.forecast.low is estimated.forecast.high is None
-        and estimated.price_source is None
-    )
-    assert estimated.forecast.completion_tokens > 0
+    assert estimated.cost is estimated.low is estimated.high is None and estimated.price_source is None
+    assert estimated.completion_tokens > 0
     assert estimated.lines()[1].startswith("dollars: unknown") and "$" not in estimated.lines()[1]
     assert estimated.others["openai/gpt-4o-mini"][0] > 0, "other teachers' prices are known all the same"
 
@@ -222,7 +218,7 @@ def test_an_estimate_under_a_cap_that_is_too_small_ends_in_one_line(server: Simu
 
 def test_an_estimate_keeps_the_caps(server: SimulatedTeacher, tmp_path: Path) -> None:
     estimated = estimate(server, tmp_path / "run", max_cost=1, max_calls=500)
-    assert estimated.forecast.cost is not None
+    assert estimated.cost is not None
     caps = refed_dspy.read_run(tmp_path / "run").status["caps"]
     assert (caps["max_cost"], caps["max_calls"]) == (1, 500)
     with pytest.raises(ConfigError, match="max_cost"):
@@ -269,7 +265,8 @@ def wide(spread: float) -> Forecast:
 def test_a_wide_interval_is_shown_as_any_other(tmp_path: Path) -> None:
     cost, low, high = wide(1.4).at(Rates(10**6, 10**6, 10**6, 10**7))
     assert 0 <= low < cost < high
-    estimated = Estimate(tmp_path, wide(1.4), 1.0, "somewhere", {"other/teacher": (cost, low, high)})
+    others = {"other/teacher": (cost, low, high)}
+    estimated = Estimate(**vars(wide(1.4)), run_dir=tmp_path, minutes=1.0, price_source="somewhere", others=others)
     assert "other/teacher" in estimated.lines()[-1]
 
 
@@ -284,6 +281,6 @@ def test_what_was_spent_already_is_no_guess_elsewhere() -> None:
 def test_the_facts_are_json(server: SimulatedTeacher, tmp_path: Path) -> None:
     run(server, tmp_path / "run", 20)
     made = run(server, tmp_path / "run", 200, max_calls=90)
-    projected = json.loads(json.dumps(made.status))["projected"]
+    projected = json.loads(json.dumps(made.status))["estimate"]
     assert projected["size"] == 200 and 0 < projected["low"] <= projected["cost"] <= projected["high"]
     assert isinstance(projected["calls"], int) and projected["confidence"] == 0.9

@@ -38,6 +38,13 @@ def test_each_stage_has_its_own_and_its_name_wins_over_feedback() -> None:
     assert teachers.pool(ANY)[0].teacher is teachers.pool("instruction_feedback")[1].teacher
 
 
+def test_settings_in_a_mapping_are_a_teacher_as_in_a_config() -> None:
+    mapping, pooled = {"model": "sim/a", "api_base": "http://localhost:1/v1"}, {"model": "simulated", "weight": 3}
+    teachers = open_teachers([mapping, pooled], {"feedback": mapping}, STAGES)
+    assert models(teachers, ANY) == [("sim/a", 1), ("simulated", 3)]
+    assert models(teachers, "response_feedback") == [("sim/a", 1)] and len(teachers.teachers) == 2
+
+
 def test_one_teacher_is_told_as_one() -> None:
     teachers = open_teachers(config("a", price=PRICE))
     assert not teachers.several and list(teachers.roles) == ["teacher"]

@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from refed_dspy.teachers.rate_limits import PerMinute, RateLimits, _seconds
+from refed_dspy.teachers.per_minute import PerMinute, seconds_from_now
+from refed_dspy.teachers.rate_limits import RateLimits
 from tests.support.clocks import Clock, virtual_limits, virtually
 
 # --- limits per minute
@@ -106,14 +107,14 @@ def test_never_more_is_taken_than_the_size_and_what_was_refilled(seed: int) -> N
     [("6m0s", 360), ("120ms", 0.12), ("1h2m3.5s", 3723.5), ("1d", 86_400), ("1.5", 1.5), ("0", 0), ("17s", 17)],
 )
 def test_spans_of_time_are_read(text: str, seconds: float) -> None:
-    assert _seconds(text) == pytest.approx(seconds)
+    assert seconds_from_now(text) == pytest.approx(seconds)
 
 
 def test_a_moment_is_read_as_the_time_until_it() -> None:
     moment = datetime.now(UTC) + timedelta(hours=1)
     for text in (moment.isoformat(), moment.strftime("%Y-%m-%dT%H:%M:%SZ")):
-        assert _seconds(text) == pytest.approx(3600, abs=60)
-    assert _seconds("2001-01-01T00:00:00Z") == 0
+        assert seconds_from_now(text) == pytest.approx(3600, abs=60)
+    assert seconds_from_now("2001-01-01T00:00:00Z") == 0
 
 
 @pytest.mark.parametrize(
@@ -132,7 +133,7 @@ def test_a_moment_is_read_as_the_time_until_it() -> None:
     ],
 )
 def test_garbage_says_nothing(text: str | None) -> None:
-    assert _seconds(text) is None
+    assert seconds_from_now(text) is None
 
 
 OPENAI = {"x-ratelimit-{}-requests": "requests", "x-ratelimit-{}-tokens": "tokens"}

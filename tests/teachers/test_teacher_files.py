@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -79,7 +80,15 @@ def test_each_makes_samples_over_its_wire(file: Path, server: SimulatedTeacher, 
     assert counted(server, file) > before
 
 
-@pytest.mark.parametrize(("source", "message"), [("nosuch", "judge: model must be"), ("a/b", "judge: the model's")])
-def test_whatever_is_wrong_with_a_model_is_said_of_what_it_is_for(source: str, message: str) -> None:
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("nosuch", "judge: model must be"),
+        ("a/b", "judge: the model's"),
+        ({"model": "simulated", "temprature": 1}, "^judge: temprature: unknown key; did you mean temperature"),
+        ({}, "^judge: needs either a model"),
+    ],
+)
+def test_whatever_is_wrong_with_a_model_is_said_of_what_it_is_for(source: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message), in_role("reflection"), in_role("judge"):
         open_teacher(source)

@@ -175,7 +175,7 @@ def test_a_champion_of_another_class_is_not_compared_with(tracked: Mlflow, caplo
 
 @pytest.mark.slow
 def test_an_estimate_is_no_version(tracked: Mlflow) -> None:
-    compiled_in_the_world("c", estimate_only=True)
+    compiled_in_the_world("c", estimate=True)
     assert not tracked.client.search_registered_models()
 
 
@@ -183,7 +183,7 @@ def test_an_estimate_is_no_version(tracked: Mlflow) -> None:
 def test_an_estimate_of_a_compile_that_is_done_leaves_its_program_alone(tracked: Mlflow) -> None:
     assert compiled_in_the_world("c", **BETTER).changed
     before = Path("c/program.json").read_bytes()
-    compiled_in_the_world("c", **BETTER, estimate_only=True)
+    compiled_in_the_world("c", **BETTER, estimate=True)
     assert Path("c/program.json").read_bytes() == before
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypedDict, Unpack, cast
 
 from refed_dspy.concurrency import run_blocking
+from refed_dspy.config.base import Turns
 from refed_dspy.config.jobs import CompareConfig
+from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
 from refed_dspy.data.references import load_references
 from refed_dspy.errors import ConfigError, RefedError, RunStopped, briefly, one_line
@@ -34,9 +37,34 @@ from refed_dspy.teachers.progress import Progress, Watch
 from refed_dspy.teachers.work import Work
 
 
+class CompareKeywords(TypedDict, total=False):
+    """The keys of `CompareConfig` that `compare` takes besides its own."""
+
+    against: str
+    size: int
+    seed: int
+    grades: bool
+    subsets: Sequence[int] | None
+    embeddings: bool | None
+    features: Mapping[str, str] | None
+    instructions_per_feature: int
+    per_reference: int | None
+    columns: Mapping[str, str] | None
+    turns: Turns
+    judge_program: str | Path | None
+    accept_changed: bool
+    reuse: str | Path | None
+    max_failure_share: float
+    track: bool | None
+    max_cost: float | None
+    max_calls: float | None
+    max_minutes: float | None
+
+
 @briefly
+@with_keywords(CompareConfig, CompareKeywords)
 def compare(
-    programs: Mapping[str, Any] | None = None,
+    programs: Mapping[str, Any] | Sequence[Any] | None = None,
     references: Any = "builtin",
     *,
     teacher: Any = None,
@@ -44,27 +72,31 @@ def compare(
     out: str | Path | None = None,
     progress: bool = True,
     on_progress: Callable[[Progress], None] | None = None,
-    **settings: Any,
+    **settings: Unpack[CompareKeywords],
 ) -> Comparison:
     """Have programs answer the same instructions, let a judge compare the answers, and count what each program costs.
 
+    The other keywords are settings of `CompareConfig`.
+
     Args:
         programs: name → "seed-only", "instruction-only", "sample-level", "reference-level", a saved program's file or
-            MLflow address, or a program; None: those four, the paper's.
+            MLflow address, or a program; None: those four, the paper's. In a list a text is its own name, another
+            program's is A, B, … by its place, and all are compared with the first unless `against` names another.
         references: whatever `load_references` takes.
         teacher, judge: as `synthesize` takes a teacher. A judge that is the teacher's model gives a warning.
         out: the folder for everything, with one ledger; the same call continues in it. None: `refed-comparisons/` and a
             name made from everything that shapes the comparison.
         progress, on_progress: as `synthesize`.
-        settings: those of `CompareConfig`: against, size, seed, grades, subsets, embeddings, caps, …
 
     Raises:
         InputError: an argument cannot be used; nothing was paid for.
         RunStopped: it ended early; everything made so far is kept, with a table if there are any rows.
     """
-    values = {**settings, "out": out, **({"programs": _named(programs)} if programs else {})}
+    named = None if programs is None else _by_name(programs)
+    first = {"against": next(iter(named), None)} if named and not isinstance(programs, Mapping) else {}
+    values = {"programs": named and _config_names(named), "out": out, **first, **settings}
     config = check_config(CompareConfig, values)
-    spec = prepare(config, programs or config.programs, references, teacher, judge)
+    spec = prepare(config, named or config.programs, references, teacher, judge)
     diversity = Diversity.open(config.embeddings)
     folder = spec.folder
     try:
@@ -121,7 +153,19 @@ def _is_seed(source: Any) -> bool:
     return isinstance(source, SeedOnly) or (isinstance(source, str) and source == SEED)
 
 
-def _named(programs: Mapping[str, Any]) -> dict[str, str]:
+def _by_name(programs: Mapping[str, Any] | Sequence[Any]) -> Mapping[str, Any]:
+    if isinstance(programs, Mapping):
+        return programs
+    if isinstance(programs, str) or not isinstance(programs, Sequence):
+        kind = type(programs).__name__
+        raise ConfigError(f'programs: got a {kind}; pass a list, or names: {{"tuned": program, "plain": "seed-only"}}')
+    named = {one if isinstance(one, str) else chr(ord("A") + place): one for place, one in enumerate(programs)}
+    if len(named) < len(programs):
+        raise ConfigError("programs: one is listed twice")
+    return named
+
+
+def _config_names(programs: Mapping[str, Any]) -> dict[str, str]:
     """The programs as a config names them; an object by its class."""
     return {name: _config_name(source) for name, source in programs.items()}
 
@@ -140,6 +184,8 @@ def _program(name: str, source: Any, config: CompareConfig) -> ReferenceLevelFee
         return source
     if isinstance(source, str) and source in METHODS:
         return METHODS[source](config.features or DEFAULT_FEATURES, per_feature)
+    if isinstance(source, str) and (near := get_close_matches(source, METHODS, 1)) and not Path(source).is_file():
+        raise ConfigError(f"programs: {one_line(source, 60)}: no such program; did you mean {near[0]}?")
     if isinstance(source, str | Path):
         explicit = per_feature if "instructions_per_feature" in config.model_fields_set else None
         return load_program(source, config.features, explicit, accept_changed=config.accept_changed)

@@ -114,6 +114,16 @@ class Comparison(Shown):
             rows.append([subset.program, subset.filter, str(subset.size), grade, win_rate])
         return table_lines(rows)
 
+    def gaps(self) -> list[str]:
+        """What programs have no answer to, and what limits their win rates, in a line each."""
+        failed = [f"{line.program} has no answer to {_failed(line)}" for line in self.lines if line.failed]
+        return failed + [f"{line.program}: {note}" for line in self.lines if (note := _note(line))]
+
+    def notes(self) -> list[str]:
+        """What to know before the figures."""
+        missing = [f"not measured: {line}" for line in self.lacking]
+        return [*([self.doubt] if self.doubt else []), *self.gaps(), *missing]
+
     def text(self) -> list[str]:
         """The whole comparison as lines for a terminal or a file."""
         text = [self.doubt] if self.doubt else []
@@ -124,8 +134,7 @@ class Comparison(Shown):
             *self.table(),
             "",
         ]
-        text += [f"{line.program} has no answer to {_failed(line)}" for line in self.lines if line.failed]
-        text += [f"{line.program}: {note}" for line in self.lines if (note := _note(line))]
+        text += self.gaps()
         if self.subsets:
             text += ["rows that filters keep, by grade:", "", *self.filter_table(), ""]
         text += [f"{PROXY}.", LC_NOTE, f"paid in total, shared work counted once: {self.used}"]

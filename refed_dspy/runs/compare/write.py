@@ -46,7 +46,7 @@ def facts(comparison: Comparison) -> dict[str, Any]:
     """The figures in JSON types. Money is in dollars, None if a price is unknown; an infinite bound is None."""
     figures = asdict(comparison)
     figures["out"] = str(comparison.out)
-    figures["proxy"] = PROXY
+    figures |= {"proxy": PROXY, "notes": comparison.notes()}
     used, picodollars = figures["used"], figures["used"].pop("picodollars")
     used["cost"] = None if used["unpriced"] and not picodollars else comparison.used.cost
     return dict(json.loads(json.dumps(figures, default=str), parse_constant=lambda _: None))

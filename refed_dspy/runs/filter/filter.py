@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from refed_dspy.concurrency import run_blocking
 from refed_dspy.config.jobs import FilterRunConfig
+from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
 from refed_dspy.data.dataset import DataSet, load_dataset
 from refed_dspy.errors import ConfigError, ExportError, RowError, RunDirError, RunStopped, briefly, one_line
@@ -34,7 +35,20 @@ from refed_dspy.teachers.work import Work
 NO_PLAIN = "no plain response"
 
 
+class FilterKeywords(TypedDict, total=False):
+    """The keys of `FilterRunConfig` that `filter_data` takes besides its own."""
+
+    columns: Mapping[str, str] | None
+    seed: int
+    judge_program: str | Path | None
+    accept_changed: bool
+    max_cost: float | None
+    max_calls: float | None
+    max_minutes: float | None
+
+
 @briefly
+@with_keywords(FilterRunConfig, FilterKeywords)
 def filter_data(
     data: Any,
     filters: Sequence[Any],
@@ -43,9 +57,11 @@ def filter_data(
     out: str | Path | None = None,
     progress: bool = True,
     on_progress: Callable[[Progress], None] | None = None,
-    **settings: Any,
+    **settings: Unpack[FilterKeywords],
 ) -> Filtering:
     """The rows of `data` (whatever `load_dataset` takes) that all `filters` keep, and why the others are dropped.
+
+    The other keywords are settings of `FilterRunConfig`.
 
     Args:
         filters: in their order: names or settings as in a config file (`"refusals"`, `{"rouge": {"keep": 4000}}`), or
@@ -56,7 +72,6 @@ def filter_data(
             judge). In one folder no verdict is paid for twice, whatever filters use it: with other filters, or if the
             data has changed since, the folder's files are written anew.
         progress, on_progress: as `synthesize`, where a judge is asked.
-        settings: those of `FilterRunConfig`: columns, seed, judge_program, caps.
 
     Rows that a judge did not answer on, or could not because of a cap, are in `undecided.jsonl`: the same call asks
     again.

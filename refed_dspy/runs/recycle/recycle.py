@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict, Unpack
 
-from refed_dspy.config.jobs import RecycleConfig
+from refed_dspy.config.jobs import RecycleConfig, ScorerConfig
+from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
 from refed_dspy.data.dataset import data_identity, drawn, load_dataset
 from refed_dspy.errors import ConfigError, RunStopped, briefly
@@ -29,7 +30,28 @@ from refed_dspy.teachers.progress import Progress, Watch
 from refed_dspy.teachers.work import Work, resume_hint
 
 
+class RecycleKeywords(TypedDict, total=False):
+    """The keys of `RecycleConfig` that `recycle` takes besides its own."""
+
+    size: int | None
+    seed: int
+    columns: Mapping[str, str] | None
+    instruction_criteria: Mapping[str, str] | None
+    response_criteria: Mapping[str, str] | None
+    selective: bool
+    unimproved: Literal["keep", "drop"]
+    scorer: ScorerConfig | Mapping[str, Any] | None
+    sample: int
+    embeddings: bool | None
+    accept_changed: bool
+    max_failure_share: float
+    max_cost: float | None
+    max_calls: float | None
+    max_minutes: float | None
+
+
 @briefly
+@with_keywords(RecycleConfig, RecycleKeywords)
 def recycle(
     data: Any,
     *,
@@ -38,9 +60,11 @@ def recycle(
     out: str | Path | None = None,
     progress: bool = True,
     on_progress: Callable[[Progress], None] | None = None,
-    **settings: Any,
+    **settings: Unpack[RecycleKeywords],
 ) -> Recycling:
     """Recycle the pairs of `data` (whatever `load_dataset` takes) by Reflection-Tuning; the data does not change.
+
+    The other keywords are settings of `RecycleConfig`.
 
     Args:
         teacher: as `synthesize` takes one.
@@ -49,7 +73,6 @@ def recycle(
         out: the folder for the ledger, `recycled.jsonl` and the table; None: `refed-recycled/` and a name made from
             data, program and teacher. The same call continues in it, and so does one with another size.
         progress, on_progress: as `synthesize`, anew for each pass over the rows.
-        settings: those of `RecycleConfig`: size, seed, columns, criteria, selective, unimproved, scorer, caps.
 
     Raises:
         InputError: an argument cannot be used; nothing was paid for.

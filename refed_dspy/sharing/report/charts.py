@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from refed_dspy.records import PICO, dollars
@@ -12,6 +13,8 @@ from refed_dspy.sharing.report.funnel import FunnelStep
 
 _MAX_LINES = 50
 """Lines of a table by minute, about."""
+_OPEN = "not asked, or in flight"
+"""The funnel's rows that are not lost."""
 
 
 @dataclass(frozen=True)
@@ -37,16 +40,20 @@ def flow(steps: Sequence[FunnelStep], title: str, text: str) -> Chart | None:
     if not any(step.lost for step in steps):
         return None
     first = steps[0].count or 1
-    bars = Bars(
-        [step.name for step in steps],
-        {"rows": [step.count for step in steps]},
-        [f"{step.count:,} · {step.count / first:.0%}" for step in steps],
-    )
+    series = {"rows": [step.count for step in steps]}
+    if any(step.open for step in steps):
+        series[_OPEN] = list(accumulate(step.open for step in steps))
+    names = [readable(step.name) for step in steps]
+    bars = Bars(names, series, [f"{step.count:,} · {step.count / first:.0%}" for step in steps])
     rows = [
-        [step.name, f"{step.count:,}", "; ".join(f"{count:,} {why}" for why, count in step.lost.items())]
-        for step in steps
+        [
+            name,
+            *(f"{count:,}" for count in counts),
+            "; ".join(f"{count:,} {why}" for why, count in step.lost.items()),
+        ]
+        for name, step, *counts in zip(names, steps, *series.values(), strict=True)
     ]
-    return Chart("funnel", title, text, bars, ("step", "rows", "lost in between"), rows)
+    return Chart("funnel", title, text, bars, ("step", *series, "lost in between"), rows)
 
 
 def costs(usage: Mapping[str, Mapping[str, Any]]) -> Chart:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any, TypeAlias
 
 from rapidfuzz.distance import LCSseq
 
@@ -13,9 +15,14 @@ LONGEST = 20_000
 """Words of a text. A longer text is reported as a single change: its table would take hundreds of megabytes."""
 _CHANCE = 2
 """Up to this many equal words between two changes are taken for chance: shown as equal, they make it hard to read."""
-# A word or a sign with the space after it. Python's \w leaves out combining marks, so anything else that is not a space
-# is a word, too.
-_WORDS = re.compile(r"\w+\s*|[^\w\s]\s*|\s+")
+_ENDS = (".", "!", "?", ":", "\n")
+"""What ends a sentence or a line."""
+# A word or a sign, and the space after it, which is compared by itself: a full stop that is put in changes no word.
+# Python's \w leaves out combining marks, so anything else that is not a space is a word, too.
+_WORDS = re.compile(r"(^\s+|\w+|[^\w\s])(\s*)")
+_Words: TypeAlias = Sequence[tuple[str, str]]
+_Change: TypeAlias = tuple[list[str], list[str], list[str]]
+"""(words in both, words removed, words added), in order."""
 
 
 def difference(plain: str, improved: str) -> list[int]:
@@ -34,33 +41,67 @@ def segments(plain: str, improved: str) -> Iterator[tuple[int, str]]:
                 yield kind, "".join(words)
 
 
-def _changes(old: Sequence[str], new: Sequence[str]) -> list[tuple[list[str], list[str], list[str]]]:
-    """(words in both, words removed, words added), in order, with short equal segments merged into the changes."""
-    if max(len(old), len(new)) > LONGEST:
-        return [([], list(old), list(new))] if old != new else [(list(old), [], [])]
-    changes: list[tuple[list[str], list[str], list[str]]] = []
-    for same, removed, added in _opcodes(old, new):
-        if changes and same and (removed or added) and len(same) <= _CHANCE:
+def _changes(old: _Words, new: _Words) -> list[_Change]:
+    """The changes, with short equal segments merged into them."""
+    changes: list[_Change] = []
+    for same, removed, added in _pieces(old, new):
+        if changes and (removed or added) and sum(not word.isspace() for word in same) <= _CHANCE:
             changes[-1][1].extend([*same, *removed])
             changes[-1][2].extend([*same, *added])
         else:
             changes.append((same, removed, added))
+    changes.append(([], [], []))
+    for (before, removed, added), (after, *_) in pairwise(changes):
+        while removed and added and removed[-1] == added[-1]:
+            after.insert(0, removed.pop())
+            added.pop()
+        if not (removed and added):
+            _settle(before, removed or added, after)
     return changes
 
 
-def _opcodes(old: Sequence[str], new: Sequence[str]) -> Iterator[tuple[list[str], list[str], list[str]]]:
-    """(words in both, words removed, words added), in order: equal words, then changes up to the next ones."""
+def _settle(before: list[str], changed: list[str], after: list[str]) -> None:
+    """Moves what only one text has to where a sentence begins, if the same words could as well be there: ". And so on"
+    between "end" and "." becomes " And so on." behind them."""
+    while before and changed and before[-1] == changed[-1]:
+        after.insert(0, changed.pop())
+        changed.insert(0, before.pop())
+    most = next((at for at, (one, two) in enumerate(zip(changed, after, strict=False)) if one != two), len(after))
+    most = min(most, len(changed))
+    last = [before[-1] if before else "\n", *changed[:most]]
+    moved = next((at for at, word in enumerate(last) if word.endswith(_ENDS)), most)
+    before += changed[:moved]
+    changed += after[:moved]
+    del changed[:moved], after[:moved]
+
+
+def _pieces(old: _Words, new: _Words) -> Iterator[_Change]:
+    """The changes as they were found."""
     same, removed, added = list[str](), list[str](), list[str]()
-    for op in LCSseq.opcodes(old, new):
-        if op.tag == "equal":
-            if same or removed or added:
-                yield same, removed, added
-            same, removed, added = list(old[op.src_start : op.src_end]), [], []
+    for kind, text in _found(old, new):
+        if kind == BOTH and (removed or added):
+            yield same, removed, added
+            same, removed, added = [], [], []
+        if text:
+            (same, removed, added)[kind].append(text)
+    yield same, removed, added
+
+
+def _found(old: _Words, new: _Words) -> Iterator[tuple[int, str]]:
+    """(kind, text) of each word and space."""
+    if max(len(old), len(new)) > LONGEST:
+        ops: Any = [("equal" if old == new else "replace", 0, len(old), 0, len(new))]
+    else:
+        ops = LCSseq.opcodes([word for word, _ in old], [word for word, _ in new]).as_list()
+    for tag, start, end, other_start, other_end in ops:
+        ours, theirs = old[start:end], new[other_start:other_end]
+        if tag == "equal":
+            for (word, space), (_, other) in zip(ours, theirs, strict=True):
+                yield BOTH, word
+                yield from [(BOTH, space)] if space == other else [(PLAIN, space), (IMPROVED, other)]
         else:
-            removed += old[op.src_start : op.src_end]
-            added += new[op.dest_start : op.dest_end]
-    if same or removed or added:
-        yield same, removed, added
+            yield from ((PLAIN, piece) for word in ours for piece in word)
+            yield from ((IMPROVED, piece) for word in theirs for piece in word)
 
 
 def _utf16_units(text: str) -> int:

@@ -40,13 +40,14 @@ class Extract:
 @dataclass(frozen=True)
 class Gallery:
     """A section of the page. `wide`: an extract takes a whole row, its texts beside each other, and can be folded;
-    `listed`: in the page's table of contents, under `title`."""
+    `early`: above the charts; `listed`: in the page's table of contents, under `title`."""
 
     id: str
     title: str
     text: str
     extracts: Sequence[Extract]
     wide: bool = False
+    early: bool = False
     listed: bool = True
 
 
@@ -55,9 +56,9 @@ def plain(title: str, text: str, note: str = "") -> Text:
     return Text(title, [(BOTH, _cut(text, _LONGEST))], note)
 
 
-def changed(title: str, before: str, after: str, note: str = "") -> Text:
-    """How `before` became `after`."""
-    return Text(title, _excerpt(segments(before, after)), note)
+def changed(title: str, before: str, after: str, longest: int = _LONGEST) -> Text:
+    """How `before` became `after`, in up to `longest` characters."""
+    return Text(title, _excerpt(segments(before, after), longest))
 
 
 def strip(rows: Rows) -> Gallery | None:
@@ -72,7 +73,7 @@ def strip(rows: Rows) -> Gallery | None:
     marked = any(kind != BOTH for extract in shown for text in extract.texts for kind, _ in text.segments)
     text = "Struck through: what the improvement took out. Underlined: what it put in." if marked else ""
     names = {1: "A sample", 2: "Two samples", 3: "Three samples"}
-    return Gallery("strip", names[len(shown)], text, shown, listed=False)
+    return Gallery("strip", names[len(shown)], text, shown, early=True, listed=False)
 
 
 def _sample(rows: Rows, at: int) -> Extract:
@@ -87,14 +88,14 @@ def _sample(rows: Rows, at: int) -> Extract:
     return Extract(f"Sample {row['number']:,}", texts, f"#sample-{row['number']}")
 
 
-def _excerpt(pieces: Iterable[tuple[int, str]]) -> Segments:
-    """The pieces with the unchanged stretches shortened, up to _LONGEST characters."""
-    short, left = list[tuple[int, str]](), _LONGEST
+def _excerpt(pieces: Iterable[tuple[int, str]], longest: int = _LONGEST) -> Segments:
+    """The pieces with the unchanged stretches shortened, up to `longest` characters."""
+    short, left = list[tuple[int, str]](), longest
     for kind, text in pieces:
         if left <= 0:
             return [*short, (BOTH, "…")]
         if kind == BOTH and len(text) > 3 * _SAME:
-            text = f"{text[:_SAME]} … {text[-_SAME:]}"
+            text = f"{text[:_SAME].rpartition(' ')[0]} … {text[-_SAME:].partition(' ')[2]}"
         short.append((kind, _cut(text, left)))
         left -= len(text)
     return short

@@ -8,7 +8,6 @@ from typing import Any
 
 from refed_dspy.ledger.ledger import Ledger
 
-OPEN = "not asked yet, or in flight"
 _PLAIN = "response_generation"
 _ANSWERED = "SELECT count(*) FROM instructions WHERE CAST(id AS TEXT) IN (SELECT item FROM answers WHERE stage = ?)"
 # Failures of the plain response (`response_generation`), or of its improvement. A judge's failure loses no row here.
@@ -27,26 +26,27 @@ WHERE CAST(instruction AS TEXT) NOT IN (SELECT item FROM answers WHERE stage = ?
 
 @dataclass(frozen=True)
 class FunnelStep:
-    """`count` rows passed; `lost`: reason → how many were lost to it."""
+    """`count` rows passed; `lost`: reason → how many were lost to it; `open`: how many are neither, since they
+    were not asked about, or are in flight."""
 
     name: str
     count: int
     lost: Mapping[str, int] = field(default_factory=dict)
+    open: int = 0
 
 
 def funnel(ledger: Ledger, status: Mapping[str, Any]) -> list[FunnelStep]:
     """The run's steps in order, each with its losses from the step before. `status`: see `run_status`.
 
-    A step's count and its losses add up to the count of the step before.
+    A step's count, its losses and what is open add up to the count of the step before.
     """
     made = status["instructions"]
     lost = {"duplicates": made["duplicates"], "surplus": made["surplus"]}
-    (new,) = ledger.db.execute("SELECT count(*) FROM instructions").fetchone()  # also what filters dropped at once
-    written = FunnelStep("instructions written", new + sum(lost.values()))
-    steps = [written, FunnelStep("new ones", new, _nonzero(lost))]
+    written = FunnelStep("instructions written", made["new"] + sum(lost.values()))
+    steps = [written, FunnelStep("new ones", made["new"], _nonzero(lost))]
     for step in [*_later(ledger, status), FunnelStep("in the data set", status["kept"])]:
         left = steps[-1].count - step.count - sum(step.lost.values())
-        steps.append(FunnelStep(step.name, step.count, _nonzero({**step.lost, OPEN: left})))
+        steps.append(FunnelStep(step.name, step.count, _nonzero(step.lost), left))
     return steps
 
 

@@ -110,7 +110,7 @@ def pace(ledger: Ledger) -> Fact:
 def notes(status: Mapping[str, Any]) -> list[str]:
     """What a reader of a run's page has to know first."""
     texts = spending_notes(status)
-    if status["kept"] < status["size"]:
+    if status["kept"] < status["size"] and status["state"] != "running":
         texts.append(f"The run has {status['kept']:,} of {status['size']:,} samples.")
     if status["left_out"]:
         left = ", ".join(f"{count:,} {why}" for why, count in status["left_out"].items())
@@ -126,6 +126,12 @@ def spending_notes(status: Mapping[str, Any]) -> list[str]:
     if reserved := sum(use["reserved"] for use in status["usage"].values()):
         texts.append(f"{dollars(reserved * PICO)} of the cost is set aside for calls that never reported their tokens.")
     return texts
+
+
+def self_judged(teacher: str | None, judge: str | None) -> list[str]:
+    """That the judge grades its own answers, where it does."""
+    note = f"judge and teacher are the same model ({judge}), and models prefer their own words: take scores as a guide"
+    return [note] if judge is not None and judge == teacher else []
 
 
 def tables(ledger: Ledger, status: Mapping[str, Any]) -> list[Table]:
@@ -160,7 +166,7 @@ def _settings(ledger: Ledger, status: Mapping[str, Any]) -> Table:
         "seed": status["seed"],
         **_teachers(ledger, status),
         "judge": (ledger.meta("judge") or {}).get("model"),
-        "filters": "; ".join(f"{label} {_short(settings)}" for label, settings in ledger.meta("filters") or ()),
+        "filters": "; ".join(f"{label}{_short(settings)}" for label, settings in ledger.meta("filters") or ()),
         "prices of": status["price_source"],
         **{name.replace("_", " "): value for name, value in status["caps"].items()},
     }
@@ -184,7 +190,13 @@ def _teachers(ledger: Ledger, status: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _short(settings: Mapping[str, Any]) -> str:
-    return json.dumps({name: value for name, value in settings.items() if value not in (None, "")}, ensure_ascii=False)
+    """A filter's settings in brackets, if it has any."""
+    texts = [
+        f"{name.replace('_', ' ')} {json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value}"
+        for name, value in settings.items()
+        if value not in (None, "")
+    ]
+    return f" ({', '.join(texts)})" if texts else ""
 
 
 def _money(status: Mapping[str, Any]) -> str:

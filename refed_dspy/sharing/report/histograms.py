@@ -62,7 +62,8 @@ def _scores(place: int, name: str, kept_all: Sequence[float | None], dropped_all
     heights = {group: (color, np.histogram(scores, edges)[0].tolist()) for group, color, scores in groups if scores}
     without = len(kept_all) + len(dropped_all) - len(kept) - len(dropped)
     text = f"{len(kept_all):,} rows kept and {len(dropped_all):,} dropped by {name}, by the score it gave."
-    text += f" {without:,} of them have none." if without else ""
+    if without:
+        text += f" {without:,} of them have none." if kept else " It gives kept rows no score."
     table = [[group, *_cells(spread(scores))] for group, _, scores in groups]
     columns = ("rows that were", "rows", "mean", "median", "5%", "95%", "highest")
     figure = Histogram("score", places, float(np.diff(edges).min()), heights, stacked=True)

@@ -144,5 +144,5 @@ def _by_reference(rows: Rows, opened: int) -> Colouring:
 
 
 def _groups(groups: Sequence[int], names: Sequence[str]) -> Colouring:
-    colors = [group % len(PALETTE) for group in groups]
-    return [(names[group], PALETTE[group % len(PALETTE)]) for group in sorted(set(groups))], colors
+    colors = {group: place % len(PALETTE) for place, group in enumerate(sorted(set(groups)))}
+    return [(names[group], PALETTE[color]) for group, color in colors.items()], [colors[group] for group in groups]

@@ -9,6 +9,7 @@ from typing import Any
 
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.summary import run_status
+from refed_dspy.metrics.win_rates import LC_NOTE
 from refed_dspy.records import PICO, dollars
 from refed_dspy.sharing.report import charts, glance
 from refed_dspy.sharing.report.charts import Chart
@@ -29,8 +30,8 @@ def comparison_page(folder: Path, ledger: Ledger) -> Page:
     """The contents of a comparison's page; until it has ended, what it took so far."""
     status, made = run_status(ledger), read_json(folder / FIGURES)
     lines = made.get("lines", [])
-    notes = [made[name] for name in ("doubt", "stopped") if made.get(name) and made[name] != status["reason"]]
-    notes += glance.spending_notes(status) + [f"Not measured: {line}" for line in made.get("lacking", ())]
+    stopped = [made["stopped"]] if made.get("stopped") and made["stopped"] != status["reason"] else []
+    notes = [*stopped, *made.get("notes", ()), *glance.self_judged(made.get("teacher"), made.get("judge"))]
     lead = f"{status['kept']:,} of {status['size']:,} instructions compared"
     if made:
         lead = (
@@ -44,7 +45,7 @@ def comparison_page(folder: Path, ledger: Ledger) -> Page:
         state=status["state"],
         reason=status["reason"],
         facts=[Fact("Instructions", f"{status['kept']:,}", f"of {status['size']:,}"), *glance.paid(ledger, status)],
-        notes=notes,
+        notes=[*notes, *glance.spending_notes(status)],
         galleries=[side_by_side] if (side_by_side := _side_by_side(folder / ROWS)) else [],
         charts=[*filter(None, shown), charts.costs(status["usage"])],
         tables=[*([_programs(lines)] if lines else []), glance.models(status["models"])],
@@ -67,6 +68,7 @@ def _win_rates(lines: Sequence[Mapping[str, Any]], against: str) -> Chart | None
         [line["program"], *(_text(rate, 1, "%") for rate in each)] for line, each in zip(compared, rates, strict=True)
     ]
     text = f"How often the judge preferred the program's response to that of {against}, with 95% intervals."
+    text += f" {LC_NOTE}" if "length-controlled" in series else ""
     return Chart("wins", f"Win rates over {against}", text, figure, ("program", *_RATES), rows)
 
 
@@ -86,6 +88,8 @@ def _programs(lines: Sequence[Mapping[str, Any]]) -> Table:
         "program",
         "rows",
         "both orders agree",
+        "abstained",
+        "judge failed",
         "feedback",
         "calls",
         "dollars",
@@ -95,7 +99,8 @@ def _programs(lines: Sequence[Mapping[str, Any]]) -> Table:
     )
     rows = [
         [
-            line["program"], f"{line['rows']:,}", format_number(line["consistent"]), f"{line['feedback']:,}",
+            line["program"], f"{line['rows']:,}", format_number(line["consistent"]), *_undecided(line["judgements"]),
+            f"{line['feedback']:,}",
             f"{line['calls']:,}", _money(line["cost"]), _money(_each_thousand(line)),
             format_number(line["words"], 0), format_number(line["distinct"]),
         ]
@@ -104,6 +109,12 @@ def _programs(lines: Sequence[Mapping[str, Any]]) -> Table:
     return Table(
         "programs", "Programs", "What each program would have cost on its own, without the judge.", columns, rows
     )
+
+
+def _undecided(judged: Mapping[str, Any]) -> list[str]:
+    """Of how many of its pairs the judge abstained, and on how many it failed; no values where it had none."""
+    counts = [judged["abstained"], judged["failed"]]
+    return [f"{count:,}" if judged["decided"] or any(counts) else NO_VALUE for count in counts]
 
 
 def _each_thousand(line: Mapping[str, Any]) -> float | None:

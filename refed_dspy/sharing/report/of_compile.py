@@ -21,6 +21,8 @@ from refed_dspy.sharing.report.glance import Fact, Table
 from refed_dspy.sharing.report.page import Page
 from refed_dspy.text import NO_VALUE, format_number
 
+_LONGEST = 50_000
+"""Characters of a prompt's change that are shown: all of it, unless a program writes without end."""
 _SETS = ("train", "validation", "test")
 
 
@@ -39,8 +41,8 @@ def compile_page(folder: Path, ledger: Ledger) -> Page:
         over = "against the champion" if proof["over_champion"] else "against the uncompiled program"
         what = gain_or_loss(gain["mean"]).capitalize()
         facts.insert(0, Fact(what, f"{gain['mean']:+z.2f}", f"{gain['low']:z.2f} to {gain['high']:z.2f}, {over}"))
-        facts.insert(1, Fact("Proved", "yes" if proof["proved"] else "no"))
-    drawn = [*([_scores(proof), _gains(proof)] if proof else []), charts.costs(status["usage"])]
+        facts.insert(1, Fact("Proved better", "yes" if proof["proved"] else "no"))
+    drawn = [*([_scores(proof), _changes(proof)] if proof else []), charts.costs(status["usage"])]
     return Page(
         title=folder.absolute().name,
         lead=f"{identity.get('kind', 'A program')} compiled by {identity.get('optimizer', 'an optimizer')}",
@@ -50,7 +52,11 @@ def compile_page(folder: Path, ledger: Ledger) -> Page:
         notes=[*_notes(outcome, candidates, best), *glance.spending_notes(status)],
         galleries=[prompts] if best and (prompts := _prompts(candidates[0], best)) else [],
         charts=drawn,
-        tables=[_candidates(candidates, best), glance.models(usage_by_model(ledger))],
+        tables=[
+            *([_agreement(judge)] if (judge := outcome.get("agreement")) else []),
+            _candidates(candidates, best),
+            glance.models(usage_by_model(ledger)),
+        ],
     )
 
 
@@ -62,20 +68,20 @@ def _best(candidates: Sequence[Candidate], outcome: Mapping[str, Any]) -> Candid
 
 
 def _notes(outcome: Mapping[str, Any], candidates: Sequence[Candidate], best: Candidate | None) -> list[str]:
+    """What the command says besides the figures."""
     if not outcome:
         return []
-    if not outcome["proof"]:
-        return ["No proof: the compile ended before the test set was scored."]
-    proof, notes = outcome["proof"], []
+    models = {role: model["model"] for role, model in outcome["models"].items()}
+    unscored = {"doubts": ["no proof: the compile ended before the test set was scored"]}
+    notes = list((outcome["proof"] or unscored).get("doubts", ()))  # an older compile stored none
     if best is candidates[0]:
-        notes.append("No candidate was better, so the uncompiled program was kept.")
-    elif not proof["proved"]:
-        why = "rests on the length of the answers" if proof["rests_on_length"] else "may be chance"
-        word = gain_or_loss((proof["over_champion"] or proof["gain"])["mean"])
-        notes.append(f"The gain is not proved: it {why}." if word == "gain" else "No gain was found: it scored lower.")
-    if not proof["whole"]:
-        notes.append("Only part of the test set was scored.")
-    return notes
+        notes.append("no candidate was better, so the uncompiled program is kept")
+    if outcome["abstained"]:
+        notes.append(
+            f"{outcome['abstained']:,} evaluations were not judged; they count neither for nor against a candidate"
+        )
+    notes += [f"{each['count']:,} calls failed in {each['stage']}: {each['kind']}" for each in outcome["failures"]]
+    return notes + glance.self_judged(models.get("teacher"), models.get("judge"))
 
 
 def _scores(proof: Mapping[str, Any]) -> Chart:
@@ -94,20 +100,35 @@ def _scores(proof: Mapping[str, Any]) -> Chart:
     return Chart("scores", "Scores on the test set", text, figure, columns, rows)
 
 
-def _gains(proof: Mapping[str, Any]) -> Chart:
+def _changes(proof: Mapping[str, Any]) -> Chart:
     names = {
-        "gain": "over the uncompiled", "equal_length": "at equal length", "over_champion": "over the champion",
-        "over_champion_equal_length": "over the champion, at equal length",
+        "gain": "from the uncompiled", "equal_length": "at equal length", "over_champion": "from the champion",
+        "over_champion_equal_length": "from the champion, at equal length",
     }  # fmt: skip
-    gains = {
+    changes = {
         label: _interval(proof[key]) for key, label in names.items() if proof.get(key) and proof[key]["low"] is not None
     }
-    widest = max([0.1, *(abs(end) for gain in gains.values() for end in gain)])
-    ends = [f"{mean:+z.2f} ({low:+z.2f} to {high:+z.2f})" for mean, low, high in gains.values()]
-    figure = Intervals(list(gains), {"gain": list(gains.values())}, ends, -widest, widest, 0)
-    text = "How much better the compiled program scores. A gain is proved where its interval is right of the line."
-    rows = [[name, end] for name, end in zip(gains, ends, strict=True)]
-    return Chart("gains", "Gain", text, figure, ("gain", "with its interval"), rows)
+    widest = max([0.1, *(abs(end) for change in changes.values() for end in change)])
+    ends = [f"{mean:+z.2f} ({low:+z.2f} to {high:+z.2f})" for mean, low, high in changes.values()]
+    figure = Intervals(list(changes), {"change": list(changes.values())}, ends, -widest, widest, 0)
+    text = "The compiled program's score less the other's. It is better where the interval is right of the line."
+    rows = [[name, end] for name, end in zip(changes, ends, strict=True)]
+    return Chart("changes", "Change in score", text, figure, ("change", "with its interval"), rows)
+
+
+def _agreement(judge: Mapping[str, Any]) -> Table:
+    """Of a compiled judge: how often its verdicts are those of people."""
+    rows = [
+        [
+            row["criterion"], program, f"{row['pairs']:,}", f"{row['abstained']:,}", f"{row['failed']:,}",
+            *(_percent(row[name] and row[name]["mean"]) for name in ("accuracy", "same_verdict")),
+            _percent(row["consistency"]),
+        ]
+        for program, part in (("uncompiled", "before"), ("compiled", "after"))
+        for row in judge[part]
+    ]  # fmt: skip
+    columns = ("criterion", "judge", "pairs", "abstained", "failed", "accuracy", "same verdict", "both orders agree")
+    return Table("agreement", "Agreement with people", "On the test pairs.", columns, rows)
 
 
 def _candidates(candidates: Sequence[Candidate], best: Candidate | None) -> Table:
@@ -118,9 +139,9 @@ def _candidates(candidates: Sequence[Candidate], best: Candidate | None) -> Tabl
         ]
         what = ", ".join(map(readable, changed_predictors(candidates[0].state, each.state))) or "nothing"
         name = f"{each.seq}, uncompiled" if each is candidates[0] else str(each.seq)
-        rows.append([f"{name}, kept" if each is best else name, what, *scored, dollars(each.cost)])
+        rows.append([f"{name}, kept" if each is best else name, *scored, dollars(each.cost), what])
     text = "Mean scores on each set, and on how many examples. A call that two candidates share is the first one's."
-    return Table("candidates", "Candidates", text, ("candidate", "changed in", *_SETS, "dollars"), rows)
+    return Table("candidates", "Candidates", text, ("candidate", *_SETS, "dollars", "changed in"), rows)
 
 
 def _prompts(before: Candidate, after: Candidate) -> Gallery | None:
@@ -131,14 +152,14 @@ def _prompts(before: Candidate, after: Candidate) -> Gallery | None:
         return None
     shown = [Extract(readable(name), _differences(before.state[name], after.state[name])) for name in names]
     text = "Struck through: only in the uncompiled program. Underlined: only in the best candidate."
-    return Gallery("prompts", "Prompts", text, shown, wide=True)
+    return Gallery("prompts", "Prompts", text, shown, wide=True, early=True)
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Text]:
     texts = []
     before, after = (str(state["signature"].get("instructions", "")) for state in (old, new))
     if before != after:
-        texts.append(changed("Instructions", before, after))
+        texts.append(changed("Instructions", before, after, _LONGEST))
     for at, demo in enumerate(new.get("demos", []), 1):
         if demo not in old.get("demos", []):
             texts.append(plain(f"Demonstration {at}, new", json.dumps(demo, ensure_ascii=False, indent=1)))
@@ -149,6 +170,10 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Text]:
 
 def _interval(stored: Mapping[str, Any]) -> Interval:
     return stored["mean"], stored["low"], stored["high"]
+
+
+def _percent(share: float | None) -> str:
+    return NO_VALUE if share is None else f"{share:.0%}"
 
 
 def _dollars(amount: float | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ def filtering_page(folder: Path, ledger: Ledger | None) -> Page:
         notes = glance.spending_notes(status)
         drawn.append(charts.costs(status["usage"]))
         tables.append(glance.models(usage_by_model(ledger)))
+    notes += _gaps(passes)
     if not passes:
         notes.append("The filters have not finished; this is the cost so far.")
     names = ", ".join(each["filter"] for each in passes)
@@ -68,6 +69,15 @@ def _steps(passes: Sequence[Mapping[str, Any]]) -> list[FunnelStep]:
         lost = {**each["reasons"], **({"undecided": each["undecided"]} if each["undecided"] else {})}
         steps.append(FunnelStep(f"kept by {each['filter']}", each["kept"], lost))
     return steps or [FunnelStep("rows", 0)]
+
+
+def _gaps(passes: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What a judge did not decide, and which filter kept nothing."""
+    for each in passes:
+        if each["undecided"]:
+            yield f"the judge of {each['filter']} gave no answer on {each['undecided']:,} of {each['in']:,} rows"
+        elif each["in"] and not each["kept"]:
+            yield f"{each['filter']} kept none of {each['in']:,} rows"
 
 
 def _reasons(passes: Sequence[Mapping[str, Any]]) -> Table:

@@ -26,6 +26,7 @@ def run_page(folder: Path, ledger: Ledger, draw: DrawMap) -> Page:
     """The contents of a run's page."""
     status, rows = run_status(ledger), read_rows(ledger)
     steps = funnel(ledger, status)
+    judge = ledger.meta("judge") or {}
     flow = f"{steps[0].count:,} instructions were written; {steps[-1].count:,} rows are in the data set."
     facts, tables, points = glance.facts(ledger, status), glance.tables(ledger, status), per_minute(ledger)
     ledger.db.execute("ROLLBACK")  # all is read; what follows takes seconds
@@ -45,7 +46,7 @@ def run_page(folder: Path, ledger: Ledger, draw: DrawMap) -> Page:
         state=status["state"],
         reason=status["reason"],
         facts=facts + glance.unchanged(rows),
-        notes=glance.notes(status),
+        notes=[*glance.notes(status), *glance.self_judged(status["teacher"].get("model"), judge.get("model"))],
         galleries=[samples] if samples else [],
         charts=[chart for chart in made if chart is not None],
         tables=tables,

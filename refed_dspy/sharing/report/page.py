@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import compress
 from typing import Any
 
 from refed_dspy.sharing.report.charts import Chart
@@ -89,15 +90,13 @@ def render(page: Page, version: str, *, live: bool = False) -> bytes:
 
 
 def _columns(rows: Rows | None) -> dict[str, tuple[str, str]]:
-    """The columns of the list of rows, without those in which no row has a value."""
+    """The columns of the list of rows, without those in which no kept row has a value."""
     if rows is None:
         return {}
-    always = {"instruction", "words"}
-    return {
-        name: shown
-        for name, shown in _COLUMNS.items()
-        if name in always or any(value is not None for value in rows.columns[_FROM.get(name, name)])
-    }
+    kept = rows.columns["kept"]
+    filled = {name for name, column in rows.columns.items() if any(v is not None for v in compress(column, kept))}
+    filled |= {"instruction", "words"}
+    return {name: shown for name, shown in _COLUMNS.items() if _FROM.get(name, name) in filled}
 
 
 def packed(rows: Rows) -> str:

@@ -134,6 +134,15 @@ class BatchService:
 
         return await self._with_retries(look, "batches")
 
+    async def exists(self) -> bool:
+        """Whether the endpoint has a Batch API, by the list of its batches, which costs nothing. Raises LMError where
+        it does not say."""
+        try:
+            await self._with_retries(lambda: self._client.batches.list(limit=1), "batches")
+        except NoBatches:
+            return False
+        return True
+
     async def look(self, name: str) -> Any:
         """The batch as it stands. Raises BatchOutOfReach where the endpoint does not know it."""
         return await self._with_retries(lambda: self._client.batches.retrieve(name), f"batches/{name}")

@@ -38,6 +38,12 @@ def test_a_custom_program_and_a_seed_object(server: SimulatedTeacher, tmp_path: 
     assert all(row["improved_response"] == row["response"].upper() for row in shouted)
 
 
+def test_a_list_gives_names_and_compares_with_its_first(server: SimulatedTeacher, tmp_path: Path) -> None:
+    made = run(server, tmp_path / "c", ["sample-level", CapitalsProgram()], size=2)
+    assert [entry.program for entry in made.lines] == ["sample-level", "B"]
+    assert (line(made, "sample-level").win_rate, line(made, "B").rows) == (None, 2)
+
+
 @pytest.mark.parametrize("name", ["a\nb", "x\x1b[31m", "\u202eback", "nul\0"])
 def test_names_that_cannot_be_shown_are_refused(server: SimulatedTeacher, tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match="is not a valid name") as raised:
@@ -60,7 +66,7 @@ def test_odd_names_are_shown_as_they_are(server: SimulatedTeacher, tmp_path: Pat
 def test_programs_that_cannot_be_compared_are_refused_by_name(server: SimulatedTeacher, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="programs: odd is a dict"):
         run(server, tmp_path / "c", {"plain": "instruction-only", "odd": {}}, against="plain")
-    with pytest.raises(ConfigError, match="no such file"):
+    with pytest.raises(ConfigError, match="programs: sample_level: no such program; did you mean sample-level"):
         run(server, tmp_path / "c", {"plain": "instruction-only", "odd": "sample_level"}, against="plain")
     bound = ReferenceLevelFeedback()
     bound.set_lm(fake_lm(Writer()))
@@ -68,6 +74,10 @@ def test_programs_that_cannot_be_compared_are_refused_by_name(server: SimulatedT
         run(server, tmp_path / "c", {"plain": "instruction-only", "ours": bound}, against="plain")
     with pytest.raises(ConfigError, match="the seed set answers no new instructions"):
         run(server, tmp_path / "c", {"plain": "instruction-only", "s": SeedOnly()}, against="s")
+    with pytest.raises(ConfigError, match="programs: got a str; pass a list, or names"):
+        run(server, tmp_path / "c", "sample-level")
+    with pytest.raises(ConfigError, match="programs: one is listed twice"):
+        run(server, tmp_path / "c", ["sample-level", "sample-level"])
     with pytest.raises(ConfigError, match="programs: needs at least two programs"):
         run(server, tmp_path / "c", {"plain": "instruction-only"}, against="plain")
     assert requests(server) == 0 and not (tmp_path / "c").exists()

@@ -91,6 +91,7 @@ class Nameless:
 @pytest.mark.parametrize(
     ("custom", "message"),
     [
+        (lambda _: True, "filters 1: is a function; pass an object with name, of_instruction, check"),
         (CustomFilter, r"CustomFilter is a class; pass an instance, CustomFilter\(…\)"),
         (UnmarkedJudge(), "UnmarkedJudge asks a judge; derive it from refed_dspy.filters.base.JudgeFilter"),
         (Nameless(), "Nameless lacks name, remember"),

@@ -163,10 +163,10 @@ def test_each_point_keeps_its_place_and_its_group() -> None:
     figure = mapped([2, 0, 2], [1, 2, 1], 3)
     assert figure.places == [(0, 0), (50, 50), (100, 100)]
     assert figure.colourings == {
-        "reference": ([("ref 0", PALETTE[0]), ("ref 2", PALETTE[2])], [2, 0, 2]),
-        "feature": ([("form", PALETTE[1]), ("aim", PALETTE[2])], [1, 2, 1]),
+        "reference": ([("ref 0", PALETTE[0]), ("ref 2", PALETTE[1])], [1, 0, 1]),
+        "feature": ([("form", PALETTE[0]), ("aim", PALETTE[1])], [0, 1, 0]),
     }
-    assert figure.drawn[1] == ((50, 50), "a0 b2")
+    assert figure.drawn[1] == ((50, 50), "a0 b1")
 
 
 def test_with_many_references_neighbours_still_differ_in_colour() -> None:

@@ -26,7 +26,7 @@ def walked(plain: str, improved: str) -> list[tuple[int, str]]:
 
 def test_a_word_changed() -> None:
     segments = walked("The quick brown fox jumps over it.", "The quick red fox jumps over it.")
-    assert segments == [(BOTH, "The quick "), (PLAIN, "brown "), (IMPROVED, "red "), (BOTH, "fox jumps over it.")]
+    assert segments == [(BOTH, "The quick "), (PLAIN, "brown"), (IMPROVED, "red"), (BOTH, " fox jumps over it.")]
 
 
 def test_words_that_agree_by_chance_do_not_break_a_change_up() -> None:
@@ -37,9 +37,20 @@ def test_words_that_agree_by_chance_do_not_break_a_change_up() -> None:
 
 
 def test_a_short_end_that_is_the_same_is_no_change() -> None:
-    assert walked("One red fox.", "One blue fox.")[-1] == (BOTH, "fox.")
-    assert walked("Red", "Red fox")[0] == (PLAIN, "Red"), "a word with another space behind it"
-    assert walked("A fox", "The fox") == [(PLAIN, "A "), (IMPROVED, "The "), (BOTH, "fox")]
+    assert walked("One red fox.", "One blue fox.")[-1] == (BOTH, " fox.")
+    assert walked("Red", "Red fox") == [(BOTH, "Red"), (IMPROVED, " fox")]
+    assert walked("A fox", "The fox") == [(PLAIN, "A"), (IMPROVED, "The"), (BOTH, " fox")]
+
+
+def test_a_sign_that_changed_leaves_its_word_alone() -> None:
+    assert walked("so it goes on", "so it. goes on") == [(BOTH, "so it"), (IMPROVED, "."), (BOTH, " goes on")]
+    assert walked("as it was, fine", "as it was; fine")[1:3] == [(PLAIN, ","), (IMPROVED, ";")]
+
+
+def test_what_is_put_in_begins_where_a_sentence_does() -> None:
+    assert walked("Most of it.", "Most of it.\n\n1. Look.") == [(BOTH, "Most of it."), (IMPROVED, "\n\n1. Look.")]
+    assert walked("One rule: b.", "One way: a. One rule: b.") == [(IMPROVED, "One way: a. "), (BOTH, "One rule: b.")]
+    assert walked("A fox.", "A red fox.") == [(BOTH, "A "), (IMPROVED, "red "), (BOTH, "fox.")]
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,11 @@ from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.records import PICO, dollars
 from refed_dspy.runs.result import full_status
-from refed_dspy.sharing.report import glance
+from refed_dspy.sharing.report import charts, glance
 from refed_dspy.sharing.report.charts import Chart
 from refed_dspy.sharing.report.drawing import Bars
 from refed_dspy.sharing.report.extracts import Extract, Gallery, changed, plain
-from refed_dspy.sharing.report.funnel import OPEN, funnel
+from refed_dspy.sharing.report.funnel import funnel
 from refed_dspy.sharing.report.map import draw_map, instruction_map
 from refed_dspy.sharing.report.of_run import best_map
 from refed_dspy.sharing.report.page import Page, render
@@ -122,7 +122,12 @@ def test_what_was_never_new_and_what_is_open_are_counted(ledger: Ledger) -> None
     steps = {step.name: step for step in funnel(ledger, full_status(ledger))}
     assert steps["new ones"].lost == {"duplicates": 3, "surplus": 2}
     assert steps["instructions written"].count == steps["new ones"].count + 5
-    assert steps["improved"].lost[OPEN] == 1 and OPEN not in steps["kept by late"].lost
+    assert steps["improved"].open == 1 and steps["kept by late"].open == 0
+    flow = charts.flow(list(steps.values()), "", "")
+    assert flow is not None and isinstance(flow.figure, Bars)
+    assert flow.figure.series["not asked, or in flight"] == list(
+        itertools.accumulate(step.open for step in steps.values())
+    ), "what is open is not lost"
 
 
 def test_an_early_filter_that_dropped_nothing_still_stands_before_the_answers(ledger: Ledger) -> None:
@@ -136,7 +141,7 @@ def test_an_early_filter_that_dropped_nothing_still_stands_before_the_answers(le
     steps = funnel(ledger, full_status(ledger))
     assert [step.name for step in steps][2:5] == ["kept by early", "answered", "improved"]
     for before, after in itertools.pairwise(steps):
-        assert before.count == after.count + sum(after.lost.values())
+        assert before.count == after.count + sum(after.lost.values()) + after.open
 
 
 @pytest.mark.slow
@@ -208,10 +213,12 @@ def test_what_to_know_first(ledger: Ledger) -> None:
     last = "(SELECT max(id) FROM calls)"
     ledger.db.execute(f"UPDATE calls SET outcome = 'lost', prompt_tokens = NULL, cost = {PICO // 4} WHERE id = {last}")
     ledger.set_meta(size=20, left_out={"no response": 1_200})
-    reserved, unfinished, left = glance.notes(full_status(ledger))
+    reserved, unfinished, left = glance.notes({**full_status(ledger), "state": "killed"})
     assert unfinished == "The run has 12 of 20 samples."
     assert reserved.startswith("$0.25 of the cost is set aside")
     assert left == "References left out: 1,200 no response."
+    assert glance.self_judged("a", "b") == glance.self_judged("a", None) == glance.self_judged(None, None) == []
+    assert "same model (a)" in glance.self_judged("a", "a")[0]
 
 
 def test_the_tables_list_failures_models_and_settings(ledger: Ledger) -> None:

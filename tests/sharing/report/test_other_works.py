@@ -71,6 +71,7 @@ def test_a_comparison_shows_win_rates_and_the_answers_side_by_side(comparison: P
     assert [text.title for text in gallery.extracts[0].texts] == ["instruction-only", "sample-level", "reference-level"]
     assert re.fullmatch(r"(wins|loses|a tie), grade 4", gallery.extracts[0].texts[1].note)
     assert facts(page)["Instructions"] == ("8", "of 8") and "judged by judge/model" in str(page.lead)
+    assert made["notes"] and set(made["notes"]) <= set(page.notes), "what the command says of its figures"
     assert "Win rates over instruction-only" in written(comparison)
 
 
@@ -130,15 +131,15 @@ def test_a_compile_shows_candidates_gain_and_what_changed_in_the_prompts(tmp_pat
     made = compiled(tmp_path, answerer(), QUESTIONS, metric=marks)
     assert made.proof is not None
     page = read_page(tmp_path, no_map)
-    gains, scores = chart(page, "gains"), chart(page, "scores")
-    assert isinstance(gains, Intervals) and isinstance(scores, Intervals)
-    first = gains.series["gain"][0]
+    changes, scores = chart(page, "changes"), chart(page, "scores")
+    assert isinstance(changes, Intervals) and isinstance(scores, Intervals)
+    first = changes.series["change"][0]
     assert first is not None and first[0] == pytest.approx(made.proof.gain.mean)
-    assert facts(page)["Proved"][0] == ("yes" if made.manifest["proof"]["proved"] else "no")
+    assert facts(page)["Proved better"][0] == ("yes" if made.manifest["proof"]["proved"] else "no")
     candidates = next(table for table in page.tables if table.id == "candidates")
     assert candidates.rows[0][0].startswith("0, uncompiled") and len(candidates.rows) == page_count(page)
     assert sum(row[0].endswith(", kept") for row in candidates.rows) == 1
-    assert bool(page.galleries) == made.changed
+    assert bool(page.galleries) == made.changed and set(made.proof.doubts()) <= set(page.notes) and made.proof.doubts()
     for gallery in page.galleries:
         assert gallery.title == "Prompts" and all(extract.texts for extract in gallery.extracts)
     assert "Scores on the test set" in written(tmp_path)

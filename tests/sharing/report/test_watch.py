@@ -101,7 +101,7 @@ def test_figures_and_page_follow_the_ledger(server: Watch, folder: Path) -> None
         after = now(server)
         assert after["mark"] != before["mark"]
         assert {fact["name"]: fact for fact in after["facts"]}["Samples"]["note"] == "of 500 requested"
-        assert b"6 of 500 samples" in get(server, f"/{server.token}/")[1]
+        assert b"of 500 requested" in get(server, f"/{server.token}/")[1]
 
 
 def test_before_the_first_answer_it_waits(tmp_path: Path) -> None:

@@ -180,7 +180,8 @@ def test_a_judge_is_foreseen_at_its_own_price(
 
 def test_nobody_foresees_the_minutes_of_a_batch(tmp_path: Path) -> None:
     forecast_ = Forecast(100, 300, 10, 0, 10, PICO, PICO, PICO, 0, 9.0, 250, (8.0, 0.0, 8.0), 0.1, 5)
-    assert Estimate(tmp_path, forecast_, None, "x").lines()[0].endswith("up to a day per round of batches")
+    estimated = Estimate(**vars(forecast_), run_dir=tmp_path, minutes=None, price_source="x")
+    assert estimated.lines()[0].endswith("up to a day per round of batches")
 
 
 @pytest.mark.slow
@@ -191,7 +192,7 @@ def test_an_estimate_in_batches_tells_no_minutes(server: SimulatedTeacher, tmp_p
     settings: dict[str, Any] = {"teacher": config(server.base_url, mode="interactive", max_tokens=2048), who: quick}
     settings["filters"] = [{"rubric": {"at_least": 1}}] if who == "judge" else []
     estimate = refed_dspy.estimate(None, references(6), size=60, run_dir=tmp_path, **settings)
-    assert estimate.minutes is None and estimate.forecast.cost is not None and server.stats()["batches"] > 0
+    assert estimate.minutes is None and estimate.cost is not None and server.stats()["batches"] > 0
 
 
 # --- who answers

@@ -68,7 +68,7 @@ def test_rows_depend_on_the_seed_alone(tmp_path: Path) -> None:
 
 def test_an_estimate_by_it_tells_no_other_teachers_costs(tmp_path: Path) -> None:
     foreseen = refed_dspy.estimate(size=60, teacher="simulated", run_dir=tmp_path, track=False)
-    assert foreseen.forecast.cost == 0 and not foreseen.others
+    assert foreseen.cost == 0 and not foreseen.others
 
 
 def test_a_run_that_another_model_began_says_that_it_is_made_in_part(tmp_path: Path) -> None:

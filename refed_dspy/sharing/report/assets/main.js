@@ -30,8 +30,13 @@
         header.querySelector("button").addEventListener("click", () => this.sort(header.dataset.column));
       }
       const score = this.headers.find((header) => header.dataset.column === "score");
-      if (score && store.names.scoring) score.querySelector("button").title = `given by ${store.names.scoring}`;
+      if (score) score.querySelector("button").title = this.giver;
       this.mark();
+    }
+
+    /** Who gave the scores. */
+    get giver() {
+      return this.store.names.scoring ? `given by ${this.store.names.scoring}` : "";
     }
 
     /** Puts the filters in place; what was chosen in them stays chosen, where there still is such a thing. */
@@ -40,7 +45,8 @@
       this.filters.replaceChildren();
       [this.from, this.to] = [];
       this.selects = this.choices().filter((choice) => choice.names.length > 1).map((choice) => this.select(choice));
-      if (new Set(this.store.columns.score).size > 2) this.range();
+      const scored = this.headers.some(({ dataset }) => dataset.column === "score");
+      if (scored && new Set(this.store.columns.score).size > 2) this.range();
       for (const field of this.filters.querySelectorAll("select, input")) {
         const value = before.get(field.id);
         if (field.options) field.value = Array.from(field.options).find(({ dataset }) => dataset.name === value)?.value ?? "";
@@ -94,13 +100,12 @@
     }
 
     range() {
-      const who = cut(this.store.names.scoring ?? "Score");
       const scores = this.store.numeric.score.filter((score) => !Number.isNaN(score)).sort();
-      const ends = [["from", `${who} from`, scores[0]], ["to", `${who} to`, scores[scores.length - 1]]];
+      const ends = [["from", "Score from", scores[0]], ["to", "Score to", scores[scores.length - 1]]];
       for (const [id, label, placeholder] of ends) {
         const field = refed.make("label", "field narrow", label);
         const input = refed.make("input");
-        Object.assign(input, { type: "number", step: "any", id: `score-${id}`, placeholder: refed.count(placeholder) });
+        Object.assign(input, { type: "number", step: "any", id: `score-${id}`, title: this.giver, placeholder: refed.count(placeholder) });
         field.append(input);
         this.filters.append(field);
         this[id] = input;
@@ -201,9 +206,20 @@
       this.terms = refed.terms(wish.query);
       const rows = this.store.select({ ...wish, terms: this.terms });
       this.list.show(rows, this.terms);
+      document.getElementById("browser").style.setProperty("--rows", this.store.size);
       document.getElementById("none").hidden = rows.length > 0;
-      this.status.textContent = `${refed.count(rows.length)} of ${refed.count(this.store.size)} rows`;
+      const counted = [this.tally(rows, 1, "sample"), this.tally(rows, 0, "dropped row")];
+      this.status.textContent = counted.filter(Boolean).join(", ");
       document.getElementById("reset").hidden = rows.length === this.store.size;
+    }
+
+    /** How many of the rows that were kept (1) or dropped (0) are among `rows`; "" where the run has none. */
+    tally(rows, kept, name) {
+      const flags = this.store.columns.kept;
+      const all = flags.filter((flag) => flag === kept).length;
+      const shown = rows.reduce((sum, row) => sum + (flags[row] === kept), 0);
+      const of = shown === all ? "" : `${refed.count(shown)} of `;
+      return all ? `${of}${refed.count(all)} ${name}${all === 1 ? "" : "s"}` : "";
     }
 
     /** Shows other rows in place of those there are: the same and more. */

@@ -113,7 +113,9 @@
       for (const [, ...fields] of verdicts?.[row] ?? []) for (const text of fields) texts.push({ name: "judge", text });
       for (const [, , , ...fields] of decisions[row]) for (const text of fields) texts.push({ name: "filter", text });
       texts.push({ name: "feedback", text: feedback?.[row] });
-      texts.push({ name: "reference", text: this.reference(row)?.id }, { name: "feature", text: this.feature(row) });
+      const reference = this.reference(row);
+      texts.push({ name: "system prompt", text: reference?.system }, { name: "reference", text: reference?.id });
+      texts.push({ name: "feature", text: this.feature(row) });
       return texts.filter(({ text }) => text);
     }
 

@@ -1,0 +1,42 @@
+"""The keywords of public functions, as editors and notebooks see them, are the keys of the settings classes."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+
+import refed_dspy
+from refed_dspy.config.compile import CompileConfig
+from refed_dspy.config.jobs import CompareConfig, FilterRunConfig, RecycleConfig, StatsConfig
+from refed_dspy.config.run import RunConfig
+from refed_dspy.runs.estimate import aestimate
+
+TAKEN_ALREADY = {"references", "pairs"}
+"""Settings that a function takes as an object, under another name or the same."""
+
+
+@pytest.mark.parametrize(
+    ("function", "kind"),
+    [
+        *((run, RunConfig) for run in (refed_dspy.synthesize, refed_dspy.asynthesize, refed_dspy.stream)),
+        *((run, RunConfig) for run in (refed_dspy.estimate, aestimate)),
+        (refed_dspy.compare, CompareConfig),
+        (refed_dspy.filter_data, FilterRunConfig),
+        (refed_dspy.recycle, RecycleConfig),
+        (refed_dspy.measure, StatsConfig),
+        (refed_dspy.compile, CompileConfig),
+    ],
+)
+def test_a_signature_has_every_setting_of_its_class(function: Any, kind: Any) -> None:
+    shown = inspect.signature(function).parameters
+    assert set(kind.model_fields) - TAKEN_ALREADY - set(shown) == set()
+    assert not any(each.kind is inspect.Parameter.VAR_KEYWORD for each in shown.values())
+    assert (shown["max_cost"].annotation, shown["max_cost"].default) == ("float | None", None)
+
+
+def test_a_signature_has_the_defaults_of_the_class() -> None:
+    run = inspect.signature(refed_dspy.synthesize).parameters
+    assert (run["size"].default, run["seed"].default, run["filters"].default) == (100, 0, [])
+    assert inspect.signature(refed_dspy.compile).parameters["optimizer"].default == "gepa"
