@@ -79,8 +79,9 @@ class Pairs:
 
     ledger: Ledger
     format: str
-    """`preference`: TRL's conversational pairs, with the judge's margin (0 to 2; None: unjudged). `kto`: its unpaired
-    rows, the improved response labelled True and the plain one False."""
+    """`preference`: TRL's conversational pairs, with the judge's margin: above 0, at most 2; 0 where no judge compared,
+    so that every file's column has one type. `kto`: its unpaired rows, the improved response labelled True and the
+    plain one False."""
     unchanged: int = 0
     """Samples left out, since the improvement left them as they were."""
     unjudged: int = 0
@@ -96,7 +97,7 @@ class Pairs:
         for row, margin in self._kept():
             prompt, better, worse = _prompt(row), answer_of(row["improved_response"]), answer_of(row["response"])
             if self.format == "preference":
-                yield {"prompt": prompt, "chosen": better, "rejected": worse, "margin": margin}
+                yield {"prompt": prompt, "chosen": better, "rejected": worse, "margin": margin or 0.0}
             else:
                 yield {"prompt": prompt, "completion": better, "label": True}
                 yield {"prompt": prompt, "completion": worse, "label": False}

@@ -17,7 +17,7 @@ from refed_dspy.sharing.report.drawing import Interval, Intervals
 from refed_dspy.sharing.report.extracts import Extract, Gallery, Text, plain
 from refed_dspy.sharing.report.glance import Fact, Table
 from refed_dspy.sharing.report.page import Page
-from refed_dspy.sharing.report.stored import json_lines, read_json
+from refed_dspy.data.stored import json_lines, read_json
 from refed_dspy.text import NO_VALUE, format_number
 
 FIGURES, ROWS = "comparison.json", "rows.jsonl"

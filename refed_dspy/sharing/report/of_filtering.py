@@ -16,7 +16,7 @@ from refed_dspy.sharing.report.extracts import Extract, Gallery, Text, plain
 from refed_dspy.sharing.report.funnel import FunnelStep
 from refed_dspy.sharing.report.glance import Fact, Table
 from refed_dspy.sharing.report.page import Page
-from refed_dspy.sharing.report.stored import json_lines, read_json
+from refed_dspy.data.stored import json_lines, read_json
 
 FUNNEL, KEPT, DROPPED = "funnel.json", "kept.jsonl", "dropped.jsonl"
 _REMARKS = "refed_filters"
