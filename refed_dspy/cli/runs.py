@@ -210,16 +210,16 @@ def export(
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
 ) -> None:
-    """Write the samples made so far, or the rows that filters dropped, to a file."""
+    """Write a run's samples, filtered or recycled rows, or the rows that filters dropped, to a file."""
     from refed_dspy.data.export import export as write
     from refed_dspy.data.export import export_dropped
     from refed_dspy.data.formats import PAIRED
-    from refed_dspy.runs.result import read_run
+    from refed_dspy.data.stored import ROWS, work_in
 
     at_work()
     if out is not None and out.suffix == ".parquet" and format != "parquet":
         raise InputError(f"{out}: is named as Parquet, and would hold {one_line(format, 40)}; add --format parquet")
-    if read_run(run_dir).status["work"] == "comparison":
+    if (work := work_in(run_dir)) == "comparison":
         file = run_dir / ("pairs.jsonl" if format in PAIRED else "rows.jsonl")
         raise InputError(f"{run_dir}: contains a comparison; its {file.stem} are already in {file}")
     if dropped:
@@ -231,7 +231,8 @@ def export(
         return
     with written(out or Path("samples.parquet" if format == "parquet" else "samples.jsonl")) as (path, report):
         made = write(run_dir, format, path, force=force, reasoning=reasoning)
-        report(f"{made.count} {'pairs' if format in PAIRED else 'samples'}", made.told)
+        noun = "pairs" if format in PAIRED else "rows" if work in ROWS else "samples"
+        report(f"{made.count} {noun}", made.told)
 
 
 @app.command()

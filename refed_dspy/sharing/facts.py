@@ -129,7 +129,7 @@ def run_facts(ledger: Ledger) -> RunFacts:
 
 def _pairs(ledger: Ledger) -> str:
     try:
-        pairs = Pairs(ledger, "preference")
+        pairs = Pairs.of_run(ledger, "preference")
     except ExportError:  # nothing is improved
         return ""
     for _ in pairs:
