@@ -13,6 +13,7 @@ import typer
 from refed_dspy.cli.lines import (
     batches_line,
     compile_lines,
+    filtering_lines,
     listing_lines,
     run_lines,
     simulated_lines,
@@ -148,17 +149,32 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """Show the state of a run, a compile or other work; without DIR, list all work here."""
-    from refed_dspy.ledger.batches import left_batches
-    from refed_dspy.ledger.ledger import Ledger
-    from refed_dspy.ledger.summary import work_status
-    from refed_dspy.runs.result import full_status
-
     if run_dir is None:
         _list_here(as_json)
         return
-    with Ledger.read(run_dir) as ledger:
+    facts, to_lines = _status_in(run_dir)
+    if as_json:
+        say(json.dumps(facts, ensure_ascii=False, indent=2))
+        return
+    lines = [*to_lines(facts), *simulated_lines(facts), *batches_line(facts["batches"], run_dir)]
+    say("\n".join([*lines, *(token_lines(facts) if tokens else [])]))
+
+
+def _status_in(folder: Path) -> tuple[dict[str, Any], Callable[[dict[str, Any]], list[str]]]:
+    """How the work in `folder` stands, and what makes lines of it."""
+    from refed_dspy.ledger.batches import left_batches
+    from refed_dspy.ledger.ledger import Ledger
+    from refed_dspy.ledger.states import FUNNEL
+    from refed_dspy.ledger.summary import work_status
+    from refed_dspy.runs.result import full_status
+
+    if (folder / FUNNEL).is_file():
+        from refed_dspy.runs.filter.status import filtering_status
+
+        return filtering_status(folder), filtering_lines
+    to_lines: Callable[[dict[str, Any]], list[str]]
+    with Ledger.read(folder) as ledger:
         holds = ledger.holds()
-        to_lines: Callable[[dict[str, Any]], list[str]]
         if holds == "compile":
             from refed_dspy.optimizers.result import compile_status  # which imports DSPy
 
@@ -167,12 +183,7 @@ def status(
             facts, to_lines = full_status(ledger), run_lines
         else:
             facts, to_lines = work_status(ledger), work_lines
-        facts["batches"] = left_batches(ledger)
-    if as_json:
-        say(json.dumps(facts, ensure_ascii=False, indent=2))
-        return
-    lines = [*to_lines(facts), *simulated_lines(facts), *batches_line(facts["batches"], run_dir)]
-    say("\n".join([*lines, *(token_lines(facts) if tokens else [])]))
+        return {**facts, "batches": left_batches(ledger)}, to_lines
 
 
 def _list_here(as_json: bool) -> None:

@@ -14,10 +14,11 @@ from refed_dspy.data.read import rows_of
 from refed_dspy.data.references import none_usable
 from refed_dspy.data.rows import data_rows
 from refed_dspy.data.shapes import LeftOut, check_roles, exchange_of
-from refed_dspy.data.stored import FUNNEL, ROWS, SOURCE, read_json, rows_in, work_in
+from refed_dspy.data.stored import ROWS, SOURCE, read_json, rows_in, work_in
 from refed_dspy.errors import ReferencesError, briefly, one_line
 from refed_dspy.ledger.identity import named_work
 from refed_dspy.ledger.ledger import FILE, Ledger
+from refed_dspy.ledger.states import FUNNEL
 from refed_dspy.records import DataRow, Reference, digest
 from refed_dspy.text import Shown
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from refed_dspy.data.dataset import DataSet, data_identity
-from refed_dspy.data.stored import FUNNEL, ROWS, SOURCE, read_json
+from refed_dspy.data.stored import ROWS, SOURCE, read_json
 from refed_dspy.errors import RunDirError
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.states import FUNNEL
 from refed_dspy.records import DataRow, digest
 
 REMARKS = "refed_filters"

@@ -9,8 +9,9 @@ from typing import Any
 
 from refed_dspy.errors import RunDirError, one_line
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.states import FUNNEL
 
-FUNNEL, SOURCE, DROPPED = "funnel.json", "source.json", "dropped.jsonl"
+SOURCE, DROPPED = "source.json", "dropped.jsonl"
 ROWS = {"filtering": "kept.jsonl", "recycling": "recycled.jsonl"}
 """The file of the rows that such work kept."""
 

@@ -13,7 +13,7 @@ from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
 from refed_dspy.data.dataset import DataSet, load_dataset
 from refed_dspy.data.sources import source_of
-from refed_dspy.data.stored import FUNNEL, SOURCE, read_json
+from refed_dspy.data.stored import SOURCE, read_json
 from refed_dspy.errors import ConfigError, ExportError, RowError, RunDirError, RunStopped, briefly, one_line
 from refed_dspy.files import check_apart, check_own
 from refed_dspy.filters.base import Decision, JudgeFilter, Step, labels, validated
@@ -21,7 +21,7 @@ from refed_dspy.filters.build import build
 from refed_dspy.filters.judge import FAILED
 from refed_dspy.ledger.ledger import FILE, Ledger
 from refed_dspy.ledger.spending import Spent, spent
-from refed_dspy.ledger.states import note_failure
+from refed_dspy.ledger.states import FUNNEL, note_failure
 from refed_dspy.programs.load import open_judge
 from refed_dspy.records import DataRow, digest
 from refed_dspy.runs.filter.apply import apply_filters

@@ -14,13 +14,13 @@ from typing import Any
 from refed_dspy.data.dataset import DataSet
 from refed_dspy.data.kept import KeptRows
 from refed_dspy.data.sources import REMARKS
-from refed_dspy.data.stored import DROPPED, FUNNEL, ROWS, SOURCE, read_json
+from refed_dspy.data.stored import DROPPED, ROWS, SOURCE, read_json
 from refed_dspy.errors import one_line
 from refed_dspy.files import write_json, write_lines, write_text
 from refed_dspy.filters.base import Decision
 from refed_dspy.filters.judge import ABSTAINED, FAILED
 from refed_dspy.ledger.spending import Spent
-from refed_dspy.ledger.states import state_in
+from refed_dspy.ledger.states import FUNNEL, state_in
 from refed_dspy.programs.judges import Judgements
 from refed_dspy.runs.filter.apply import FilteredRows, FilterPass
 from refed_dspy.text import table_lines

@@ -10,8 +10,9 @@ from typing import Any
 
 from refed_dspy.data.shapes import LeftOut, exchange_of
 from refed_dspy.data.sources import REMARKS
-from refed_dspy.data.stored import DROPPED, FUNNEL, ROWS, json_lines, read_json
+from refed_dspy.data.stored import DROPPED, ROWS, json_lines, read_json
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.states import FUNNEL
 from refed_dspy.ledger.summary import usage_by_model, work_status
 from refed_dspy.sharing.report import charts, glance
 from refed_dspy.sharing.report.extracts import Extract, Gallery, Text, plain

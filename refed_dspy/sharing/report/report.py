@@ -6,11 +6,11 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-from refed_dspy.data.stored import FUNNEL
 from refed_dspy.errors import ExportError, RunDirError, briefly, one_line
 from refed_dspy.files import path_of, whole_file
 from refed_dspy.ledger.identity import named_work
 from refed_dspy.ledger.ledger import FILE, Ledger
+from refed_dspy.ledger.states import FUNNEL
 from refed_dspy.sharing.report.of_comparison import comparison_page
 from refed_dspy.sharing.report.of_compile import compile_page
 from refed_dspy.sharing.report.of_filtering import filtering_page
