@@ -174,9 +174,7 @@ def test_filter_status_and_again(rows: str, home: Path, server: SimulatedTeacher
     facts = json.loads(refed("status", "out", "--json").stdout)
     assert facts["work"] == "filtering" and facts["asked"] == 24 and facts["usage"]["pairwise_judge"]["calls"] == 48
     shown = refed("status", "out", "--tokens").stdout
-    assert (
-        shown.startswith("done: filtering, 24 of 24 rows sent to the model, ") and "\npairwise_judge: 48 calls" in shown
-    )
+    assert shown.startswith(f"done: {len(kept)} of 24 rows kept, ") and "\npairwise_judge: 48 calls" in shown
     refused(refed("resume", "out"), "contains a filtering, not a run")
     assert refed("export", "out", "--out", "x").stdout == f"{len(kept)} rows in x\n"
     refused(refed("recycle", rows, "--out", "out", "--teacher", "judge.yaml"), "contains a filtering, not a recycling")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -19,7 +20,7 @@ from refed_dspy.files import check_apart, check_own
 from refed_dspy.filters.base import Decision, JudgeFilter, Step, labels, validated
 from refed_dspy.filters.build import build
 from refed_dspy.filters.judge import FAILED
-from refed_dspy.ledger.ledger import FILE, Ledger
+from refed_dspy.ledger.ledger import FILE, Ledger, locked
 from refed_dspy.ledger.spending import Spent, spent
 from refed_dspy.ledger.states import FUNNEL, note_failure
 from refed_dspy.programs.load import open_judge
@@ -123,6 +124,7 @@ async def _filter(
 
     async def ask_judge(judge_filter: JudgeFilter, rows: Sequence[DataRow]) -> dict[int, Decision]:
         decisions: dict[int, Decision] = {}
+        held.close()  # the ledger takes the lock itself
         then = "" if judge_filter is judges[-1] else "the judge's rows are decided first by another filter"
         async with row_job(folder, _work(models, len(rows), config, identity, then), watch) as session:
 
@@ -136,9 +138,11 @@ async def _filter(
         elif reason := judge_filter.hopeless():
             note_failure(folder, reason)
             raise RunStopped(reason)
+        held.enter_context(locked(folder))
         return decisions
 
-    filtered = await apply_filters(data.rows, steps, config.seed, ask_judge)
+    with ExitStack() as held:  # the work is running also while no judge is asked
+        filtered = await apply_filters(data.rows, steps, config.seed, ask_judge)
     used = _used(folder) if models else None
     filtering = Filtering(folder, data, filtered, used, "".join(stopped[:1]), source)
     try:

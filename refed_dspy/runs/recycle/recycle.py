@@ -15,7 +15,7 @@ from refed_dspy.data.dataset import data_identity, drawn, load_dataset
 from refed_dspy.data.sources import source_of
 from refed_dspy.errors import ConfigError, RunStopped, briefly
 from refed_dspy.files import check_apart, check_own
-from refed_dspy.ledger.ledger import FILE
+from refed_dspy.ledger.ledger import FILE, locked
 from refed_dspy.metrics.figures import open_tools, scoring
 from refed_dspy.programs.load import refuse_bound_models, warn_of_another_teacher
 from refed_dspy.programs.reflection import INSTRUCTION_CRITERIA, RESPONSE_CRITERIA, Recycled, ReflectionTuning
@@ -110,7 +110,7 @@ def recycle(
         if made:
             write_rows(so_far(PassResults(made)))
         raise
-    with scoring(resume_hint(folder)):
+    with locked(folder), scoring(resume_hint(folder)):
         write_rows(recycling)
         figures = old_and_new(list(recycling.kept()), tools, config.sample, config.seed)
     recycling = replace(recycling, figures=figures, scored=tools.scored())
