@@ -30,14 +30,16 @@ def show(
     ] = False,
 ) -> None:
     """Show a few samples or rows: the instruction, and what the improvement changed in the response."""
-    from refed_dspy.data.stored import ROWS, work_in
+    from refed_dspy.data.stored import ROWS, rows_in, work_in
 
     if dropped:
         _show_dropped(run_dir, number)
-    elif work_in(run_dir) in ROWS:
+    elif (work := work_in(run_dir)) in ROWS:
         from refed_dspy.data.dataset import load_dataset
         from refed_dspy.data.sources import as_trained
 
+        if next(rows_in(run_dir, work), None) is None:
+            raise InputError(f"{run_dir}: no row was kept")
         made = load_dataset(run_dir).rows
         for place, row in enumerate(made[:number], start=1):
             say(f"── row {place} of {len(made)}")

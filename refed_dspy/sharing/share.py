@@ -96,17 +96,8 @@ def share(
         if report:
             (made / REPORT).write_bytes(public_page(folder, settings.name))
         configs, survey = described.write(made)
-        facts = described.facts
-        card = Card(
-            settings,
-            facts,
-            survey,
-            configs,
-            version("refed-dspy"),
-            survey.languages(),
-            described.steps,
-            described.origin,
-        )
+        facts, steps, origin = described.facts, described.steps, described.origin
+        card = Card(settings, facts, survey, configs, version("refed-dspy"), survey.languages(), steps, origin)
         _write(made / CARD, card.text())
         files = write_manifest(made, card.version, described.keys)
     dropped_count = configs[1].rows if dropped else 0
@@ -217,9 +208,7 @@ def _notes(settings: CardSettings, card: Card) -> list[str]:
     if settings.license is None:
         notes.append("no license: without one, nobody may use the data set; set it with license=…")
     if not facts.size:
-        notes.append(
-            "no run is known to have made these rows; say in the card where they are from and under which license"
-        )
+        notes.append("no run is known to have made these rows; say in the card where they are from and whose they are")
     if settings.reference_license is None and not set(facts.sources) <= OWN.keys():
         notes.append("the references' license is unknown; set it with reference_license=…")
     if settings.reference_license is not None and facts.size and set(facts.sources) <= OWN.keys():
