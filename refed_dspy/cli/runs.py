@@ -35,6 +35,7 @@ from refed_dspy.cli.options import (
     SeedOption,
     TeacherOption,
     TrackOption,
+    WorkDir,
     given,
     needed,
     reporting,
@@ -203,7 +204,7 @@ def _list_here(as_json: bool) -> None:
 @app.command()
 @reporting
 def export(
-    run_dir: RunDir,
+    run_dir: WorkDir,
     format: Annotated[  # noqa: A002 — the flag's name
         str, typer.Option(help=f"{', '.join(FORMATS)}.", metavar="NAME", autocompletion=lambda: FORMATS)
     ] = "jsonl",

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from refed_dspy.cli.options import RunDir, reporting
+from refed_dspy.cli.options import WorkDir, reporting
 from refed_dspy.cli.printing import printable, say
 from refed_dspy.errors import InputError, one_line
 
@@ -23,7 +23,7 @@ LONGEST = 2_000
 @app.command()
 @reporting
 def show(
-    run_dir: RunDir,
+    run_dir: WorkDir,
     number: Annotated[int, typer.Option("--number", "-n", min=1, help="How many.", metavar="N")] = 3,
     dropped: Annotated[
         bool, typer.Option("--dropped", help="Show dropped rows instead, each with its filter and reason.")

@@ -81,25 +81,26 @@ def share(
         ConfigError: a license that the Hub does not know.
     """
     folder, target = path_of(run_dir, "run_dir"), path_of(out, "out").resolve()
-    license_text, license_id = _license(license)
-    settings = CardSettings(
-        name=one_line(name or target.name, 120),
-        license="other" if license_text is not None else license_id,
-        license_file=license_text is not None,
-        reference_license=reference_license,
-        citation=None if citation is None else _text(Path(citation), "citation"),
-        report=report,
-    )
-    with locked(folder), _described(folder, dropped) as described, whole_folder(target, force) as made:
-        if license_text is not None:
-            _write(made / LICENSE, license_text)
-        if report:
-            (made / REPORT).write_bytes(public_page(folder, settings.name))
-        configs, survey = described.write(made)
+    with _described(folder, dropped) as described:
+        license_text, license_id = _license(license)
+        settings = CardSettings(
+            name=one_line(name or target.name, 120),
+            license="other" if license_text is not None else license_id,
+            license_file=license_text is not None,
+            reference_license=reference_license,
+            citation=None if citation is None else _text(Path(citation), "citation"),
+            report=report,
+        )
         facts, steps, origin = described.facts, described.steps, described.origin
-        card = Card(settings, facts, survey, configs, version("refed-dspy"), survey.languages(), steps, origin)
-        _write(made / CARD, card.text())
-        files = write_manifest(made, card.version, described.keys)
+        with whole_folder(target, force) as made:
+            if license_text is not None:
+                _write(made / LICENSE, license_text)
+            if report:
+                (made / REPORT).write_bytes(public_page(folder, settings.name))
+            configs, survey = described.write(made)
+            card = Card(settings, facts, survey, configs, version("refed-dspy"), survey.languages(), steps, origin)
+            _write(made / CARD, card.text())
+            files = write_manifest(made, card.version, described.keys)
     dropped_count = configs[1].rows if dropped else 0
     return Shared(target, survey.rows, dropped_count, files, _notes(settings, card))
 
@@ -117,27 +118,35 @@ class _Described:
 
 @contextmanager
 def _described(folder: Path, dropped: bool) -> Iterator[_Described]:
-    """What is known of the rows in `folder`. Raises RunDirError where it holds no rows to share, ExportError where
-    nothing was dropped."""
-    if (work := work_in(folder)) in ROWS:
-        rows = load_dataset(folder).rows if next(rows_in(folder, work), None) else []
-        if not rows:
-            raise ExportError(f"{folder}: no row was kept, so there is nothing to share")
-        left = [*json_lines(folder / DROPPED)] if dropped else []
-        if dropped and not left:
-            raise ExportError(f"{folder}: nothing was dropped; leave out dropped=True")
-        with made_facts(folder) as (facts, steps, origin, ledgers):
-            facts = replace(facts, pairs=pairs_of(rows), simulated=facts.simulated or simulated_in(rows, steps))
-            keys = {name for ledger in ledgers for name in key_variables(ledger)}
-            texts = {name: pair for ledger in ledgers for name, pair in _reference_texts(ledger).items()}
-            yield _Described(facts, keys, partial(_data_made, rows, left, texts), steps, origin)
-        return
-    with Ledger.read(folder) as ledger:
-        if work != "run":
-            raise RunDirError(f"{folder}: contains {named_work(work)}, not a run; share the run it was made from")
-        if dropped and not any(counts["dropped"] for counts in decisions_by_filter(ledger)):
-            raise ExportError(f"{folder}: filters dropped nothing; leave out dropped=True")
-        yield _Described(run_facts(ledger), key_variables(ledger), partial(_data, ledger, dropped=dropped))
+    """What is known of the rows in `folder`, whose lock is held. Raises RunDirError where it holds no rows to share,
+    ExportError where nothing was dropped.
+    """
+    work = work_in(folder)
+    with locked(folder):  # all that is published is of one moment
+        if work in ROWS:
+            yield from _of_data(folder, work, dropped)
+            return
+        with Ledger.read(folder) as ledger:
+            if work != "run":
+                raise RunDirError(f"{folder}: contains {named_work(work)}, not a run; share the run it was made from")
+            if dropped and not any(counts["dropped"] for counts in decisions_by_filter(ledger)):
+                raise ExportError(f"{folder}: filters dropped nothing; leave out dropped=True")
+            yield _Described(run_facts(ledger), key_variables(ledger), partial(_data, ledger, dropped=dropped))
+
+
+def _of_data(folder: Path, work: str, dropped: bool) -> Iterator[_Described]:
+    """`_described`, of a filtering or a recycling."""
+    rows = load_dataset(folder).rows if next(rows_in(folder, work), None) else []
+    if not rows:
+        raise ExportError(f"{folder}: no row was kept, so there is nothing to share")
+    left = [*json_lines(folder / DROPPED)] if dropped else []
+    if dropped and not left:
+        raise ExportError(f"{folder}: nothing was dropped; leave out dropped=True")
+    with made_facts(folder) as (facts, steps, origin, ledgers):
+        facts = replace(facts, pairs=pairs_of(rows), simulated=facts.simulated or simulated_in(rows, steps))
+        keys = {name for ledger in ledgers for name in key_variables(ledger)}
+        texts = {name: pair for ledger in ledgers for name, pair in _reference_texts(ledger).items()}
+        yield _Described(facts, keys, partial(_data_made, rows, left, texts), steps, origin)
 
 
 def _reference_texts(ledger: Ledger) -> dict[str, tuple[str, str]]:

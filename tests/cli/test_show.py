@@ -93,7 +93,6 @@ def test_the_list_has_filterings_that_asked_nobody(tmp_path: Path, monkeypatch: 
     listed = CliRunner().invoke(app, ["status"]).stdout.splitlines()
     assert listed[1].split()[:6] == ["kept/first", "filtering", "done", "1", "of", "1"]
     (tmp_path / "kept" / "first" / "funnel.json").write_text("[]")
-    listed = CliRunner().invoke(app, ["status"])
-    assert "kept/first: cannot be read" in listed.stderr
+    assert "kept/first: cannot be read" in CliRunner().invoke(app, ["status"]).stderr
     broken = CliRunner().invoke(app, ["status", "kept/first"])
     assert broken.exit_code == 2 and "funnel.json: is no funnel of refed filter" in broken.stderr

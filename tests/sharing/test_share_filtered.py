@@ -81,22 +81,20 @@ def test_recycled_rows_name_the_teacher_that_rewrote_them(tmp_path: Path) -> Non
     refed_dspy.recycle(rows, teacher="simulated", out=tmp_path / "new", embeddings=False, progress=False)
     made, card = shared(tmp_path / "new")
     assert [set(row) >= {"original_response", "response"} for row in loaded(made)] == [True]
-    assert (
-        "1. 1 row was read and recycled by Reflection-Tuning" in card
-        and "| `response_reflection` | `simulated` |" in card
-    )
+    assert "1. 1 row was read and recycled by Reflection-Tuning" in card
+    assert "| `response_reflection` | `simulated` |" in card
 
 
 @pytest.mark.parametrize(
-    ("filters", "more", "error", "message"),
+    ("filters", "dropped", "error", "message"),
     [
-        ([{"length": {"min_words": 99}}], {}, ExportError, "no row was kept, so there is nothing to share"),
-        (["refusals"], {"dropped": True}, ExportError, "nothing was dropped; leave out dropped=True"),
-        (None, {}, RunDirError, "does not say where its rows are from; make it again"),
+        ([{"length": {"min_words": 99}}], False, ExportError, "no row was kept, so there is nothing to share"),
+        (["refusals"], True, ExportError, "nothing was dropped; leave out dropped=True"),
+        (None, False, RunDirError, "does not say where its rows are from; make it again"),
     ],
 )
 def test_what_cannot_be_shared(
-    tmp_path: Path, filters: list[object] | None, more: dict[str, bool], error: type[RefedError], message: str
+    tmp_path: Path, filters: list[object] | None, dropped: bool, error: type[RefedError], message: str
 ) -> None:
     columns = {"instruction": "question", "response": "answer"}
     made = refed_dspy.filter_data(ROWS, filters or ["refusals"], columns=columns, out=tmp_path / "kept")
@@ -104,5 +102,5 @@ def test_what_cannot_be_shared(
         (made.out / "source.json").unlink()
         made.out.joinpath("kept.jsonl").write_text('{"instruction": "i", "response": "r"}')
     with pytest.raises(error, match=message):
-        share(made.out, tmp_path / "out", **more)
+        share(made.out, tmp_path / "out", dropped=dropped)
     assert not (tmp_path / "out").exists()
