@@ -38,7 +38,7 @@ def _noted(path: Path) -> dict[str, Any] | None:
     folder = path.parent if path.name in ROWS.values() else path
     if not (folder / SOURCE).is_file():
         return None
-    return {**read_json(folder / SOURCE), "funnel": read_json(folder / FUNNEL) or []}
+    return {"funnel": read_json(folder / FUNNEL) or [], **read_json(folder / SOURCE)}
 
 
 def sources(folder: Path) -> Iterator[dict[str, Any]]:

@@ -147,11 +147,21 @@ def old_and_new(kept: Sequence[Mapping[str, Any]], tools: Tools, sample: int, se
 def write_rows(recycling: Recycling) -> None:
     """Write the rows into the folder, each file whole or not at all; remove files of an earlier start."""
     write_lines(recycling.out / ROWS, recycling.kept())
-    write_json(recycling.out / SOURCE, recycling.source)
+    write_json(recycling.out / SOURCE, {**recycling.source, "funnel": _funnel(recycling)})
     for name in OUTPUTS[2:4] if recycling.selected is not None else OUTPUTS[1:4]:
         (recycling.out / name).unlink(missing_ok=True)
     if recycling.selected is not None:
         write_lines(recycling.out / DROPPED, recycling.dropped())
+
+
+def _funnel(recycling: Recycling) -> list[dict[str, Any]]:
+    """What the selection kept and dropped, as a filtering's funnel has it; empty where nothing was selected."""
+    if recycling.selected is None:
+        return []
+    reasons = Counter(chosen.selection_reason for chosen in recycling.selected.values() if not chosen.kept)
+    rows, dropped = len(recycling.rows), reasons.total()
+    counts = {"in": rows, "kept": rows - dropped, "dropped": dropped, "undecided": 0}
+    return [{"filter": "selection", **counts, "reasons": dict(reasons.most_common())}]
 
 
 def write_table(recycling: Recycling) -> None:
