@@ -10,9 +10,10 @@ from refed_dspy.errors import ExportError, RunDirError, briefly, one_line
 from refed_dspy.files import path_of, whole_file
 from refed_dspy.ledger.identity import named_work
 from refed_dspy.ledger.ledger import FILE, Ledger
+from refed_dspy.ledger.states import FUNNEL
 from refed_dspy.sharing.report.of_comparison import comparison_page
 from refed_dspy.sharing.report.of_compile import compile_page
-from refed_dspy.sharing.report.of_filtering import FUNNEL, filtering_page
+from refed_dspy.sharing.report.of_filtering import filtering_page
 from refed_dspy.sharing.report.of_run import DrawMap, best_map, run_page
 from refed_dspy.sharing.report.page import Page, render
 from refed_dspy.tracking.background import wanted
