@@ -98,6 +98,7 @@ def filter_(
         ),
     ] = None,
     out: OutOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace another filtering in the folder.")] = False,
     judge: JudgeOption = None,
     accept_changed: AcceptChanged = None,
     config: ConfigOption = None,
@@ -114,7 +115,7 @@ def filter_(
     chosen = [_as_yaml(text) for text in filters] if filters else None
     settings = settings_of(FilterRunConfig, context, filters=chosen)
     folder, source = needed(settings.out, _NO_OUT), needed(settings.data, _NO_DATA)
-    made = shown(filter_data, source, settings.filters, **given(settings, "data", "filters"))
+    made = shown(filter_data, source, settings.filters, force=force, **given(settings, "data", "filters"))
     _print(made.lines())
     _ended_short(made.problem or made.stopped, folder)
 

@@ -146,6 +146,13 @@ def work_lines(status: Mapping[str, Any]) -> list[str]:
     return [*state_lines(status, f"{status['work']}, {asked}{of} rows sent to the model"), *_calls_lines(status)]
 
 
+def filtering_lines(status: Mapping[str, Any]) -> list[str]:
+    """How a filtering stands (`runs.filter.status.filtering_status`)."""
+    made = f"{status['kept']} of {status['rows']} rows kept"
+    made += f", {status['undecided']} undecided" if status["undecided"] else ""
+    return [*state_lines(status, made), *_filters_line(status["filters"]), *_calls_lines(status)]
+
+
 def compile_lines(facts: Mapping[str, Any]) -> list[str]:
     """How a compile stands (`optimizers.result.compile_status`)."""
     best = "" if facts["best"] is None else f", best {facts['best']:.2f} (uncompiled {facts['uncompiled']:.2f})"

@@ -81,6 +81,7 @@ def needed(value: T | None, message: str) -> T:
 
 
 RunDir = Annotated[Path, typer.Argument(metavar="DIR", help="The run's folder.")]
+WorkDir = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run, a filtering or a recycling.")]
 ReferencesOption = Annotated[
     str | None,
     typer.Option(

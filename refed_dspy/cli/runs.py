@@ -13,6 +13,7 @@ import typer
 from refed_dspy.cli.lines import (
     batches_line,
     compile_lines,
+    filtering_lines,
     listing_lines,
     run_lines,
     simulated_lines,
@@ -34,6 +35,7 @@ from refed_dspy.cli.options import (
     SeedOption,
     TeacherOption,
     TrackOption,
+    WorkDir,
     given,
     needed,
     reporting,
@@ -148,17 +150,32 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """Show the state of a run, a compile or other work; without DIR, list all work here."""
-    from refed_dspy.ledger.batches import left_batches
-    from refed_dspy.ledger.ledger import Ledger
-    from refed_dspy.ledger.summary import work_status
-    from refed_dspy.runs.result import full_status
-
     if run_dir is None:
         _list_here(as_json)
         return
-    with Ledger.read(run_dir) as ledger:
+    facts, to_lines = _status_in(run_dir)
+    if as_json:
+        say(json.dumps(facts, ensure_ascii=False, indent=2))
+        return
+    lines = [*to_lines(facts), *simulated_lines(facts), *batches_line(facts["batches"], run_dir)]
+    say("\n".join([*lines, *(token_lines(facts) if tokens else [])]))
+
+
+def _status_in(folder: Path) -> tuple[dict[str, Any], Callable[[dict[str, Any]], list[str]]]:
+    """How the work in `folder` stands, and what makes lines of it."""
+    from refed_dspy.ledger.batches import left_batches
+    from refed_dspy.ledger.ledger import Ledger
+    from refed_dspy.ledger.states import FUNNEL
+    from refed_dspy.ledger.summary import work_status
+    from refed_dspy.runs.result import full_status
+
+    if (folder / FUNNEL).is_file():
+        from refed_dspy.runs.filter.status import filtering_status
+
+        return filtering_status(folder), filtering_lines
+    to_lines: Callable[[dict[str, Any]], list[str]]
+    with Ledger.read(folder) as ledger:
         holds = ledger.holds()
-        to_lines: Callable[[dict[str, Any]], list[str]]
         if holds == "compile":
             from refed_dspy.optimizers.result import compile_status  # which imports DSPy
 
@@ -167,12 +184,7 @@ def status(
             facts, to_lines = full_status(ledger), run_lines
         else:
             facts, to_lines = work_status(ledger), work_lines
-        facts["batches"] = left_batches(ledger)
-    if as_json:
-        say(json.dumps(facts, ensure_ascii=False, indent=2))
-        return
-    lines = [*to_lines(facts), *simulated_lines(facts), *batches_line(facts["batches"], run_dir)]
-    say("\n".join([*lines, *(token_lines(facts) if tokens else [])]))
+        return {**facts, "batches": left_batches(ledger)}, to_lines
 
 
 def _list_here(as_json: bool) -> None:
@@ -192,7 +204,7 @@ def _list_here(as_json: bool) -> None:
 @app.command()
 @reporting
 def export(
-    run_dir: RunDir,
+    run_dir: WorkDir,
     format: Annotated[  # noqa: A002 — the flag's name
         str, typer.Option(help=f"{', '.join(FORMATS)}.", metavar="NAME", autocompletion=lambda: FORMATS)
     ] = "jsonl",
@@ -210,16 +222,16 @@ def export(
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
 ) -> None:
-    """Write the samples made so far, or the rows that filters dropped, to a file."""
+    """Write a run's samples, filtered or recycled rows, or the rows that filters dropped, to a file."""
     from refed_dspy.data.export import export as write
     from refed_dspy.data.export import export_dropped
     from refed_dspy.data.formats import PAIRED
-    from refed_dspy.runs.result import read_run
+    from refed_dspy.data.stored import ROWS, work_in
 
     at_work()
     if out is not None and out.suffix == ".parquet" and format != "parquet":
         raise InputError(f"{out}: is named as Parquet, and would hold {one_line(format, 40)}; add --format parquet")
-    if read_run(run_dir).status["work"] == "comparison":
+    if (work := work_in(run_dir)) == "comparison":
         file = run_dir / ("pairs.jsonl" if format in PAIRED else "rows.jsonl")
         raise InputError(f"{run_dir}: contains a comparison; its {file.stem} are already in {file}")
     if dropped:
@@ -231,7 +243,8 @@ def export(
         return
     with written(out or Path("samples.parquet" if format == "parquet" else "samples.jsonl")) as (path, report):
         made = write(run_dir, format, path, force=force, reasoning=reasoning)
-        report(f"{made.count} {'pairs' if format in PAIRED else 'samples'}", made.told)
+        noun = "pairs" if format in PAIRED else "rows" if work in ROWS else "samples"
+        report(f"{made.count} {noun}", made.told)
 
 
 @app.command()

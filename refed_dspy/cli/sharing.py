@@ -1,4 +1,4 @@
-"""`refed report`, `watch`, `share` and `push`: work as a page, also while it goes on; a run made ready for the Hub, and
+"""`refed report`, `watch`, `share` and `push`: work as a page, also while it goes on; rows made ready for the Hub, and
 sent there."""
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from refed_dspy.cli.options import RunDir, reporting
+from refed_dspy.cli.options import RunDir, WorkDir, reporting
 from refed_dspy.cli.printing import as_options, say
 from refed_dspy.cli.stopping import at_work
 
@@ -58,7 +58,7 @@ def watch(
 @app.command("share", options_metavar="--out FOLDER [OPTIONS]")
 @reporting
 def share_(
-    run: Annotated[Path, typer.Argument(metavar="DIR", help="The run's folder.")],
+    run: WorkDir,
     out: Annotated[Path, typer.Option(help="Folder to create.", metavar="FOLDER")],
     name: Annotated[
         str | None, typer.Option(help="The data set's name.", metavar="TEXT", show_default="the folder's")
@@ -73,7 +73,7 @@ def share_(
     dropped: Annotated[bool, typer.Option("--dropped", help="Include the rows that filters dropped.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a folder that this command made.")] = False,
 ) -> None:
-    """Turn a run into a folder for the Hugging Face Hub: data set card, Parquet and a list of files."""
+    """Turn rows into a folder for the Hugging Face Hub: data set card, Parquet and a list of files."""
     from refed_dspy.sharing.share import share
 
     at_work()

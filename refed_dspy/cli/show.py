@@ -1,18 +1,19 @@
-"""`refed show`: a few samples of a run on the terminal, with what the improvement changed."""
+"""`refed show`: a few rows of a run, a filtering or a recycling on the terminal, with what the improvement changed."""
 
 from __future__ import annotations
 
 import os
 import sys
 from itertools import islice
+from pathlib import Path
 from textwrap import indent
 from typing import Annotated
 
 import typer
 
-from refed_dspy.cli.options import RunDir, reporting
+from refed_dspy.cli.options import WorkDir, reporting
 from refed_dspy.cli.printing import printable, say
-from refed_dspy.errors import InputError
+from refed_dspy.errors import InputError, one_line
 
 app = typer.Typer()
 LONGEST = 2_000
@@ -22,10 +23,32 @@ LONGEST = 2_000
 @app.command()
 @reporting
 def show(
-    run_dir: RunDir,
-    number: Annotated[int, typer.Option("--number", "-n", min=1, help="How many samples.", metavar="N")] = 3,
+    run_dir: WorkDir,
+    number: Annotated[int, typer.Option("--number", "-n", min=1, help="How many.", metavar="N")] = 3,
+    dropped: Annotated[
+        bool, typer.Option("--dropped", help="Show dropped rows instead, each with its filter and reason.")
+    ] = False,
 ) -> None:
-    """Show a few samples: the instruction, and what the improvement changed in the response."""
+    """Show a few samples or rows: the instruction, and what the improvement changed in the response."""
+    from refed_dspy.data.stored import ROWS, rows_in, work_in
+
+    if dropped:
+        _show_dropped(run_dir, number)
+    elif (work := work_in(run_dir)) in ROWS:
+        from refed_dspy.data.dataset import load_dataset
+        from refed_dspy.data.sources import as_trained
+
+        if next(rows_in(run_dir, work), None) is None:
+            raise InputError(f"{run_dir}: no row was kept")
+        made = load_dataset(run_dir).rows
+        for place, row in enumerate(made[:number], start=1):
+            say(f"── row {place} of {len(made)}")
+            _show(row.instruction, as_trained(row)["response"], row.response)
+    else:
+        _show_samples(run_dir, number)
+
+
+def _show_samples(run_dir: Path, number: int) -> None:
     from refed_dspy.runs.result import read_run
 
     made = read_run(run_dir)
@@ -35,9 +58,33 @@ def show(
         say(f"{made.status['simulated']}\n")
     for place, sample in enumerate(islice(made.samples, number), start=1):
         say(f"── sample {place} of {len(made.samples)}")
-        say(indent(_short(sample.instruction), "  "))
+        _show(sample.instruction, sample.response, sample.improved_response)
+
+
+def _show_dropped(run_dir: Path, number: int) -> None:
+    from refed_dspy.data.dropped import dropped_in
+
+    rows = list(islice(dropped_in(run_dir), number))
+    if not rows:
+        raise InputError(f"{run_dir}: nothing was dropped")
+    for row in rows:
+        score = "" if row.score is None else f", score {row.score:.4g}"
+        say(f"── dropped by {one_line(row.filter, 60)}: {one_line(row.reason, 200)}{score}")
+        if row.detail:
+            say(f"   {one_line(row.detail, 300)}")
+        _show(row.instruction, row.plain, row.response)
+
+
+def _show(instruction: str, plain: str | None, response: str | None) -> None:
+    """A row. `plain`: the response before it was improved, None where there is no other than `response`."""
+    say(indent(_short(instruction), "  "))
+    if response is None:
+        say("no response\n")
+    elif plain is None:
+        say("response:\n" + indent(_short(response), "  ") + "\n")
+    else:
         say("response, with [-removed-] and {+added+} text:" if not _coloured() else "response:")
-        typer.echo(indent(changed(_short(sample.response), _short(sample.improved_response)), "  ") + "\n")
+        typer.echo(indent(changed(_short(plain), _short(response)), "  ") + "\n")
 
 
 def changed(before: str, after: str) -> str:

@@ -14,9 +14,12 @@ from refed_dspy.data.read import rows_of
 from refed_dspy.data.references import none_usable
 from refed_dspy.data.rows import data_rows
 from refed_dspy.data.shapes import LeftOut, check_roles, exchange_of
+from refed_dspy.data.stored import ROWS, SOURCE, read_json, rows_in, work_in
 from refed_dspy.errors import ReferencesError, briefly, one_line
 from refed_dspy.ledger.connection import FILE
+from refed_dspy.ledger.identity import named_work
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.states import FUNNEL
 from refed_dspy.records import DataRow, Reference, digest
 from refed_dspy.text import Shown
 
@@ -52,7 +55,8 @@ def load_dataset(source: Any, columns: Mapping[str, str] | None = None) -> DataS
     """The rows of `source`.
 
     Args:
-        source: a run's folder; a JSONL, JSON, CSV or Parquet file; a Hub data set's name; or a list of mappings.
+        source: the folder of a run, a filtering or a recycling; a JSONL, JSON, CSV or Parquet file; a Hub data set's
+            name; or a list of mappings.
         columns: column names that differ from the usual ones: {"instruction": …, "response": …, "input": …,
             "plain": …}.
             `response` is the text to train on; `plain` is the response before it was improved. A row with
@@ -63,7 +67,7 @@ def load_dataset(source: Any, columns: Mapping[str, str] | None = None) -> DataS
         ReferencesError: the source cannot be read or has no usable row; one line with file, row and remedy.
         RunDirError: a folder without a run, or a damaged one.
     """
-    columns = dict(columns or {})
+    columns = dict(columns or _noted_columns(source))
     check_roles(columns, ROLES)
     name, rows, references = _source(source)
     usable: list[DataRow] = []
@@ -90,16 +94,20 @@ def _source(source: Any) -> tuple[str, Iterable[tuple[int, Mapping[str, Any]]], 
     """Its name, its rows with their numbers, and by id the references that a run made them from."""
     if isinstance(source, str | Path):
         folder = Path(source)
-        if _is_file(folder / FILE):
-            made, references = _rows_of_run(folder)
+        if _is_file(folder / FUNNEL) or _is_file(folder / FILE):
+            if (work := work_in(folder)) in ROWS:
+                return str(source), enumerate(rows_in(folder, work), start=1), {}
+            made, references = _rows_of_run(folder, work)
             return str(source), enumerate(made, start=1), references
-        if _is_file(folder / _KEPT):
-            raise ReferencesError(f"{source}: is a folder of filtered rows; pass its file {folder / _KEPT}")
     name, rows = rows_of(source, "data")
     return name, rows, {}
 
 
-_KEPT = "kept.jsonl"
+def _noted_columns(source: Any) -> dict[str, str]:
+    """The columns that a filtering in the folder `source` was told of: its rows have the same."""
+    if isinstance(source, str | Path) and _is_file(Path(source) / FUNNEL):
+        return dict(read_json(Path(source) / SOURCE).get("columns", {}))
+    return {}
 
 
 def _is_file(path: Path) -> bool:
@@ -109,12 +117,12 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _rows_of_run(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Reference]]:
+def _rows_of_run(folder: Path, work: str) -> tuple[list[dict[str, Any]], dict[str, Reference]]:
     with Ledger.read(folder) as ledger:
-        if (holds := ledger.holds()) not in {"", "run"}:
+        if work != "run":
             there = sorted(path.name for path in folder.glob("*.jsonl"))
             hint = f"pass one of its files: {', '.join(there)}" if there else "pass a run's folder or a file"
-            raise ReferencesError(f"{folder}: contains a {holds}, not a run; {hint}")
+            raise ReferencesError(f"{folder}: contains {named_work(work)}, not a run; {hint}")
         return list(data_rows(ledger)), {reference.id: reference for reference in ledger.references()}
 
 
@@ -158,7 +166,7 @@ def data_identity(source: Any, data: DataSet) -> str:
     """A digest that distinguishes the data set read from `source` from others: of its rows; of a run, which may grow
     meanwhile, of the run's identity. Which rows are drawn does not count: with more or fewer of them, the work is the
     same."""
-    if isinstance(source, str | Path) and (Path(source) / FILE).is_file():
+    if isinstance(source, str | Path) and (Path(source) / FILE).is_file() and work_in(Path(source)) == "run":
         with Ledger.read(Path(source)) as ledger:
             return digest(["run", ledger.meta("identity")])
     return digest([[row.number, row.instruction, row.response, row.plain] for row in data.rows])

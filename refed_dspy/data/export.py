@@ -1,11 +1,12 @@
-"""Writing a run's data set: JSONL, Parquet, and the chat formats that trainers read; also the dropped rows."""
+"""Writing the rows of a run, a filtering or a recycling: JSONL, Parquet, and the formats that trainers read; also the
+dropped rows."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -13,10 +14,14 @@ from typing import IO, TYPE_CHECKING, Any
 
 from refed_dspy.config.named import FORMATS as OWN_FORMATS
 from refed_dspy.config.named import is_named, raised, resolve
-from refed_dspy.data.formats import FORMS, PAIRED, THINKING, Pairs, Row
+from refed_dspy.data.dataset import load_dataset
+from refed_dspy.data.formats import FORMS, PAIRED, THINKING, Pairs, Row, margins_of
 from refed_dspy.data.rows import LINEAGE_COLUMNS, REASONING, data_rows, dropped_rows, extra_columns
-from refed_dspy.errors import ExportError, briefly, one_line
+from refed_dspy.data.sources import REMARKS, as_trained, margin_of, run_behind
+from refed_dspy.data.stored import DROPPED, ROWS, json_lines, rows_in, work_in
+from refed_dspy.errors import ExportError, RunDirError, briefly, one_line
 from refed_dspy.files import as_export_error, whole_file, write_lines
+from refed_dspy.ledger.identity import named_work
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.summary import decisions_by_filter
 
@@ -46,7 +51,8 @@ def export(
     force: bool = False,
     reasoning: bool = False,
 ) -> Exported:
-    """Write the samples that `run_dir` has so far to `out`, whole or not at all.
+    """Write the samples that the run in `run_dir` has so far, or the rows that a filtering or a recycling kept, to
+    `out`, whole or not at all.
 
     `jsonl` and `parquet` hold the paper's columns and the lineage; `messages`, `sharegpt`, `alpaca` and
     `prompt-completion` are JSON lines of (instruction, improved response); `preference` and `kto` are JSON lines of
@@ -56,7 +62,7 @@ def export(
 
     Raises:
         ExportError: `out` exists and `force` is not set, it cannot be written, there is no sample yet, or no pair.
-        RunDirError: no run there.
+        RunDirError: no such work there.
     """
     form = FORMS.get(format)
     if format not in FORMATS:
@@ -65,11 +71,16 @@ def export(
         form = _own_form(format)
     if reasoning and format in FORMATS and format not in THINKING:
         raise ExportError(f"format {format}: cannot contain reasoning; use {', '.join(THINKING)}")
+    if (work := work_in(run_dir)) in ROWS:
+        _check_free(out, force)
+        return _export_made(run_dir, work, format, form, out, reasoning=reasoning)
+    if work != "run":
+        raise RunDirError(f"{run_dir}: contains {named_work(work)}; only a run, filtered or recycled rows are exported")
     with _ledger_for(run_dir, out, force) as ledger:
         if not ledger.kept():
             raise ExportError(f"{run_dir}: no samples yet; run or resume it first")
         if format in PAIRED:
-            return _export_pairs(ledger, format, out)
+            return _export_pairs(Pairs.of_run(ledger, format), out)
         thoughts = Counter[bool]()
         rows = _counting(data_rows(ledger, reasoning=reasoning), thoughts)
         if form is not None:
@@ -78,6 +89,59 @@ def export(
             with whole_file(out) as file:
                 count = _parquet(rows, file, extra_columns(ledger), reasoning=reasoning)
         return Exported(count, f"{thoughts[True]} with reasoning" if reasoning else "")
+
+
+def _export_made(
+    folder: Path,
+    work: str,
+    format: str,  # noqa: A002
+    form: Callable[[Row], Row] | None,
+    out: Path,
+    *,
+    reasoning: bool,
+) -> Exported:
+    """Write the rows that a filtering or a recycling kept: `jsonl` and `parquet` as they are, other formats of what
+    they are to a trainer."""
+    if next(rows_in(folder, work), None) is None:
+        raise ExportError(f"{folder}: no row was kept, so there is nothing to export")
+    data = load_dataset(folder)
+    if format in PAIRED:
+        with run_behind(folder) as ledger:
+            margins = {} if ledger is None else margins_of(ledger)
+        judged = [margin_of(row) or margins.get(row.fields.get("sample", 0)) for row in data.rows]
+        return _export_pairs(Pairs(zip(map(as_trained, data.rows), judged, strict=True), format), out)
+    if format == "jsonl":
+        return Exported(write_lines(out, rows_in(folder, work)))
+    if form is not None:
+        thoughts, without = Counter[bool](), {} if reasoning else {REASONING: ""}
+        rows = ({**as_trained(row), **without} for row in data.rows)
+        count = write_lines(out, map(form, _counting(rows, thoughts)))
+        return Exported(count, f"{thoughts[True]} with reasoning" if reasoning else "")
+    table = made_table([row.fields for row in data.rows])
+    import pyarrow.parquet as pq
+
+    with as_export_error(out), whole_file(out) as file:
+        pq.write_table(table, file)
+    return Exported(table.num_rows)
+
+
+def made_table(rows: Sequence[Row]) -> Any:
+    """Rows of any columns as a `pyarrow.Table`. A column of a run's rows has its type there; one whose values have no
+    common type, and the filters' remarks, are JSON."""
+    import pyarrow as pa
+
+    known = _schema(pa, {})
+    columns = dict.fromkeys(name for row in rows for name in row)
+    return pa.table({name: _array(pa, name, [row.get(name) for row in rows], known) for name in columns})
+
+
+def _array(pa: Any, name: str, values: Sequence[Any], known: Any) -> Any:
+    if name != REMARKS:
+        for kind in [known.field(name).type, None] if name in known.names else [None]:
+            with suppress(pa.ArrowException, OverflowError):
+                made = pa.array(values, kind)
+                return made if not pa.types.is_null(made.type) else made.cast(pa.string())
+    return pa.array(map(_as_text, values), pa.string())
 
 
 def _counting(rows: Iterable[dict[str, Any]], thoughts: Counter[bool]) -> Iterator[dict[str, Any]]:
@@ -110,11 +174,10 @@ def _own_form(name: str) -> Callable[[Row], Row]:
     return checked
 
 
-def _export_pairs(ledger: Ledger, format: str, out: Path) -> Exported:  # noqa: A002
-    pairs = Pairs(ledger, format)
+def _export_pairs(pairs: Pairs, out: Path) -> Exported:
     lines = iter(pairs)
     if (first := next(lines, None)) is None:
-        raise ExportError(f"{format}: no pairs to write; {pairs.told()}")
+        raise ExportError(f"{pairs.format}: no pairs to write; {pairs.told()}")
     write_lines(out, chain([first], lines))
     return Exported(pairs.count, pairs.told())
 
@@ -123,9 +186,15 @@ def _export_pairs(ledger: Ledger, format: str, out: Path) -> Exported:  # noqa: 
 def _ledger_for(run_dir: Path, out: Path, force: bool) -> Iterator[Ledger]:
     """The run's ledger, for writing to `out`. Raises ExportError where that exists or cannot be written."""
     with Ledger.read(run_dir) as ledger, as_export_error(out):
+        _check_free(out, force)
+        yield ledger
+
+
+def _check_free(out: Path, force: bool) -> None:
+    """Raises ExportError where the file is there and `force` is not set."""
+    with as_export_error(out):
         if out.exists() and out.is_file() and not force:
             raise ExportError(f"{out}: already exists; choose another file or overwrite it with force=True")
-        yield ledger
 
 
 def _parquet(rows: Iterable[Row], file: IO[bytes], extra: Mapping[str, str], *, reasoning: bool) -> int:
@@ -190,12 +259,20 @@ def to_dataset(run_dir: Path) -> datasets.Dataset:
 
 
 def export_dropped(run_dir: Path, out: Path, *, force: bool = False) -> int:
-    """Write the rows that the run's filters dropped to `out` as JSON lines, whole or not at all; returns how many.
+    """Write the rows that a run's filters, a filtering or a selective recycling dropped to `out` as JSON lines, whole
+    or not at all; returns how many.
 
     Raises:
         ExportError: `out` exists and `force` is not set, it cannot be written, or nothing was dropped.
         RunDirError: no run there.
     """
+    if (work := work_in(run_dir)) in ROWS:
+        _check_free(out, force)
+        if next(json_lines(run_dir / DROPPED), None) is None:
+            raise ExportError(f"{run_dir}: nothing was dropped")
+        return write_lines(out, json_lines(run_dir / DROPPED))
+    if work != "run":
+        raise RunDirError(f"{run_dir}: contains {named_work(work)}, not a run")
     with _ledger_for(run_dir, out, force) as ledger:
         if not any(counts["dropped"] for counts in decisions_by_filter(ledger)):
             raise ExportError(f"{run_dir}: filters dropped nothing")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
@@ -72,46 +72,55 @@ PAIRED = ("preference", "kto")
 
 @dataclass
 class Pairs:
-    """The pairs of a run's samples. What was left out, and how long the texts are, is counted while they are read.
+    """The pairs of rows that have both responses. What was left out, and how long the texts are, is counted while they
+    are read.
 
-    A sample whose two texts are equal makes no pair. Those that the run's filter `judge` kept won in both orders.
+    A row whose two texts are equal makes no pair. Those that a filter `judge` kept won in both orders.
     """
 
-    ledger: Ledger
+    rows: Iterable[tuple[Row, float | None]]
+    """Each with the judge's margin, None where no judge compared."""
     format: str
-    """`preference`: TRL's conversational pairs, with the judge's margin (0 to 2; None: unjudged). `kto`: its unpaired
-    rows, the improved response labelled True and the plain one False."""
+    """`preference`: TRL's conversational pairs, with the judge's margin: above 0, at most 2; 0 where no judge compared,
+    so that every file's column has one type. `kto`: its unpaired rows, the improved response labelled True and the
+    plain one False."""
     unchanged: int = 0
-    """Samples left out, since the improvement left them as they were."""
+    """Rows left out, since the improvement left them as they were."""
+    alone: int = 0
+    """Rows left out, since they have one response."""
     unjudged: int = 0
     """Pairs that no judge compared."""
     count: int = 0
     _longer: list[float] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        if self.ledger.meta("final_stage") == "response_generation":
-            raise ExportError(f"{self.format}: this run's program does not improve responses, so there are no pairs")
+    @classmethod
+    def of_run(cls, ledger: Ledger, format: str) -> Pairs:  # noqa: A002
+        """The pairs of a run. Raises ExportError where its program does not improve responses."""
+        if ledger.meta("final_stage") == "response_generation":
+            raise ExportError(f"{format}: this run's program does not improve responses, so there are no pairs")
+        margins = margins_of(ledger)
+        return cls(((row, margins.get(row["sample"])) for row in data_rows(ledger)), format)
 
     def __iter__(self) -> Iterator[Row]:
         for row, margin in self._kept():
             prompt, better, worse = _prompt(row), answer_of(row["improved_response"]), answer_of(row["response"])
             if self.format == "preference":
-                yield {"prompt": prompt, "chosen": better, "rejected": worse, "margin": margin}
+                yield {"prompt": prompt, "chosen": better, "rejected": worse, "margin": margin or 0.0}
             else:
                 yield {"prompt": prompt, "completion": better, "label": True}
                 yield {"prompt": prompt, "completion": worse, "label": False}
 
     def _kept(self) -> Iterator[tuple[Row, float | None]]:
-        margins = dict(self.ledger.db.execute(_MARGINS))
-        for row in data_rows(self.ledger):
-            if row["improved_response"].strip() == row["response"].strip():
+        for row, margin in self.rows:
+            if not row["response"]:
+                self.alone += 1
+            elif row["improved_response"].strip() == row["response"].strip():
                 self.unchanged += 1
-                continue
-            margin = margins.get(row["sample"])
-            self.count += 1
-            self.unjudged += margin is None
-            self._longer.append(len(row["improved_response"]) / max(1, len(row["response"])))
-            yield row, margin
+            else:
+                self.count += 1
+                self.unjudged += margin is None
+                self._longer.append(len(row["improved_response"]) / len(row["response"]))
+                yield row, margin
 
     def told(self) -> str:
         """What to know of the pairs, on one line."""
@@ -120,4 +129,11 @@ class Pairs:
             parts.append(f"chosen {median(self._longer):.2f} times as many characters as rejected (median)")
         if self.unchanged:
             parts.append(f"left out {self.unchanged} unchanged")
+        if self.alone:
+            parts.append(f"left out {self.alone} without a plain response")
         return "; ".join(parts)
+
+
+def margins_of(ledger: Ledger) -> dict[int, float]:
+    """A run's sample → how clearly its filter `judge` preferred the improved response."""
+    return dict(ledger.db.execute(_MARGINS))

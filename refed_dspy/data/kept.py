@@ -5,9 +5,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from refed_dspy.errors import ExportError, one_line
+from refed_dspy.data.export import export
+from refed_dspy.errors import ExportError, briefly, one_line
+from refed_dspy.files import path_of
 from refed_dspy.text import Shown
 
 if TYPE_CHECKING:
@@ -17,6 +20,9 @@ if TYPE_CHECKING:
 
 class KeptRows(Shown, Sequence[dict[str, Any]]):
     """A result that is a sequence of the rows it keeps."""
+
+    out: Path
+    """The folder that they are in."""
 
     @abstractmethod
     def kept(self) -> Iterator[dict[str, Any]]:
@@ -35,6 +41,11 @@ class KeptRows(Shown, Sequence[dict[str, Any]]):
     def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
     def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
         return self._kept[index]
+
+    @briefly
+    def export(self, format: str, out: str | Path, *, force: bool = False) -> int:  # noqa: A002
+        """Write the kept rows to a file, and return how many rows or pairs; see `refed export`."""
+        return export(self.out, format, path_of(out, "out"), force=force).count
 
     def to_pandas(self) -> pd.DataFrame:
         """The kept rows as a data frame."""

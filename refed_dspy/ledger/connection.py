@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from refed_dspy.errors import RunDirError, one_line
 
 FILE = "ledger.sqlite"
@@ -79,3 +81,23 @@ def is_at_work(folder: Path) -> bool:
     finally:
         os.close(file)
     return False
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """The lock of the work in `folder`, while its ledger is not open for writing: the work is running all the same.
+
+    Where no lock can be made, as in a read-only folder, nobody else can work either. Raises RunDirError: another
+    process is working there.
+    """
+    lock = FileLock(folder / LOCK, timeout=0.1, poll_interval=0.01)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise RunDirError(f"{folder}: another process is working on this run; wait for it or stop it") from None
+    except OSError:
+        pass
+    try:
+        yield
+    finally:
+        lock.release()

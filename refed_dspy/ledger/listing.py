@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any
 from refed_dspy.errors import one_line
 from refed_dspy.ledger.connection import FILE, FORMAT
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.states import state_of
+from refed_dspy.ledger.states import FUNNEL, state_of, state_without_ledger
 from refed_dspy.records import PICO
 
 DEPTH = 3
@@ -32,14 +33,14 @@ def works_below(root: Path) -> tuple[list[dict[str, Any]], list[str]]:
     for folder in _folders(root, DEPTH):
         try:
             works.append(_glance(folder))
-        except (sqlite3.Error, ValueError, TypeError, LookupError) as error:
+        except (sqlite3.Error, OSError, ValueError, TypeError, LookupError) as error:
             unreadable.append(f"{folder}: cannot be read ({one_line(error, 100)})")
     return sorted(works, key=lambda work: work["last_active"] or "", reverse=True), unreadable
 
 
 def _folders(root: Path, depth: int) -> Iterator[Path]:
-    """`root` and the folders below it that have a ledger. Hidden ones and links are left out."""
-    if (root / FILE).is_file():
+    """`root` and the folders below it with a ledger, or a filtering's funnel. Hidden ones and links are left out."""
+    if (root / FILE).is_file() or (root / FUNNEL).is_file():
         yield root
     if not depth:
         return
@@ -54,6 +55,10 @@ def _folders(root: Path, depth: int) -> Iterator[Path]:
 
 def _glance(folder: Path) -> dict[str, Any]:
     path = folder / FILE
+    if not path.is_file():
+        passes = json.loads((folder / FUNNEL).read_text(encoding="utf-8"))
+        made = {"count": passes[0]["in"], "size": passes[0]["in"], "cost": 0.0}
+        return {"folder": str(folder), "work": "filtering", **state_without_ledger(folder), **made}
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=1)) as db:
         db.execute("PRAGMA query_only=ON")
         if (version := db.execute("PRAGMA user_version").fetchone()[0]) != FORMAT:

@@ -17,6 +17,8 @@ from refed_dspy.ledger.connection import FILE, is_at_work
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.statements import Statement
 
+FUNNEL = "funnel.json"
+"""What a filtering leaves in its folder, where no judge was asked instead of a ledger."""
 RUNNING, STOPPED, KILLED = "running", "stopped", "killed"
 SHORT, CAPPED, DONE = "ended short", "at its cap", "done"
 ESTIMATED = "this was only an estimate"
@@ -79,8 +81,16 @@ def state_of(ledger: Ledger) -> dict[str, Any]:
         end = last_end(ledger)  # it may have ended between the two looks
     moments = [ledger.db.execute(_LAST_ACTIVE).fetchone()[0], (ledger.meta("last_end") or {}).get("at")]
     known = [moment for moment in moments if moment is not None]
-    last = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(max(known))) if known else None
-    return {**end._asdict(), "last_active": last}
+    return {**end._asdict(), "last_active": _utc(max(known)) if known else None}
+
+
+def state_without_ledger(folder: Path) -> dict[str, Any]:
+    """The state of a filtering that asked no judge: done when it was written. Raises OSError."""
+    return {**End(DONE)._asdict(), "last_active": _utc((folder / FUNNEL).stat().st_mtime)}
+
+
+def _utc(moment: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment))
 
 
 def state_in(folder: Path) -> str:

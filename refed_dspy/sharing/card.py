@@ -9,17 +9,20 @@ from importlib.resources import files
 from typing import Any
 
 from refed_dspy.data.read import OWN
-from refed_dspy.sharing.facts import RunFacts
+from refed_dspy.data.sources import REMARKS
+from refed_dspy.sharing.facts import RunFacts, StageFacts
 from refed_dspy.sharing.markdown import Markdown, block, code, escaped, plain
 from refed_dspy.sharing.redact import PRIVATE
 from refed_dspy.sharing.run_settings import StageText
+from refed_dspy.sharing.steps import Step
 from refed_dspy.sharing.survey import Survey
 from refed_dspy.sharing.terms import terms_of
 from refed_dspy.text import format_number
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 _LARGEST = "n>1M"
-_TAGS = ("synthetic", "instruction-tuning", "reference-level-feedback", "refed-dspy")
+_METHOD_TAG = "reference-level-feedback"
+_TAGS = ("synthetic", "instruction-tuning", _METHOD_TAG, "refed-dspy")
 _PACKAGE_LICENSE = "Apache-2.0, that of refed-dspy, which they come with"
 _METHODS = {
     "ReferenceLevelFeedback": "Reference-Level Feedback: each reference is studied once; what makes its "
@@ -90,6 +93,10 @@ class Card:
     """`default` first."""
     version: str
     languages: Sequence[str] = field(default_factory=tuple)
+    steps: Sequence[Step] = ()
+    """What was done to the rows since they were made, the first step first."""
+    origin: str = ""
+    """What the first step began with; empty where it has no name."""
 
     def text(self) -> str:
         """README.md. No text of a model, file or person is markup in it, and its front matter is always valid YAML."""
@@ -98,7 +105,7 @@ class Card:
     def _front_matter(self) -> str:
         from huggingface_hub import DatasetCardData
 
-        settings = self.settings
+        settings, facts_known = self.settings, bool(self.facts.size)
         file = {"license_name": "see-license-file", "license_link": "LICENSE"} if settings.license_file else {}
         data = DatasetCardData(
             language=list(self.languages) or None,
@@ -107,7 +114,7 @@ class Card:
             language_creators=["machine-generated"],
             size_categories=[_size(self.configs[0].rows)],
             task_categories=["text-generation"],
-            tags=list(_TAGS),
+            tags=[tag for tag in _TAGS if facts_known or tag != _METHOD_TAG],
             configs=[_front_matter_config(config) for config in self.configs],
             **file,
         )
@@ -144,13 +151,16 @@ class Card:
             "changes": survey.changes,
             "changed": format_number(100 * survey.changes.median, 0) if survey.changes else "",
             **self._setup(),
-            "columns": COLUMNS,
+            "columns": self._columns(),
+            "trained": self._trained(),
+            "steps": self.steps,
+            "origin": self.origin,
             "example": _example(survey),
             "figures": _figures(survey.figures()),
             "used": len(survey.references),
-            "rows_per_reference": _rows_per_reference(survey),
-            "judged": any(stage.stage.endswith("judge") for stage in facts.stages),
-            "filter_names": [str(counts["filter"]) for counts in facts.filters],
+            "rows_per_reference": _rows_per_reference(survey) if survey.references else "",
+            "judged": any(stage.stage.endswith("judge") for stage in self._stages()),
+            "filter_names": [str(counts["filter"]) for counts in self._filters()],
             "dropped": dropped[0] if dropped else 0,
             "report": settings.report,
             "license": self._license(),
@@ -158,10 +168,28 @@ class Card:
             "citation": block(settings.citation, "bibtex") if settings.citation else "",
         }
 
+    def _stages(self) -> list[StageFacts]:
+        return [*self.facts.stages, *(stage for step in self.steps for stage in step.stages)]
+
+    def _filters(self) -> list[Mapping[str, Any]]:
+        return [*self.facts.filters, *(filter_ for step in self.steps for filter_ in step.filters)]
+
+    def _trained(self) -> str:
+        """The column to train on; empty where the rows have other columns."""
+        return next((name for name in ("improved_response", "response") if name in self._columns()), "")
+
+    def _columns(self) -> Mapping[str, str]:
+        """Column → what it holds; of other data's columns, refed knows nothing."""
+        if not self.steps:
+            return COLUMNS
+        names = self.survey.columns
+        known = COLUMNS if "improved_response" in names else _RECYCLED if "original_instruction" in names else {}
+        return {name: {**known, **_OF_STEPS}.get(name, "as in the source") for name in names}
+
     def _terms(self) -> list[dict[str, Any]]:
         """One entry per model. A name that only private endpoints answered to may belong to another model."""
         endpoints: dict[str, set[str]] = {}
-        for stage in self.facts.stages:
+        for stage in self._stages():
             endpoints.setdefault(stage.model, set()).add(stage.endpoint)
         return [
             {"model": model, "terms": Markdown(terms_of(model, PRIVATE if asked == {PRIVATE} else ""))}
@@ -238,6 +266,8 @@ def _example(survey: Survey) -> list[tuple[str, Markdown]]:
     if row is None:
         return []
     texts = {name: getattr(row, name) for name in ("instruction", "response", "improved_response")}
+    if not row.response:
+        texts = {"instruction": row.instruction, "response": row.improved_response}
     return [(name, block(text if len(text) <= _EXAMPLE else f"{text[:_EXAMPLE]} …")) for name, text in texts.items()]
 
 
@@ -254,6 +284,25 @@ def _figures(figures: Mapping[str, float | None]) -> dict[str, str]:
     return {name: format_number(value, 1 if " words, " in name else 2) for name, value in figures.items()}
 
 
+_OF_STEPS = {REMARKS: "what the filters noted, as JSON: the row's number in the data, and its scores"}
+_RECYCLED = {
+    "row": "the row's number in the data that was recycled",
+    "instruction": "the instruction after recycling",
+    "response": "the response after recycling, to train on",
+    "original_instruction": "the instruction before",
+    "original_response": "the response before",
+    "instruction_from": "whether the instruction is the original or a new one",
+    "response_from": "whether the response is the original or a new one",
+    "instruction_reason": "why no new instruction was taken, if none was",
+    "response_reason": "why no new response was taken, if none was",
+    "system": "the system prompt; empty if there is none",
+    "ifd": "how hard the instruction is to follow (IFD)",
+    "r_ifd": "how hard it is to guess the instruction from the response (r-IFD)",
+    "original_ifd": "the IFD before",
+    "original_r_ifd": "the r-IFD before",
+    "template": "the prompt around an instruction in these figures",
+    "selection_reason": "empty: the row was kept",
+}
 COLUMNS: Mapping[str, str] = {
     "instruction": "the new instruction",
     "response": "the first response to it",

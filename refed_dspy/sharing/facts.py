@@ -96,6 +96,35 @@ class RunFacts:
     """How many pairs of a chosen and a rejected response its rows make, and what to know of them; empty for none."""
 
 
+_NO_COST = Cost("", "", 0, "", 0, 0, 0, "")
+UNKNOWN = RunFacts(
+    method="",
+    program="",
+    compiled="",
+    stages=(),
+    features=(),
+    instructions_per_feature=0,
+    seed=0,
+    size=0,
+    kept=0,
+    references=0,
+    opened=0,
+    left_out={},
+    under_system=0,
+    sources={},
+    instructions={},
+    filters=(),
+    failures=(),
+    cost=_NO_COST,
+    reused=0,
+    made="",
+    settings=SharedSettings(),
+    simulated="",
+    pairs="",
+)
+"""Of rows that no run is known to have made: `size` is 0."""
+
+
 def run_facts(ledger: Ledger) -> RunFacts:
     status, identity = run_status(ledger), ledger.meta("identity") or {}
     references, source = ledger.references(), ledger.meta("program_source") or {}
@@ -104,7 +133,7 @@ def run_facts(ledger: Ledger) -> RunFacts:
         method=str(identity.get("kind", "")),
         program=digest(identity.get("program") or {}),
         compiled=str(source.get("candidate") or ""),
-        stages=_stages(ledger, identity),
+        stages=stages_of(ledger),
         features=list(identity.get("features") or ()),
         instructions_per_feature=int(identity.get("instructions_per_feature") or 0),
         seed=int(status["seed"] or 0),
@@ -119,7 +148,7 @@ def run_facts(ledger: Ledger) -> RunFacts:
         instructions=status["instructions"],
         filters=status["filters"],
         failures=status["failures"],
-        cost=_cost(status),
+        cost=cost_of(status),
         reused=int(ledger.db.execute(_REUSED).fetchone()[0]),
         made=_made(ledger),
         settings=settings_of(ledger),
@@ -129,7 +158,7 @@ def run_facts(ledger: Ledger) -> RunFacts:
 
 def _pairs(ledger: Ledger) -> str:
     try:
-        pairs = Pairs(ledger, "preference")
+        pairs = Pairs.of_run(ledger, "preference")
     except ExportError:  # nothing is improved
         return ""
     for _ in pairs:
@@ -145,10 +174,10 @@ def key_variables(ledger: Ledger) -> set[str]:
     return {str(name) for name in names if name}
 
 
-def _stages(ledger: Ledger, identity: Mapping[str, Any]) -> list[StageFacts]:
+def stages_of(ledger: Ledger) -> list[StageFacts]:
     """Stages in the order in which they were first asked. Where no call names the model, it is the run's only teacher,
     or the judge; with several teachers it stays unknown."""
-    judge = (ledger.meta("judge") or {}).get("model")
+    judge, identity = (ledger.meta("judge") or {}).get("model"), ledger.meta("identity") or {}
     several = ledger.meta("pools") is not None or len(ledger.meta("asked_teachers") or ()) > 1
     teacher = None if several else (ledger.meta("teacher") or {}).get("model")
     prompts = identity.get("program") or {}
@@ -163,7 +192,7 @@ def _stages(ledger: Ledger, identity: Mapping[str, Any]) -> list[StageFacts]:
     ]
 
 
-def _cost(status: Mapping[str, Any]) -> Cost:
+def cost_of(status: Mapping[str, Any]) -> Cost:
     usage = status["usage"].values()
     total = status["cost"]
     worst = sum(use["reserved"] + use["in_flight_cost"] for use in usage)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from refed_dspy.data.export import made_table
 from refed_dspy.data.rows import DROPPED_COLUMNS
+from refed_dspy.data.sources import REMARKS
 from refed_dspy.sharing.redact import public_detail, public_endpoint, public_model, public_source
 
 TEACHERS = ("teacher", "response_teacher", "instruction_teacher")
@@ -38,6 +40,23 @@ def _cleaned(pa: Any, table: Any) -> Any:
             values = pa.array([clean(value) for value in table[name].to_pylist()], pa.string())
             table = table.set_column(table.column_names.index(name), name, values)
     return table
+
+
+def tables_of(rows: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
+    """Rows of a filtering or a recycling as `pyarrow.Table`s of up to 1,000, ready to publish."""
+    import pyarrow as pa
+
+    table = made_table([_public_remarks(row) for row in rows])
+    if "response_teacher" in table.column_names:  # a run's rows: in other data, such columns hold other things
+        table = _cleaned(pa, table)
+    yield from (table.slice(at, _GROUP) for at in range(0, table.num_rows, _GROUP))
+
+
+def _public_remarks(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    remarks = row.get(REMARKS)
+    if not isinstance(remarks, Mapping) or "detail" not in remarks:
+        return row
+    return {**row, REMARKS: {**remarks, "detail": public_detail(remarks.get("reason"), remarks["detail"])}}
 
 
 def dropped_tables(rows: Iterable[Mapping[str, Any]]) -> Iterator[Any]:

@@ -69,6 +69,8 @@ def _columns(columns: Columns) -> Columns:
 def _table(table: Table) -> Table:
     if table.id == "models":
         return replace(table, rows=[[public_model(row[0]), public_endpoint(row[1]), *row[2:]] for row in table.rows])
+    if table.id == "reasons":
+        return table
     if table.id == "failures":
         return replace(table, columns=table.columns[:-1], rows=[row[:-1] for row in table.rows])
     rows = [[name, _setting(name, value)] for name, value in table.rows if name not in _PRIVATE]

@@ -60,7 +60,7 @@ def settings_of(ledger: Ledger) -> SharedSettings:
     stopped = _CAP.match(end.reason) if end.state == CAPPED else None
     return SharedSettings(
         rows=list(_rows(meta, identity)),
-        filters=[(str(name), _filter(settings)) for name, settings in meta["filters"] or ()],
+        filters=[(str(name), public_settings(settings)) for name, settings in meta["filters"] or ()],
         features={str(name): str(text) for name, text in (meta["features"] or {}).items()},
         stages=_stages(meta["program"] or {}, str(identity.get("kind", ""))),
         stopped=stopped[0] if stopped else "",
@@ -115,7 +115,8 @@ def _sampling(config: Mapping[str, Any] | None, identity: Mapping[str, Any]) -> 
     return ", ".join(texts)
 
 
-def _filter(settings: Any) -> str:
+def public_settings(settings: Any) -> str:
+    """A filter's settings as JSON, without folders and what a caller's own filter holds."""
     published = {}
     for name, value in (settings if isinstance(settings, dict) else {}).items():
         if name == "against":  # a file

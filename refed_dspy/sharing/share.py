@@ -1,28 +1,34 @@
-"""Make a data set folder for the Hub from a run: card, Parquet, manifest; written whole or not at all."""
+"""Make a data set folder for the Hub from a run, a filtering or a recycling: card, Parquet, manifest; written whole or
+not at all."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from filelock import FileLock, Timeout
-
+from refed_dspy.data.dataset import load_dataset
 from refed_dspy.data.export import export
 from refed_dspy.data.read import OWN
 from refed_dspy.data.rows import dropped_rows
+from refed_dspy.data.stored import DROPPED, ROWS, json_lines, rows_in, work_in
 from refed_dspy.errors import ExportError, RunDirError, briefly, one_line
 from refed_dspy.files import path_of, read_bytes, whole_file
+from refed_dspy.ledger.connection import locked
 from refed_dspy.ledger.identity import named_work
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.summary import decisions_by_filter
+from refed_dspy.records import DataRow
 from refed_dspy.sharing.card import Card, CardSettings, Config
 from refed_dspy.sharing.facts import RunFacts, key_variables, run_facts
 from refed_dspy.sharing.manifest import SharedFile, whole_folder, write_manifest
-from refed_dspy.sharing.parquet import cleaned_tables, dropped_tables, write_shards
+from refed_dspy.sharing.parquet import cleaned_tables, dropped_tables, tables_of, write_shards
 from refed_dspy.sharing.public_report import public_page
+from refed_dspy.sharing.steps import Step, made_facts, pairs_of, simulated_in
 from refed_dspy.sharing.survey import Survey
 from refed_dspy.sharing.terms import LICENSES, checked_license
 
@@ -56,7 +62,8 @@ def share(
     dropped: bool = False,
     force: bool = False,
 ) -> Shared:
-    """Make `out`, a folder that `push` sends to the Hub, from the samples in `run_dir`: card, Parquet, manifest.
+    """Make `out`, a folder that `push` sends to the Hub, from the samples in `run_dir`, or from the rows that a
+    filtering or a recycling kept: card, Parquet, manifest.
 
     Addresses of private endpoints, paths and keys are removed from its columns, card and page.
 
@@ -70,16 +77,12 @@ def share(
         force: replace a folder that an earlier call made.
 
     Raises:
-        RunDirError: no run there, or it is at work.
+        RunDirError: no such work there, or it is running.
         ExportError: nothing to share, `out` exists already, or it cannot be written.
         ConfigError: a license that the Hub does not know.
     """
     folder, target = path_of(run_dir, "run_dir"), path_of(out, "out").resolve()
-    with Ledger.read(folder) as ledger, _locked(folder):
-        if (holds := ledger.holds()) not in {"", "run"}:
-            raise RunDirError(f"{folder}: contains {named_work(holds)}, not a run; share the run it was made from")
-        if dropped and not any(counts["dropped"] for counts in decisions_by_filter(ledger)):
-            raise ExportError(f"{folder}: filters dropped nothing; leave out dropped=True")
+    with _described(folder, dropped) as described:
         license_text, license_id = _license(license)
         settings = CardSettings(
             name=one_line(name or target.name, 120),
@@ -89,44 +92,89 @@ def share(
             citation=None if citation is None else _text(Path(citation), "citation"),
             report=report,
         )
-        facts = run_facts(ledger)
+        facts, steps, origin = described.facts, described.steps, described.origin
         with whole_folder(target, force) as made:
             if license_text is not None:
                 _write(made / LICENSE, license_text)
             if report:
                 (made / REPORT).write_bytes(public_page(folder, settings.name))
-            configs, survey = _data(ledger, made, dropped)
-            card = Card(settings, facts, survey, configs, version("refed-dspy"), survey.languages())
+            configs, survey = described.write(made)
+            card = Card(settings, facts, survey, configs, version("refed-dspy"), survey.languages(), steps, origin)
             _write(made / CARD, card.text())
-            files = write_manifest(made, card.version, key_variables(ledger))
+            files = write_manifest(made, card.version, described.keys)
     dropped_count = configs[1].rows if dropped else 0
-    return Shared(target, survey.rows, dropped_count, files, _notes(settings, facts, survey))
+    return Shared(target, survey.rows, dropped_count, files, _notes(settings, card))
+
+
+@dataclass(frozen=True)
+class _Described:
+    """What is shared: `write` writes the rows into a folder; `keys` are the variables that held API keys."""
+
+    facts: RunFacts
+    keys: Collection[str]
+    write: Callable[[Path], tuple[list[Config], Survey]]
+    steps: Sequence[Step] = ()
+    origin: str = ""
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the run's lock, so that all published data are of one moment. Raises RunDirError: another process holds it.
-
-    Where no lock can be made, as in a read-only folder, no run can hold one either.
+def _described(folder: Path, dropped: bool) -> Iterator[_Described]:
+    """What is known of the rows in `folder`, whose lock is held. Raises RunDirError where it holds no rows to share,
+    ExportError where nothing was dropped.
     """
-    lock = FileLock(folder / ".lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise RunDirError(f"{folder}: the run is still running; wait for it or stop it, then share it") from None
-    except OSError:
-        pass
-    try:
-        yield
-    finally:
-        lock.release()
+    work = work_in(folder)
+    with locked(folder):  # all that is published is of one moment
+        if work in ROWS:
+            yield from _of_data(folder, work, dropped)
+            return
+        with Ledger.read(folder) as ledger:
+            if work != "run":
+                raise RunDirError(f"{folder}: contains {named_work(work)}, not a run; share the run it was made from")
+            if dropped and not any(counts["dropped"] for counts in decisions_by_filter(ledger)):
+                raise ExportError(f"{folder}: filters dropped nothing; leave out dropped=True")
+            yield _Described(run_facts(ledger), key_variables(ledger), partial(_data, ledger, dropped=dropped))
 
 
-def _data(ledger: Ledger, made: Path, dropped: bool) -> tuple[list[Config], Survey]:
+def _of_data(folder: Path, work: str, dropped: bool) -> Iterator[_Described]:
+    """`_described`, of a filtering or a recycling."""
+    rows = load_dataset(folder).rows if next(rows_in(folder, work), None) else []
+    if not rows:
+        raise ExportError(f"{folder}: no row was kept, so there is nothing to share")
+    left = [*json_lines(folder / DROPPED)] if dropped else []
+    if dropped and not left:
+        raise ExportError(f"{folder}: nothing was dropped; leave out dropped=True")
+    with made_facts(folder) as (facts, steps, origin, ledgers):
+        facts = replace(facts, pairs=pairs_of(rows), simulated=facts.simulated or simulated_in(rows, steps))
+        keys = {name for ledger in ledgers for name in key_variables(ledger)}
+        texts = {name: pair for ledger in ledgers for name, pair in _reference_texts(ledger).items()}
+        yield _Described(facts, keys, partial(_data_made, rows, left, texts), steps, origin)
+
+
+def _reference_texts(ledger: Ledger) -> dict[str, tuple[str, str]]:
+    return {reference.id: (reference.instruction, reference.response) for reference in ledger.references()}
+
+
+def _data_made(
+    rows: Sequence[DataRow],
+    dropped: Sequence[Mapping[str, Any]],
+    texts: Mapping[str, tuple[str, str]],
+    made: Path,
+) -> tuple[list[Config], Survey]:
+    """Write the rows of a filtering or a recycling."""
+    survey = Survey(len(rows), texts)
+    survey.note(rows)
+    configs = []
+    for name, folder, fields in (("default", "data", [row.fields for row in rows]), ("dropped", "dropped", dropped)):
+        if fields:
+            count, pattern = write_shards(tables_of(fields), made / folder)
+            configs.append(Config(name, pattern, count))
+    return configs, survey
+
+
+def _data(ledger: Ledger, made: Path, *, dropped: bool) -> tuple[list[Config], Survey]:
     """Write the rows. Raises RunDirError if rows were added meanwhile: the card would describe other rows."""
     folder, whole = ledger.path.parent, made.parent / "all.parquet"
-    texts = {reference.id: (reference.instruction, reference.response) for reference in ledger.references()}
-    survey = Survey(export(folder, "parquet", whole).count, texts)
+    survey = Survey(export(folder, "parquet", whole).count, _reference_texts(ledger))
     rows, pattern = write_shards(survey.observe(cleaned_tables(whole)), made / "data")
     configs = [Config("default", pattern, rows)]
     if dropped:
@@ -165,13 +213,15 @@ def _text(path: Path, what: str) -> str:
     return text
 
 
-def _notes(settings: CardSettings, facts: RunFacts, survey: Survey) -> list[str]:
-    notes = []
+def _notes(settings: CardSettings, card: Card) -> list[str]:
+    notes, facts, survey = [], card.facts, card.survey
     if settings.license is None:
         notes.append("no license: without one, nobody may use the data set; set it with license=…")
+    if not facts.size:
+        notes.append("no run is known to have made these rows; say in the card where they are from and whose they are")
     if settings.reference_license is None and not set(facts.sources) <= OWN.keys():
         notes.append("the references' license is unknown; set it with reference_license=…")
-    if settings.reference_license is not None and set(facts.sources) <= OWN.keys():
+    if settings.reference_license is not None and facts.size and set(facts.sources) <= OWN.keys():
         notes.append("reference_license=… was not used: all references come with refed (builtin), under its license")
     if copies := survey.copied.rows:
         notes.append(
@@ -180,6 +230,8 @@ def _notes(settings: CardSettings, facts: RunFacts, survey: Survey) -> list[str]
         )
     if settings.report:
         notes.append("report.html shows the references themselves: share it only if their license allows it")
+    if undecided := sum(each["undecided"] for step in card.steps for each in step.filters):
+        notes.append(f"{undecided} rows are undecided, so not shared; the card says so")
     if facts.kept < facts.size:
         notes.append(f"the run is not done: {facts.kept} of {facts.size} rows; the card says so")
     return notes

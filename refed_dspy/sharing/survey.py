@@ -11,6 +11,7 @@ from functools import cached_property, lru_cache
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from refed_dspy.records import DataRow
 from refed_dspy.sharing.copied import Copied, DrawnRow, count_copied
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ class Survey:
     drawn: list[DrawnRow] = field(default_factory=list)
     """The drawn rows; `pairs` are their instructions and improved responses."""
     first: DrawnRow | None = None
+    columns: Sequence[str] = ()
+    """The names of the columns of a filtering's or a recycling's rows."""
     _seen: int = 0
 
     def __post_init__(self) -> None:
@@ -69,6 +72,23 @@ class Survey:
             self._seen += table.num_rows
             yield table
 
+    def note(self, rows: Sequence[DataRow]) -> None:
+        """Take figures of all `rows` of a filtering or a recycling; only those of a run know their reference."""
+        from refed_dspy.data.sources import as_trained
+
+        self.columns = [*dict.fromkeys(name for row in rows for name in row.fields)]
+        self.features.update(row.fields["feature"] for row in rows if "feature" in row.fields)
+        self.references.update(row.fields["reference"] for row in rows if "reference" in row.fields)
+        texts = [
+            DrawnRow(
+                str(row.fields.get("reference", "")), row.instruction, as_trained(row)["response"] or "", row.response
+            )
+            for row in rows
+        ]
+        self.first = texts[0]
+        self.drawn = [texts[at] for at in sorted(self._chosen)]
+        self.pairs = [(row.instruction, row.improved_response) for row in self.drawn]
+
     def figures(self) -> Mapping[str, float | None]:
         """Lengths and diversity by name (`metrics.figures`): those figures that need no model."""
         from refed_dspy.metrics.figures import Tools, figures
@@ -82,17 +102,18 @@ class Survey:
 
     @cached_property
     def changes(self) -> Changes | None:
-        """None where no row was drawn."""
+        """Of the rows that have both responses; None where none was drawn."""
         from rapidfuzz.distance import Indel
 
         from refed_dspy.metrics.wording import words
 
-        if not self.drawn:
+        rows = [row for row in self.drawn if row.response]
+        if not rows:
             return None
-        same = [row.response.strip() == row.improved_response.strip() for row in self.drawn]
+        same = [row.response.strip() == row.improved_response.strip() for row in rows]
         changed = [
             0.0 if unchanged else Indel.normalized_distance(words(row.response), words(row.improved_response))
-            for unchanged, row in zip(same, self.drawn, strict=True)
+            for unchanged, row in zip(same, rows, strict=True)
         ]
         return Changes(sum(same), float(median(changed)))
 

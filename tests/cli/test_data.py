@@ -174,11 +174,9 @@ def test_filter_status_and_again(rows: str, home: Path, server: SimulatedTeacher
     facts = json.loads(refed("status", "out", "--json").stdout)
     assert facts["work"] == "filtering" and facts["asked"] == 24 and facts["usage"]["pairwise_judge"]["calls"] == 48
     shown = refed("status", "out", "--tokens").stdout
-    assert (
-        shown.startswith("done: filtering, 24 of 24 rows sent to the model, ") and "\npairwise_judge: 48 calls" in shown
-    )
+    assert shown.startswith(f"done: {len(kept)} of 24 rows kept, ") and "\npairwise_judge: 48 calls" in shown
     refused(refed("resume", "out"), "contains a filtering, not a run")
-    refused(refed("export", "out", "--out", "x"), "contains a filtering, not a run")
+    assert refed("export", "out", "--out", "x").stdout == f"{len(kept)} rows in x\n"
     refused(refed("recycle", rows, "--out", "out", "--teacher", "judge.yaml"), "contains a filtering, not a recycling")
 
 
@@ -211,9 +209,13 @@ def bad_filtering(folder: Path) -> dict[str, tuple[list[object], list[str], int]
         "nothing": (["rows.jsonl", "--filter", ""], ["--filter is empty"], 2),
         "wrong type": (
             ["rows.jsonl", "--filter", "rouge: 5"],
-            ["filters 1: rouge: input should be `key: value` settings"],
+            ["filters 1: a filter's settings need their names: 'rouge: {keep: 5}'"],
             2,
         ),
+        "no braces": (["rows.jsonl", "--filter", "near_duplicates:0.8"], ["'near_duplicates: {threshold: 0.8}'"], 2),
+        "a list's braces": (["rows.jsonl", "--filter", "language: de"], ["'language: {allowed: [de]}'"], 2),
+        "no space": (["rows.jsonl", "--filter", "length:{min_words: 3}"], ["'length: {min_words: 3}'"], 2),
+        "by another setting": (["rows.jsonl", "--filter", "rouge:40"], ["'rouge: {keep: 40}'"], 2),
         "broken config": (["rows.jsonl", "--config", "bad.yaml"], ["bad.yaml line 2: not YAML"], 2),
         "no benchmark": (["rows.jsonl", "--filter", "overlap: {against: none.txt}"], ["none.txt", "no such file"], 2),
         "no judge": (["rows.jsonl", "--filter", "rubric"], ["judge", "--judge"], 2),

@@ -34,7 +34,7 @@ def test_groups_stand_in_order_and_no_description_is_cut() -> None:
     assert "..." not in text.partition("Make:")[2]
     plain = " ".join(text.split())
     assert (
-        "share Turn a run into a folder for the Hugging Face Hub: data set card, Parquet and a list of files." in plain
+        "share Turn rows into a folder for the Hugging Face Hub: data set card, Parquet and a list of files." in plain
     )
 
 
@@ -70,7 +70,7 @@ def test_the_default_shown_is_the_one_that_holds(command: str, flag: str, defaul
 def test_every_option_is_a_setting_of_its_command(command: str, kind: type[Settings]) -> None:
     """`settings_of` passes over any other."""
     options = {option.name for option in typer.main.get_command(app).commands[command].params}  # type: ignore[attr-defined]
-    assert options - set(kind.model_fields) <= {"config", "estimate", "as_json"} | (
+    assert options - set(kind.model_fields) <= {"config", "estimate", "as_json", "force"} | (
         {"sample"} if command == "preview" else set()
     )
 

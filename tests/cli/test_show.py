@@ -59,3 +59,40 @@ def test_the_simulated_teacher_is_named_first(tmp_path: Path) -> None:
 def test_a_folder_without_a_run(tmp_path: Path) -> None:
     result = show(tmp_path)
     assert result.exit_code == 2 and result.stderr.startswith("refed: ") and result.stderr.count("\n") == 1
+
+
+def test_dropped_rows_are_shown_with_filter_and_reason(run: Path, tmp_path: Path) -> None:
+    result = show(run, "--dropped")
+    assert result.exit_code == 2 and result.stderr == f"refed: {run}: nothing was dropped\n"
+    made = refed_dspy.filter_data(run, [{"length": {"max_words": 50}}, {"random": {"keep": 1}}], out=tmp_path / "out")
+    assert len(made) == 0
+    printed = show(made.out, "--dropped", "-n", 9).stdout
+    assert printed.count("── dropped by length: too long, score 804\n   804 words, ") == 5 and "\x1b" not in printed
+    result = show(made.out)
+    assert result.exit_code == 2 and result.stderr == f"refed: {made.out}: no row was kept\n"
+    status = CliRunner().invoke(app, ["status", str(made.out)]).stdout
+    assert status.startswith("done: 0 of 5 rows kept, $0\nfilters: 5 dropped by length (5 too long)\n")
+
+
+def test_a_rows_number_other_texts_and_a_runs_own_drops(tmp_path: Path) -> None:
+    rows = [{"instruction": "Say \x1b[31mred.", "response": "Red."}, {"nothing": "but \x1b[2J this"}]
+    made = refed_dspy.filter_data(rows, ["refusals"], out=tmp_path / "out")
+    assert show(made.out).stdout == "── row 1 of 1\n  Say \\u001b[31mred.\nresponse:\n  Red.\n\n"
+    assert show(made.out, "--dropped").stdout == (
+        "── dropped by read: unrecognised\n  but \\u001b[2J this\nno response\n\n"
+    )
+    words = ["synth", "--teacher", "simulated", "--size", "2", "--run-dir", str(tmp_path / "run")]
+    (tmp_path / "run.yaml").write_text("filters: [random: {share: 0.5}]")
+    assert CliRunner().invoke(app, [*words, "--config", str(tmp_path / "run.yaml")]).exit_code == 0
+    assert "── dropped by random: " in show(tmp_path / "run", "--dropped").stdout
+
+
+def test_the_list_has_filterings_that_asked_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    refed_dspy.filter_data([{"instruction": "i", "response": "r"}], ["refusals"], out="kept/first")
+    listed = CliRunner().invoke(app, ["status"]).stdout.splitlines()
+    assert listed[1].split()[:6] == ["kept/first", "filtering", "done", "1", "of", "1"]
+    (tmp_path / "kept" / "first" / "funnel.json").write_text("[]")
+    assert "kept/first: cannot be read" in CliRunner().invoke(app, ["status"]).stderr
+    broken = CliRunner().invoke(app, ["status", "kept/first"])
+    assert broken.exit_code == 2 and "funnel.json: is no funnel of refed filter" in broken.stderr

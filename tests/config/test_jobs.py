@@ -48,7 +48,11 @@ def fault(
         ),
         (FilterRunConfig, "filters: refusals", "filters: input should be a list: [one, another]"),
         (FilterRunConfig, "filters: [3]", "filters 1: input should be `key: value` settings"),
-        (FilterRunConfig, "filters: [{rouge: 5}]", "filters 1: rouge: input should be `key: value` settings"),
+        (
+            FilterRunConfig,
+            "filters: [{rouge: 5}]",
+            "filters 1: a filter's settings need their names: 'rouge: {keep: 5}'",
+        ),
         (FilterRunConfig, "filters: [{rouge: {}, judge: {}}]", "filters 1: must be one filter"),
         (
             FilterRunConfig,

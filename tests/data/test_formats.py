@@ -49,7 +49,7 @@ def test_pairs_are_improved_and_plain_where_they_differ(tmp_path: Path) -> None:
         "rejected": text("assistant", "plain one"),
         "margin": 2.0,
     }
-    assert [row["margin"] for row in rows] == [2.0, None, None] and made.count == 3
+    assert [row["margin"] for row in rows] == [2.0, 0.0, 0.0] and made.count == 3
     assert made.told == "2 unjudged; chosen 1.33 times as many characters as rejected (median); left out 1 unchanged"
 
 

@@ -132,7 +132,10 @@ def test_what_was_there_is_kept_where_something_else_takes_its_place(filtered_ru
 
 def test_a_run_at_work_is_refused(filtered_run: Synthesis, tmp_path: Path) -> None:
     folder = copy_run(filtered_run, tmp_path / "run")
-    with Ledger.create(folder), pytest.raises(RunDirError, match="is still running; wait for it or stop it"):
+    with (
+        Ledger.create(folder),
+        pytest.raises(RunDirError, match="another process is working on this run"),
+    ):
         share(folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert share(folder, tmp_path / "out").rows == FILTERED_SIZE
@@ -192,8 +195,8 @@ def test_a_run_without_rows_or_of_another_kind(filtered_run: Synthesis, tmp_path
     empty = copy_run(filtered_run, tmp_path / "none", "DELETE FROM samples")
     with pytest.raises(ExportError, match="no samples yet"):
         share(empty, tmp_path / "out")
-    other = copy_run(filtered_run, tmp_path / "other", "INSERT OR REPLACE INTO meta VALUES ('work', '\"filtering\"')")
-    with pytest.raises(RunDirError, match="contains a filtering, not a run"):
+    other = copy_run(filtered_run, tmp_path / "other", "INSERT OR REPLACE INTO meta VALUES ('work', '\"statistics\"')")
+    with pytest.raises(RunDirError, match="contains statistics, not a run"):
         share(other, tmp_path / "out")
     undropped = copy_run(filtered_run, tmp_path / "undropped", "DELETE FROM decisions")
     with pytest.raises(ExportError, match="leave out dropped=True"):

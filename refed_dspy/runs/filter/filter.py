@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -11,19 +13,21 @@ from refed_dspy.config.jobs import FilterRunConfig
 from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
 from refed_dspy.data.dataset import DataSet, load_dataset
+from refed_dspy.data.sources import source_of
+from refed_dspy.data.stored import SOURCE, read_json
 from refed_dspy.errors import ConfigError, ExportError, RowError, RunDirError, RunStopped, briefly, one_line
 from refed_dspy.files import check_apart, check_own
 from refed_dspy.filters.base import Decision, JudgeFilter, Step, labels, validated
 from refed_dspy.filters.build import build
 from refed_dspy.filters.judge import FAILED
-from refed_dspy.ledger.connection import FILE
+from refed_dspy.ledger.connection import FILE, locked
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import Spent, spent
-from refed_dspy.ledger.states import note_failure
+from refed_dspy.ledger.states import FUNNEL, note_failure
 from refed_dspy.programs.load import open_judge
 from refed_dspy.records import DataRow, digest
 from refed_dspy.runs.filter.apply import apply_filters
-from refed_dspy.runs.filter.result import FUNNEL, OUTPUTS, Filtering, write_filtering
+from refed_dspy.runs.filter.result import OUTPUTS, Filtering, write_filtering
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.caps import caps_of
 from refed_dspy.teachers.failures import CallPolicy
@@ -55,6 +59,7 @@ def filter_data(
     *,
     judge: Any = None,
     out: str | Path | None = None,
+    force: bool = False,
     progress: bool = True,
     on_progress: Callable[[Progress], None] | None = None,
     **settings: Unpack[FilterKeywords],
@@ -69,8 +74,9 @@ def filter_data(
         judge: which model judges, for `judge` and `rubric`; as `synthesize` takes a teacher.
         out: the folder for `kept.jsonl`, `dropped.jsonl`, the funnel, and the ledger of the judge's answers. None:
             `refed-filtered/` and a name made from the rows and the judge (from the rows and the filters, if none asks a
-            judge). In one folder no verdict is paid for twice, whatever filters use it: with other filters, or if the
-            data has changed since, the folder's files are written anew.
+            judge). The same call continues in it, also where the data has grown or changed.
+        force: replace a filtering by other filters or of other data in `out`. No verdict is paid for twice in one
+            folder, whatever filters use it.
         progress, on_progress: as `synthesize`, where a judge is asked.
 
     Rows that a judge did not answer on, or could not because of a cap, are in `undecided.jsonl`: the same call asks
@@ -96,9 +102,12 @@ def filter_data(
     identity = _identity(loaded, models)
     folder = Path(out) if out is not None else Path("refed-filtered") / _folder_name(loaded, steps, models, config.seed)
     check_apart(data, [folder, *(folder / name for name in OUTPUTS)])
-    check_own(folder, OUTPUTS, f"{FUNNEL}.json")
+    check_own(folder, OUTPUTS, FUNNEL)
+    source = {**source_of(data, loaded, config.columns), "filters": _named(steps), "seed": config.seed}
+    if out is not None and not force:
+        _refuse_another(folder, source, paid)
     _make_folder(folder)
-    return run_blocking(_filter(loaded, steps, models, folder, config, identity, Watch(on_progress, progress)))
+    return run_blocking(_filter(loaded, steps, models, folder, config, identity, source, Watch(on_progress, progress)))
 
 
 async def _filter(
@@ -108,6 +117,7 @@ async def _filter(
     folder: Path,
     config: FilterRunConfig,
     identity: Mapping[str, Any],
+    source: Mapping[str, Any],
     watch: Watch[Progress],
 ) -> Filtering:
     stopped: list[str] = []
@@ -115,6 +125,7 @@ async def _filter(
 
     async def ask_judge(judge_filter: JudgeFilter, rows: Sequence[DataRow]) -> dict[int, Decision]:
         decisions: dict[int, Decision] = {}
+        held.close()  # the ledger takes the lock itself
         then = "" if judge_filter is judges[-1] else "the judge's rows are decided first by another filter"
         async with row_job(folder, _work(models, len(rows), config, identity, then), watch) as session:
 
@@ -128,10 +139,13 @@ async def _filter(
         elif reason := judge_filter.hopeless():
             note_failure(folder, reason)
             raise RunStopped(reason)
+        held.enter_context(locked(folder))
         return decisions
 
-    filtered = await apply_filters(data.rows, steps, config.seed, ask_judge)
-    filtering = Filtering(folder, data, filtered, _used(folder) if models else None, "".join(stopped[:1]))
+    with ExitStack() as held:  # the work is running also while no judge is asked
+        filtered = await apply_filters(data.rows, steps, config.seed, ask_judge)
+    used = _used(folder) if models else None
+    filtering = Filtering(folder, data, filtered, used, "".join(stopped[:1]), source)
     try:
         write_filtering(filtering)
     except ExportError as error:
@@ -184,9 +198,31 @@ def _identity(data: DataSet, models: Mapping[str, Teacher]) -> dict[str, Any]:
 def _folder_name(data: DataSet, steps: Sequence[Step], models: Mapping[str, Teacher], seed: int) -> str:
     """A name made from the rows; if verdicts are paid for, the same for all filters of these rows."""
     rows = [[row.number, row.instruction, row.response, row.plain] for row in data.rows]
-    filters = [[label, dict(step.settings), step.keep] for label, step in zip(labels(steps), steps, strict=True)]
+    filters = _named(steps)
     paid = {role: model.identity for role, model in models.items()}
     return digest([rows, paid] if paid else [rows, filters, seed])
+
+
+def _named(steps: Sequence[Step]) -> list[Any]:
+    """Each filter's label, settings, and how many rows it keeps at most, in JSON types."""
+    named = [[label, dict(step.settings), step.keep] for label, step in zip(labels(steps), steps, strict=True)]
+    return list(json.loads(json.dumps(named, default=str)))
+
+
+def _refuse_another(folder: Path, source: Mapping[str, Any], paid: bool) -> None:
+    """Raises RunDirError where `folder` has a filtering by other filters or of other data; data at the same place may
+    have changed. Where a judge was asked, its ledger tells the data apart."""
+    there = read_json(folder / SOURCE)
+    which = "place" if source["place"] else "identity"
+    same_data = there.get(which) == source[which] or (paid and (folder / FILE).exists())
+    if not there or (same_data and all(there[name] == source[name] for name in ("filters", "seed", "columns"))):
+        return
+    passes = read_json(folder / FUNNEL)
+    names = ", ".join(f"{name} {json.dumps(settings)}" if settings else name for name, settings, _ in there["filters"])
+    raise RunDirError(
+        f"{folder}: contains another filtering: {one_line(there['data'], 200)} by {one_line(names, 200)}, "
+        f"{passes[-1]['kept']} of {passes[0]['in']} rows kept; choose another folder or replace it with force=True"
+    )
 
 
 def _check_columns(data: DataSet, steps: Sequence[Step]) -> None:

@@ -6,28 +6,29 @@ import math
 from base64 import b64encode
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, time
 from pathlib import Path
 from typing import Any
 
 from refed_dspy.data.dataset import DataSet
 from refed_dspy.data.kept import KeptRows
+from refed_dspy.data.sources import REMARKS
+from refed_dspy.data.stored import DROPPED, ROWS, SOURCE, read_json
 from refed_dspy.errors import one_line
 from refed_dspy.files import write_json, write_lines, write_text
 from refed_dspy.filters.base import Decision
 from refed_dspy.filters.judge import ABSTAINED, FAILED
 from refed_dspy.ledger.spending import Spent
-from refed_dspy.ledger.states import state_in
+from refed_dspy.ledger.states import FUNNEL, state_in
 from refed_dspy.programs.judges import Judgements
 from refed_dspy.runs.filter.apply import FilteredRows, FilterPass
 from refed_dspy.text import table_lines
 
-KEPT, DROPPED, UNDECIDED, FUNNEL = "kept.jsonl", "dropped.jsonl", "undecided.jsonl", "funnel"
-OUTPUTS = (KEPT, DROPPED, UNDECIDED, f"{FUNNEL}.json", f"{FUNNEL}.txt")
-COLUMN = "refed_filters"
-"""The column of the filters' remarks, added to the row's columns. What an earlier filtering wrote there is kept inside
-it, as `before`."""
+KEPT, UNDECIDED, TABLE = ROWS["filtering"], "undecided.jsonl", "funnel.txt"
+OUTPUTS = (KEPT, DROPPED, UNDECIDED, FUNNEL, TABLE, SOURCE)
+REPORT = "report.html"
+"""What `refed report` writes beside them."""
 READ = "read"
 """The funnel's name for reading the data, if some rows were not a pair of texts."""
 
@@ -43,6 +44,8 @@ class Filtering(KeptRows):
     filtered: FilteredRows
     used: Spent | None
     stopped: str
+    source: Mapping[str, Any] = field(default_factory=dict)
+    """What is noted of the data and the filters (`source.json`)."""
 
     @property
     def state(self) -> str:
@@ -183,9 +186,9 @@ def _why(reasons: Mapping[str, int]) -> str:
 
 
 def _annotated(fields: Mapping[str, Any], remarks: dict[str, Any]) -> dict[str, Any]:
-    """A row as it was, and the filters' remarks on it."""
-    before = {"before": fields[COLUMN]} if COLUMN in fields else {}
-    row: dict[str, Any] = _as_json({**fields, COLUMN: {**remarks, **before}})
+    """A row as it was, and the filters' remarks on it; in them, as `before`, those of an earlier filtering."""
+    before = {"before": fields[REMARKS]} if REMARKS in fields else {}
+    row: dict[str, Any] = _as_json({**fields, REMARKS: {**remarks, **before}})
     return row
 
 
@@ -210,11 +213,14 @@ def _as_json(value: Any) -> Any:
 
 def write_filtering(filtering: Filtering) -> None:
     """Write rows and funnel into the folder, each file whole or not at all."""
-    write_json(filtering.out / f"{FUNNEL}.json", filtering.funnel())  # first: it says whose the others are
+    if read_json(filtering.out / SOURCE) not in ({}, filtering.source):  # the page shows what was here before
+        (filtering.out / REPORT).unlink(missing_ok=True)
+    write_json(filtering.out / FUNNEL, filtering.funnel())  # first: it says whose the others are
     write_lines(filtering.out / KEPT, filtering.kept())
     write_lines(filtering.out / DROPPED, filtering.dropped())
     if filtering.filtered.undecided:
         write_lines(filtering.out / UNDECIDED, filtering.undecided())
     else:
         (filtering.out / UNDECIDED).unlink(missing_ok=True)
-    write_text(filtering.out / f"{FUNNEL}.txt", filtering.lines())
+    write_text(filtering.out / TABLE, filtering.lines())
+    write_json(filtering.out / SOURCE, filtering.source)

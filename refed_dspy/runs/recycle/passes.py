@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from refed_dspy.concurrency import run_blocking
 from refed_dspy.errors import InputError, RunStopped, TeacherRefused
+from refed_dspy.ledger.connection import locked
 from refed_dspy.ledger.history import settled_items
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.metrics.figures import scoring
@@ -125,12 +126,12 @@ def selectively(rows: Sequence[DataRow], passes: Passes, selection: Selection) -
     if stopped:
         finished = passes.finished_rows(passes.program.stage_names[1])
         left = [row for row in left if row.number in finished]
-    with scoring(resume_hint(passes.folder)):
+    with locked(passes.folder), scoring(resume_hint(passes.folder)):
         chosen = selection.choose(left, reflected)
     if stopped:
         passes.recall(left, improve, improved)
     else:
         stopped = passes.ask(left, improve, improved, "responses")
-    with scoring(resume_hint(passes.folder)):
+    with locked(passes.folder), scoring(resume_hint(passes.folder)):
         made, selected = selection.select(chosen, improved)
     return PassResults(made, selected, stopped, len(reflected) - len(made))

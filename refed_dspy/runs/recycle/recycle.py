@@ -12,9 +12,10 @@ from refed_dspy.config.jobs import RecycleConfig, ScorerConfig
 from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
 from refed_dspy.data.dataset import data_identity, drawn, load_dataset
+from refed_dspy.data.sources import source_of
 from refed_dspy.errors import ConfigError, RunStopped, briefly
 from refed_dspy.files import check_apart, check_own
-from refed_dspy.ledger.connection import FILE
+from refed_dspy.ledger.connection import FILE, locked
 from refed_dspy.metrics.figures import open_tools, scoring
 from refed_dspy.programs.load import refuse_bound_models, warn_of_another_teacher
 from refed_dspy.programs.reflection import INSTRUCTION_CRITERIA, RESPONSE_CRITERIA, Recycled, ReflectionTuning
@@ -95,7 +96,8 @@ def recycle(
     check_own(folder, OUTPUTS, FILE)
     tools = open_tools(config.embeddings, config.scorer)  # first: if a figure cannot be computed, nothing is paid for
     work = _work(config, identity, opened, len(rows), module.stage_names)
-    so_far = partial(recycling_of, folder, loaded, rows, tools.lacking)
+    source = {**source_of(data, loaded, config.columns), "teacher": opened.model}
+    so_far = partial(recycling_of, folder, loaded, source, rows, tools.lacking)
     passes = Passes(module, folder, work, Watch(on_progress, progress))
     made: dict[int, Recycled] = {}
     try:
@@ -108,7 +110,7 @@ def recycle(
         if made:
             write_rows(so_far(PassResults(made)))
         raise
-    with scoring(resume_hint(folder)):
+    with locked(folder), scoring(resume_hint(folder)):
         write_rows(recycling)
         figures = old_and_new(list(recycling.kept()), tools, config.sample, config.seed)
     recycling = replace(recycling, figures=figures, scored=tools.scored())

@@ -10,6 +10,8 @@ from typing import Any
 
 from refed_dspy.data.dataset import DataSet
 from refed_dspy.data.kept import KeptRows
+from refed_dspy.data.stored import DROPPED, SOURCE
+from refed_dspy.data.stored import ROWS as FILES
 from refed_dspy.files import write_json, write_lines, write_text
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import Spent, spent
@@ -20,8 +22,8 @@ from refed_dspy.records import DataRow
 from refed_dspy.runs.recycle.passes import PassResults
 from refed_dspy.runs.recycle.select import Selected
 
-ROWS, DROPPED, TABLE = "recycled.jsonl", "dropped.jsonl", "table"
-OUTPUTS = (ROWS, DROPPED, f"{TABLE}.txt", f"{TABLE}.json")
+ROWS, TABLE = FILES["recycling"], "table"
+OUTPUTS = (ROWS, DROPPED, f"{TABLE}.txt", f"{TABLE}.json", SOURCE)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -34,6 +36,8 @@ class Recycling(PassResults, KeptRows):
     """Those that are done, of `size` rows to recycle."""
     size: int
     used: Spent
+    source: Mapping[str, Any]
+    """What is noted of the data and the teacher (`source.json`)."""
     figures: Mapping[str, Figures] = field(default_factory=dict)
     """"old" and "new" → name → figure."""
     lacking: Sequence[str] = ()
@@ -117,13 +121,20 @@ class Recycling(PassResults, KeptRows):
 
 
 def recycling_of(
-    folder: Path, data: DataSet, rows: Sequence[DataRow], lacking: Sequence[str], results: PassResults
+    folder: Path,
+    data: DataSet,
+    source: Mapping[str, Any],
+    rows: Sequence[DataRow],
+    lacking: Sequence[str],
+    results: PassResults,
 ) -> Recycling:
     """What the passes made of `rows` so far, and what all starts cost according to the ledger; without figures."""
     with Ledger.read(folder) as ledger:
         used = spent(ledger)
     done = [row for row in rows if row.number in results.made]
-    return Recycling(**vars(results), out=folder, data=data, rows=done, size=len(rows), used=used, lacking=lacking)
+    return Recycling(
+        **vars(results), out=folder, data=data, source=source, rows=done, size=len(rows), used=used, lacking=lacking
+    )
 
 
 def old_and_new(kept: Sequence[Mapping[str, Any]], tools: Tools, sample: int, seed: int) -> dict[str, Figures]:
@@ -136,10 +147,21 @@ def old_and_new(kept: Sequence[Mapping[str, Any]], tools: Tools, sample: int, se
 def write_rows(recycling: Recycling) -> None:
     """Write the rows into the folder, each file whole or not at all; remove files of an earlier start."""
     write_lines(recycling.out / ROWS, recycling.kept())
-    for name in OUTPUTS[2:] if recycling.selected is not None else OUTPUTS[1:]:
+    write_json(recycling.out / SOURCE, {**recycling.source, "funnel": _funnel(recycling)})
+    for name in OUTPUTS[2:4] if recycling.selected is not None else OUTPUTS[1:4]:
         (recycling.out / name).unlink(missing_ok=True)
     if recycling.selected is not None:
         write_lines(recycling.out / DROPPED, recycling.dropped())
+
+
+def _funnel(recycling: Recycling) -> list[dict[str, Any]]:
+    """What the selection kept and dropped, as a filtering's funnel has it; empty where nothing was selected."""
+    if recycling.selected is None:
+        return []
+    reasons = Counter(chosen.selection_reason for chosen in recycling.selected.values() if not chosen.kept)
+    rows, dropped = len(recycling.rows), reasons.total()
+    counts = {"in": rows, "kept": rows - dropped, "dropped": dropped, "undecided": 0}
+    return [{"filter": "selection", **counts, "reasons": dict(reasons.most_common())}]
 
 
 def write_table(recycling: Recycling) -> None:

@@ -7,6 +7,7 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
+from refed_dspy.data.stored import json_lines, read_json
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.summary import run_status
 from refed_dspy.metrics.win_rates import LC_NOTE
@@ -17,7 +18,6 @@ from refed_dspy.sharing.report.drawing import Interval, Intervals
 from refed_dspy.sharing.report.extracts import Extract, Gallery, Text, plain
 from refed_dspy.sharing.report.glance import Fact, Table
 from refed_dspy.sharing.report.page import Page
-from refed_dspy.sharing.report.stored import json_lines, read_json
 from refed_dspy.text import NO_VALUE, format_number
 
 FIGURES, ROWS = "comparison.json", "rows.jsonl"

@@ -9,17 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from refed_dspy.data.shapes import LeftOut, exchange_of
+from refed_dspy.data.sources import REMARKS
+from refed_dspy.data.stored import DROPPED, ROWS, json_lines, read_json
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.states import FUNNEL
 from refed_dspy.ledger.summary import usage_by_model, work_status
 from refed_dspy.sharing.report import charts, glance
 from refed_dspy.sharing.report.extracts import Extract, Gallery, Text, plain
 from refed_dspy.sharing.report.funnel import FunnelStep
 from refed_dspy.sharing.report.glance import Fact, Table
 from refed_dspy.sharing.report.page import Page
-from refed_dspy.sharing.report.stored import json_lines, read_json
 
-FUNNEL, KEPT, DROPPED = "funnel.json", "kept.jsonl", "dropped.jsonl"
-_REMARKS = "refed_filters"
+KEPT = ROWS["filtering"]
 _EXAMPLES = 3
 """Rows that are shown for each reason."""
 _REASONS = 12
@@ -102,7 +103,7 @@ def _galleries(folder: Path) -> list[Gallery]:
     counts: Counter[tuple[str, str]] = Counter()
     examples: dict[tuple[str, str], list[Extract]] = {}
     for row in json_lines(folder / DROPPED):
-        remarks = row[_REMARKS]
+        remarks = row[REMARKS]
         why = (remarks["filter"], remarks["reason"])
         counts[why] += 1
         if len(shown := examples.setdefault(why, [])) < _EXAMPLES:
@@ -116,7 +117,7 @@ def _galleries(folder: Path) -> list[Gallery]:
 
 
 def _row_number(row: Mapping[str, Any]) -> str:
-    return f"{row[_REMARKS]['row']:,}"
+    return f"{row[REMARKS]['row']:,}"
 
 
 def _texts(row: Mapping[str, Any]) -> list[Text]:

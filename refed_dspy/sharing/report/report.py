@@ -11,9 +11,10 @@ from refed_dspy.files import path_of, whole_file
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.identity import named_work
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.states import FUNNEL
 from refed_dspy.sharing.report.of_comparison import comparison_page
 from refed_dspy.sharing.report.of_compile import compile_page
-from refed_dspy.sharing.report.of_filtering import FUNNEL, filtering_page
+from refed_dspy.sharing.report.of_filtering import filtering_page
 from refed_dspy.sharing.report.of_run import DrawMap, best_map, run_page
 from refed_dspy.sharing.report.page import Page, render
 from refed_dspy.tracking.background import wanted

@@ -71,7 +71,10 @@ def test_reasons_are_counted_in_one_order(tmp_path: Path) -> None:
     assert list(made.funnel()[0]["reasons"].items()) == [("b", 5), ("z", 4), ("a", 2)]
     adds_up(made, 11)
     even = filtered(
-        tmp_path / "out", [CustomFilter(check=lambda row: Decision(False, reasons[row.number % 3]))], PAIRS[:6]
+        tmp_path / "out",
+        [CustomFilter(check=lambda row: Decision(False, reasons[row.number % 3]))],
+        PAIRS[:6],
+        force=True,
     )
     assert list(even.funnel()[0]["reasons"]) == ["a", "b", "z"], "equal counts by name, whichever came first"
 

@@ -37,7 +37,7 @@ def test_a_compiled_judge_is_asked_with_its_prompt(tmp_path: Path) -> None:
     save_program(program, tmp_path / "judge.json")
     judge = NumberJudge()
     filtered(tmp_path / "out", ["judge"], PAIRS[:3], judge)
-    filtered(tmp_path / "out", ["judge"], PAIRS[:3], judge, judge_program=str(tmp_path / "judge.json"))
+    filtered(tmp_path / "out", ["judge"], PAIRS[:3], judge, judge_program=str(tmp_path / "judge.json"), force=True)
     asked = [prompt in str(request) for request in judge.requests]
     assert asked == [False] * 6 + [True] * 6
     with pytest.raises(ConfigError, match="judge_program: no filter uses it"):

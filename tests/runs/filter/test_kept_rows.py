@@ -127,7 +127,7 @@ def test_random_keeps_so_many_and_other_ones_by_another_seed(tmp_path: Path) -> 
 def test_a_judge_keeps_the_best_and_the_seed_decides_among_equals(tmp_path: Path) -> None:
     judge, chosen = NumberJudge(), list[list[int]]()
     for seed in (0, 0, 1, 2):
-        made = filtered(tmp_path / "out", [{"judge": {"keep": 12}}], judge=judge, seed=seed)
+        made = filtered(tmp_path / "out", [{"judge": {"keep": 12}}], judge=judge, seed=seed, force=True)
         rows = lines(made.out / "kept.jsonl")
         scores = [row["refed_filters"]["scores"]["judge"] for row in rows]
         assert len(rows) == 12 and sorted(scores) == [1.0] * 4 + [2.0] * 8, "all that are much better, then some others"

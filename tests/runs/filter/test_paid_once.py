@@ -43,7 +43,7 @@ def test_the_same_command_again_pays_nothing_and_writes_the_same(tmp_path: Path)
     files = outputs(tmp_path / "out")
     filtered(tmp_path / "out", filters, judge=again)
     assert len(first.requests) == 80 + 9 and not again.requests
-    assert outputs(tmp_path / "out") == files and len(files) == 4
+    assert outputs(tmp_path / "out") == files and len(files) == 5
     filtered(tmp_path / "other", filters, judge=NumberJudge())
     files["funnel.txt"] = files["funnel.txt"].replace(b"/out/", b"/other/")
     assert outputs(tmp_path / "other") == files, "whichever call ended first"
@@ -58,7 +58,7 @@ def test_other_thresholds_and_filters_in_the_same_folder_pay_for_what_is_new_onl
         [{"length": {"max_words": 2}}, "judge"],
         ["judge", "rubric"],
     ):
-        made = filtered(tmp_path / "out", filters, judge=judge)
+        made = filtered(tmp_path / "out", filters, judge=judge, force=True)
         adds_up(made, 40)
         kept.append(len(made.filtered.kept))
     assert kept == [16, 8, 0, 8]

@@ -57,7 +57,30 @@ def test_a_file_of_somebody_else_s_is_never_written_over(tmp_path: Path) -> None
         filtered(tmp_path / "out", ["refusals"])
     assert (tmp_path / "out" / "kept.jsonl").read_text() == "precious"
     filtered(tmp_path / "other", ["refusals"])
-    filtered(tmp_path / "other", [{"length": {"min_words": 1}}])  # its own files may be
+    filtered(tmp_path / "other", [{"length": {"min_words": 1}}], force=True)  # its own files may be
+
+
+def test_another_filtering_in_a_folder_is_refused_by_name_and_the_same_goes_on(tmp_path: Path) -> None:
+    data, out = tmp_path / "data.jsonl", tmp_path / "out"
+    data.write_text("\n".join(map(json.dumps, PAIRS)))
+    filtered(out, ["refusals"], data)
+    data.write_text("\n".join(map(json.dumps, PAIRS[:7])))
+    assert len(filtered(out, ["refusals"], data)) == 7, "the same data, changed since"
+    (out / "report.html").write_text("a page")
+    there = rf"out: contains another filtering: {data} by refusals .*, 7 of 7 rows kept; choose another .* force=True"
+    (tmp_path / "link.jsonl").write_text("\n".join(map(json.dumps, PAIRS)))
+    for filters, other, more in (
+        ([{"length": {"min_words": 1}}], data, {}),
+        (["refusals"], tmp_path / "link.jsonl", {}),
+        (["refusals"], PAIRS, {}),
+        (["refusals"], data, {"seed": 1}),
+        (["refusals"], data, {"columns": {"plain": "response"}}),
+    ):
+        with pytest.raises(RunDirError, match=there):
+            filtered(out, filters, other, **more)
+    assert len(lines(out / "kept.jsonl")) == 7 and (out / "report.html").exists()
+    assert len(filtered(out, [{"random": {"keep": 3}}], data, force=True)) == 3
+    assert not (out / "report.html").exists(), "it showed what was replaced"
 
 
 @pytest.mark.parametrize("where", ["out/kept.jsonl", "out/dropped.jsonl", "out/undecided.jsonl"])

@@ -15,8 +15,9 @@ import pytest
 from dspy.lm15 import Request
 
 from refed_dspy.data.dataset import load_dataset
-from refed_dspy.errors import RunStopped
+from refed_dspy.errors import RunDirError
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.states import state_in
 from refed_dspy.metrics.figures import CachedScorer
 from refed_dspy.metrics.perplexity import GUESS, ScoredText
 from refed_dspy.programs.reflection import (
@@ -216,15 +217,17 @@ def test_without_selection_both_passes_are_over_one_row_after_the_other(tmp_path
     assert made[1].response == "better than: first of 0"
 
 
-def test_a_folder_that_is_taken_between_the_passes_stops_it(tmp_path: Path) -> None:
-    scorer, taken = TopicScorer(), list[Ledger]()
-    scorer.before = lambda: taken.append(Ledger.create(tmp_path))
-    with pytest.raises(RunStopped, match=r"another process is working .*; paid answers are kept"):
-        selectively(ROWS, passes(tmp_path, TopicWriter()), Selection(scorer))
-    taken[0].close()
-    writer = TopicWriter()
-    assert len(selectively(ROWS, passes(tmp_path, writer), Selection(scorer)).made) == 6
-    assert [first_pass(request) for request in writer.requests] == [False] * 6, "the first pass is not paid for again"
+def test_between_the_passes_the_work_is_running_and_its_folder_taken(tmp_path: Path) -> None:
+    scorer, states = TopicScorer(), list[str]()
+
+    def look() -> None:
+        states.append(state_in(tmp_path))
+        with pytest.raises(RunDirError, match="another process is working on this run"):
+            Ledger.create(tmp_path)
+
+    scorer.before = look
+    assert len(selectively(ROWS, passes(tmp_path, TopicWriter()), Selection(scorer)).made) == 6
+    assert {*states} == {"running"} and state_in(tmp_path) == "done"
 
 
 def test_minutes_that_are_used_up_between_the_passes_end_it_in_order(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,8 @@ def test_selective_rows_say_where_their_texts_are_from(
     assert {row["template"] for row in kept + dropped} == {"vicuna"}
     lines = made.lines()
     assert any(line.startswith(f"selected: {len(kept)} of 12 pairs") for line in lines)
+    (step,) = json.loads((tmp_path / "r" / "source.json").read_text())["funnel"]
+    assert (step["in"], step["kept"], sum(step["reasons"].values())) == (12, len(kept), len(dropped))
     assert made.figures["new"]["rows"] == made.figures["old"]["rows"] == len(kept)
     assert made.figures["new"]["IFD (vicuna), mean"] == pytest.approx(sum(row["ifd"] for row in kept) / len(kept))
     calls = len(scoring.prompts)

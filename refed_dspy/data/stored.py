@@ -1,4 +1,4 @@
-"""What other work left in its folder beside the ledger."""
+"""What work left in its folder beside the ledger: the rows of a filtering or a recycling, and other JSON."""
 
 from __future__ import annotations
 
@@ -8,6 +8,27 @@ from pathlib import Path
 from typing import Any
 
 from refed_dspy.errors import RunDirError, one_line
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.states import FUNNEL
+
+SOURCE, DROPPED = "source.json", "dropped.jsonl"
+ROWS = {"filtering": "kept.jsonl", "recycling": "recycled.jsonl"}
+"""The file of the rows that such work kept."""
+
+
+def work_in(folder: Path) -> str:
+    """The kind of work in `folder`, as `Ledger.holds` names it. Raises RunDirError: none there, or a damaged one."""
+    if (folder / FUNNEL).is_file():  # there is a ledger only where a judge was asked
+        return "filtering"
+    with Ledger.read(folder) as ledger:
+        return ledger.holds() or "run"
+
+
+def rows_in(folder: Path, work: str) -> Iterator[dict[str, Any]]:
+    """The rows that a filtering or a recycling kept. Raises RunDirError: none there yet, or damaged."""
+    if not (file := folder / ROWS[work]).is_file():
+        raise RunDirError(f"{one_line(folder, 200)}: no {file.name} yet; run the command that makes it again")
+    return json_lines(file)
 
 
 def read_json(path: Path) -> Any:

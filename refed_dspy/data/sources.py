@@ -1,0 +1,94 @@
+"""Where the rows of a filtering or a recycling come from, noted in its folder, and what they are to a trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from refed_dspy.data.dataset import DataSet, data_identity
+from refed_dspy.data.stored import ROWS, SOURCE, read_json
+from refed_dspy.errors import RunDirError
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.states import FUNNEL
+from refed_dspy.records import DataRow, digest
+
+REMARKS = "refed_filters"
+"""The column of a filtering's remarks."""
+
+
+def source_of(data: Any, loaded: DataSet, columns: Mapping[str, str]) -> dict[str, Any]:
+    """What work notes of the data that it read: `data`, its name; `place`, where it lies on this machine, or empty;
+    `identity`, a digest; `rows`, how many; their `columns`; and `of`, the same of the folder that the data is from."""
+    path = Path(data) if isinstance(data, str | Path) else None
+    place = "" if path is None or not path.exists() else str(path.resolve())
+    return {
+        "data": loaded.name,
+        "place": place,
+        "identity": data_identity(data, loaded),
+        "rows": len(loaded.rows) + len(loaded.unread),
+        "columns": dict(columns),
+        "of": _noted(Path(place)) if place else None,
+    }
+
+
+def _noted(path: Path) -> dict[str, Any] | None:
+    """What is noted in the folder at `path`, or in that of the rows' file at `path`."""
+    folder = path.parent if path.name in ROWS.values() else path
+    if not (folder / SOURCE).is_file():
+        return None
+    return {"funnel": read_json(folder / FUNNEL) or [], **read_json(folder / SOURCE)}
+
+
+def sources(folder: Path) -> Iterator[dict[str, Any]]:
+    """What `folder` notes of its data, then what that data's folder noted of its own, down to the first."""
+    note = _noted(folder)
+    while note:
+        yield note
+        note = note["of"]
+
+
+@contextmanager
+def run_behind(folder: Path) -> Iterator[Ledger | None]:
+    """The ledger of the run that the rows in `folder` come from; None where that is no run, or no longer there."""
+    first = [*sources(folder)][-1:]
+    try:
+        ledger = Ledger.read(Path(first[0]["place"])) if first and first[0]["place"] else None
+    except RunDirError:
+        ledger = None
+    if ledger is None:
+        yield None
+        return
+    with ledger:
+        same = digest(["run", ledger.meta("identity")]) == first[0]["identity"]
+        yield ledger if same and ledger.holds() in {"", "run"} else None
+
+
+def as_trained(row: DataRow) -> dict[str, Any]:
+    """The row under the names that a run's rows have: `improved_response` is what to train on, `response` the text
+    before it was improved, None where there is none."""
+    return {
+        "sample": row.number,
+        **row.fields,
+        "instruction": row.instruction,
+        "response": row.plain if row.plain is not None else _original(row),
+        "improved_response": row.response,
+        "system": row.stands_under,
+    }
+
+
+def _original(row: DataRow) -> str | None:
+    """The response before recycling, where it answers the same instruction."""
+    same = row.fields.get("original_instruction") == row.instruction
+    return row.fields.get("original_response") if same else None
+
+
+def margin_of(row: DataRow) -> float | None:
+    """How clearly a filtering's judge preferred the row's response; None where none compared."""
+    remarks = row.fields.get(REMARKS)
+    while isinstance(remarks, Mapping):
+        if (score := (remarks.get("scores") or {}).get("judge")) is not None:
+            return float(score)
+        remarks = remarks.get("before")
+    return None
