@@ -18,7 +18,7 @@
     │       └── NoConnection    the endpoint was not even reached
     ├── TeacherError            the run stops: the key, the model, the account or the endpoint
     └── RunStopped              the run ended before its size was reached; it can be resumed
-        ├── EndpointBusy        the rate limit has refused every request for minutes
+        ├── EndpointBusy        nothing but refusals for minutes, or no answers at all
         ├── NothingKept         the filters drop every row, or the judge never decides
         └── CapReached          at max_cost, max_calls or max_minutes; `synthesize` then returns, and says so
 
@@ -162,7 +162,8 @@ class RunStopped(RefedError):
 
 
 class EndpointBusy(RunStopped):
-    """The endpoint's rate limit has refused every request for minutes. Another teacher of a pool may answer."""
+    """The endpoint's rate limit has refused every request for minutes, or it answers nothing. Another teacher of a pool
+    may answer."""
 
 
 class NothingKept(RunStopped):

@@ -37,7 +37,7 @@ from refed_dspy.teachers.outcomes import (
     outcome_of,
 )
 from refed_dspy.teachers.prices import Price
-from refed_dspy.teachers.rate_limits import LONGEST_PAUSE, NoSlot, RateLimits, Unanswered
+from refed_dspy.teachers.rate_limits import LONGEST_PAUSE, NoSlot, RateLimits, Silent
 from refed_dspy.teachers.refusals import PROBES, Slot
 from refed_dspy.teachers.requests import Outgoing
 from refed_dspy.teachers.route import Route
@@ -123,7 +123,7 @@ class TeacherEngine:
                     raise
                 if not is_rate_limit(error):
                     if limits.silence.lasts:
-                        raise StillLimited(f"{self.endpoint} {Unanswered(limits.silence.calls)}") from None
+                        raise StillLimited(f"{self.endpoint} {Silent(limits.silence)}") from None
                     raise
                 if limits.hopeless:
                     raise StillLimited(f"{self.endpoint} has refused everything for minutes: {error.message}") from None
@@ -311,7 +311,9 @@ def _after_failure(limits: RateLimits, error: BaseException) -> Callable[[Slot],
     """Which method of `limits` ends the slot of an attempt that failed with `error`."""
     if is_rate_limit(error) or is_overload(error):
         return partial(limits.refused, retry_after=getattr(error, "retry_after", None))
-    return limits.unanswered if isinstance(error, TransportError | AnswerTimeout) else limits.ended
+    if isinstance(error, TransportError | AnswerTimeout):
+        return partial(limits.unanswered, why=one_line(error, 100))
+    return limits.ended
 
 
 def _wait_alone(retry_after: float | None, refusals: int) -> float:

@@ -57,11 +57,11 @@ class WaitTooLong(NoSlot):
         super().__init__(f"allows nothing more for {_span(seconds)}{_until(seconds)}, by its rate limit")
 
 
-class Unanswered(NoSlot):
+class Silent(NoSlot):
     """No answer came to many calls in a row."""
 
-    def __init__(self, calls: int) -> None:
-        super().__init__(f"did not answer the last {calls} calls, so no more are sent now")
+    def __init__(self, silence: Silence) -> None:
+        super().__init__(f"did not answer the last {silence.calls} calls ({silence.why}), so no more are sent now")
 
 
 current_slot: ContextVar[Slot | None] = ContextVar("refed_slot", default=None)
@@ -149,9 +149,9 @@ class RateLimits:
             self.silence.end()
         self._release()
 
-    def unanswered(self, slot: Slot) -> None:  # noqa: ARG002 — one signature for all that end a slot
+    def unanswered(self, slot: Slot, why: str) -> None:  # noqa: ARG002 — one signature for all that end a slot
         """The call was sent, and no answer came."""
-        self._pause(self.silence.lengthen(self.in_flight))
+        self._pause(self.silence.lengthen(self.in_flight, why))
         if self.silence.calls == HOLD_FROM:
             log.warning(
                 "%s: no answer to %d calls in a row; sending one at a time until one is answered", self._name, HOLD_FROM
@@ -247,7 +247,7 @@ class RateLimits:
             if (wait := self._wait(tokens)) > PATIENCE:
                 self._refuse_first(WaitTooLong(wait))
             elif self.silence.lasts:
-                self._refuse_first(Unanswered(self.silence.calls))
+                self._refuse_first(Silent(self.silence))
             elif self.in_flight >= self._room:
                 self._filling = False
                 return  # the next call to end looks again

@@ -96,6 +96,8 @@ class Silence:
     most: int = PROBES
     calls: int = 0
     probes: int = 0
+    why: str = ""
+    """What became of the last one."""
 
     @property
     def holds(self) -> bool:
@@ -107,9 +109,9 @@ class Silence:
         """Whether to stop asking."""
         return self.probes > self.most
 
-    def lengthen(self, in_flight: int) -> float:
+    def lengthen(self, in_flight: int, why: str) -> float:
         """Another call got no answer, one of so many `in_flight`. Returns for how many seconds none is to be sent."""
-        self.calls += 1
+        self.calls, self.why = self.calls + 1, why
         if not self.holds or in_flight > 1:
             return 0.0
         self.probes += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import re
 import threading
 import time
 from concurrent.futures import CancelledError, ThreadPoolExecutor
@@ -16,7 +17,7 @@ from dspy import lm15
 from dspy.utils import exceptions as lm_errors
 
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy.errors import RunStopped, TeacherError
+from refed_dspy.errors import EndpointBusy, RunStopped, TeacherError
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.optimizers.gateway import Gateway
 from refed_dspy.programs.lm_errors import InTransit, LMCapReached
@@ -47,7 +48,7 @@ def server(server: SimulatedTeacher) -> SimulatedTeacher:
 
 def stopped_by(gateway: Gateway) -> str:
     error = gateway.stop_error
-    assert type(error) in {TeacherError, RunStopped} and "\n" not in str(error)
+    assert type(error) in {TeacherError, RunStopped, EndpointBusy} and "\n" not in str(error)
     return str(error)
 
 
@@ -87,17 +88,27 @@ def failing(gateway: Gateway, count: int, start: int = 0) -> None:
         assert isinstance(outcome(lambda n=n: ask_text(gateway.lm("teacher"), f"What is {n}?")), Exception)  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("fault", ["500", "drop", "hang"])
-def test_so_many_failures_in_a_row_end_it(server: SimulatedTeacher, tmp_path: Path, fault: str) -> None:
-    server.control(faults={fault: 1})
-    timeout = 0.03 if fault == "hang" else 5
-    with opened(tmp_path, teacher=config(server, timeout=timeout)) as gateway:
+def test_so_many_failures_in_a_row_end_it(server: SimulatedTeacher, tmp_path: Path) -> None:
+    server.control(faults={"500": 1})
+    with opened(tmp_path, teacher=config(server)) as gateway:
         failing(gateway, LEAST_CALLS - 1)
         assert gateway.stop_error is None
         failing(gateway, 1, start=LEAST_CALLS)
         assert f"teacher: the first {LEAST_CALLS} calls failed" in stopped_by(gateway)
         failing(gateway, 3, start=2 * LEAST_CALLS)
     assert requests(server) == LEAST_CALLS
+
+
+@pytest.mark.parametrize(("fault", "why"), [("drop", "server closed connection"), ("hang", r"no answer in 0\.03 s")])
+def test_an_endpoint_that_never_answers_ends_it_sooner(
+    server: SimulatedTeacher, tmp_path: Path, fault: str, why: str
+) -> None:
+    """Each such call may have been billed."""
+    server.control(faults={fault: 1})
+    with opened(tmp_path, teacher=config(server, timeout=0.03 if fault == "hang" else 5)) as gateway:
+        failing(gateway, LEAST_CALLS)
+        assert re.search(rf"did not answer the last \d calls \(.*{why}\), so no more", stopped_by(gateway))
+    assert requests(server) < LEAST_CALLS / 2
 
 
 def test_an_endpoint_that_goes_down_ends_it(tmp_path: Path) -> None:
@@ -108,7 +119,7 @@ def test_an_endpoint_that_goes_down_ends_it(tmp_path: Path) -> None:
         ask_text(gateway.lm("teacher"))
         short_lived.stop()
         failing(gateway, LEAST_CALLS)
-        assert f"failed in {LEAST_CALLS - 1} of its last {LEAST_CALLS} calls" in stopped_by(gateway)
+        assert "did not answer the last" in stopped_by(gateway)
     assert len(calls(tmp_path)) == 1, "what never reached it costs nothing"
 
 

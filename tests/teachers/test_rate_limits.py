@@ -15,7 +15,7 @@ from refed_dspy.teachers.rate_limits import (
     OPENING,
     PATIENCE,
     RateLimits,
-    Unanswered,
+    Silent,
     WaitTooLong,
     current_slot,
 )
@@ -129,7 +129,7 @@ async def test_calls_without_an_answer_hold_all_others_back_until_one_is_answere
     clock = Clock()
     limits = RateLimits(64, clock=clock)
     for slot in await sent(limits, 8):
-        limits.unanswered(slot)
+        limits.unanswered(slot, "no answer")
     clock.now += 1
     (probe,) = await sent(limits, 1)
     waiting = asyncio.create_task(limits.acquire(1))
@@ -144,12 +144,12 @@ async def test_calls_without_an_answer_hold_all_others_back_until_one_is_answere
 def test_who_never_answers_is_asked_a_few_times_more_and_no_longer() -> None:
     async def main() -> None:
         limits, asked = virtual_limits(), 0
-        with pytest.raises(Unanswered, match="did not answer the last 9 calls"):
+        with pytest.raises(Silent, match="did not answer the last 9 calls"):
             while asked < 50:
                 limits.sent(slot := await limits.acquire(1))
                 asked += 1
                 waiting = asyncio.create_task(limits.acquire(1)) if asked >= HOLD_FROM + PROBES else None
-                limits.unanswered(slot)
+                limits.unanswered(slot, "no answer")
                 if waiting is not None:
                     await waiting
         assert asked == HOLD_FROM + PROBES

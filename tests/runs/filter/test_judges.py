@@ -113,7 +113,7 @@ def test_a_judge_that_is_not_there(server: SimulatedTeacher, tmp_path: Path) -> 
         refed_dspy.filter_data(PAIRS, ["judge"], judge=nobody, out=tmp_path / "out")
     assert "\n" not in str(raised.value)
     server.control(down_after=0)
-    with pytest.raises(RunStopped, match=r"judge: the first \d+ calls failed"):
+    with pytest.raises(RunStopped, match=r"did not answer the last \d+ calls \(.*\), so no more"):
         refed_dspy.filter_data(PAIRS, ["judge"], judge=http(server), out=tmp_path / "out")
     server.control(down_after=None)
     refed_dspy.filter_data(PAIRS[:4], ["judge"], judge=http(server), out=tmp_path / "out")
