@@ -163,7 +163,7 @@ def test_the_facts_are_the_ledgers(ledger: Ledger) -> None:
     ledger.db.execute(CALL, ("rubric_judge", first, "http 500", 0))
     ledger.db.execute("UPDATE calls SET created = 1000, seconds = 5")
     ledger.db.execute("UPDATE answers SET created = 1000")
-    ledger.db.execute("UPDATE starts SET begun = 1000 - 3780")
+    ledger.db.execute("UPDATE starts SET begun = 1000 - 3780, last = 1005")
     count, ok, read, cached, written = ledger.db.execute(
         "SELECT count(*), sum(outcome = 'ok'), total(prompt_tokens), total(cached_tokens), total(completion_tokens)"
         " FROM calls"
@@ -187,9 +187,7 @@ def test_the_facts_are_the_ledgers(ledger: Ledger) -> None:
     ("seconds", "duration"), [(0, "0 s"), (0.25, "0.25 s"), (59, "59 s"), (99.6, "1 min 40 s"), (3700, "1 h 1 min")]
 )
 def test_time_at_work_is_for_people(ledger: Ledger, seconds: float, duration: str) -> None:
-    ledger.db.execute("UPDATE calls SET created = 1000, seconds = ?", (seconds,))
-    ledger.db.execute("UPDATE answers SET created = 1000")
-    ledger.db.execute("UPDATE starts SET begun = 1000")
+    ledger.db.execute("UPDATE starts SET begun = 1000, last = 1000 + ?", (seconds,))
     assert facts(ledger)["Time at work"][0] == duration
 
 
