@@ -1,6 +1,6 @@
 """A run's ledger of any size in minutes: a real run of a thousand samples, copied within its file.
 
-`python -m benchmarks.large make DIR SAMPLES` makes it (about 5 KB a sample; a million take five minutes).
+`python -m benchmarks.large make DIR SAMPLES` makes it (about 4 KB a sample; a million take two minutes).
 `python -m benchmarks.large measure DIR` opens it, reads its state, starts a resume, exports, loads and reports it, each
 in a process of its own: wall and CPU seconds, and the largest resident memory.
 """
@@ -8,7 +8,10 @@ in a process of its own: wall and CPU seconds, and the largest resident memory.
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sqlite3
+import subprocess
 import sys
 import time
 from contextlib import closing
@@ -18,6 +21,7 @@ import refed_dspy
 from benchmarks.runs import teacher_config
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.ledger.connection import FILE
+from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.statements import text_digest
 from refed_dspy.records import digest
 
@@ -112,5 +116,43 @@ def _largest(db: sqlite3.Connection, column: str, table: str) -> int:
     return int(db.execute(f"SELECT max({column}) FROM {table}").fetchone()[0])
 
 
+_DATASET = "import sys, refed_dspy; print(len(refed_dspy.read_run(sys.argv[1]).to_dataset()))"
+
+
+def measure(folder: Path) -> None:
+    """Each command on the run in `folder`, in a process of its own. The resume makes forty samples more."""
+    refed = [sys.executable, "-m", "refed_dspy.cli"]
+    run, out = str(folder), folder / "out"
+    out.mkdir(exist_ok=True)
+    with SimulatedTeacher(latency=0.02, sigma=0.5, response_words=12) as server:
+        teacher = out / "teacher.yaml"
+        teacher.write_text(f"model: sim/sim-model\napi_base: {server.base_url}\nconcurrency: 128\n")
+        with Ledger.read(folder) as ledger:
+            more = ["--size", str(ledger.kept() + 40), "--teacher", str(teacher)]
+        _timed("status, whole file checked", [*refed, "status", run])
+        _timed("status", [*refed, "status", run])
+        _timed("resume, forty samples more", [*refed, "resume", run, *more])
+        _timed("export, JSONL", [*refed, "export", run, "--force", "--out", str(out / "rows.jsonl")])
+        parquet = ["--format", "parquet", "--out", str(out / "rows.parquet")]
+        _timed("export, Parquet", [*refed, "export", run, "--force", *parquet])
+        _timed("to_dataset", [sys.executable, "-c", _DATASET, run])
+        _timed("report", [*refed, "report", run, "--force", "--out", str(out / "report.html")])
+    print(f"page: {(out / 'report.html').stat().st_size / 1e6:.1f} MB")
+    shutil.rmtree(out)
+
+
+def _timed(name: str, command: list[str]) -> None:
+    begun = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, code, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(code)
+    seconds = time.perf_counter() - begun
+    cpu, memory = used.ru_utime + used.ru_stime, used.ru_maxrss / 1e3
+    print(f"{name}: {seconds:.1f} s, CPU {cpu:.1f} s, {memory:.0f} MB, exit code {process.returncode}", flush=True)
+
+
 if __name__ == "__main__":
-    make(Path(sys.argv[2]), int(sys.argv[3]))
+    if sys.argv[1] == "make":
+        make(Path(sys.argv[2]), int(sys.argv[3]))
+    else:
+        measure(Path(sys.argv[2]))

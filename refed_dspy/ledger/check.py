@@ -75,20 +75,20 @@ def close(path: Path, db: sqlite3.Connection, *, wrote: bool) -> None:
         _note(path, _state(path))
 
 
-_WHOLE = ".whole"
+_CHECKED = ".checked"
 """The file beside a ledger that holds the state in which it was last found whole."""
 
 
 def _noted(path: Path) -> str | None:
     try:
-        return (path.parent / _WHOLE).read_text(encoding="utf-8", errors="replace")
+        return (path.parent / _CHECKED).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
 
 
 def _note(path: Path, state: str) -> None:
     with suppress(OSError):  # a folder that may only be read is checked each time
-        (path.parent / _WHOLE).write_text(state, encoding="utf-8")
+        (path.parent / _CHECKED).write_text(state, encoding="utf-8")
 
 
 def _state(path: Path) -> str:
