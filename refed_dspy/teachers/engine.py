@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from functools import partial
 from typing import Any, Self
 from weakref import WeakKeyDictionary
 
+from dspy._vendor.lm15.transports import ConnectError
 from dspy.lm15 import LM15Error, Request, Response, TransportError, response_to_events
 from dspy.lm15 import TimeoutError as AnswerTimeout
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
@@ -37,7 +37,7 @@ from refed_dspy.teachers.outcomes import (
     outcome_of,
 )
 from refed_dspy.teachers.prices import Price
-from refed_dspy.teachers.rate_limits import LONGEST_PAUSE, NoSlot, RateLimits, Silent
+from refed_dspy.teachers.rate_limits import NoSlot, RateLimits, Silent, seconds_alone
 from refed_dspy.teachers.refusals import PROBES, Slot
 from refed_dspy.teachers.requests import Outgoing
 from refed_dspy.teachers.route import Route
@@ -127,7 +127,7 @@ class TeacherEngine:
                     raise
                 if limits.hopeless:
                     raise StillLimited(f"{self.endpoint} has refused everything for minutes: {error.message}") from None
-                await limits.alone(_wait_alone(getattr(error, "retry_after", None), refusals))
+                await limits.alone(seconds_alone(getattr(error, "retry_after", None), refusals))
                 refusals += 1
 
     async def _attempt(
@@ -311,15 +311,11 @@ def _after_failure(limits: RateLimits, error: BaseException) -> Callable[[Slot],
     """Which method of `limits` ends the slot of an attempt that failed with `error`."""
     if is_rate_limit(error) or is_overload(error):
         return partial(limits.refused, retry_after=getattr(error, "retry_after", None))
+    if isinstance(error.__cause__, ConnectError):
+        return limits.not_reached
     if isinstance(error, TransportError | AnswerTimeout):
         return partial(limits.unanswered, why=one_line(error, 100))
     return limits.ended
-
-
-def _wait_alone(retry_after: float | None, refusals: int) -> float:
-    """Seconds that a call waits after a refusal: as told, and a little more; else exponentially, with full jitter."""
-    backoff = random.uniform(0, min(LONGEST_PAUSE, 0.2 * 2 ** min(refusals, 9)))
-    return retry_after + min(backoff, 0.1 * retry_after) if retry_after else backoff
 
 
 class BlockingTeacherEngine:

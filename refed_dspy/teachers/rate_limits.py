@@ -21,7 +21,7 @@ from contextlib import suppress
 from contextvars import ContextVar
 
 from refed_dspy.teachers.per_minute import PerMinute, header, number, seconds_from_now
-from refed_dspy.teachers.refusals import HOLD_FROM, PROBES, Refusals, Silence, Slot
+from refed_dspy.teachers.refusals import PROBES, Refusals, Silence, Slot
 
 FIRST_WINDOW = 32
 """Calls in flight before the first answer: an unknown endpoint does not get all of them at once."""
@@ -152,10 +152,9 @@ class RateLimits:
     def unanswered(self, slot: Slot, why: str) -> None:  # noqa: ARG002 — one signature for all that end a slot
         """The call was sent, and no answer came."""
         self._pause(self.silence.lengthen(self.in_flight, why))
-        if self.silence.calls == HOLD_FROM:
-            log.warning(
-                "%s: no answer to %d calls in a row; sending one at a time until one is answered", self._name, HOLD_FROM
-            )
+        if self.silence.calls == self.silence.holds_from:
+            told = "%s: no answer to %d calls in a row (%s); sending one at a time until one is answered"
+            log.warning(told, self._name, self.silence.calls, why)
         self._release()
 
     def refused(self, slot: Slot, retry_after: float | None) -> None:
@@ -168,18 +167,28 @@ class RateLimits:
         self._recent.append(False)
         # Where nothing else is in flight no answer can show that it was chance.
         full = self._at_random.refused(slot) or (self.in_flight == 1 and bool(retry_after))
-        # A call that was sent before the last decrease says nothing new.
-        if slot.since >= (self._full_at if full else self._decreased_at):
-            share = 1.0 if full else self._recent.count(False) / len(self._recent)  # as DCTCP does
-            self.window = max(1.0, self.window * (1 - share / 2))
-            self._decreased_at = now
-            self._full_at = now if full else self._full_at
+        self._shrink(slot, full)
         if full:
             self._starting, self._asked_for = False, retry_after or 0.0
             self._pause(self._asked_for)
             if retry_after:
                 self._full.set()
         self._release()
+
+    def not_reached(self, slot: Slot) -> None:
+        """No connection could be made, so nothing was billed: there may be too many at once."""
+        self._recent.append(False)
+        self._starting = False
+        self._shrink(slot, full=False)
+        self._release()
+
+    def _shrink(self, slot: Slot, full: bool) -> None:
+        # A call that was sent before the last decrease says nothing new.
+        if slot.since >= (self._full_at if full else self._decreased_at):
+            share = 1.0 if full else self._recent.count(False) / len(self._recent)  # as DCTCP does
+            self.window = max(1.0, self.window * (1 - share / 2))
+            self._decreased_at = self._clock()
+            self._full_at = self._decreased_at if full else self._full_at
 
     def _pause(self, seconds: float) -> None:
         self._paused_until, self._filling = max(self._paused_until, self._clock() + seconds), True
@@ -299,3 +308,9 @@ def _span(seconds: float) -> str:
 def _until(seconds: float) -> str:
     """The time of day in so many seconds; "" where that is not within a day."""
     return time.strftime(", until %H:%M", time.localtime(time.time() + seconds)) if seconds < 80_000 else ""
+
+
+def seconds_alone(retry_after: float | None, refusals: int) -> float:
+    """Seconds that a call waits after a refusal: as told, and a little more; else exponentially, with full jitter."""
+    backoff = random.uniform(0, min(LONGEST_PAUSE, 0.2 * 2 ** min(refusals, 9)))
+    return retry_after + min(backoff, 0.1 * retry_after) if retry_after else backoff

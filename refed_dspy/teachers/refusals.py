@@ -82,8 +82,8 @@ class Refusals:
         return range(first, end)
 
 
-HOLD_FROM = 3
-"""So many calls in a row without an answer, and all others are held back."""
+HOLD_FROM, OF_IN_FLIGHT = 3, 32
+"""So many calls in a row without an answer, or one in 32 of those in flight, and all others are held back."""
 PROBES = 6
 """After so many more, sent one at a time over half a minute, nobody is asked any more: each may have been billed. With
 fewer `retries` than four, after as many fewer."""
@@ -95,6 +95,7 @@ class Silence:
 
     most: int = PROBES
     calls: int = 0
+    holds_from: int = HOLD_FROM
     probes: int = 0
     why: str = ""
     """What became of the last one."""
@@ -102,7 +103,7 @@ class Silence:
     @property
     def holds(self) -> bool:
         """Whether one call is sent at a time."""
-        return self.calls >= HOLD_FROM
+        return self.calls >= self.holds_from
 
     @property
     def lasts(self) -> bool:
@@ -111,6 +112,8 @@ class Silence:
 
     def lengthen(self, in_flight: int, why: str) -> float:
         """Another call got no answer, one of so many `in_flight`. Returns for how many seconds none is to be sent."""
+        if not self.calls:
+            self.holds_from = max(HOLD_FROM, in_flight // OF_IN_FLIGHT)
         self.calls, self.why = self.calls + 1, why
         if not self.holds or in_flight > 1:
             return 0.0

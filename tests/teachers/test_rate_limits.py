@@ -429,3 +429,30 @@ def test_nobody_is_stuck_and_no_slot_leaks(seed: int) -> None:
         assert limits.in_flight == 0
 
     virtually(main)
+
+
+async def test_connections_that_cannot_be_made_mean_fewer_at_once_and_no_alarm() -> None:
+    limits = RateLimits(400, probes=2)
+    limits.window = 400.0
+    slots = [await limits.acquire(1) for _ in range(400)]
+    for slot in slots:
+        limits.sent(slot)
+    for slot in slots[:300]:
+        limits.not_reached(slot)
+    assert not limits.silence.holds and 1 <= limits.window < 400
+    for slot in slots[300:]:
+        limits.went_well(slot)
+    assert limits.in_flight == 0 and limits.window > 1
+
+
+async def test_a_few_drops_among_many_calls_hold_nobody() -> None:
+    limits = RateLimits(640)
+    limits.window = 640.0
+    slots = [await limits.acquire(1) for _ in range(640)]
+    for slot in slots:
+        limits.sent(slot)
+    for slot in slots[:19]:
+        limits.unanswered(slot, "closed")
+    assert not limits.silence.holds
+    limits.unanswered(slots[19], "closed")
+    assert limits.silence.holds, "one in 32 of those in flight"
