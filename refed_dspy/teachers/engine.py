@@ -37,7 +37,7 @@ from refed_dspy.teachers.outcomes import (
     outcome_of,
 )
 from refed_dspy.teachers.prices import Price
-from refed_dspy.teachers.rate_limits import NoSlot, RateLimits, Silent, seconds_alone
+from refed_dspy.teachers.rate_limits import LONGEST_PAUSE, NoSlot, RateLimits, Silent, seconds_alone
 from refed_dspy.teachers.refusals import PROBES, Slot
 from refed_dspy.teachers.requests import Outgoing
 from refed_dspy.teachers.route import Route
