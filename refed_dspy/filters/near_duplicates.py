@@ -4,6 +4,7 @@ not by a number or a name."""
 from __future__ import annotations
 
 import re
+from array import array
 from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -41,6 +42,7 @@ _particulars = regex.compile(
     r"\b\w*\p{N}\w*|(?<![.!?:;\n\"“”„«»(\[•*#-]\s*)(?<!^\s*)\b(?!I\b)\p{Lu}\w*", flags=regex.MULTILINE
 ).findall
 _ODD = np.uint64(0x9E3779B97F4A7C15)
+_LOW = np.uint64(0xFFFFFFFF)
 _LEAST = 0.4
 PERMUTATIONS = 128
 """Numbers of a MinHash signature."""
@@ -125,8 +127,8 @@ class NearDuplicates(TextFilter):
     Scripts without spaces are compared by characters, two of which count as a word. A polite opening of an English
     instruction ("Could you please ...") does not count. `of="both"` compares instruction and response as one text.
 
-    A row of fifteen words among ten thousand takes about 0.4 ms and 1.4 KB. Of a kept row, its hashes and 80 characters
-    stay in memory, not its text. datasketch's index takes 10 KB a row, hence the tables here.
+    Of a kept row, its hashes and 400 characters stay in memory, not its text: about 1 KB where it has twenty words.
+    datasketch's index takes 10 KB a row, hence the tables here.
     """
 
     name = "near_duplicates"
@@ -136,12 +138,11 @@ class NearDuplicates(TextFilter):
 
         self.of_instruction = of == "instruction"
         self._of, self._threshold = of, threshold
-        self._blank = MinHash(num_perm=PERMUTATIONS, seed=0, hashfunc=int)
+        self._sketch = MinHash(num_perm=PERMUTATIONS, seed=0, hashfunc=int)
         edge = self._needed(SHORT + SHORT - 1, SHORT, SHORT)
         self._index = BandIndex(*band_shape(min(edge, threshold)))
-        self._shingles: list[Array] = []
-        self._thresholds: list[float] = []
-        self._particulars: list[Array] = []
+        self._shingles, self._particulars = Arrays(), Arrays()
+        self._thresholds = array("d")
         self._previews: list[str] = []
 
     def check(self, row: DataRow) -> Decision:
@@ -167,13 +168,13 @@ class NearDuplicates(TextFilter):
         hashes = hashed(words)
         both = np.concatenate((runs(hashes, 1), runs(hashes, 2)))
         shingles = np.unique((both >> np.uint64(32)).astype(np.uint32))
-        sketch = self._blank.copy()
+        self._sketch.clear()
         for first in range(0, len(shingles), 4096):  # a batch takes 128 numbers a shingle
-            sketch.update_batch(shingles[first : first + 4096].tolist())
+            self._sketch.update_batch(shingles[first : first + 4096].tolist())
         word_count = len(words) - unspaced(words).sum() / 2
         needed = self._needed(len(shingles), len(words), float(word_count))
         named = (runs(hashed(tokens(" ".join(particulars(text)))), 1) >> np.uint64(32)).astype(np.uint32)
-        return _Compared(shingles, needed, named, self._index.keys(sketch.hashvalues))
+        return _Compared(shingles, needed, named, self._index.keys(self._sketch.hashvalues))
 
     def _needed(self, shingles: int, tokens: int, words: float) -> float:
         """The similarity from which on a text is a duplicate: (F - k) / (F + k) where a changed word takes k of its F
@@ -191,17 +192,15 @@ class NearDuplicates(TextFilter):
         proposed = self._index.find(compared.keys)
         if not len(proposed):
             return None, 0.0
-        sets = [self._shingles[number] for number in proposed]
-        sizes = np.array([len(shingle_set) for shingle_set in sets])
-        joined = np.concatenate(sets)
+        joined, sizes = self._shingles.joined(proposed)
         places = np.minimum(np.searchsorted(shingles, joined), len(shingles) - 1)
-        starts = np.concatenate(([0], np.cumsum(sizes)[:-1]))
-        shared = np.add.reduceat((shingles[places] == joined).astype(np.int64), starts)
+        shared = np.add.reduceat((shingles[places] == joined).astype(np.int64), np.cumsum(sizes) - sizes)
         scores = shared / (sizes + len(shingles) - shared)
-        near = scores >= np.maximum(compared.needed, [self._thresholds[number] for number in proposed])
+        near = scores >= np.maximum(compared.needed, np.frombuffer(self._thresholds)[proposed])
         for place in np.flatnonzero(near):
-            near[place] = has_all(sets[place], compared.particulars) and has_all(
-                shingles, self._particulars[proposed[place]]
+            row = proposed[place]
+            near[place] = has_all(self._shingles[row], compared.particulars) and has_all(
+                shingles, self._particulars[row]
             )
         if not near.any():
             return None, float(scores.max())
@@ -216,18 +215,53 @@ class NearDuplicates(TextFilter):
         self._previews.append(preview(_text(row, self._of)))
 
 
+class Arrays:
+    """uint32 arrays of any length, numbered from 0 in the order added, in one piece of memory."""
+
+    def __init__(self) -> None:
+        self._numbers, self._ends = array("I"), array("q", [0])
+
+    def append(self, numbers: Array) -> None:
+        self._numbers.frombytes(numbers.tobytes())
+        self._ends.append(len(self._numbers))
+
+    def __getitem__(self, place: int) -> Array:
+        return np.array(self._numbers[self._ends[place] : self._ends[place + 1]], dtype=np.uint32)
+
+    def joined(self, places: Array) -> tuple[Array, Array]:
+        """(the arrays at `places`, one after the other; the length of each)."""
+        ends = np.frombuffer(self._ends, dtype=np.int64)
+        sizes = ends[places + 1] - ends[places]
+        return np.frombuffer(self._numbers, dtype=np.uint32)[spans(ends[places], sizes)], sizes
+
+
+def spans(starts: Array, sizes: Array) -> Array:
+    """start, start + 1, ... of each of `starts`, as many as its size: all of them in one array."""
+    ends = np.cumsum(sizes)
+    return np.repeat(starts - ends + sizes, sizes) + np.arange(ends[-1])
+
+
+class _SortedRun(NamedTuple):
+    """Sorted entries: a key's high 32 bits, then its row. `starts`: where those with the same first bits begin."""
+
+    entries: Array
+    starts: Array
+
+
 class BandIndex:
     """Which rows share a band of `width` numbers of their signatures. Rows are numbered from 0 in the order added.
 
-    Takes twelve bytes a band and row. The newest rows lie as they came, the others in sorted runs; two runs of like
-    size are merged, so a row is moved log2(rows / 512) times.
+    Takes about thirteen bytes a band and row, twice that for a moment. The newest rows lie as they came, the others in
+    sorted runs, each several times as long as the next; so a look-up visits few of them, in each a few entries.
     """
 
     def __init__(self, bands: int, width: int) -> None:
         self._bands, self._width = bands, width
-        self._newest = np.empty((512, bands), dtype=np.uint64)
+        self._newest = np.empty((256, bands), dtype=np.uint64)
         self._count = self._sealed = 0
-        self._sorted: list[tuple[Array, Array]] = []
+        self._sorted: list[_SortedRun] = []
+        self._low_halves = array("I")
+        """The low 32 bits of each key, row after row."""
 
     def keys(self, signature: Array) -> Array:
         """uint64 for each band, made of its number and its numbers of the signature."""
@@ -245,25 +279,34 @@ class BandIndex:
 
     def find(self, keys: Array) -> Array:
         """The rows that share a band, in order, each once."""
-        same = (self._newest[: self._count - self._sealed] == keys).any(axis=1)
-        sharing = [np.flatnonzero(same) + self._sealed]
-        for sorted_keys, rows in self._sorted:
-            first, past = np.searchsorted(sorted_keys, keys), np.searchsorted(sorted_keys, keys, side="right")
-            sharing += [rows[a:b] for a, b in zip(first, past, strict=True) if a < b]
-        return np.unique(np.concatenate(sharing))
+        newest = np.flatnonzero(self._newest[: self._count - self._sealed] == keys) // self._bands + self._sealed
+        return np.unique(np.concatenate([newest, *(self._find(run, keys) for run in self._sorted)]))
+
+    def _find(self, run: _SortedRun, keys: Array) -> Array:
+        """The rows of a run that share a band; a row as often as it shares one."""
+        firsts = keys >> np.uint64(65 - len(run.starts).bit_length())
+        starts = run.starts[firsts]
+        sizes = run.starts[firsts + np.uint64(1)] - starts
+        entries = run.entries[spans(starts, sizes)]
+        bands = np.repeat(np.arange(self._bands), sizes)
+        same = np.flatnonzero(entries >> np.uint64(32) == (keys >> np.uint64(32))[bands])
+        rows, bands = (entries[same] & _LOW).astype(np.int64), bands[same]
+        low_halves = np.frombuffer(self._low_halves, dtype=np.uint32)[rows * self._bands + bands]
+        return rows[low_halves == (keys & _LOW)[bands]]
 
     def _seal(self) -> None:
         """Move the newest rows into the sorted runs."""
-        keys = self._newest.ravel()
-        rows = np.repeat(np.arange(self._sealed, self._count, dtype=np.int32), self._bands)
-        while True:
-            order = np.argsort(keys, kind="stable")
-            keys, rows = keys[order], rows[order]
-            if not self._sorted or len(self._sorted[-1][0]) > len(keys):
-                break
-            earlier_keys, earlier_rows = self._sorted.pop()
-            keys, rows = np.concatenate((earlier_keys, keys)), np.concatenate((earlier_rows, rows))
-        self._sorted.append((keys, rows))
+        rows = np.repeat(np.arange(self._sealed, self._count, dtype=np.uint64), self._bands)
+        entries = self._newest.ravel() & ~_LOW | rows
+        self._low_halves.frombytes((self._newest & _LOW).astype(np.uint32).tobytes())
+        entries.sort()
+        while self._sorted and len(self._sorted[-1].entries) <= 8 * len(entries):
+            entries = np.concatenate((self._sorted.pop().entries, entries))
+            entries.sort(kind="stable")  # which merges what is sorted already
+        bits = max(len(entries).bit_length() - 3, 1)
+        firsts = np.arange(1 << bits, dtype=np.uint64) << np.uint64(64 - bits)
+        starts = np.append(np.searchsorted(entries, firsts), len(entries))
+        self._sorted.append(_SortedRun(entries, starts))
         self._sealed = self._count
 
 
