@@ -37,6 +37,7 @@ TOKEN = re.compile("[a-z0-9]+")
 FIRST_SURROGATE, SURROGATES = 0xD800, 0x800
 """The code points from 0xD800 to 0xDFFF, which are no characters."""
 LARGEST = np.iinfo(np.int32).max
+LOW = np.uint64(0xFFFFFFFF)
 SLACK = 1e-9
 """The share of the threshold by which the index is laxer than F: far more than the rounding of F."""
 
@@ -154,6 +155,21 @@ def longest_partners(partner: float, length: int) -> array[int]:
     return array("i", (int(min((length - place) * partner - length, LARGEST)) for place in range(places)))
 
 
+def bits_set(numbers: NDArray[np.uint64]) -> NDArray[np.uint32]:
+    """How many bits are set in each of `numbers`: four bytes, whose sum a product brings into the highest one."""
+    return BITS.take(numbers.view(np.uint16)).view(np.uint32) * np.uint32(0x01010101) >> np.uint32(24)
+
+
+def length_class(length: int) -> int:
+    """0 to 63, larger for longer texts: lengths of one class differ by a seventh at most."""
+    return min(int(5 * math.log2(max(length, 1))), 63)
+
+
+def longest_of(length_class: int) -> int:
+    """No text of the class has more tokens."""
+    return int(2 ** ((length_class + 1) / 5)) + 1 if length_class < 63 else LARGEST
+
+
 class Index:
     """Encoded texts, numbered from 0 as they are added: finds the nearest of them to another text, if its F is at least
     `threshold` (above 0, at most 1). Not safe for several threads."""
@@ -162,30 +178,46 @@ class Index:
         self._threshold = threshold
         self._partner = 2 / (threshold * (1 - SLACK))
         self._longest_partners = lru_cache(maxsize=256)(partial(longest_partners, self._partner))
+        self._classes = lru_cache(maxsize=256)(self._classes_by_place)
         self._texts: list[Codes] = []
         self._lengths = array("i")
         self._parity_bits = array("Q")
         self._postings: dict[int, array[int]] = {}
-        """Of each feature: the number of every text that has it among its first features, each followed by the length
-        of the longest partner from that place on."""
+        """Of each feature and class of lengths (`feature << 6 | class`), for every text that has it among its first
+        features: its parity bits; then the length of the longest partner from that place on, and its number, 32 bits
+        each."""
 
     def __len__(self) -> int:
         return len(self._texts)
 
     def add(self, text: EncodedText) -> None:
-        number, length = len(self._texts), len(text.codes)
+        number, length, bits = len(self._texts), len(text.codes), parity_bits(text.features)
         self._texts.append(text.codes)
         self._lengths.append(length)
-        self._parity_bits.append(parity_bits(text.features))
+        self._parity_bits.append(bits)
         for feature, longest in zip(text.features, self._longest_partners(length), strict=False):
-            if (postings := self._postings.get(feature)) is None:
-                postings = self._postings[feature] = array("i")
-            postings.append(number)
-            postings.append(longest)
+            key = feature << 6 | length_class(length)
+            if (postings := self._postings.get(key)) is None:
+                postings = self._postings[key] = array("Q")
+            postings.append(bits)
+            postings.append(longest << 32 | number)
 
     def _least(self, length: int) -> int:
         """The shortest LCS, and the shortest partner, with which a text of `length` tokens reaches the threshold."""
         return math.ceil(length / (self._partner - 1))
+
+    def _classes_by_place(self, length: int) -> list[list[tuple[int, float]]]:
+        """For each place of a text of `length` tokens: the classes of its partners, and in how many features at most
+        one of them differs. If d features are in only one of two texts, their LCS is at most half of (both lengths - d).
+        """
+        shortest = length_class(self._least(length))
+        return [
+            [
+                (class_, (1 - 2 / self._partner) * (length + min(longest, longest_of(class_))))
+                for class_ in range(shortest, length_class(longest) + 1)
+            ]
+            for longest in self._longest_partners(length)
+        ]
 
     def nearest(self, text: EncodedText) -> tuple[int, float] | None:
         """(number, F) of the text nearest to `text`, the first added of equals; None where all are below the
@@ -203,34 +235,29 @@ class Index:
 
     def _candidates(self, text: EncodedText) -> NDArray[np.intp]:
         """The numbers, ascending, of all texts that can reach the threshold, and of some that cannot."""
-        length = len(text.codes)
-        lists, sizes, longest = [], [], []
-        for feature, longest_here in zip(text.features, self._longest_partners(length), strict=False):
-            if (postings := self._postings.get(feature)) is not None:
-                lists.append(postings)
-                sizes.append(len(postings) // 2)
-                longest.append(longest_here)
+        length, lists, sizes, most = len(text.codes), [], [], []
+        for feature, classes in zip(text.features, self._classes(length), strict=False):
+            for class_, most_apart in classes:
+                if (postings := self._postings.get(feature << 6 | class_)) is not None:
+                    lists.append(postings)
+                    sizes.append(len(postings) // 2)
+                    most.append(most_apart)
         if not lists:
             return np.empty(0, np.intp)
-        lengths = np.frombuffer(self._lengths, np.int32)
         if sum(sizes) > len(self):  # reading the lists would cost more than a look at every text
-            fits = (lengths >= self._least(length)) & (lengths <= longest[0])
+            lengths = np.frombuffer(self._lengths, np.int32)
+            longest = self._longest_partners(length)[0]
+            numbers = np.flatnonzero((lengths >= self._least(length)) & (lengths <= longest))
+            allowed = (1 - 2 / self._partner) * (lengths[numbers] + length)
+            bits = np.frombuffer(self._parity_bits, np.uint64)[numbers]
         else:
-            rows = np.frombuffer(b"".join(lists), np.int32)
-            numbers, possible = rows[::2], rows[1::2] >= length
-            possible &= lengths[numbers] <= np.repeat(np.array(longest, np.int32), sizes)
-            fits = np.zeros(len(self), np.bool_)
-            fits[numbers[possible]] = True
-        return self._overlapping(np.flatnonzero(fits), text)
-
-    def _overlapping(self, numbers: NDArray[np.intp], text: EncodedText) -> NDArray[np.intp]:
-        """Those of `numbers` whose parity bits allow enough overlap: if d features are in only one of two texts, their
-        LCS is at most half of (both lengths - d)."""
-        differing = np.frombuffer(self._parity_bits, np.uint64)[numbers] ^ np.uint64(parity_bits(text.features))
-        apart = BITS[differing.view(np.uint16)].reshape(-1, 4).sum(axis=1)
-        both = np.frombuffer(self._lengths, np.int32)[numbers] + len(text.codes)
-        fits: NDArray[np.bool_] = apart <= (1 - 2 / self._partner) * both
-        return numbers[fits]
+            both = np.frombuffer(b"".join(lists), np.uint64).reshape(-1, 2)
+            possible = np.flatnonzero(both[:, 1] >= length << 32)
+            numbers = (both[possible, 1] & LOW).astype(np.intp)
+            allowed = np.repeat(most, sizes)[possible]
+            bits = both[possible, 0]
+        apart = bits_set(bits ^ np.uint64(parity_bits(text.features)))
+        return np.unique(numbers[apart <= allowed])
 
 
 POOL = 2_000
