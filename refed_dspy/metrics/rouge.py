@@ -55,6 +55,8 @@ class EncodedText(NamedTuple):
     codes: Codes
     features: list[int]
     """Distinct numbers, as many as there are tokens, those presumed rare first."""
+    parity_bits: int
+    """64 bits, of which each feature flips one: texts differ in at least as many features as in bits."""
 
 
 def tokens(text: str) -> list[str]:
@@ -121,9 +123,9 @@ class Alphabet:
         repeats = len(set(codes)) < len(codes)
         features = sorted(self._numbers_of(features_of(words)) if repeats else codes, reverse=True)
         try:
-            return EncodedText("".join(map(chr, codes)), features)
+            return EncodedText("".join(map(chr, codes)), features, parity_bits(features))
         except ValueError:  # a number beyond the last code point
-            return EncodedText(codes, features)
+            return EncodedText(codes, features, parity_bits(features))
 
     def _numbers_of(self, features: Sequence[Feature]) -> list[int]:
         """The number of each feature; new features get the next free numbers."""
@@ -136,7 +138,6 @@ class Alphabet:
 
 
 def parity_bits(features: list[int]) -> int:
-    """64 bits, of which each feature flips one: texts differ in at least as many features as in bits."""
     bits = 0
     for feature in features:
         bits ^= 1 << (feature & 63)
@@ -162,12 +163,12 @@ def bits_set(numbers: NDArray[np.uint64]) -> NDArray[np.uint32]:
 
 def length_class(length: int) -> int:
     """0 to 63, larger for longer texts: lengths of one class differ by a seventh at most."""
-    return min(int(5 * math.log2(max(length, 1))), 63)
+    return min(int(2 * math.log2(max(length, 1))), 63)
 
 
 def longest_of(length_class: int) -> int:
     """No text of the class has more tokens."""
-    return int(2 ** ((length_class + 1) / 5)) + 1 if length_class < 63 else LARGEST
+    return int(2 ** ((length_class + 1) / 2)) + 1 if length_class < 63 else LARGEST
 
 
 class Index:
@@ -191,16 +192,16 @@ class Index:
         return len(self._texts)
 
     def add(self, text: EncodedText) -> None:
-        number, length, bits = len(self._texts), len(text.codes), parity_bits(text.features)
+        number, length, bits = len(self._texts), len(text.codes), text.parity_bits
+        own_class = length_class(length)
         self._texts.append(text.codes)
         self._lengths.append(length)
         self._parity_bits.append(bits)
         for feature, longest in zip(text.features, self._longest_partners(length), strict=False):
-            key = feature << 6 | length_class(length)
+            key = feature << 6 | own_class
             if (postings := self._postings.get(key)) is None:
                 postings = self._postings[key] = array("Q")
-            postings.append(bits)
-            postings.append(longest << 32 | number)
+            postings.extend((bits, longest << 32 | number))
 
     def _least(self, length: int) -> int:
         """The shortest LCS, and the shortest partner, with which a text of `length` tokens reaches the threshold."""
@@ -256,8 +257,8 @@ class Index:
             numbers = (both[possible, 1] & LOW).astype(np.intp)
             allowed = np.repeat(most, sizes)[possible]
             bits = both[possible, 0]
-        apart = bits_set(bits ^ np.uint64(parity_bits(text.features)))
-        return np.unique(numbers[apart <= allowed])
+        apart = bits_set(bits ^ np.uint64(text.parity_bits))
+        return np.array(sorted(set(numbers[apart <= allowed].tolist())), np.intp)
 
 
 POOL = 2_000
