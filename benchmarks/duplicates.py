@@ -7,6 +7,8 @@ A false drop is an unplanted row that is dropped although no earlier row is with
 its words (Levenshtein distance over words, by rapidfuzz: a different measure from the filter's). Where the change falls
 on a number or a name it makes another task, which is counted apart.
 
+`python -m benchmarks.duplicates rows N` takes the time and memory of N instructions of `benchmarks.rouge`.
+
 The filter is also run over the real instructions, each distinct one once.
 """
 
@@ -22,6 +24,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from benchmarks import rouge
 from benchmarks.texts import WORDS
 from refed_dspy.filters.near_duplicates import NearDuplicates, particulars, tokens
 from refed_dspy.records import DataRow
@@ -152,6 +155,11 @@ def check_real() -> None:
             print(f"    {decision.score:.2f} {text[:90]!r} after {decision.detail!r}")
 
 
+def keep(texts: list[str]) -> int:
+    filter_ = NearDuplicates()
+    return sum(filter_.check(DataRow(number, text, "")).kept for number, text in enumerate(texts))
+
+
 def main() -> None:
     good = measure(random.Random(int(sys.argv[1]) if len(sys.argv) > 1 else 0))
     if DATA.is_dir():
@@ -160,4 +168,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["child"]:
+        rouge.child(sys.argv[2], keep)
+    elif sys.argv[1:2] == ["rows"]:
+        print(rouge.in_child(rouge.instructions(int(sys.argv[2]), seed=0), "benchmarks.duplicates"))
+    else:
+        main()

@@ -1,6 +1,6 @@
 """ROUGE-L selection against the package `rouge-score`: decisions, time and memory. Takes about three minutes.
 
-`python -m benchmarks.rouge [SEED]`
+`python -m benchmarks.rouge [SEED]`; `python -m benchmarks.rouge rows N` selects from N only.
 
 The instructions are assembled from real ones: Self-Instruct's seed tasks and PandaLM's test set, read from
 `shared/data` beside the repository or from the folder named by REFED_DATA. Each has the length of a real instruction,
@@ -175,21 +175,21 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
-def child(path: str) -> None:
-    """Select from the JSON list at `path`. Prints wall and CPU seconds, how many were kept, and peak megabytes before
+def child(path: str, keep: Callable[[list[str]], int]) -> None:
+    """`keep` some of the JSON list at `path`. Prints wall and CPU seconds, how many were kept, and peak megabytes before
     and after."""
     texts = json.loads(Path(path).read_text(encoding="utf-8"))
-    matches: list[Match] = []
+    kept: list[int] = []
     before = peak()
-    seconds = timed(lambda: matches.extend(select(texts)))
-    print(json.dumps([*seconds, sum(match.kept for match in matches), before, peak()]))
+    seconds = timed(lambda: kept.append(keep(texts)))
+    print(json.dumps([*seconds, *kept, before, peak()]))
 
 
-def in_child(texts: list[str]) -> str:
+def in_child(texts: list[str], module: str = "benchmarks.rouge") -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "texts.json"
         path.write_text(json.dumps(texts), encoding="utf-8")
-        command = [sys.executable, "-m", "benchmarks.rouge", "child", str(path)]
+        command = [sys.executable, "-m", module, "child", str(path)]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
     clock, cpu, kept, before, most = json.loads(done.stdout.splitlines()[-1])
     memory = f"{most:.0f} MB ({before:.0f} MB with the texts alone)"
@@ -238,6 +238,8 @@ def main(seed: int) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["child"]:
-        child(sys.argv[2])
+        child(sys.argv[2], lambda texts: sum(match.kept for match in select(texts)))
+    elif sys.argv[1:2] == ["rows"]:
+        print(in_child(instructions(int(sys.argv[2]), seed=0)))
     else:
         main(int(sys.argv[1]) if len(sys.argv) > 1 else 0)

@@ -12,7 +12,16 @@ import numpy as np
 import pytest
 
 from benchmarks.texts import WORDS
-from refed_dspy.filters.near_duplicates import SHORT, BandIndex, NearDuplicates, band_shape, hashed, runs, tokens
+from refed_dspy.filters.near_duplicates import (
+    SHORT,
+    Arrays,
+    BandIndex,
+    NearDuplicates,
+    band_shape,
+    hashed,
+    runs,
+    tokens,
+)
 from refed_dspy.records import DataRow
 
 
@@ -303,6 +312,52 @@ def test_the_index_finds_what_shares_a_band_in_order_of_rows() -> None:
             assert index.find(keys).tolist() == expected
         index.add(keys)
         earlier.append(pairs)
+
+
+def test_keys_that_are_half_equal_are_not_equal() -> None:
+    index = BandIndex(2, 2)
+    for row_ in range(600):
+        index.add(np.array([7 << 32 | row_, row_ << 32 | 7], dtype=np.uint64))
+    for row_ in (0, 5, 300, 599):
+        assert index.find(np.array([7 << 32 | row_, 7], dtype=np.uint64)).tolist() == sorted({0, row_})
+    assert index.find(np.array([7 << 32 | 600, 600 << 32 | 7], dtype=np.uint64)).tolist() == []
+
+
+def test_arrays_come_back_as_they_were_added() -> None:
+    arrays, added = Arrays(), [np.arange(size, dtype=np.uint32) + 10 * size for size in (3, 0, 1, 5)]
+    for numbers in added:
+        arrays.append(numbers)
+    assert [arrays[place].tolist() for place in range(4)] == [numbers.tolist() for numbers in added]
+    joined, sizes = arrays.joined(np.array([3, 1, 0]))
+    assert (joined.tolist(), sizes.tolist()) == ([*added[3], *added[0]], [5, 0, 3])
+
+
+def test_every_decision_is_that_of_a_comparison_with_each_row_that_shares_a_band() -> None:
+    """Over so many rows that the index has sorted runs."""
+    rng, filter_ = random.Random(6), NearDuplicates()
+    kept_rows, dropped = list[tuple[str, Any]](), 0
+    for number in range(700):
+        words = rng.choices(WORDS[:40], k=rng.randint(6, 20))
+        if number % 3 == 0 and kept_rows:
+            words = rng.choice(kept_rows)[0].split()
+            words[rng.randrange(len(words))] = rng.choice(WORDS)
+        text = " ".join(words)
+        mine = filter_._read(row(text))
+        best, score, like = False, 0.0, ""
+        for other, theirs in kept_rows:
+            if not (mine.keys == theirs.keys).any():
+                continue
+            common = len(np.intersect1d(mine.shingles, theirs.shingles))
+            jaccard = common / (len(mine.shingles) + len(theirs.shingles) - common)
+            near = jaccard >= max(mine.needed, theirs.needed)
+            if (near, jaccard) > (best, score):
+                best, score, like = near, jaccard, other
+        decision = filter_.check(row(text))
+        assert (decision.kept, decision.score, decision.detail) == (not best, score, like if best else "")
+        dropped += best
+        if not best:
+            kept_rows.append((text, mine))
+    assert 150 < dropped < 500
 
 
 def test_runs_of_equal_words_have_equal_hashes_and_no_others() -> None:

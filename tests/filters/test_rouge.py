@@ -16,9 +16,12 @@ from refed_dspy.filters.rouge import Match, RougeFilter, select
 from refed_dspy.metrics.rouge import (
     Alphabet,
     Index,
+    bits_set,
     f_measure,
     features_of,
     lcs,
+    length_class,
+    longest_of,
     self_rouge,
     tokens,
 )
@@ -163,6 +166,33 @@ def test_thousands_of_texts_against_all_pairs() -> None:
             assert near is not None
             assert (match.like, match.score) == (kept[near[0]], near[1])
     assert 800 < len(kept) < 970
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.7])
+def test_texts_of_any_two_lengths_are_found(threshold: float) -> None:
+    """Where few texts share a word: the index reads its lists then, by classes of lengths."""
+    alphabet, index = Alphabet(), Index(threshold)
+    texts = [[f"w{length}x{place}" for place in range(length)] for length in range(1, 51)]
+    for words in texts:
+        index.add(alphabet.encode(" ".join(words)))
+    for number, words in enumerate(texts):
+        for length in range(1, 51):
+            near = index.nearest(alphabet.encode(" ".join([*words[:length], *(["other"] * (length - len(words)))])))
+            f = 2 * min(length, len(words)) / (length + len(words))
+            assert near == (None if f < threshold - 1e-12 else (number, pytest.approx(f)))
+
+
+def test_no_text_is_longer_than_its_class_allows() -> None:
+    lengths = [*range(1, 3_000), *(2**power + step for power in range(12, 31) for step in (-1, 0, 1))]
+    classes = list(map(length_class, lengths))
+    assert classes == sorted(classes)
+    assert max(classes) < 64
+    assert all(longest_of(class_) >= length for class_, length in zip(classes, lengths, strict=True))
+
+
+def test_bits_are_counted() -> None:
+    numbers = [0, 1, 2**63, 2**64 - 1, 0xF0F0F0F0F0F0F0F0, *(random.Random(1).getrandbits(64) for _ in range(100))]
+    assert bits_set(np.array(numbers, np.uint64)).tolist() == [number.bit_count() for number in numbers]
 
 
 def test_near_ties_are_decided_as_the_package_does() -> None:
