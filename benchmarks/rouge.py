@@ -176,8 +176,8 @@ def peak() -> float:
 
 
 def child(path: str, keep: Callable[[list[str]], int]) -> None:
-    """`keep` some of the JSON list at `path`. Prints wall and CPU seconds, how many were kept, and peak megabytes before
-    and after."""
+    """`keep` some of the JSON list at `path`. Prints wall and CPU seconds, how many were kept, and peak megabytes
+    before and after."""
     texts = json.loads(Path(path).read_text(encoding="utf-8"))
     kept: list[int] = []
     before = peak()

@@ -292,7 +292,8 @@ class BandIndex:
         same = np.flatnonzero(entries >> np.uint64(32) == (keys >> np.uint64(32))[bands])
         rows, bands = (entries[same] & _LOW).astype(np.int64), bands[same]
         low_halves = np.frombuffer(self._low_halves, dtype=np.uint32)[rows * self._bands + bands]
-        return rows[low_halves == (keys & _LOW)[bands]]
+        sharing: Array = rows[low_halves == (keys & _LOW)[bands]]
+        return sharing
 
     def _seal(self) -> None:
         """Move the newest rows into the sorted runs."""

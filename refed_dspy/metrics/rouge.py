@@ -11,8 +11,9 @@ An LCS cannot be longer than the overlap of the two multisets of tokens. Countin
 text is another feature than the first. All features have one order, rare ones first. If texts of m and n tokens need an
 LCS of l, the first feature that they share is at a place i of m with m - i >= l and at a place j of n with n - j >= l.
 So only the first features of each text are indexed and looked up (the prefix filter of set similarity joins: Chaudhuri
-et al. 2006; Bayardo et al. 2007), each with the length of the longest text that it can still match. For the remaining
-candidates, rapidfuzz computes the LCS, as an integer.
+et al. 2006; Bayardo et al. 2007), each with the length of the longest text that it can still match, and apart by the
+length of the text, so that only texts of a fitting length are looked at. For the remaining candidates, rapidfuzz
+computes the LCS, as an integer.
 """
 
 from __future__ import annotations
@@ -158,11 +159,12 @@ def longest_partners(partner: float, length: int) -> array[int]:
 
 def bits_set(numbers: NDArray[np.uint64]) -> NDArray[np.uint32]:
     """How many bits are set in each of `numbers`: four bytes, whose sum a product brings into the highest one."""
-    return BITS.take(numbers.view(np.uint16)).view(np.uint32) * np.uint32(0x01010101) >> np.uint32(24)
+    bytes_: NDArray[np.uint32] = BITS.take(numbers.view(np.uint16)).view(np.uint32)
+    return bytes_ * np.uint32(0x01010101) >> np.uint32(24)
 
 
 def length_class(length: int) -> int:
-    """0 to 63, larger for longer texts: lengths of one class differ by a seventh at most."""
+    """0 to 63, larger for longer texts: no length of a class is half as long again as another."""
     return min(int(2 * math.log2(max(length, 1))), 63)
 
 
@@ -208,9 +210,9 @@ class Index:
         return math.ceil(length / (self._partner - 1))
 
     def _classes_by_place(self, length: int) -> list[list[tuple[int, float]]]:
-        """For each place of a text of `length` tokens: the classes of its partners, and in how many features at most
-        one of them differs. If d features are in only one of two texts, their LCS is at most half of (both lengths - d).
-        """
+        """For each place of a text of `length` tokens: the classes of its partners' lengths, and in how many features
+        at most such a partner differs. If d features are in only one of two texts, their LCS is at most half of
+        (both lengths - d)."""
         shortest = length_class(self._least(length))
         return [
             [

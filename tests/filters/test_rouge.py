@@ -179,7 +179,12 @@ def test_texts_of_any_two_lengths_are_found(threshold: float) -> None:
         for length in range(1, 51):
             near = index.nearest(alphabet.encode(" ".join([*words[:length], *(["other"] * (length - len(words)))])))
             f = 2 * min(length, len(words)) / (length + len(words))
-            assert near == (None if f < threshold - 1e-12 else (number, pytest.approx(f)))
+            if f < threshold - 1e-12:
+                assert near is None
+            else:
+                assert near is not None
+                assert near[0] == number
+                assert near[1] == pytest.approx(f)
 
 
 def test_no_text_is_longer_than_its_class_allows() -> None:
