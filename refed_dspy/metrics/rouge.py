@@ -181,7 +181,7 @@ class Index:
         self._threshold = threshold
         self._partner = 2 / (threshold * (1 - SLACK))
         self._longest_partners = lru_cache(maxsize=256)(partial(longest_partners, self._partner))
-        self._classes = lru_cache(maxsize=256)(self._classes_by_place)
+        self._partners = lru_cache(maxsize=256)(self._partners_of)
         self._texts: list[Codes] = []
         self._lengths = array("i")
         self._parity_bits = array("Q")
@@ -209,18 +209,14 @@ class Index:
         """The shortest LCS, and the shortest partner, with which a text of `length` tokens reaches the threshold."""
         return math.ceil(length / (self._partner - 1))
 
-    def _classes_by_place(self, length: int) -> list[list[tuple[int, float]]]:
-        """For each place of a text of `length` tokens: the classes of its partners' lengths, and in how many features
-        at most such a partner differs. If d features are in only one of two texts, their LCS is at most half of
-        (both lengths - d)."""
-        shortest = length_class(self._least(length))
-        return [
-            [
-                (class_, (1 - 2 / self._partner) * (length + min(longest, longest_of(class_))))
-                for class_ in range(shortest, length_class(longest) + 1)
-            ]
-            for longest in self._longest_partners(length)
-        ]
+    def _partners_of(self, length: int) -> tuple[list[tuple[int, float]], array[int]]:
+        """Of a text of `length` tokens: the classes of its partners' lengths, shortest first, and in how many features
+        at most such a partner differs; for each place, how many of these classes remain. If d features are in only one
+        of two texts, their LCS is at most half of (both lengths - d)."""
+        shortest, partners = length_class(self._least(length)), self._longest_partners(length)
+        remaining = array("b", (length_class(longest) + 1 - shortest for longest in partners))
+        classes = range(shortest, shortest + max(remaining, default=0))
+        return [(class_, (1 - 2 / self._partner) * (length + longest_of(class_))) for class_ in classes], remaining
 
     def nearest(self, text: EncodedText) -> tuple[int, float] | None:
         """(number, F) of the text nearest to `text`, the first added of equals; None where all are below the
@@ -239,8 +235,9 @@ class Index:
     def _candidates(self, text: EncodedText) -> NDArray[np.intp]:
         """The numbers, ascending, of all texts that can reach the threshold, and of some that cannot."""
         length, lists, sizes, most = len(text.codes), [], [], []
-        for feature, classes in zip(text.features, self._classes(length), strict=False):
-            for class_, most_apart in classes:
+        classes, remaining = self._partners(length)
+        for feature, count in zip(text.features, remaining, strict=False):
+            for class_, most_apart in classes[:count]:
                 if (postings := self._postings.get(feature << 6 | class_)) is not None:
                     lists.append(postings)
                     sizes.append(len(postings) // 2)
