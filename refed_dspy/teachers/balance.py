@@ -101,7 +101,7 @@ class BalancedEngine:
         raise failure.error from None
 
     def _candidates(self, seed: int) -> Iterator[Server]:
-        """The servers that are up, each once: next the one with the fewest requests in flight, of several by the `seed`.
+        """The servers that are up, each once: next the one with the fewest requests in flight, of several the seed's.
         If all are down, one of them all the same."""
         count, tried = len(self._servers), list[Server]()
         turns = [self._servers[(place + seed) % count] for place in range(count)]

@@ -69,7 +69,7 @@ class PoolMember:
         self.model, self.id = digest(teacher.identity), digest([teacher.identity, teacher.endpoint])
         self.shown = f"{teacher.model} at {teacher.endpoint}"
         names = {teacher.model, *([str(config.model or config.gguf)] if config else [])}
-        self._served = any((name, teacher.endpoint) in served for name in names)
+        self._served = any((name, endpoint) in served for name in names for endpoint in teacher.endpoints)
         self._refused = 0
         """How many requests it refused (400), one after another."""
 

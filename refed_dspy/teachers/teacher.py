@@ -87,6 +87,11 @@ class Teacher:
     """What another Teacher of the same model may share: an embedded model's server, or the engine with the limits."""
 
     @property
+    def endpoints(self) -> list[str]:
+        """Every address where it is asked."""
+        return [engine.endpoint for engine in _engines(self.server)] or [self.endpoint]
+
+    @property
     def malformed_retries(self) -> int:
         return self.config.malformed_retries if self.config else 2
 

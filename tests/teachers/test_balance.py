@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 from dspy.lm15 import Message, Request, Response
+from typer.testing import CliRunner
 
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
+from refed_dspy.cli.main import app
 from refed_dspy.errors import ConfigError, RunStopped, TeacherRefused
 from refed_dspy.ledger.recorder import NullRecorder, recording
 from refed_dspy.programs.lm_errors import AnswerCut, NotReached
@@ -132,8 +133,7 @@ def test_servers_of_unequal_speed_share_a_run_by_what_they_can_do(
     assert made.complete and slow > 5 and quick > 2 * slow, "weights would make them equal"
     check_lineage(made, two)
     assert not answered_twice(made.run_dir)
-    tokens = refed_dspy.status(made.run_dir)["tokens"]
-    assert Counter(each["endpoint"] for each in tokens) == Counter(server.base_url for server in two)
+    assert [each["calls"] for each in sorted(made.status["models"], key=lambda each: each["calls"])] == [slow, quick]
     assert {row["endpoint"] for row in made.samples.rows()} == {server.base_url for server in two}
 
 
@@ -185,8 +185,8 @@ def test_a_judge_has_several_servers_too_and_shares_their_limits(
     judge = judge_beside(teacher, None)
     shared = [engine.shares_limits_with for engine in judge.server.engines]
     assert shared == list(teacher.server.engines) and judge.concurrency == 16
-    data = [{"instruction": each["instruction"], "response": each["response"]} for each in references(12)]
-    refed_dspy.filter_data(data, ["judge"], judge=at(*two), out=tmp_path / "kept")
+    data = [{**each, "plain": "Things."} for each in references(12)]
+    refed_dspy.filter_data(data, ["judge"], judge=at(*two), columns={"plain": "plain"}, out=tmp_path / "kept")
     assert min(asked(two)) > 2
 
 
@@ -215,6 +215,17 @@ def test_a_price_known_at_some_addresses_only_is_refused_and_one_address_is_no_l
     alone, listed = (open_teacher(each) for each in (config(NOBODY), at(NOBODY, "http://localhost:8/v1")))
     assert alone.identity == listed.identity and alone.endpoint == listed.endpoint
     assert (alone.concurrency, listed.concurrency) == (8, 16)
+
+
+def test_a_check_asks_at_each_address_and_a_variable_may_hold_the_list(
+    two: tuple[SimulatedTeacher, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    addresses = [server.base_url for server in two]
+    monkeypatch.setenv("REFED_TEACHER__API_BASE", f"[{', '.join(addresses)}]")
+    result = CliRunner().invoke(app, ["teacher", "check", "sim/sim-model"])
+    lines = [line for line in result.stdout.splitlines() if line.startswith("─────")]
+    assert lines == [f"───── sim/sim-model at {address}" for address in addresses]
+    assert result.exit_code == 0 and asked(two) == [2, 2]
 
 
 def test_repeated_questions_are_paid_for_once(two: tuple[SimulatedTeacher, ...], tmp_path: Path) -> None:
