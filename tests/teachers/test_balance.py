@@ -16,8 +16,10 @@ from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
 from refed_dspy.cli.main import app
 from refed_dspy.errors import ConfigError, RunStopped, TeacherRefused
+from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import NullRecorder, recording
 from refed_dspy.programs.lm_errors import AnswerCut, NotReached
+from refed_dspy.runs.stage_weights import StageWeights
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.balance import BalancedEngine
 from refed_dspy.teachers.judge import judge_beside
@@ -107,6 +109,25 @@ async def test_one_that_is_down_rests_is_probed_with_one_request_and_comes_back(
     assert away.asked == 4 and len(caplog.messages) == 2
     assert caplog.messages[0].startswith("m at away does not answer (cannot be reached); its questions go to")
     assert caplog.messages[1] == "m at away answers again"
+
+
+async def test_a_server_that_is_away_and_comes_back_answers_again(
+    two: tuple[SimulatedTeacher, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    two[0].control(down_after=0)
+    teacher, clock = open_teacher(at(*two)), Clock()
+    async with teacher.running():
+        engine = BalancedEngine(teacher.server.engines, clock)
+        for _ in range(4):
+            await ask(engine)
+        assert asked(two) == [1, 4]
+        two[0].control(down_after=None)
+        await ask(engine)
+        assert asked(two) == [0, 1], "it rests"
+        clock.now += FIRST_OUTAGE
+        for seed in range(4):
+            await ask(engine, seed)
+    assert asked(two)[0] >= 2 and caplog.messages[-1].endswith(f"{two[0].base_url} answers again")
 
 
 async def test_where_none_answers_the_last_error_is_raised_and_an_answer_that_was_cut_is_no_outage() -> None:
@@ -226,6 +247,21 @@ def test_a_check_asks_at_each_address_and_a_variable_may_hold_the_list(
     lines = [line for line in result.stdout.splitlines() if line.startswith("─────")]
     assert lines == [f"───── sim/sim-model at {address}" for address in addresses]
     assert result.exit_code == 0 and asked(two) == [2, 2]
+
+
+def test_a_pools_member_may_have_several_servers(two: tuple[SimulatedTeacher, ...], tmp_path: Path) -> None:
+    other = config(two[0], model="sim/other-model", price={"prompt": 3, "completion": 4})
+    made = run(tmp_path / "run", 30, teacher=[at(*two, weight=3), other])
+    check_lineage(made, two)
+    assert {(each["model"], each["endpoint"]) for each in made.status["models"]} == {
+        ("sim/sim-model", two[0].base_url),
+        ("sim/sim-model", two[1].base_url),
+        ("sim/other-model", two[0].base_url),
+    }
+    with Ledger.read(made.run_dir) as ledger:
+        weights = StageWeights.read(ledger)
+    names = [weights.answerer_of("response_generation", "sim/sim-model", server.base_url) for server in two]
+    assert names == [f"sim/sim-model at {two[0].base_url}"] * 2, "a forecast knows both as one teacher"
 
 
 def test_repeated_questions_are_paid_for_once(two: tuple[SimulatedTeacher, ...], tmp_path: Path) -> None:
