@@ -229,6 +229,8 @@ def _address(value: Any) -> str:
     """An address, without a slash at its end. Raises ValueError."""
     if not isinstance(value, str):
         raise ValueError("takes an http:// or https:// address, or a list of addresses")
+    if re.search(r"[\s,;]https?://", value):
+        raise ValueError("takes several addresses as a list: [http://…, http://…]")
     url = urlsplit(value)
     if url.scheme not in {"http", "https"} or not url.hostname:
         raise ValueError("must be an http:// or https:// address")

@@ -64,7 +64,8 @@ async def ask(engine: BalancedEngine, seed: int = 0) -> None:
     recorder = NullRecorder()
     recorder.seed = seed
     with recording(recorder):
-        await engine.complete(Request(model="m", messages=(Message.user("?"),)))
+        async with asyncio.timeout(30):  # of an engine that holds its answers back
+            await engine.complete(Request(model="m", messages=(Message.user("?"),)))
 
 
 async def test_the_one_with_the_fewest_in_flight_is_asked_and_of_several_the_seeds() -> None:
@@ -95,18 +96,22 @@ async def test_one_that_is_down_rests_is_probed_with_one_request_and_comes_back(
         assert (away.asked, other.asked) == (1, 6), "it rests"
         clock.now += FIRST_OUTAGE
         away.free.clear()
+        cancelled = asyncio.create_task(ask(engine))
+        await asyncio.sleep(0)
+        cancelled.cancel()
+        await asyncio.wait([cancelled])
         probe = asyncio.create_task(ask(engine))
         await asyncio.sleep(0)
         await ask(engine)
-        assert away.asked == 2, "one request probes it"
+        assert away.asked == 3, "one request probes it, another if that is cancelled"
         away.free.set()
         await probe
         await ask(engine)
-        assert away.asked == 2, "it did not answer, and rests twice as long"
+        assert away.asked == 3, "it did not answer, and rests twice as long"
         clock.now += 2 * FIRST_OUTAGE
         await ask(engine)
         await ask(engine)
-    assert away.asked == 4 and len(caplog.messages) == 2
+    assert away.asked == 5 and len(caplog.messages) == 2
     assert caplog.messages[0].startswith("m at away does not answer (cannot be reached); its questions go to")
     assert caplog.messages[1] == "m at away answers again"
 
@@ -218,6 +223,7 @@ def test_a_judge_has_several_servers_too_and_shares_their_limits(
         ({"api_base": [NOBODY, f"{NOBODY}/"]}, f"api_base: lists {NOBODY} twice"),
         ({"api_base": [NOBODY, "gpu2:8000"]}, "api_base: must be an http:// or https:// address"),
         ({"api_base": [NOBODY, 8000]}, "api_base: takes an http:// or https:// address, or a list of addresses"),
+        ({"api_base": f"{NOBODY},{NOBODY}"}, "api_base: takes several addresses as a list: "),
         ({"api_base": {"gpu1": NOBODY}}, "api_base: takes an http:// or https:// address, or a list of addresses"),
         ({"api_base": ["http://a/v1", "http://b/v1"], "mode": "batch"}, ".*mode: batch takes one api_base, not a list"),
     ],
