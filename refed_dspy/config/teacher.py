@@ -23,6 +23,8 @@ EMBEDDED = ("embedded", "embedded-smoke")
 SIMULATED = "simulated"
 """The name of the teacher that is no model."""
 NO_ENDPOINT = (*EMBEDDED, SIMULATED)
+FEW_RETRIES = 2
+"""After so many at one of several addresses, another is asked: waiting longer for one that is down delays its rows."""
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")  # upper case: a key put here by mistake has other letters
 _RESERVED_PARAMS = {"model", "messages", "n", "stream", "temperature", "max_tokens", "timeout", "response_format"}
 # Other names for the length or the number of answers: a cap relies on max_tokens.
@@ -93,7 +95,8 @@ class TeacherConfig(Settings):
     timeout: float = Field(default=600, gt=0)
     """Seconds one attempt may take."""
     retries: int = Field(default=4, ge=0, le=20)
-    """Retries after a 5xx, a time-out or a dropped connection. A 429 is waited out and does not count."""
+    """Retries after a 5xx, a time-out or a dropped connection. A 429 is waited out and does not count. Of several
+    addresses, another is asked after two."""
     malformed_retries: int = Field(default=2, ge=0, le=20)
     """Further tries, each of them paid for, after an answer that does not fit its fields."""
     requests_per_minute: float | None = Field(default=None, gt=0)
@@ -127,10 +130,11 @@ class TeacherConfig(Settings):
         return value
 
     def at_each_address(self) -> list[Self]:
-        """The same settings once for each address."""
+        """The same settings once for each address: of several, with FEW_RETRIES at most."""
         if not isinstance(self.api_base, list):
             return [self]
-        return [self.model_copy(update={"api_base": address}) for address in self.api_base]
+        retries = min(self.retries, FEW_RETRIES)
+        return [self.model_copy(update={"api_base": address, "retries": retries}) for address in self.api_base]
 
     @property
     def embedded(self) -> bool:
