@@ -40,11 +40,13 @@ class Server:
         try:
             response = await self.engine.complete(request)
         except (LM15Error, LMError) as error:
-            if not current_recorder.get().stopping and self._is_own(error):
-                self.outage.went_down(self.shown, str(getattr(error, "message", "") or error))
-                raise NotHere(error) from error
-            self.outage.answered(self.shown, was_down)
-            raise
+            if not self._is_own(error):
+                self.outage.answered(self.shown, was_down)
+                raise
+            if current_recorder.get().stopping:  # no other may be asked any more
+                raise
+            self.outage.went_down(self.shown, str(getattr(error, "message", "") or error))
+            raise NotHere(error) from error
         except BaseException:
             self.outage.probe_again()
             raise
