@@ -20,6 +20,7 @@ import random
 import signal
 import time
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import asdict
 from hashlib import blake2b
 from itertools import accumulate, count
@@ -58,7 +59,7 @@ class Simulator:
         self.schemas: dict[bytes, Make] = {}
         self.tokens: Tokenizer = tokenizer(settings.tokenizer)
         self.batches = Batches(self)
-        self.apply({"seed": settings.seed})
+        self.apply({"seed": settings.seed, "capacity": settings.capacity})
 
     def control(self, raw: bytes) -> web.Response:
         try:
@@ -75,6 +76,8 @@ class Simulator:
             self.latencies, self.fates = (random.Random(f"{n} {self.settings.seed}") for n in (1, 2))
             self.times: Counter[bytes] = Counter()
             self.batches.reseed()
+        if "capacity" in changes:
+            self.places = asyncio.Semaphore(self.settings.capacity) if self.settings.capacity else None
         if "tokenizer" in changes:
             self.tokens = tokenizer(self.settings.tokenizer)
         limits = {"requests": ("limit_per_minute", "limit_burst")}
@@ -169,7 +172,8 @@ class Simulator:
             await asyncio.sleep(600)
             raise Dropped
         if latency:
-            await asyncio.sleep(latency)
+            async with self.places or nullcontext():
+                await asyncio.sleep(latency)
         self.gate(wire, request)
         if fate in ("drop", "500", "html", "html502"):
             fail(fate, wire)

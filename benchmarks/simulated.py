@@ -27,8 +27,8 @@ FATES |= {"upload500", "create500", "createdrop", "poll500", "download_drop"}
 RULES = {"no max_tokens", "no max_completion_tokens", "default temperature", "no temperature", "no bounds", "no schema"}
 RULES |= {"no reasoning", "thinks at temperature 1"}
 OPTIONAL = {"retry_after", "limit_per_minute", "limit_burst", "limit_tokens_per_minute", "limit_tokens_burst"}
-OPTIONAL |= {"auth_fails_after", "down_after", "fail_stage"}
-WHOLE = {"items", "seed", "response_words", "auth_fails_after", "down_after", "cache_minimum"}
+OPTIONAL |= {"auth_fails_after", "down_after", "fail_stage", "capacity"}
+WHOLE = {"items", "seed", "response_words", "auth_fails_after", "down_after", "cache_minimum", "capacity"}
 WHOLE |= {"batch_max_requests", "batch_max_bytes"}
 
 
@@ -37,7 +37,8 @@ class Settings:
     """What POST /control can set; null turns an optional setting off.
 
     latency (s) is the median of a lognormal whose logarithm has standard deviation sigma, so its mean is
-    latency * exp(sigma**2 / 2). duplicates and the faults are fractions in 0..1. A request takes 1 from
+    latency * exp(sigma**2 / 2). It answers capacity requests at once (null: any number), so at most capacity over the
+    mean latency a second; the others wait. duplicates and the faults are fractions in 0..1. A request takes 1 from
     limit_per_minute and its prompt tokens plus its max_tokens from limit_tokens_per_minute; the bursts are the sizes
     of these buckets (null: a minute's worth). With rate_headers false, Retry-After is the only rate-limit header. Each
     text written begins with the signature and a space, unless the signature is empty. The `_after` settings count
@@ -86,6 +87,7 @@ class Settings:
     auth_fails_after: int | None = None
     down_after: int | None = None
     fail_stage: str | None = None
+    capacity: int | None = None
     tokenizer: str = ""
     cache_minimum: int = 0
     cache_warm: str = "arrival"

@@ -39,7 +39,7 @@ def check(
     at_work()
     for config in teachers:
         if len(teachers) > 1:
-            say(f"───── {config.model or config.gguf}")
+            say(f"───── {config.model or config.gguf}" + (f" at {config.api_base}" if config.api_base else ""))
         calls = run_blocking(check_one(config, lambda what, finding: say(f"{what + ':':<13}{one_line(finding, 300)}")))
         answered = sum(call.outcome == "ok" for call in calls)
         priced = [call.cost for call in calls if call.cost is not None]

@@ -75,7 +75,7 @@ def model_settings(word: str, role: str, environ: Mapping[str, str] | None = Non
 
 def teachers_in(name_or_file: str) -> list[TeacherConfig]:
     """Each teacher that a name, a teacher file or the settings of any work name, once, and the judge; with what
-    variables say. Raises ConfigError."""
+    variables say. One at several addresses is one for each. Raises ConfigError."""
     roles: dict[str, Any] = {"teacher": name_or_file}
     if name_or_file.endswith((".yaml", ".yml", ".json")):
         content = _read_yaml(Path(name_or_file))
@@ -83,7 +83,8 @@ def teachers_in(name_or_file: str) -> list[TeacherConfig]:
             roles = {role: content.get(role) for role in ("teacher", "teachers", "judge")}
     settings = load_config(RunConfig, **roles)
     pools = [settings.teacher, *settings.teachers.values(), settings.judge]
-    named = [one for pool in pools for one in (pool if isinstance(pool, list) else [pool]) if one is not None]
+    members = [one for pool in pools for one in (pool if isinstance(pool, list) else [pool]) if one is not None]
+    named = [one for member in members for one in member.at_each_address()]
     return [one for place, one in enumerate(named) if one not in named[:place]]
 
 

@@ -23,6 +23,8 @@ EMBEDDED = ("embedded", "embedded-smoke")
 SIMULATED = "simulated"
 """The name of the teacher that is no model."""
 NO_ENDPOINT = (*EMBEDDED, SIMULATED)
+FEW_RETRIES = 2
+"""After so many at one of several addresses, another is asked: waiting longer for one that is down delays its rows."""
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")  # upper case: a key put here by mistake has other letters
 _RESERVED_PARAMS = {"model", "messages", "n", "stream", "temperature", "max_tokens", "timeout", "response_format"}
 # Other names for the length or the number of answers: a cap relies on max_tokens.
@@ -69,8 +71,9 @@ class TeacherConfig(Settings):
     refed out without any model."""
     gguf: Path | None = None
     """A GGUF file of any instruct model, to run on this machine in the same way."""
-    api_base: str | None = None
-    """The endpoint's address: OpenAI-compatible, up to and including `/v1`; for `azure/…` the resource's root."""
+    api_base: str | list[str] | None = None
+    """The endpoint's address: OpenAI-compatible, up to and including `/v1`; for `azure/…` the resource's root. A list:
+    servers of the same model, of which the one with the fewest calls in flight is asked."""
     api_version: str | None = Field(default=None, pattern=r"^[A-Za-z0-9.\-]{1,40}$")
     """Azure OpenAI's dated API, for instance 2024-10-21. Unset: its v1 API."""
     api_key_env: str | None = None
@@ -81,7 +84,7 @@ class TeacherConfig(Settings):
     """Maximum number of tokens per answer, reasoning included. A longer answer is cut off and counts as a failure.
     Under a cap, each call reserves the cost of this many tokens. Unset, for a reasoning model: 16,000."""
     concurrency: int | None = Field(default=None, ge=1, le=100_000)
-    """Calls in flight at once. Unset: 32; 2 for an embedded model; 10,000 in batches."""
+    """Calls in flight at once, for each address. Unset: 32; 2 for an embedded model; 10,000 in batches."""
     mode: Literal["interactive", "batch", "mixed"] = "interactive"
     """`batch`: use the provider's Batch API, at half the price, within a day. `mixed`: the same, but send the last few
     requests directly."""
@@ -92,7 +95,8 @@ class TeacherConfig(Settings):
     timeout: float = Field(default=600, gt=0)
     """Seconds one attempt may take."""
     retries: int = Field(default=4, ge=0, le=20)
-    """Retries after a 5xx, a time-out or a dropped connection. A 429 is waited out and does not count."""
+    """Retries after a 5xx, a time-out or a dropped connection. A 429 is waited out and does not count. Of several
+    addresses, another is asked after two."""
     malformed_retries: int = Field(default=2, ge=0, le=20)
     """Further tries, each of them paid for, after an answer that does not fit its fields."""
     requests_per_minute: float | None = Field(default=None, gt=0)
@@ -125,6 +129,13 @@ class TeacherConfig(Settings):
                 return {**rest, "max_tokens": sampling.LEAST_TO_REASON}
         return value
 
+    def at_each_address(self) -> list[Self]:
+        """The same settings once for each address: of several, with FEW_RETRIES at most."""
+        if not isinstance(self.api_base, list):
+            return [self]
+        retries = min(self.retries, FEW_RETRIES)
+        return [self.model_copy(update={"api_base": address, "retries": retries}) for address in self.api_base]
+
     @property
     def embedded(self) -> bool:
         """Whether the run starts the model itself."""
@@ -152,17 +163,17 @@ class TeacherConfig(Settings):
     def _may_be_a_date(cls, value: Any) -> Any:
         return value.isoformat() if isinstance(value, date) else value  # YAML reads 2024-10-21 as a date
 
-    @field_validator("api_base")
+    @field_validator("api_base", mode="before")
     @classmethod
-    def _is_an_address(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        url = urlsplit(value)
-        if url.scheme not in {"http", "https"} or not url.hostname:
-            raise ValueError("must be an http:// or https:// address")
-        if url.username or url.password or url.query or url.fragment:
-            raise ValueError("must have no user, password, query or fragment; name the key's variable in api_key_env")
-        return value.rstrip("/")
+    def _are_addresses(cls, value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            return None if value is None else _address(value)
+        addresses = [_address(one) for one in value]
+        if twice := next((one for place, one in enumerate(addresses) if one in addresses[:place]), None):
+            raise ValueError(f"lists {one_line(twice, 200)} twice")
+        if not addresses:
+            raise ValueError("is an empty list; add an address")
+        return addresses if len(addresses) > 1 else addresses[0]
 
     @field_validator("price", mode="before")
     @classmethod
@@ -207,6 +218,8 @@ class TeacherConfig(Settings):
         if self.without_endpoint and (self.api_base or self.api_key_env):
             kind = "the simulated teacher" if self.simulated else "an embedded model"
             raise ValueError(f"{kind} takes no api_base or api_key_env; remove it")
+        if isinstance(self.api_base, list) and self.mode != "interactive":
+            raise ValueError(f"mode: {self.mode} takes one api_base, not a list")
         if self.api_version is not None and not str(self.model).startswith("azure/"):
             raise ValueError("api_version is only for Azure, with model: azure/DEPLOYMENT")
         if self.api_version is not None and self.api_base is None:
@@ -214,6 +227,20 @@ class TeacherConfig(Settings):
         if not self.without_endpoint and (fault := sampling.fault(str(self.model), self.temperature, self.params)):
             raise ValueError(fault)
         return self
+
+
+def _address(value: Any) -> str:
+    """An address, without a slash at its end. Raises ValueError."""
+    if not isinstance(value, str):
+        raise ValueError("takes an http:// or https:// address, or a list of addresses")
+    if re.search(r"[\s,;]https?://", value):
+        raise ValueError("takes several addresses as a list: [http://…, http://…]")
+    url = urlsplit(value)
+    if url.scheme not in {"http", "https"} or not url.hostname:
+        raise ValueError("must be an http:// or https:// address")
+    if url.username or url.password or url.query or url.fragment:
+        raise ValueError("must have no user, password, query or fragment; name the key's variable in api_key_env")
+    return value.rstrip("/")
 
 
 _POOL: TypeAdapter[list[TeacherConfig]] = TypeAdapter(Annotated[list[TeacherConfig], Field(min_length=1)])

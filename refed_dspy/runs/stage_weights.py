@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -30,6 +30,8 @@ class StageWeights:
     """Name → rates; None: unknown."""
     stages: frozenset[str]
     """Those of the program; empty where the folder does not say."""
+    further: Mapping[str, str] = field(default_factory=dict)
+    """The name of who answers at a further address of a teacher → the teacher's name."""
 
     @classmethod
     def read(
@@ -52,8 +54,10 @@ class StageWeights:
         pools = {
             stage: [(_name(member), float(member["weight"])) for member in pool] for stage, pool in by_stage.items()
         }
-        charges |= {_name(member): _rates(member["rates"]) for pool in by_stage.values() for member in pool}
-        return cls(pools, charges, stages)
+        members = [member for pool in by_stage.values() for member in pool]
+        charges |= {_name(member): _rates(member["rates"]) for member in members}
+        further = {f"{member['model']} at {place}": _name(member) for member in members for place in _places(member)}
+        return cls(pools, charges, stages, further)
 
     @cached_property
     def priced(self) -> bool:
@@ -79,7 +83,8 @@ class StageWeights:
             return JUDGE
         if any(name == ONLY_TEACHER for name, _ in self.pools[ANY]):
             return ONLY_TEACHER
-        return f"{model_of(model, endpoint)} at {endpoint}"
+        name = f"{model_of(model, endpoint)} at {endpoint}"
+        return self.further.get(name, name)
 
     def draw(self, stage: str, rng: random.Random) -> str:
         """The name of who will answer a question that is still to be asked."""
@@ -93,6 +98,12 @@ class StageWeights:
 
 def _name(member: Mapping[str, Any]) -> str:
     return f"{member['model']} at {member['endpoint']}"
+
+
+def _places(member: Mapping[str, Any]) -> Sequence[str]:
+    """The addresses of a teacher that has several."""
+    places = (member.get("config") or {}).get("api_base")
+    return places if isinstance(places, list) else ()
 
 
 def _rates(stored: Sequence[int] | None) -> Rates | None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakKeyDictionary
 
 from dspy._vendor.lm15.transports import ConnectError
@@ -43,6 +43,9 @@ from refed_dspy.teachers.requests import Outgoing
 from refed_dspy.teachers.route import Route
 from refed_dspy.teachers.transport import Reading, Unreadable, WatchedTransport, current_reading, longest_answer
 from refed_dspy.teachers.usage import without_usage
+
+if TYPE_CHECKING:
+    from refed_dspy.teachers.balance import BalancedEngine
 
 log = logging.getLogger("refed_dspy.teachers")
 _BACKOFF = wait_random_exponential(multiplier=0.5, max=30)
@@ -325,7 +328,7 @@ class BlockingTeacherEngine:
     supports_function_calling = TeacherEngine.supports_function_calling
     supported_params = TeacherEngine.supported_params
 
-    def __init__(self, engine: TeacherEngine) -> None:
+    def __init__(self, engine: TeacherEngine | BalancedEngine) -> None:
         self.engine = engine
 
     def __deepcopy__(self, memo: object) -> Self:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable
 
+from refed_dspy.errors import one_line
+
+log = logging.getLogger("refed_dspy.teachers")
 FIRST_OUTAGE, LONGEST_OUTAGE = 30.0, 900.0
 """Seconds for which a teacher that went down is not asked: twice as long each time, up to a quarter of an hour."""
 
@@ -33,6 +37,22 @@ class Outage:
             return False
         self._probing = True
         return True
+
+    def went_down(self, who: str, why: str) -> None:
+        """`begin`, and say so where it was up until now."""
+        if self.begin():
+            log.warning(
+                "%s does not answer (%s); its questions go to the others; trying it again in %.0f s",
+                who,
+                one_line(why, 200),
+                self.seconds,
+            )
+
+    def answered(self, who: str, was_down: bool) -> None:
+        """It answered. `was_down`: it was down when it was asked; then it is up again, and that is said."""
+        if was_down and self.down:
+            self.end()
+            log.warning("%s answers again", who)
 
     def begin(self) -> bool:
         """It did not answer. Returns whether it was up until now. An outage soon after the last one is longer."""

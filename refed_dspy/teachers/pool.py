@@ -6,7 +6,6 @@ answered before is returned from the ledger, so neither another draw nor an outa
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections import Counter
@@ -27,7 +26,6 @@ from refed_dspy.errors import (
     TeacherError,
     TooLong,
     UnfitRequest,
-    one_line,
 )
 from refed_dspy.ledger.batches import unsettled_calls
 from refed_dspy.ledger.recorder import CallRecorder
@@ -42,7 +40,6 @@ from refed_dspy.teachers.foreign import text_of
 from refed_dspy.teachers.outage import Outage
 from refed_dspy.teachers.recorded import Asked, RecordedTeacher, key_function, remembered, response_of
 
-log = logging.getLogger("refed_dspy.teachers")
 FEW = 3
 """So many refusals (400) in a row of a teacher that had answered are its own fault; fewer may be the requests'."""
 
@@ -72,7 +69,7 @@ class PoolMember:
         self.model, self.id = digest(teacher.identity), digest([teacher.identity, teacher.endpoint])
         self.shown = f"{teacher.model} at {teacher.endpoint}"
         names = {teacher.model, *([str(config.model or config.gguf)] if config else [])}
-        self._served = any((name, teacher.endpoint) in served for name in names)
+        self._served = any((name, endpoint) in served for name in names for endpoint in teacher.endpoints)
         self._refused = 0
         """How many requests it refused (400), one after another."""
 
@@ -108,21 +105,12 @@ class PoolMember:
 
     def went_down(self, error: RefedError) -> None:
         """Do not ask it for a while."""
-        if self.outage.begin():
-            why = error.reason if isinstance(error, RowError) else str(error)
-            log.warning(
-                "%s does not answer (%s); its questions go to the others; trying it again in %.0f s",
-                self.shown,
-                one_line(why, 200),
-                self.outage.seconds,
-            )
+        self.outage.went_down(self.shown, error.reason if isinstance(error, RowError) else str(error))
 
     def _answered(self, was_down: bool) -> None:
         """It answered. `was_down`: it was down when it was asked."""
         self._refused = 0
-        if was_down and self.outage.down:
-            self.outage.end()
-            log.warning("%s answers again", self.shown)
+        self.outage.answered(self.shown, was_down)
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,7 @@ def resolve(config: TeacherConfig, api_base: str | None = None) -> Route:
     base = api_base or config.api_base
     if base is None:
         return _known_provider(config)
+    assert isinstance(base, str), "several addresses are several routes"
     wire, _, name = str(config.model or config.gguf).partition("/")
     if api_base is not None:
         name = str(config.model or config.gguf)

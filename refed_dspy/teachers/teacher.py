@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ from refed_dspy.config.sampling import LEAST_TO_REASON, takes_temperature
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.errors import ConfigError, ModelError, one_line
 from refed_dspy.programs.fast_path import Engine, max_tokens_of
+from refed_dspy.teachers.balance import BalancedEngine
 from refed_dspy.teachers.engine import BlockingTeacherEngine, TeacherEngine
 from refed_dspy.teachers.foreign import foreign_engine
 from refed_dspy.teachers.prices import FREE, Price, in_batches, price_of, table_price
@@ -53,8 +54,8 @@ class TeacherLM(dspy.LM):
     """A `dspy.LM` on an engine of ours, which may also be asked without it (programs/fast_path.py)."""
 
     @property
-    def direct_engine(self) -> TeacherEngine:
-        engine: TeacherEngine = self._async_engine_spec
+    def direct_engine(self) -> TeacherEngine | BalancedEngine:
+        engine: TeacherEngine | BalancedEngine = self._async_engine_spec
         return engine
 
 
@@ -69,6 +70,7 @@ class Teacher:
     """Size of its context window in tokens, where known."""
     max_tokens: int
     endpoint: str
+    """Where it is asked; of several addresses, the first."""
     model: str
     config: TeacherConfig | None
     """Its settings; None for a caller's own LM object."""
@@ -83,6 +85,11 @@ class Teacher:
     """The caller's own language model, where it is one."""
     server: Any = None
     """What another Teacher of the same model may share: an embedded model's server, or the engine with the limits."""
+
+    @property
+    def endpoints(self) -> list[str]:
+        """Every address where it is asked."""
+        return [engine.endpoint for engine in _engines(self.server)] or [self.endpoint]
 
     @property
     def malformed_retries(self) -> int:
@@ -185,19 +192,24 @@ def at_once(teacher: Teacher) -> Teacher:
 def _remote(config: TeacherConfig, beside: Teacher | None = None) -> Teacher:
     usual = DEFAULT_CONCURRENCY if config.mode == "interactive" else BATCH_CONCURRENCY
     config = config.model_copy(update={"concurrency": config.concurrency or usual})
-    route = SIMULATED_ROUTE if config.simulated else resolve(config)
-    price = price_of(config, route.endpoint)
+    each = config.at_each_address()
+    routes = [SIMULATED_ROUTE if one.simulated else resolve(one) for one in each]
+    route, price, *others = routes[0], *(price_of(one, place.endpoint) for one, place in zip(each, routes, strict=True))
+    if any(other != price for other in others):
+        raise ModelError("the price is not known at every address of api_base; set price")
     if config.mode == "interactive":
-        lm = _language_model(config, route, price)
+        engines = [TeacherEngine(one, place, price) for one, place in zip(each, routes, strict=True)]
+        engine = engines[0] if len(engines) == 1 else BalancedEngine(engines)
+        lm = _language_model_on(config, engine, engine)
+        near = _engines(beside.server) if beside is not None and beside.model == config.model else []
+        for own in engines:
+            own.shares_limits_with = next((other for other in near if other.endpoint == own.endpoint), None)
     else:
         plain, price = price, in_batches(config, price)
         lm = _batch_model(config, route, price, plain)
-    same = beside is not None and (beside.endpoint, beside.model) == (route.endpoint, str(config.model))
-    if beside is not None and same and type(beside.server) is TeacherEngine:  # a batch has no limits to share
-        lm.direct_engine.shares_limits_with = beside.server
     return Teacher(
         identity=_identity(config, str(config.model)),
-        concurrency=config.concurrency or usual,
+        concurrency=(config.concurrency or usual) * len(each),
         window=config.context_window,
         max_tokens=config.max_tokens,
         endpoint=route.endpoint,
@@ -208,6 +220,13 @@ def _remote(config: TeacherConfig, beside: Teacher | None = None) -> Teacher:
         settings=_settings(config),
         server=lm.direct_engine,
     )
+
+
+def _engines(server: Any) -> Sequence[TeacherEngine]:
+    """The engines behind a `Teacher.server` whose limits others may share: not those of batches, which have none."""
+    if isinstance(server, BalancedEngine):
+        return server.engines
+    return [server] if type(server) is TeacherEngine else []
 
 
 def _batch_model(config: TeacherConfig, route: Route, price: Price | None, plain: Price | None) -> TeacherLM:
@@ -263,7 +282,9 @@ def _language_model(config: TeacherConfig, route: Route, price: Price | None, la
     return _language_model_on(config, engine, engine)
 
 
-def _language_model_on(config: TeacherConfig, at_once: TeacherEngine, engine: TeacherEngine) -> TeacherLM:
+def _language_model_on(
+    config: TeacherConfig, at_once: TeacherEngine | BalancedEngine, engine: TeacherEngine | BalancedEngine
+) -> TeacherLM:
     """`at_once`: what answers a caller without an event loop."""
     try:
         return TeacherLM(

@@ -150,7 +150,7 @@ def test_a_word_in_python_is_refined_by_its_roles_variables(monkeypatch: pytest.
     for name, value in {"REFED_TEACHER__API_BASE": SERVER, "REFED_JUDGE__API_BASE": "http://127.0.0.1:7/v1"}.items():
         monkeypatch.setenv(name, value)
 
-    def addresses(likes: Any, **stages: Any) -> list[str | None]:
+    def addresses(likes: Any, **stages: Any) -> list[Any]:
         configs = [teacher.config for teacher in open_teachers(likes, stages).teachers]
         return [config.api_base for config in configs if config is not None]
 
