@@ -24,10 +24,11 @@ from refed_dspy.programs.rendering import rendering
 from refed_dspy.records import PICO, AtMost, Call
 from refed_dspy.teachers.dialect import Dialect
 from refed_dspy.teachers.engine import TeacherEngine
+from refed_dspy.teachers.language_model import NO_BATCHES
 from refed_dspy.teachers.learned import learned_file, remember
 from refed_dspy.teachers.prices import Price, in_batches, table_name, table_window
 from refed_dspy.teachers.route import LOCAL_PROVIDERS
-from refed_dspy.teachers.teacher import NO_BATCHES, Teacher, at_once, open_teacher
+from refed_dspy.teachers.teacher import Teacher, at_once, open_teacher
 
 Tell = Callable[[str, str], None]
 """Takes the name of a finding and the finding."""

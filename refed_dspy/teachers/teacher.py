@@ -14,20 +14,25 @@ from urllib.parse import urlsplit
 
 import dspy
 from dspy.clients.base_lm import BaseLM
-from dspy.utils.exceptions import LMError
 
 from refed_dspy.config.keys import checked, know_environment, know_settings, without_keys
 from refed_dspy.config.loading import check_config, model_settings
-from refed_dspy.config.sampling import LEAST_TO_REASON, takes_temperature
 from refed_dspy.config.teacher import TeacherConfig
-from refed_dspy.errors import ConfigError, ModelError, one_line
+from refed_dspy.errors import ConfigError, ModelError
 from refed_dspy.programs.fast_path import Engine, max_tokens_of
 from refed_dspy.teachers.balance import BalancedEngine
-from refed_dspy.teachers.engine import BlockingTeacherEngine, TeacherEngine
+from refed_dspy.teachers.engine import TeacherEngine
 from refed_dspy.teachers.foreign import foreign_engine
+from refed_dspy.teachers.language_model import (
+    TeacherLM,
+    batch_model,
+    language_model,
+    language_model_on,
+    request_settings,
+)
 from refed_dspy.teachers.prices import FREE, Price, in_batches, price_of, table_price
 from refed_dspy.teachers.requests import OVERHEAD
-from refed_dspy.teachers.route import Route, key_variable, resolve
+from refed_dspy.teachers.route import key_variable, resolve
 from refed_dspy.teachers.simulated.model import ROUTE as SIMULATED_ROUTE
 
 TeacherLike: TypeAlias = Any
@@ -40,23 +45,12 @@ CACHE_MINIMA = {"openai": 1024, "azure": 1024, "anthropic": math.inf}
 """Tokens of a prompt below which these providers cache nothing. Anthropic caches only what a request marks, and no
 request does."""
 CHARACTERS_A_TOKEN = 4
-NO_BATCHES = {"anthropic", "gemini", "vertex", "vertex-express", "xai"}
-"""Providers whose Batch API, if they have one, is not like OpenAI's."""
 EMBEDDED_WINDOW = 8192
 # The only settings of a caller's own LM that identify its answers: others may be keys, or new objects each time.
 _SAMPLING = {
     "temperature", "max_tokens", "max_completion_tokens", "top_p", "top_k", "min_p", "n", "stop", "seed",
     "presence_penalty", "frequency_penalty", "reasoning_effort", "logit_bias",
 }  # fmt: skip
-
-
-class TeacherLM(dspy.LM):
-    """A `dspy.LM` on an engine of ours, which may also be asked without it (programs/fast_path.py)."""
-
-    @property
-    def direct_engine(self) -> TeacherEngine | BalancedEngine:
-        engine: TeacherEngine | BalancedEngine = self._async_engine_spec
-        return engine
 
 
 @dataclass
@@ -200,13 +194,13 @@ def _remote(config: TeacherConfig, beside: Teacher | None = None) -> Teacher:
     if config.mode == "interactive":
         engines = [TeacherEngine(one, place, price) for one, place in zip(each, routes, strict=True)]
         engine = engines[0] if len(engines) == 1 else BalancedEngine(engines)
-        lm = _language_model_on(config, engine, engine)
+        lm = language_model_on(config, engine, engine)
         near = _engines(beside.server) if beside is not None and beside.model == config.model else []
         for own in engines:
             own.shares_limits_with = next((other for other in near if other.endpoint == own.endpoint), None)
     else:
         plain, price = price, in_batches(config, price)
-        lm = _batch_model(config, route, price, plain)
+        lm = batch_model(config, route, price, plain)
     return Teacher(
         identity=_identity(config, str(config.model)),
         concurrency=(config.concurrency or usual) * len(each),
@@ -217,7 +211,7 @@ def _remote(config: TeacherConfig, beside: Teacher | None = None) -> Teacher:
         config=config,
         price=price,
         start=lambda: lm,
-        settings=_settings(config),
+        settings=request_settings(config),
         server=lm.direct_engine,
     )
 
@@ -227,19 +221,6 @@ def _engines(server: Any) -> Sequence[TeacherEngine]:
     if isinstance(server, BalancedEngine):
         return server.engines
     return [server] if type(server) is TeacherEngine else []
-
-
-def _batch_model(config: TeacherConfig, route: Route, price: Price | None, plain: Price | None) -> TeacherLM:
-    """A model behind its provider's batches. `plain`: the price of a call outside a batch."""
-    from refed_dspy.teachers.batch.engine import BatchEngine
-
-    if route.provider in NO_BATCHES:
-        raise ModelError(
-            f"mode: {config.mode} needs a Batch API like OpenAI's, which {config.model} does not have; set "
-            "mode: interactive"
-        )
-    at_once = TeacherEngine(config, route, plain)
-    return _language_model_on(config, at_once, BatchEngine(config, route, price, plain))
 
 
 def _embedded(config: TeacherConfig, beside: Teacher | None = None) -> Teacher:
@@ -270,40 +251,11 @@ def _embedded(config: TeacherConfig, beside: Teacher | None = None) -> Teacher:
         model=name,
         config=config,
         price=FREE,
-        start=lambda: _language_model(config, resolve(config, api_base=server.start()), FREE, label),
+        start=lambda: language_model(config, resolve(config, api_base=server.start()), FREE, label),
         stop=server.stop,
-        settings=_settings(config),
+        settings=request_settings(config),
         server=server,
     )
-
-
-def _language_model(config: TeacherConfig, route: Route, price: Price | None, label: str | None = None) -> TeacherLM:
-    engine = TeacherEngine(config, route, price, label)
-    return _language_model_on(config, engine, engine)
-
-
-def _language_model_on(
-    config: TeacherConfig, at_once: TeacherEngine | BalancedEngine, engine: TeacherEngine | BalancedEngine
-) -> TeacherLM:
-    """`at_once`: what answers a caller without an event loop."""
-    try:
-        return TeacherLM(
-            str(config.model or f"gguf/{config.gguf}"),
-            **_settings(config),
-            cache=False,
-            num_retries=0,
-            engine=BlockingTeacherEngine(at_once),
-            async_engine=engine,
-        )
-    except LMError as error:
-        raise ModelError(one_line(error)) from None
-
-
-def _settings(config: TeacherConfig) -> dict[str, Any]:
-    """What every request asks for. DSPy wants a model that reasons to be asked for so many tokens; the engine sends the
-    config's number where that is lower."""
-    least = LEAST_TO_REASON if not config.without_endpoint and not takes_temperature(str(config.model)) else 0
-    return {"temperature": config.temperature, "max_tokens": max(config.max_tokens, least)}
 
 
 def _identity(config: TeacherConfig, model: str) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.asking import about
 from refed_dspy.programs.question import current_repetition
 from refed_dspy.teachers.engine import BlockingTeacherEngine, TeacherEngine
+from refed_dspy.teachers.language_model import TeacherLM
 from refed_dspy.teachers.route import resolve
-from refed_dspy.teachers.teacher import TeacherLM
 from tests.support.scripted_engine import Writer
 
 UNWATCHED = {"disable_history": True, "trace": None, "max_trace_size": 0, "track_usage": False}
