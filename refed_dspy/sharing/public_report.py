@@ -34,8 +34,12 @@ def public(page: Page, title: str) -> Page:
         lead=_lead(page.lead),
         reason="",
         tables=[_table(table) for table in page.tables],
-        rows=None if page.rows is None else Rows(_names(page.rows.names), _columns(page.rows.columns)),
+        rows=None if page.rows is None else _rows(page.rows),
     )
+
+
+def _rows(rows: Rows) -> Rows:
+    return replace(rows, names=_names(rows.names), columns=_columns(rows.columns))
 
 
 def _lead(lead: Lead | str) -> Lead | str:

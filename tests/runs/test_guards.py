@@ -20,8 +20,8 @@ from refed_dspy.programs.asking import about
 from refed_dspy.programs.question import SECOND
 from refed_dspy.runs.forecast import forecast
 from refed_dspy.runs.result import Synthesis
+from refed_dspy.sharing.report.all_rows import measured
 from refed_dspy.sharing.report.glance import unchanged
-from refed_dspy.sharing.report.rows import read_rows
 from tests.filters.filtered_runs import WORDS, dropped
 from tests.support.scripted_batches import bill, simulated
 from tests.support.scripted_engine import Writer, fake_lm
@@ -145,7 +145,7 @@ def test_unchanged_improvements_are_counted(tmp_path: Path) -> None:
     assert counts(made, "response_guard")["remarks"] == {"unchanged": 2}
     assert "filters: 2 unchanged" in run_lines(made.status)
     with Ledger.read(tmp_path) as ledger:
-        (fact,) = unchanged(read_rows(ledger))
+        (fact,) = unchanged(measured(ledger))
     assert (fact.name, fact.value) == ("Unchanged", "2") and fact.note.startswith("of 6 ")
 
 

@@ -11,8 +11,8 @@ from typing import Any
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import seconds_at_work
 from refed_dspy.records import PICO, digest, dollars
+from refed_dspy.sharing.report.all_rows import AllRows
 from refed_dspy.sharing.report.charts import amounts, readable
-from refed_dspy.sharing.report.differences import BOTH
 from refed_dspy.sharing.report.rows import Rows
 
 _EXAMPLES = "SELECT stage, kind, count(*), min(reason) FROM failures GROUP BY 1, 2 ORDER BY 3 DESC"
@@ -55,11 +55,10 @@ class Lead:
         return f"{self.samples:,} samples from {self.references:,} references by {' and '.join(self.by)}: {self.cost}"
 
 
-def lead(status: Mapping[str, Any], rows: Rows) -> Lead:
-    kept = [at for at, flag in enumerate(rows.columns["kept"]) if flag]
-    finals = (rows.columns["writers"][at][-1] for at in kept)
+def lead(status: Mapping[str, Any], references: int, rows: Rows) -> Lead:
+    """`references`: those that the kept rows are from."""
+    finals = (writers[-1] for writers, kept in zip(rows.columns["writers"], rows.columns["kept"], strict=True) if kept)
     by = tuple(dict.fromkeys(rows.names["writers"][final]["model"] for final in finals if final >= 0))
-    references = len({rows.columns["reference"][at] for at in kept})
     return Lead(status["kept"], references, by or (str(status["teacher"].get("model", "a teacher")),), _money(status))
 
 
@@ -79,11 +78,10 @@ def facts(ledger: Ledger, status: Mapping[str, Any]) -> list[Fact]:
     return figures
 
 
-def unchanged(rows: Rows) -> list[Fact]:
+def unchanged(rows: AllRows) -> list[Fact]:
     """How many responses the improvement left as they were; nothing where it changed all."""
-    compared = [diff for diff, kept in zip(rows.columns["diff"], rows.columns["kept"], strict=True) if kept and diff]
-    same = sum(set(diff[::2]) == {BOTH} for diff in compared)
-    return [Fact("Unchanged", f"{same:,}", f"of {len(compared):,} responses, after improvement")] if same else []
+    note = f"of {rows.improved:,} responses, after improvement"
+    return [Fact("Unchanged", f"{rows.unchanged:,}", note)] if rows.unchanged else []
 
 
 def paid(ledger: Ledger, status: Mapping[str, Any], each: str = "") -> list[Fact]:
@@ -105,6 +103,17 @@ def pace(ledger: Ledger) -> Fact:
     """How fast calls come back at the moment."""
     (count,) = ledger.db.execute(_RECENT, (time.time() - _SECONDS,)).fetchone()
     return Fact("Calls per second", f"{count / _SECONDS:.1f}", f"in the last {_SECONDS} seconds")
+
+
+def listed(status: Mapping[str, Any], rows: Rows) -> list[str]:
+    """That not every row is listed, where it is so."""
+    if not rows.left_out:
+        return []
+    kept, all_ = sum(rows.columns["kept"]), len(rows) + rows.left_out
+    dropped = all_ - status["kept"]
+    also = f" and {len(rows) - kept:,} of {dropped:,} dropped rows" if dropped else ""
+    drawn = f"{kept:,} of {status['kept']:,} samples{also} are listed, drawn at random"
+    return [f"{drawn}. The map shows those; all other figures and charts count every row."]
 
 
 def notes(status: Mapping[str, Any]) -> list[str]:

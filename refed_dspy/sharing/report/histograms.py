@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from refed_dspy.metrics.wording import Spread, spread
 from refed_dspy.sharing.report.charts import Chart
 from refed_dspy.sharing.report.drawing import GREEN, RED, Histogram
-from refed_dspy.sharing.report.rows import Rows
 from refed_dspy.text import NO_VALUE, format_number
 
 _BINS = 40
-_TEXTS = {"instruction": "instruction", "plain response": "response", "improved response": "improved"}
+Scores: TypeAlias = tuple[Sequence[float], Sequence[float]]
 
 
-def lengths(rows: Rows) -> Chart | None:
-    """Words (separated by white space) in the texts of kept rows; None where no row was kept."""
-    kept = [at for at, flag in enumerate(rows.columns["kept"]) if flag]
-    words = {
-        name: np.asarray([len(text.split()) for at in kept if (text := rows.columns[column][at]) is not None])
-        for name, column in _TEXTS.items()
-    }
-    words = {name: counts for name, counts in words.items() if counts.size}
+def lengths(counts: Mapping[str, Sequence[int]]) -> Chart | None:
+    """Words in the texts of kept rows (`AllRows.words`); None where no row was kept."""
+    words = {name: np.asarray(numbers) for name, numbers in counts.items()}
     if not words:
         return None
     # The last bin holds everything longer: otherwise one huge text would squeeze all others into the first bin.
@@ -41,29 +35,30 @@ def lengths(rows: Rows) -> Chart | None:
     return Chart("lengths", "Lengths", f"Median words: {medians}.", figure, columns, table)
 
 
-def scores(rows: Rows) -> list[Chart]:
-    """A chart for each filter whose scores differ between rows: kept and dropped rows side by side."""
-    by_filter: dict[int, tuple[list[float | None], list[float | None]]] = {}
-    for decisions in rows.columns["decisions"]:
-        for label, kept, score, *_ in decisions:
-            kept_scores, dropped_scores = by_filter.setdefault(label, ([], []))
-            (kept_scores if kept else dropped_scores).append(score)
-    varied = [label for label, (kept, dropped) in by_filter.items() if len({*kept, *dropped} - {None}) > 1]
-    return [_scores(place, rows.names["filters"][label], *by_filter[label]) for place, label in enumerate(varied)]
+def scores(filters: Sequence[Mapping[str, Any]], given: Mapping[str, Scores]) -> list[Chart]:
+    """A chart for each filter whose scores differ between rows: kept and dropped rows side by side.
+
+    `filters`: see `decisions_by_filter`; `given`: see `AllRows.scores`.
+    """
+    found = [(counts, *map(np.asarray, given.get(counts["filter"], ((), ())))) for counts in filters]
+    varied = [each for each in found if len(np.unique(np.concatenate(each[1:]))) > 1]
+    return [_scores(place, *each) for place, each in enumerate(varied)]
 
 
-def _scores(place: int, name: str, kept_all: Sequence[float | None], dropped_all: Sequence[float | None]) -> Chart:
-    kept, dropped = ([score for score in scores if score is not None] for scores in (kept_all, dropped_all))
-    values = np.unique(np.asarray([*kept, *dropped]))
+def _scores(place: int, counts: Mapping[str, Any], dropped: Any, kept: Any) -> Chart:
+    values = np.unique(np.concatenate([kept, dropped]))
     few = len(values) <= _BINS  # such as grades: a bar each
     edges = _between(values) if few else np.linspace(values[0], values[-1], _BINS + 1)
     groups = (("kept", GREEN, kept), ("dropped", RED, dropped))
     places = (values if few else _centres(edges)).tolist()
-    heights = {group: (color, np.histogram(scores, edges)[0].tolist()) for group, color, scores in groups if scores}
-    without = len(kept_all) + len(dropped_all) - len(kept) - len(dropped)
-    text = f"{len(kept_all):,} rows kept and {len(dropped_all):,} dropped by {name}, by the score it gave."
+    heights = {
+        group: (color, np.histogram(scores, edges)[0].tolist()) for group, color, scores in groups if len(scores)
+    }
+    name, rows = counts["filter"], counts["kept"] + counts["dropped"]
+    without = rows - len(kept) - len(dropped)
+    text = f"{counts['kept']:,} rows kept and {counts['dropped']:,} dropped by {name}, by the score it gave."
     if without:
-        text += f" {without:,} of them have none." if kept else " It gives kept rows no score."
+        text += f" {without:,} of them have none." if len(kept) else " It gives kept rows no score."
     table = [[group, *_cells(spread(scores))] for group, _, scores in groups]
     columns = ("rows that were", "rows", "mean", "median", "5%", "95%", "highest")
     figure = Histogram("score", places, float(np.diff(edges).min()), heights, stacked=True)

@@ -128,7 +128,8 @@ def instruction_map(rows: Rows, map_: Map | None) -> Chart | None:
         for name, count in zip(rows.names["features"], counts, strict=True)
     ]
     near = f"Instructions that are similar {_BY[map_.by]} lie close together."
-    text = f"{len(rows):,} instructions from {opened:,} references. {near}"
+    of = f" of {len(rows) + rows.left_out:,}" if rows.left_out else ""
+    text = f"{len(rows):,}{of} instructions from {opened:,} references. {near}"
     figure = Dots(places, colourings, small=len(rows) > _MANY)
     return Chart("map", f"Map of instructions, by {map_.by}", text, figure, ("what", "how many"), table, wide=True)
 

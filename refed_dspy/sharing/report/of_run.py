@@ -11,6 +11,7 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.summary import run_status
 from refed_dspy.metrics.embedder import Embedder
 from refed_dspy.sharing.report import charts, glance, histograms
+from refed_dspy.sharing.report.all_rows import measured
 from refed_dspy.sharing.report.extracts import strip
 from refed_dspy.sharing.report.funnel import funnel
 from refed_dspy.sharing.report.map import Map, draw_map, instruction_map
@@ -22,9 +23,9 @@ DrawMap: TypeAlias = Callable[[Sequence[str], int], Map | None]
 """The map of texts by a seed."""
 
 
-def run_page(folder: Path, ledger: Ledger, draw: DrawMap) -> Page:
-    """The contents of a run's page."""
-    status, rows = run_status(ledger), read_rows(ledger)
+def run_page(folder: Path, ledger: Ledger, draw: DrawMap, most: int) -> Page:
+    """The contents of a run's page, on which at most `most` rows are listed."""
+    status, rows, every = run_status(ledger), read_rows(ledger, most), measured(ledger)
     steps = funnel(ledger, status)
     judge = ledger.meta("judge") or {}
     flow = f"{steps[0].count:,} instructions were written; {steps[-1].count:,} rows are in the data set."
@@ -33,8 +34,8 @@ def run_page(folder: Path, ledger: Ledger, draw: DrawMap) -> Page:
     map_ = draw(rows.columns["instruction"], int(status["seed"] or 0))
     made = [
         charts.flow(steps, "From instruction to row", flow),
-        histograms.lengths(rows),
-        *histograms.scores(rows),
+        histograms.lengths(every.words),
+        *histograms.scores(status["filters"], every.scores),
         charts.costs(status["usage"]),
         charts.progress(points),
         instruction_map(rows, map_),
@@ -42,11 +43,15 @@ def run_page(folder: Path, ledger: Ledger, draw: DrawMap) -> Page:
     samples = strip(rows)
     return Page(
         title=folder.absolute().name,
-        lead=glance.lead(status, rows),
+        lead=glance.lead(status, every.references, rows),
         state=status["state"],
         reason=status["reason"],
-        facts=facts + glance.unchanged(rows),
-        notes=[*glance.notes(status), *glance.self_judged(status["teacher"].get("model"), judge.get("model"))],
+        facts=facts + glance.unchanged(every),
+        notes=[
+            *glance.notes(status),
+            *glance.self_judged(status["teacher"].get("model"), judge.get("model")),
+            *glance.listed(status, rows),
+        ],
         galleries=[samples] if samples else [],
         charts=[chart for chart in made if chart is not None],
         tables=tables,

@@ -17,6 +17,7 @@ from refed_dspy.sharing.report.of_compile import compile_page
 from refed_dspy.sharing.report.of_filtering import filtering_page
 from refed_dspy.sharing.report.of_run import DrawMap, best_map, run_page
 from refed_dspy.sharing.report.page import Page, render
+from refed_dspy.sharing.report.rows import LISTED
 from refed_dspy.tracking.background import wanted
 from refed_dspy.tracking.track import log_page
 
@@ -61,8 +62,10 @@ def report(
     return path
 
 
-def read_page(folder: Path, draw: DrawMap) -> Page:
-    """The contents of the page of the work in `folder`. Raises RunDirError: none there, or nothing in it yet."""
+def read_page(folder: Path, draw: DrawMap, most: int = LISTED) -> Page:
+    """The contents of the page of the work in `folder`; of a run at most `most` rows are listed.
+
+    Raises RunDirError: none there, or nothing in it yet."""
     if (folder / FUNNEL).is_file() and not (folder / FILE).is_file():  # no judge was asked
         return filtering_page(folder, None)
     with Ledger.read(folder) as ledger:
@@ -72,7 +75,7 @@ def read_page(folder: Path, draw: DrawMap) -> Page:
             raise RunDirError(f"{folder}: no answers yet, so nothing to show; run or resume it first")
         ledger.db.execute("BEGIN")  # a snapshot: the work may go on meanwhile
         if holds == "run":
-            return run_page(folder, ledger, draw)
+            return run_page(folder, ledger, draw, most)
         return _PAGES[holds](folder, ledger)
 
 

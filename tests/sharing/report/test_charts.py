@@ -37,38 +37,38 @@ def bars(chart: charts.Chart | None) -> dict[str, dict[float, float]]:
     }
 
 
-def test_lengths_are_those_of_kept_rows_and_the_last_bin_has_what_is_longer() -> None:
-    words = [4] * 999 + [400]
-    texts: list[str | None] = ["w " * count for count in words]
-    columns: dict[str, list[Any]] = {
-        "kept": [1] * 1000 + [0],
-        "instruction": ["one two"] * 600 + ["w " * 7] * 400 + ["dropped " * 50],
-        "response": [*texts, "w " * 5000],
-        "improved": [None] * 1001,
-    }
-    chart = histograms.lengths(Rows({}, columns))
+def test_the_last_bin_of_lengths_has_what_is_longer() -> None:
+    counts = {"instruction": [2] * 600 + [7] * 400, "plain response": [4] * 999 + [400]}
+    chart = histograms.lengths(counts)
     assert chart is not None and set(bars(chart)) == {"instruction", "plain response"}
     plain = bars(chart)["plain response"]
     assert sum(plain.values()) == 1000 and max(plain) < 10, "one text without end takes no room, and is counted"
     assert chart.text == "Median words: 2 in the instruction, 4 in the plain response."
     assert [row[:2] for row in chart.rows] == [["instruction", "1,000"], ["plain response", "1,000"]]
     assert chart.rows[1][3:] == ["4", "4", "4", "400"]
-    assert histograms.lengths(Rows({}, {**columns, "kept": [0] * 1001})) is None
+    assert histograms.lengths({}) is None
+
+
+def decided(name: str, kept: int, dropped: int) -> dict[str, Any]:
+    return {"filter": name, "kept": kept, "dropped": dropped}
 
 
 def test_scores_of_kept_and_dropped_rows_apart() -> None:
-    decisions = [[[0, 1, 5.0, "", ""], [1, 1, 0.25, "", ""], [2, 1, 1.0, "", ""]], [[0, 0, 2.0, "", ""]]]
-    decisions += [[[0, 1, 4.0, "", ""], [1, 1, 0.5, "", ""], [2, 1, 1.0, "", ""]], [[0, 1, None, "", ""]], []]
-    grades, odd = histograms.scores(Rows({"filters": ["rubric", MARKUP, "constant"]}, {"decisions": decisions}))
+    filters = [decided("guard", 5, 0), decided("rubric", 3, 1), decided(MARKUP, 2, 0), decided("constant", 2, 0)]
+    given = {"constant": ([], [1.0, 1.0]), "rubric": ([2.0], [5.0, 4.0]), MARKUP: ([], [0.25, 0.5])}
+    grades, odd = histograms.scores(filters, given)
     assert bars(grades) == {"kept": {5: 1, 4: 1}, "dropped": {2: 1}}, "a bar a grade"
     assert grades.text == "3 rows kept and 1 dropped by rubric, by the score it gave. 1 of them have none."
     assert [row[:3] for row in grades.rows] == [["kept", "2", "4.50"], ["dropped", "1", "2"]]
     assert (grades.id, odd.id) == ("scores-0", "scores-1") and bars(odd) == {"kept": {0.25: 1, 0.5: 1}}
 
 
+def test_scores_of_one_value_tell_no_row_from_another() -> None:
+    assert histograms.scores([decided("rubric", 2, 1)], {"rubric": ([4.0], [4.0])}) == []
+
+
 def test_scores_of_many_values_are_counted_in_bins() -> None:
-    decisions = [[[0, 1, at / 1000, "", ""]] for at in range(1000)]
-    (chart,) = histograms.scores(Rows({"filters": ["rouge"]}, {"decisions": decisions}))
+    (chart,) = histograms.scores([decided("rouge", 1000, 0)], {"rouge": ([], [at / 1000 for at in range(1000)])})
     heights = bars(chart)["kept"]
     assert len(heights) == 40 and sum(heights.values()) == 1000 and min(heights.values()) >= 24
 

@@ -37,7 +37,7 @@ def page() -> Page:
     ]
     columns = {"instruction": ["what was written at /home stays", ""], "decisions": decisions}
     return Page(
-        "somebody's", lead, "at its cap", "in /home/somebody", facts, ["note"], (), (), tables, Rows(names, columns)
+        "somebody's", lead, "at its cap", "in /home/somebody", facts, ["note"], (), (), tables, Rows(names, columns, 7)
     )
 
 
@@ -62,6 +62,7 @@ def test_what_is_private_is_removed() -> None:
 def test_what_the_models_wrote_stays() -> None:
     published, before = public(page(), "the set").rows, page().rows
     assert published is not None and before is not None and published.columns.keys() == before.columns.keys()
+    assert published.left_out == 7
     assert published.columns["instruction"] == before.columns["instruction"]
 
 
