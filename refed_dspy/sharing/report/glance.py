@@ -113,7 +113,7 @@ def listed(status: Mapping[str, Any], rows: Rows) -> list[str]:
     dropped = all_ - status["kept"]
     also = f" and {len(rows) - kept:,} of {dropped:,} dropped rows" if dropped else ""
     drawn = f"{kept:,} of {status['kept']:,} samples{also} are listed, drawn at random"
-    return [f"{drawn}. The map shows those; all other figures and charts count every row."]
+    return [f"{drawn}. Figures and charts count all rows."]
 
 
 def notes(status: Mapping[str, Any]) -> list[str]:

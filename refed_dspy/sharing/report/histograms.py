@@ -40,9 +40,9 @@ def scores(filters: Sequence[Mapping[str, Any]], given: Mapping[str, Scores]) ->
 
     `filters`: see `decisions_by_filter`; `given`: see `AllRows.scores`.
     """
-    found = [(counts, *map(np.asarray, given.get(counts["filter"], ((), ())))) for counts in filters]
-    varied = [each for each in found if len(np.unique(np.concatenate(each[1:]))) > 1]
-    return [_scores(place, *each) for place, each in enumerate(varied)]
+    found = [(counts, [np.asarray(part) for part in given.get(counts["filter"], ((), ()))]) for counts in filters]
+    varied = [(counts, parts) for counts, parts in found if len(np.unique(np.concatenate(parts))) > 1]
+    return [_scores(place, counts, *parts) for place, (counts, parts) in enumerate(varied)]
 
 
 def _scores(place: int, counts: Mapping[str, Any], dropped: Any, kept: Any) -> Chart:

@@ -130,14 +130,14 @@ class _RowReader:
         for at in range(0, len(numbers), _PAGE):
             page = numbers[at : at + _PAGE]
             records = self._among(_ROWS, page).fetchall()
-            new = {position: id_ for _, _, position, id_, *_ in records if position not in self.references}
+            new = {id_ for _, _, position, id_, *_ in records if position not in self.references}
             proposals = {f"{id_}/{feature}" for _, _, _, id_, feature, *_ in records}
             items = [str(number) for number in page]
-            answers = self._grouped(_ANSWERS, [*items, *proposals, *new.values()])
+            answers = self._grouped(_ANSWERS, [*items, *proposals, *new])
             calls, decisions = self._grouped(_CALLS, items), self._grouped(_DECISIONS, page)
-            for position, id_ in new.items():
-                self._learn(position, answers[id_])
             for number, seq, position, id_, feature, round_, *texts in records:
+                if position not in self.references:
+                    self._learn(position, answers[id_])
                 row = {
                     "number": seq,
                     "kept": int(seq is not None),
@@ -172,11 +172,10 @@ class _RowReader:
         last = {stage: rest for stage, _, *rest in own}
         asked = [rest for stage, repetition, *rest in proposals if (stage, repetition) == (_PROPOSAL, round_)]
         by = [asked[-1] if asked else None, last.get("response_generation"), last.get(self.final)]
+        criticism = last.get("sample_feedback")
         return {
             "writers": [-1 if answer is None else self._writer(*answer[:2]) for answer in by],
-            "feedback": _fields(last["sample_feedback"][-1]).get("response_feedback")
-            if "sample_feedback" in last
-            else None,
+            "feedback": None if criticism is None else _fields(criticism[-1]).get("response_feedback"),
             "verdicts": [[self.stages.number(stage), *_verdict(rest[-1])] for stage, *rest in own if stage in _JUDGES],
         }
 

@@ -56,7 +56,7 @@ def test_a_page_says_that_it_lists_some_rows_and_its_figures_are_of_all(folder: 
     kept = sum(some.rows.columns["kept"])
     assert some.notes[1:] == [
         f"{kept} of {KEPT} samples and {LISTED - kept} of {len(every) - KEPT} dropped rows are listed, drawn at random."
-        " The map shows those; all other figures and charts count every row."
+        " Figures and charts count all rows."
     ] and 0 < kept < LISTED < KEPT  # fmt: skip
     assert (whole.notes, len(whole.rows), whole.rows.left_out) == (some.notes[:1], len(every), 0)
     assert (some.lead, some.facts) == (whole.lead, whole.facts)

@@ -1,4 +1,4 @@
-// The page while the work goes on: figures every second, the rest when it changed.
+// The page while the work goes on: figures every second, if they take no longer, and the rest when it changed.
 (function (refed) {
   "use strict";
 
@@ -41,8 +41,11 @@
 
   async function follow() {
     const live = document.getElementById("live");
+    let wait = 1000; // Milliseconds between two looks at the figures, at least; and ten times what the last one took.
     try {
+      const asked = performance.now();
       const now = await (await ask("now")).json();
+      wait = Math.max(wait, 10 * (performance.now() - asked));
       figures(now.facts);
       live.textContent = "";
       if (now.mark !== shown && performance.now() >= next) {
@@ -55,7 +58,7 @@
     } catch (error) {
       live.textContent = `Not followed any more (${error.message}). Is refed watch still running?`;
     }
-    setTimeout(follow, 1000);
+    setTimeout(follow, wait);
   }
 
   const live = refed.make("p", "lead");
