@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Annotated, Any
@@ -213,8 +213,21 @@ class Call:
 
 def digest(value: Any) -> str:
     """Sixteen hex digits of `value` as JSON with sorted keys."""
+    return sha256(_as_json(value)).hexdigest()[:16]
+
+
+def digest_of(values: Iterable[Any], *others: Any) -> str:
+    """`digest([*values])`, or with `others` `digest([[*values], *others])`; one value at a time is in memory."""
+    found = sha256(b"[[" if others else b"[")
+    for place, value in enumerate(values):
+        found.update((b", " if place else b"") + _as_json(value))
+    found.update(b"]" + b"".join(b", " + _as_json(value) for value in others) + (b"]" if others else b""))
+    return found.hexdigest()[:16]
+
+
+def _as_json(value: Any) -> bytes:
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=json_default)
-    return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return text.encode("utf-8", "surrogatepass")
 
 
 def json_default(value: Any) -> Any:

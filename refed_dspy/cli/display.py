@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from threading import Event, Thread
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
@@ -111,3 +112,20 @@ def shown(work: Callable[..., T], *arguments: Any, **keywords: Any) -> T:
     """What `work` returns. Its progress is shown meanwhile."""
     with Display().showing() as display:
         return work(*arguments, **keywords, progress=False, on_progress=display.watch)
+
+
+@contextmanager
+def rows_shown(console: Console | None = None) -> Iterator[Callable[[Iterable[T], int | None], Iterable[T]]]:
+    """Inside the block, the rows that are passed through what it gives are counted by a bar, of how many there are if
+    that is known. Nothing is shown where stderr is no terminal."""
+    from rich import progress
+
+    console = console or Console(file=sys.stderr)
+    if not console.is_terminal:
+        yield lambda rows, _: rows
+        return
+    columns = progress.BarColumn(24), progress.MofNCompleteColumn(), progress.TextColumn("rows")
+    with progress.Progress(*columns, progress.TimeRemainingColumn(), console=console, transient=True) as bar:
+        say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+        with lines_printed_by(say):
+            yield lambda rows, total: bar.track(rows, total)

@@ -223,6 +223,7 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
 ) -> None:
     """Write a run's samples, filtered or recycled rows, or the rows that filters dropped, to a file."""
+    from refed_dspy.cli.display import rows_shown
     from refed_dspy.data.export import export as write
     from refed_dspy.data.export import export_dropped
     from refed_dspy.data.formats import PAIRED
@@ -242,7 +243,8 @@ def export(
             report(f"{export_dropped(run_dir, path, force=force)} dropped rows")
         return
     with written(out or Path("samples.parquet" if format == "parquet" else "samples.jsonl")) as (path, report):
-        made = write(run_dir, format, path, force=force, reasoning=reasoning)
+        with rows_shown() as through:
+            made = write(run_dir, format, path, force=force, reasoning=reasoning, through=through)
         noun = "pairs" if format in PAIRED else "rows" if work in ROWS else "samples"
         report(f"{made.count} {noun}", made.told)
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from refed_dspy.config.base import PAIR
+from refed_dspy.data.on_disk import OnDisk, Rows
 from refed_dspy.data.read import rows_of
 from refed_dspy.data.references import none_usable
 from refed_dspy.data.rows import data_rows
@@ -20,7 +23,7 @@ from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.identity import named_work
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import FUNNEL
-from refed_dspy.records import DataRow, Reference, digest
+from refed_dspy.records import DataRow, Reference, digest, digest_of
 from refed_dspy.text import Shown
 
 ROLES = (*PAIR, "plain")
@@ -32,7 +35,7 @@ class DataSet(Shown):
     """The usable rows of a data set in their order, and the others. `name` is the source as it was named."""
 
     name: str
-    rows: Sequence[DataRow]
+    rows: Rows
     left_out: Mapping[str, int]
     """How many rows were left out, by reason."""
     unread: Sequence[tuple[int, str, Mapping[str, Any]]] = ()
@@ -42,12 +45,17 @@ class DataSet(Shown):
         return f"{len(self.rows)} rows of {self.name}"
 
     def _table(self) -> tuple[Sequence[str], Iterable[Sequence[object]]]:
-        return ("instruction", "response"), ((row.instruction, row.response) for row in self.rows)
+        return self.rows._table()
+
+    @cached_property
+    def without_plain(self) -> int:
+        """How many rows lack the response before it was improved."""
+        return sum(row.plain is None for row in self.rows)
 
     @property
     def has_plain(self) -> bool:
         """Whether every row has the response before it was improved, too."""
-        return all(row.plain is not None for row in self.rows)
+        return not self.without_plain
 
 
 @briefly
@@ -69,17 +77,26 @@ def load_dataset(source: Any, columns: Mapping[str, str] | None = None) -> DataS
     """
     columns = dict(columns or _noted_columns(source))
     check_roles(columns, ROLES)
-    name, rows, references = _source(source)
-    usable: list[DataRow] = []
-    unread: list[tuple[int, str, Mapping[str, Any]]] = []
+    with _source(source) as (name, rows, references):
+        return _loaded(name, rows, references, columns)
+
+
+def _loaded(
+    name: str,
+    rows: Iterable[tuple[int, Mapping[str, Any]]],
+    references: Mapping[str, Reference],
+    columns: Mapping[str, str],
+) -> DataSet:
+    usable, unread = Rows(references), OnDisk[tuple[int, str, Mapping[str, Any]]]()
+    left_out: Counter[str] = Counter()
     seen: dict[str, None] = {}
     for number, row in rows:
         seen.update(dict.fromkeys(str(key) for key in row))
         try:
-            usable.append(_row(number, row, columns, references))
+            usable.append(_row(number, row, columns))
         except LeftOut as reason:
             unread.append((number, str(reason), dict(row)))
-    left_out = Counter(reason for _, reason, _ in unread)
+            left_out[str(reason)] += 1
     if not usable:
         raise ReferencesError(none_usable(name, left_out, [*seen][:12]))
     if "plain" in columns and columns["plain"] not in seen:
@@ -90,17 +107,21 @@ def load_dataset(source: Any, columns: Mapping[str, str] | None = None) -> DataS
     return DataSet(name, usable, dict(left_out), unread)
 
 
-def _source(source: Any) -> tuple[str, Iterable[tuple[int, Mapping[str, Any]]], Mapping[str, Reference]]:
+@contextmanager
+def _source(source: Any) -> Iterator[tuple[str, Iterable[tuple[int, Mapping[str, Any]]], Mapping[str, Reference]]]:
     """Its name, its rows with their numbers, and by id the references that a run made them from."""
     if isinstance(source, str | Path):
         folder = Path(source)
         if _is_file(folder / FUNNEL) or _is_file(folder / FILE):
             if (work := work_in(folder)) in ROWS:
-                return str(source), enumerate(rows_in(folder, work), start=1), {}
-            made, references = _rows_of_run(folder, work)
-            return str(source), enumerate(made, start=1), references
+                yield str(source), enumerate(rows_in(folder, work), start=1), {}
+                return
+            with _run(folder, work) as ledger:
+                references = {reference.id: reference for reference in ledger.references()}
+                yield str(source), enumerate(data_rows(ledger), start=1), references
+            return
     name, rows = rows_of(source, "data")
-    return name, rows, {}
+    yield name, rows, {}
 
 
 def _noted_columns(source: Any) -> dict[str, str]:
@@ -117,18 +138,17 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _rows_of_run(folder: Path, work: str) -> tuple[list[dict[str, Any]], dict[str, Reference]]:
+@contextmanager
+def _run(folder: Path, work: str) -> Iterator[Ledger]:
     with Ledger.read(folder) as ledger:
         if work != "run":
             there = sorted(path.name for path in folder.glob("*.jsonl"))
             hint = f"pass one of its files: {', '.join(there)}" if there else "pass a run's folder or a file"
             raise ReferencesError(f"{folder}: contains {named_work(work)}, not a run; {hint}")
-        return list(data_rows(ledger)), {reference.id: reference for reference in ledger.references()}
+        yield ledger
 
 
-def _row(
-    number: int, row: Mapping[str, Any], columns: Mapping[str, str], references: Mapping[str, Reference]
-) -> DataRow:
+def _row(number: int, row: Mapping[str, Any], columns: Mapping[str, str]) -> DataRow:
     """Raises LeftOut for a row that is no pair of instruction and response."""
     if None in row:  # where Python's csv puts cells beyond the last column
         raise LeftOut("more cells than columns")
@@ -137,9 +157,8 @@ def _row(
     if "response" not in names and isinstance(row.get("improved_response"), str):  # as this package exports it
         names["response"], plain = "improved_response", plain or "response"
     pair = exchange_of(row, names)
-    reference = references.get(row["reference"]) if references else None
     before = None if plain is None else _plain(row, plain)
-    return DataRow(number, pair.instruction, pair.response, before, dict(row), reference, pair.system)
+    return DataRow(number, pair.instruction, pair.response, before, dict(row), system=pair.system)
 
 
 def _plain(row: Mapping[str, Any], column: str) -> str | None:
@@ -154,12 +173,12 @@ def _plain(row: Mapping[str, Any], column: str) -> str | None:
     return value.strip()
 
 
-def drawn(rows: Sequence[DataRow], count: int | None, seed: int) -> list[DataRow]:
+def drawn(rows: Rows, count: int | None, seed: int) -> Rows:
     """`count` of the rows, drawn by `seed`, in their order; None: all. A larger count draws the same rows and more."""
     if count is None or count >= len(rows):
-        return list(rows)
+        return rows
     order = random.Random(seed).sample(range(len(rows)), len(rows))
-    return [rows[i] for i in sorted(order[:count])]
+    return rows.at(sorted(order[:count]))
 
 
 def data_identity(source: Any, data: DataSet) -> str:
@@ -169,4 +188,9 @@ def data_identity(source: Any, data: DataSet) -> str:
     if isinstance(source, str | Path) and (Path(source) / FILE).is_file() and work_in(Path(source)) == "run":
         with Ledger.read(Path(source)) as ledger:
             return digest(["run", ledger.meta("identity")])
-    return digest([[row.number, row.instruction, row.response, row.plain] for row in data.rows])
+    return digest_of(texts_of(data.rows))
+
+
+def texts_of(rows: Iterable[DataRow]) -> Iterator[list[Any]]:
+    """What identifies each row: number, instruction, response, plain response."""
+    return ([row.number, row.instruction, row.response, row.plain] for row in rows)

@@ -5,20 +5,22 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from itertools import chain, islice
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from refed_dspy.config.named import FORMATS as OWN_FORMATS
 from refed_dspy.config.named import is_named, raised, resolve
 from refed_dspy.data.dataset import load_dataset
 from refed_dspy.data.formats import FORMS, PAIRED, THINKING, Pairs, Row, margins_of
-from refed_dspy.data.rows import LINEAGE_COLUMNS, REASONING, data_rows, dropped_rows, extra_columns
-from refed_dspy.data.sources import REMARKS, as_trained, margin_of, run_behind
+from refed_dspy.data.rows import REASONING, data_rows, dropped_rows, extra_columns
+from refed_dspy.data.sources import as_trained, margin_of, run_behind
 from refed_dspy.data.stored import DROPPED, ROWS, json_lines, rows_in, work_in
+from refed_dspy.data.tables import made_schema, mapped, run_schema, run_tables, tables, write_parquet
 from refed_dspy.errors import ExportError, RunDirError, briefly, one_line
 from refed_dspy.files import as_export_error, whole_file, write_lines
 from refed_dspy.ledger.identity import named_work
@@ -28,9 +30,7 @@ from refed_dspy.ledger.summary import decisions_by_filter
 if TYPE_CHECKING:
     import datasets
 
-_ROW_GROUP = 1_000
-
-
+Through = Callable[[Iterable[Any], int | None], Iterable[Any]]
 FORMATS = ("jsonl", "parquet", *[name for name in FORMS if name != "jsonl"], *PAIRED)
 
 
@@ -50,6 +50,7 @@ def export(
     *,
     force: bool = False,
     reasoning: bool = False,
+    through: Through = lambda rows, total: rows,  # noqa: ARG005
 ) -> Exported:
     """Write the samples that the run in `run_dir` has so far, or the rows that a filtering or a recycling kept, to
     `out`, whole or not at all.
@@ -58,7 +59,8 @@ def export(
     `prompt-completion` are JSON lines of (instruction, improved response); `preference` and `kto` are JSON lines of
     pairs (`data.formats.Pairs`); any other name is that of a function from a row to a line's mapping (`config.named`).
     With `reasoning`, also what the model thought before the improved response, as a column, or as the message's
-    `reasoning_content`.
+    `reasoning_content`. `through` is given the rows and their number, None where that is not known, and gives them back
+    one by one: to show how many have passed.
 
     Raises:
         ExportError: `out` exists and `force` is not set, it cannot be written, there is no sample yet, or no pair.
@@ -73,21 +75,24 @@ def export(
         raise ExportError(f"format {format}: cannot contain reasoning; use {', '.join(THINKING)}")
     if (work := work_in(run_dir)) in ROWS:
         _check_free(out, force)
-        return _export_made(run_dir, work, format, form, out, reasoning=reasoning)
+        return _export_made(run_dir, work, format, form, out, reasoning=reasoning, through=through)
     if work != "run":
         raise RunDirError(f"{run_dir}: contains {named_work(work)}; only a run, filtered or recycled rows are exported")
     with _ledger_for(run_dir, out, force) as ledger:
         if not ledger.kept():
             raise ExportError(f"{run_dir}: no samples yet; run or resume it first")
         if format in PAIRED:
-            return _export_pairs(Pairs.of_run(ledger, format), out)
+            pairs = Pairs.of_run(ledger, format)
+            return _export_pairs(replace(pairs, rows=through(pairs.rows, ledger.kept())), out)
         thoughts = Counter[bool]()
-        rows = _counting(data_rows(ledger, reasoning=reasoning), thoughts)
+        rows = _counting(through(data_rows(ledger, reasoning=reasoning), ledger.kept()), thoughts)
         if form is not None:
             count = write_lines(out, map(form, rows))
         else:
+            extra = extra_columns(ledger)
+            schema = run_schema(extra, reasoning=reasoning)
             with whole_file(out) as file:
-                count = _parquet(rows, file, extra_columns(ledger), reasoning=reasoning)
+                count = write_parquet(run_tables(rows, schema, extra), file, schema)
         return Exported(count, f"{thoughts[True]} with reasoning" if reasoning else "")
 
 
@@ -99,49 +104,30 @@ def _export_made(
     out: Path,
     *,
     reasoning: bool,
+    through: Through,
 ) -> Exported:
     """Write the rows that a filtering or a recycling kept: `jsonl` and `parquet` as they are, other formats of what
     they are to a trainer."""
-    if next(rows_in(folder, work), None) is None:
+    made = partial(rows_in, folder, work)
+    if next(made(), None) is None:
         raise ExportError(f"{folder}: no row was kept, so there is nothing to export")
-    data = load_dataset(folder)
+    if format == "jsonl":
+        return Exported(write_lines(out, through(made(), None)))
+    if format == "parquet":
+        schema, as_text = made_schema(made())
+        with as_export_error(out), whole_file(out) as file:
+            return Exported(write_parquet(tables(through(made(), None), schema, as_text), file, schema))
+    rows = through(load_dataset(folder).rows, None)
     if format in PAIRED:
         with run_behind(folder) as ledger:
             margins = {} if ledger is None else margins_of(ledger)
-        judged = [margin_of(row) or margins.get(row.fields.get("sample", 0)) for row in data.rows]
-        return _export_pairs(Pairs(zip(map(as_trained, data.rows), judged, strict=True), format), out)
-    if format == "jsonl":
-        return Exported(write_lines(out, rows_in(folder, work)))
-    if form is not None:
-        thoughts, without = Counter[bool](), {} if reasoning else {REASONING: ""}
-        rows = ({**as_trained(row), **without} for row in data.rows)
-        count = write_lines(out, map(form, _counting(rows, thoughts)))
-        return Exported(count, f"{thoughts[True]} with reasoning" if reasoning else "")
-    table = made_table([row.fields for row in data.rows])
-    import pyarrow.parquet as pq
-
-    with as_export_error(out), whole_file(out) as file:
-        pq.write_table(table, file)
-    return Exported(table.num_rows)
-
-
-def made_table(rows: Sequence[Row]) -> Any:
-    """Rows of any columns as a `pyarrow.Table`. A column of a run's rows has its type there; one whose values have no
-    common type, and the filters' remarks, are JSON."""
-    import pyarrow as pa
-
-    known = _schema(pa, {})
-    columns = dict.fromkeys(name for row in rows for name in row)
-    return pa.table({name: _array(pa, name, [row.get(name) for row in rows], known) for name in columns})
-
-
-def _array(pa: Any, name: str, values: Sequence[Any], known: Any) -> Any:
-    if name != REMARKS:
-        for kind in [known.field(name).type, None] if name in known.names else [None]:
-            with suppress(pa.ArrowException, OverflowError):
-                made = pa.array(values, kind)
-                return made if not pa.types.is_null(made.type) else made.cast(pa.string())
-    return pa.array(map(_as_text, values), pa.string())
+        judged = ((as_trained(row), margin_of(row) or margins.get(row.fields.get("sample", 0))) for row in rows)
+        return _export_pairs(Pairs(judged, format), out)
+    assert form is not None
+    thoughts, without = Counter[bool](), {} if reasoning else {REASONING: ""}
+    trained = ({**as_trained(row), **without} for row in rows)
+    count = write_lines(out, map(form, _counting(trained, thoughts)))
+    return Exported(count, f"{thoughts[True]} with reasoning" if reasoning else "")
 
 
 def _counting(rows: Iterable[dict[str, Any]], thoughts: Counter[bool]) -> Iterator[dict[str, Any]]:
@@ -197,65 +183,12 @@ def _check_free(out: Path, force: bool) -> None:
             raise ExportError(f"{out}: already exists; choose another file or overwrite it with force=True")
 
 
-def _parquet(rows: Iterable[Row], file: IO[bytes], extra: Mapping[str, str], *, reasoning: bool) -> int:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    count = 0
-    remaining = iter(rows)
-    schema = _schema(pa, extra, reasoning=reasoning)
-    with pq.ParquetWriter(file, schema) as writer:
-        while group := list(islice(remaining, _ROW_GROUP)):
-            writer.write_table(_table(pa, group, schema, extra))
-            count += len(group)
-    return count
-
-
-def _table(pa: Any, rows: Sequence[Row], schema: Any, extra: Mapping[str, str]) -> Any:
-    """`rows` as a table. What an extra column holds is text where it has no plain type: JSON, unless it is a text."""
-    as_text = [name for name, kind in extra.items() if kind not in _PLAIN]
-    changed = [{**row, **{name: _as_text(row[name]) for name in as_text}} for row in rows]
-    return pa.Table.from_pylist(changed, schema=schema)
-
-
-def _as_text(value: Any) -> str | None:
-    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-_PLAIN = {"str": "string", "int": "int64", "float": "float64", "bool": "bool"}
-"""Type of an extra column → its name in Arrow."""
-
-
-def _schema(pa: Any, extra: Mapping[str, str], *, reasoning: bool = False) -> Any:
-    text, notes, number = pa.string(), pa.list_(pa.string()), pa.int64()
-    analysis = pa.struct(
-        [("original_strengths", notes), ("improvement_opportunities", notes), ("relevant_feedback", notes)]
-    )
-    strategy = pa.struct([("planned_changes", notes), ("rationale", text)])
-    columns = {
-        "instruction": text,
-        "response": text,
-        "analysis": analysis,
-        "implementation_strategy": strategy,
-        "improved_response": text,
-        **dict.fromkeys(LINEAGE_COLUMNS, text),
-        **dict.fromkeys(("sample", "round", "prompt_tokens", "completion_tokens"), number),
-        "cost": pa.float64(),
-        **{name: pa.type_for_alias(_PLAIN.get(kind, "string")) for name, kind in extra.items()},
-        **({REASONING: text} if reasoning else {}),
-    }
-    return pa.schema(list(columns.items()))
-
-
 def to_dataset(run_dir: Path) -> datasets.Dataset:
-    """The samples so far as a `datasets.Dataset`, lineage included."""
-    import datasets
-    import pyarrow as pa
-
+    """The samples so far as a `datasets.Dataset`, lineage included; see `mapped`."""
     with Ledger.read(run_dir) as ledger:
         extra = extra_columns(ledger)
-        table = _table(pa, list(data_rows(ledger)), _schema(pa, extra), extra)
-    return datasets.Dataset(table)
+        schema = run_schema(extra)
+        return mapped(run_tables(data_rows(ledger), schema, extra), schema)
 
 
 def export_dropped(run_dir: Path, out: Path, *, force: bool = False) -> int:

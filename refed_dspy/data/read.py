@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
 import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.resources import files
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from refed_dspy.errors import ReferencesError, one_line
 from refed_dspy.files import read_bytes
@@ -32,7 +35,8 @@ def read_rows(source: str | Path) -> Rows:
         ReferencesError: one line with file, row and remedy.
     """
     if source in OWN:
-        return _jsonl(str(source), files("refed_dspy.data").joinpath(OWN[str(source)]).read_text(encoding="utf-8"))
+        own = files("refed_dspy.data").joinpath(OWN[str(source)])
+        return _objects(str(source), own.read_bytes().split(b"\n"))
     path = Path(source)
     try:
         there = path.stat()
@@ -98,7 +102,7 @@ def _file(path: Path) -> Rows:
     reader = _READERS.get(kind)
     if reader is None:
         raise ReferencesError(f"{path}: unknown file type; use {', '.join(_READERS)} or .parquet")
-    return reader(str(path), read_text(path))
+    return reader(path)
 
 
 def read_text(path: Path) -> str:
@@ -107,7 +111,7 @@ def read_text(path: Path) -> str:
         return read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
-        raise ReferencesError(f"{path} line {line}: not UTF-8; save the file as UTF-8 and run again") from None
+        raise _not_utf8(path, line) from None
     except OSError as error:
         raise ReferencesError(f"{path}: cannot be read: {one_line(error.strerror or error)}") from None
 
@@ -118,11 +122,31 @@ def _object(name: str, number: int, value: Any) -> Mapping[str, Any]:
     return value
 
 
-def _jsonl(name: str, text: str) -> Rows:
-    for number, line in enumerate(text.split("\n"), start=1):
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    """A file whose parts are read as they are needed. Raises ReferencesError where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            yield file
+    except OSError as error:
+        raise ReferencesError(f"{path}: cannot be read: {one_line(error.strerror or error)}") from None
+
+
+def _jsonl(path: Path) -> Rows:
+    with _opened(path) as file:
+        yield from _objects(str(path), file)
+
+
+def _objects(name: str, lines: Iterable[bytes]) -> Rows:
+    """The objects of JSON lines."""
+    for number, line in enumerate(lines, start=1):
+        if number == 1:
+            line = line.removeprefix(codecs.BOM_UTF8)
         if line.strip():
             try:
-                yield number, _object(name, number, json.loads(line))
+                yield number, _object(name, number, json.loads(line.removesuffix(b"\n").decode()))
+            except UnicodeDecodeError:
+                raise _not_utf8(name, number) from None
             except json.JSONDecodeError as error:
                 reason = f"broken JSON: {error.msg} at column {error.colno}"
                 raise ReferencesError(f"{name} line {number}: {reason}") from None
@@ -130,9 +154,14 @@ def _jsonl(name: str, text: str) -> Rows:
                 raise ReferencesError(f"{name} line {number}: {_BEYOND_MEASURE}") from None
 
 
-def _json(name: str, text: str) -> Rows:
+def _not_utf8(name: object, line: int) -> ReferencesError:
+    return ReferencesError(f"{name} line {line}: not UTF-8; save the file as UTF-8 and run again")
+
+
+def _json(path: Path) -> Rows:
+    name = str(path)
     try:
-        rows = json.loads(text)
+        rows = json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise ReferencesError(f"{name} line {error.lineno}: broken JSON: {error.msg} at column {error.colno}") from None
     except (ValueError, RecursionError):
@@ -143,13 +172,17 @@ def _json(name: str, text: str) -> Rows:
         yield number, _object(name, number, row)
 
 
-def _csv(name: str, text: str) -> Rows:
+def _csv(path: Path) -> Rows:
     csv.field_size_limit(2**31 - 1)  # the default of 131,072 characters is too small
-    table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    try:
-        yield from enumerate(table, start=1)
-    except csv.Error as error:
-        raise ReferencesError(f"{name} line {table.reader.line_num}: broken CSV: {one_line(error)}") from None
+    with _opened(path) as file:
+        table = csv.DictReader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), strict=True)
+        try:
+            yield from enumerate(table, start=1)
+        except csv.Error as error:
+            raise ReferencesError(f"{path} line {table.reader.line_num}: broken CSV: {one_line(error)}") from None
+        except UnicodeDecodeError:
+            read_text(path)  # says in which line
+            raise
 
 
 def _parquet(path: Path) -> Rows:
@@ -157,13 +190,14 @@ def _parquet(path: Path) -> Rows:
     import pyarrow.parquet as pq
 
     try:
-        rows = pq.read_table(path).to_pylist()
+        with pq.ParquetFile(path) as file:
+            parts = (batch.to_pylist() for batch in file.iter_batches(batch_size=1_000))
+            yield from enumerate(chain.from_iterable(parts), start=1)
     except (pa.ArrowException, OSError, UnicodeError) as error:  # Arrow takes no path that is not UTF-8
         raise ReferencesError(f"{one_line(path, 200)}: not a readable Parquet file: {one_line(error, 120)}") from None
-    return enumerate(rows, start=1)
 
 
-_READERS: dict[str, Callable[[str, str], Rows]] = {".jsonl": _jsonl, ".ndjson": _jsonl, ".json": _json, ".csv": _csv}
+_READERS: dict[str, Callable[[Path], Rows]] = {".jsonl": _jsonl, ".ndjson": _jsonl, ".json": _json, ".csv": _csv}
 
 
 def _hub(source: str) -> Rows:
