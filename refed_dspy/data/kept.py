@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from refed_dspy.data.export import export
+from refed_dspy.data.on_disk import OnDisk
+from refed_dspy.data.tables import common_types, mapped, tables
 from refed_dspy.errors import ExportError, briefly, one_line
 from refed_dspy.files import path_of
 from refed_dspy.text import Shown
@@ -29,8 +31,8 @@ class KeptRows(Shown, Sequence[dict[str, Any]]):
         """The kept rows, in their order."""
 
     @cached_property
-    def _kept(self) -> list[dict[str, Any]]:
-        return list(self.kept())
+    def _kept(self) -> OnDisk[dict[str, Any]]:
+        return OnDisk(self.kept())
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -51,17 +53,15 @@ class KeptRows(Shown, Sequence[dict[str, Any]]):
         """The kept rows as a data frame."""
         import pandas as pd
 
-        return pd.DataFrame(self._kept)
+        return pd.DataFrame(list(self._kept))
 
     def to_dataset(self) -> datasets.Dataset:
-        """The kept rows as a `datasets.Dataset`. Raises ExportError where a column holds values of several kinds."""
-        import datasets
+        """The kept rows as a `datasets.Dataset`, which lie in a file (`data.tables.mapped`). Raises ExportError where a
+        column holds values of several kinds."""
         import pyarrow as pa
 
-        columns = dict.fromkeys(name for row in self._kept for name in row)
-        try:
-            return datasets.Dataset.from_dict({name: [row.get(name) for row in self._kept] for name in columns})
-        except pa.ArrowException as error:
-            raise ExportError(
-                f"a column holds values of several kinds ({one_line(error, 120)}); use to_pandas"
-            ) from None
+        types = common_types(self._kept)
+        if (mixed := next((name for name, kind in types.items() if kind is None), None)) is not None:
+            raise ExportError(f"column {one_line(mixed, 80)}: holds values of several kinds; use to_pandas")
+        schema = pa.schema([*types.items()])
+        return mapped(tables(self._kept, schema), schema)

@@ -133,7 +133,7 @@ def measure(
     """
     config = check_config(StatsConfig, settings)
     loaded = load_dataset(data, config.columns or None)
-    lacking = sum(row.plain is None for row in loaded.rows)
+    lacking = loaded.without_plain
     _check_plain(loaded, lacking, config.columns.get("plain"), judge is not None)
     with in_role("judge"):
         opened = None if judge is None else open_judge_model(judge)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from array import array
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from refed_dspy.data.on_disk import OnDisk, Rows
 from refed_dspy.filters.base import Decision, JudgeFilter, Step, TextFilter, decide, labels, preview
 from refed_dspy.filters.rouge import RougeFilter, select
-from refed_dspy.records import DataRow
+from refed_dspy.runs.filter.decisions import Decisions
 
 IN_SEEDED_ORDER = {"rouge", "random"}
 """Filters that take the rows in an order drawn by the seed (paper notes, section 3), as judges do to choose among equal
@@ -16,7 +18,7 @@ scores. All others take the rows in the order of the data, so that of two rows a
 BEYOND = "beyond keep"
 NOT_REACHED = "not checked: enough were kept"
 
-AskJudge = Callable[[JudgeFilter, Sequence[DataRow]], Awaitable[dict[int, Decision]]]
+AskJudge = Callable[[JudgeFilter, Rows], Awaitable[Decisions]]
 """A judge filter's decision on each row that it reached, by row number."""
 
 
@@ -30,7 +32,7 @@ class FilterPass:
 
     label: str
     rows_in: int
-    decisions: dict[int, Decision]
+    decisions: Decisions
     keep: int | None = None
 
 
@@ -38,73 +40,72 @@ class FilterPass:
 class FilteredRows:
     """What all filters made of the rows."""
 
-    kept: Sequence[DataRow]
+    kept: Rows
     passes: Sequence[FilterPass]
-    undecided: Sequence[DataRow] = field(default_factory=tuple)
+    undecided: Rows
     """Rows without a decision, neither kept nor dropped: a cap ended the work, or the judge did not answer."""
 
 
-async def apply_filters(rows: Sequence[DataRow], steps: Sequence[Step], seed: int, ask_judge: AskJudge) -> FilteredRows:
+async def apply_filters(rows: Rows, steps: Sequence[Step], seed: int, ask_judge: AskJudge) -> FilteredRows:
     """Each row is kept by all filters, dropped by the first that drops it, or undecided if one could not be asked.
 
     Rows stay in their order. Once no row is left, no further filter is asked.
     """
-    left, passes, undecided = list(rows), list[FilterPass](), list[DataRow]()
+    left: Sequence[int] = range(len(rows))
+    passes, undecided = list[FilterPass](), array("I")
     for label, step in zip(labels(steps), steps, strict=True):
-        decisions = await _decisions(step, label, left, seed, ask_judge) if left else {}
+        came = rows.at(left)
+        decisions = await _decisions(step, label, came, seed, ask_judge) if left else Decisions()
         passes.append(FilterPass(label, len(left), decisions, step.keep))
-        undecided += [row for row in left if row.number not in decisions]
-        left = [row for row in left if row.number in decisions and decisions[row.number].kept]
-    return FilteredRows(left, passes, sorted(undecided, key=lambda row: row.number))
+        undecided.extend(place for place in left if rows.numbers[place] not in decisions)
+        left = array("I", (place for place in left if decisions.keeps(rows.numbers[place])))
+    return FilteredRows(rows.at(left), passes, rows.at(sorted(undecided)))
 
 
-async def _decisions(
-    step: Step, label: str, rows: Sequence[DataRow], seed: int, ask_judge: AskJudge
-) -> dict[int, Decision]:
-    """By row number, in no particular order: a judge's answers come in any order."""
+async def _decisions(step: Step, label: str, rows: Rows, seed: int, ask_judge: AskJudge) -> Decisions:
     filter_ = step.filter
     shuffled = filter_.name in IN_SEEDED_ORDER or isinstance(filter_, JudgeFilter)
-    order = random.Random(seed).sample(list(rows), len(rows)) if shuffled else list(rows)
+    order = rows.at(random.Random(seed).sample(range(len(rows)), len(rows))) if shuffled else rows
     if isinstance(filter_, JudgeFilter):
-        return _best(await ask_judge(filter_, rows), step.keep, order)
+        return _best(await ask_judge(filter_, rows), step.keep, order.numbers)
     if isinstance(filter_, RougeFilter) and "threshold" in step.settings:
         return _by_rouge(order, float(step.settings["threshold"]), step.keep)
     return _first(filter_, label, order, step.keep)
 
 
-def _first(filter_: TextFilter, label: str, order: Sequence[DataRow], keep: int | None) -> dict[int, Decision]:
+def _first(filter_: TextFilter, label: str, order: Rows, keep: int | None) -> Decisions:
     """Keep the first `keep` that pass; the filter does not look at the rows after them."""
-    decisions: dict[int, Decision] = {}
+    decisions = Decisions()
     kept = 0
-    for row in order:
+    for place, number in enumerate(order.numbers):
         if keep is not None and kept >= keep:
-            decisions[row.number] = Decision(False, NOT_REACHED)
+            decisions[number] = Decision(False, NOT_REACHED)
             continue
-        decisions[row.number] = decide(filter_, label, row)
-        kept += decisions[row.number].kept
+        decisions[number] = decision = decide(filter_, label, order[place])
+        kept += decision.kept
     return decisions
 
 
-def _by_rouge(order: Sequence[DataRow], threshold: float, keep: int | None) -> dict[int, Decision]:
+def _by_rouge(order: Rows, threshold: float, keep: int | None) -> Decisions:
     """The decisions that RougeFilter makes row by row, all at once: see filters/rouge.py."""
-    texts = [row.instruction for row in order]
-    decisions = {}
-    for row, match in zip(order, select(texts, threshold, keep), strict=True):
+    texts = OnDisk(row.instruction for row in order)
+    decisions = Decisions()
+    for number, match in zip(order.numbers, select(texts, threshold, keep), strict=True):
         if not match.visited:
-            decisions[row.number] = Decision(False, NOT_REACHED)
+            decisions[number] = Decision(False, NOT_REACHED)
         elif match.kept:
-            decisions[row.number] = Decision(True, "", match.score)
+            decisions[number] = Decision(True, "", match.score)
         else:
             like = "" if match.like is None else preview(texts[match.like])
-            decisions[row.number] = Decision(False, "like a kept one", match.score, like)
+            decisions[number] = Decision(False, "like a kept one", match.score, like)
     return decisions
 
 
-def _best(decisions: dict[int, Decision], keep: int | None, order: Sequence[DataRow]) -> dict[int, Decision]:
+def _best(decisions: Decisions, keep: int | None, order: Sequence[int]) -> Decisions:
     """Of those that pass, keep the `keep` with the highest scores; among equal scores, the first in `order`."""
-    passed = [row.number for row in order if row.number in decisions and decisions[row.number].kept]
-    if keep is None or len(passed) <= keep:
-        return decisions
-    ranked = sorted(passed, key=lambda number: -(decisions[number].score or 0))  # stable: the first of equals stays
-    beyond = {number: Decision(False, BEYOND, decisions[number].score) for number in ranked[keep:]}
-    return {**decisions, **beyond}
+    passed = {number: decisions[number].score for number in order if decisions.keeps(number)}
+    if keep is not None and len(passed) > keep:
+        ranked = sorted(passed, key=lambda number: -(passed[number] or 0))  # stable: the first of equals stays
+        for number in ranked[keep:]:
+            decisions[number] = Decision(False, BEYOND, passed[number])
+    return decisions

@@ -12,7 +12,8 @@ from refed_dspy.concurrency import run_blocking
 from refed_dspy.config.jobs import FilterRunConfig
 from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
-from refed_dspy.data.dataset import DataSet, load_dataset
+from refed_dspy.data.dataset import DataSet, load_dataset, texts_of
+from refed_dspy.data.on_disk import Rows
 from refed_dspy.data.sources import source_of
 from refed_dspy.data.stored import SOURCE, read_json
 from refed_dspy.errors import ConfigError, ExportError, RowError, RunDirError, RunStopped, briefly, one_line
@@ -25,8 +26,9 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import Spent, spent
 from refed_dspy.ledger.states import FUNNEL, note_failure
 from refed_dspy.programs.load import open_judge
-from refed_dspy.records import DataRow, digest
+from refed_dspy.records import DataRow, digest_of
 from refed_dspy.runs.filter.apply import apply_filters
+from refed_dspy.runs.filter.decisions import Decisions
 from refed_dspy.runs.filter.result import OUTPUTS, Filtering, write_filtering
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.caps import caps_of
@@ -123,17 +125,17 @@ async def _filter(
     stopped: list[str] = []
     judges = [step.filter for step in steps if isinstance(step.filter, JudgeFilter)]
 
-    async def ask_judge(judge_filter: JudgeFilter, rows: Sequence[DataRow]) -> dict[int, Decision]:
-        decisions: dict[int, Decision] = {}
+    async def ask_judge(judge_filter: JudgeFilter, rows: Rows) -> Decisions:
+        decisions = Decisions()
         held.close()  # the ledger takes the lock itself
         then = "" if judge_filter is judges[-1] else "the judge's rows are decided first by another filter"
         async with row_job(folder, _work(models, len(rows), config, identity, then), watch) as session:
 
-            async def judge(row: DataRow) -> None:
-                if (decision := await _judged(judge_filter, row)) is not None:
+            async def judge(place: int) -> None:
+                if (decision := await _judged(judge_filter, row := rows[place])) is not None:
                     decisions[row.number] = decision
 
-            await for_each_row(session, rows, judge, models["judge"].concurrency)
+            await for_each_row(session, range(len(rows)), judge, models["judge"].concurrency)
         if session.cap_reached is not None:
             stopped.append(session.cap_reached.cap)
         elif reason := judge_filter.hopeless():
@@ -197,10 +199,10 @@ def _identity(data: DataSet, models: Mapping[str, Teacher]) -> dict[str, Any]:
 
 def _folder_name(data: DataSet, steps: Sequence[Step], models: Mapping[str, Teacher], seed: int) -> str:
     """A name made from the rows; if verdicts are paid for, the same for all filters of these rows."""
-    rows = [[row.number, row.instruction, row.response, row.plain] for row in data.rows]
+    rows = texts_of(data.rows)
     filters = _named(steps)
     paid = {role: model.identity for role, model in models.items()}
-    return digest([rows, paid] if paid else [rows, filters, seed])
+    return digest_of(rows, paid) if paid else digest_of(rows, filters, seed)
 
 
 def _named(steps: Sequence[Step]) -> list[Any]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from base64 import b64encode
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, time
+from functools import cached_property
+from heapq import merge
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ from refed_dspy.ledger.spending import Spent
 from refed_dspy.ledger.states import FUNNEL, state_in
 from refed_dspy.programs.judges import Judgements
 from refed_dspy.runs.filter.apply import FilteredRows, FilterPass
+from refed_dspy.runs.filter.decisions import Decisions
 from refed_dspy.text import table_lines
 
 KEPT, UNDECIDED, TABLE = ROWS["filtering"], "undecided.jsonl", "funnel.txt"
@@ -63,25 +67,18 @@ class Filtering(KeptRows):
 
     def kept(self) -> Iterator[dict[str, Any]]:
         """The kept rows as they were, with the scores that they passed with in `refed_filters`."""
-        scores: defaultdict[int, dict[str, Any]] = defaultdict(dict)
-        for filter_pass in self.filtered.passes:
-            for number, decision in filter_pass.decisions.items():
-                if decision.kept and decision.score is not None:
-                    scores[number][filter_pass.label] = decision.score
         for row in self.filtered.kept:
-            yield _annotated(row.fields, {"row": row.number, "scores": scores[row.number]})
+            decided = ((each.label, each.decisions[row.number].score) for each in self.filtered.passes)
+            scores = {label: score for label, score in decided if score is not None}
+            yield _annotated(row.fields, {"row": row.number, "scores": scores})
 
     def dropped(self) -> Iterator[dict[str, Any]]:
         """The dropped rows as they were; `refed_filters` says which filter dropped them, why, and by what score."""
-        fields = {row.number: row.fields for row in self.data.rows}
-        fields |= {number: row for number, _, row in self.data.unread}
-        drops = [
-            (number, filter_pass.label, decision)
-            for filter_pass in self.passes
-            for number, decision in filter_pass.decisions.items()
-            if not decision.kept
-        ]
-        for number, label, decision in sorted(drops, key=lambda drop: drop[0]):
+        unread = ((number, row) for number, _, row in self.data.unread)
+        for number, fields in merge(self._dropped_read(), unread, key=itemgetter(0)):
+            label, decision = next(
+                (each.label, each.decisions[number]) for each in self.passes if each.decisions.drops(number)
+            )
             remarks = {
                 "row": number,
                 "filter": label,
@@ -89,20 +86,30 @@ class Filtering(KeptRows):
                 "score": decision.score,
                 "detail": decision.detail,
             }
-            yield _annotated(fields[number], remarks)
+            yield _annotated(fields, remarks)
+
+    def _dropped_read(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        """The rows that a filter dropped, with their numbers."""
+        for place, number in enumerate(self.data.rows.numbers):
+            if any(each.decisions.drops(number) for each in self.filtered.passes):
+                yield number, self.data.rows[place].fields
 
     def undecided(self) -> Iterator[dict[str, Any]]:
         """The rows without a decision as they were, with their numbers."""
         for row in self.filtered.undecided:
             yield _annotated(row.fields, {"row": row.number})
 
-    @property
+    @cached_property
     def passes(self) -> list[FilterPass]:
         """The filters' passes; before them the reading of the data, if some rows were not a pair of texts."""
-        unread = {number: Decision(False, reason) for number, reason, _ in self.data.unread}
-        read = {row.number: Decision(True) for row in self.data.rows}
-        reading = [FilterPass(READ, len(read) + len(unread), read | unread)] if unread else []
-        return [*reading, *self.filtered.passes]
+        if not self.data.unread:
+            return [*self.filtered.passes]
+        read = Decisions()
+        for number in self.data.rows.numbers:
+            read[number] = Decision(True)
+        for number, reason, _ in self.data.unread:
+            read[number] = Decision(False, reason)
+        return [FilterPass(READ, len(read), read), *self.filtered.passes]
 
     def funnel(self) -> list[dict[str, Any]]:
         """An entry for each pass: how many rows came in, were kept, dropped (and why) or left undecided."""
@@ -143,7 +150,7 @@ class Filtering(KeptRows):
         if self.data.unread:
             lines.append(f"{READ}: rows that are no pair of texts")
         for filter_pass in self.filtered.passes:
-            passed = sum(decision.kept for decision in filter_pass.decisions.values())
+            passed = sum(number for outcome, number in filter_pass.decisions.tallied().items() if outcome.kept)
             if filter_pass.keep is not None and passed < filter_pass.keep:
                 lines.append(f"{filter_pass.label}: {passed} of the {filter_pass.keep} rows to keep passed")
         if self.used is not None:
@@ -158,21 +165,29 @@ class Filtering(KeptRows):
 
 def _judgements(filter_pass: FilterPass) -> Judgements:
     """What became of its rows, where a judge decides: a row that is still undecided is a failure."""
-    undecided = [decision for decision in filter_pass.decisions.values() if decision.reason in {ABSTAINED, FAILED}]
-    abstained = sum(decision.reason == ABSTAINED for decision in undecided)
-    decided = len(filter_pass.decisions) - len(undecided)
+    tallied = filter_pass.decisions.tallied()
+    abstained, refused = (
+        sum(number for outcome, number in tallied.items() if outcome.reason == reason) for reason in (ABSTAINED, FAILED)
+    )
+    decided = tallied.total() - abstained - refused
     failed = filter_pass.rows_in - decided - abstained
-    return Judgements(decided, abstained, failed, next((decision.detail for decision in undecided), "no answer"))
+    details = (each.detail for each in filter_pass.decisions.values() if each.reason in {ABSTAINED, FAILED})
+    return Judgements(decided, abstained, failed, next(details, "no answer") if abstained + refused else "no answer")
 
 
 def _entry(filter_pass: FilterPass) -> dict[str, Any]:
     """One pass's line of the funnel; reasons of drops, and remarks on kept rows, by count, equal counts by name."""
-    decisions = filter_pass.decisions.values()
-    reasons = Counter(decision.reason for decision in decisions if not decision.kept)
-    remarks = Counter(remark for decision in decisions if decision.kept for remark in decision.remark.split("; "))
-    del remarks[""]
-    dropped = reasons.total()
-    kept, undecided = len(decisions) - dropped, filter_pass.rows_in - len(decisions)
+    reasons, remarks = Counter[str](), Counter[str]()
+    kept = dropped = 0
+    for outcome, number in filter_pass.decisions.tallied().items():
+        if outcome.kept:
+            kept += number
+            for remark in filter(None, outcome.remark.split("; ")):
+                remarks[remark] += number
+        else:
+            dropped += number
+            reasons[outcome.reason] += number
+    undecided = filter_pass.rows_in - kept - dropped
     counts = {"in": filter_pass.rows_in, "kept": kept, "dropped": dropped, "undecided": undecided}
     return {"filter": filter_pass.label, **counts, "reasons": _by_count(reasons), "remarks": _by_count(remarks)}
 
