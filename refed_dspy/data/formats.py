@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from statistics import median
@@ -91,7 +92,7 @@ class Pairs:
     unjudged: int = 0
     """Pairs that no judge compared."""
     count: int = 0
-    _longer: list[float] = field(default_factory=list)
+    _longer: array[float] = field(default_factory=lambda: array("d"))
 
     @classmethod
     def of_run(cls, ledger: Ledger, format: str) -> Pairs:  # noqa: A002

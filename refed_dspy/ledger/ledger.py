@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -176,10 +176,10 @@ class Ledger:
         query = "SELECT total(cost) FROM calls WHERE key=? AND outcome='ok'"
         return int(self.db.execute(query, (digest,)).fetchone()[0])
 
-    def references(self) -> list[Reference]:
-        """The run's references, in their order."""
-        rows = self.db.execute("SELECT record FROM refs ORDER BY position")
-        return [self.parsed(Reference, record) for (record,) in rows]
+    def references(self, ids: Collection[str] | None = None) -> list[Reference]:
+        """The run's references, in their order; or only those of these `ids`."""
+        rows = self.db.execute("SELECT id, record FROM refs ORDER BY position")
+        return [self.parsed(Reference, record) for id_, record in rows if ids is None or id_ in ids]
 
     def parsed(self, kind: type[T], text: str) -> T:
         """The JSON `text`, which is one of this ledger's, as a `kind`. Raises RunDirError where it is damaged."""

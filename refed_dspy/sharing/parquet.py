@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from refed_dspy.data.export import made_table
 from refed_dspy.data.rows import DROPPED_COLUMNS
 from refed_dspy.data.sources import REMARKS
+from refed_dspy.data.tables import made_schema, tables
 from refed_dspy.sharing.redact import public_detail, public_endpoint, public_model, public_source
 
 TEACHERS = ("teacher", "response_teacher", "instruction_teacher")
@@ -24,17 +24,10 @@ SHARD_ROWS, SHARD_BYTES = 100_000, 256 * 2**20
 """A shard ends at so many rows, or once it has so many bytes, whichever comes first."""
 
 
-def cleaned_tables(path: Path) -> Iterator[Any]:
-    """The rows of the Parquet file at `path` as `pyarrow.Table`s of up to 1,000 rows, ready to publish."""
+def cleaned(table: Any) -> Any:
+    """A run's rows, or what was made of them, as a `pyarrow.Table` that may be published."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=_GROUP):
-            yield _cleaned(pa, pa.Table.from_batches([batch]))
-
-
-def _cleaned(pa: Any, table: Any) -> Any:
     for name, clean in _CLEANED.items():
         if name in table.column_names:
             values = pa.array([clean(value) for value in table[name].to_pylist()], pa.string())
@@ -42,14 +35,12 @@ def _cleaned(pa: Any, table: Any) -> Any:
     return table
 
 
-def tables_of(rows: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
-    """Rows of a filtering or a recycling as `pyarrow.Table`s of up to 1,000, ready to publish."""
-    import pyarrow as pa
-
-    table = made_table([_public_remarks(row) for row in rows])
-    if "response_teacher" in table.column_names:  # a run's rows: in other data, such columns hold other things
-        table = _cleaned(pa, table)
-    yield from (table.slice(at, _GROUP) for at in range(0, table.num_rows, _GROUP))
+def tables_of(rows: Callable[[], Iterable[Mapping[str, Any]]]) -> Iterator[Any]:
+    """Rows of a filtering or a recycling as `pyarrow.Table`s of up to 1,000, ready to publish. They are read twice."""
+    schema, as_text = made_schema(map(_public_remarks, rows()))
+    made = tables(map(_public_remarks, rows()), schema, as_text)
+    # a run's rows: in other data, such columns hold other things
+    return map(cleaned, made) if "response_teacher" in schema.names else made
 
 
 def _public_remarks(row: Mapping[str, Any]) -> Mapping[str, Any]:

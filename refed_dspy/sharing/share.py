@@ -3,30 +3,29 @@ not at all."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from refed_dspy.data.dataset import load_dataset
-from refed_dspy.data.export import export
+from refed_dspy.data.on_disk import Rows
 from refed_dspy.data.read import OWN
-from refed_dspy.data.rows import dropped_rows
+from refed_dspy.data.rows import data_rows, dropped_rows, extra_columns
 from refed_dspy.data.stored import DROPPED, ROWS, json_lines, rows_in, work_in
+from refed_dspy.data.tables import run_schema, run_tables
 from refed_dspy.errors import ExportError, RunDirError, briefly, one_line
 from refed_dspy.files import path_of, read_bytes, whole_file
 from refed_dspy.ledger.connection import locked
 from refed_dspy.ledger.identity import named_work
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.summary import decisions_by_filter
-from refed_dspy.records import DataRow
 from refed_dspy.sharing.card import Card, CardSettings, Config
 from refed_dspy.sharing.facts import RunFacts, key_variables, run_facts
 from refed_dspy.sharing.manifest import SharedFile, whole_folder, write_manifest
-from refed_dspy.sharing.parquet import cleaned_tables, dropped_tables, tables_of, write_shards
+from refed_dspy.sharing.parquet import cleaned, dropped_tables, tables_of, write_shards
 from refed_dspy.sharing.public_report import public_page
 from refed_dspy.sharing.steps import Step, made_facts, pairs_of, simulated_in
 from refed_dspy.sharing.survey import Survey
@@ -137,45 +136,49 @@ def _described(folder: Path, dropped: bool) -> Iterator[_Described]:
 
 def _of_data(folder: Path, work: str, dropped: bool) -> Iterator[_Described]:
     """`_described`, of a filtering or a recycling."""
-    rows = load_dataset(folder).rows if next(rows_in(folder, work), None) else []
-    if not rows:
+    if next(rows_in(folder, work), None) is None:
         raise ExportError(f"{folder}: no row was kept, so there is nothing to share")
-    left = [*json_lines(folder / DROPPED)] if dropped else []
-    if dropped and not left:
+    rows = load_dataset(folder).rows
+    if dropped and next(json_lines(folder / DROPPED), None) is None:
         raise ExportError(f"{folder}: nothing was dropped; leave out dropped=True")
     with made_facts(folder) as (facts, steps, origin, ledgers):
         facts = replace(facts, pairs=pairs_of(rows), simulated=facts.simulated or simulated_in(rows, steps))
         keys = {name for ledger in ledgers for name in key_variables(ledger)}
-        texts = {name: pair for ledger in ledgers for name, pair in _reference_texts(ledger).items()}
-        yield _Described(facts, keys, partial(_data_made, rows, left, texts), steps, origin)
+        yield _Described(facts, keys, partial(_data_made, folder, rows, ledgers, dropped=dropped), steps, origin)
 
 
-def _reference_texts(ledger: Ledger) -> dict[str, tuple[str, str]]:
-    return {reference.id: (reference.instruction, reference.response) for reference in ledger.references()}
+def _reference_texts(ledgers: Sequence[Ledger], survey: Survey) -> dict[str, tuple[str, str]]:
+    """The texts of the references of the rows drawn, by id."""
+    of_drawn = {row.reference for row in survey.drawn}
+    found = (reference for ledger in ledgers for reference in ledger.references(of_drawn))
+    return {reference.id: (reference.instruction, reference.response) for reference in found}
 
 
 def _data_made(
-    rows: Sequence[DataRow],
-    dropped: Sequence[Mapping[str, Any]],
-    texts: Mapping[str, tuple[str, str]],
-    made: Path,
+    folder: Path, rows: Rows, ledgers: Sequence[Ledger], made: Path, *, dropped: bool
 ) -> tuple[list[Config], Survey]:
     """Write the rows of a filtering or a recycling."""
-    survey = Survey(len(rows), texts)
+    survey = Survey(len(rows))
     survey.note(rows)
-    configs = []
-    for name, folder, fields in (("default", "data", [row.fields for row in rows]), ("dropped", "dropped", dropped)):
-        if fields:
-            count, pattern = write_shards(tables_of(fields), made / folder)
-            configs.append(Config(name, pattern, count))
+    survey.texts = _reference_texts(ledgers, survey)
+    count, pattern = write_shards(tables_of(lambda: (row.fields for row in rows)), made / "data")
+    configs = [Config("default", pattern, count)]
+    if dropped:
+        count, pattern = write_shards(tables_of(partial(json_lines, folder / DROPPED)), made / "dropped")
+        configs.append(Config("dropped", pattern, count))
     return configs, survey
 
 
 def _data(ledger: Ledger, made: Path, *, dropped: bool) -> tuple[list[Config], Survey]:
-    """Write the rows. Raises RunDirError if rows were added meanwhile: the card would describe other rows."""
-    folder, whole = ledger.path.parent, made.parent / "all.parquet"
-    survey = Survey(export(folder, "parquet", whole).count, _reference_texts(ledger))
-    rows, pattern = write_shards(survey.observe(cleaned_tables(whole)), made / "data")
+    """Write the rows. Raises ExportError where there is none, and RunDirError if rows were added meanwhile: the card
+    would describe other rows."""
+    folder, extra = ledger.path.parent, extra_columns(ledger)
+    if not (count := ledger.kept()):
+        raise ExportError(f"{folder}: no samples yet; run or resume it first")
+    survey = Survey(count)
+    tables = run_tables(data_rows(ledger), run_schema(extra), extra)
+    rows, pattern = write_shards(survey.observe(map(cleaned, tables)), made / "data")
+    survey.texts = _reference_texts([ledger], survey)
     configs = [Config("default", pattern, rows)]
     if dropped:
         dropped_count, pattern = write_shards(dropped_tables(dropped_rows(ledger)), made / "dropped")

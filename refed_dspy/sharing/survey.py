@@ -11,6 +11,7 @@ from functools import cached_property, lru_cache
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from refed_dspy.data.on_disk import Rows
 from refed_dspy.records import DataRow
 from refed_dspy.sharing.copied import Copied, DrawnRow, count_copied
 
@@ -43,7 +44,7 @@ class Survey:
 
     rows: int
     texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """Reference id → its texts."""
+    """Reference id → its texts, of the rows drawn."""
     features: Counter[str] = field(default_factory=Counter)
     references: Counter[str] = field(default_factory=Counter)
     pairs: list[tuple[str, str]] = field(default_factory=list)
@@ -72,21 +73,17 @@ class Survey:
             self._seen += table.num_rows
             yield table
 
-    def note(self, rows: Sequence[DataRow]) -> None:
+    def note(self, rows: Rows) -> None:
         """Take figures of all `rows` of a filtering or a recycling; only those of a run know their reference."""
-        from refed_dspy.data.sources import as_trained
-
-        self.columns = [*dict.fromkeys(name for row in rows for name in row.fields)]
-        self.features.update(row.fields["feature"] for row in rows if "feature" in row.fields)
-        self.references.update(row.fields["reference"] for row in rows if "reference" in row.fields)
-        texts = [
-            DrawnRow(
-                str(row.fields.get("reference", "")), row.instruction, as_trained(row)["response"] or "", row.response
-            )
-            for row in rows
-        ]
-        self.first = texts[0]
-        self.drawn = [texts[at] for at in sorted(self._chosen)]
+        columns: dict[str, None] = {}
+        for row in rows:
+            columns.update(dict.fromkeys(row.fields))
+            for name, counts in (("feature", self.features), ("reference", self.references)):
+                if name in row.fields:
+                    counts[row.fields[name]] += 1
+        self.columns = [*columns]
+        self.first = _drawn(rows[0])
+        self.drawn = [_drawn(rows[at]) for at in sorted(self._chosen)]
         self.pairs = [(row.instruction, row.improved_response) for row in self.drawn]
 
     def figures(self) -> Mapping[str, float | None]:
@@ -133,6 +130,13 @@ class Survey:
                 counts[likeliest[0]] += 1
         least = _MIN_SHARE * sum(counts.values())
         return [code for code, count in counts.most_common() if count >= least]
+
+
+def _drawn(row: DataRow) -> DrawnRow:
+    from refed_dspy.data.sources import as_trained
+
+    response = as_trained(row)["response"] or ""
+    return DrawnRow(str(row.fields.get("reference", "")), row.instruction, response, row.response)
 
 
 @lru_cache(maxsize=1)
