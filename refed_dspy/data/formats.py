@@ -95,12 +95,17 @@ class Pairs:
     _longer: array[float] = field(default_factory=lambda: array("d"))
 
     @classmethod
-    def of_run(cls, ledger: Ledger, format: str) -> Pairs:  # noqa: A002
-        """The pairs of a run. Raises ExportError where its program does not improve responses."""
+    def of_run(
+        cls,
+        ledger: Ledger,
+        format: str,  # noqa: A002
+        read: Callable[[Ledger], Iterable[Row]] = data_rows,
+    ) -> Pairs:
+        """The pairs of a run; `read` gives its rows. Raises ExportError where its program does not improve responses."""
         if ledger.meta("final_stage") == "response_generation":
             raise ExportError(f"{format}: this run's program does not improve responses, so there are no pairs")
         margins = margins_of(ledger)
-        return cls(((row, margins.get(row["sample"])) for row in data_rows(ledger)), format)
+        return cls(((row, margins.get(row["sample"])) for row in read(ledger)), format)
 
     def __iter__(self) -> Iterator[Row]:
         for row, margin in self._kept():
@@ -110,6 +115,12 @@ class Pairs:
             else:
                 yield {"prompt": prompt, "completion": better, "label": True}
                 yield {"prompt": prompt, "completion": worse, "label": False}
+
+    def counted(self) -> Pairs:
+        """The same once all rows have been read, for what is counted of them."""
+        for _ in self._kept():
+            pass
+        return self
 
     def _kept(self) -> Iterator[tuple[Row, float | None]]:
         for row, margin in self.rows:

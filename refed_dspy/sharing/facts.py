@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from refed_dspy.data.formats import Pairs
+from refed_dspy.data.rows import both_responses
 from refed_dspy.errors import ExportError
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.provenance import model_of
@@ -158,11 +159,9 @@ def run_facts(ledger: Ledger) -> RunFacts:
 
 def _pairs(ledger: Ledger) -> str:
     try:
-        pairs = Pairs.of_run(ledger, "preference")
+        pairs = Pairs.of_run(ledger, "preference", both_responses).counted()
     except ExportError:  # nothing is improved
         return ""
-    for _ in pairs:
-        pass
     return f"{pairs.count} ({pairs.told()})" if pairs.count else ""
 
 

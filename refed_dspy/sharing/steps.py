@@ -94,7 +94,5 @@ def simulated_in(rows: Sequence[DataRow], steps: Sequence[Step]) -> str:
 
 def pairs_of(rows: Sequence[DataRow]) -> str:
     """How many pairs the rows make, and what to know of them; empty for none."""
-    pairs = Pairs(((as_trained(row), margin_of(row)) for row in rows), "preference")
-    for _ in pairs:
-        pass
+    pairs = Pairs(((as_trained(row), margin_of(row)) for row in rows), "preference").counted()
     return f"{pairs.count} ({pairs.told()})" if pairs.count else ""
