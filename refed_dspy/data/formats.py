@@ -101,7 +101,7 @@ class Pairs:
         format: str,  # noqa: A002
         read: Callable[[Ledger], Iterable[Row]] = data_rows,
     ) -> Pairs:
-        """The pairs of a run; `read` gives its rows. Raises ExportError where its program does not improve responses."""
+        """The pairs of a run, whose rows `read` gives. Raises ExportError where its program improves no responses."""
         if ledger.meta("final_stage") == "response_generation":
             raise ExportError(f"{format}: this run's program does not improve responses, so there are no pairs")
         margins = margins_of(ledger)

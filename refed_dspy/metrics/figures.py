@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from statistics import fmean, median
+from typing import overload
 
 from refed_dspy.config.jobs import ScorerConfig, Template
 from refed_dspy.errors import ConfigError, RunStopped, TeacherError
@@ -123,7 +124,7 @@ def figures(pairs: Pairs, tools: Tools, sample: int = 500, seed: int = 0) -> dic
     Slow figures use pairs drawn by `seed`: `sample` of them for perplexities and self-ROUGE-L, the larger of
     NEIGHBOURS and `sample` for embeddings. Without a pair, every figure but the number of rows is None.
     """
-    instructions, responses = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    instructions, responses = _Texts(pairs, 0), _Texts(pairs, 1)
     return {
         "rows": float(len(pairs)),
         **_lengths("instruction", instructions),
@@ -135,7 +136,27 @@ def figures(pairs: Pairs, tools: Tools, sample: int = 500, seed: int = 0) -> dic
 
 
 def _drawn(pairs: Pairs, count: int, seed: int) -> Pairs:
-    return pairs if len(pairs) <= count else random.Random(seed).sample(list(pairs), count)
+    drawn = range(len(pairs)) if len(pairs) <= count else random.Random(seed).sample(range(len(pairs)), count)
+    return [pairs[at] for at in drawn]
+
+
+class _Texts(Sequence[str]):
+    """The instructions (`place` 0) or the responses (1) of pairs, read one by one."""
+
+    def __init__(self, pairs: Pairs, place: int) -> None:
+        self._pairs, self._place = pairs, place
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [pair[self._place] for pair in self._pairs[index]]
+        return self._pairs[index][self._place]
 
 
 def table(columns: Mapping[str, Figures]) -> list[str]:

@@ -12,6 +12,7 @@ from refed_dspy.config.jobs import ScorerConfig, StatsConfig
 from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
 from refed_dspy.data.dataset import DataSet, data_identity, drawn, load_dataset
+from refed_dspy.data.on_disk import OnDisk
 from refed_dspy.errors import ConfigError, RunStopped, briefly, one_line
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import Spent, spent
@@ -161,9 +162,12 @@ def _check_plain(data: DataSet, lacking: int, column: str | None, judged: bool) 
 
 
 def _columns(data: DataSet, tools: Tools, config: StatsConfig) -> dict[str, Figures]:
-    improved = [(row.instruction, row.response) for row in data.rows]
-    plain = [(row.instruction, row.plain or "") for row in data.rows]
-    columns = {"plain": plain, "improved": improved} if data.has_plain else {"data": improved}
+    columns = {"data": OnDisk((row.instruction, row.response) for row in data.rows)}
+    if data.has_plain:
+        columns = {
+            "plain": OnDisk((row.instruction, row.plain or "") for row in data.rows),
+            "improved": columns["data"],
+        }
     return {name: figures(pairs, tools, config.sample, config.seed) for name, pairs in columns.items()}
 
 
