@@ -74,20 +74,23 @@ def share_(
     force: Annotated[bool, typer.Option("--force", help="Replace a folder that this command made.")] = False,
 ) -> None:
     """Turn rows into a folder for the Hugging Face Hub: data set card, Parquet and a list of files."""
+    from refed_dspy.cli.display import rows_shown
     from refed_dspy.sharing.share import share
 
     at_work()
-    made = share(
-        run,
-        out,
-        name=name,
-        license=license,
-        reference_license=reference_license,
-        citation=citation,
-        report=report,
-        dropped=dropped,
-        force=force,
-    )
+    with rows_shown() as through:
+        made = share(
+            run,
+            out,
+            name=name,
+            license=license,
+            reference_license=reference_license,
+            citation=citation,
+            report=report,
+            dropped=dropped,
+            force=force,
+            through=through,
+        )
     for file in made.files:
         say(f"{file.path}  {file.bytes:,} bytes")
     for note in made.notes:

@@ -31,7 +31,13 @@ if TYPE_CHECKING:
     import datasets
 
 Through = Callable[[Iterable[Any], int | None], Iterable[Any]]
+"""Gives rows back one by one; the number is how many there are, None where that is not known."""
 FORMATS = ("jsonl", "parquet", *[name for name in FORMS if name != "jsonl"], *PAIRED)
+
+
+def unseen(rows: Iterable[Any], total: int | None) -> Iterable[Any]:  # noqa: ARG001
+    """A `Through` that shows nothing."""
+    return rows
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ def export(
     *,
     force: bool = False,
     reasoning: bool = False,
-    through: Through = lambda rows, total: rows,  # noqa: ARG005
+    through: Through = unseen,
 ) -> Exported:
     """Write the samples that the run in `run_dir` has so far, or the rows that a filtering or a recycling kept, to
     `out`, whole or not at all.
@@ -59,8 +65,7 @@ def export(
     `prompt-completion` are JSON lines of (instruction, improved response); `preference` and `kto` are JSON lines of
     pairs (`data.formats.Pairs`); any other name is that of a function from a row to a line's mapping (`config.named`).
     With `reasoning`, also what the model thought before the improved response, as a column, or as the message's
-    `reasoning_content`. `through` is given the rows and their number, None where that is not known, and gives them back
-    one by one: to show how many have passed.
+    `reasoning_content`. The rows pass `through`, to show how many have.
 
     Raises:
         ExportError: `out` exists and `force` is not set, it cannot be written, there is no sample yet, or no pair.

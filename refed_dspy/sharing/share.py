@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from refed_dspy.data.dataset import load_dataset
+from refed_dspy.data.export import Through, unseen
 from refed_dspy.data.on_disk import Rows
 from refed_dspy.data.read import OWN
 from refed_dspy.data.rows import data_rows, dropped_rows, extra_columns
@@ -60,6 +61,7 @@ def share(
     report: bool = False,
     dropped: bool = False,
     force: bool = False,
+    through: Through = unseen,
 ) -> Shared:
     """Make `out`, a folder that `push` sends to the Hub, from the samples in `run_dir`, or from the rows that a
     filtering or a recycling kept: card, Parquet, manifest.
@@ -74,6 +76,7 @@ def share(
         report: also a page that shows the run (see `report`), without addresses and folders either.
         dropped: also the rows that filters dropped, as a second config.
         force: replace a folder that an earlier call made.
+        through: as `export` takes it.
 
     Raises:
         RunDirError: no such work there, or it is running.
@@ -81,7 +84,7 @@ def share(
         ConfigError: a license that the Hub does not know.
     """
     folder, target = path_of(run_dir, "run_dir"), path_of(out, "out").resolve()
-    with _described(folder, dropped) as described:
+    with _described(folder, dropped, through) as described:
         license_text, license_id = _license(license)
         settings = CardSettings(
             name=one_line(name or target.name, 120),
@@ -117,24 +120,25 @@ class _Described:
 
 
 @contextmanager
-def _described(folder: Path, dropped: bool) -> Iterator[_Described]:
+def _described(folder: Path, dropped: bool, through: Through) -> Iterator[_Described]:
     """What is known of the rows in `folder`, whose lock is held. Raises RunDirError where it holds no rows to share,
     ExportError where nothing was dropped.
     """
     work = work_in(folder)
     with locked(folder):  # all that is published is of one moment
         if work in ROWS:
-            yield from _of_data(folder, work, dropped)
+            yield from _of_data(folder, work, dropped, through)
             return
         with Ledger.read(folder) as ledger:
             if work != "run":
                 raise RunDirError(f"{folder}: contains {named_work(work)}, not a run; share the run it was made from")
             if dropped and not any(counts["dropped"] for counts in decisions_by_filter(ledger)):
                 raise ExportError(f"{folder}: filters dropped nothing; leave out dropped=True")
-            yield _Described(run_facts(ledger), key_variables(ledger), partial(_data, ledger, dropped=dropped))
+            write = partial(_data, ledger, dropped=dropped, through=through)
+            yield _Described(run_facts(ledger), key_variables(ledger), write)
 
 
-def _of_data(folder: Path, work: str, dropped: bool) -> Iterator[_Described]:
+def _of_data(folder: Path, work: str, dropped: bool, through: Through) -> Iterator[_Described]:
     """`_described`, of a filtering or a recycling."""
     if next(rows_in(folder, work), None) is None:
         raise ExportError(f"{folder}: no row was kept, so there is nothing to share")
@@ -144,7 +148,8 @@ def _of_data(folder: Path, work: str, dropped: bool) -> Iterator[_Described]:
     with made_facts(folder) as (facts, steps, origin, ledgers):
         facts = replace(facts, pairs=pairs_of(rows), simulated=facts.simulated or simulated_in(rows, steps))
         keys = {name for ledger in ledgers for name in key_variables(ledger)}
-        yield _Described(facts, keys, partial(_data_made, folder, rows, ledgers, dropped=dropped), steps, origin)
+        write = partial(_data_made, folder, rows, ledgers, dropped=dropped, through=through)
+        yield _Described(facts, keys, write, steps, origin)
 
 
 def _reference_texts(ledgers: Sequence[Ledger], survey: Survey) -> dict[str, tuple[str, str]]:
@@ -155,13 +160,13 @@ def _reference_texts(ledgers: Sequence[Ledger], survey: Survey) -> dict[str, tup
 
 
 def _data_made(
-    folder: Path, rows: Rows, ledgers: Sequence[Ledger], made: Path, *, dropped: bool
+    folder: Path, rows: Rows, ledgers: Sequence[Ledger], made: Path, *, dropped: bool, through: Through
 ) -> tuple[list[Config], Survey]:
     """Write the rows of a filtering or a recycling."""
     survey = Survey(len(rows))
     survey.note(rows)
     survey.texts = _reference_texts(ledgers, survey)
-    count, pattern = write_shards(tables_of(lambda: (row.fields for row in rows)), made / "data")
+    count, pattern = write_shards(tables_of(lambda: (row.fields for row in through(rows, len(rows)))), made / "data")
     configs = [Config("default", pattern, count)]
     if dropped:
         count, pattern = write_shards(tables_of(partial(json_lines, folder / DROPPED)), made / "dropped")
@@ -169,14 +174,14 @@ def _data_made(
     return configs, survey
 
 
-def _data(ledger: Ledger, made: Path, *, dropped: bool) -> tuple[list[Config], Survey]:
+def _data(ledger: Ledger, made: Path, *, dropped: bool, through: Through) -> tuple[list[Config], Survey]:
     """Write the rows. Raises ExportError where there is none, and RunDirError if rows were added meanwhile: the card
     would describe other rows."""
     folder, extra = ledger.path.parent, extra_columns(ledger)
     if not (count := ledger.kept()):
         raise ExportError(f"{folder}: no samples yet; run or resume it first")
     survey = Survey(count)
-    tables = run_tables(data_rows(ledger), run_schema(extra), extra)
+    tables = run_tables(through(data_rows(ledger), count), run_schema(extra), extra)
     rows, pattern = write_shards(survey.observe(map(cleaned, tables)), made / "data")
     survey.texts = _reference_texts([ledger], survey)
     configs = [Config("default", pattern, rows)]

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from refed_dspy.cli import stopping
-from refed_dspy.cli.display import CompileDisplay, Display
+from refed_dspy.cli.display import CompileDisplay, Display, rows_shown
 from refed_dspy.teachers.progress import CompileProgress, Progress
 from tests.cli.test_runs import refed, refused
 from tests.support.gateways import until
@@ -49,6 +49,19 @@ def test_a_compile_on_a_terminal_is_a_line() -> None:
         time.sleep(0.6)
     assert "starting the models" in seen(console)
     assert "optimizing · 3 of about 9 evaluations · 2 candidates" in seen(console)
+
+
+def test_rows_are_counted_on_a_terminal_and_nowhere_else() -> None:
+    for total, shown in ((3, "3/3"), (None, "3/?")):
+        console = terminal()
+        with rows_shown(console) as through:
+            assert list(through((letter for letter in "abc"), total)) == ["a", "b", "c"]
+            stopping._say_stopping()
+        assert shown in seen(console) and "refed: stopping" in seen(console)
+    plain = Console(file=StringIO(), force_terminal=False)
+    with rows_shown(plain) as through:
+        assert list(through(iter("abc"), 3)) == ["a", "b", "c"]
+    assert not seen(plain)
 
 
 @pytest.mark.parametrize(("best", "line"), [(0.75, "best 0.75 (uncompiled 0.50)"), (None, "0 calls")])

@@ -124,6 +124,20 @@ def test_parquet_and_the_dataset_hold_what_jsonl_holds(run: Synthesis, tmp_path:
     assert run.to_dataset().column_names == list(PAPER_COLUMNS + LINEAGE_COLUMNS)
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_whoever_shows_progress_sees_every_row(run: Synthesis, tmp_path: Path, name: str) -> None:
+    passed: list[int] = []
+
+    def through(rows: Any, total: int | None) -> Any:
+        assert total == SIZE
+        for row in rows:
+            passed.append(1)
+            yield row
+
+    export(run.run_dir, name, tmp_path / "out", through=through)
+    assert len(passed) == SIZE
+
+
 def test_the_chat_formats_train_on_the_improved_response(run: Synthesis, tmp_path: Path) -> None:
     first = run.samples[0]
     assert written(run, "messages", tmp_path)[0] == {

@@ -92,6 +92,14 @@ def test_many_different_words_do_not_run_together() -> None:
         assert ratio(as_numbers(texts), n) == len(set(grams)) / len(grams)
 
 
+def test_more_grams_than_are_held_are_counted_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [*random_texts(1), *random_texts(2)]
+    held = [ratio(as_numbers(texts), n) for n in (1, 2, 3)]
+    monkeypatch.setattr("refed_dspy.metrics.wording._MOST_HELD", 10)
+    assert [ratio(as_numbers(texts), n) for n in (1, 2, 3)] == held
+    assert [distinct.ratio for distinct in distinct_n(texts)] == held
+
+
 def test_no_gram_crosses_from_text_to_text() -> None:
     assert ratio(as_numbers(["a b", "c", "a b", "b a c"]), 2) == 3 / 4
 
