@@ -1,8 +1,8 @@
 """A run's ledger of any size in minutes: a real run of a thousand samples, copied within its file.
 
 `python -m benchmarks.large make DIR SAMPLES` makes it (about 4 KB a sample; a million take two minutes).
-`python -m benchmarks.large measure DIR` opens it, reads its state, starts a resume, exports, loads and reports it, each
-in a process of its own: wall and CPU seconds, and the largest resident memory.
+`python -m benchmarks.large measure DIR` opens it, reads its state, starts a resume, exports, loads, shares, filters,
+measures and reports it, each in a process of its own: wall and CPU seconds, and the largest resident memory.
 """
 
 from __future__ import annotations
@@ -118,6 +118,8 @@ def _largest(db: sqlite3.Connection, column: str, table: str) -> int:
 
 _DATASET = "import sys, refed_dspy; print(len(refed_dspy.read_run(sys.argv[1]).to_dataset()))"
 
+_STATS = "import sys, refed_dspy; print(refed_dspy.measure(sys.argv[1], embeddings=False))"
+
 
 def measure(folder: Path) -> None:
     """Each command on the run in `folder`, in a process of its own. The resume makes forty samples more."""
@@ -136,6 +138,10 @@ def measure(folder: Path) -> None:
         parquet = ["--format", "parquet", "--out", str(out / "rows.parquet")]
         _timed("export, Parquet", [*refed, "export", run, "--force", *parquet])
         _timed("to_dataset", [sys.executable, "-c", _DATASET, run])
+        _timed("share", [*refed, "share", run, "--out", str(out / "shared")])
+        filters = ["--filter", "length: {min_words: 5}", "--filter", "random: {share: 0.5}"]
+        _timed("filter", [*refed, "filter", str(out / "rows.jsonl"), "--out", str(out / "filtered"), *filters])
+        _timed("stats, no model", [sys.executable, "-c", _STATS, str(out / "rows.jsonl")])
         _timed("report", [*refed, "report", run, "--force", "--out", str(out / "report.html")])
     print(f"page: {(out / 'report.html').stat().st_size / 1e6:.1f} MB")
     shutil.rmtree(out)

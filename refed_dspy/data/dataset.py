@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from refed_dspy.config.base import PAIR
-from refed_dspy.data.on_disk import OnDisk, Rows
+from refed_dspy.data.on_disk import OnDisk, RowsOnDisk
 from refed_dspy.data.read import rows_of
 from refed_dspy.data.references import none_usable
 from refed_dspy.data.rows import data_rows
@@ -35,7 +35,7 @@ class DataSet(Shown):
     """The usable rows of a data set in their order, and the others. `name` is the source as it was named."""
 
     name: str
-    rows: Rows
+    rows: RowsOnDisk
     left_out: Mapping[str, int]
     """How many rows were left out, by reason."""
     unread: Sequence[tuple[int, str, Mapping[str, Any]]] = ()
@@ -87,7 +87,7 @@ def _loaded(
     references: Mapping[str, Reference],
     columns: Mapping[str, str],
 ) -> DataSet:
-    usable, unread = Rows(references), OnDisk[tuple[int, str, Mapping[str, Any]]]()
+    usable, unread = RowsOnDisk(references), OnDisk[tuple[int, str, Mapping[str, Any]]]()
     left_out: Counter[str] = Counter()
     seen: dict[str, None] = {}
     for number, row in rows:
@@ -173,7 +173,7 @@ def _plain(row: Mapping[str, Any], column: str) -> str | None:
     return value.strip()
 
 
-def drawn(rows: Rows, count: int | None, seed: int) -> Rows:
+def drawn(rows: RowsOnDisk, count: int | None, seed: int) -> RowsOnDisk:
     """`count` of the rows, drawn by `seed`, in their order; None: all. A larger count draws the same rows and more."""
     if count is None or count >= len(rows):
         return rows

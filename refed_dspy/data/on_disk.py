@@ -70,7 +70,7 @@ class OnDisk(Sequence[T], Generic[T]):
         return value
 
 
-class Rows(Shown, Sequence[DataRow]):
+class RowsOnDisk(Shown, Sequence[DataRow]):
     """Rows of a data set in some order, on disk. `numbers`: theirs, as `DataRow.number`."""
 
     def __init__(self, references: Mapping[str, Reference] | None = None) -> None:
@@ -84,9 +84,9 @@ class Rows(Shown, Sequence[DataRow]):
         self.numbers.append(row.number)
         self._stored.append((row.number, row.instruction, row.response, row.plain, row.fields, row.system))
 
-    def at(self, places: Iterable[int]) -> Rows:
+    def at(self, places: Iterable[int]) -> RowsOnDisk:
         """The rows at these places of this one."""
-        chosen = Rows.__new__(Rows)
+        chosen = RowsOnDisk.__new__(RowsOnDisk)
         chosen._references, chosen._stored = self._references, self._stored
         chosen._places, chosen.numbers = array("I"), array("Q")
         for place in places:
@@ -106,8 +106,8 @@ class Rows(Shown, Sequence[DataRow]):
     @overload
     def __getitem__(self, index: int) -> DataRow: ...
     @overload
-    def __getitem__(self, index: slice) -> Rows: ...
-    def __getitem__(self, index: int | slice) -> DataRow | Rows:
+    def __getitem__(self, index: slice) -> RowsOnDisk: ...
+    def __getitem__(self, index: int | slice) -> DataRow | RowsOnDisk:
         if isinstance(index, slice):
             return self.at(range(*index.indices(len(self))))
         number, instruction, response, plain, fields, system = self._stored[self._places[index]]

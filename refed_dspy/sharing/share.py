@@ -12,7 +12,7 @@ from pathlib import Path
 
 from refed_dspy.data.dataset import load_dataset
 from refed_dspy.data.export import Through, unseen
-from refed_dspy.data.on_disk import Rows
+from refed_dspy.data.on_disk import RowsOnDisk
 from refed_dspy.data.read import OWN
 from refed_dspy.data.rows import data_rows, dropped_rows, extra_columns
 from refed_dspy.data.stored import DROPPED, ROWS, json_lines, rows_in, work_in
@@ -160,7 +160,7 @@ def _reference_texts(ledgers: Sequence[Ledger], survey: Survey) -> dict[str, tup
 
 
 def _data_made(
-    folder: Path, rows: Rows, ledgers: Sequence[Ledger], made: Path, *, dropped: bool, through: Through
+    folder: Path, rows: RowsOnDisk, ledgers: Sequence[Ledger], made: Path, *, dropped: bool, through: Through
 ) -> tuple[list[Config], Survey]:
     """Write the rows of a filtering or a recycling."""
     survey = Survey(len(rows))

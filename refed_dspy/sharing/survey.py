@@ -11,7 +11,7 @@ from functools import cached_property, lru_cache
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from refed_dspy.data.on_disk import Rows
+from refed_dspy.data.on_disk import RowsOnDisk
 from refed_dspy.records import DataRow
 from refed_dspy.sharing.copied import Copied, DrawnRow, count_copied
 
@@ -73,7 +73,7 @@ class Survey:
             self._seen += table.num_rows
             yield table
 
-    def note(self, rows: Rows) -> None:
+    def note(self, rows: RowsOnDisk) -> None:
         """Take figures of all `rows` of a filtering or a recycling; only those of a run know their reference."""
         columns: dict[str, None] = {}
         for row in rows:

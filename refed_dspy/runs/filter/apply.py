@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from refed_dspy.data.on_disk import OnDisk, Rows
+from refed_dspy.data.on_disk import OnDisk, RowsOnDisk
 from refed_dspy.filters.base import Decision, JudgeFilter, Step, TextFilter, decide, labels, preview
 from refed_dspy.filters.rouge import RougeFilter, select
 from refed_dspy.runs.filter.decisions import Decisions
@@ -18,7 +18,7 @@ scores. All others take the rows in the order of the data, so that of two rows a
 BEYOND = "beyond keep"
 NOT_REACHED = "not checked: enough were kept"
 
-AskJudge = Callable[[JudgeFilter, Rows], Awaitable[Decisions]]
+AskJudge = Callable[[JudgeFilter, RowsOnDisk], Awaitable[Decisions]]
 """A judge filter's decision on each row that it reached, by row number."""
 
 
@@ -40,13 +40,13 @@ class FilterPass:
 class FilteredRows:
     """What all filters made of the rows."""
 
-    kept: Rows
+    kept: RowsOnDisk
     passes: Sequence[FilterPass]
-    undecided: Rows
+    undecided: RowsOnDisk
     """Rows without a decision, neither kept nor dropped: a cap ended the work, or the judge did not answer."""
 
 
-async def apply_filters(rows: Rows, steps: Sequence[Step], seed: int, ask_judge: AskJudge) -> FilteredRows:
+async def apply_filters(rows: RowsOnDisk, steps: Sequence[Step], seed: int, ask_judge: AskJudge) -> FilteredRows:
     """Each row is kept by all filters, dropped by the first that drops it, or undecided if one could not be asked.
 
     Rows stay in their order. Once no row is left, no further filter is asked.
@@ -62,7 +62,7 @@ async def apply_filters(rows: Rows, steps: Sequence[Step], seed: int, ask_judge:
     return FilteredRows(rows.at(left), passes, rows.at(sorted(undecided)))
 
 
-async def _decisions(step: Step, label: str, rows: Rows, seed: int, ask_judge: AskJudge) -> Decisions:
+async def _decisions(step: Step, label: str, rows: RowsOnDisk, seed: int, ask_judge: AskJudge) -> Decisions:
     filter_ = step.filter
     shuffled = filter_.name in IN_SEEDED_ORDER or isinstance(filter_, JudgeFilter)
     order = rows.at(random.Random(seed).sample(range(len(rows)), len(rows))) if shuffled else rows
@@ -73,7 +73,7 @@ async def _decisions(step: Step, label: str, rows: Rows, seed: int, ask_judge: A
     return _first(filter_, label, order, step.keep)
 
 
-def _first(filter_: TextFilter, label: str, order: Rows, keep: int | None) -> Decisions:
+def _first(filter_: TextFilter, label: str, order: RowsOnDisk, keep: int | None) -> Decisions:
     """Keep the first `keep` that pass; the filter does not look at the rows after them."""
     decisions = Decisions()
     kept = 0
@@ -86,7 +86,7 @@ def _first(filter_: TextFilter, label: str, order: Rows, keep: int | None) -> De
     return decisions
 
 
-def _by_rouge(order: Rows, threshold: float, keep: int | None) -> Decisions:
+def _by_rouge(order: RowsOnDisk, threshold: float, keep: int | None) -> Decisions:
     """The decisions that RougeFilter makes row by row, all at once: see filters/rouge.py."""
     texts = OnDisk(row.instruction for row in order)
     decisions = Decisions()

@@ -13,7 +13,7 @@ from refed_dspy.config.jobs import FilterRunConfig
 from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
 from refed_dspy.data.dataset import DataSet, load_dataset, texts_of
-from refed_dspy.data.on_disk import Rows
+from refed_dspy.data.on_disk import RowsOnDisk
 from refed_dspy.data.sources import source_of
 from refed_dspy.data.stored import SOURCE, read_json
 from refed_dspy.errors import ConfigError, ExportError, RowError, RunDirError, RunStopped, briefly, one_line
@@ -125,7 +125,7 @@ async def _filter(
     stopped: list[str] = []
     judges = [step.filter for step in steps if isinstance(step.filter, JudgeFilter)]
 
-    async def ask_judge(judge_filter: JudgeFilter, rows: Rows) -> Decisions:
+    async def ask_judge(judge_filter: JudgeFilter, rows: RowsOnDisk) -> Decisions:
         decisions = Decisions()
         held.close()  # the ledger takes the lock itself
         then = "" if judge_filter is judges[-1] else "the judge's rows are decided first by another filter"
