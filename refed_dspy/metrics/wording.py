@@ -152,7 +152,7 @@ class _Grams:
         different = 0
         for file in self._files:
             file.seek(0)
-            different += _different(np.frombuffer(bytearray(file.read()), dtype=np.uint64))
+            different += _different(np.fromfile(file, dtype=np.uint64))
             file.close()
         return different / self._count
 
