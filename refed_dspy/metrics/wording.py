@@ -136,7 +136,7 @@ class _Grams:
     def _put_into_files(self) -> None:
         self._files = self._files or [tempfile.TemporaryFile() for _ in range(_FILES)]  # noqa: SIM115 — closed in ratio
         codes = np.concatenate(self._held)
-        places = codes >> np.uint64(64 - 5)
+        places = codes >> np.uint64(65 - _FILES.bit_length())
         for place, file in enumerate(self._files):
             file.write(codes[places == place].tobytes())
         self._held, self._held_count = [], 0
@@ -164,5 +164,6 @@ def _different(codes: NDArray[np.uint64]) -> int:
 
 
 _MOST_HELD, _FILES = 4_000_000, 32
+"""N-grams held in memory, and files that the others go to: two to the power of the bits that choose one."""
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 """Odd, with bits all over: the same words in another order are another n-gram."""
