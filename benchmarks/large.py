@@ -21,7 +21,6 @@ import refed_dspy
 from benchmarks.runs import teacher_config
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.ledger.connection import FILE
-from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.statements import text_digest
 from refed_dspy.records import digest
 
@@ -129,8 +128,9 @@ def measure(folder: Path) -> None:
     with SimulatedTeacher(latency=0.02, sigma=0.5, response_words=12) as server:
         teacher = out / "teacher.yaml"
         teacher.write_text(f"model: sim/sim-model\napi_base: {server.base_url}\nconcurrency: 128\n")
-        with Ledger.read(folder) as ledger:
-            more = ["--size", str(ledger.kept() + 40), "--teacher", str(teacher)]
+        with closing(sqlite3.connect(folder / FILE)) as db:
+            (kept,) = db.execute("SELECT max(seq) FROM samples").fetchone()
+        more = ["--size", str(kept + 40), "--teacher", str(teacher)]
         _timed("status, whole file checked", [*refed, "status", run])
         _timed("status", [*refed, "status", run])
         _timed("resume, forty samples more", [*refed, "resume", run, *more])
@@ -141,9 +141,9 @@ def measure(folder: Path) -> None:
         _timed("share", [*refed, "share", run, "--out", str(out / "shared")])
         filters = ["--filter", "length: {min_words: 5}", "--filter", "random: {share: 0.5}"]
         _timed("filter", [*refed, "filter", str(out / "rows.jsonl"), "--out", str(out / "filtered"), *filters])
-        _timed("stats, no model", [sys.executable, "-c", _STATS, str(out / "rows.jsonl")])
         _timed("report", [*refed, "report", run, "--force", "--out", str(out / "report.html")])
-    print(f"page: {(out / 'report.html').stat().st_size / 1e6:.1f} MB")
+        print(f"page: {(out / 'report.html').stat().st_size / 1e6:.1f} MB")
+        _timed("stats, no model", [sys.executable, "-c", _STATS, str(out / "rows.jsonl")])
     shutil.rmtree(out)
 
 
