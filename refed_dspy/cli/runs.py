@@ -49,7 +49,8 @@ from refed_dspy.errors import InputError, one_line
 app = typer.Typer()
 
 _CAPS = ("REFED_MAX_COST", "REFED_MAX_CALLS", "REFED_MAX_MINUTES")
-"""The variables that a resume reads: a run keeps its other settings."""
+"""The variables that a resume reads, with those that refine a model which an option names: a run keeps its other
+settings."""
 FORMATS = ("jsonl", "parquet", "messages", "sharegpt", "alpaca", "prompt-completion", "preference", "kto")
 METHODS = ("reference-level", "sample-level", "instruction-only")
 _OF_SAMPLES = ("", "run", "comparison")
@@ -129,11 +130,13 @@ def resume(
 ) -> None:
     """Continue a run that was stopped, or make it larger."""
     from refed_dspy.cli.display import shown
+    from refed_dspy.config.environment import variable
     from refed_dspy.config.run import RunConfig
     from refed_dspy.runs.resume import resume as go_on
 
-    caps = {name: value for name in _CAPS if (value := os.environ.get(name)) is not None}
-    settings = settings_of(RunConfig, context, caps)
+    refining = tuple(variable(role, "") for role, named in (("teacher", teacher), ("judge", judge)) if named)
+    read = {name: text for name, text in os.environ.items() if name in _CAPS or name.startswith(refining)}
+    settings = settings_of(RunConfig, context, read)
     _finish(shown(go_on, run_dir, **given(settings, "run_dir")))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -71,6 +71,25 @@ def model_settings(word: str, role: str, environ: Mapping[str, str] | None = Non
     kind: type[Settings] = CompileConfig if role == "reflection" else RunConfig
     keyword: dict[str, Any] = {role or "teacher": word}
     return getattr(load_config(kind, environ=refining, **keyword), role or "teacher")
+
+
+def warn_of_unused(role: str, remembered: Sequence[TeacherConfig]) -> None:
+    """Log each variable that refines a model of `role` and would change the `remembered` settings of all: they stay as
+    they are. Raises ConfigError: such a variable is empty, or not YAML."""
+    refining = {name: value for name, value in os.environ.items() if name.startswith(variable(role, ""))}
+    for key, value in read_variables(refining, RunConfig).refinements.get(role, {}).items():
+        if not any(_has(config, key, value) for config in remembered):
+            what = "%s is not used: the run keeps its %s as it was; to change it, name the %s again"
+            log.warning(f"variable {what}", variable(role, key), role, role)
+
+
+def _has(config: TeacherConfig, key: str, value: Any) -> bool:
+    """Whether `value` for `key` would change nothing; an address where there is no endpoint changes nothing."""
+    try:
+        same = TeacherConfig.model_validate({**config.model_dump(), key: value}) == config
+    except ValidationError:
+        same = False
+    return same or (config.without_endpoint and key in _WHERE)
 
 
 def teachers_in(name_or_file: str) -> list[TeacherConfig]:

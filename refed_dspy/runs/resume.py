@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from refed_dspy.config.loading import check_config
+from refed_dspy.config.loading import check_config, warn_of_unused
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.data.references import References
 from refed_dspy.errors import ConfigError, RunDirError, briefly
@@ -66,6 +66,10 @@ def resume(
         settings["teachers"] = _stages(ledger) if teachers is None else teachers
         settings["filters"], settings["guards"] = _filters(ledger), False  # the guards are among them
         settings["judge"] = _judge(ledger) if judge is None else judge
+    if teacher is None:
+        warn_of_unused("teacher", settings["teacher"])
+    if judge is None and settings["judge"] is not None:
+        warn_of_unused("judge", [settings["judge"]])
     changed = {"size": size, "max_failure_share": max_failure_share}
     changed |= {"max_cost": max_cost, "max_calls": max_calls, "max_minutes": max_minutes}
     settings |= {name: value for name, value in changed.items() if value is not None}

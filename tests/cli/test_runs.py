@@ -75,6 +75,21 @@ def test_synth_status_export(home: Path, server: SimulatedTeacher) -> None:
     assert refed("export", "run", "--out", "out.jsonl", "--force").exit_code == 0
 
 
+def test_a_resume_takes_variables_for_a_teacher_that_is_named_and_tells_of_the_others(
+    home: Path, server: SimulatedTeacher, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with SimulatedTeacher(latency=0, sigma=0) as old:
+        monkeypatch.setenv("REFED_TEACHER__API_BASE", f"{old.base_url}/")
+        assert synth("--size", 1, "--teacher", "sim/sim-model").exit_code == 0
+        assert refed("resume", "run", "--size", 2).exit_code == 0 and not caplog.messages
+        monkeypatch.setenv("REFED_TEACHER__API_BASE", server.base_url)
+        assert refed("resume", "run", "--size", 3).exit_code == 0 and server.stats()["requests"] == 0
+    (told,) = caplog.messages
+    assert told.startswith("variable REFED_TEACHER__API_BASE is not used: the run keeps its teacher as it was")
+    moved = refed("resume", "run", "--size", 4, "--teacher", "sim/sim-model")
+    assert moved.exit_code == 0 and server.stats()["requests"] > 0, moved.output
+
+
 def test_the_same_command_goes_on_and_resume_needs_only_the_folder(home: Path, server: SimulatedTeacher) -> None:
     teacher = teacher_file(home, server)
     synth("--size", 5, "--teacher", teacher)
