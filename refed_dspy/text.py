@@ -22,6 +22,11 @@ def table_lines(rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
+def counted(count: float, singular: str, plural: str = "") -> str:
+    """`1 row`, `1,200 rows`; the plural is with an s unless it is given."""
+    return f"{count:,.0f} {singular if count == 1 else plural or f'{singular}s'}"
+
+
 def format_number(value: float | None, digits: int = 2) -> str:
     """`value` for people: with thousands separators and `digits` decimals, none from 10,000 on. None is NO_VALUE."""
     if value is None:

@@ -77,7 +77,7 @@ def test_an_errors_line_is_one_line_and_safe_to_print() -> None:
 def test_progress_in_one_line() -> None:
     progress = Progress(size=100, kept=50, in_flight=7, calls=12_345, prompt_tokens=123_456)
     progress.failed["malformed"] += 2
-    counts = "7 in flight · 12345 calls · 123k tokens read, 0 written"
+    counts = "7 in flight · 12,345 calls · 123k tokens read, 0 written"
     assert str(progress) == f"50/100 samples · $0 · 2 failed · time left: … · {counts}"
     now = time.monotonic()
     progress.moments.extend(now - 10 * (39 - n) for n in range(40))

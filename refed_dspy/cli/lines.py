@@ -11,7 +11,7 @@ from typing import Any
 
 from refed_dspy.errors import one_line
 from refed_dspy.ledger.pace import span, time_left
-from refed_dspy.text import table_lines
+from refed_dspy.text import counted, table_lines
 
 
 def money(amount: float | None, unpriced: int = 0) -> str:
@@ -20,12 +20,18 @@ def money(amount: float | None, unpriced: int = 0) -> str:
 
     if amount is None or (unpriced and not amount):
         return "price unknown"
-    return dollars(amount * PICO) + (f" and {unpriced} calls at an unknown price" if unpriced else "")
+    return dollars(amount * PICO) + (f" and {counted(unpriced, 'call')} at an unknown price" if unpriced else "")
+
+
+def _spent(status: Mapping[str, Any]) -> str:
+    """The dollars of `status` without those of calls under way."""
+    cost = status["cost"]
+    return money(cost if cost is None else cost - status["in_flight_cost"], status.get("unpriced", 0))
 
 
 def state_lines(status: Mapping[str, Any], made: str) -> list[str]:
     """The state first, with what is `made`, dollars and the time that is left; below it the reason, if there is one."""
-    first = f"{status['state']}{_ago(status)}: {made}, {money(status['cost'], status.get('unpriced', 0))}"
+    first = f"{status['state']}{_ago(status)}: {made}, {_spent(status)}"
     if (seconds := status.get("seconds_left")) is not None:
         first += f", {time_left(seconds)}"
     return [first, *([f"reason: {one_line(status['reason'], 600)}"] if status["reason"] else [])]
@@ -76,8 +82,9 @@ def usage_line(stage: str, usage: Mapping[str, Any]) -> str:
     unknown = f", {usage['unknown']} of unknown usage" if usage["unknown"] else ""
     reasoning = f" ({usage['reasoning_tokens']} reasoning)" if usage["reasoning_tokens"] else ""
     return (
-        f"{stage}: {usage['calls']} calls, {usage['prompt_tokens']} tokens read ({usage['cached_tokens']} cached), "
-        f"{usage['completion_tokens']} written{reasoning}{unknown}, {money(usage['cost'], usage['unpriced'])}"
+        f"{stage}: {counted(usage['calls'], 'call')}, {usage['prompt_tokens']} tokens read "
+        f"({usage['cached_tokens']} cached), {usage['completion_tokens']} written{reasoning}{unknown}, "
+        f"{money(usage['cost'], usage['unpriced'])}"
     )
 
 
@@ -110,7 +117,7 @@ def _calls_lines(status: Mapping[str, Any]) -> list[str]:
     failed = {f"{each['kind']} in {each['stage']}": each["count"] for each in failures}
     line = f"calls: {sum(use['calls'] for use in usage):,}"
     if failed:
-        line += f", {sum(failed.values())} questions failed{_counted(failed)}"
+        line += f", {counted(sum(failed.values()), 'question')} failed{_counted(failed)}"
     if limited := sum(use["rate_limited"] for use in usage):
         line += f", {limited:,} refused by the rate limit and asked again"
     lines = [line] if usage else []
@@ -119,12 +126,12 @@ def _calls_lines(status: Mapping[str, Any]) -> list[str]:
     in_flight, at_most = (sum(use[name] for use in usage) for name in ("in_flight", "in_flight_cost"))
     unknown, reserved = (sum(use[name] for use in usage) for name in ("unknown", "reserved"))
     if in_flight and (status["state"] == "running" or status.get("batches")):
-        lines.append(f"in flight: {in_flight} calls" + (f", {money(at_most)} at most" if at_most else ""))
+        lines.append(f"in flight: {counted(in_flight, 'call')}" + (f", up to {money(at_most)} more" if at_most else ""))
     else:
         unknown, reserved = unknown + in_flight, reserved + at_most
     if unknown:
-        counted = f", counted at their worst case, {money(reserved)}" if reserved else ""
-        lines.append(f"unknown usage: {unknown} calls{counted}")
+        at_worst = f", counted at their worst case, {money(reserved)}" if reserved else ""
+        lines.append(f"unknown usage: {counted(unknown, 'call')}{at_worst}")
     return lines
 
 
@@ -156,7 +163,8 @@ def filtering_lines(status: Mapping[str, Any]) -> list[str]:
 def compile_lines(facts: Mapping[str, Any]) -> list[str]:
     """How a compile stands (`optimizers.result.compile_status`)."""
     best = "" if facts["best"] is None else f", best {facts['best']:.2f} (uncompiled {facts['uncompiled']:.2f})"
-    made = f"compile by {facts['optimizer']}, {facts['candidates']} candidates, {facts['evaluations']} evaluations"
+    made = f"compile by {facts['optimizer']}, {counted(facts['candidates'], 'candidate')}"
+    made += f", {counted(facts['evaluations'], 'evaluation')}"
     proof = {None: "none yet", True: "proved better", False: "not proved better"}[facts["proved"]]
     lines = [*state_lines(facts, made + best), f"proof: {proof}", *_calls_lines(facts)]
     if abstained := facts["abstained"]:
@@ -169,7 +177,7 @@ def batches_line(batches: Sequence[Mapping[str, Any]], folder: Path) -> list[str
     if not batches:
         return []
     calls = sum(batch["calls"] for batch in batches)
-    return [f"batches: {len(batches)} under way, {calls} calls pending; see: refed batches {folder}"]
+    return [f"batches: {len(batches)} under way, {counted(calls, 'call')} pending; see: refed batches {folder}"]
 
 
 def listing_lines(works: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -178,7 +186,7 @@ def listing_lines(works: Sequence[Mapping[str, Any]]) -> list[str]:
     for each in works:
         count = f"{each['count']} of {each['size']}" if each["size"] is not None else str(each["count"])
         state = (one_line(each["folder"], 80), one_line(each["work"], 20), one_line(each["state"], 20))
-        rows.append((*state, count, money(each["cost"]), _when(each["last_active"])))
+        rows.append((*state, count, _spent(each), _when(each["last_active"])))
     return table_lines(rows)
 
 
@@ -195,9 +203,9 @@ def batch_line(batch: Mapping[str, Any]) -> str:
     """One batch (`ledger.batches.all_batches`)."""
     begun = time.strftime("%Y-%m-%d %H:%M", time.localtime(batch["created"]))
     state = batch["state"] or ("under way" if batch["name"] else "not confirmed")
-    waiting = f", {batch['calls']} calls pending" if batch["calls"] else ""
+    waiting = f", {counted(batch['calls'], 'call')} pending" if batch["calls"] else ""
     name = one_line(batch["name"] or f"(refed_batch {batch['nonce']})")
-    return f"{name}: {batch['requests']} requests from {begun} to {batch['model']}, {state}{waiting}"
+    return f"{name}: {counted(batch['requests'], 'request')} from {begun} to {batch['model']}, {state}{waiting}"
 
 
 def given_up_line(batches: Sequence[Mapping[str, Any]]) -> str:

@@ -12,6 +12,7 @@ import typer
 from refed_dspy.cli.options import RunDir, WorkDir, reporting
 from refed_dspy.cli.printing import as_options, say
 from refed_dspy.cli.stopping import at_work
+from refed_dspy.text import counted
 
 app = typer.Typer()
 
@@ -96,7 +97,7 @@ def share_(
     for note in made.notes:
         say(f"refed: {as_options(note)}", err=True)
     more = f" and {made.dropped} dropped rows" if made.dropped else ""
-    say(f"{made.rows} rows{more} in {out}; read its README.md, then: refed push {out} OWNER/NAME")
+    say(f"{counted(made.rows, 'row')}{more} in {out}; read its README.md, then: refed push {out} OWNER/NAME")
 
 
 @app.command("push")

@@ -13,6 +13,7 @@ from refed_dspy.cli.options import JsonOption, RunDir, reporting
 from refed_dspy.cli.printing import say
 from refed_dspy.cli.stopping import at_work
 from refed_dspy.errors import InputError, one_line
+from refed_dspy.text import counted
 
 app = typer.Typer()
 teacher_app = typer.Typer(no_args_is_help=True, help="Check a teacher; download the embedded model.")
@@ -45,7 +46,7 @@ def check(
         priced = [call.cost for call in calls if call.cost is not None]
         cost = dollars(sum(priced)) if len(priced) == len(calls) else "price unknown"
         refused = f", {len(calls) - answered} refused" if answered < len(calls) else ""
-        say(f"this check: {answered} answers{refused}, {cost}")
+        say(f"{'this check:':<13}{counted(answered, 'answer')}{refused}, {cost}")
 
 
 @teacher_app.command()

@@ -13,6 +13,7 @@ from typing import Any
 from refed_dspy.errors import one_line
 from refed_dspy.ledger.connection import FILE, FORMAT
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.spending import in_flight_cost
 from refed_dspy.ledger.states import FUNNEL, state_of, state_without_ledger
 from refed_dspy.records import PICO
 
@@ -26,7 +27,8 @@ def works_below(root: Path) -> tuple[list[dict[str, Any]], list[str]]:
     be read.
 
     Each has its `folder`, `work`, `state`, `reason`, `last_active`, the `count` that it has made of `size` (samples,
-    rows or, in a compile, evaluations; a size may be None), and `cost` in dollars (None: no price is known). Files are
+    rows or, in a compile, evaluations; a size may be None), and `cost` in dollars
+    (None: no price is known), with what is `in_flight_cost`. Files are
     not checked for damage, which takes long: `Ledger.read` does that.
     """
     works, unreadable = [], []
@@ -57,7 +59,7 @@ def _glance(folder: Path) -> dict[str, Any]:
     path = folder / FILE
     if not path.is_file():
         passes = json.loads((folder / FUNNEL).read_text(encoding="utf-8"))
-        made = {"count": passes[0]["in"], "size": passes[0]["in"], "cost": 0.0}
+        made = {"count": passes[0]["in"], "size": passes[0]["in"], "cost": 0.0, "in_flight_cost": 0.0}
         return {"folder": str(folder), "work": "filtering", **state_without_ledger(folder), **made}
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=1)) as db:
         db.execute("PRAGMA query_only=ON")
@@ -75,4 +77,5 @@ def _glance(folder: Path) -> dict[str, Any]:
             "count": int(db.execute(of).fetchone()[0]),
             "size": size if counted != "evaluations" else None,
             "cost": None if unpriced and not cost else cost / PICO,
+            "in_flight_cost": in_flight_cost(ledger),
         }

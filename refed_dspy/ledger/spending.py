@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from refed_dspy.ledger.batches import left_batches
+from refed_dspy.ledger.connection import is_at_work
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.statements import SENT
 from refed_dspy.ledger.states import KILLED, NO_WORD, End, ended
 from refed_dspy.records import PICO, dollars
+from refed_dspy.text import counted
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Spent:
         money = dollars(self.picodollars)
         if self.unpriced:
             money = f"{money} and more at unknown prices" if self.picodollars else "price unknown"
-        return f"{money}, {self.calls:,} calls"
+        return f"{money}, {counted(self.calls, 'call')}"
 
 
 def spent(ledger: Ledger) -> Spent:
@@ -41,13 +44,21 @@ def spent(ledger: Ledger) -> Spent:
     return Spent(int(cost), int(calls), int(unpriced), seconds_at_work(ledger))
 
 
+def in_flight_cost(ledger: Ledger) -> float:
+    """Dollars of what was charged that calls under way may still not cost: of work that goes on, or whose batches do.
+    The rest of such reservations is spent, as far as anyone knows."""
+    if not is_at_work(ledger.path.parent) and not left_batches(ledger):
+        return 0.0
+    return float(ledger.db.execute("SELECT total(in_flight_cost) FROM usage").fetchone()[0]) / PICO
+
+
 def set_aside(ledger: Ledger) -> str:
     """What is charged for calls whose outcome is unknown, for people; "" where there are none."""
     calls, cost = ledger.db.execute(
         "SELECT count(*), total(cost) FROM calls WHERE outcome IN ('no answer', 'lost', 'cancelled') AND cost > 0"
     ).fetchone()
     money = dollars(int(cost))
-    return f"{money} is set aside for {calls:,} calls without an answer, which may be billed" if calls else ""
+    return f"{money} is set aside for {counted(calls, 'call')} without an answer, which may be billed" if calls else ""
 
 
 def seconds_at_work(ledger: Ledger) -> float:

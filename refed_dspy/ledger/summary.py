@@ -7,6 +7,7 @@ from typing import Any
 
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.provenance import model_of, simulated_note
+from refed_dspy.ledger.spending import in_flight_cost
 from refed_dspy.ledger.states import state_of
 from refed_dspy.records import PICO
 
@@ -147,7 +148,8 @@ def failure_counts(ledger: Ledger, but: str = "") -> list[dict[str, Any]]:
 
 
 def _paid(ledger: Ledger) -> dict[str, Any]:
-    """Failures by stage and kind, usage by stage, caps, and dollars: without the `unpriced` calls, None if all are.
+    """Failures by stage and kind, usage by stage, caps, and dollars: without the `unpriced` calls, None if all are;
+    how much of them is for calls `in_flight_cost` (`spending.in_flight_cost`).
     `simulated`: a note where the simulated teacher answered, else empty; `limited_since`: as `_limited_since`."""
     usage = usage_by_stage(ledger)
     costs = [use["cost"] for use in usage.values() if use["cost"] is not None]
@@ -155,6 +157,7 @@ def _paid(ledger: Ledger) -> dict[str, Any]:
         "failures": failure_counts(ledger),
         "usage": usage,
         "cost": sum(costs) if costs or not usage else None,
+        "in_flight_cost": in_flight_cost(ledger),
         "unpriced": sum(use["unpriced"] for use in usage.values()),
         "caps": {name: ledger.meta(name) for name in ("max_cost", "max_calls", "max_minutes")},
         "simulated": simulated_note(ledger),

@@ -18,7 +18,7 @@ from refed_dspy.files import whole_file
 from refed_dspy.ledger.candidates import ABSTAINED, baseline_and_best, count_abstentions, load_candidates
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.provenance import simulated_note
-from refed_dspy.ledger.spending import spent
+from refed_dspy.ledger.spending import in_flight_cost, spent
 from refed_dspy.ledger.states import state_in, state_of
 from refed_dspy.ledger.summary import failure_counts, usage_by_stage
 from refed_dspy.optimizers.agreement import JudgeReport
@@ -28,7 +28,7 @@ from refed_dspy.programs.changed import DIFF
 from refed_dspy.programs.prompt_diff import prompt_diff
 from refed_dspy.programs.saved import MANIFEST, load_state, program_digests, program_state
 from refed_dspy.records import PICO, dollars
-from refed_dspy.text import Shown, format_number, html_lines
+from refed_dspy.text import Shown, counted, format_number, html_lines
 from refed_dspy.tracking.store import noted_run
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class Compiled(Shown):
             lines.append("no proof: the compile ended before the test set was scored")
         else:
             lines += [*proof.lines(), *(self.judge.lines() if self.judge is not None else []), *proof.doubts()]
-        lines.append(f"cost: {_money(manifest['cost'])}, {manifest['calls']} calls")
+        lines.append(f"cost: {_money(manifest['cost'])}, {counted(manifest['calls'], 'call')}")
         lines += _failure_lines(manifest)
         if not self.changed:
             lines.append("no candidate was better, so the uncompiled program is kept")
@@ -214,8 +214,8 @@ def compile_status(ledger: Ledger) -> dict[str, Any]:
 
     `optimizer`; `candidates` tried, `evaluations` scored, and those that could not be scored (`abstained`); `failures`
     by role and kind; `uncompiled` and `best` mean scores on the validation set, None before there are some; `proved`:
-    None before the proof; `usage` by model; `cost` in dollars; `caps`; `state`, `reason` and `last_active`
-    (`states.state_of`).
+    None before the proof; `usage` by model; `cost` in dollars, of it `in_flight_cost`;
+    `caps`; `state`, `reason` and `last_active` (`states.state_of`).
     """
     candidates, spending, identity = load_candidates(ledger), spent(ledger), ledger.meta("identity") or {}
     outcome = ledger.meta("outcome") or {}
@@ -233,6 +233,7 @@ def compile_status(ledger: Ledger) -> dict[str, Any]:
         "proved": (outcome.get("proof") or {}).get("proved"),
         "usage": usage_by_stage(ledger),
         "cost": None if spending.unpriced else spending.cost,
+        "in_flight_cost": in_flight_cost(ledger),
         "calls": spending.calls,
         "caps": {name: ledger.meta(name) for name in ("max_cost", "max_calls", "max_minutes")},
         "simulated": simulated_note(ledger),

@@ -17,7 +17,7 @@ from refed_dspy.sharing.run_settings import StageText
 from refed_dspy.sharing.steps import Step
 from refed_dspy.sharing.survey import Survey
 from refed_dspy.sharing.terms import terms_of
-from refed_dspy.text import format_number
+from refed_dspy.text import counted, format_number
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 _LARGEST = "n>1M"
@@ -127,7 +127,7 @@ class Card:
         environment = jinja2.Environment(  # noqa: S701 — Markdown, where HTML's escapes do not apply
             finalize=escaped, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
         )
-        environment.filters |= {"code": code, "counted": _counted}
+        environment.filters |= {"code": code, "counted": counted}
         source = files("refed_dspy.sharing").joinpath("card.md.j2").read_text(encoding="utf-8")
         return environment.from_string(source).render(self._values()).strip() + "\n"
 
@@ -223,16 +223,11 @@ class Card:
         return "None is stated. Ask the author before you use it."
 
 
-def _counted(count: int, singular: str, plural: str = "") -> str:
-    """`count` with its noun: 1 row, 2 rows."""
-    return f"{count:,} {singular if count == 1 else plural or f'{singular}s'}"
-
-
 def _copied(survey: Survey, configs: Sequence[Config]) -> Markdown:
     """How many rows hold text of their reference, also where none does."""
     copied = survey.copied
-    rows = _counted(copied.improved_response, "row")
-    examined = _counted(len(survey.drawn), "row was", "rows were")
+    rows = counted(copied.improved_response, "row")
+    examined = counted(len(survey.drawn), "row was", "rows were")
     text = (
         f"In {rows}, half or more of the {_NGRAM}-word runs of the response stand in "
         f"the reference (that is `improved_response`; of `response` in {copied.response:,}, of `instruction` in "
@@ -244,14 +239,14 @@ def _copied(survey: Survey, configs: Sequence[Config]) -> Markdown:
 
 def _rows_per_reference(survey: Survey) -> str:
     least, middle, most = survey.rows_per_reference()
-    gave = f"{_counted(len(survey.references), 'reference')} gave rows: "
+    gave = f"{counted(len(survey.references), 'reference')} gave rows: "
     if least == most:
         return f"{gave}{least:,}{' each' if len(survey.references) > 1 else ''}."
     return f"{gave}{least:,} to {most:,} each, {middle:,} at the median."
 
 
 def _stage(stage: StageText) -> dict[str, Any]:
-    examples = f"; {_counted(stage.examples, 'example')} shown with them, not quoted here" if stage.examples else ""
+    examples = f"; {counted(stage.examples, 'example')} shown with them, not quoted here" if stage.examples else ""
     return {
         "stage": stage.stage,
         "text": block(stage.instructions),

@@ -18,6 +18,7 @@ from refed_dspy.concurrency import together
 from refed_dspy.errors import ConfigError
 from refed_dspy.ledger.pace import seconds_left, time_left
 from refed_dspy.records import PICO, dollars
+from refed_dspy.text import counted
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -83,7 +84,7 @@ class Progress:
             left = self.seconds_left()
             phrases.append("time left: …" if left is None else time_left(left))
         tokens = f"{_short(self.prompt_tokens)} tokens read, {_short(self.completion_tokens)} written"
-        return " · ".join([*phrases, f"{self.in_flight} in flight", f"{self.calls} calls", tokens])
+        return " · ".join([*phrases, f"{self.in_flight} in flight", counted(self.calls, "call"), tokens])
 
 
 @dataclass
@@ -119,10 +120,10 @@ class CompileProgress:
         expected = f" of about {self.expected}" if self.expected else ""
         phrases = [self.phase, f"{self.evaluations}{expected} evaluations"]
         if self.candidates:
-            phrases.append(f"{self.candidates} candidate{'s' * (self.candidates != 1)}")
+            phrases.append(counted(self.candidates, "candidate"))
         if self.best is not None and self.baseline is not None:
             phrases.append(f"best {self.best:.2f} (uncompiled {self.baseline:.2f})")
-        return " · ".join([*phrases, f"{self.calls} calls", dollars(self.picodollars)])
+        return " · ".join([*phrases, counted(self.calls, "call"), dollars(self.picodollars)])
 
 
 P = TypeVar("P", Progress, CompileProgress)

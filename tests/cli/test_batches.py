@@ -37,9 +37,9 @@ def test_a_line_for_each(folder: Path) -> None:
     code, text = output_of(str(folder))
     first, second, third = text.splitlines()
     assert code == 0 and "\x1b" not in text
-    assert first.startswith("batch_a: 1 requests from ") and first.endswith("to openai/m, completed")
+    assert first.startswith("batch_a: 1 request from ") and first.endswith("to openai/m, completed")
     assert second.startswith("batch_b") and second.endswith("under way, 2 calls pending")
-    assert third.startswith("(refed_batch n3): ") and "not confirmed, 1 calls pending" in third
+    assert third.startswith("(refed_batch n3): ") and "not confirmed, 1 call pending" in third
 
 
 def test_the_same_for_scripts(folder: Path) -> None:

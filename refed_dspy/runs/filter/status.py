@@ -13,7 +13,10 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import FUNNEL, state_without_ledger
 from refed_dspy.ledger.summary import work_status
 
-_NOTHING_PAID = {"failures": [], "usage": {}, "cost": 0.0, "unpriced": 0, "caps": {}, "simulated": "", "batches": []}
+_NOTHING_PAID = {
+    "failures": [], "usage": {}, "cost": 0.0, "in_flight_cost": 0.0, "unpriced": 0, "caps": {}, "simulated": "",
+    "batches": [],
+}  # fmt: skip
 
 
 def filtering_status(folder: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 from refed_dspy.records import PICO, dollars
 from refed_dspy.sharing.report.drawing import Bars, Figure, Lines
 from refed_dspy.sharing.report.funnel import FunnelStep
+from refed_dspy.text import counted
 
 _MAX_LINES = 50
 """Lines of a table by minute, about."""
@@ -59,12 +60,14 @@ def flow(steps: Sequence[FunnelStep], title: str, text: str) -> Chart | None:
 def costs(usage: Mapping[str, Mapping[str, Any]]) -> Chart:
     """Dollars by stage, or tokens where nothing has a price above zero. `usage`: see `usage_by_stage`."""
     unpriced = sum(use["unpriced"] for use in usage.values())
-    unknown = f" Without {unpriced:,} calls of unknown price." if unpriced else ""
+    unknown = f" Without {counted(unpriced, 'call')} of unknown price." if unpriced else ""
     stages = [readable(stage) for stage in usage]
     if any(use["cost"] for use in usage.values()):
         paid = [use["cost"] or 0 for use in usage.values()]
         bars = Bars(stages, {"dollars": paid}, [dollars(cost * PICO) for cost in paid])
-        text = f"{dollars(sum(paid) * PICO)} in all.{unknown}"
+        open_ = sum(use["in_flight_cost"] for use in usage.values())
+        aside = f", {dollars(open_ * PICO)} of it set aside for calls without an answer so far" if open_ else ""
+        text = f"{dollars(sum(paid) * PICO)} in all{aside}.{unknown}"
     else:
         read = [use["prompt_tokens"] for use in usage.values()]
         written = [use["completion_tokens"] for use in usage.values()]

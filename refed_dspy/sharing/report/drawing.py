@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
+from refed_dspy.text import counted
+
 PALETTE = ("#4269d0", "#c47f00", "#e0523a", "#2a9d83", "#3ca951", "#d6578f", "#8a4fe0", "#5b8def", "#9c6b4e", "#7d8288")
 BLUE, AMBER, RED, GREEN = 0, 1, 2, 4
 """Places in PALETTE."""
@@ -122,7 +124,7 @@ class Histogram:
                 if not height:
                     continue
                 top = y.at(below[at] + height)
-                title = f"{name}, about {place:,.4g} {self.title}: {height:,} rows"
+                title = f"{name}, about {place:,.4g} {self.title}: {counted(height, 'row')}"
                 left = x.at(place - self.width / 2)
                 made.append((left, round(100 - top, 2), width, y.at(height), PALETTE[color], title))
                 below[at] += height if self.stacked else 0

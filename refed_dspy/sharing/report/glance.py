@@ -14,6 +14,7 @@ from refed_dspy.records import PICO, digest, dollars
 from refed_dspy.sharing.report.all_rows import AllRows
 from refed_dspy.sharing.report.charts import amounts, readable
 from refed_dspy.sharing.report.rows import Rows
+from refed_dspy.text import counted
 
 _EXAMPLES = "SELECT stage, kind, count(*), min(reason) FROM failures GROUP BY 1, 2 ORDER BY 3 DESC"
 _RECENT = "SELECT count(*) FROM calls WHERE outcome != 'sent' AND created + seconds > ?"
@@ -52,7 +53,8 @@ class Lead:
     cost: str
 
     def __str__(self) -> str:
-        return f"{self.samples:,} samples from {self.references:,} references by {' and '.join(self.by)}: {self.cost}"
+        made = f"{counted(self.samples, 'sample')} from {counted(self.references, 'reference')}"
+        return f"{made} by {' and '.join(self.by)}: {self.cost}"
 
 
 def lead(status: Mapping[str, Any], references: int, rows: Rows) -> Lead:
@@ -90,8 +92,9 @@ def paid(ledger: Ledger, status: Mapping[str, Any], each: str = "") -> list[Fact
     calls, answered = sum(use["calls"] for use in usage), sum(use["answered"] for use in usage)
     read, written = sum(use["prompt_tokens"] for use in usage), sum(use["completion_tokens"] for use in usage)
     cached = sum(use["cached_tokens"] for use in usage)
+    in_flight = f"up to {dollars(at_most * PICO)} more in flight" if (at_most := status["in_flight_cost"]) else ""
     return [
-        Fact("Cost", _money(status), each),
+        Fact("Cost", _money(status), ", ".join(filter(None, [each, in_flight]))),
         Fact("Calls", f"{calls:,}", f"{answered:,} answered"),
         Fact("Tokens read", f"{read:,}", f"{cached:,} of them cached"),
         Fact("Tokens written", f"{written:,}"),
@@ -131,7 +134,7 @@ def spending_notes(status: Mapping[str, Any]) -> list[str]:
     """That the teacher was simulated, and what the cost leaves out or sets aside."""
     texts = [f"{status['simulated'].capitalize()}."] if status["simulated"] else []
     if status["unpriced"]:
-        texts.append(f"{status['unpriced']:,} calls have no known price and are not counted in dollars.")
+        texts.append(f"{counted(status['unpriced'], 'call')} without a known price, not counted in dollars.")
     if reserved := sum(use["reserved"] for use in status["usage"].values()):
         texts.append(f"{dollars(reserved * PICO)} of the cost is set aside for calls that never reported their tokens.")
     return texts
@@ -211,7 +214,7 @@ def _short(settings: Mapping[str, Any]) -> str:
 def _money(status: Mapping[str, Any]) -> str:
     if status["cost"] is None or (status["unpriced"] and not status["cost"]):
         return "price unknown"
-    return dollars(status["cost"] * PICO)
+    return dollars((status["cost"] - status["in_flight_cost"]) * PICO)
 
 
 def _duration(seconds: float) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from refed_dspy.metrics.wording import Spread, spread
 from refed_dspy.sharing.report.charts import Chart
 from refed_dspy.sharing.report.drawing import GREEN, RED, Histogram
-from refed_dspy.text import NO_VALUE, format_number
+from refed_dspy.text import NO_VALUE, counted, format_number
 
 _BINS = 40
 Scores: TypeAlias = tuple[Sequence[float], Sequence[float]]
@@ -56,7 +56,7 @@ def _scores(place: int, counts: Mapping[str, Any], dropped: Any, kept: Any) -> C
     }
     name, rows = counts["filter"], counts["kept"] + counts["dropped"]
     without = rows - len(kept) - len(dropped)
-    text = f"{counts['kept']:,} rows kept and {counts['dropped']:,} dropped by {name}, by the score it gave."
+    text = f"{counted(counts['kept'], 'row')} kept and {counts['dropped']:,} dropped by {name}, by the score it gave."
     if without:
         text += f" {without:,} of them have none." if len(kept) else " It gives kept rows no score."
     table = [[group, *_cells(spread(scores))] for group, _, scores in groups]

@@ -15,6 +15,7 @@ from refed_dspy.metrics.embedder import Embedder
 from refed_dspy.sharing.report.charts import Chart
 from refed_dspy.sharing.report.drawing import GREEN, PALETTE, RED, Axis, Dots
 from refed_dspy.sharing.report.rows import Rows
+from refed_dspy.text import counted
 
 Points: TypeAlias = NDArray[np.float64]
 Numbers: TypeAlias = NDArray[np.int64]
@@ -124,12 +125,13 @@ def instruction_map(rows: Rows, map_: Map | None) -> Chart | None:
     counts = [rows.columns["feature"].count(number) for number in range(len(rows.names["features"]))]
     table = [["references", f"{opened:,}"]]
     table += [
-        [f"feature {name}", f"{count:,} instructions"]
+        [f"feature {name}", counted(count, "instruction")]
         for name, count in zip(rows.names["features"], counts, strict=True)
     ]
     near = f"Instructions that are similar {_BY[map_.by]} lie close together."
-    of = f" of {len(rows) + rows.left_out:,}" if rows.left_out else ""
-    text = f"{len(rows):,}{of} instructions from {opened:,} references. {near}"
+    of = f" of {len(rows) + rows.left_out:,} instructions" if rows.left_out else ""
+    shown = f"{len(rows):,}{of}" if of else counted(len(rows), "instruction")
+    text = f"{shown} from {counted(opened, 'reference')}. {near}"
     figure = Dots(places, colourings, small=len(rows) > _MANY)
     return Chart("map", f"Map of instructions, by {map_.by}", text, figure, ("what", "how many"), table, wide=True)
 

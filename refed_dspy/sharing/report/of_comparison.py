@@ -18,7 +18,7 @@ from refed_dspy.sharing.report.drawing import Interval, Intervals
 from refed_dspy.sharing.report.extracts import Extract, Gallery, Text, plain
 from refed_dspy.sharing.report.glance import Fact, Table
 from refed_dspy.sharing.report.page import Page
-from refed_dspy.text import NO_VALUE, format_number
+from refed_dspy.text import NO_VALUE, counted, format_number
 
 FIGURES, ROWS = "comparison.json", "rows.jsonl"
 _SHOWN = 30
@@ -35,8 +35,8 @@ def comparison_page(folder: Path, ledger: Ledger) -> Page:
     lead = f"{status['kept']:,} of {status['size']:,} instructions compared"
     if made:
         lead = (
-            f"{made['instructions']:,} instructions from {made['references']:,} references, written by "
-            f"{made['teacher']}, judged by {made['judge']} against {made['against']}. {made['proxy']}."
+            f"{counted(made['instructions'], 'instruction')} from {counted(made['references'], 'reference')}, "
+            f"written by {made['teacher']}, judged by {made['judge']} against {made['against']}. {made['proxy']}."
         )
     shown = [_win_rates(lines, made["against"]), _grades(lines)] if made else []
     return Page(

@@ -19,7 +19,7 @@ from refed_dspy.sharing.report.drawing import Interval, Intervals
 from refed_dspy.sharing.report.extracts import Extract, Gallery, Text, changed, plain
 from refed_dspy.sharing.report.glance import Fact, Table
 from refed_dspy.sharing.report.page import Page
-from refed_dspy.text import NO_VALUE, format_number
+from refed_dspy.text import NO_VALUE, counted, format_number
 
 _LONGEST = 50_000
 """Characters of a prompt's change that are shown: all of it, unless a program writes without end."""
@@ -33,7 +33,7 @@ def compile_page(folder: Path, ledger: Ledger) -> Page:
     best = _best(candidates, outcome)
     evaluations = sum(len(scores) for each in candidates for scores in each.scores.values())
     facts = [
-        Fact("Candidates", f"{len(candidates):,}", f"{evaluations:,} evaluations"),
+        Fact("Candidates", f"{len(candidates):,}", counted(evaluations, "evaluation")),
         *glance.paid(ledger, status),
     ]
     if proof:
@@ -78,9 +78,11 @@ def _notes(outcome: Mapping[str, Any], candidates: Sequence[Candidate], best: Ca
         notes.append("no candidate was better, so the uncompiled program is kept")
     if outcome["abstained"]:
         notes.append(
-            f"{outcome['abstained']:,} evaluations were not judged; they count neither for nor against a candidate"
+            f"{counted(outcome['abstained'], 'evaluation')} not judged: counted neither for nor against a candidate"
         )
-    notes += [f"{each['count']:,} calls failed in {each['stage']}: {each['kind']}" for each in outcome["failures"]]
+    notes += [
+        f"{counted(each['count'], 'call')} failed in {each['stage']}: {each['kind']}" for each in outcome["failures"]
+    ]
     return notes + glance.self_judged(models.get("teacher"), models.get("judge"))
 
 

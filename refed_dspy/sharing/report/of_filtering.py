@@ -19,6 +19,7 @@ from refed_dspy.sharing.report.extracts import Extract, Gallery, Text, plain
 from refed_dspy.sharing.report.funnel import FunnelStep
 from refed_dspy.sharing.report.glance import Fact, Table
 from refed_dspy.sharing.report.page import Page
+from refed_dspy.text import counted
 
 KEPT = ROWS["filtering"]
 _EXAMPLES = 3
@@ -75,10 +76,11 @@ def _steps(passes: Sequence[Mapping[str, Any]]) -> list[FunnelStep]:
 def _gaps(passes: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """What a judge did not decide, and which filter kept nothing."""
     for each in passes:
+        rows = counted(each["in"], "row")
         if each["undecided"]:
-            yield f"the judge of {each['filter']} gave no answer on {each['undecided']:,} of {each['in']:,} rows"
+            yield f"the judge of {each['filter']} gave no answer on {each['undecided']:,} of {rows}"
         elif each["in"] and not each["kept"]:
-            yield f"{each['filter']} kept none of {each['in']:,} rows"
+            yield f"{each['filter']} kept none of {rows}"
 
 
 def _reasons(passes: Sequence[Mapping[str, Any]]) -> Table:

@@ -17,6 +17,7 @@ from refed_dspy.sharing.report.funnel import funnel
 from refed_dspy.sharing.report.map import Map, draw_map, instruction_map
 from refed_dspy.sharing.report.page import Page
 from refed_dspy.sharing.report.rows import read_rows
+from refed_dspy.text import counted
 from refed_dspy.tracking.run import per_minute
 
 DrawMap: TypeAlias = Callable[[Sequence[str], int], Map | None]
@@ -28,7 +29,7 @@ def run_page(folder: Path, ledger: Ledger, draw: DrawMap, most: int) -> Page:
     status, rows, every = run_status(ledger), read_rows(ledger, most), measured(ledger)
     steps = funnel(ledger, status)
     judge = ledger.meta("judge") or {}
-    flow = f"{steps[0].count:,} instructions were written; {steps[-1].count:,} rows are in the data set."
+    flow = f"{counted(steps[0].count, 'instruction')} written, {counted(steps[-1].count, 'row')} in the data set."
     facts, tables, points = glance.facts(ledger, status), glance.tables(ledger, status), per_minute(ledger)
     ledger.db.execute("ROLLBACK")  # all is read; what follows takes seconds
     map_ = draw(rows.columns["instruction"], int(status["seed"] or 0))

@@ -23,6 +23,7 @@ from refed_dspy.sharing.report.drawing import (
 from refed_dspy.sharing.report.funnel import FunnelStep
 from refed_dspy.sharing.report.map import LANDMARKS, Map, draw_map, instruction_map
 from refed_dspy.sharing.report.rows import Rows
+from refed_dspy.text import counted
 
 MARKUP = "<a href='x'>&"
 
@@ -85,11 +86,19 @@ def test_the_flow_says_what_was_lost() -> None:
 def test_costs_by_stage() -> None:
     use: dict[str, Any] = {
         "calls": 1200, "prompt_tokens": 7000, "cached_tokens": 60, "completion_tokens": 30, "cost": 1.25, "unpriced": 0,
+        "in_flight_cost": 0.25,
     }  # fmt: skip
-    dear = {"a_stage": use, "other": {**use, "cost": None, "unpriced": 1200}, "third": {**use, "cost": 0.5}}
+    dear = {
+        "a_stage": use,
+        "other": {**use, "cost": None, "unpriced": 1200, "in_flight_cost": 0},
+        "third": {**use, "cost": 0.5},
+    }
     chart = charts.costs(dear)
     assert chart.rows[0] == ["a stage", "1,200", "7,000", "60", "30", "$1.25"] and chart.rows[1][-1] == "unknown"
-    assert chart.text == "$1.75 in all. Without 1,200 calls of unknown price."
+    assert (
+        chart.text == "$1.75 in all, $0.50 of it set aside for calls without an answer so far. "
+        "Without 1,200 calls of unknown price."
+    )
     assert isinstance(chart.figure, Bars) and chart.figure.series == {"dollars": [1.25, 0, 0.5]}
     assert [[part.width for part in parts] for _, parts, _ in chart.figure.lines] == [[100], [0], [40]]
 
@@ -121,7 +130,7 @@ def test_columns_stand_on_each_other_only_where_they_are_stacked() -> None:
     series: dict[str, tuple[int, list[float]]] = {"kept": (GREEN, [1, 3]), "dropped": (RED, [1, 0])}
     stacked = Histogram("score", [1.0, 2.0], 1.0, series, stacked=True)
     (_, first, width, height, color, title), (_, tallest, *_), (left, second, *_) = stacked.columns
-    assert (width, color, title) == (50, PALETTE[GREEN], "kept, about 1 score: 1 rows")
+    assert (width, color, title) == (50, PALETTE[GREEN], "kept, about 1 score: 1 row")
     assert left == 0 and first + height == 100 and second + height == pytest.approx(first, abs=0.02)
     assert tallest == 4.76, "the tallest stays below the top"
     behind = Histogram("score", [1.0, 2.0], 1.0, series, stacked=False)
@@ -154,7 +163,7 @@ def mapped(references: list[int], features: list[int], opened: int) -> Dots:
     chart = instruction_map(rows, Map(places, "words"))
     assert chart is not None and chart.title == "Map of instructions, by words" and isinstance(chart.figure, Dots)
     assert chart.text.startswith(f"{len(features)} instructions from {len(set(references))} references")
-    assert chart.rows[1:] == [[f"feature {name}", f"{features.count(at)} instructions"]
+    assert chart.rows[1:] == [[f"feature {name}", counted(features.count(at), "instruction")]
                               for at, name in enumerate(names["features"])]  # fmt: skip
     return chart.figure
 

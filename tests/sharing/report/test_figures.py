@@ -197,7 +197,7 @@ def test_an_unknown_price_is_never_zero(ledger: Ledger) -> None:
     (calls,) = ledger.db.execute("SELECT count(*) FROM calls").fetchone()
     assert facts(ledger)["Cost"] == ("price unknown", "")
     assert str(glance.lead(status, 2, read_rows(ledger))).endswith("by fake/model: price unknown")
-    assert f"{calls:,} calls have no known price and are not counted in dollars." in glance.notes(status)
+    assert f"{calls:,} calls without a known price, not counted in dollars." in glance.notes(status)
     assert [row[-1] for row in table(ledger, "models")] == ["unknown"]
     free = "UPDATE calls SET cost = 0 WHERE stage = 'response_generation'"
     ledger.db.execute(free)

@@ -186,6 +186,7 @@ def test_the_map_has_every_row(ledger: Ledger) -> None:
 
 def test_costs_without_a_price_are_tokens() -> None:
     use = {"calls": 2, "prompt_tokens": 70, "cached_tokens": 0, "completion_tokens": 30, "cost": None, "unpriced": 2}
+    use["in_flight_cost"] = 0
     figure = charts.costs({"judge": use}).figure
     assert isinstance(figure, Bars) and figure.series == {"tokens read": [70], "tokens written": [30]}
     assert [(part.left, part.width) for part in figure.lines[0][1]] == [(0, 70), (70, 30)]
