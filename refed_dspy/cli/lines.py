@@ -185,6 +185,7 @@ def listing_lines(works: Sequence[Mapping[str, Any]]) -> list[str]:
     rows = [("folder", "work", "state", "progress", "dollars", "last active")]
     for each in works:
         count = f"{each['count']} of {each['size']}" if each["size"] is not None else str(each["count"])
+        count += f" {each['unit']}" if each["unit"] else ""
         state = (one_line(each["folder"], 80), one_line(each["work"], 20), one_line(each["state"], 20))
         rows.append((*state, count, _spent(each), _when(each["last_active"])))
     return table_lines(rows)

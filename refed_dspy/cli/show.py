@@ -36,11 +36,13 @@ def show(
         _show_dropped(run_dir, number)
     elif (work := work_in(run_dir)) in ROWS:
         from refed_dspy.data.dataset import load_dataset
-        from refed_dspy.data.sources import as_trained
+        from refed_dspy.data.sources import as_trained, simulated_in
 
         if next(rows_in(run_dir, work), None) is None:
             raise InputError(f"{run_dir}: no row was kept")
         made = load_dataset(run_dir).rows
+        if note := simulated_in(run_dir):
+            say(f"{note}\n")
         for place, row in enumerate(made[:number], start=1):
             say(f"── row {place} of {len(made)}")
             _show(row.instruction, as_trained(row)["response"], row.response)

@@ -10,17 +10,22 @@ from typing import Any
 from refed_dspy.data.dataset import DataSet, data_identity
 from refed_dspy.data.stored import ROWS, SOURCE, read_json
 from refed_dspy.errors import RunDirError
+from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.provenance import SIMULATED, simulated_note, simulated_text
 from refed_dspy.ledger.states import FUNNEL
 from refed_dspy.records import DataRow, digest
 
 REMARKS = "refed_filters"
 """The column of a filtering's remarks."""
+ENDPOINTS = ("endpoint", "response_endpoint", "instruction_endpoint")
+"""The columns of a run's rows that say where their texts are from."""
 
 
 def source_of(data: Any, loaded: DataSet, columns: Mapping[str, str]) -> dict[str, Any]:
     """What work notes of the data that it read: `data`, its name; `place`, where it lies on this machine, or empty;
-    `identity`, a digest; `rows`, how many; their `columns`; and `of`, the same of the folder that the data is from."""
+    `identity`, a digest; `rows`, how many; their `columns`; `simulated`, what to know of rows by the simulated teacher;
+    and `of`, the same of the folder that the data is from."""
     path = Path(data) if isinstance(data, str | Path) else None
     place = "" if path is None or not path.exists() else str(path.resolve())
     return {
@@ -29,8 +34,28 @@ def source_of(data: Any, loaded: DataSet, columns: Mapping[str, str]) -> dict[st
         "identity": data_identity(data, loaded),
         "rows": len(loaded.rows) + len(loaded.unread),
         "columns": dict(columns),
+        "simulated": _simulated(loaded) or (simulated_in(Path(place)) if place else ""),
         "of": _noted(Path(place)) if place else None,
     }
+
+
+def simulated_rows(folder: Path) -> str:
+    """What people must know of the rows that the work in `folder` read, if the simulated teacher wrote any."""
+    return str(read_json(folder / SOURCE).get("simulated", ""))
+
+
+def _simulated(loaded: DataSet) -> str:
+    return simulated_text({any(row.fields.get(name) == SIMULATED for name in ENDPOINTS) for row in loaded.rows})
+
+
+def simulated_in(path: Path) -> str:
+    """The same of the filtered or recycled rows at `path`, a folder or its file, which may have no such columns."""
+    folder = path.parent if path.name in ROWS.values() else path
+    note = simulated_rows(folder)
+    if note or (folder / FUNNEL).is_file() or not (folder / FILE).is_file():
+        return note
+    with Ledger.read(folder) as ledger:
+        return simulated_note(ledger)
 
 
 def _noted(path: Path) -> dict[str, Any] | None:

@@ -27,9 +27,9 @@ def works_below(root: Path) -> tuple[list[dict[str, Any]], list[str]]:
     be read.
 
     Each has its `folder`, `work`, `state`, `reason`, `last_active`, the `count` that it has made of `size` (samples,
-    rows or, in a compile, evaluations; a size may be None), and `cost` in dollars
-    (None: no price is known), with what is `in_flight_cost`. Files are
-    not checked for damage, which takes long: `Ledger.read` does that.
+    rows or, in a compile, evaluations; a size may be None) with its `unit` where it needs one ("kept", of a filtering),
+    and `cost` in dollars (None: no price is known), of it `in_flight_cost`. Files are not checked for damage, which
+    takes long: `Ledger.read` does that.
     """
     works, unreadable = [], []
     for folder in _folders(root, DEPTH):
@@ -58,8 +58,7 @@ def _folders(root: Path, depth: int) -> Iterator[Path]:
 def _glance(folder: Path) -> dict[str, Any]:
     path = folder / FILE
     if not path.is_file():
-        passes = json.loads((folder / FUNNEL).read_text(encoding="utf-8"))
-        made = {"count": passes[0]["in"], "size": passes[0]["in"], "cost": 0.0, "in_flight_cost": 0.0}
+        made = {**_kept(folder), "cost": 0.0, "in_flight_cost": 0.0}
         return {"folder": str(folder), "work": "filtering", **state_without_ledger(folder), **made}
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=1)) as db:
         db.execute("PRAGMA query_only=ON")
@@ -76,6 +75,14 @@ def _glance(folder: Path) -> dict[str, Any]:
             **state_of(ledger),
             "count": int(db.execute(of).fetchone()[0]),
             "size": size if counted != "evaluations" else None,
+            "unit": "",
+            **(_kept(folder) if (folder / FUNNEL).is_file() else {}),
             "cost": None if unpriced and not cost else cost / PICO,
             "in_flight_cost": in_flight_cost(ledger),
         }
+
+
+def _kept(folder: Path) -> dict[str, Any]:
+    """How many rows the filtering in `folder` kept, of how many."""
+    passes = json.loads((folder / FUNNEL).read_text(encoding="utf-8"))
+    return {"count": passes[-1]["kept"], "size": passes[0]["in"], "unit": "kept"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from refed_dspy.ledger.ledger import Ledger
 
 ANY = ""
@@ -24,9 +26,13 @@ def model_of(model: str, endpoint: str) -> str:
 def simulated_note(ledger: Ledger) -> str:
     """What people must know of texts by the simulated teacher; empty where a model gave every answer."""
     by = {endpoint == SIMULATED for (endpoint,) in ledger.db.execute(_ENDPOINTS)}
+    return simulated_text(by, "rows" if ledger.holds() in {"", "run", "comparison", "recycling"} else "answers")
+
+
+def simulated_text(by: Collection[bool], texts: str = "rows") -> str:
+    """The note of `texts`. `by`: whether the simulated teacher wrote each, or each kind of them."""
     if True not in by:
         return ""
-    texts = "rows" if ledger.holds() in {"", "run", "comparison", "recycling"} else "answers"
     whole = f"made by the simulated teacher: no model wrote these {texts}"
     return f"{'made in part by the simulated teacher' if False in by else whole}, for trying refed out only"
 

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from refed_dspy.data.rows import DROPPED_COLUMNS
-from refed_dspy.data.sources import REMARKS
+from refed_dspy.data.sources import ENDPOINTS, REMARKS
 from refed_dspy.data.tables import made_schema, tables
 from refed_dspy.sharing.redact import public_detail, public_endpoint, public_model, public_source
 
 TEACHERS = ("teacher", "response_teacher", "instruction_teacher")
-ENDPOINTS = ("endpoint", "response_endpoint", "instruction_endpoint")
 _CLEANED: Mapping[str, Callable[[str | None], str]] = {
     **dict.fromkeys(TEACHERS, public_model),
     **dict.fromkeys(ENDPOINTS, public_endpoint),

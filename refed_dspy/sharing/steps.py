@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from refed_dspy.data.formats import Pairs
-from refed_dspy.data.sources import as_trained, margin_of, run_behind, sources
+from refed_dspy.data.sources import ENDPOINTS, as_trained, margin_of, run_behind, sources
 from refed_dspy.data.stored import ROWS
 from refed_dspy.errors import RunDirError, one_line
 from refed_dspy.ledger.connection import FILE
@@ -20,7 +20,6 @@ from refed_dspy.ledger.provenance import SIMULATED
 from refed_dspy.ledger.summary import run_status
 from refed_dspy.records import DataRow
 from refed_dspy.sharing.facts import UNKNOWN, Cost, RunFacts, StageFacts, cost_of, run_facts, stages_of
-from refed_dspy.sharing.parquet import ENDPOINTS
 from refed_dspy.sharing.redact import public_model
 from refed_dspy.sharing.run_settings import public_settings
 

@@ -54,6 +54,12 @@ def test_the_simulated_teacher_is_named_first(tmp_path: Path) -> None:
     note = "made by the simulated teacher: no model wrote these rows, for trying refed out only"
     assert made.exit_code == 0 and made.stdout.endswith(f"{note}\n")
     assert show(tmp_path / "first").stdout.startswith(f"{note}\n\n── sample 1 of 2\n  Simulated task ")
+    refed_dspy.filter_data(tmp_path / "first", ["refusals"], out=tmp_path / "kept")
+    refed_dspy.filter_data(tmp_path / "kept", ["refusals"], out=tmp_path / "again")
+    for folder in (tmp_path / "kept", tmp_path / "again"):
+        assert show(folder).stdout.startswith(f"{note}\n\n── row 1 of 2\n")
+        assert CliRunner().invoke(app, ["status", str(folder)]).stdout.endswith(f"{note}\n")
+        assert f"{note.capitalize()}." in refed_dspy.report(folder).read_text()
 
 
 def test_a_folder_without_a_run(tmp_path: Path) -> None:
@@ -91,7 +97,7 @@ def test_the_list_has_filterings_that_asked_nobody(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     refed_dspy.filter_data([{"instruction": "i", "response": "r"}], ["refusals"], out="kept/first")
     listed = CliRunner().invoke(app, ["status"]).stdout.splitlines()
-    assert listed[1].split()[:6] == ["kept/first", "filtering", "done", "1", "of", "1"]
+    assert listed[1].split()[:7] == ["kept/first", "filtering", "done", "1", "of", "1", "kept"]
     (tmp_path / "kept" / "first" / "funnel.json").write_text("[]")
     assert "kept/first: cannot be read" in CliRunner().invoke(app, ["status"]).stderr
     broken = CliRunner().invoke(app, ["status", "kept/first"])

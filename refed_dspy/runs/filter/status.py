@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from refed_dspy.data.sources import simulated_rows
 from refed_dspy.data.stored import read_json
 from refed_dspy.errors import RunDirError, one_line
 from refed_dspy.ledger.batches import left_batches
@@ -32,6 +33,7 @@ def filtering_status(folder: Path) -> dict[str, Any]:
             "kept": passes[-1]["kept"],
             "undecided": sum(each["undecided"] for each in passes),
             "filters": passes,
+            **({"simulated": note} if (note := simulated_rows(folder)) else {}),
         }
     except (LookupError, TypeError):
         raise RunDirError(f"{one_line(folder / FUNNEL, 200)}: is no funnel of refed filter; filter again") from None

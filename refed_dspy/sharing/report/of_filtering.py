@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from refed_dspy.data.shapes import LeftOut, exchange_of
-from refed_dspy.data.sources import REMARKS
+from refed_dspy.data.sources import REMARKS, simulated_rows
 from refed_dspy.data.stored import DROPPED, ROWS, json_lines, read_json
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import FUNNEL
@@ -41,13 +41,17 @@ def filtering_page(folder: Path, ledger: Ledger | None) -> Page:
         facts.append(Fact("Undecided", f"{undecided:,}", "a judge gave no answer"))
     flow = charts.flow(_steps(passes), "From row to kept row", f"{kept:,} of {rows:,} rows passed all filters.")
     drawn, tables, notes, state, reason = [flow] if flow else [], [_reasons(passes)], list[str](), "done", ""
+    simulated = simulated_rows(folder)
     if ledger is not None:
         status = work_status(ledger)
+        status["simulated"] = simulated or status["simulated"]
         state, reason = status["state"], status["reason"]
         facts += glance.paid(ledger, status)
         notes = glance.spending_notes(status)
         drawn.append(charts.costs(status["usage"]))
         tables.append(glance.models(usage_by_model(ledger)))
+    elif simulated:
+        notes.append(f"{simulated.capitalize()}.")
     notes += _gaps(passes)
     if not passes:
         notes.append("The filters have not finished; this is the cost so far.")
