@@ -115,7 +115,8 @@ def compile(  # noqa: A001
                 return made
             with Watch(on_progress, progress).telling(CompileProgress()) as teller, printed_to_file(folder):
                 outcome = _run_steps(start, spec, teller, estimate)
-                teller.progress.finish()
+                state = DONE if estimate else _end(outcome.stopped, estimate).state
+                teller.progress.finish(state, spent(start.ledger))
             tracker.update()  # so that the program's manifest can name its run
             made = write_outcome(folder, start.ledger, spec, outcome, keep=not estimate)
             write_end(start.ledger, _end(made.stopped, estimate))

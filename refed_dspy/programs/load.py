@@ -14,7 +14,7 @@ from refed_dspy.errors import ConfigError, briefly, one_line
 from refed_dspy.programs.baselines import program_class_of
 from refed_dspy.programs.judges import PairwiseJudge
 from refed_dspy.programs.reference_level import ReferenceLevelFeedback
-from refed_dspy.programs.saved import load_into, load_saved, manifest_of, read_state, remember_origin
+from refed_dspy.programs.saved import UNPROVED, load_into, load_saved, manifest_of, read_state, remember_origin
 from refed_dspy.signatures import DEFAULT_FEATURES
 
 log = logging.getLogger("refed_dspy.optimizers")
@@ -150,7 +150,10 @@ def refuse_bound_models(program: dspy.Module, name: str = "") -> None:
 
 
 def warn_of_another_teacher(program: Any, model: str) -> None:
-    """Warn if a program was tuned with another teacher than `model`."""
-    tuned_with = getattr(program, "source", {}).get("teacher")
-    if tuned_with and tuned_with != model:
+    """Warn if a program's gain was never proved, or with another teacher than `model`."""
+    source = getattr(program, "source", {})
+    tuned_with = source.get("teacher")
+    if source.get("proof") == UNPROVED:
+        log.warning("the program was tuned with %s, and its gain was never proved", tuned_with or "an unknown model")
+    elif tuned_with and tuned_with != model:
         log.warning("the program was tuned with %s; with %s its gain is not proved", tuned_with, model)

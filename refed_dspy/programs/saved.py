@@ -25,6 +25,8 @@ from refed_dspy.records import digest, json_default
 OWN = {"embedded": "embedded.json"}
 """The package's own programs: their name → their file. This one is for the embedded model: it has demonstrations."""
 MANIFEST = "refed"
+UNPROVED = "none"
+"""What is remembered of the proof of a compiled program whose gain was not proved."""
 """The key of this package's entry in a program's file."""
 
 
@@ -135,6 +137,8 @@ def remember_origin(program: dspy.Module, state: Any, source: str) -> None:
     teacher = entry.get("model") if isinstance(entry, dict) else None
     origin = {"run_id": manifest.get("run_id"), "candidate": manifest.get("candidate"), "teacher": teacher}
     texts = {name: one_line(value, 200) for name, value in origin.items() if isinstance(value, str)}
+    if "proof" in manifest and not (isinstance(proof := manifest["proof"], dict) and proof.get("proved")):
+        texts["proof"] = UNPROVED
     program.source = {"address": source, **texts, **model_version(source)}
     seen = manifest.get("seen")
     program.tuned_on = [str(cluster) for cluster in seen] if isinstance(seen, list) else []

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from refed_dspy.concurrency import together
 from refed_dspy.errors import ConfigError
 from refed_dspy.ledger.pace import seconds_left, time_left
+from refed_dspy.ledger.spending import Spent
+from refed_dspy.ledger.states import DONE
 from refed_dspy.records import PICO, dollars
 from refed_dspy.text import counted
 
@@ -106,9 +108,11 @@ class CompileProgress:
         """Dollars."""
         return self.picodollars / PICO
 
-    def finish(self) -> None:
-        """Nothing is left to do."""
-        self.phase, self.expected = "done", self.evaluations
+    def finish(self, state: str, used: Spent) -> None:
+        """Nothing is left to do, or no more can be done: it ends in this `state`, and has `used` so much."""
+        self.phase, self.picodollars, self.calls = state, used.picodollars, used.calls
+        if state == DONE:
+            self.expected = self.evaluations
 
     @property
     def share(self) -> float:

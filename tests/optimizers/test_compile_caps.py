@@ -13,6 +13,7 @@ import pytest
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.optimizers.result import Compiled
+from refed_dspy.teachers.progress import CompileProgress
 from tests.support import compiling
 from tests.support.capped_compiles import BASELINE, OPTIMIZERS, billed, candidates, charged, compiled, config, is_whole
 from tests.support.compiling import Answerer, questions, requests
@@ -58,8 +59,10 @@ def test_a_compile_that_fits_ends_as_ever(server: SimulatedTeacher, tmp_path: Pa
 
 
 def test_the_proof_is_paid_for_by_what_was_held_back(server: SimulatedTeacher, tmp_path: Path) -> None:
-    made = compiled(server, tmp_path, max_calls=80)
+    told: list[CompileProgress] = []
+    made = compiled(server, tmp_path, max_calls=80, on_progress=told.append)
     assert made.proof is not None and made.stopped == "max_calls"
+    assert (told[-1].phase, told[-1].calls) == ("at its cap", charged(tmp_path)[1])
     assert made.proof.baseline.score.mean >= 0 and (tmp_path / "proof.txt").exists()
 
 

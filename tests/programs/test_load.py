@@ -178,6 +178,17 @@ def test_another_teacher_than_it_was_tuned_with_is_warned_of(tmp_path: Path, cap
         ]
 
 
+def test_a_gain_that_was_never_proved_is_told_with_any_teacher(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number, model in enumerate(("fake/model", "openai/gpt-4o-mini")):
+        path = saved(tmp_path, models={"teacher": {"model": model}}, proof={"proved": False})
+        run(path, tmp_path / f"run{number}")
+        assert warnings_of(caplog).pop() == f"the program was tuned with {model}, and its gain was never proved"
+    run(saved(tmp_path, models={"teacher": {"model": "fake/model"}}, proof={"proved": True}), tmp_path / "proved")
+    assert len(caplog.records) == 2
+
+
 def test_the_same_teacher_needs_no_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = saved(tmp_path, models={"teacher": {"model": "fake/model"}})
     run(path, tmp_path / "run")
