@@ -18,6 +18,8 @@ from refed_dspy.errors import InputError, one_line
 app = typer.Typer()
 LONGEST = 2_000
 """Characters shown of each text."""
+_COMPARING = ("rouge", "near_duplicates")
+"""Filters whose detail is the kept text that a dropped one is like."""
 
 
 @app.command()
@@ -73,7 +75,9 @@ def _show_dropped(run_dir: Path, number: int) -> None:
         score = "" if row.score is None else f", score {row.score:.4g}"
         say(f"── dropped by {one_line(row.filter, 60)}: {one_line(row.reason, 200)}{score}")
         if row.detail:
-            say(f"   {one_line(row.detail, 300)}")
+            detail = one_line(row.detail, 300)
+            compared = row.filter.partition(" ")[0] in _COMPARING
+            say(f"kept:\n  {detail}\ndropped:" if compared else f"   {detail}")
         _show(row.instruction, row.plain, row.response)
 
 

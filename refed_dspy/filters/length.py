@@ -6,6 +6,7 @@ from typing import Literal
 
 from refed_dspy.filters.base import Decision, TextFilter
 from refed_dspy.records import DataRow
+from refed_dspy.text import counted
 
 
 class Length(TextFilter):
@@ -30,16 +31,19 @@ class Length(TextFilter):
 
     def check(self, row: DataRow) -> Decision:
         """Dropped as "too short" or "too long". `score`: the count that decided, and of a kept row the count of words
-        where they are bounded, else of characters. `detail`: that count with its unit and the bound."""
+        where they are bounded, else of characters. `detail`: what was measured, that count, the bound."""
         text = (row.instruction if self.of_instruction else row.response).strip()
+        improved = row.plain is not None and row.plain != row.response
+        what = "instruction" if self.of_instruction else "improved response" if improved else "response"
         counts: list[int] = []
         for unit, (least, most) in (("words", self._words), ("characters", self._characters)):
             if least is most is None:
                 continue
             count = len(text.split()) if unit == "words" else len(text)
+            measured = f"{what}: {counted(count, unit.removesuffix('s'))}"
             if least is not None and count < least:
-                return Decision(False, "too short", count, f"{count} {unit}, at least {least} required")
+                return Decision(False, "too short", count, f"{measured}, at least {least} required")
             if most is not None and count > most:
-                return Decision(False, "too long", count, f"{count} {unit}, at most {most} allowed")
+                return Decision(False, "too long", count, f"{measured}, at most {most} allowed")
             counts.append(count)
         return Decision(True, score=counts[0])

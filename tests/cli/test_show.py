@@ -73,7 +73,10 @@ def test_dropped_rows_are_shown_with_filter_and_reason(run: Path, tmp_path: Path
     made = refed_dspy.filter_data(run, [{"length": {"max_words": 50}}, {"random": {"keep": 1}}], out=tmp_path / "out")
     assert len(made) == 0
     printed = show(made.out, "--dropped", "-n", 9).stdout
-    assert printed.count("── dropped by length: too long, score 804\n   804 words, ") == 5 and "\x1b" not in printed
+    assert (
+        printed.count("── dropped by length: too long, score 804\n   improved response: 804 words, ") == 5
+        and "\x1b" not in printed
+    )
     result = show(made.out)
     assert result.exit_code == 2 and result.stderr == f"refed: {made.out}: no row was kept\n"
     status = CliRunner().invoke(app, ["status", str(made.out)]).stdout
@@ -91,6 +94,15 @@ def test_a_rows_number_other_texts_and_a_runs_own_drops(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text("filters: [random: {share: 0.5}]")
     assert CliRunner().invoke(app, [*words, "--config", str(tmp_path / "run.yaml")]).exit_code == 0
     assert "── dropped by random: " in show(tmp_path / "run", "--dropped").stdout
+
+
+def test_a_duplicate_is_shown_below_the_text_that_was_kept(tmp_path: Path) -> None:
+    rows = [
+        {"instruction": f"Name {n} rivers of this part of Spain, please", "response": "Ebro."} for n in ("two", "some")
+    ]
+    made = refed_dspy.filter_data(rows, [{"rouge": {"threshold": 0.5}}], out=tmp_path / "out", seed=1)
+    kept, dropped = ("\n  " + next(iter(texts))["instruction"] for texts in (made.kept(), made.dropped()))
+    assert f"\nkept:{kept}\ndropped:{dropped}\nresponse:\n  Ebro.\n" in show(made.out, "--dropped").stdout
 
 
 def test_the_list_has_filterings_that_asked_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,8 +59,8 @@ def test_bounds_are_inclusive_and_say_what_they_counted() -> None:
         (False, "too short", 1), (True, "", 2), (True, "", 4), (False, "too long", 5), (False, "too long", 25),
     ]  # fmt: skip
     assert (
-        decisions[0].detail == "1 words, at least 2 required"
-        and decisions[4].detail == "25 characters, at most 20 allowed"
+        decisions[0].detail == "response: 1 word, at least 2 required"
+        and decisions[4].detail == "response: 25 characters, at most 20 allowed"
     )
 
 
