@@ -30,6 +30,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -167,7 +168,10 @@ class EndpointBusy(RunStopped):
 
 
 class NothingKept(RunStopped):
-    """Filters drop every row, or a judge never decides: continuing would cost money for nothing."""
+    """Filters drop every row, or a judge never decides: continuing would cost money for nothing. `run_dir`: the run's
+    folder, with the samples that were kept before; None where it is other work."""
+
+    run_dir: Path | None = None
 
 
 class CapReached(RunStopped):

@@ -44,7 +44,7 @@ from refed_dspy.cli.options import (
 )
 from refed_dspy.cli.printing import say, written
 from refed_dspy.cli.stopping import at_work
-from refed_dspy.errors import InputError, one_line
+from refed_dspy.errors import InputError, NothingKept, one_line
 
 app = typer.Typer()
 
@@ -109,8 +109,7 @@ def synth(
         lines = shown(forecast, settings.program, source, **keywords).lines()
         say("\n".join([*lines, "to continue, run the same command without --estimate"]))
         return
-    made = shown(synthesize, settings.program, source, **keywords)
-    _finish(made, *([f"folder: {made.run_dir}"] if settings.run_dir is None else []))
+    _finish(settings.run_dir is None, synthesize, settings.program, source, **keywords)
 
 
 @app.command()
@@ -129,7 +128,6 @@ def resume(
     max_minutes: MaxMinutes = None,
 ) -> None:
     """Continue a run that was stopped, or make it larger."""
-    from refed_dspy.cli.display import shown
     from refed_dspy.config.environment import variable
     from refed_dspy.config.run import RunConfig
     from refed_dspy.runs.resume import resume as go_on
@@ -137,7 +135,7 @@ def resume(
     refining = tuple(variable(role, "") for role, named in (("teacher", teacher), ("judge", judge)) if named)
     read = {name: text for name, text in os.environ.items() if name in _CAPS or name.startswith(refining)}
     settings = settings_of(RunConfig, context, read)
-    _finish(shown(go_on, run_dir, **given(settings, "run_dir")))
+    _finish(False, go_on, run_dir, **given(settings, "run_dir"))
 
 
 @app.command()
@@ -286,12 +284,26 @@ def preview(
         say(f"───── one sample\n{made.model_dump_json(indent=2)}")
 
 
-def _finish(made: Any, *more: str) -> None:
-    """Say what came of a run, and what `more` there is to know. Raises typer.Exit(1) where it is not done."""
+def _finish(tell_folder: bool, work: Callable[..., Any], *arguments: Any, **keywords: Any) -> None:
+    """Run the `work` and say what came of it, also where its filters end it. Raises typer.Exit(1) where it is not
+    done."""
+    from refed_dspy.cli.display import shown
+    from refed_dspy.runs.result import read_run
+
+    try:
+        made, ended = shown(work, *arguments, **keywords), None
+    except NothingKept as error:
+        if error.run_dir is None:
+            raise
+        made, ended = read_run(error.run_dir), error
     to_stdout = {**made.status, "reason": ""}  # the reason goes to stderr
-    for line in [*run_lines(to_stdout), *simulated_lines(made.status), *more]:
+    for line in [*run_lines(to_stdout), *simulated_lines(made.status)]:
         say(line)
+    if tell_folder:
+        say(f"folder: {made.run_dir}")
     say_where_tracked(made.run_dir)
+    if ended is not None:
+        raise ended
     if made.reason:
         say(f"refed: {made.reason}", err=True)
         raise typer.Exit(1)

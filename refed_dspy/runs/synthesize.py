@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Unpack
 
 from refed_dspy.concurrency import run_blocking
-from refed_dspy.errors import briefly
+from refed_dspy.errors import NothingKept, briefly, one_line
+from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.runs.plan import Plan, PlanSettings
 from refed_dspy.runs.prepare import RunSettings, prepare, run_keywords
 from refed_dspy.runs.program import ProgramLike
@@ -112,7 +114,7 @@ async def produce(
     records its full size.
     """
     folder = spec.folder
-    with begin(folder, spec.work()) as start:
+    with begin(folder, spec.work()) as start, _telling_what_is_kept(start.ledger):
         ledger, plan = start.ledger, Plan(plan_settings or spec.plan_settings(start.size))
         plan.restore(ledger.kept(), ledger.proposals(), ledger.used(), ledger.open_instructions())
         session = Session(start)
@@ -128,3 +130,16 @@ async def produce(
             await tracker.told()
     refresh_samples(folder)
     return read_run(folder)
+
+
+@contextmanager
+def _telling_what_is_kept(ledger: Ledger) -> Iterator[None]:
+    """A NothingKept of the block also says how many samples were kept before, and where."""
+    try:
+        yield
+    except NothingKept as error:
+        folder = ledger.path.parent
+        kept = f"{ledger.kept()} of {ledger.meta('size')} samples are kept in {one_line(folder, 200)}"
+        told = NothingKept(f"{error}; {kept}")
+        told.run_dir = folder
+        raise told from None

@@ -167,7 +167,9 @@ def test_filters_that_drop_everything_end_the_run(tmp_path: Path, of_instruction
     teacher = Teacher()
     bounds = {"instructions": INSTRUCTIONS_IN_A_ROW, "samples": SAMPLES_IN_A_ROW}[noun]
     message = (
-        f"filters: the last \\d+ {noun} were all dropped, \\d+ of them by .* reuse: .*run, which pays for nothing twice"
+        f"filters: the last \\d+ {noun} were all dropped, \\d+ of them by .* reuse: "
+        ".*run, which pays for nothing twice; "
+        "0 of \\d+ samples are kept in .*run$"
     )
     with pytest.raises(RunStopped, match=message) as raised:
         run(tmp_path / "run", teacher, [nothing], size=1000, count=40)
