@@ -45,6 +45,8 @@ class _Grouped(TyperGroup):
             return super().invoke(ctx)
         except _UsageError as error:
             error.message = printable(error.message)
+            if getattr(error, "option_name", "") == "--filter":
+                error.message += "; filters of a run are a setting: `filters:` in a --config file, or REFED_FILTERS"
             raise
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002

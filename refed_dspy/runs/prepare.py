@@ -75,7 +75,7 @@ def prepare(program: ProgramLike, references: Any, **settings: Unpack[RunSetting
     usable = load_references(references, config.columns or None, config.turns)
     for teacher in by_stage.teachers:
         usable = usable.fitting(teacher.window, teacher.max_tokens)
-    tuned_with = getattr(module, "source", {}).get("teacher")
+    tuned_with = str(getattr(module, "source", {}).get("teacher", ""))
     warn_of_another_teacher(module, tuned_with if by_stage.asks(tuned_with) else by_stage.first.model)
     screening, judge = _screening(module, by_stage, config, settings.get("judge"))
     return RunSpec(config, module, usable, by_stage, judge, screening)

@@ -28,6 +28,11 @@ def test_every_command_is_in_one_group() -> None:
     assert sorted(listed) == sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
 
 
+def test_a_runs_filters_are_a_setting() -> None:
+    result = CliRunner().invoke(app, ["synth", "--filter", "refusals"])
+    assert result.exit_code == 2 and "No such option: --filter; filters of a run are a setting" in result.stderr
+
+
 def test_groups_stand_in_order_and_no_description_is_cut() -> None:
     text = help_of()
     assert [line[:-1] for line in text.splitlines() if line.endswith(":") and line[:-1] in GROUPS] == list(GROUPS)
