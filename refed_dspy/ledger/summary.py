@@ -150,7 +150,8 @@ def failure_counts(ledger: Ledger, but: str = "") -> list[dict[str, Any]]:
 def _paid(ledger: Ledger) -> dict[str, Any]:
     """Failures by stage and kind, usage by stage, caps, and dollars: without the `unpriced` calls, None if all are;
     how much of them is for calls `in_flight_cost` (`spending.in_flight_cost`).
-    `simulated`: a note where the simulated teacher answered, else empty; `limited_since`: as `_limited_since`."""
+    `simulated`: a note where the simulated teacher answered, else empty; `limited_since`: when the limit refused the last
+    call (`limited_since`)."""
     usage = usage_by_stage(ledger)
     costs = [use["cost"] for use in usage.values() if use["cost"] is not None]
     return {
@@ -161,11 +162,11 @@ def _paid(ledger: Ledger) -> dict[str, Any]:
         "unpriced": sum(use["unpriced"] for use in usage.values()),
         "caps": {name: ledger.meta(name) for name in ("max_cost", "max_calls", "max_minutes")},
         "simulated": simulated_note(ledger),
-        "limited_since": _limited_since(ledger),
+        "limited_since": limited_since(ledger),
     }
 
 
-def _limited_since(ledger: Ledger) -> float | None:
+def limited_since(ledger: Ledger) -> float | None:
     """When the rate limit refused the last call (seconds since 1970); None where another one was the last, or some are
     in flight."""
     if ledger.db.execute("SELECT total(in_flight) FROM usage").fetchone()[0]:

@@ -20,7 +20,7 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.provenance import simulated_note
 from refed_dspy.ledger.spending import in_flight_cost, spent
 from refed_dspy.ledger.states import state_in, state_of
-from refed_dspy.ledger.summary import failure_counts, usage_by_stage
+from refed_dspy.ledger.summary import failure_counts, limited_since, usage_by_stage
 from refed_dspy.optimizers.agreement import JudgeReport
 from refed_dspy.optimizers.proof import Proof, finite
 from refed_dspy.optimizers.spec import CompileSpec
@@ -234,6 +234,7 @@ def compile_status(ledger: Ledger) -> dict[str, Any]:
         "usage": usage_by_stage(ledger),
         "cost": None if spending.unpriced else spending.cost,
         "in_flight_cost": in_flight_cost(ledger),
+        "limited_since": limited_since(ledger),
         "calls": spending.calls,
         "caps": {name: ledger.meta(name) for name in ("max_cost", "max_calls", "max_minutes")},
         "simulated": simulated_note(ledger),

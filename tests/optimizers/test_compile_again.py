@@ -203,6 +203,8 @@ def test_nothing_is_said_of_none(tmp_path: Path) -> None:
     assert made.manifest["abstained"] == 0 and "not judged" not in "\n".join(made.lines())
     with Ledger.read(made.folder) as ledger:
         assert "not judged" not in "\n".join(compile_lines(compile_status(ledger)))
+    with Ledger.create(made.folder) as ledger:  # as one that is at work
+        assert compile_lines(compile_status(ledger))[0].startswith("running: compile by ")
 
 
 def test_what_could_not_be_judged_and_then_was_is_no_more_told(tmp_path: Path) -> None:
