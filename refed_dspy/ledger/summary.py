@@ -148,10 +148,9 @@ def failure_counts(ledger: Ledger, but: str = "") -> list[dict[str, Any]]:
 
 
 def _paid(ledger: Ledger) -> dict[str, Any]:
-    """Failures by stage and kind, usage by stage, caps, and dollars: without the `unpriced` calls, None if all are;
-    how much of them is for calls `in_flight_cost` (`spending.in_flight_cost`).
-    `simulated`: a note where the simulated teacher answered, else empty; `limited_since`: when the limit refused the last
-    call (`limited_since`)."""
+    """Failures by stage and kind, usage by stage, caps, and dollars: without the `unpriced` calls, None if all are; how
+    much of them is reserved for calls in flight (`spending.in_flight_cost`). `simulated`: a note where the simulated
+    teacher answered, else empty; `limited_since`: when the rate limit refused the last call."""
     usage = usage_by_stage(ledger)
     costs = [use["cost"] for use in usage.values() if use["cost"] is not None]
     return {
