@@ -80,6 +80,9 @@ class Synthesis(Shown, Sequence[Sample]):
     def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
         return self.samples[index]
 
+    def __fspath__(self) -> str:
+        return str(self.run_dir)
+
     def _describe(self) -> str:
         used, state = spent(self.samples.ledger), self.state
         cost = "" if used.unpriced else f", {dollars(used.picodollars)}"

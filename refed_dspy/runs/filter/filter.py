@@ -17,7 +17,7 @@ from refed_dspy.data.on_disk import RowsOnDisk
 from refed_dspy.data.sources import source_of
 from refed_dspy.data.stored import SOURCE, read_json
 from refed_dspy.errors import ConfigError, ExportError, RowError, RunDirError, RunStopped, briefly, one_line
-from refed_dspy.files import check_apart, check_own
+from refed_dspy.files import as_path, check_apart, check_own
 from refed_dspy.filters.base import Decision, JudgeFilter, Step, labels, validated
 from refed_dspy.filters.build import build
 from refed_dspy.filters.judge import FAILED
@@ -94,6 +94,7 @@ def filter_data(
     steps = build(config.filters, config.seed, judge_program)
     if not steps:
         raise ConfigError("filters: needs at least one")
+    data = as_path(data)
     loaded = load_dataset(data, config.columns or None)
     _check_columns(loaded, steps)
     paid = any(isinstance(step.filter, JudgeFilter) for step in steps)
