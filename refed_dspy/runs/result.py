@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import shlex
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -170,9 +169,9 @@ SAMPLES = "samples-at-cap.jsonl"
 """Where in the run's folder a run that ended at a cap leaves its samples."""
 
 
-def end_at_cap(folder: Path, cap: CapReached) -> str:
-    """Export the samples so far, and return one line that says what there is and how to go on. A comparison's samples
-    are not exported: it writes a table of its own."""
+def end_at_cap(folder: Path, cap: CapReached, go_on: Callable[[str], str]) -> str:
+    """Export the samples so far, and return one line that says what there is and how to go on: `go_on` is
+    the call with a setting changed. A comparison's samples are not exported: it writes a table of its own."""
     with Ledger.read(folder) as ledger:
         kept, size = ledger.kept(), int(ledger.meta("size"))
         prediction, used, limit = forecast(ledger), spent(ledger), ledger.meta(cap.cap)
@@ -182,13 +181,11 @@ def end_at_cap(folder: Path, cap: CapReached) -> str:
     start = f"{cap.cap} {shown} is reached after {_used_text(cap.cap, used)}: {kept} of {size} samples are kept"
     if kept and is_run:
         start += _export_text(folder)
-    begin = f"refed resume {shlex.quote(str(folder))}" if is_run else "the same command with"
-    again = f"{begin} --{cap.cap.replace('_', '-')}"
     if prediction is None:
         why = f"; the most frequent failure was {failed[0][0]}" if failed else ""
-        return f"{start}{why}; too few to forecast the rest; continue with: {again} MORE"
+        return f"{start}{why}; too few to forecast the rest; continue with: {go_on(cap.cap + '=MORE')}"
     would_take, enough = _to_go_on(cap, prediction, used, limit)
-    return f"{start}; the other {size - kept} would {would_take}; continue with: {again} {enough}"
+    return f"{start}; the other {size - kept} would {would_take}; continue with: {go_on(f'{cap.cap}={enough}')}"
 
 
 def refresh_samples(folder: Path) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Unpack
 
 from refed_dspy.concurrency import run_blocking
 from refed_dspy.errors import briefly
+from refed_dspy.ledger.states import ESTIMATED
 from refed_dspy.runs.plan import Plan, PlanSettings
 from refed_dspy.runs.prepare import RunSettings, prepare, run_keywords
 from refed_dspy.runs.program import ProgramLike
@@ -112,7 +114,8 @@ async def produce(
     records its full size.
     """
     folder = spec.folder
-    with begin(folder, spec.work()) as start:
+    work = spec.work() if plan_settings is None else replace(spec.work(), then=ESTIMATED)
+    with begin(folder, work) as start:
         ledger, plan = start.ledger, Plan(plan_settings or spec.plan_settings(start.size))
         plan.restore(ledger.kept(), ledger.proposals(), ledger.used(), ledger.open_instructions())
         session = Session(start)
