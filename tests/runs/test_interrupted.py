@@ -128,3 +128,19 @@ async def test_a_cell_that_loops_over_a_stream_says_it(tmp_path: Path) -> None:
     with pytest.raises(asyncio.CancelledError) as caught:
         await looping
     assert str(caught.value) == line(tmp_path / "run")
+
+
+def test_an_error_of_ones_own_comes_without_an_exception_group(tmp_path: Path) -> None:
+    """IPython prints an error with a group behind it in plain, as a stream, instead of raising it."""
+
+    def broken(progress: Progress) -> None:
+        if progress.kept:
+            raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine") as caught:
+        refed_dspy.synthesize(**settings(tmp_path / "run", by_ctrl_c) | {"on_progress": broken})
+    assert traceback.extract_tb(caught.value.__traceback__)[-1].name == "broken"
+    behind: BaseException | None = caught.value
+    while behind is not None:
+        assert not isinstance(behind, BaseExceptionGroup)
+        behind = behind.__context__
