@@ -80,7 +80,7 @@ def compare_(
     _check_programs(settings.programs)
     references_ = settings.references or "builtin"
     made = shown(compare, settings.programs, references_, **given(settings, "programs", "references"))
-    _print(made.text())
+    _print(made.lines())
     say(f"table, rows, pairs and pictures in {folder}")
     say_where_tracked(folder)
     _ended_short(made.stopped, folder)

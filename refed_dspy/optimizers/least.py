@@ -39,10 +39,8 @@ def refuse_small_caps(spec: CompileSpec) -> None:
     plain, candidate = _calls(spec)
     usual = pairs + COST_OF_CANDIDATE * (spec.expected_evaluations + pairs)
     at_least = "one candidate and its proof take"
-    would_do = (
-        f"leaves room for {settings.optimizer} with evaluations: {settings.evaluations}, and the proof; raise it "
-    )
-    would_do += "or lower evaluations, validation and test"
+    would_do = f"leaves room for {settings.optimizer} with evaluations: {settings.evaluations}, and the proof; raise "
+    would_do += "it or lower evaluations, validation and test"
     calls = pairs * (plain.total + candidate.total)
     if settings.max_calls is not None and settings.max_calls < calls:
         raise ConfigError(
