@@ -17,6 +17,7 @@ from refed_dspy.files import path_of
 from refed_dspy.ledger.identity import named_work
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.pace import seconds_left
+from refed_dspy.ledger.provenance import simulated_note
 from refed_dspy.ledger.spending import Spent, spent
 from refed_dspy.ledger.states import DONE, RUNNING, state_of
 from refed_dspy.ledger.summary import run_status
@@ -83,9 +84,10 @@ class Synthesis(Shown, Sequence[Sample]):
         return str(self.run_dir)
 
     def _describe(self) -> str:
-        used, state = spent(self.samples.ledger), self.state
-        cost = "" if used.unpriced else f", {dollars(used.picodollars)}"
-        return f"{len(self)} of {self.size} samples{'' if state == DONE else f', {state}'}{cost}, in {self.run_dir}"
+        ledger, state = self.samples.ledger, self.state
+        simulated = " (simulated: for trying refed out only)" if simulated_note(ledger) else ""
+        state = "" if state == DONE else f", {state}"
+        return f"{len(self)} of {self.size} samples{simulated}{state}, {spent(ledger).money}, in {self.run_dir}"
 
     def _table(self) -> tuple[Sequence[str], Iterable[Sequence[object]]]:
         return self.samples._table()
