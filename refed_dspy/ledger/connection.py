@@ -97,10 +97,11 @@ def take_lock(folder: Path) -> FileLock:
         lock.acquire()
     except Timeout:
         if any(other.is_locked and other.lock_file == path for other in _taken):
-            who, remedy = "this process is still", "let it end (after a break: await asyncio.sleep(2)) or restart"
+            why = "this process is still working on this run; let it end (after a break: await asyncio.sleep(2)) or "
+            why += "restart"
         else:
-            who, remedy = "another process is", "wait for it or stop it"
-        raise RunDirError(f"{folder}: {who} working on this run; {remedy}") from None
+            why = "another process is working on this run; wait for it or stop it"
+        raise RunDirError(f"{folder}: {why}") from None
     _taken.add(lock)
     return lock
 
