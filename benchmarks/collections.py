@@ -44,7 +44,7 @@ def main() -> None:
         )
         again = time.perf_counter() - begun
         assert server.stats()["requests"] == stats["requests"], "a second start asked something"
-    print("\n".join(made.text()))
+    print("\n".join(made.lines()))
     print(f"{SIZE} samples: {count['sample_feedback']} feedback collections sample-level (1,000 is known)")
     print(f"{SIZE} samples: {count['response_feedback']} Reference-Level (50 is known)")
     print(f"{SIZE} first responses for three programs: {count['response_generation']} paid")

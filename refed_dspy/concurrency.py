@@ -45,9 +45,10 @@ async def together() -> AsyncIterator[asyncio.TaskGroup]:
     try:
         async with asyncio.TaskGroup() as group:
             yield group
+        return
     except BaseExceptionGroup as errors:
         first = errors.exceptions[0]
-        raise first from first.__cause__
+    raise first from first.__cause__  # here, so that the group is no part of it: IPython prints what has one in plain
 
 
 async def all_of(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

@@ -20,11 +20,17 @@ _MOST_CHARACTERS = 20_000_000
 """Characters that YAML may have once its aliases are written out."""
 
 
-def path_of(value: str | Path, name: str) -> Path:
-    """`value` as a path. Raises InputError where it is an empty text, which would be the working folder."""
+def path_of(value: str | os.PathLike[str], name: str) -> Path:
+    """`value`, for instance a result, which stands for its folder, as a path. Raises InputError where it is an empty
+    text, which would be the working folder."""
     if value == "":
         raise InputError(f"{name}: is empty; is a shell variable unset?")
     return Path(value)
+
+
+def as_path(source: Any) -> Any:
+    """`source`; a path where it is a result, which stands for its folder."""
+    return Path(source) if isinstance(source, os.PathLike) else source
 
 
 def read_bytes(path: Path) -> bytes:

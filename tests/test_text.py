@@ -39,7 +39,10 @@ def test_texts_are_data_and_sizes_are_small(made: Synthesis) -> None:
     for value in (made, made.samples, made[0], loaded, loaded[0], load_dataset(rows), made[0].analysis):
         small(value)
     assert "&lt;script&gt;" in small(made) and "mathjax_ignore" in small(made)
-    assert repr(made) == f"<Synthesis: 12 of 12 samples, in {made.run_dir}>" and repr(loaded) == "<References: 300>"
+    assert (
+        repr(made) == f"<Synthesis: 12 of 12 samples, price unknown, in {made.run_dir}>"
+        and repr(loaded) == "<References: 300>"
+    )
     assert repr(Reference(instruction="a", response="b")) == "Reference(instruction='a', response='b')"
 
 

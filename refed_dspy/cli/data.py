@@ -29,7 +29,7 @@ from refed_dspy.cli.options import (
     say_where_tracked,
     settings_of,
 )
-from refed_dspy.cli.printing import say
+from refed_dspy.cli.printing import as_options, say
 from refed_dspy.errors import ConfigError, one_line
 
 Data = Annotated[
@@ -80,7 +80,7 @@ def compare_(
     _check_programs(settings.programs)
     references_ = settings.references or "builtin"
     made = shown(compare, settings.programs, references_, **given(settings, "programs", "references"))
-    _print(made.text())
+    _print(made.lines())
     say(f"table, rows, pairs and pictures in {folder}")
     say_where_tracked(folder)
     _ended_short(made.stopped, folder)
@@ -200,7 +200,7 @@ def _as_yaml(text: str) -> Any:
 
 def _print(lines: list[str]) -> None:
     for line in lines:
-        say(line)
+        say(as_options(line))
 
 
 def _ended_short(why: str, folder: Path | None) -> None:
@@ -213,7 +213,7 @@ def _ended_short(why: str, folder: Path | None) -> None:
             f"{why} is reached; paid answers are kept{where}: to continue, run the same command with a "
             f"larger --{why.replace('_', '-')}"
         )
-    say(f"refed: {why}", err=True)
+    say(f"refed: {as_options(why)}", err=True)
     raise typer.Exit(1)
 
 

@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from refed_dspy.cli.printing import as_options
 from refed_dspy.errors import one_line
 from refed_dspy.ledger.pace import span, time_left
 from refed_dspy.text import counted, table_lines
@@ -34,7 +35,7 @@ def state_lines(status: Mapping[str, Any], made: str) -> list[str]:
     first = f"{status['state']}{_ago(status)}: {made}, {_spent(status)}"
     if (seconds := status.get("seconds_left")) is not None:
         first += f", {time_left(seconds)}"
-    return [first, *([f"reason: {one_line(status['reason'], 600)}"] if status["reason"] else [])]
+    return [first, *([f"reason: {as_options(one_line(status['reason'], 600))}"] if status["reason"] else [])]
 
 
 def _ago(status: Mapping[str, Any]) -> str:

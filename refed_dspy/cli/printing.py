@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 
 import typer
 
@@ -22,6 +23,8 @@ _KEYWORD = re.compile(
     r"reference_license|run_dir|teacher|unproved|version)=(?P<value>True\b|…)"
 )
 """A keyword that a message names, of those that commands have as options."""
+_CAP = re.compile(r"\b(max_(?:cost|calls|minutes))=(MORE\b|[\d.]+\b)")
+_CALL = re.compile(r"refed_dspy\.(?P<call>resume|promote)\((?P<what>'[^']*'|\"[^\"]*\")(?:, (?P<setting>[^()]*))?\)")
 
 
 def printable(text: str) -> str:
@@ -31,6 +34,12 @@ def printable(text: str) -> str:
 
 def as_options(text: str) -> str:
     """A message of the package with its keywords as this command line's options: `force=True` as `--force`."""
+    text = _CALL.sub(
+        lambda found: f"refed {found['call']} {quote(found['what'][1:-1])} {found['setting'] or ''}".rstrip(), text
+    )
+    text = _CAP.sub(lambda found: f"--{found[1].replace('_', '-')} {found[2]}", text)
+    text = re.sub(r"\breuse='([^']*)'", lambda found: f"--reuse {quote(found[1])}", text)
+    text = text.replace("the same call", "the same command")
     return _KEYWORD.sub(
         lambda found: f"--{found['name'].replace('_', '-')}{' …' if found['value'] == '…' else ''}", text
     )
@@ -59,7 +68,7 @@ def written(out: Path) -> Iterator[tuple[Path, Callable[..., None]]]:
 
 
 class PlainFormatter(logging.Formatter):
-    """A log's lines, printable."""
+    """A log's lines, printable, with options for keywords."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record))
+        return printable(as_options(super().format(record)))

@@ -42,7 +42,7 @@ from refed_dspy.cli.options import (
     say_where_tracked,
     settings_of,
 )
-from refed_dspy.cli.printing import say, written
+from refed_dspy.cli.printing import as_options, say, written
 from refed_dspy.cli.stopping import at_work
 from refed_dspy.errors import InputError, NothingKept, one_line
 
@@ -305,5 +305,5 @@ def _finish(tell_folder: bool, work: Callable[..., Any], *arguments: Any, **keyw
     if ended is not None:
         raise ended
     if made.reason:
-        say(f"refed: {made.reason}", err=True)
+        say(f"refed: {as_options(made.reason)}", err=True)
         raise typer.Exit(1)

@@ -19,6 +19,7 @@ from refed_dspy.data.rows import data_rows
 from refed_dspy.data.shapes import LeftOut, check_roles, exchange_of
 from refed_dspy.data.stored import ROWS, SOURCE, read_json, rows_in, work_in
 from refed_dspy.errors import ReferencesError, briefly, one_line
+from refed_dspy.files import as_path
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.identity import named_work
 from refed_dspy.ledger.ledger import Ledger
@@ -63,8 +64,8 @@ def load_dataset(source: Any, columns: Mapping[str, str] | None = None) -> DataS
     """The rows of `source`.
 
     Args:
-        source: the folder of a run, a filtering or a recycling; a JSONL, JSON, CSV or Parquet file; a Hub data set's
-            name; or a list of mappings.
+        source: the folder or the result of a run, a filtering or a recycling; a JSONL, JSON, CSV or Parquet file; a
+            Hub data set's name; or a list of mappings.
         columns: column names that differ from the usual ones: {"instruction": …, "response": …, "input": …,
             "plain": …}.
             `response` is the text to train on; `plain` is the response before it was improved. A row with
@@ -75,6 +76,7 @@ def load_dataset(source: Any, columns: Mapping[str, str] | None = None) -> DataS
         ReferencesError: the source cannot be read or has no usable row; one line with file, row and remedy.
         RunDirError: a folder without a run, or a damaged one.
     """
+    source = as_path(source)
     columns = dict(columns or _noted_columns(source))
     check_roles(columns, ROLES)
     with _source(source) as (name, rows, references):

@@ -26,6 +26,9 @@ class KeptRows(Shown, Sequence[dict[str, Any]]):
     out: Path
     """The folder that they are in."""
 
+    def __fspath__(self) -> str:
+        return str(self.out)
+
     @abstractmethod
     def kept(self) -> Iterator[dict[str, Any]]:
         """The kept rows, in their order."""

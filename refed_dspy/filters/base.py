@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any, Protocol, TypeAlias
 
-from refed_dspy.errors import RunStopped, one_line
+from refed_dspy.errors import WrongCode, one_line
 from refed_dspy.records import DataRow
 
 
@@ -90,9 +90,9 @@ def decide(filter_: TextFilter, label: str, row: DataRow) -> Decision:
 
 
 def validated(decision: Any, label: str) -> Decision:
-    """`decision` in types that a ledger and JSON take. Raises RunStopped where a custom filter returned none."""
+    """`decision` in types that a ledger and JSON take. Raises WrongCode where a custom filter returned none."""
     if not isinstance(decision, Decision):
-        raise RunStopped(f"filters: {label} returned a {type(decision).__name__}; it must be a Decision")
+        raise WrongCode(f"filters: {label} returned a {type(decision).__name__}; it must be a Decision")
     score = None if decision.score is None else float(decision.score)
     return Decision(bool(decision.kept), str(decision.reason), score, str(decision.detail), str(decision.remark))
 

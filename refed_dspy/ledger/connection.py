@@ -6,9 +6,10 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from weakref import WeakSet
 
 from filelock import FileLock, Timeout
 
@@ -83,21 +84,40 @@ def is_at_work(folder: Path) -> bool:
     return False
 
 
+_taken = WeakSet[FileLock]()
+"""The locks that this process has taken; some are released again."""
+
+
+def take_lock(folder: Path) -> FileLock:
+    """The lock of the work in `folder`, taken. Raises RunDirError where somebody works there, OSError where no lock can
+    be made."""
+    path = str((folder / LOCK).absolute())
+    lock = FileLock(path, timeout=0.1, poll_interval=0.01, thread_local=False)  # a look at it takes a moment
+    try:
+        lock.acquire()
+    except Timeout:
+        if any(other.is_locked and other.lock_file == path for other in _taken):
+            why = "this process is still working on this run; let it end (after a break: await asyncio.sleep(2)) or "
+            why += "restart"
+        else:
+            why = "another process is working on this run; wait for it or stop it"
+        raise RunDirError(f"{folder}: {why}") from None
+    _taken.add(lock)
+    return lock
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """The lock of the work in `folder`, while its ledger is not open for writing: the work is running all the same.
 
-    Where no lock can be made, as in a read-only folder, nobody else can work either. Raises RunDirError: another
-    process is working there.
+    Where no lock can be made, as in a read-only folder, nobody else can work either. Raises RunDirError: somebody
+    works there.
     """
-    lock = FileLock(folder / LOCK, timeout=0.1, poll_interval=0.01)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise RunDirError(f"{folder}: another process is working on this run; wait for it or stop it") from None
-    except OSError:
-        pass
+    lock = None
+    with suppress(OSError):
+        lock = take_lock(folder)
     try:
         yield
     finally:
-        lock.release()
+        if lock is not None:
+            lock.release()

@@ -15,12 +15,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from pydantic import TypeAdapter, ValidationError
 
 from refed_dspy.errors import RunDirError, RunStopped, one_line
 from refed_dspy.ledger.check import check_if_new, check_tables, close, schema
-from refed_dspy.ledger.connection import FILE, FORMAT, LOCK, connected, damaged, is_at_work, is_made
+from refed_dspy.ledger.connection import FILE, FORMAT, connected, damaged, is_at_work, is_made, take_lock
 from refed_dspy.ledger.statements import Answer, DecisionRow, Statement, decided, text_digest, unusable
 from refed_dspy.records import Failure, Reference
 
@@ -58,10 +58,7 @@ class Ledger:
         """
         try:
             run_dir.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(run_dir / LOCK, timeout=0.1, poll_interval=0.01)  # a look at it takes a moment
-            lock.acquire()
-        except Timeout:
-            raise RunDirError(f"{run_dir}: another process is working on this run; wait for it or stop it") from None
+            lock = take_lock(run_dir)
         except OSError as error:
             raise RunDirError(f"{run_dir}: cannot be written: {one_line(error.strerror or error)}") from None
         try:

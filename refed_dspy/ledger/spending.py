@@ -30,12 +30,14 @@ class Spent:
 
     def __str__(self) -> str:
         """For people: dollars and calls."""
-        if not self.calls:
-            return "nothing paid"
-        money = dollars(self.picodollars)
+        return f"{self.money}, {counted(self.calls, 'call')}" if self.calls else "nothing paid"
+
+    @property
+    def money(self) -> str:
+        """Dollars, for people."""
         if self.unpriced:
-            money = f"{money} and more at unknown prices" if self.picodollars else "price unknown"
-        return f"{money}, {counted(self.calls, 'call')}"
+            return f"{dollars(self.picodollars)} and more at unknown prices" if self.picodollars else "price unknown"
+        return dollars(self.picodollars)
 
 
 def spent(ledger: Ledger) -> Spent:

@@ -51,8 +51,9 @@ def estimate_compile(
 
 
 def warn_of_small_caps(caps: Caps, estimate: Mapping[str, Any]) -> None:
-    """Say beforehand that a cap will end the compile before there is a proof, and what would do."""
-    too_little = "%s: %s will be reached before a candidate is proved, which takes about %s; set it to about %s"
+    """Say beforehand that a cap may end the compile before there is a proof, and what leaves room for it. Candidates
+    that share calls take less."""
+    too_little = "%s: %s may be reached before a candidate is proved, which takes about %s; about %s leaves room"
     cost, calls = caps.max_cost, caps.max_calls
     if cost is not None and estimate["least_cost"] is not None and cost < estimate["least_cost"]:
         log.warning(too_little, "max_cost", dollars(cost), dollars(estimate["least_cost"]), dollars(estimate["cost"]))

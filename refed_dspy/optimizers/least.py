@@ -14,8 +14,9 @@ from refed_dspy.teachers import Teacher
 
 LEAST_TOKENS = 250, 40
 """Tokens that a call reads and writes, set low: a cap that is refused by them would be reached for sure."""
-USUAL_TOKENS = 500, 250
-"""The same as they usually are (docs/how-to/costs.md), set high: for what would do."""
+USUAL_TOKENS = 900, 450
+"""The same, set high (docs/how-to/costs.md has the usual ones): the cap that is named first shall do, and not be found
+too small by `estimate.warn_of_small_caps` once the first calls are measured."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ def refuse_small_caps(spec: CompileSpec) -> None:
     plain, candidate = _calls(spec)
     usual = pairs + COST_OF_CANDIDATE * (spec.expected_evaluations + pairs)
     at_least = "one candidate and its proof take"
-    would_do = f"is enough for {settings.optimizer} with evaluations: {settings.evaluations}; raise it or lower "
-    would_do += "evaluations, validation and test"
+    would_do = f"leaves room for {settings.optimizer} with evaluations: {settings.evaluations}, and the proof; raise "
+    would_do += "it or lower evaluations, validation and test"
     calls = pairs * (plain.total + candidate.total)
     if settings.max_calls is not None and settings.max_calls < calls:
         raise ConfigError(

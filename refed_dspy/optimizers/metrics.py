@@ -17,6 +17,8 @@ from refed_dspy.config.named import METRICS, code_of, made, raised, resolve
 from refed_dspy.errors import ConfigError, RefedError, RunStopped, one_line
 from refed_dspy.records import Compared, Reference
 
+_REPAIR = "repair it; a repaired metric is another compile, in a folder of its own (out=…)"
+
 
 class NotScored(RefedError):
     """This evaluation cannot be scored: the judge decided on none of it, or no model answered.
@@ -146,11 +148,11 @@ class CustomMetric:
         except Exception as error:
             frames = extract_tb(error.__traceback__)[1:2]
             line = "".join(f" ({Path(frame.filename).name}, line {frame.lineno})" for frame in frames)
-            raise RunStopped(f"{self._where(example)}: {raised(error)}{line}") from error
+            raise RunStopped(f"{self._where(example)}: {raised(error)}{line}; {_REPAIR}") from error
         if (score := _number(getattr(result, "score", result))) is None:
             raise RunStopped(
                 f"{self._where(example)}: it returned {one_line(repr(result), 60)}; it must return a finite number, a "
-                "bool, or an object with one as its score"
+                f"bool, or an object with one as its score; {_REPAIR}"
             )
         return result, score
 

@@ -95,17 +95,31 @@ class Compiled(Shown):
     def estimate_lines(self) -> list[str]:
         """What the whole compile would take, judging by the uncompiled program's evaluations."""
         estimate = self.estimate
-        cost = "dollars unknown" if estimate["cost"] is None else f"about {_money(estimate['cost'])}"
         return [
             f"uncompiled program on the validation set: {format_number(self.manifest['validation']['uncompiled'])}",
-            f"whole compile: {cost}, {estimate['calls']:,.0f} calls, for about {estimate['evaluations']} evaluations "
-            "and the proof; less if candidates share calls; without the reflection model's calls",
+            f"whole compile: {self._whole()}, for about {estimate['evaluations']} evaluations and the proof; less if "
+            "candidates share calls; without the reflection model's calls",
             f"so far: {_money(estimate['spent'])}; to continue, run the same command without estimate=True",
         ]
+
+    def _whole(self) -> str:
+        cost = "dollars unknown" if self.estimate["cost"] is None else f"about {_money(self.estimate['cost'])}"
+        return f"{cost}, {self.estimate['calls']:,.0f} calls"
 
     def diff(self) -> str:
         """What changed in the prompts, as a diff for people."""
         return (self.folder / DIFF).read_text(encoding="utf-8")
+
+
+class CompileEstimate(Compiled):
+    """The outcome where only an estimate was asked for: what it shows is the estimate."""
+
+    def _describe(self) -> str:
+        return f"the whole compile takes {self._whole()}; so far {_money(self.estimate['spent'])}, in {self.folder}"
+
+    def lines(self) -> list[str]:
+        """The estimate for people."""
+        return self.estimate_lines()
 
 
 def write_outcome(
@@ -120,7 +134,8 @@ def write_outcome(
     if keep:
         write_files(folder, files_of(spec, made))
         ledger.set_meta(outcome=made.manifest, ended=outcome.facts())
-    return made
+        return made
+    return CompileEstimate(**vars(made))
 
 
 def best_program(folder: Path, spec: CompileSpec, outcome: CompileOutcome) -> dspy.Module:

@@ -112,7 +112,7 @@ def download_program(address: str) -> Path:
         if (name := _CHAMPION.fullmatch(address)) and "alias champion not found" in str(error):
             raise ConfigError(
                 f"program {address}: {name[1]} has no champion yet: no compile of it was proved better; promote one "
-                f"anyway with: refed promote {name[1]} --unproved"
+                f"anyway with: refed_dspy.promote({name[1]!r}, unproved=True)"
             ) from None
         raise ConfigError(f"program {address}: MLflow cannot provide it: {without_secrets(error)}") from None
     return local / "program.json" if local.is_dir() else local

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import shlex
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -18,6 +17,7 @@ from refed_dspy.files import path_of
 from refed_dspy.ledger.identity import named_work
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.pace import seconds_left
+from refed_dspy.ledger.provenance import simulated_note
 from refed_dspy.ledger.spending import Spent, spent
 from refed_dspy.ledger.states import DONE, RUNNING, state_of
 from refed_dspy.ledger.summary import run_status
@@ -80,10 +80,14 @@ class Synthesis(Shown, Sequence[Sample]):
     def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
         return self.samples[index]
 
+    def __fspath__(self) -> str:
+        return str(self.run_dir)
+
     def _describe(self) -> str:
-        used, state = spent(self.samples.ledger), self.state
-        cost = "" if used.unpriced else f", {dollars(used.picodollars)}"
-        return f"{len(self)} of {self.size} samples{'' if state == DONE else f', {state}'}{cost}, in {self.run_dir}"
+        ledger, state = self.samples.ledger, self.state
+        simulated = " (simulated: for trying refed out only)" if simulated_note(ledger) else ""
+        state = "" if state == DONE else f", {state}"
+        return f"{len(self)} of {self.size} samples{simulated}{state}, {spent(ledger).money}, in {self.run_dir}"
 
     def _table(self) -> tuple[Sequence[str], Iterable[Sequence[object]]]:
         return self.samples._table()
@@ -167,9 +171,9 @@ SAMPLES = "samples-at-cap.jsonl"
 """Where in the run's folder a run that ended at a cap leaves its samples."""
 
 
-def end_at_cap(folder: Path, cap: CapReached) -> str:
-    """Export the samples so far, and return one line that says what there is and how to go on. A comparison's samples
-    are not exported: it writes a table of its own."""
+def end_at_cap(folder: Path, cap: CapReached, go_on: Callable[[str], str]) -> str:
+    """Export the samples so far, and return one line that says what there is and how to go on: `go_on` is
+    the call with a setting changed. A comparison's samples are not exported: it writes a table of its own."""
     with Ledger.read(folder) as ledger:
         kept, size = ledger.kept(), int(ledger.meta("size"))
         prediction, used, limit = forecast(ledger), spent(ledger), ledger.meta(cap.cap)
@@ -179,13 +183,11 @@ def end_at_cap(folder: Path, cap: CapReached) -> str:
     start = f"{cap.cap} {shown} is reached after {_used_text(cap.cap, used)}: {kept} of {size} samples are kept"
     if kept and is_run:
         start += _export_text(folder)
-    begin = f"refed resume {shlex.quote(str(folder))}" if is_run else "the same command with"
-    again = f"{begin} --{cap.cap.replace('_', '-')}"
     if prediction is None:
         why = f"; the most frequent failure was {failed[0][0]}" if failed else ""
-        return f"{start}{why}; too few to forecast the rest; continue with: {again} MORE"
+        return f"{start}{why}; too few to forecast the rest; continue with: {go_on(cap.cap + '=MORE')}"
     would_take, enough = _to_go_on(cap, prediction, used, limit)
-    return f"{start}; the other {size - kept} would {would_take}; continue with: {again} {enough}"
+    return f"{start}; the other {size - kept} would {would_take}; continue with: {go_on(f'{cap.cap}={enough}')}"
 
 
 def refresh_samples(folder: Path) -> None:

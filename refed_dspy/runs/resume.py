@@ -6,16 +6,19 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from refed_dspy.config.loading import check_config, warn_of_unused
-from refed_dspy.config.teacher import TeacherConfig
+from refed_dspy.config.loading import warn_of_unused
 from refed_dspy.data.references import References
-from refed_dspy.errors import ConfigError, RunDirError, briefly
+from refed_dspy.errors import RunDirError, briefly
 from refed_dspy.files import path_of
 from refed_dspy.ledger.identity import named_work
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.programs.baselines import METHODS
-from refed_dspy.programs.load import own_program
-from refed_dspy.programs.saved import load_state
+from refed_dspy.runs.remembered import (
+    remembered_filters,
+    remembered_judge,
+    remembered_program,
+    remembered_stages,
+    remembered_teachers,
+)
 from refed_dspy.runs.result import Synthesis
 from refed_dspy.runs.synthesize import synthesize
 from refed_dspy.teachers import TeacherLike
@@ -60,12 +63,12 @@ def resume(
     with Ledger.read(path_of(run_dir, "run_dir")) as ledger:
         _refuse_other_work(ledger)
         references = References(tuple(ledger.references()), ledger.meta("left_out") or {})
-        program = _program(ledger)
+        program = remembered_program(ledger)
         settings: Any = {name: value for name in _KEPT if (value := ledger.meta(name)) is not None}
-        settings["teacher"] = _teachers(ledger, ANY) if teacher is None else teacher
-        settings["teachers"] = _stages(ledger) if teachers is None else teachers
-        settings["filters"], settings["guards"] = _filters(ledger), False  # the guards are among them
-        settings["judge"] = _judge(ledger) if judge is None else judge
+        settings["teacher"] = remembered_teachers(ledger, ANY) if teacher is None else teacher
+        settings["teachers"] = remembered_stages(ledger) if teachers is None else teachers
+        settings["filters"], settings["guards"] = remembered_filters(ledger), False  # the guards are among them
+        settings["judge"] = remembered_judge(ledger) if judge is None else judge
     if teacher is None:
         warn_of_unused("teacher", settings["teacher"])
     if judge is None and settings["judge"] is not None:
@@ -85,74 +88,3 @@ def _refuse_other_work(ledger: Ledger) -> None:
         )
     if not ledger.meta("identity"):
         raise RunDirError(f"{folder}: the run never started; start it with refed synth")
-
-
-def _filters(ledger: Ledger) -> list[Any]:
-    """The run's filters from what its folder remembers of them."""
-    stored = ledger.meta("filters") or []
-    if any("class" in settings for _, settings in stored):
-        raise RunDirError(
-            f"{ledger.path.parent}: one of its filters is defined in a script; call synthesize(…, run_dir=…) there"
-        )
-    added = {"seed", "prompts", "content"}  # by the filter itself, to its settings
-    return [
-        {settings["named"]: settings["settings"]}
-        if "named" in settings
-        else {label.partition(" ")[0]: {name: value for name, value in settings.items() if name not in added}}
-        for label, settings in stored
-    ]
-
-
-def _judge(ledger: Ledger) -> TeacherConfig | None:
-    """The judge as it is remembered; None: there is none, or it is the teacher, whose endpoint may be another now."""
-    if (stored := ledger.meta("judge")) is None:
-        return None
-    config, teacher = stored.get("config"), ledger.meta("teacher").get("config")
-    if config is not None:
-        is_teacher = teacher is not None and config in (teacher, {**teacher, "temperature": 0.0})
-        return None if is_teacher else check_config(TeacherConfig, config)
-    if teacher is None and stored["model"] == ledger.meta("teacher")["model"]:
-        return None
-    raise RunDirError(
-        f"{ledger.path.parent}: its judge was a Python object; call synthesize(…, run_dir=…) in its script, or pass "
-        "the same model with judge=…"
-    )
-
-
-def _program(ledger: Ledger) -> Any:
-    folder, identity = ledger.path.parent, ledger.meta("identity")
-    if (named := ledger.meta("program_named")) is not None:
-        program = own_program(named)
-        load_state(program, ledger.meta("program"), str(folder))
-        return program
-    kind = {method.__name__: method for method in METHODS.values()}.get(identity["kind"])
-    if kind is None:
-        raise RunDirError(
-            f"{folder}: it uses a program of its own; continue with the command or script that started it"
-        )
-    program = kind(features=ledger.meta("features"), instructions_per_feature=identity["instructions_per_feature"])
-    try:
-        load_state(program, ledger.meta("program"), str(folder))
-    except ConfigError:
-        raise RunDirError(
-            f"{folder}: made with other prompts (an earlier version's or a script's own): continue with that version "
-            "or script, or use another folder; refed export still works"
-        ) from None
-    return program
-
-
-def _stages(ledger: Ledger) -> dict[str, list[TeacherConfig]]:
-    """Stage → its teachers, for the stages that have teachers of their own."""
-    return {stage: _teachers(ledger, stage) for stage in ledger.meta("pools") or () if stage != ANY}
-
-
-def _teachers(ledger: Ledger, stage: str) -> list[TeacherConfig]:
-    members = (ledger.meta("pools") or {}).get(stage) or [ledger.meta("teacher")]
-    if any(member.get("config") is None for member in members):
-        raise RunDirError(
-            f"{ledger.path.parent}: its teacher was a Python object; call synthesize(…, run_dir=…) in its script, or "
-            "pass the same model with teacher=…"
-        )
-    return [
-        check_config(TeacherConfig, {**member["config"], "weight": member.get("weight", 1.0)}) for member in members
-    ]

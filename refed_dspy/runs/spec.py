@@ -152,7 +152,7 @@ class RunSpec:
             calls_each=self.calls_a_sample,
             unit="samples",
             reuse=self.config.reuse,
-            way_out="choose another folder with run_dir=…",
+            way_out=f"choose another folder with run_dir=…; reuse={str(self.folder)!r} takes over what was paid for",
         )
 
     def _facts(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from refed_dspy.config.loading import check_config
 from refed_dspy.data.dataset import DataSet, data_identity, drawn, load_dataset
 from refed_dspy.data.on_disk import OnDisk
 from refed_dspy.errors import ConfigError, RunStopped, briefly, one_line
+from refed_dspy.files import as_path
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import Spent, spent
 from refed_dspy.ledger.states import note_failure
@@ -133,6 +134,7 @@ def measure(
         RunStopped: the judge failed, or abstained on every row; or the scorer failed. Verdicts are kept.
     """
     config = check_config(StatsConfig, settings)
+    data = as_path(data)
     loaded = load_dataset(data, config.columns or None)
     lacking = loaded.without_plain
     _check_plain(loaded, lacking, config.columns.get("plain"), judge is not None)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Unpack
 
 from refed_dspy.concurrency import run_blocking
 from refed_dspy.errors import NothingKept, briefly, one_line
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.states import ESTIMATED
 from refed_dspy.runs.plan import Plan, PlanSettings
 from refed_dspy.runs.prepare import RunSettings, prepare, run_keywords
 from refed_dspy.runs.program import ProgramLike
@@ -114,7 +116,8 @@ async def produce(
     records its full size.
     """
     folder = spec.folder
-    with begin(folder, spec.work()) as start, _telling_what_is_kept(start.ledger):
+    work = spec.work() if plan_settings is None else replace(spec.work(), then=ESTIMATED)
+    with begin(folder, work) as start, _telling_what_is_kept(start.ledger):
         ledger, plan = start.ledger, Plan(plan_settings or spec.plan_settings(start.size))
         plan.restore(ledger.kept(), ledger.proposals(), ledger.used(), ledger.open_instructions())
         session = Session(start)

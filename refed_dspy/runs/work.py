@@ -6,6 +6,7 @@ import logging
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from refed_dspy.ledger.batches import left_batches
@@ -15,6 +16,7 @@ from refed_dspy.ledger.spending import set_aside
 from refed_dspy.ledger.states import CAPPED, DONE, ESTIMATED, SHORT, STOPPED, End, write_end
 from refed_dspy.ledger.summary import decisions_by_filter
 from refed_dspy.runs.plan import Plan
+from refed_dspy.runs.remembered import is_resumable
 from refed_dspy.runs.result import end_at_cap, why_short
 from refed_dspy.teachers.by_stage import ANY, TeachersByStage
 from refed_dspy.teachers.pool import PoolSetup
@@ -56,12 +58,27 @@ class RunWork(Work):
         former = [teacher for teacher in _asked_teachers(ledger) if teacher not in now]
         return PoolSetup(self.by_stage, former) if self.by_stage.several or former else None
 
+    def go_on(self, ledger: Ledger, setting: str = "") -> str:
+        if self.kind != "run" or not is_resumable(ledger):
+            return super().go_on(ledger, setting)
+        return f"refed_dspy.resume({', '.join(filter(None, [repr(str(ledger.path.parent)), setting]))})"
+
+    def kept_line(self, ledger: Ledger) -> str:
+        if self.kind != "run":
+            return super().kept_line(ledger)
+        kept = f"{ledger.kept():,} of {ledger.meta('size'):,} samples are kept in {ledger.path.parent}"
+        other = resume if (resume := self.go_on(ledger)) != super().go_on(ledger) else ""
+        if self.then:
+            return f"{kept}; the same call completes the estimate{other and f'; {other} would make the whole run'}"
+        return f"{kept}; continue with the same call{other and f' or {other}'}"
+
     def resume_hint(self, ledger: Ledger) -> str:
-        folder = shlex.quote(str(ledger.path.parent))
-        next_step = (
-            f"continue with: refed resume {folder}" if self.kind == "run" else "run the same command to continue"
-        )
+        next_step = f"continue with: {self.go_on(ledger)}"
         return "; ".join(filter(None, [f"{ledger.kept()} samples are kept", set_aside(ledger), next_step]))
+
+    def repair_hint(self, ledger: Ledger) -> str:
+        reuse = f"reuse={str(ledger.path.parent)!r}"
+        return f"repair it and start in a new folder with {reuse}, which takes over what was paid for"
 
     def _warn_of_other_teachers(self, ledger: Ledger) -> None:
         """Warn where a stage asks other teachers than at the last start: what comes next has another price."""
@@ -91,7 +108,8 @@ def note_end(session: Session, plan: Plan) -> None:
 def _end(session: Session, plan: Plan) -> End:
     ledger = session.ledger
     if session.cap_reached is not None:
-        return End(CAPPED, end_at_cap(ledger.path.parent, session.cap_reached))
+        go_on = partial(session.start.work.go_on, ledger)
+        return End(CAPPED, end_at_cap(ledger.path.parent, session.cap_reached, go_on))
     if not plan.complete:
         dropped = sum(counts["dropped"] for counts in decisions_by_filter(ledger))
         why = why_short(ledger.failures(), dropped)

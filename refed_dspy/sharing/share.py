@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
+from os import PathLike
 from pathlib import Path
 
 from refed_dspy.data.dataset import load_dataset
@@ -51,7 +52,7 @@ class Shared:
 
 @briefly
 def share(
-    run_dir: str | Path,
+    run_dir: str | PathLike[str],
     out: str | Path,
     *,
     name: str | None = None,

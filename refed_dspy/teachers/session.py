@@ -8,7 +8,16 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 import dspy
 
 from refed_dspy.concurrency import few_collections
-from refed_dspy.errors import CapReached, ConfigError, NothingKept, RowError, RunStopped, TeacherError, TeacherRefused
+from refed_dspy.errors import (
+    CapReached,
+    ConfigError,
+    NothingKept,
+    RowError,
+    RunStopped,
+    TeacherError,
+    TeacherRefused,
+    WrongCode,
+)
 from refed_dspy.ledger.batches import left_batches
 from refed_dspy.ledger.statements import Statement
 from refed_dspy.programs.adapter import checked_adapter
@@ -147,7 +156,8 @@ class Session:
         except NothingKept:
             raise
         except (TeacherError, RunStopped, RowError) as error:  # a RowError here: the work cannot do without that row
-            hint = self.start.work.resume_hint(self.ledger)
+            work = self.start.work
+            hint = (work.repair_hint if isinstance(error, WrongCode) else work.resume_hint)(self.ledger)
             begun = self.answered or left_batches(self.ledger)
             if isinstance(error, TeacherError) and not begun:
                 raise TeacherRefused(f"{error}; {hint}" if self.ledger.has_answers() else str(error)) from error

@@ -78,9 +78,22 @@ class Work:
         """Who answers each stage; None: the first of the models alone."""
         return None
 
+    def go_on(self, ledger: Ledger, setting: str = "") -> str:  # noqa: ARG002
+        """The call that continues the work, perhaps with a `setting` that changes, for people who call it from
+        Python."""
+        return f"the same call with {setting}" if setting else "the same call"
+
+    def kept_line(self, ledger: Ledger) -> str:
+        """What is kept of work that was interrupted and how to go on, for the same."""
+        return f"what was paid for is kept in {ledger.path.parent}; continue with {self.go_on(ledger)}"
+
     def resume_hint(self, ledger: Ledger) -> str:
         """What is kept and how to go on, for messages."""
         return resume_hint(ledger.path.parent)
+
+    def repair_hint(self, ledger: Ledger) -> str:
+        """The same where the caller's own code must be repaired first."""
+        return self.resume_hint(ledger)
 
     def refuse_another(self, ledger: Ledger) -> None:
         """Raises RunDirError where the folder holds other work, or the same kind with another identity and answers."""
@@ -154,19 +167,10 @@ def begin(folder: Path, work: Work) -> Iterator[Start]:
             with suppress(RunStopped):  # the block's error is raised; a failed write has the same cause
                 write_end(ledger, End.by(error))
             if isinstance(error, KeyboardInterrupt | asyncio.CancelledError):
-                raise type(error)(_kept_line(ledger)) from None
+                raise type(error)(work.kept_line(ledger)) from None
             raise
         if last_end(ledger).state == KILLED:
             write_end(ledger, End(DONE))
-
-
-def _kept_line(ledger: Ledger) -> str:
-    """What is kept of work that was interrupted and how to go on, for people who call it from Python."""
-    folder = ledger.path.parent
-    if ledger.holds() != "run":
-        return f"what was paid for is kept in {folder}; continue with the same call"
-    kept = f"{ledger.kept():,} of {ledger.meta('size'):,} samples are kept in {folder}"
-    return f"{kept}; continue with the same call or refed_dspy.resume({str(folder)!r})"
 
 
 def resume_hint(folder: Path) -> str:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.cli.main import app
-from refed_dspy.cli.printing import PlainFormatter, printable
+from refed_dspy.cli.printing import PlainFormatter, as_options, printable
 from tests.cli.test_runs import home, refed, synth, teacher_file  # noqa: F401 — `home` is a fixture
 
 EVIL = "\x1b]0;title\x07 \x1b[2J \x9b31m \x7f \x08 \r over \u202e back \u2066 x \x00"
@@ -94,3 +94,17 @@ def test_a_name_that_is_no_utf_8(home: Path, words: list[str]) -> None:  # noqa:
     folder.mkdir()
     done = refed(*[str(folder) if word == "FOLDER" else word for word in words])
     assert done.exit_code == 2 and done.stderr.count("\n") == 1, (done.stderr, done.exception)
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("go on: refed_dspy.resume('runs/a b', max_cost=0.07)", "go on: refed resume 'runs/a b' --max-cost 0.07"),
+        ("refed_dspy.resume('runs/a') would", "refed resume runs/a would"),
+        ("the same call with max_calls=MORE", "the same command with --max-calls MORE"),
+        ("refed_dspy.promote('refed', unproved=True)", "refed promote refed --unproved"),
+        ("run_dir=…; reuse='runs/a' takes over", "--run-dir …; --reuse runs/a takes over"),
+    ],
+)
+def test_a_message_of_python_names_commands_and_options(message: str, shown: str) -> None:
+    assert as_options(message) == shown

@@ -192,3 +192,19 @@ def test_a_row_keeps_its_system_prompt() -> None:
     [row] = load_dataset([{"messages": messages}]).rows
     assert (row.instruction, row.system, row.posed) == ("Q", "S", "System prompt:\nS\n\nInstruction:\nQ")
     assert load_dataset([{"instruction": "Q", "response": "A"}]).rows[0].posed == "Q"
+
+
+def test_a_result_is_read_as_its_folder_is(tmp_path: Path) -> None:
+    made = refed_dspy.synthesize(
+        None, references(4), size=5, teacher=fake_lm(Writer()), run_dir=tmp_path / "run", track=False, progress=False
+    )
+    given, named = (
+        refed_dspy.filter_data(data, [{"random": {"keep": 4}}], out=tmp_path / out, progress=False)
+        for data, out in ((made, "given"), (made.run_dir, "named"))
+    )
+    assert given[0].keys() == named[0].keys() >= {"reference", "improved_response"} and given.source == named.source
+    again = refed_dspy.filter_data(given, [{"random": {"keep": 2}}], out=tmp_path / "again", progress=False)
+    assert again.source["place"] == str(given.out.resolve()) and again.source["of"]["place"] == given.source["place"]
+    assert refed_dspy.measure(made).data.has_plain and load_dataset(given).name == str(given.out)
+    for result in (made, given):
+        assert refed_dspy.share(result, tmp_path / f"share-{type(result).__name__}").rows == len(result)

@@ -46,7 +46,7 @@ def test_a_hopeless_run_does_not_propose_a_resume(server: SimulatedTeacher, tmp_
     never = {"length": {"min_words": 5_000}}
     with pytest.raises(NothingKept, match="were all dropped") as raised:
         refed_dspy.synthesize(None, size=80, teacher=teacher_of(server), filters=[never], run_dir=tmp_path / "run")
-    assert "refed resume" not in str(raised.value) and raised.value.exit_code == 1
+    assert "resume" not in str(raised.value) and raised.value.exit_code == 1
 
 
 def test_a_judge_has_nothing_to_compare_where_nothing_is_improved(server: SimulatedTeacher, tmp_path: Path) -> None:

@@ -213,12 +213,23 @@ def test_an_error_of_a_custom_filter_names_the_filter(tmp_path: Path) -> None:
         run(tmp_path / "run", Teacher(), [broken])
     assert raised.value.__notes__[0].startswith("raised by the filter even, on: instruction ")
     broken.check = lambda row: bool(row)  # type: ignore[method-assign, assignment, return-value]
-    with pytest.raises(RunStopped, match="filters: even returned a bool; it must be a Decision"):
+    repair = "filters: even returned a bool; it must be a Decision; repair it and start in a new folder with reuse="
+    with pytest.raises(RunStopped, match=f"{repair}'{tmp_path}/run'"):
         run(tmp_path / "run", Teacher(), [broken])
     made = run(tmp_path / "run", Teacher(), [Even(of_instruction=True)], size=3)
     assert made.complete, "nothing of the proposal was stored, so it is decided on anew"
-    with pytest.raises(RunDirError, match="defined in a script"):
+    with pytest.raises(RunDirError, match="defined in a script or notebook"):
         refed_dspy.resume(tmp_path / "run", size=4, teacher=fake_lm(Teacher()))
+
+
+def test_a_repaired_filter_takes_over_what_was_paid_for(tmp_path: Path) -> None:
+    class Repaired(Even):
+        def check(self, row: DataRow) -> Decision:
+            return super().check(row)
+
+    run(tmp_path / "run", Teacher(), [Even(of_instruction=True)], size=3)
+    with pytest.raises(RunDirError, match=rf"run_dir=…; reuse='{tmp_path}/run' takes over what was paid for"):
+        run(tmp_path / "run", Teacher(), [Repaired(of_instruction=True)], size=3)
 
 
 def test_keep_is_for_data_sets(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_a_run_is_begun_whole(tmp_path: Path) -> None:
 
 def test_a_second_writer_is_refused_and_a_reader_is_not(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
-        with pytest.raises(RunDirError, match="another process is working"):
+        with pytest.raises(RunDirError, match="this process is still working on this run"):
             Ledger.create(tmp_path)
         ledger.commit(paid("a"))
         with Ledger.read(tmp_path) as reader:

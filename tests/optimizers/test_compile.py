@@ -170,7 +170,8 @@ def test_an_estimate_pays_for_the_validation_set_alone_and_the_compile_goes_on(t
     assert len(lines) == 3 and "dollars unknown" in lines[1] and "without estimate=True" in lines[2]
     whole = compiled(tmp_path / "c", answerer(), QUESTIONS, world, metric=marks)
     assert whole.proof is not None and world.requests == 6, "train and test are new, validation is not"
-    assert "no proof" in small(made) and "a ChainOfThought" in small(whole)
+    assert "the whole compile takes dollars unknown, " in small(made) and made.lines() == lines
+    assert "a ChainOfThought" in small(whole)
 
 
 def test_an_error_in_on_progress_ends_the_compile(tmp_path: Path) -> None:

@@ -32,13 +32,13 @@ def refused(server: SimulatedTeacher, folder: Path, optimizer: str = "gepa", **s
 def test_too_few_calls_are_refused_with_what_would_do(server: SimulatedTeacher, tmp_path: Path, cap: int) -> None:
     message = refused(server, tmp_path / "c", max_calls=cap)
     assert message.startswith(f"max_calls: {cap} is too few: one candidate and its proof take at least 48; about ")
-    would_do = re.search(r"about (\d+) is enough for gepa with evaluations: 8", message)
+    would_do = re.search(r"about (\d+) leaves room for gepa with evaluations: 8", message)
     assert would_do is not None and int(would_do[1]) > LEAST
 
 
 def test_what_would_do_does(server: SimulatedTeacher, tmp_path: Path) -> None:
-    calls = re.search(r"about (\d+) is enough", refused(server, tmp_path / "c", max_calls=1))
-    cost = re.search(r"about \$([\d.]+) is enough", refused(server, tmp_path / "c", max_cost=0.02))
+    calls = re.search(r"about (\d+) leaves room", refused(server, tmp_path / "c", max_calls=1))
+    cost = re.search(r"about \$([\d.]+) leaves room", refused(server, tmp_path / "c", max_cost=0.02))
     assert calls is not None and cost is not None
     made = compiled(server, tmp_path / "c", max_calls=int(calls[1]), max_cost=float(cost[1]))
     assert made.stopped == "" and made.proof is not None
@@ -78,7 +78,4 @@ def test_a_cap_that_the_first_evaluations_show_to_be_too_small_is_told_before_th
 ) -> None:
     with caplog.at_level(logging.WARNING):
         compiled(server, tmp_path / "c", max_calls=LEAST + 2)
-    assert (
-        "max_calls: 50 will be reached before a candidate is proved, which takes about 94; set it to about "
-        in caplog.text
-    )
+    assert "max_calls: 50 may be reached before a candidate is proved, which takes about 94; about " in caplog.text

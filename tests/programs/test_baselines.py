@@ -130,7 +130,7 @@ def test_a_cap_ends_each_in_order_and_the_same_command_goes_on(
     server: SimulatedTeacher, tmp_path: Path, method: str
 ) -> None:
     short = run(server, tmp_path / "run", method, max_calls=12)
-    assert short.reason and "refed resume" in short.reason and requests(server) <= 12
+    assert short.reason and "continue with: " in short.reason and requests(server) <= 12
     made = refed_dspy.resume(tmp_path / "run", max_calls=1000)
     assert made.complete and made.state == "done" and server.stats()["repeated"] == 0
 

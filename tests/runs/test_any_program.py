@@ -205,7 +205,7 @@ def test_it_can_be_compared(tmp_path: Path) -> None:
         programs, references(4), teacher=fake_lm(teacher), judge=fake_lm(judge, "judge/model"), against="polished",
         out=tmp_path, size=SIZE, embeddings=False, track=False, subsets=[SIZE], grades=False,
     )  # fmt: skip
-    assert {line.program: line.rows for line in made.lines if line.rows} == {"polished": SIZE, "thinking": SIZE}
+    assert {line.program: line.rows for line in made.programs if line.rows} == {"polished": SIZE, "thinking": SIZE}
     assert paid(tmp_path).total() == len(teacher.requests) + len(judge.requests)
 
 

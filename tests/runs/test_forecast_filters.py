@@ -146,7 +146,7 @@ def test_a_cap_in_calls_leaves_room_for_the_judge(server: SimulatedTeacher, tmp_
     """What a run that a cap ended says is enough, nearly is: what a judge drops is chance, so it may say it twice."""
     settings: dict[str, Any] = {"filters": [{"rubric": {"at_least": 2}}], "judge": config(server, model="sim/x")}
     short = run(server, tmp_path / "run", 30, max_calls=45, **settings)
-    assert short.state == "at its cap" and "refed resume" in short.reason
+    assert short.state == "at its cap" and "continue with: " in short.reason
     enough = int(short.reason.rpartition("--max-calls ")[2])
     made = refed_dspy.resume(tmp_path / "run", max_calls=enough)
     assert len(made.samples) >= 24

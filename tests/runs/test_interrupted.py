@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 import refed_dspy
+from refed_dspy.filters.base import Decision
+from refed_dspy.records import DataRow
 from refed_dspy.teachers.progress import Progress
 from tests.support.scripted_engine import Writer, fake_lm, references
 
@@ -35,8 +37,22 @@ def settings(folder: Path, interrupt: Callable[[], Any]) -> dict[str, Any]:
 def line(folder: Path) -> str:
     made = refed_dspy.read_run(folder)
     assert 3 <= len(made) < 400 and made.state == "stopped"
-    go_on = f"continue with the same call or refed_dspy.resume('{folder}')"
-    return f"{len(made)} of 400 samples are kept in {folder}; {go_on}"
+    return f"{len(made)} of 400 samples are kept in {folder}; continue with the same call"
+
+
+class OwnFilter:
+    name = "own"
+    of_instruction = False
+
+    def check(self, row: DataRow) -> Decision:
+        return Decision(bool(row.response))
+
+    def remember(self, row: DataRow) -> None:
+        pass
+
+
+class OwnProgram(refed_dspy.ReferenceLevelFeedback):
+    pass
 
 
 def by_ctrl_c() -> None:
@@ -59,6 +75,33 @@ def test_a_cell_that_is_interrupted_says_it(tmp_path: Path) -> None:
         loop.run_until_complete(cell())
     loop.close()
     assert str(caught.value) == line(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("changed", "resumed"),
+    [({}, True), ({"filters": [OwnFilter()]}, False), ({"program": OwnProgram()}, False)],
+)
+def test_resume_is_offered_where_the_folder_is_enough(tmp_path: Path, changed: dict[str, Any], resumed: bool) -> None:
+    folder = tmp_path / "run"
+    given = settings(folder, by_ctrl_c) | {"teacher": "simulated"} | changed
+    with pytest.raises(KeyboardInterrupt) as caught:
+        refed_dspy.synthesize(**given)
+    assert str(caught.value) == line(folder) + (f" or refed_dspy.resume('{folder}')" if resumed else "")
+
+
+def test_an_interrupted_estimate_does_not_offer_the_whole_run_as_its_end(tmp_path: Path) -> None:
+    started: list[Progress] = []
+
+    def at_once(progress: Progress) -> None:
+        if not started:
+            started.append(progress)
+            by_ctrl_c()
+
+    given = settings(tmp_path / "run", by_ctrl_c) | {"teacher": "simulated", "on_progress": at_once}
+    with pytest.raises(KeyboardInterrupt) as caught:
+        refed_dspy.estimate(**given)
+    whole = f"refed_dspy.resume('{tmp_path}/run') would make the whole run"
+    assert str(caught.value).endswith(f"; the same call completes the estimate; {whole}")
 
 
 async def test_a_cell_that_awaits_says_it_too(tmp_path: Path) -> None:
@@ -85,3 +128,19 @@ async def test_a_cell_that_loops_over_a_stream_says_it(tmp_path: Path) -> None:
     with pytest.raises(asyncio.CancelledError) as caught:
         await looping
     assert str(caught.value) == line(tmp_path / "run")
+
+
+def test_an_error_of_ones_own_comes_without_an_exception_group(tmp_path: Path) -> None:
+    """IPython prints an error with a group behind it in plain, as a stream, instead of raising it."""
+
+    def broken(progress: Progress) -> None:
+        if progress.kept:
+            raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine") as caught:
+        refed_dspy.synthesize(**settings(tmp_path / "run", by_ctrl_c) | {"on_progress": broken})
+    assert traceback.extract_tb(caught.value.__traceback__)[-1].name == "broken"
+    behind: BaseException | None = caught.value
+    while behind is not None:
+        assert not isinstance(behind, BaseExceptionGroup)
+        behind = behind.__context__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import time
 from pathlib import Path
 from typing import Any
@@ -34,12 +35,23 @@ def test_the_time_left_is_told_of_a_run_at_work_alone(tmp_path: Path) -> None:
 def test_a_result_shows_its_run_as_it_is_now(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"references": references(4), "run_dir": tmp_path, "track": False}
     first = synthesize(size=3, teacher=fake_lm(Writer()), **settings)
-    assert repr(first) == f"<Synthesis: 3 of 3 samples, in {tmp_path}>"
+    assert repr(first) == f"<Synthesis: 3 of 3 samples, price unknown, in {tmp_path}>"
     synthesize(size=6, teacher=fake_lm(Writer()), **settings)
-    assert repr(first) == f"<Synthesis: 6 of 6 samples, in {tmp_path}>"
+    assert repr(first) == f"<Synthesis: 6 of 6 samples, price unknown, in {tmp_path}>"
     assert (first.size, len(first), first.complete, first.status["size"]) == (6, 6, True, 3)
     with Ledger.create(tmp_path) as ledger:
         begin_start(ledger)
         ledger.set_meta(size=9)
-        assert repr(first) == f"<Synthesis: 6 of 9 samples, running, in {tmp_path}>" and not first.complete
-    assert repr(first) == f"<Synthesis: 6 of 9 samples, killed, in {tmp_path}>" and first.state == "killed"
+        assert repr(first) == f"<Synthesis: 6 of 9 samples, running, price unknown, in {tmp_path}>"
+        assert not first.complete
+    assert repr(first) == f"<Synthesis: 6 of 9 samples, killed, price unknown, in {tmp_path}>"
+    assert first.state == "killed"
+
+
+def test_a_result_says_that_its_rows_are_simulated(tmp_path: Path) -> None:
+    made = synthesize(None, references(4), size=3, teacher="simulated", run_dir=tmp_path, track=False, progress=False)
+    assert (
+        "3 of 3 samples (simulated: for trying refed out only), "
+        in repr(made)
+        == html.unescape(made._repr_html_().split("<p>")[1].split("</p>")[0])
+    )

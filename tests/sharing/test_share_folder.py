@@ -134,7 +134,7 @@ def test_a_run_at_work_is_refused(filtered_run: Synthesis, tmp_path: Path) -> No
     folder = copy_run(filtered_run, tmp_path / "run")
     with (
         Ledger.create(folder),
-        pytest.raises(RunDirError, match="another process is working on this run"),
+        pytest.raises(RunDirError, match="this process is still working on this run"),
     ):
         share(folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -150,7 +150,7 @@ def test_nothing_of_the_run_changes_meanwhile(filtered_run: Synthesis, tmp_path:
         """A path that is resolved while the run is being shared."""
 
         def __fspath__(self) -> str:
-            with pytest.raises(RunDirError, match="another process"):
+            with pytest.raises(RunDirError, match="this process"):
                 Ledger.create(folder)
             started.append(True)
             return str(tmp_path / "own.txt")

@@ -116,7 +116,7 @@ def test_max_cost_is_never_passed_whatever_goes_wrong(server: SimulatedTeacher, 
 def test_at_the_cap_it_returns_with_what_there_is(server: SimulatedTeacher, tmp_path: Path) -> None:
     made = run(server, tmp_path / "run", size=300, max_cost=0.15)
     assert made.state == "at its cap" and "\n" not in made.reason
-    for words in ("max_cost $0.15 is reached", "of 300 samples are kept", "refed resume", "--max-cost"):
+    for words in ("max_cost $0.15 is reached", "of 300 samples are kept", "continue with: ", "max_cost="):
         assert words in made.reason
     assert 0 < len(made.samples) == len(rows(tmp_path / "run")) < 300
     assert str(tmp_path / "run" / "samples-at-cap.jsonl") in made.reason
@@ -149,7 +149,7 @@ def test_the_cap_that_a_stop_proposes_is_above_the_one_that_was_reached(
     made = run(server, tmp_path / "run", size=58, max_cost=0.15, teacher=config(server, max_tokens=4096))
     for _ in range(3):
         assert made.state == "at its cap"
-        proposed = float(made.reason.rpartition("--max-cost ")[2])
+        proposed = float(made.reason.rpartition("max_cost=")[2].rstrip(")"))
         assert proposed > made.status["caps"]["max_cost"]
         made = refed_dspy.resume(tmp_path / "run", max_cost=proposed)
         if made.complete:

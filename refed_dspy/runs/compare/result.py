@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from refed_dspy.ledger.spending import Spent
-from refed_dspy.ledger.states import state_in
+from refed_dspy.ledger.states import DONE, state_in
 from refed_dspy.metrics.intervals import Interval
 from refed_dspy.metrics.win_rates import LC_NOTE, LengthControlled
 from refed_dspy.programs.judges import Judgements
@@ -75,8 +75,11 @@ class Comparison(Shown):
     judge: str
     teacher: str
     instructions: int
+    """Those that were answered so far."""
     references: int
-    lines: Sequence[Line]
+    size: int
+    """How many instructions there shall be."""
+    programs: Sequence[Line]
     subsets: Sequence[Subset]
     used: Spent
     stopped: str
@@ -90,21 +93,25 @@ class Comparison(Shown):
         return state_in(self.out)
 
     def _describe(self) -> str:
-        programs = ", ".join(line.program for line in self.lines)
-        return f"{programs} on {self.instructions} instructions, judged by {self.judge}, in {self.out}"
+        programs = ", ".join(line.program for line in self.programs)
+        of = "" if self.instructions == self.size else f" of {self.size}"
+        state = "" if self.state == DONE else f", {self.state}"
+        return f"{programs} on {self.instructions}{of} instructions{state}, judged by {self.judge}, in {self.out}"
 
     def _table(self) -> tuple[Sequence[str], Iterable[Sequence[object]]]:
-        return _HEADING, map(_cells, self.lines)
+        return _HEADING, map(_cells, self.programs)
 
     def table(self) -> list[str]:
         """The table of programs, a line each."""
-        return table_lines([_HEADING, *map(_cells, self.lines)])
+        return table_lines([_HEADING, *map(_cells, self.programs)])
 
     def to_pandas(self) -> pd.DataFrame:
         """The same as a data frame: a program a row, every bound in a column of its own."""
         import pandas as pd
 
-        return pd.json_normalize([asdict(line) for line in self.lines], sep="_")
+        frame = pd.json_normalize([asdict(line) for line in self.programs], sep="_")
+        nested = [name for name in frame if any(other.startswith(f"{name}_") for other in frame)]
+        return frame.drop(columns=nested)  # of a figure that some programs lack
 
     def filter_table(self) -> list[str]:
         """The table of the filters' subsets, a line each."""
@@ -116,15 +123,15 @@ class Comparison(Shown):
 
     def gaps(self) -> list[str]:
         """What programs have no answer to, and what limits their win rates, in a line each."""
-        failed = [f"{line.program} has no answer to {_failed(line)}" for line in self.lines if line.failed]
-        return failed + [f"{line.program}: {note}" for line in self.lines if (note := _note(line))]
+        failed = [f"{line.program} has no answer to {_failed(line)}" for line in self.programs if line.failed]
+        return failed + [f"{line.program}: {note}" for line in self.programs if (note := _note(line))]
 
     def notes(self) -> list[str]:
         """What to know before the figures."""
         missing = [f"not measured: {line}" for line in self.lacking]
         return [*([self.doubt] if self.doubt else []), *self.gaps(), *missing]
 
-    def text(self) -> list[str]:
+    def lines(self) -> list[str]:
         """The whole comparison as lines for a terminal or a file."""
         text = [self.doubt] if self.doubt else []
         text += [

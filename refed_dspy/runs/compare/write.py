@@ -20,13 +20,13 @@ WIN_RATES, FILTERS = "win-rates.png", "filters.png"
 
 def write_comparison(comparison: Comparison, compared: Compared) -> None:
     """Write all files into the comparison's folder, each whole or not at all. Raises ExportError."""
-    write_text(comparison.out / TABLE, comparison.text())
+    write_text(comparison.out / TABLE, comparison.lines())
     write_json(comparison.out / FIGURES, facts(comparison))
     write_lines(comparison.out / ROWS, rows(compared))
     write_lines(comparison.out / PAIRS, pairs(compared, comparison.against))
     bars = [
         Bar(line.program, line.win_rate, line.length_controlled.interval if line.length_controlled else None)
-        for line in comparison.lines
+        for line in comparison.programs
         if line.win_rate is not None
     ]
     if bars:

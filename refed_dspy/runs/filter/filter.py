@@ -17,11 +17,12 @@ from refed_dspy.data.on_disk import RowsOnDisk
 from refed_dspy.data.sources import source_of
 from refed_dspy.data.stored import SOURCE, read_json
 from refed_dspy.errors import ConfigError, ExportError, RowError, RunDirError, RunStopped, briefly, one_line
-from refed_dspy.files import check_apart, check_own
+from refed_dspy.files import as_path, check_apart, check_own
 from refed_dspy.filters.base import Decision, JudgeFilter, Step, labels, validated
 from refed_dspy.filters.build import build
 from refed_dspy.filters.judge import FAILED
 from refed_dspy.ledger.connection import FILE, locked
+from refed_dspy.ledger.identity import differences
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import Spent, spent
 from refed_dspy.ledger.states import FUNNEL, note_failure
@@ -94,6 +95,7 @@ def filter_data(
     steps = build(config.filters, config.seed, judge_program)
     if not steps:
         raise ConfigError("filters: needs at least one")
+    data = as_path(data)
     loaded = load_dataset(data, config.columns or None)
     _check_columns(loaded, steps)
     paid = any(isinstance(step.filter, JudgeFilter) for step in steps)
@@ -221,10 +223,19 @@ def _refuse_another(folder: Path, source: Mapping[str, Any], paid: bool) -> None
         return
     passes = read_json(folder / FUNNEL)
     names = ", ".join(f"{name} {json.dumps(settings)}" if settings else name for name, settings, _ in there["filters"])
+    differing = "; ".join(differences(_compared(there), _compared(source))) if same_data else ""
+    changes = f" ({one_line(differing, 200)})" if differing else ""
     raise RunDirError(
         f"{folder}: contains another filtering: {one_line(there['data'], 200)} by {one_line(names, 200)}, "
-        f"{passes[-1]['kept']} of {passes[0]['in']} rows kept; choose another folder or replace it with force=True"
+        f"{passes[-1]['kept']} of {passes[0]['in']} rows kept{changes}; choose another folder or "
+        "replace it with force=True"
     )
+
+
+def _compared(source: Mapping[str, Any]) -> dict[str, Any]:
+    """What tells filterings of the same data apart."""
+    filters = [[label, {**settings, "keep": keep}] for label, settings, keep in source["filters"]]
+    return {"filters": filters, "seed": source["seed"], "columns": source["columns"]}
 
 
 def _check_columns(data: DataSet, steps: Sequence[Step]) -> None:

@@ -14,7 +14,7 @@ from refed_dspy.config.loading import check_config
 from refed_dspy.data.dataset import data_identity, drawn, load_dataset
 from refed_dspy.data.sources import source_of
 from refed_dspy.errors import ConfigError, RunStopped, briefly
-from refed_dspy.files import check_apart, check_own
+from refed_dspy.files import as_path, check_apart, check_own
 from refed_dspy.ledger.connection import FILE, locked
 from refed_dspy.metrics.figures import open_tools, scoring
 from refed_dspy.programs.load import refuse_bound_models, warn_of_another_teacher
@@ -82,6 +82,7 @@ def recycle(
     config = check_config(RecycleConfig, settings)
     opened = open_teacher(teacher)
     module = _program(program, config)
+    data = as_path(data)
     loaded = load_dataset(data, config.columns or None)
     warn_of_another_teacher(module, opened.model)
     rows = drawn(loaded.rows, config.size, config.seed)

@@ -29,7 +29,7 @@ _RATES = ("win rate", "length-controlled")
 def comparison_page(folder: Path, ledger: Ledger) -> Page:
     """The contents of a comparison's page; until it has ended, what it took so far."""
     status, made = run_status(ledger), read_json(folder / FIGURES)
-    lines = made.get("lines", [])
+    lines = made.get("programs", [])
     stopped = [made["stopped"]] if made.get("stopped") and made["stopped"] != status["reason"] else []
     notes = [*stopped, *made.get("notes", ()), *glance.self_judged(made.get("teacher"), made.get("judge"))]
     lead = f"{status['kept']:,} of {status['size']:,} instructions compared"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib.metadata import version
+from os import PathLike
 from pathlib import Path
 
 from refed_dspy.errors import ExportError, RunDirError, briefly, one_line
@@ -26,7 +27,7 @@ NAME = "report.html"
 
 @briefly
 def report(
-    run_dir: str | Path,
+    run_dir: str | PathLike[str],
     out: str | Path | None = None,
     *,
     force: bool = False,

@@ -78,7 +78,7 @@ def prompt(request: Request) -> str:
 
 
 def line(made: Comparison, name: str) -> Line:
-    return next(entry for entry in made.lines if entry.program == name)
+    return next(entry for entry in made.programs if entry.program == name)
 
 
 def answers(folder: Path) -> Counter[str]:

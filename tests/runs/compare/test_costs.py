@@ -42,11 +42,13 @@ def test_shared_questions_are_paid_for_once_and_the_ledger_agrees_with_the_serve
     assert asked["sample_feedback"] == asked["sample_improvement"] == asked["response_improvement"] == 9
     assert asked["pairwise_judge"] == 2 * 2 * 9 and asked["rubric_judge"] == 3 * 9 + 3
     assert requests(server) == sum(asked.values()) == made.used.calls
-    assert "reference-level" in small(made) and list(made.to_pandas()["program"]) == list(ALL)
+    frame = made.to_pandas()
+    assert "reference-level" in small(made) and list(frame["program"]) == list(ALL)
+    assert "win_rate" not in frame and frame["win_rate_mean"].notna().any(), "no column of nothing beside the bounds"
     assert server.stats()["repeated"] == 0
     plain = {row["instruction"]: row["response"] for row in rows(tmp_path / "c")}
     assert all(row["response"] == plain[row["instruction"]] for row in rows(tmp_path / "c")), "paired"
-    assert [row.program for row in made.lines] == list(ALL) and [row.rows for row in made.lines] == [3, 9, 9, 9]
+    assert [row.program for row in made.programs] == list(ALL) and [row.rows for row in made.programs] == [3, 9, 9, 9]
     assert {row["program"] for row in rows(tmp_path / "c")} == set(ALL[1:]) and len(rows(tmp_path / "c")) == 27
 
 
@@ -162,17 +164,17 @@ def test_a_further_program_pays_for_its_own_questions_only(server: SimulatedTeac
         {**two, "sample": "sample-level"}, out=tmp_path / "three", reuse=tmp_path / "two", **settings
     )
     # Feedback and improvement of six, two verdicts of both orders each, and a grade.
-    assert server.stats()["requests"] <= 6 * (2 + 2 + 1) and [row.rows for row in three.lines] == [6, 6, 6]
+    assert server.stats()["requests"] <= 6 * (2 + 2 + 1) and [row.rows for row in three.programs] == [6, 6, 6]
 
 
 @pytest.mark.slow
 def test_unknown_prices_are_shown_as_unknown(server: SimulatedTeacher, tmp_path: Path) -> None:
     made = run(server, tmp_path / "c", teacher=config(server, price=None), size=2)
-    assert [row.cost for row in made.lines] == [0, None, None, None]
+    assert [row.cost for row in made.programs] == [0, None, None, None]
     figures = facts(tmp_path / "c")
-    assert figures["lines"][1]["cost"] is None and figures["lines"][0]["cost"] == 0
+    assert figures["programs"][1]["cost"] is None and figures["programs"][0]["cost"] == 0
     both = run(
         server, tmp_path / "d", teacher=config(server, price=None), size=2,
         judge=config(server, model="sim/other-model", price=None),
     )  # fmt: skip
-    assert facts(tmp_path / "d")["used"]["cost"] is None and "price unknown" in "\n".join(both.text())
+    assert facts(tmp_path / "d")["used"]["cost"] is None and "price unknown" in "\n".join(both.lines())

@@ -64,9 +64,9 @@ def test_one_programs_failures_lose_no_row_of_the_others(tmp_path: Path, failing
     gone = 2 if failing == "response_feedback" else size
     assert made.instructions == size and made.references == 3 and line(made, other).rows == size
     assert line(made, lost).rows == size - gone and line(made, lost).failed == {"malformed": gone}
-    assert f"{lost} has no answer to {gone} (malformed)" in made.text()
+    assert f"{lost} has no answer to {gone} (malformed)" in made.lines()
     assert line(made, lost).feedback == {"sample_feedback": 0, "response_feedback": 2}.get(failing, 3)
-    assert facts(tmp_path / "c")["lines"][2 if lost == "sample-level" else 3]["failed"] == {"malformed": gone}
+    assert facts(tmp_path / "c")["programs"][2 if lost == "sample-level" else 3]["failed"] == {"malformed": gone}
 
 
 @pytest.mark.slow
@@ -106,7 +106,7 @@ def test_a_judge_that_abstains_everywhere_is_a_clear_line_and_no_picture(
     few = "based on only 0 of 18 judgements: 18 abstentions, 0 failures"
     assert made.doubt == f"{few}, the first because: the judge could not tell"
     assert line(made, "sample-level").judgements.asked == 9 and line(made, "sample-level").win_rate is None
-    assert "sample-level: the judge decided none of its 9 pairs" in made.text()
+    assert "sample-level: the judge decided none of its 9 pairs" in made.lines()
     assert any("grades: the judge graded none of 27 responses" in text for text in made.lacking)
     assert not (tmp_path / "c" / "win-rates.png").exists()
     assert line(made, "sample-level").feedback == 9, "what does not depend on a judge is there all the same"

@@ -97,16 +97,16 @@ def test_one_reference_gives_figures_without_intervals_and_strict_json(
 ) -> None:
     made = run(server, tmp_path / "c", data=references(1), per_reference=None, size=4, grades=True)
     assert made.references == 1
-    by_program = {entry["program"]: entry for entry in facts(tmp_path / "c")["lines"]}
+    by_program = {entry["program"]: entry for entry in facts(tmp_path / "c")["programs"]}
     assert by_program["sample-level"]["rows"] == 4 and by_program["sample-level"]["grade"]["low"] in {None, 1.0}
     assert by_program["seed-only"]["rows"] == 1
-    assert "nan" not in "\n".join(made.text()).lower() and "inf" not in "\n".join(made.table()).lower()
+    assert "nan" not in "\n".join(made.lines()).lower() and "inf" not in "\n".join(made.table()).lower()
 
 
 def test_an_interval_without_bounds_is_strict_json(tmp_path: Path) -> None:
     unbounded = Interval(3.0, -math.inf, math.inf, 1, 1)
     empty = Comparison(
-        tmp_path, "plain", "judge", "teacher", 1, 1, [], [Subset("ours", "random", 1, unbounded, None)],
+        tmp_path, "plain", "judge", "teacher", 1, 1, 1, [], [Subset("ours", "random", 1, unbounded, None)],
         Spent(0, 0, 0, 0.0), "", [],
     )  # fmt: skip
     (subset,) = in_json(empty)["subsets"]
@@ -152,5 +152,5 @@ def test_likeness_is_what_rouge_drops(server: SimulatedTeacher, tmp_path: Path) 
 def test_without_grades_no_response_is_graded(server: SimulatedTeacher, tmp_path: Path) -> None:
     made = run(server, tmp_path / "c", size=3)
     assert answers(tmp_path / "c")["rubric_judge"] == 0
-    assert all(row.grade is None for row in made.lines) and not (tmp_path / "c" / "filters.png").exists()
+    assert all(row.grade is None for row in made.programs) and not (tmp_path / "c" / "filters.png").exists()
     assert made.subsets and all(subset.grade is None for subset in made.subsets)

@@ -40,7 +40,7 @@ def test_a_custom_program_and_a_seed_object(server: SimulatedTeacher, tmp_path: 
 
 def test_a_list_gives_names_and_compares_with_its_first(server: SimulatedTeacher, tmp_path: Path) -> None:
     made = run(server, tmp_path / "c", ["sample-level", CapitalsProgram()], size=2)
-    assert [entry.program for entry in made.lines] == ["sample-level", "B"]
+    assert [entry.program for entry in made.programs] == ["sample-level", "B"]
     assert (line(made, "sample-level").win_rate, line(made, "B").rows) == (None, 2)
 
 
@@ -58,7 +58,7 @@ def test_odd_names_are_shown_as_they_are(server: SimulatedTeacher, tmp_path: Pat
         server, tmp_path / "c", {odd[0]: "instruction-only", **dict.fromkeys(odd[1:], "sample-level")},
         against=odd[0], size=3,
     )  # fmt: skip
-    assert [entry["program"] for entry in facts(tmp_path / "c")["lines"]] == odd
+    assert [entry["program"] for entry in facts(tmp_path / "c")["programs"]] == odd
     assert all(any(text.startswith(name) for text in made.table()) for name in odd)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["c"]
 

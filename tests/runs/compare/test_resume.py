@@ -48,8 +48,8 @@ def test_the_same_command_again_asks_nothing_and_says_the_same(server: Simulated
 def test_a_cap_leaves_a_table_and_says_how_to_go_on(server: SimulatedTeacher, tmp_path: Path) -> None:
     short = run(server, tmp_path / "c", max_calls=60)
     assert 0 < short.instructions < 9 and requests(server) <= 60
-    assert "max_calls 60 is reached" in short.stopped and "the same command with --max-calls" in short.stopped
-    assert "refed resume" not in short.stopped and not (tmp_path / "c" / "samples-at-cap.jsonl").exists()
+    assert "max_calls 60 is reached" in short.stopped and "the same call with max_calls=" in short.stopped
+    assert "resume" not in short.stopped and not (tmp_path / "c" / "samples-at-cap.jsonl").exists()
     text = (tmp_path / "c" / "comparison.txt").read_text()
     assert f"incomplete: {short.stopped}" in text and "sample-level" in text
     assert line(short, "sample-level").rows == short.instructions

@@ -12,6 +12,7 @@ import pytest
 from refed_dspy.errors import (
     ConfigError,
     NoAnswer,
+    RunDirError,
     RunStopped,
 )
 from refed_dspy.filters.base import Decision, JudgeFilter, Step, labels
@@ -50,6 +51,17 @@ class CustomJudge(JudgeFilter):
 def test_labels_differ_whatever_filters_are_called() -> None:
     steps = [Step(CustomFilter(name), {}) for name in ("rouge", "rouge", "rouge 2", "rouge", "rouge 2 2")]
     assert labels(steps) == ["rouge", "rouge 2", "rouge 2 2", "rouge 3", "rouge 2 2 2"]
+
+
+def test_an_edited_filter_is_named_by_what_changed(tmp_path: Path) -> None:
+    class Edited(CustomFilter):
+        def check(self, row: DataRow) -> Any:
+            return Decision(row.number > 3)
+
+    Edited.__qualname__ = CustomFilter.__qualname__  # as a cell that was run again
+    filtered(tmp_path / "out", [CustomFilter()])
+    with pytest.raises(RunDirError, match=r"rows kept \(filters\.mine\.code was \w+, is \w+"):
+        filtered(tmp_path / "out", [Edited()])
 
 
 def test_custom_filters(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_another_filtering_in_a_folder_is_refused_by_name_and_the_same_goes_on(t
     data.write_text("\n".join(map(json.dumps, PAIRS[:7])))
     assert len(filtered(out, ["refusals"], data)) == 7, "the same data, changed since"
     (out / "report.html").write_text("a page")
-    there = rf"out: contains another filtering: {data} by refusals .*, 7 of 7 rows kept; choose another .* force=True"
+    there = rf"out: contains another filtering: {data} by refusals .*, 7 of 7 rows kept.*; choose another .* force=True"
     (tmp_path / "link.jsonl").write_text("\n".join(map(json.dumps, PAIRS)))
     for filters, other, more in (
         ([{"length": {"min_words": 1}}], data, {}),

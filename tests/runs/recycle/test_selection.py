@@ -222,7 +222,7 @@ def test_between_the_passes_the_work_is_running_and_its_folder_taken(tmp_path: P
 
     def look() -> None:
         states.append(state_in(tmp_path))
-        with pytest.raises(RunDirError, match="another process is working on this run"):
+        with pytest.raises(RunDirError, match="this process is still working on this run"):
             Ledger.create(tmp_path)
 
     scorer.before = look

@@ -61,7 +61,7 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_comparison_shows_win_rates_and_the_answers_side_by_side(comparison: Path) -> None:
     page = read_page(comparison, no_map)
     made = json.loads((comparison / "comparison.json").read_text())
-    rates = {line["program"]: line["win_rate"]["mean"] for line in made["lines"] if line["win_rate"]}
+    rates = {line["program"]: line["win_rate"]["mean"] for line in made["programs"] if line["win_rate"]}
     wins, grades = chart(page, "wins"), chart(page, "grades")
     assert isinstance(wins, Intervals) and (wins.low, wins.middle, wins.high) == (0, 50, 100)
     assert dict(zip(wins.labels, (each and each[0] for each in wins.series["win rate"]), strict=True)) == rates
