@@ -60,6 +60,8 @@ class Survey:
 
     def observe(self, tables: Iterable[Any]) -> Iterator[Any]:
         """Yield `tables` unchanged, and take figures of them."""
+        import pyarrow as pa
+
         for table in tables:
             self.features.update(table["feature"].to_pylist())
             self.references.update(table["reference"].to_pylist())
@@ -67,7 +69,7 @@ class Survey:
             texts = table.select(_TEXTS)
             if self.first is None and table.num_rows:
                 self.first = DrawnRow(**texts.slice(0, 1).to_pylist()[0])
-            rows = [DrawnRow(**row) for row in texts.take(drawn).to_pylist()]
+            rows = [DrawnRow(**row) for row in texts.take(pa.array(drawn, pa.int64())).to_pylist()]
             self.drawn += rows
             self.pairs += [(row.instruction, row.improved_response) for row in rows]
             self._seen += table.num_rows

@@ -279,7 +279,7 @@ def test_resume_needs_the_teacher_where_it_was_an_object(tmp_path: Path) -> None
 
 
 def test_two_runs_in_one_folder_at_once_are_refused(tmp_path: Path) -> None:
-    with Ledger.create(tmp_path / "run"), pytest.raises(RunDirError, match="another process"):
+    with Ledger.create(tmp_path / "run"), pytest.raises(RunDirError, match="this process is still working"):
         run(tmp_path, Writer())
 
 

@@ -84,7 +84,7 @@ def test_a_program_of_another_kind_is_not_resumed_as_ours(tmp_path: Path) -> Non
 
     refed_dspy.synthesize(Bolder(), references(2), size=1, teacher=fake_lm(Writer()), run_dir=tmp_path)
     with pytest.raises(
-        RunDirError, match="it uses a program of its own; continue with the command or script that started it"
+        RunDirError, match="it uses a program of its own; continue with the command, script or notebook that started it"
     ):
         refed_dspy.resume(tmp_path, size=2, teacher=fake_lm(Writer()))
 

@@ -23,7 +23,7 @@ from refed_dspy.sharing.copied import Copied, DrawnRow, count_copied
 from refed_dspy.sharing.facts import run_facts
 from refed_dspy.sharing.run_settings import SharedSettings, StageText, settings_of
 from refed_dspy.sharing.share import Shared, share
-from refed_dspy.sharing.survey import MAX_DRAWN, Survey
+from refed_dspy.sharing.survey import Survey
 from refed_dspy.sharing.terms import UNKNOWN, terms_of
 from tests.support.scripted_engine import Writer, fake_lm, references
 
@@ -172,13 +172,6 @@ def test_changes_by_hand() -> None:
     lone = Survey(1)
     list(lone.observe([table("a b c", "a b c d")]))
     assert lone.changes is not None and lone.changes.median == pytest.approx(1 / 7)
-
-
-def test_no_more_rows_are_looked_at_than_are_drawn() -> None:
-    survey = Survey(MAX_DRAWN + 1, {"r": [SOURCE]})
-    rows = pa.concat_tables([table(SOURCE, SOURCE)] * (MAX_DRAWN + 1)).combine_chunks()
-    list(survey.observe([rows]))
-    assert survey.copied.rows == len(survey.drawn) == MAX_DRAWN
 
 
 # --- how it was set up

@@ -23,6 +23,9 @@ from refed_dspy.tracking.run import per_minute
 DrawMap: TypeAlias = Callable[[Sequence[str], int], Map | None]
 """The map of texts by a seed."""
 
+BY_MEANING = 3_000
+"""Instructions whose embeddings take about half a minute on two cores."""
+
 
 def run_page(folder: Path, ledger: Ledger, draw: DrawMap, most: int) -> Page:
     """The contents of a run's page, on which at most `most` rows are listed."""
@@ -65,11 +68,14 @@ def no_map(texts: Sequence[str], seed: int) -> None:
 
 
 def best_map(say: Callable[[str], None]) -> DrawMap:
-    """The map by meaning if the embedder's weights were fetched to this machine, else by words. `say` is called with a
-    line about it."""
+    """The map by meaning if there are at most BY_MEANING texts and the embedder's weights were fetched to this machine,
+    else by words. `say` is called with a line about it."""
 
     def draw(texts: Sequence[str], seed: int) -> Map | None:
         say(f"drawing a map of {len(texts):,} instructions")
+        if len(texts) > BY_MEANING:
+            say(f"the map compares words: by meaning, more than {BY_MEANING:,} instructions take too long")
+            return draw_map(texts, seed)
         try:
             embedder = Embedder.open()
         except ConfigError as error:
