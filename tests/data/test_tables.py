@@ -40,6 +40,7 @@ def test_a_data_set_is_a_file_that_other_processes_read() -> None:
     assert Path(made.cache_files[0]["filename"]).exists(), "the end of a worker is not the end of this process"
 
 
+@pytest.mark.slow
 def test_the_file_goes_with_the_process(tmp_path: Path) -> None:
     code = (
         "import pyarrow as pa; from refed_dspy.data.tables import mapped; schema = pa.schema([('n', pa.int64())]);"

@@ -106,6 +106,7 @@ def test_tokens_are_those_of_the_package() -> None:
         assert tokens(text) == plain.tokenize(text)
 
 
+@pytest.mark.slow
 def test_f_is_the_float_of_the_package_in_either_order() -> None:
     rng = random.Random(1)
     texts = HOSTILE + drawn(rng, 40, 6, 25) + drawn(rng, 40, 60, 25)

@@ -137,6 +137,7 @@ def test_vectors_are_those_of_the_plain_arithmetic(embedder: Embedder, weights: 
     assert np.abs(vectors - expected).max() < 2e-5
 
 
+@pytest.mark.slow
 def test_a_vector_does_not_depend_on_its_neighbours(embedder: Embedder) -> None:
     together = embedder.embed(TEXTS * 12)
     alone = np.concatenate([embedder.embed([text]) for text in TEXTS])

@@ -144,6 +144,7 @@ def test_an_endpoint_that_goes_down_ends_it(
     assert requests(server) <= BASELINE + 5 + 20 + 32
 
 
+@pytest.mark.slow
 def test_an_endpoint_that_goes_down_near_the_end_is_told_of(server: SimulatedTeacher, tmp_path: Path) -> None:
     """17 requests are lost: the optimizer's last ones and the whole proof."""
     server.control(down_after=BASELINE + 5)

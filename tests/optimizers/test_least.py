@@ -36,6 +36,7 @@ def test_too_few_calls_are_refused_with_what_would_do(server: SimulatedTeacher, 
     assert would_do is not None and int(would_do[1]) > LEAST
 
 
+@pytest.mark.slow
 def test_what_would_do_does(server: SimulatedTeacher, tmp_path: Path) -> None:
     calls = re.search(r"about (\d+) leaves room", refused(server, tmp_path / "c", max_calls=1))
     cost = re.search(r"about \$([\d.]+) leaves room", refused(server, tmp_path / "c", max_cost=0.02))

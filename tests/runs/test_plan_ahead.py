@@ -61,6 +61,7 @@ def test_overshoot_is_rare_and_small() -> None:
     assert min(over) == 0 and sum(extra > 0 for extra in over) <= 2 and max(over) <= 4
 
 
+@pytest.mark.slow
 def test_short_lists_open_more_references_at_once() -> None:
     _, _, rounds = waves(1_000, 1.0, gives=3)
     _, _, patient = waves(1_000, 1.0, gives=3, ahead=False)

@@ -15,6 +15,7 @@ from refed_dspy.runs.stage_weights import StageWeights
 from tests.runs.test_forecast import run
 
 
+@pytest.mark.slow
 def test_the_next_samples_take_what_the_last_ones_took(server: SimulatedTeacher, tmp_path: Path) -> None:
     server.control(faults={"malformed": 0.1}, duplicates=0.2)
     folder = tmp_path / "run"

@@ -149,6 +149,7 @@ async def test_where_none_answers_the_last_error_is_raised_and_an_answer_that_wa
     assert (short.asked, whole.asked) == (2, 0), "another server would cut it, too"
 
 
+@pytest.mark.slow
 def test_servers_of_unequal_speed_share_a_run_by_what_they_can_do(
     two: tuple[SimulatedTeacher, ...], tmp_path: Path
 ) -> None:
@@ -244,6 +245,7 @@ def test_a_price_known_at_some_addresses_only_is_refused_and_one_address_is_no_l
     assert (alone.concurrency, listed.concurrency) == (8, 16)
 
 
+@pytest.mark.slow
 def test_a_check_asks_at_each_address_and_a_variable_may_hold_the_list(
     two: tuple[SimulatedTeacher, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,6 +72,7 @@ def test_what_a_further_start_asks_goes_by_the_new_weights(two: tuple[SimulatedT
     assert asked(two)[1] == 0 and not answered_twice(tmp_path / "run"), "one is asked now, and both have answered"
 
 
+@pytest.mark.slow
 def test_who_began_a_sample_ends_it_whatever_the_weights_are_now(
     two: tuple[SimulatedTeacher, ...], tmp_path: Path
 ) -> None:

@@ -48,6 +48,7 @@ def test_ctrl_c_does_not_wait_for_a_store_that_hangs(slow: Slow, caplog: pytest.
     assert "was not updated (there was no time); later: refed track run" in warned
 
 
+@pytest.mark.slow
 async def test_ctrl_c_gets_through_while_the_end_is_copied(slow: Slow, caplog: pytest.LogCaptureFixture) -> None:
     async def work() -> None:
         with tracking(Path("run"), slow, True, 60) as tracker:
