@@ -91,7 +91,7 @@ def test_a_file_that_cannot_be_written_leaves_no_half(tmp_path: Path, monkeypatc
         patch.setattr("refed_dspy.files.os.fsync", full)
         with pytest.raises(RunStopped, match=r"cannot be written .*No space left on device.*make room"):
             compiled(tmp_path / "c", answerer(), QUESTIONS, metric=marks)
-    assert {path.name for path in (tmp_path / "c").iterdir()} == {"ledger.sqlite", ".lock", "optimizer.log"}
+    assert {path.name for path in (tmp_path / "c").iterdir()} == {"ledger.sqlite", ".lock", ".checked", "optimizer.log"}
     assert compiled(tmp_path / "c", answerer(), QUESTIONS, metric=marks).path.is_file()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -142,15 +143,22 @@ def test_a_comparison_is_foreseen_with_every_program_and_the_judge(server: Simul
     assert_close(prediction, tmp_path / "run", within=0.1)
 
 
+def max_calls_in(reason: str) -> int:
+    """The cap that a reason says is enough."""
+    found = re.search(r"max_calls=(\d+)\)", reason)
+    assert found is not None, reason
+    return int(found[1])
+
+
 def test_a_cap_in_calls_leaves_room_for_the_judge(server: SimulatedTeacher, tmp_path: Path) -> None:
     """What a run that a cap ended says is enough, nearly is: what a judge drops is chance, so it may say it twice."""
     settings: dict[str, Any] = {"filters": [{"rubric": {"at_least": 2}}], "judge": config(server, model="sim/x")}
     short = run(server, tmp_path / "run", 30, max_calls=45, **settings)
     assert short.state == "at its cap" and "continue with: " in short.reason
-    enough = int(short.reason.rpartition("--max-calls ")[2])
+    enough = max_calls_in(short.reason)
     made = refed_dspy.resume(tmp_path / "run", max_calls=enough)
     assert len(made.samples) >= 24
     if made.state == "at its cap":
-        made = refed_dspy.resume(tmp_path / "run", max_calls=int(made.reason.rpartition("--max-calls ")[2]))
+        made = refed_dspy.resume(tmp_path / "run", max_calls=max_calls_in(made.reason))
     assert made.complete
     assert server.stats()["repeated"] == 0
