@@ -11,31 +11,15 @@ import pytest
 from refed_dspy.teachers.rate_limits import (
     FIRST_WINDOW,
     LONGEST_PAUSE,
-    MIN_REFUSALS,
     OPENING,
-    PATIENCE,
     RateLimits,
-    Silent,
     WaitTooLong,
     current_slot,
 )
-from refed_dspy.teachers.refusals import HOLD_FROM, PROBES, Slot
 from tests.support.clocks import Clock, settle_down, virtual_limits, virtually
+from tests.support.slots import at_once, sent, slots
 
 # --- the window
-
-
-async def at_once(waiting: asyncio.Task[Slot]) -> Slot:
-    """The slot of a call that has nothing left to wait for."""
-    await settle_down()
-    if not waiting.done():
-        waiting.cancel()
-        pytest.fail("it still waits")
-    return await waiting
-
-
-async def slots(limits: RateLimits, count: int) -> list[Slot]:
-    return [await at_once(asyncio.create_task(limits.acquire(1))) for _ in range(count)]
 
 
 async def test_good_answers_widen_the_window_up_to_the_most() -> None:
@@ -57,13 +41,6 @@ async def test_an_endpoint_that_names_a_large_limit_is_asked_as_much_at_once() -
     assert limits.window >= 5000
 
 
-async def sent(limits: RateLimits, count: int) -> list[Slot]:
-    together = await slots(limits, count)
-    for slot in together:
-        limits.sent(slot)
-    return together
-
-
 async def test_after_it_was_full_the_window_grows_by_one_and_a_sixteenth_a_round_trip() -> None:
     clock = Clock()
     limits = RateLimits(64, clock=clock)
@@ -75,86 +52,6 @@ async def test_after_it_was_full_the_window_grows_by_one_and_a_sixteenth_a_round
     for slot in await slots(limits, FIRST_WINDOW // 2):
         limits.went_well(slot)
     assert limits.window == pytest.approx(FIRST_WINDOW / 2 + 2, abs=0.2)
-
-
-@pytest.mark.parametrize("retry_after", [None, 1.0])
-async def test_calls_refused_together_halve_the_window_about_once(retry_after: float | None) -> None:
-    clock = Clock()
-    limits = RateLimits(64, clock=clock, rng=random.Random(0))
-    together = await sent(limits, FIRST_WINDOW)
-    for slot in together:
-        clock.now += 0.01
-        limits.refused(slot, retry_after)
-    once = limits.window
-    assert FIRST_WINDOW / 4 <= once <= FIRST_WINDOW / 2, "the first of them may have been chance"
-    clock.now += LONGEST_PAUSE
-    (later,) = await sent(limits, 1)
-    clock.now += 1
-    limits.refused(later, retry_after)
-    assert limits.window == once / 2, "sent after the last decrease, it says something new"
-
-
-@pytest.mark.parametrize("every", [50, 10, 3])
-async def test_who_is_refused_while_others_are_answered_waits_alone(every: int) -> None:
-    clock = Clock()
-    limits = RateLimits(64, clock=clock)
-    for number in range(1, 40 * every):
-        first, other = await sent(limits, 2)
-        clock.now += 0.01
-        if number % every:
-            limits.went_well(first)
-        else:
-            limits.refused(first, 60)
-        limits.went_well(other)
-    begun = clock.now
-    await at_once(asyncio.create_task(limits.acquire(1)))
-    assert limits.window >= 8 and clock.now == begun
-
-
-async def test_who_is_full_lets_nobody_in_for_as_long_as_it_asks() -> None:
-    clock = Clock()
-    limits = RateLimits(64, clock=clock)
-    for slot in await sent(limits, 20):
-        limits.went_well(slot)
-    both = await sent(limits, 20)
-    for slot in both[:4]:
-        limits.refused(slot, 5)
-    waiting = asyncio.create_task(limits.acquire(1))
-    await settle_down()
-    assert not waiting.done(), "four in a row of those sent last are no chance, though sixteen have no answer yet"
-    waiting.cancel()
-
-
-async def test_calls_without_an_answer_hold_all_others_back_until_one_is_answered() -> None:
-    clock = Clock()
-    limits = RateLimits(64, clock=clock)
-    for slot in await sent(limits, 8):
-        limits.unanswered(slot, "no answer")
-    clock.now += 1
-    (probe,) = await sent(limits, 1)
-    waiting = asyncio.create_task(limits.acquire(1))
-    await settle_down()
-    assert not waiting.done(), "one at a time"
-    probe.answered = True
-    limits.went_well(probe)
-    await at_once(waiting)
-    assert len(await slots(limits, 20)) == 20
-
-
-def test_who_never_answers_is_asked_a_few_times_more_and_no_longer() -> None:
-    async def main() -> None:
-        limits, asked = virtual_limits(), 0
-        with pytest.raises(Silent, match="did not answer the last 9 calls"):
-            while asked < 50:
-                limits.sent(slot := await limits.acquire(1))
-                asked += 1
-                waiting = asyncio.create_task(limits.acquire(1)) if asked >= HOLD_FROM + PROBES else None
-                limits.unanswered(slot, "no answer")
-                if waiting is not None:
-                    await waiting
-        assert asked == HOLD_FROM + PROBES
-
-    virtually(main)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -256,21 +153,6 @@ def test_after_a_pause_those_who_waited_come_within_the_window() -> None:
     virtually(main)
 
 
-async def test_nothing_but_refusals_for_long_is_hopeless() -> None:
-    clock = Clock()
-    limits = RateLimits(4, clock=clock, rng=random.Random(0))
-    while not limits.hopeless:
-        (slot,) = await slots(limits, 1)
-        limits.refused(slot, 30)
-        clock.now += 31
-        assert clock.now < 100 + 2 * PATIENCE
-    assert clock.now > 100 + PATIENCE
-    limits.went_well(*await slots(limits, 1))
-    assert not limits.hopeless
-    limits.refused(*await slots(limits, 1), 1)
-    assert not limits.hopeless, "patience begins anew with the first refusal after an answer"
-
-
 @pytest.mark.parametrize(
     ("retry_after", "said"),
     [
@@ -303,28 +185,6 @@ def test_a_limit_that_is_used_up_is_told_and_told_again_after_an_answer(caplog: 
     virtually(main)
     told = [record.getMessage().partition(", until")[0] for record in caplog.records]
     assert told == [f"there: rate limit used up; waiting {seconds} s" for seconds in (40, 50, 50)]
-
-
-async def test_few_refusals_are_not_hopeless_however_long_they_took() -> None:
-    clock = Clock()
-    limits = RateLimits(4, clock=clock, rng=random.Random(0))
-    for number in range(MIN_REFUSALS):
-        assert not limits.hopeless
-        limits.refused((await slots(limits, 1))[0], None)
-        clock.now += PATIENCE if number else PATIENCE + 1
-    assert limits.hopeless
-    limits.ended(*await slots(limits, 1))
-    assert not limits.hopeless, "something else than a refusal came"
-
-
-async def test_refusals_at_random_shrink_the_window_by_half_their_share() -> None:
-    clock = Clock()
-    limits = RateLimits(FIRST_WINDOW, clock=clock, rng=random.Random(0))
-    for _ in range(3):
-        limits.went_well(*await slots(limits, 1))
-    clock.now += 1
-    limits.refused((await slots(limits, 1))[0], None)
-    assert limits.window == FIRST_WINDOW * (1 - 1 / 4 / 2)
 
 
 async def test_headers_are_of_the_moment_in_which_their_call_was_sent() -> None:
@@ -429,30 +289,3 @@ def test_nobody_is_stuck_and_no_slot_leaks(seed: int) -> None:
         assert limits.in_flight == 0
 
     virtually(main)
-
-
-async def test_connections_that_cannot_be_made_mean_fewer_at_once_and_no_alarm() -> None:
-    limits = RateLimits(400, probes=2)
-    limits.window = 400.0
-    slots = [await limits.acquire(1) for _ in range(400)]
-    for slot in slots:
-        limits.sent(slot)
-    for slot in slots[:300]:
-        limits.not_reached(slot)
-    assert not limits.silence.holds and 1 <= limits.window < 400
-    for slot in slots[300:]:
-        limits.went_well(slot)
-    assert limits.in_flight == 0 and limits.window > 1
-
-
-async def test_a_few_drops_among_many_calls_hold_nobody() -> None:
-    limits = RateLimits(640)
-    limits.window = 640.0
-    slots = [await limits.acquire(1) for _ in range(640)]
-    for slot in slots:
-        limits.sent(slot)
-    for slot in slots[:19]:
-        limits.unanswered(slot, "closed")
-    assert not limits.silence.holds
-    limits.unanswered(slots[19], "closed")
-    assert limits.silence.holds, "one in 32 of those in flight"
