@@ -60,8 +60,8 @@ class References(Shown, Sequence[Reference]):
         left_out["too long"] += len(self.items) - len(kept)
         if not kept:
             raise ReferencesError(
-                f"references: none fits the teacher's context window of {window} tokens with max_tokens "
-                "{max_tokens}; raise context_window or lower max_tokens"
+                f"references: none fits the teacher's context window of {window} tokens with max_tokens {max_tokens}; "
+                "raise context_window or lower max_tokens"
             )
         return References(kept, {k: v for k, v in left_out.items() if v})
 
@@ -115,12 +115,12 @@ def load_references(
 
 def _reference(row: Mapping[str, Any], columns: Mapping[str, str] | None, turns: Turns, where: str) -> Reference:
     found, source = exchange_of(row, columns or {}, turns), row.get("source")
+    rare = {name: text for name in ("system", "earlier") if (text := getattr(found, name))}
     return Reference(
         instruction=found.instruction,
         response=found.response,
-        system=found.system,
-        earlier=found.earlier,
         source=source if isinstance(source, str) and re.search(r" row \d+$", source) else where,
+        **rare,
     )
 
 

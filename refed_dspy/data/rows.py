@@ -113,7 +113,7 @@ class _Origins:
         """(id, source, system prompt) of a reference."""
         id_, record = self._ledger.db.execute("SELECT id, record FROM refs WHERE position=?", (position,)).fetchone()
         stored = json.loads(record)
-        return id_, stored.get("source"), stored.get("system") or ""
+        return id_, stored.get("source", ""), stored.get("system") or ""
 
     def _proposal(self, item: str, round_: int) -> tuple[str | None, str | None]:
         """(model, endpoint) of the answer that proposed instructions."""

@@ -148,7 +148,8 @@ class Ledger:
                 db.execute(f"DELETE FROM {table}")
             db.executemany(
                 "INSERT INTO refs VALUES (?, ?, ?)",
-                ((i, ref.id, ref.model_dump_json()) for i, ref in enumerate(references)),
+                # Without empty fields: each that is set takes memory when it is read back, and there may be 100,000.
+                ((i, ref.id, ref.model_dump_json(exclude_defaults=True)) for i, ref in enumerate(references)),
             )
             db.executemany("INSERT INTO meta VALUES (?, ?)", [(k, json.dumps(v)) for k, v in meta.items()])
 
