@@ -64,7 +64,7 @@ class Known:
 
     def copied(self, words: Sequence[str]) -> Match | None:
         """(share of its runs of 8 words, the first of them) where a response, as words, copies a known one."""
-        if self._hints.isdisjoint(_runs(words, _HINT, _STEP if len(words) < _SHORT else _LONG_STEP)):
+        if self._hints.isdisjoint(_hints(words, _STEP if len(words) < _SHORT else _LONG_STEP)):
             return None
         return next((copy for runs in self._runs if (copy := runs.copied(words)) is not None), None)
 
@@ -73,14 +73,15 @@ class Runs:
     """The runs of words of a text, by which copies of it are found."""
 
     def __init__(self, text: str, run: int) -> None:
-        words = text.lower().split()
-        self._grams, self.hints = frozenset(_runs(words, GRAM)), frozenset(_runs(words, _HINT))
+        self._words = text.lower().split()
+        self.hints = frozenset(_hints(self._words))
         self._whole_run = bytes([True] * (run - GRAM + 1))
         """As many hits as there are runs of `GRAM` words in one of `run`."""
 
     def copied(self, words: Sequence[str]) -> Match | None:
         """(share of the runs of 8 of these words that are in the text, the first of them) where they are a copy."""
-        hits = list(map(self._grams.__contains__, _runs(words, GRAM)))
+        grams = frozenset(_runs(self._words, GRAM))  # hardly ever needed, and large: not kept
+        hits = list(map(grams.__contains__, _runs(words, GRAM)))
         share = sum(hits) / len(hits) if hits else 0.0
         if share <= SHARE and self._whole_run not in bytes(hits):
             return None
@@ -91,6 +92,11 @@ class Runs:
 def _runs(words: Sequence[str], length: int, step: int = 1) -> Iterator[tuple[str, ...]]:
     """The runs of `length` words, every `step`-th."""
     return zip(*(words[start::step] for start in range(length)), strict=False)
+
+
+def _hints(words: Sequence[str], step: int = 1) -> Iterator[int]:
+    """The runs of `_HINT` words, every `step`-th, as hashes: a third of the memory. Two of one hash cost a look."""
+    return map(hash, _runs(words, _HINT, step))
 
 
 class References:
@@ -108,7 +114,7 @@ class References:
         return self._all
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=1024)  # as many as 16,000 calls in flight are about
 def _by_texts(instruction: str, response: str) -> Known:
     return Known([instruction], [response])
 

@@ -118,7 +118,9 @@ class Session:
         """
         recorder, remaining = self.start.recorder, self.start.caps_left
         recorder.out_of_time = remaining.over
-        with few_collections(), self._translated_errors(), recorder.closing():
+        asked = [recorded.teacher for recorded in dict.fromkeys(self.recorded_teachers.values())]
+        in_flight = sum(teacher.concurrency for teacher in asked if not teacher.batched)
+        with few_collections(in_flight), self._translated_errors(), recorder.closing():
             async with AsyncExitStack() as stack:
                 await self._start(stack, remaining)
                 roles = {role: recorded_lm(self.models[role], engine) for role, engine in self._engines.items()}
