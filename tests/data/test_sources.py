@@ -41,5 +41,5 @@ def test_one_mapping_is_not_a_list_of_them(source: dict[str, str]) -> None:
 
 def test_a_system_prompt_counts_where_a_window_is_small() -> None:
     references = load_references([{"instruction": "Q", "response": "A", "system": "S" * 30_000}])
-    with pytest.raises(ReferencesError, match="window of 8192 tokens with max_tokens [0-9]+; raise"):
+    with pytest.raises(ReferencesError, match=r"window of 8192 tokens with max_tokens [0-9]+; raise"):
         references.fitting(8192, 1024)
