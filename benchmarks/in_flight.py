@@ -28,9 +28,9 @@ def measure(samples: int, in_flight: int) -> None:
         tempfile.TemporaryDirectory() as home,
     ):
         teacher = teacher_config(server, in_flight).model_copy(update={"timeout": 120})
-        source, cpu = references(Path(run), 2 * samples), time.process_time()
+        source, cpu = references(Path(home), 2 * samples), time.process_time()
         refed_dspy.synthesize(
-            None, source, size=samples, teacher=teacher, run_dir=Path(run) / "run", progress=False
+            None, source, size=samples, teacher=teacher, run_dir=Path(home) / "run", progress=False
         )  # fmt: skip
         cpu, calls = time.process_time() - cpu, server.stats()["requests"]
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
