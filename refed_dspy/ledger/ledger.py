@@ -21,6 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from refed_dspy.errors import RunDirError, RunStopped, one_line
 from refed_dspy.ledger.check import check_if_new, check_tables, close, schema
 from refed_dspy.ledger.connection import FILE, FORMAT, connected, damaged, is_at_work, is_made, take_lock
+from refed_dspy.ledger.fence import Fence
 from refed_dspy.ledger.statements import Answer, DecisionRow, Statement, decided, text_digest, unusable
 from refed_dspy.records import Failure, Reference
 
@@ -46,8 +47,10 @@ class Added:
 class Ledger:
     """Reads and writes one run's file. Open it with `create` (the writer) or `read`."""
 
-    def __init__(self, path: Path, db: sqlite3.Connection, lock: FileLock | None) -> None:
-        self.path, self.db, self._lock = path, db, lock
+    def __init__(
+        self, path: Path, db: sqlite3.Connection, lock: FileLock | None, fence: Fence | None = None
+    ) -> None:
+        self.path, self.db, self._lock, self._fence = path, db, lock, fence
 
     @classmethod
     def create(cls, run_dir: Path) -> Self:
@@ -63,15 +66,17 @@ class Ledger:
             raise RunDirError(f"{run_dir}: cannot be written: {one_line(error.strerror or error)}") from None
         try:
             with connected(run_dir / FILE, "rwc") as db:
-                db.execute("PRAGMA journal_mode=WAL")
                 db.execute("PRAGMA synchronous=NORMAL")
+                if (fence := Fence.of(run_dir)) is not None:
+                    fence.set_up(db)
+                db.execute("PRAGMA journal_mode=WAL")
                 if not is_made(run_dir / FILE, db):  # whole or not at all: a reader may look meanwhile
                     db.executescript(f"BEGIN IMMEDIATE; {schema()} PRAGMA user_version={FORMAT}; COMMIT")
                 check_if_new(run_dir / FILE, db)
         except BaseException:
             lock.release()
             raise
-        return cls(run_dir / FILE, db, lock)
+        return cls(run_dir / FILE, db, lock, fence)
 
     @classmethod
     def read(cls, run_dir: Path) -> Self:
@@ -111,6 +116,8 @@ class Ledger:
         try:
             self.db.execute("BEGIN IMMEDIATE")
             yield self.db
+            if self._fence is not None:
+                self._fence.check()
             self.db.execute("COMMIT")
         except BaseException as error:
             if self.db.in_transaction:

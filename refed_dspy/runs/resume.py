@@ -62,13 +62,7 @@ def resume(
     """
     with Ledger.read(path_of(run_dir, "run_dir")) as ledger:
         _refuse_other_work(ledger)
-        references = References(tuple(ledger.references()), ledger.meta("left_out") or {})
-        program = remembered_program(ledger)
-        settings: Any = {name: value for name in _KEPT if (value := ledger.meta(name)) is not None}
-        settings["teacher"] = remembered_teachers(ledger, ANY) if teacher is None else teacher
-        settings["teachers"] = remembered_stages(ledger) if teachers is None else teachers
-        settings["filters"], settings["guards"] = remembered_filters(ledger), False  # the guards are among them
-        settings["judge"] = remembered_judge(ledger) if judge is None else judge
+        program, references, settings = remembered(ledger, teacher, teachers, judge)
     if teacher is None:
         warn_of_unused("teacher", settings["teacher"])
     if judge is None and settings["judge"] is not None:
@@ -77,6 +71,19 @@ def resume(
     changed |= {"max_cost": max_cost, "max_calls": max_calls, "max_minutes": max_minutes}
     settings |= {name: value for name, value in changed.items() if value is not None}
     return synthesize(program, references, run_dir=run_dir, progress=progress, on_progress=on_progress, **settings)
+
+
+def remembered(
+    ledger: Ledger, teacher: Any = None, teachers: Any = None, judge: Any = None
+) -> tuple[Any, References, dict[str, Any]]:
+    """The run's program, its references, and the settings that `synthesize` was called with, or these models instead.
+    Raises RunDirError where only the script that started the run can build them."""
+    settings: dict[str, Any] = {name: value for name in _KEPT if (value := ledger.meta(name)) is not None}
+    settings["teacher"] = remembered_teachers(ledger, ANY) if teacher is None else teacher
+    settings["teachers"] = remembered_stages(ledger) if teachers is None else teachers
+    settings["filters"], settings["guards"] = remembered_filters(ledger), False  # the guards are among them
+    settings["judge"] = remembered_judge(ledger) if judge is None else judge
+    return remembered_program(ledger), References(tuple(ledger.references()), ledger.meta("left_out") or {}), settings
 
 
 def _refuse_other_work(ledger: Ledger) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -35,6 +35,8 @@ FULL_BATCH = 1_000
 """Requests: with smaller batches a run takes many rounds of them."""
 STUDIES = ("instruction_feedback", "response_feedback")
 """The stages that collect feedback on a reference."""
+
+Claim = Callable[[Sequence[bytes]], Awaitable[frozenset[bytes]]]
 
 
 class SynthesisProgram(Protocol):
@@ -73,6 +75,8 @@ class RunSpec:
     screening: Screening = field(default_factory=lambda: Screening(()))
     kind: str = "run"
     """What its folder is for (`Ledger.holds`)."""
+    claim: Claim | None = None
+    """Of a shard: asks for the digests of new instructions which of them other shards have."""
 
     @property
     def size(self) -> int:

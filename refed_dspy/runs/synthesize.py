@@ -118,21 +118,31 @@ async def produce(
     folder = spec.folder
     work = spec.work() if plan_settings is None else replace(spec.work(), then=ESTIMATED)
     with begin(folder, work) as start, _telling_what_is_kept(start.ledger):
-        ledger, plan = start.ledger, Plan(plan_settings or spec.plan_settings(start.size))
-        plan.restore(ledger.kept(), ledger.proposals(), ledger.used(), ledger.open_instructions())
-        session = Session(start)
+        plan, session = restored(start.ledger, plan_settings or spec.plan_settings(start.size)), Session(start)
         session.progress.size = plan.settings.size
         with tracking(folder, copy_run, run_wanted(spec.config.track, folder), TRACKING_INTERVAL) as tracker:
             if not plan.complete:
                 spec.warn_of_small_batches()
             async with watch.following(session.progress):
-                if not plan.complete:
-                    async with session.running():  # in here DSPy's language model is the recorded one
-                        await run_plan(plan, SynthesisWorker(spec, session), spec.slots, session.grace)
+                await carry_out(spec, session, plan)
             note_end(session, plan)
             await tracker.told()
     refresh_samples(folder)
     return read_run(folder)
+
+
+def restored(ledger: Ledger, settings: PlanSettings) -> Plan:
+    """The plan of a run of which `ledger` has a part."""
+    plan = Plan(settings)
+    plan.restore(ledger.kept(), ledger.proposals(), ledger.used(), ledger.open_instructions())
+    return plan
+
+
+async def carry_out(spec: RunSpec, session: Session, plan: Plan) -> None:
+    """Do what is left of `plan`. Raises as `Session.running`."""
+    if not plan.complete:
+        async with session.running():  # in here DSPy's language model is the recorded one
+            await run_plan(plan, SynthesisWorker(spec, session), spec.slots, session.grace)
 
 
 @contextmanager

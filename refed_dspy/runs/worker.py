@@ -28,6 +28,7 @@ class SynthesisWorker:
         self._by_stage = spec.by_stage
         self._names = predictor_names(spec.program)
         self._final = str(getattr(spec.program, "final_stage", "response_improvement"))
+        self._claim = spec.claim
         self._features: dict[int, dict[str, str]] = {}
         self._response_feedback: dict[int, Any] = {}
         # A copy of a reference's instruction is no new instruction.
@@ -52,13 +53,16 @@ class SynthesisWorker:
 
         with about_item(self._names, f"{reference.id}/{unit.feature}"):
             proposal = await self.program.propose(reference, unit.feature, description, taken, repetition=unit.round)
+        barred = self._barred
+        if self._claim is not None:
+            barred |= await self._claim([text_digest(text) for text in proposal.instructions])
         added = self.ledger.commit_proposal(
             unit.reference,
             unit.feature,
             unit.round,
             proposal.instructions,
             proposal.surplus,
-            self._barred,
+            barred,
             screen,
         )
         self.progress.dropped += added.dropped
