@@ -137,11 +137,14 @@ def _gather_for_ever(run: Path) -> None:
 
 
 def test_a_kill_at_any_moment_leaves_a_whole_ledger(run: Path) -> None:
+    begun = time.perf_counter()
+    gather(Path(shutil.copytree(run, run.parent / "copy")), shard_folders(run))
+    most = 3 * (time.perf_counter() - begun)
     moments, kept, left = random.Random(3), set[int](), 0
     for _ in range(25):
         process = multiprocessing.get_context("fork").Process(target=_gather_for_ever, args=(run,))
         process.start()
-        time.sleep(moments.uniform(0.005, 0.15))
+        time.sleep(moments.uniform(0, most))
         process.kill()
         process.join()
         left += (run / FRESH).exists()
