@@ -1,1 +1,1 @@
-"""Runs on a Ray cluster."""
+"""Runs on a cluster: what shards made, gathered."""

@@ -1,0 +1,156 @@
+"""What is not gathered, and that the run's ledger is whole whatever happens: refusals, kills, a full disk, readers."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import resource
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import refed_dspy
+from refed_dspy.errors import RunDirError, RunStopped
+from refed_dspy.ledger.check import check
+from refed_dspy.ledger.connection import FILE
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.runs.cluster.gather import gather
+from tests.runs.cluster.sharded_run import SIZES, shard_folders
+
+FRESH = f"{FILE}.gathering"
+
+
+@contextmanager
+def untouched(run: Path) -> Iterator[None]:
+    """The run's ledger has the same bytes after the block, and nothing is left beside it."""
+    before = (run / FILE).read_bytes()
+    yield
+    assert (run / FILE).read_bytes() == before
+    assert {path.name for path in run.iterdir()} <= {FILE, f"{FILE}-wal", f"{FILE}-shm", ".lock", ".checked", "shards"}
+
+
+@pytest.fixture
+def gathered(run: Path) -> Path:
+    """The run, gathered."""
+    gather(run, shard_folders(run))
+    return run
+
+
+def test_an_instruction_in_two_shards_is_refused_by_their_names(run: Path) -> None:
+    first, _, third, _ = shard_folders(run)
+    with Ledger.read(first) as ledger:
+        text, digest = ledger.db.execute("SELECT text, digest FROM instructions WHERE id = 3").fetchone()
+    with Ledger.create(third) as ledger:
+        ledger.commit([("UPDATE instructions SET text = ?, digest = ? WHERE id = 4", (text, digest))])
+    with untouched(run), pytest.raises(RunDirError, match=rf"{third} and {first}: both have the instruction '{text}'"):
+        gather(run, shard_folders(run))
+
+
+def test_shards_in_another_order_are_refused(run: Path) -> None:
+    first, second, *others = shard_folders(run)
+    with untouched(run), pytest.raises(RunDirError, match=f"{second}: has other references than this shard"):
+        gather(run, [second, first, *others])
+
+
+def test_a_sample_is_not_lost_with_its_shard(gathered: Path) -> None:
+    shutil.rmtree(shard_folders(gathered)[1])
+    with untouched(gathered), pytest.raises(RunDirError, match=f"{FILE}: {SIZES[1]} of its samples are in no shard"):
+        gather(gathered, shard_folders(gathered))
+
+
+def test_a_shard_at_work_is_waited_for(gathered: Path) -> None:
+    with Ledger.create(shard_folders(gathered)[2]), untouched(gathered), pytest.raises(RunDirError, match="002: this"):
+        gather(gathered, shard_folders(gathered))
+
+
+def test_a_damaged_shard_is_named(gathered: Path) -> None:
+    damaged = shard_folders(gathered)[2] / FILE
+    damaged.write_bytes(b"not a database, not at all")
+    with untouched(gathered), pytest.raises(RunDirError, match=f"{damaged}: not a readable ledger"):
+        gather(gathered, shard_folders(gathered))
+
+
+def test_a_full_disk_leaves_the_ledger_that_was(gathered: Path) -> None:
+    before, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with untouched(gathered), pytest.raises(RunStopped, match=rf"{FRESH}: could not be written .*make room, then run"):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, most))
+        try:
+            gather(gathered, shard_folders(gathered))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
+    assert gather(gathered, shard_folders(gathered)) == sum(SIZES)
+
+
+def test_who_reads_the_old_ledger_goes_on_and_does_no_harm_to_the_new(run: Path) -> None:
+    old = refed_dspy.read_run(run)
+    assert gather(run, shard_folders(run)) == sum(SIZES)
+    assert len(old) == 0 and len(refed_dspy.read_run(run)) == sum(SIZES)
+    with Ledger.create(run) as ledger:
+        ledger.set_meta(note="written while the old one is open")
+        old.samples.ledger.close()  # would empty and remove the log of a ledger that is its own
+        ledger.set_meta(another="and after it was closed")
+        with Ledger.read(run) as reader:
+            assert reader.meta("another")
+    with Ledger.read(run) as ledger:
+        assert ledger.meta("note") and ledger.meta("another")
+        check(ledger.db)
+
+
+def test_what_a_killed_start_left_in_the_log_is_gathered_with_the_rest(run: Path) -> None:
+    def write() -> None:
+        Ledger.create(run).set_meta(note="in the log")
+        os._exit(1)
+
+    process = multiprocessing.get_context("fork").Process(target=write)
+    process.start()
+    process.join()
+    assert (run / f"{FILE}-wal").stat().st_size
+    gather(run, shard_folders(run))
+    assert not (run / f"{FILE}-wal").exists()
+    with Ledger.read(run) as ledger:
+        assert ledger.meta("note") == "in the log"
+
+
+@pytest.mark.slow
+def test_a_log_that_a_reader_holds_back_is_waited_for(run: Path) -> None:
+    with Ledger.read(run) as reader:
+        reader.db.execute("BEGIN")
+        assert reader.kept() == 0
+        with Ledger.create(run) as writer:
+            writer.set_meta(note="later than what the reader sees")
+        with untouched(run), pytest.raises(RunDirError, match=f"{FILE}: is being read; end what reads it"):
+            gather(run, shard_folders(run))
+        reader.db.execute("COMMIT")
+        assert gather(run, shard_folders(run)) == sum(SIZES)
+    with Ledger.read(run) as ledger:
+        assert ledger.meta("note")
+
+
+def _gather_for_ever(run: Path) -> None:
+    while True:
+        gather(run, shard_folders(run))
+
+
+def test_a_kill_at_any_moment_leaves_a_whole_ledger(run: Path) -> None:
+    begun = time.perf_counter()
+    gather(Path(shutil.copytree(run, run.parent / "copy")), shard_folders(run))
+    most = 3 * (time.perf_counter() - begun)
+    moments, kept, left = random.Random(3), set[int](), 0
+    for _ in range(25):
+        process = multiprocessing.get_context("fork").Process(target=_gather_for_ever, args=(run,))
+        process.start()
+        time.sleep(moments.uniform(0, most))
+        process.kill()
+        process.join()
+        left += (run / FRESH).exists()
+        with Ledger.read(run) as ledger:
+            check(ledger.db)
+            kept.add(ledger.kept())
+    assert kept <= {0, sum(SIZES)} and sum(SIZES) in kept and left, "some were killed as they wrote"
+    assert gather(run, shard_folders(run)) == sum(SIZES)
+    assert {path.name for path in run.iterdir()} == {FILE, ".lock", ".checked", "shards"}
