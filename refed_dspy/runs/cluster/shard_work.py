@@ -38,6 +38,10 @@ class Used:
     calls: int
     dry: bool = False
 
+    @property
+    def amounts(self) -> tuple[int, int, int]:
+        return self.kept, self.picodollars, self.calls
+
 
 class ShardWork:
     """The work on one lease. `workers`: how many share what a teacher away from the nodes allows a minute."""
@@ -46,10 +50,12 @@ class ShardWork:
         self.folder, self.lease = folder, lease
         self.progress: Progress | None = None
         """How far it is; None before its first call."""
-        take_over(folder, lease.epoch)
         with Ledger.create(folder) as ledger:
+            take_over(folder, lease.epoch)  # not before the lock is held: who has it may still have answers to write
             program, references, settings = remembered(ledger)
             self.before = _used(ledger)
+            self._facts = {name: ledger.meta(name) for name in ("teacher", "pools", "judge")}
+            """As the driver recorded them: with all of what a teacher allows a minute."""
         for role in ("teacher", "judge"):
             settings[role] = _shared(settings[role], workers)
         settings["teachers"] = {stage: _shared(pool, workers) for stage, pool in settings["teachers"].items()}
@@ -76,11 +82,18 @@ class ShardWork:
 
     async def _work(self) -> bool:
         """Whether the shard is dry."""
-        with begin(self.folder, self.spec.work()) as start:
+        work = self.spec.work()
+        with begin(self.folder, replace(work, facts={**work.facts, **self._facts})) as start:
             plan, session = restored(start.ledger, self.spec.plan_settings(start.size)), Session(start)
             self.progress = session.progress
             await carry_out(self.spec, session, plan)
             return not plan.complete and session.cap_reached is None
+
+    def now(self) -> Used:
+        """What the shard has so far, while it is worked on."""
+        if (progress := self.progress) is None:
+            return self.before
+        return Used(progress.kept, progress.picodollars, self.before.calls + progress.calls)
 
     def used(self) -> Used:
         """What the shard has now that nobody works on it."""

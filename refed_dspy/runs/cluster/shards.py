@@ -7,6 +7,7 @@ from pathlib import Path
 
 from refed_dspy.data.references import References
 from refed_dspy.errors import ConfigError
+from refed_dspy.ledger.fence import Fence, take_over
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.runs.spec import RunSpec
 from refed_dspy.teachers.caps import CapSettings
@@ -45,6 +46,8 @@ def prepare_shard(spec: RunSpec) -> None:
     Raises RunDirError: it is in use, or belongs to another run.
     """
     work = spec.work()
+    if Fence.of(spec.folder) is None:
+        take_over(spec.folder, 0)
     with Ledger.create(spec.folder) as ledger:
         work.refuse_another(ledger)
         work.record(ledger, CapSettings(max_cost=None, max_calls=None, max_minutes=None))

@@ -1,27 +1,27 @@
 """A worker: it takes a lease of a shard, works on it, gives it back, and takes the next one.
 
-It runs in a task of Ray on some node, and reaches the coordinator as an actor. Only numbers, digests and paths travel.
+It runs in a task of Ray on some node, and asks the coordinator, an actor. Only numbers, digests and paths travel.
 """
 
 from __future__ import annotations
 
 import asyncio
-import platform
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from refed_dspy.errors import RefedError, RunDirError, RunStopped, one_line
-from refed_dspy.runs.cluster.leases import Lease
+from refed_dspy.runs.cluster.leases import Lease, Reply
 from refed_dspy.runs.cluster.shard_work import ShardWork, Used
 from refed_dspy.runs.cluster.shards import shard_folder
+from refed_dspy.teachers.progress import Progress
 
 EVERY = 1.0
 """Seconds between two reports of a worker, and between two looks for a lease where there was none."""
 LOST = 30.0
 """Seconds without an answer of the coordinator after which a worker ends: somebody else may have its shard."""
+
 MARK = "cluster"
 """The file in a run's folder by which a worker sees that it has the driver's folder before it."""
 
@@ -46,7 +46,7 @@ class Coordinator:
             asked = getattr(self._actor, method).remote(*arguments)
             return await asyncio.wait_for(asyncio.wrap_future(asked.future()), LOST)
         except (RayError, TimeoutError) as error:
-            raise RunStopped(f"the coordinator does not answer: {one_line(error) or 'too late'}") from None
+            raise RunStopped(f"the coordinator does not answer: {one_line(error, 200) or 'too late'}") from None
 
 
 class Worker:
@@ -76,19 +76,54 @@ class Worker:
         async def claim(digests: Sequence[bytes]) -> frozenset[bytes]:
             return frozenset(await self.coordinator.ask("claim", lease.shard, digests))
 
-        folder = shard_folder(self.run_dir, lease.shard)
         try:
-            work = ShardWork(folder, lease, self.workers, claim)
-        except RunDirError as error:  # its last worker may be frozen, and hold the file
-            await self.coordinator.ask("put_off", self.name, lease.shard, lease.epoch, one_line(error, 300))
+            work = ShardWork(shard_folder(self.run_dir, lease.shard), lease, self.workers, claim)
+        except RunDirError:  # its last worker may be frozen, and hold the file
+            await self.coordinator.ask("put_off", self.name, lease.shard, lease.epoch)
             return True
-        used = work.before
-        task = asyncio.ensure_future(work.run())
+        told = await self._report(lease, work.before, None)
+        task = asyncio.ensure_future(work.run() if told is Reply.GO_ON else _as_it_is(work.before))
         try:
-            goes_on = await self._report_until_done(task, work, lease)
+            while told is Reply.GO_ON and not (await asyncio.wait([task], timeout=EVERY))[0]:
+                told = await self._report(lease, work.now(), work.progress)
+            if told is not Reply.GO_ON:
+                task.cancel()
+            return await self._settle(lease, work, task) and told is Reply.GO_ON
+        finally:
+            task.cancel()
+
+    async def _settle(self, lease: Lease, work: ShardWork, task: asyncio.Task[Used]) -> bool:
+        """Give the lease back with what the shard has now; raise what the work raised. Whether it was still held."""
+        try:
             used = await task
         except asyncio.CancelledError:
-            goes_on, used = False, work.used()
-        finally:
-            await self._give_back(lease, used if used != work.before else work.used())
-        return goes_on
+            used = work.used()
+        except RefedError:
+            await self._give_back(lease, work.used())
+            raise
+        return await self._give_back(lease, used)
+
+    async def _report(self, lease: Lease, used: Used, progress: Progress | None) -> Reply:
+        told = {} if progress is None else {"in_flight": progress.in_flight, "failed": sum(progress.failed.values())}
+        return Reply(await self.coordinator.ask("report", self.name, lease.shard, lease.epoch, *used.amounts, told))
+
+    async def _give_back(self, lease: Lease, used: Used) -> bool:
+        return bool(
+            await self.coordinator.ask("give_back", self.name, lease.shard, lease.epoch, *used.amounts, used.dry)
+        )
+
+
+async def _as_it_is(used: Used) -> Used:
+    return used
+
+
+def work(run: str, mark: str, name: str, coordinator: Any, workers: int) -> Ended:
+    """The task of Ray that is a worker. `mark`: what the driver wrote into the run's folder."""
+    folder = Path(run)
+    with suppress(OSError):
+        if (folder / MARK).read_text(encoding="utf-8").strip() == mark:
+            return asyncio.run(Worker(folder, name, Coordinator(coordinator), workers).run())
+    import ray
+
+    node = ray.util.get_node_ip_address()
+    return Ended(name, f"{folder}: node {node} does not see this folder; choose one on a file system that all share")
