@@ -1,0 +1,1 @@
+"""A run on a Ray cluster: shards of references, leases of samples and dollars, workers on nodes."""
