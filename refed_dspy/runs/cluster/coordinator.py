@@ -148,7 +148,7 @@ class Coordinator:
         """The run's numbers now."""
         leases, accounts = self._leases, self._leases.accounts
         kept, spent, calls = (sum(amount) for amount in zip(*(account.used for account in accounts), strict=True))
-        done = sum(a.state is State.FREE and a.used.kept >= leases.part(a.shard) for a in accounts)
+        done = sum(a.state is State.FREE and a.used.kept >= leases.part for a in accounts)
         dry, stuck = sum(account.dry for account in accounts), sum(account.stuck for account in accounts)
         shards, holders = len(accounts), leases.holders()
         return Totals(leases.size, kept, spent, calls, shards, done, dry, stuck, holders, dict(self._last_words))

@@ -60,15 +60,15 @@ class Cap:
 
     def bound(self, account: Account, accounts: Sequence[Account], ways: int, last: bool) -> int | None:
         """How much of it `account` may have in all, with a `ways`-th part of what nobody was granted; None where that
-        is too little to work with. `last`: nobody else can give anything back, so the rest is all there will be."""
+        is too little to work with. `last`: nobody holds a lease, so no more will be given back."""
         if self.most is None:
             return UNLIMITED
         used, granted = self._of(account.used), self._of(account.granted)
         free = self.most - sum(self._of(other.granted) for other in accounts)
         more = max(free // ways, SEVERAL * self.least - (granted - used))
-        if 0 <= more <= free:
+        if more <= free:
             return granted + more
-        if last and free >= 0 and granted + free >= used + self.least:
+        if last and granted + free >= used + self.least:
             return granted + free
         # Whoever takes over from a dead holder finds out what is left, and so needs none.
         return max(used, granted + min(0, free)) if account.state is State.LOST else None
@@ -146,9 +146,10 @@ class Leases:
         """Whether no lease can be granted any more, whatever is still given back."""
         return self.stopped or (not self.holders() and self._next("") is None)
 
-    def part(self, shard: int) -> int:
-        """How many of the run's samples are this shard's by an even split."""
-        return self.size // len(self.accounts) + (shard < self.size % len(self.accounts))
+    @property
+    def part(self) -> int:
+        """How many of the run's samples are each shard's, by an even split, rounded down."""
+        return self.size // len(self.accounts)
 
     # --- who gets what
 
@@ -167,7 +168,7 @@ class Leases:
         else:
             return None
         ways = min(len(lost) + len(wanting[:room]), len({*self.workers, worker} - self.holders().keys()))
-        last = not self.holders() and lost in ([], [chosen])
+        last = not self.holders()
         spent, calls = (cap.bound(chosen, self.accounts, ways, last) for cap in (self.money, self.calls))
         return None if spent is None or calls is None else chosen.leased(worker, Amounts(size, spent, calls))
 
@@ -176,13 +177,13 @@ class Leases:
         was begun, since its feedback is paid for. What dry shards leave goes to those that have less than their part,
         then to all, beginning with the smallest."""
         able = [a for a in self.accounts if a.state is State.FREE and not a.dry and not a.stuck]
-        if below := [account for account in able if account.used.kept < self.part(account.shard)]:
+        if below := [account for account in able if account.used.kept < self.part]:
             return sorted(below, key=lambda account: account.used.calls == 0)
         return sorted(able, key=lambda account: account.used.kept)
 
     def _share(self, account: Account, wanting: Sequence[Account], room: int) -> int:
         """How many more samples `account` gets of `room`: what is missing of its part, and of what is beyond the parts
         of those `wanting` as much as each of them."""
-        missing = {other.shard: max(0, self.part(other.shard) - other.used.kept) for other in wanting}
+        missing = {other.shard: max(0, self.part - other.used.kept) for other in wanting}
         beyond = max(0, room - sum(missing.values()))
         return min(room, missing[account.shard] + -(-beyond // len(wanting)))

@@ -112,11 +112,13 @@ def test_and_once_all_have_it_to_the_smallest() -> None:
 
 
 def test_a_shard_that_was_begun_goes_first() -> None:
-    leases = leases_of(3, size=30, max_cost=80)
+    leases = leases_of(3, size=30)
     taken(leases, "a")
     second = taken(leases, "b")
-    ended(leases, "b", second, kept=3, spent=0, calls=1)
-    assert taken(leases, "b").shard == 1
+    leases.have_workers("bc")
+    ended(leases, "c", taken(leases, "c"), kept=0)
+    ended(leases, "b", second, kept=3, calls=9)
+    assert [taken(leases, name).shard for name in "bc"] == [1, 0]
 
 
 def test_nothing_is_granted_beyond_the_size() -> None:
@@ -145,6 +147,7 @@ def test_money_is_divided_among_the_workers_that_hold_nothing() -> None:
 def test_but_not_among_more_than_there_are_shards_for() -> None:
     leases = leases_of(2, size=90, max_cost=900, workers="abcdefgh")
     assert [taken(leases, name).max_cost for name in "ab"] == [450, 450]
+    assert taken(leases_of(9, size=1, max_cost=900), "a").max_cost == 900
 
 
 def test_a_lease_is_for_several_calls_at_least() -> None:
@@ -204,6 +207,13 @@ def test_the_shard_of_a_dead_holder_goes_first_with_what_it_was_granted() -> Non
     assert again.max_cost == 300 + (900 - 300) // 2
 
 
+def test_however_little_there_is_to_add() -> None:
+    leases = leases_of(2, size=90, max_cost=400, workers="a")
+    assert taken(leases, "a").max_cost == 400
+    leases = begun_again(leases, size=90, max_cost=420)
+    assert taken(leases, "x").max_cost == 410
+
+
 def test_what_a_dead_holder_may_have_used_is_granted_until_the_next_one_has_looked() -> None:
     leases = leases_of(1, size=90, max_cost=100, workers="a")
     assert taken(leases, "a").max_cost == 100
@@ -253,6 +263,12 @@ def test_what_is_told_twice_counts_once() -> None:
         ended(leases, "a", lease, kept=8)
     assert leases.report("a", 0, 1, Amounts(3, 3, 3)) is Reply.NOT_YOURS
     assert leases.accounts[0].used == Amounts(8, 0, 0)
+    second = taken(leases, "a")
+    assert not leases.give_back("a", 0, 1, Amounts(8, 0, 0), False), "the lease before"
+    assert not leases.give_back("b", 0, 2, Amounts(9, 0, 0), False), "another's lease"
+    for _ in range(2):
+        ended(leases, "a", second, kept=8)
+        assert leases.accounts[0].stuck
 
 
 # --- another start
@@ -299,6 +315,16 @@ def test_a_cap_that_is_new_counts_what_the_dead_may_have_spent() -> None:
     assert leases.take("y") is None, "what the first one spent is not known yet"
     ended(leases, "x", taken(leases, "x"), kept=20, spent=400, calls=90)
     assert taken(leases, "x") == Lease(0, 3, 50, 700, None)
+
+
+def test_and_where_two_may_have_spent_it_both_are_looked_at_first() -> None:
+    leases = leases_of(3, size=99)
+    for name in "ab":
+        lease = taken(leases, name)
+        leases.report(name, lease.shard, lease.epoch, Amounts(5, 50, 9))
+    leases = begun_again(leases, size=99, max_cost=1_000)
+    assert [taken(leases, name).max_cost for name in "xy"] == [50, 50]
+    assert leases.take("z") is None and not leases.finished()
 
 
 def test_another_start_tries_again_what_gave_nothing() -> None:
