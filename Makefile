@@ -83,6 +83,7 @@ bench: setup ## the figures of benchmarks/README.md, about forty minutes
 	$(BIN)/python -m benchmarks.estimates
 	$(BIN)/python -m benchmarks.forecasts
 	$(BIN)/python -m benchmarks.caps
+	$(BIN)/python -m benchmarks.claims
 	$(BIN)/python -m benchmarks.promotion
 	$(BIN)/python -m benchmarks.optimization
 	$(BIN)/python -m benchmarks.tracking
