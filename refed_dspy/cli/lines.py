@@ -63,7 +63,24 @@ def run_lines(status: Mapping[str, Any]) -> list[str]:
         new + (f", {instructions['surplus']} surplus" if instructions["surplus"] else ""),
         *_filters_line(status["filters"]),
         *_calls_lines(status),
+        *_cluster_line(status.get("cluster")),
     ]
+
+
+def _cluster_line(cluster: Mapping[str, Any] | None) -> list[str]:
+    """What a run on a cluster has at work, or had at last."""
+    if cluster is None:
+        return []
+    shards = cluster["shards"]
+    phrases = [
+        f"{counted(cluster['workers'], 'worker')} on {counted(cluster['nodes'], 'node')}",
+        f"{cluster['calls_a_second']:,.0f} calls/s",
+        f"{shards['done']} of {counted(shards['all'], 'shard')} done",
+        f"{shards['dry']} dry" if shards["dry"] else "",
+        f"{counted(cluster['deaths'], 'worker')} died" if cluster["deaths"] else "",
+        f"no word from {', '.join(cluster['slow'])}" if cluster["slow"] else "",
+    ]
+    return [f"cluster: {', '.join(filter(None, phrases))}"]
 
 
 def token_lines(status: Mapping[str, Any]) -> list[str]:

@@ -115,4 +115,8 @@ SeedOption = Annotated[
     int | None, typer.Option(help="Seed for random draws and orders.", metavar="N", show_default="0")
 ]
 TrackOption = Annotated[bool | None, typer.Option("--track/--no-track", help="Log it to MLflow.")]
+ClusterOption = Annotated[
+    str | None,
+    typer.Option(help="Work on a Ray cluster: auto, HOST:PORT, or local:N for N workers here.", metavar="ADDRESS"),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]

@@ -23,6 +23,7 @@ from refed_dspy.cli.lines import (
 from refed_dspy.cli.options import (
     NO_TEACHER,
     AcceptChanged,
+    ClusterOption,
     ConfigOption,
     JsonOption,
     JudgeOption,
@@ -91,6 +92,7 @@ def synth(
     max_cost: MaxCost = None,
     max_calls: MaxCalls = None,
     max_minutes: MaxMinutes = None,
+    cluster: ClusterOption = None,
     track: TrackOption = None,
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Make a few samples (paid and kept) and forecast the whole run.")
@@ -126,6 +128,7 @@ def resume(
     max_cost: MaxCost = None,
     max_calls: MaxCalls = None,
     max_minutes: MaxMinutes = None,
+    cluster: ClusterOption = None,
 ) -> None:
     """Continue a run that was stopped, or make it larger."""
     from refed_dspy.config.environment import variable

@@ -49,6 +49,12 @@ class RunConfig(Capped, WithJudge, FromReferences):
     """The judge, for filters that need one. Unset: the teacher's model at temperature 0, with a warning."""
     track: bool | None = None
     """Log the run to MLflow. Unset: if MLFLOW_TRACKING_URI is set or an earlier start was logged."""
+    cluster: str | None = None
+    """Work on a Ray cluster: `auto` for the one that this machine belongs to, its `HOST:PORT`, or `local:N` for N
+    workers on this machine. Needs the extra `cluster`."""
+    shards: int | None = Field(default=None, ge=1, le=999)
+    """Into how many shards of references a run on a cluster is split, once and for all. Unset: 64, or fewer where there
+    are few references."""
     max_failure_share: float = Field(default=0.5, gt=0, le=1)
     """Stop when this share of a stage's last 50 calls failed (of at least 20), or when its first 20 calls all
     failed."""

@@ -47,9 +47,7 @@ class Added:
 class Ledger:
     """Reads and writes one run's file. Open it with `create` (the writer) or `read`."""
 
-    def __init__(
-        self, path: Path, db: sqlite3.Connection, lock: FileLock | None, fence: Fence | None = None
-    ) -> None:
+    def __init__(self, path: Path, db: sqlite3.Connection, lock: FileLock | None, fence: Fence | None = None) -> None:
         self.path, self.db, self._lock, self._fence = path, db, lock, fence
 
     @classmethod

@@ -59,6 +59,8 @@ class RunSettings(TypedDict, total=False):
     max_cost: float | None
     max_calls: float | None
     max_minutes: float | None
+    cluster: str | None
+    shards: int | None
 
 
 run_keywords = with_keywords(RunConfig, RunSettings)

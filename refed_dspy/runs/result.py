@@ -22,6 +22,7 @@ from refed_dspy.ledger.spending import Spent, spent
 from refed_dspy.ledger.states import DONE, RUNNING, state_of
 from refed_dspy.ledger.summary import run_status
 from refed_dspy.records import PICO, Failure, Sample, dollars
+from refed_dspy.runs.cluster.watching import read_status
 from refed_dspy.runs.forecast import Forecast, as_facts, forecast
 from refed_dspy.text import Shown
 
@@ -136,6 +137,9 @@ def full_status(ledger: Ledger) -> dict[str, Any]:
     """`run_status`, what the whole run is projected to take (None while too little was made), and while it is running
     how many `seconds_left` it has (None while that cannot be told)."""
     status = run_status(ledger)
+    if (cluster := read_status(ledger.path.parent)) is not None:
+        live = {name: cluster[name] for name in ("kept", "cost")} if status["state"] == RUNNING else {}
+        status |= {**live, "cluster": cluster}
     left = _seconds_left(ledger, status) if status["state"] == RUNNING else None
     begun = bool(ledger.meta("identity")) and status["kept"] < status["size"]
     return {**status, "seconds_left": left, "estimate": as_facts(forecast(ledger)) if begun else None}

@@ -41,6 +41,7 @@ def resume(
     max_cost: float | None = None,
     max_calls: int | None = None,
     max_minutes: float | None = None,
+    cluster: str | None = None,
     progress: bool = True,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Synthesis:
@@ -55,6 +56,7 @@ def resume(
         max_failure_share: a new share of failed calls that stops the run.
         max_cost, max_calls, max_minutes: new caps; what earlier starts used counts.
             `math.inf` lifts one.
+        cluster: where a run on a cluster goes on; see `synthesize`.
         progress, on_progress: as `synthesize`.
 
     Raises:
@@ -68,7 +70,7 @@ def resume(
     if judge is None and settings["judge"] is not None:
         warn_of_unused("judge", [settings["judge"]])
     changed = {"size": size, "max_failure_share": max_failure_share}
-    changed |= {"max_cost": max_cost, "max_calls": max_calls, "max_minutes": max_minutes}
+    changed |= {"max_cost": max_cost, "max_calls": max_calls, "max_minutes": max_minutes, "cluster": cluster}
     settings |= {name: value for name, value in changed.items() if value is not None}
     return synthesize(program, references, run_dir=run_dir, progress=progress, on_progress=on_progress, **settings)
 

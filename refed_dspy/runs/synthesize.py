@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Unpack
 
 from refed_dspy.concurrency import run_blocking
-from refed_dspy.errors import NothingKept, briefly, one_line
+from refed_dspy.errors import NothingKept, RunDirError, briefly, one_line
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import ESTIMATED
 from refed_dspy.runs.plan import Plan, PlanSettings
@@ -25,6 +26,8 @@ from refed_dspy.teachers.work import begin
 from refed_dspy.tracking.background import run_wanted, tracking
 from refed_dspy.tracking.run import copy_run
 
+SHARDS = "shards"
+"""The folder of a run's shards."""
 TRACKING_INTERVAL = 60.0
 """Seconds between two reports to MLflow."""
 
@@ -83,6 +86,8 @@ def synthesize(
         features: of a new or saved program: name → what feedback on an instruction looks for.
         instructions_per_feature: how many instructions one call of such a program asks for (10).
         guidance: stage → a sentence to add to its prompt, in such a program.
+        cluster: a Ray cluster to work on: "auto", its "HOST:PORT", or "local:4" for four workers on this machine.
+        shards: into how many shards of references such a run is split (64).
 
     Raises:
         InputError: an argument cannot be used; nothing was paid for.
@@ -102,7 +107,13 @@ async def asynthesize(
     **settings: Unpack[RunSettings],
 ) -> Synthesis:
     """`synthesize`, for code that runs in an event loop."""
-    return await produce(prepare(program, references, **settings), Watch(on_progress, progress))
+    spec, watch = prepare(program, references, **settings), Watch(on_progress, progress)
+    if settings.get("cluster") is None:
+        refuse_sharded(spec.folder)
+        return await produce(spec, watch)
+    from refed_dspy.runs.cluster.drive import drive  # what needs Ray is not imported without it
+
+    return await drive(spec, watch)
 
 
 async def produce(
@@ -129,6 +140,12 @@ async def produce(
             await tracker.told()
     refresh_samples(folder)
     return read_run(folder)
+
+
+def refuse_sharded(folder: Path) -> None:
+    """Raises RunDirError for a run that is split over the workers of a cluster."""
+    if (folder / SHARDS).is_dir():
+        raise RunDirError(f"{folder}: a run on a cluster; continue it with cluster=… (auto, local:N or HOST:PORT)")
 
 
 def restored(ledger: Ledger, settings: PlanSettings) -> Plan:

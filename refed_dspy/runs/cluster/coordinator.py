@@ -135,6 +135,11 @@ class Coordinator:
         """
         return self._change(lambda leases: leases.give_back(worker, shard, epoch, Amounts(kept, spent, calls), dry))
 
+    def put_off(self, worker: str, shard: int, epoch: int) -> None:
+        """`worker` found that somebody else still has the files of the shard that it was leased: a holder that was
+        believed dead. It has looked at nothing, and takes another."""
+        self._change(lambda leases: leases.leave(worker, shard, epoch))
+
     def claim(self, shard: int, digests: Sequence[bytes]) -> list[bytes]:
         """Those of `digests` (as `text_digest` makes them) that belong to another shard; all others belong to `shard`
         from now on."""

@@ -88,6 +88,8 @@ class Leases:
     calls: Cap
     workers: frozenset[str] = frozenset()
     stopped: bool = False
+    put_off: frozenset[int] = frozenset()
+    """Shards whose dead holder may be alive: somebody still has their files."""
 
     def copy(self) -> Leases:
         return replace(self, accounts=list(self.accounts))
@@ -109,6 +111,7 @@ class Leases:
         if (account.worker, account.epoch, account.state) != (worker, epoch, State.HELD):
             return Reply.NOT_YOURS
         self.accounts[shard] = account.reported(used)
+        self.put_off -= {shard}
         return Reply.STOP if self.stopped else Reply.GO_ON
 
     def give_back(self, worker: str, shard: int, epoch: int, used: Amounts, dry: bool) -> bool:
@@ -121,6 +124,12 @@ class Leases:
         if account.state is not State.FREE:
             self.accounts[shard] = account.given_back(used, dry)
         return True
+
+    def leave(self, worker: str, shard: int, epoch: int) -> None:
+        """`worker` cannot look: somebody has the shard's files. It is tried again when nothing else can be had."""
+        account = self.accounts[shard]
+        if (account.worker, account.epoch, account.state) == (worker, epoch, State.HELD):
+            self.accounts[shard], self.put_off = account.lost(), self.put_off | {shard}
 
     def have_workers(self, names: Collection[str]) -> None:
         """These are there, and no others: a holder that is not among them has died."""
@@ -158,8 +167,9 @@ class Leases:
         used must be known before more can be granted, and little of it may be left to do."""
         room = self.size - sum(account.granted.kept for account in self.accounts)
         lost = [account for account in self.accounts if account.state is State.LOST]
+        lost.sort(key=lambda account: account.shard in self.put_off)
         wanting = self._wanting() if room > 0 else []
-        if lost:
+        if lost and not (wanting and lost[0].shard in self.put_off):
             chosen = lost[0]
             size = max(chosen.used.kept, chosen.granted.kept + min(0, room))
         elif wanting:

@@ -10,13 +10,13 @@ from refed_dspy.errors import ConfigError
 from refed_dspy.ledger.fence import Fence, take_over
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.runs.spec import RunSpec
+from refed_dspy.runs.synthesize import SHARDS as FOLDER
 from refed_dspy.teachers.caps import CapSettings
 
 SHARDS = 64
 """Shards of a run, unless it is told another number or has few references."""
 FEWEST = 4
 """References of a shard, unless a run is told how many shards it has: with fewer, a shard is soon dry."""
-FOLDER = "shards"
 
 
 def shard_folder(run: Path, number: int) -> Path:

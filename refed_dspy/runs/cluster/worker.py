@@ -17,7 +17,7 @@ from refed_dspy.runs.cluster.shard_work import ShardWork, Used
 from refed_dspy.runs.cluster.shards import shard_folder
 from refed_dspy.teachers.progress import Progress
 
-EVERY = 1.0
+EVERY = 0.5
 """Seconds between two reports of a worker, and between two looks for a lease where there was none."""
 LOST = 30.0
 """Seconds without an answer of the coordinator after which a worker ends: somebody else may have its shard."""

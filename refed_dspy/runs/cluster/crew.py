@@ -1,0 +1,144 @@
+"""The workers of one start of a run: one in every slot of every node, for as long as there is work."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from refed_dspy.errors import RunStopped, one_line
+from refed_dspy.runs.cluster.coordinator import Totals
+from refed_dspy.runs.cluster.ray_cluster import slots
+from refed_dspy.runs.cluster.watching import write_status
+from refed_dspy.runs.cluster.worker import EVERY, Coordinator, Ended, work
+from refed_dspy.teachers.progress import Progress
+
+DEATHS = 10
+"""Workers in a row that may die without a sample in between: after that, it is what they work on."""
+GRACE = 4.0
+"""Seconds that workers get to commit calls in flight and give back their leases when the run must stop."""
+RATE_OVER = 10.0
+"""Seconds over which calls a second are counted."""
+log = logging.getLogger("refed_dspy")
+
+
+@dataclass
+class Crew:
+    """The workers at work on the run in `folder`, by their tasks. `mark`: what is written in the folder's mark."""
+
+    ray: Any
+    folder: Path
+    mark: str
+    coordinator: Coordinator
+    actor: Any
+    progress: Progress
+    working: dict[asyncio.Future[Any], tuple[str, str]] = field(default_factory=dict)
+    """Task → the worker's name, and its node."""
+    retired: dict[str, int] = field(default_factory=dict)
+    """Node → workers that ended there with an error, and are not replaced."""
+    error: str = ""
+    """What the last one ended with."""
+    begun: int = 0
+    deaths: int = 0
+    deaths_in_a_row: int = 0
+    calls_at: deque[tuple[float, int]] = field(default_factory=deque)
+    """Moments, and the calls until then."""
+
+    async def run(self) -> None:
+        """Return once nothing is left that a worker could do. Raises RunStopped where all workers ended with errors, or
+        die one after the other."""
+        while not await self.coordinator.ask("finished"):
+            await self._fill_slots()
+            if not self.working and self.error:
+                raise RunStopped(self.error)
+            await self._look()
+        while self.working:
+            await self._look()
+
+    async def stop(self) -> None:
+        """End all workers: calls in flight get a moment to be committed."""
+        await self.coordinator.ask("stop")
+        until = time.monotonic() + GRACE
+        while self.working and time.monotonic() < until:
+            await self._look()
+
+    async def _fill_slots(self) -> None:
+        """Begin a worker in each slot that has none. New nodes get theirs as they come."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        nodes = {node["NodeID"]: slots(node) for node in self.ray.nodes()}
+        taken = [node for _, node in self.working.values()]
+        new = []
+        for node, number in nodes.items():
+            for _ in range(number - taken.count(node) - self.retired.get(node, 0)):
+                self.begun += 1
+                new.append((f"worker-{self.begun}", node))
+        if not new:
+            return
+        await self._tell_who_is_there([name for name, _ in new])
+        workers = len(new) + len(self.working)
+        for name, node in new:
+            placed = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
+            task = self.ray.remote(work).options(
+                name=name, num_cpus=1, max_retries=0, scheduling_strategy=placed
+            )  # fmt: skip
+            asked = task.remote(str(self.folder), self.mark, name, self.actor, workers)
+            self.working[asyncio.wrap_future(asked.future())] = name, node
+
+    async def _tell_who_is_there(self, new: list[str]) -> None:
+        await self.coordinator.ask("workers", [*(name for name, _ in self.working.values()), *new])
+
+    async def _look(self) -> None:
+        """Wait a moment, see which workers have ended, and show how far the run is."""
+        if not self.working:
+            await asyncio.sleep(EVERY)
+        else:
+            ended, _ = await asyncio.wait(self.working, timeout=EVERY, return_when=asyncio.FIRST_COMPLETED)
+            for task in ended:
+                self._ended(task, *self.working.pop(task))
+            if ended:
+                await self._tell_who_is_there([])
+        totals: Totals = await self.coordinator.ask("totals")
+        self._show(totals)
+
+    def _ended(self, task: asyncio.Future[Any], name: str, node: str) -> None:
+        from ray.exceptions import RayTaskError
+
+        try:
+            ended: Ended = task.result()
+        except RayTaskError as error:  # a bug: in the worker's code, or in the caller's program
+            raise error.as_instanceof_cause() from None
+        except Exception as error:  # noqa: BLE001 — it died, or its node: whatever Ray calls it
+            self.deaths, self.deaths_in_a_row = self.deaths + 1, self.deaths_in_a_row + 1
+            log.warning("%s died; its shard goes to another", name)
+            if self.deaths_in_a_row >= DEATHS:
+                raise RunStopped(
+                    f"{DEATHS} workers died one after the other, the last one of: {one_line(error, 300)}"
+                ) from None
+            return
+        if ended.error:
+            self.error, self.retired[node] = ended.error, self.retired.get(node, 0) + 1
+            log.warning("%s ended: %s", name, ended.error)
+
+    def _show(self, totals: Totals) -> None:
+        for _ in range(totals.kept - self.progress.kept):
+            self.progress.keep()
+            self.deaths_in_a_row = 0
+        self.progress.picodollars = totals.spent
+        self.progress.calls = totals.calls
+        told = [word.progress for word in totals.last_words.values()]
+        self.progress.in_flight = sum(progress.get("in_flight", 0) for progress in told)
+        write_status(self.folder, totals, self.working.values(), self.deaths, self._rate(totals.calls))
+
+    def _rate(self, calls: int) -> float:
+        """Calls a second, over the last RATE_OVER seconds."""
+        now = time.monotonic()
+        self.calls_at.append((now, calls))
+        while len(self.calls_at) > 2 and self.calls_at[0][0] < now - RATE_OVER:
+            self.calls_at.popleft()
+        then, before = self.calls_at[0]
+        return (calls - before) / (now - then) if now > then else 0.0

@@ -1,0 +1,145 @@
+"""A run on a cluster, from its beginning to its end: the shards are made, workers work, what they made is gathered."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from refed_dspy.config.run import RunConfig
+from refed_dspy.errors import CapReached
+from refed_dspy.files import write_text
+from refed_dspy.ledger.connection import FILE
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.statements import text_digest
+from refed_dspy.ledger.states import CAPPED, DONE, SHORT, STOPPED, End, write_end
+from refed_dspy.ledger.summary import decisions_by_filter
+from refed_dspy.runs.cluster.coordinator import Coordinator as CoordinatorState
+from refed_dspy.runs.cluster.coordinator import Totals
+from refed_dspy.runs.cluster.crew import Crew
+from refed_dspy.runs.cluster.gather import gather
+from refed_dspy.runs.cluster.ray_cluster import connected
+from refed_dspy.runs.cluster.shards import number_of_shards, prepare_shard, shard_folder, shard_of
+from refed_dspy.runs.cluster.worker import MARK, Coordinator
+from refed_dspy.runs.result import Synthesis, end_at_cap, read_run, refresh_samples, why_short
+from refed_dspy.runs.resume import remembered
+from refed_dspy.runs.spec import RunSpec
+from refed_dspy.runs.synthesize import TRACKING_INTERVAL
+from refed_dspy.teachers.progress import Progress, Watch
+from refed_dspy.teachers.work import Start, Work, begin
+from refed_dspy.tracking.background import run_wanted, tracking
+from refed_dspy.tracking.run import copy_run
+
+STATE = "coordinator.sqlite"
+REFERENCES = -1
+"""The shard that no worker has: what is claimed for it is nobody's."""
+
+
+async def drive(spec: RunSpec, watch: Watch[Progress]) -> Synthesis:
+    """Continue the run in its folder on the cluster that its settings name, until its size is reached.
+
+    Raises:
+        ConfigError: no such cluster, or it cannot be used; fewer references than shards.
+        RunDirError: the folder holds another run, or one whose program only a script can build.
+        RunStopped: every worker ended with an error; the last one's is told. What was made is gathered.
+    """
+    config = spec.config
+    assert isinstance(config, RunConfig) and config.cluster is not None
+    folder = spec.folder
+    shards = number_of_shards(config.shards or _shards_before(folder), len(spec.references))
+    work = replace(spec.work(), identity={**spec.identity(), "shards": shards})
+    with connected(config.cluster) as ray:
+        end: End | CapReached = End(STOPPED, "interrupted; run the same command to continue")
+        try:
+            with begin(folder, work) as start:
+                end = await _one_start(spec, shards, start, ray, watch)
+                _note_time(start.ledger)
+        finally:
+            if (folder / FILE).is_file():
+                gather(folder, [shard_folder(folder, number) for number in range(shards)])
+    end = _told(folder, end, work)
+    with tracking(folder, copy_run, run_wanted(config.track, folder), TRACKING_INTERVAL) as tracker:
+        await tracker.told()
+    refresh_samples(folder)
+    return read_run(folder)
+
+
+async def _one_start(spec: RunSpec, shards: int, start: Start, ray: Any, watch: Watch[Progress]) -> End | CapReached:
+    """Have workers work until nothing is left to do. How it ended."""
+    folder = spec.folder
+    for number in range(shards):
+        prepare_shard(shard_of(spec, number, shards))
+    with Ledger.read(folder) as ledger:
+        remembered(ledger)  # raises where a worker could not build the run from its folder
+    mark = uuid.uuid4().hex
+    write_text(folder / MARK, [mark])
+    caps, seconds = start.caps_left.caps, start.caps_left.seconds
+    actor = _actor(ray, folder / STATE, shards, start, spec)
+    coordinator, progress = Coordinator(actor), Progress(start.size, start.ledger.kept())
+    await coordinator.ask("claim", REFERENCES, [text_digest(each.instruction) for each in spec.references])
+    crew = Crew(ray, folder, mark, coordinator, actor, progress)
+    async with watch.following(progress):
+        try:
+            async with asyncio.timeout(seconds):
+                await crew.run()
+        except TimeoutError:
+            await crew.stop()
+            return CapReached("max_minutes")
+        except BaseException:
+            await crew.stop()
+            raise
+    totals: Totals = await coordinator.ask("totals")
+    if totals.kept >= start.size:
+        return End(DONE)
+    if totals.dry == shards:
+        return End(SHORT)
+    return CapReached("max_cost" if caps.max_cost is not None else "max_calls")
+
+
+def _actor(ray: Any, path: Path, shards: int, start: Start, spec: RunSpec) -> Any:
+    """The coordinator: beside the driver, where it may be, and begun anew wherever it dies."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=True)
+    options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
+    caps = start.caps_left.caps
+    return ray.remote(CoordinatorState).options(**options).remote(
+        str(path),
+        shards=shards,
+        size=start.size,
+        job=uuid.uuid4().hex,
+        max_cost=caps.max_cost,
+        max_calls=caps.max_calls,
+        least=max((model.least or 0 for model in spec.models.values()), default=0) or None,
+    )  # fmt: skip
+
+
+def _shards_before(folder: Path) -> int | None:
+    """How many shards the run in `folder` has; None where there is no run yet."""
+    if not (folder / FILE).is_file():
+        return None
+    with Ledger.read(folder) as ledger:
+        return (ledger.meta("identity") or {}).get("shards")
+
+
+def _note_time(ledger: Ledger) -> None:
+    """Count the time until now as time of work."""
+    now = time.time()
+    ledger.commit([("UPDATE starts SET last = ? WHERE begun = (SELECT max(begun) FROM starts)", (now,))])
+
+
+def _told(folder: Path, end: End | CapReached, work: Work) -> End:
+    """Write how the start ended, now that all is gathered."""
+    with Ledger.create(folder) as ledger:
+        if isinstance(end, CapReached):
+            end = End(CAPPED, end_at_cap(folder, end, partial(work.go_on, ledger)))
+        elif end.state == SHORT:
+            dropped = sum(counts["dropped"] for counts in decisions_by_filter(ledger))
+            why = why_short(ledger.failures(), dropped)
+            end = End(SHORT, f"the references gave {ledger.kept()} of {ledger.meta('size')} samples: {why}")
+        write_end(ledger, end)
+    return end

@@ -1,0 +1,76 @@
+"""Ray, as a run uses it: a cluster on this machine, or one that is there."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from refed_dspy.errors import ConfigError, one_line
+
+SLOT = "refed_worker"
+"""The resource that a node may have: how many workers it takes. Without it, one where the node has a CPU to give."""
+_STORE = 80 * 2**20
+"""Bytes of the object store: nothing large travels."""
+_LOCAL = re.compile(r"local:([1-9][0-9]{0,3})")
+_HOST = re.compile(r"(?:ray://)?(?P<host>[^\s:/]+|\[[0-9a-fA-F:]+\]):(?P<port>[0-9]{1,5})")
+
+
+@contextmanager
+def connected(cluster: str) -> Iterator[Any]:
+    """`ray`, connected to the cluster that a run names: `local:N`, `auto` or an address. One that this process was
+    connected to before is used, and left as it is.
+
+    Raises ConfigError: Ray is not there, the address does not answer, or its nodes have other versions.
+    """
+    ray, settings = _ray(), _settings(cluster)
+    if ray.is_initialized():
+        yield ray
+        return
+    try:
+        ray.init(**settings, namespace="refed-dspy", log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
+        raise ConfigError(f"cluster {one_line(cluster, 100)}: {one_line(error, 300)}") from None
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def slots(node: dict[str, Any]) -> int:
+    """How many workers a node, as Ray lists it, takes."""
+    resources = node["Resources"] if node["Alive"] else {}
+    return int(resources.get(SLOT, min(1, resources.get("CPU", 0))))
+
+
+def _ray() -> Any:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before the import: Ray would report its use
+    try:
+        import ray
+    except ImportError:
+        raise ConfigError("cluster: needs Ray; install it with: pip install 'refed-dspy[cluster]'") from None
+    return ray
+
+
+def _settings(cluster: str) -> dict[str, Any]:
+    """What `ray.init` is told."""
+    if local := _LOCAL.fullmatch(cluster):
+        workers = int(local[1])
+        return {"address": "local", "num_cpus": workers, "resources": {SLOT: workers},
+                "include_dashboard": False, "object_store_memory": _STORE}  # fmt: skip
+    if cluster == "auto":
+        return {"address": "auto"}
+    if (address := _HOST.fullmatch(cluster)) is None:
+        raise ConfigError(f"cluster: {one_line(cluster, 100)!r} is not auto, local:N or HOST:PORT")
+    try:  # Ray itself waits for ever
+        socket.create_connection((address["host"].strip("[]"), int(address["port"])), timeout=10).close()
+    except OSError as error:
+        raise ConfigError(
+            f"cluster {cluster}: does not answer ({one_line(error.strerror or error, 100)}); start it, or correct the "
+            "address"
+        ) from None
+    return {"address": cluster}

@@ -1,0 +1,46 @@
+"""What those who watch a run on a cluster see: its numbers over all shards, in a file that the driver writes."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from refed_dspy.files import write_json
+from refed_dspy.records import PICO
+from refed_dspy.runs.cluster.coordinator import Totals
+
+FILE = "cluster.json"
+SLOW = 15.0
+"""Seconds without a word after which a worker is called slow."""
+
+
+def write_status(folder: Path, totals: Totals, working: Collection[tuple[str, str]], deaths: int, rate: float) -> None:
+    """Write the run's numbers of this moment. `working`: name and node of each worker; `rate`: calls a second."""
+    now, heard = time.time(), {name: word.at for name, word in totals.last_words.items()}
+    write_json(
+        folder / FILE,
+        {
+            "at": now,
+            "kept": totals.kept,
+            "cost": totals.spent / PICO,
+            "calls": totals.calls,
+            "calls_a_second": round(rate, 1),
+            "in_flight": sum(word.progress.get("in_flight", 0) for word in totals.last_words.values()),
+            "nodes": len({node for _, node in working}),
+            "workers": len(working),
+            "deaths": deaths,
+            "shards": {"all": totals.shards, "done": totals.done, "dry": totals.dry},
+            "slow": sorted(name for name, _ in working if now - heard.get(name, now) > SLOW),
+        },
+    )
+
+
+def read_status(folder: Path) -> dict[str, Any] | None:
+    """What was written last; None where the run has never been on a cluster."""
+    try:
+        return dict(json.loads((folder / FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return None
