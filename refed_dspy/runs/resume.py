@@ -69,7 +69,7 @@ def resume(
         warn_of_unused("teacher", settings["teacher"])
     if judge is None and settings["judge"] is not None:
         warn_of_unused("judge", [settings["judge"]])
-    changed = {"size": size, "max_failure_share": max_failure_share}
+    changed: dict[str, Any] = {"size": size, "max_failure_share": max_failure_share}
     changed |= {"max_cost": max_cost, "max_calls": max_calls, "max_minutes": max_minutes, "cluster": cluster}
     settings |= {name: value for name, value in changed.items() if value is not None}
     return synthesize(program, references, run_dir=run_dir, progress=progress, on_progress=on_progress, **settings)
