@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Unpack
 
 from refed_dspy.concurrency import run_blocking
-from refed_dspy.errors import NothingKept, RunDirError, briefly, one_line
+from refed_dspy.errors import ConfigError, NothingKept, RunDirError, briefly, one_line
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import ESTIMATED
 from refed_dspy.runs.plan import Plan, PlanSettings
@@ -109,7 +108,6 @@ async def asynthesize(
     """`synthesize`, for code that runs in an event loop."""
     spec, watch = prepare(program, references, **settings), Watch(on_progress, progress)
     if settings.get("cluster") is None:
-        refuse_sharded(spec.folder)
         return await produce(spec, watch)
     from refed_dspy.runs.cluster.drive import drive  # what needs Ray is not imported without it
 
@@ -127,6 +125,7 @@ async def produce(
     records its full size.
     """
     folder = spec.folder
+    _refuse_cluster(spec)
     work = spec.work() if plan_settings is None else replace(spec.work(), then=ESTIMATED)
     with begin(folder, work) as start, _telling_what_is_kept(start.ledger):
         plan, session = restored(start.ledger, plan_settings or spec.plan_settings(start.size)), Session(start)
@@ -142,10 +141,12 @@ async def produce(
     return read_run(folder)
 
 
-def refuse_sharded(folder: Path) -> None:
-    """Raises RunDirError for a run that is split over the workers of a cluster."""
-    if (folder / SHARDS).is_dir():
-        raise RunDirError(f"{folder}: a run on a cluster; continue it with cluster=… (auto, local:N or HOST:PORT)")
+def _refuse_cluster(spec: RunSpec) -> None:
+    """Raises RunDirError for a run that is split over the workers of a cluster, ConfigError where it would be."""
+    if getattr(spec.config, "cluster", None) is not None:
+        raise ConfigError("cluster: only synthesize and resume work on a cluster; leave it out, and use another folder")
+    if (spec.folder / SHARDS).is_dir():
+        raise RunDirError(f"{spec.folder}: a run on a cluster; continue it with cluster=… (auto, local:N or HOST:PORT)")
 
 
 def restored(ledger: Ledger, settings: PlanSettings) -> Plan:
