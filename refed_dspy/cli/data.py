@@ -13,6 +13,7 @@ import typer
 from refed_dspy.cli.options import (
     NO_TEACHER,
     AcceptChanged,
+    ClusterOption,
     ConfigOption,
     JsonOption,
     JudgeOption,
@@ -166,6 +167,7 @@ def stats_(
     out: OutOption = None,
     config: ConfigOption = None,
     seed: SeedOption = None,
+    cluster: ClusterOption = None,
     as_json: JsonOption = False,
     max_cost: MaxCost = None,
     max_calls: MaxCalls = None,

@@ -102,6 +102,9 @@ class StatsConfig(DataConfig, Capped):
     """Rows to draw for slow or paid measurements: self-ROUGE-L, perplexity, verdicts."""
     embeddings: bool | None = None
     """Measure coherence and semantic diversity with the small embedding model. Unset: if its weights are present."""
+    cluster: str | None = None
+    """Have the embedding model and the scorer on a Ray cluster: `auto`, its `HOST:PORT`, or `local:N` for N copies on
+    this machine. All else is done here."""
 
 
 class CompareConfig(Capped, WithJudge, FromReferences):

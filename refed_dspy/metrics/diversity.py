@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refed_dspy.errors import ConfigError
-from refed_dspy.metrics.embedder import Embedder, Vectors
+from refed_dspy.metrics.embedder import Embeds, Vectors
 
 NEIGHBOURS = 2_000
 """Rows that `nearest_distance` compares with each other: 16 MB of cosines."""
 
 
-def coherence(embedder: Embedder, instructions: Sequence[str], responses: Sequence[str]) -> list[float | None]:
+def coherence(embedder: Embeds, instructions: Sequence[str], responses: Sequence[str]) -> list[float | None]:
     """The cosine in [-1, 1] of each instruction with its response, by sentence embeddings (Reflection-Tuning, Li et
     al., arXiv 2310.11716). None where either of the two is blank.
 

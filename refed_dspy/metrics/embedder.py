@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +81,14 @@ class _Layer:
         mixed = _softmax(scores) @ value
         x = self.attention_norm(x + self.attention_output(mixed.transpose(0, 2, 1, 3).reshape(rows, tokens, size)))
         return self.output_norm(x + self.output(_gelu(self.intermediate(x))))
+
+
+class Embeds(Protocol):
+    """A model that turns sentences into vectors."""
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """See `Embedder.embed`."""
+        ...
 
 
 class Embedder:

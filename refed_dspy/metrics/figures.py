@@ -14,7 +14,7 @@ from typing import overload
 from refed_dspy.config.jobs import ScorerConfig, Template
 from refed_dspy.errors import ConfigError, RunStopped, TeacherError
 from refed_dspy.metrics.diversity import NEIGHBOURS, coherence, nearest_distance, semantic_diversity
-from refed_dspy.metrics.embedder import Embedder
+from refed_dspy.metrics.embedder import Embedder, Embeds
 from refed_dspy.metrics.endpoint_scorer import EndpointScorer
 from refed_dspy.metrics.perplexity import ScoredText, Scorer, ifd
 from refed_dspy.metrics.rouge import self_rouge
@@ -31,7 +31,7 @@ Figures = Mapping[str, float | None]
 class Tools:
     """The models that some figures need. `lacking`: a line for each group of figures left out."""
 
-    embedder: Embedder | None = None
+    embedder: Embeds | None = None
     scorer: Scorer | None = None
     lacking: Sequence[str] = ()
     template: Template = "vicuna"
@@ -81,27 +81,6 @@ def scoring(again: str) -> Iterator[None]:
         raise RunStopped(f"scorer: {error}; {again}") from error
 
 
-def open_tools(embeddings: bool | None, scorer: ScorerConfig | None) -> Tools:
-    """The embedding model (True: required, None: if its weights are there) and the scorer.
-
-    Raises:
-        ConfigError: a model that was asked for is not available.
-    """
-    lacking = []
-    embedder = None
-    if embeddings is not False:
-        try:
-            embedder = Embedder.open()
-        except ConfigError as error:
-            if embeddings:
-                raise
-            lacking.append(f"coherence and semantic diversity: {error}")
-    if scorer is None:
-        lacking.append("perplexity, IFD and r-IFD: set scorer: {model: …}, a transformers model or a vLLM endpoint")
-        return Tools(embedder, lacking=lacking)
-    return Tools(embedder, open_scorer(scorer), lacking, scorer.template)
-
-
 def open_scorer(config: ScorerConfig) -> Scorer:
     """The model that scores how likely a text is, tried on one short text. Raises ConfigError."""
     try:
@@ -116,6 +95,32 @@ def open_scorer(config: ScorerConfig) -> Scorer:
     if score is None:
         raise ConfigError(f"scorer: {config.model} gave no answer to a first text; check the server, then run again")
     return CachedScorer(scorer)
+
+
+def open_tools(
+    embeddings: bool | None,
+    scorer: ScorerConfig | None,
+    open_embedder: Callable[[], Embeds] = Embedder.open,
+    open_scorer: Callable[[ScorerConfig], Scorer] = open_scorer,
+) -> Tools:
+    """The embedding model (True: required, None: if its weights are there) and the scorer.
+
+    Raises:
+        ConfigError: a model that was asked for is not available.
+    """
+    lacking = []
+    embedder = None
+    if embeddings is not False:
+        try:
+            embedder = open_embedder()
+        except ConfigError as error:
+            if embeddings:
+                raise
+            lacking.append(f"coherence and semantic diversity: {error}")
+    if scorer is None:
+        lacking.append("perplexity, IFD and r-IFD: set scorer: {model: …}, a transformers model or a vLLM endpoint")
+        return Tools(embedder, lacking=lacking)
+    return Tools(embedder, open_scorer(scorer), lacking, scorer.template)
 
 
 def figures(pairs: Pairs, tools: Tools, sample: int = 500, seed: int = 0) -> dict[str, float | None]:
@@ -190,7 +195,7 @@ def _diversity(instructions: Sequence[str], responses: Sequence[str], sample: in
     return {**values, "self-ROUGE-L of instructions": self_rouge(instructions, sample, seed)}
 
 
-def _embedded(pairs: Pairs, embedder: Embedder | None, seed: int) -> Figures:
+def _embedded(pairs: Pairs, embedder: Embeds | None, seed: int) -> Figures:
     if embedder is None:
         return {}
     instructions, responses = [pair[0] for pair in pairs], [pair[1] for pair in pairs]

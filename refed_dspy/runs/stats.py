@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
@@ -102,6 +103,7 @@ class StatsKeywords(TypedDict, total=False):
     columns: Mapping[str, str] | None
     scorer: ScorerConfig | Mapping[str, Any] | None
     embeddings: bool | None
+    cluster: str | None
     sample: int
     seed: int
     max_cost: float | None
@@ -140,16 +142,27 @@ def measure(
     _check_plain(loaded, lacking, config.columns.get("plain"), judge is not None)
     with in_role("judge"):
         opened = None if judge is None else open_judge_model(judge)
-    tools = open_tools(config.embeddings, config.scorer)  # before the judge: what fails here costs nothing
-    wins = (
-        None if opened is None else run_blocking(_wins(data, loaded, opened, out, config, Watch(on_progress, progress)))
-    )
-    with scoring("verdicts are kept; run the same command to continue"):
-        columns = _columns(loaded, tools, config)
+    with _tools(config) as tools:  # before the judge: what fails here costs nothing
+        watch = Watch(on_progress, progress)
+        wins = None if opened is None else run_blocking(_wins(data, loaded, opened, out, config, watch))
+        with scoring("verdicts are kept; run the same command to continue"):
+            columns = _columns(loaded, tools, config)
     partly_plain = (
         [f"plain responses: {lacking} of {len(loaded.rows)} rows have none"] if 0 < lacking < len(loaded.rows) else []
     )
     return DataStats(loaded, columns, wins, [*partly_plain, *tools.lacking], tools.scored())
+
+
+@contextmanager
+def _tools(config: StatsConfig) -> Iterator[Tools]:
+    """The models that figures need: in this process, or on the nodes of a cluster."""
+    if config.cluster is None:
+        yield open_tools(config.embeddings, config.scorer)
+        return
+    from refed_dspy.runs.cluster.models import tools_on  # what needs Ray is not imported without it
+
+    with tools_on(config.cluster, config.embeddings, config.scorer) as tools:
+        yield tools
 
 
 def _check_plain(data: DataSet, lacking: int, column: str | None, judged: bool) -> None:
