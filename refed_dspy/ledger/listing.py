@@ -12,6 +12,7 @@ from typing import Any
 
 from refed_dspy.errors import one_line
 from refed_dspy.ledger.connection import FILE, FORMAT
+from refed_dspy.ledger.fence import EPOCH
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import in_flight_cost
 from refed_dspy.ledger.states import FUNNEL, state_of, state_without_ledger
@@ -41,7 +42,10 @@ def works_below(root: Path) -> tuple[list[dict[str, Any]], list[str]]:
 
 
 def _folders(root: Path, depth: int) -> Iterator[Path]:
-    """`root` and the folders below it with a ledger, or a filtering's funnel. Hidden ones and links are left out."""
+    """`root` and the folders below it with a ledger, or a filtering's funnel. Hidden ones, links and shards are left
+    out."""
+    if (root / EPOCH).is_file():  # a shard: its run is listed
+        return
     if (root / FILE).is_file() or (root / FUNNEL).is_file():
         yield root
     if not depth:
