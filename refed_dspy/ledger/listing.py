@@ -14,8 +14,9 @@ from refed_dspy.errors import one_line
 from refed_dspy.ledger.connection import FILE, FORMAT
 from refed_dspy.ledger.fence import EPOCH
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.live import live_numbers
 from refed_dspy.ledger.spending import in_flight_cost
-from refed_dspy.ledger.states import FUNNEL, state_of, state_without_ledger
+from refed_dspy.ledger.states import FUNNEL, RUNNING, state_of, state_without_ledger
 from refed_dspy.records import PICO
 
 DEPTH = 3
@@ -73,16 +74,19 @@ def _glance(folder: Path) -> dict[str, Any]:
         cost, unpriced = db.execute("SELECT total(cost), total(unpriced) FROM usage").fetchone()
         counted = "samples" if work in _OF_SAMPLES else "evaluations" if work == "compile" else ""
         of = f"SELECT count(*) FROM {counted}" if counted else "SELECT count(DISTINCT item) FROM calls"
+        state = state_of(ledger)
+        live = live_numbers(folder) if state["state"] == RUNNING else None
         return {
             "folder": str(folder),
             "work": work,
-            **state_of(ledger),
+            **state,
             "count": int(db.execute(of).fetchone()[0]),
             "size": size if counted != "evaluations" else None,
             "unit": "",
             **(_kept(folder) if (folder / FUNNEL).is_file() else {}),
             "cost": None if unpriced and not cost else cost / PICO,
             "in_flight_cost": in_flight_cost(ledger),
+            **({"count": live["kept"], "cost": live["cost"]} if live else {}),
         }
 
 

@@ -16,13 +16,13 @@ from refed_dspy.errors import PASSING, CapReached, ExportError, RunDirError, bri
 from refed_dspy.files import path_of
 from refed_dspy.ledger.identity import named_work
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.live import live_numbers
 from refed_dspy.ledger.pace import seconds_left
 from refed_dspy.ledger.provenance import simulated_note
 from refed_dspy.ledger.spending import Spent, spent
 from refed_dspy.ledger.states import DONE, RUNNING, state_of
 from refed_dspy.ledger.summary import run_status
 from refed_dspy.records import PICO, Failure, Sample, dollars
-from refed_dspy.runs.cluster.watching import read_status
 from refed_dspy.runs.forecast import Forecast, as_facts, forecast
 from refed_dspy.text import Shown
 
@@ -137,7 +137,7 @@ def full_status(ledger: Ledger) -> dict[str, Any]:
     """`run_status`, what the whole run is projected to take (None while too little was made), and while it is running
     how many `seconds_left` it has (None while that cannot be told)."""
     status = run_status(ledger)
-    if (cluster := read_status(ledger.path.parent)) is not None:
+    if (cluster := live_numbers(ledger.path.parent)) is not None:
         live = {name: cluster[name] for name in ("kept", "cost")} if status["state"] == RUNNING else {}
         status |= {**live, "cluster": cluster}
     left = _seconds_left(ledger, status) if status["state"] == RUNNING else None

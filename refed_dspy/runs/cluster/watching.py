@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 from refed_dspy.files import write_json
+from refed_dspy.ledger.live import LIVE
 from refed_dspy.records import PICO
 from refed_dspy.runs.cluster.coordinator import Totals
 
-FILE = "cluster.json"
 SLOW = 15.0
 """Seconds without a word after which a worker is called slow."""
 
@@ -21,7 +19,7 @@ def write_status(folder: Path, totals: Totals, working: Collection[tuple[str, st
     """Write the run's numbers of this moment. `working`: name and node of each worker; `rate`: calls a second."""
     now, heard = time.time(), {name: word.at for name, word in totals.last_words.items()}
     write_json(
-        folder / FILE,
+        folder / LIVE,
         {
             "at": now,
             "kept": totals.kept,
@@ -36,11 +34,3 @@ def write_status(folder: Path, totals: Totals, working: Collection[tuple[str, st
             "slow": sorted(name for name, _ in working if now - heard.get(name, now) > SLOW),
         },
     )
-
-
-def read_status(folder: Path) -> dict[str, Any] | None:
-    """What was written last; None where the run has never been on a cluster."""
-    try:
-        return dict(json.loads((folder / FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return None

@@ -1,0 +1,19 @@
+"""The numbers of a run on a cluster while it is at work: its ledger has them once its shards are gathered."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+LIVE = "cluster.json"
+"""The file in the run's folder, which the driver writes every moment."""
+
+
+def live_numbers(folder: Path) -> dict[str, Any] | None:
+    """What was written last: `at` (seconds since 1970), `kept`, `cost` in dollars, `calls`, `calls_a_second`,
+    `in_flight`, `nodes`, `workers`, `deaths`, `shards` and `slow` workers. None where the run was never on a cluster."""
+    try:
+        return dict(json.loads((folder / LIVE).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return None
