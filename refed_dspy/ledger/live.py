@@ -12,7 +12,7 @@ LIVE = "cluster.json"
 
 def live_numbers(folder: Path) -> dict[str, Any] | None:
     """What was written last: `at` (seconds since 1970), `kept`, `cost` in dollars, `calls`, `calls_a_second`,
-    `in_flight`, `nodes`, `workers`, `deaths`, `shards` and `slow` workers. None where the run was never on a cluster."""
+    `in_flight`, `nodes`, `workers`, `deaths`, `shards`, and workers that are `slow`. None for a run of one process."""
     try:
         return dict(json.loads((folder / LIVE).read_text(encoding="utf-8")))
     except (OSError, ValueError):
