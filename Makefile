@@ -68,7 +68,7 @@ ui: setup ## MLflow's pages over the store in the user's data folder (or MLFLOW_
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --workers 1 --backend-store-uri \
 	  "$$($(BIN)/python -c 'from refed_dspy.programs.mlflow_address import tracking_uri; print(tracking_uri())')"
 
-bench: setup ## the figures of benchmarks/README.md, about forty minutes
+bench: setup ## the figures of benchmarks/README.md, about an hour
 	$(BIN)/python -m benchmarks.calls
 	$(BIN)/python -m benchmarks.kills
 	$(BIN)/python -m benchmarks.batch_kills
@@ -76,6 +76,10 @@ bench: setup ## the figures of benchmarks/README.md, about forty minutes
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.limits
+	$(BIN)/python -m benchmarks.bad_luck
+	$(BIN)/python -m benchmarks.balance
+	$(BIN)/python -m benchmarks.in_flight
+	$(BIN)/python -m benchmarks.long
 	$(BIN)/python -m benchmarks.faults
 	$(BIN)/python -m benchmarks.damage
 	$(BIN)/python -m benchmarks.endpoints

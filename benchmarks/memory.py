@@ -8,7 +8,6 @@ from __future__ import annotations
 import tempfile
 import time
 from pathlib import Path
-from threading import Event, Thread
 
 import psutil
 
@@ -22,19 +21,14 @@ MARKS = (2_000, 20_000)
 
 def main() -> None:
     seen: dict[int, float] = {}
-    watched: list[Progress] = []
-    done = Event()
+    process = psutil.Process()
 
-    def watch() -> None:
-        process = psutil.Process()
-        while not done.wait(0.05):
-            for mark in MARKS:
-                if watched and watched[0].kept >= mark and mark not in seen:
-                    seen[mark] = process.memory_info().rss / 1e6
+    def look(progress: Progress) -> None:
+        for mark in MARKS:
+            if progress.kept >= mark and mark not in seen:
+                seen[mark] = process.memory_info().rss / 1e6
 
     with SimulatedTeacher(latency=0.05, sigma=0.5) as server, tempfile.TemporaryDirectory() as folder:
-        thread = Thread(target=watch)
-        thread.start()
         started, cpu = time.monotonic(), time.process_time()
         made = refed_dspy.synthesize(
             None,
@@ -42,10 +36,8 @@ def main() -> None:
             size=MARKS[-1] + 20,
             teacher=teacher_config(server, 40),
             run_dir=Path(folder) / "run",
-            on_progress=watched.append,
+            on_progress=look,
         )
-        done.set()
-        thread.join()
         calls = server.stats()["requests"]
         seconds, cpu = time.monotonic() - started, time.process_time() - cpu
     for mark, megabytes in seen.items():

@@ -164,7 +164,8 @@ def test_the_method_of_a_config_is_what_runs(server: SimulatedTeacher, tmp_path:
     assert answers(tmp_path / "run")["sample_improvement"] == 4
     more = CliRunner().invoke(app, ["resume", str(tmp_path / "run"), "--size", "5"])
     assert more.exit_code == 0 and answers(tmp_path / "run")["sample_improvement"] == 5
-    assert "sample_feedback: 5 calls" in more.output
+    told = CliRunner().invoke(app, ["status", "--tokens", str(tmp_path / "run")])
+    assert "sample_feedback: 5 calls" in told.output
 
 
 _KILLED = """
