@@ -118,8 +118,14 @@ class Rows:
             ).fetchall()
             (answers,) = db.execute("SELECT count(*) FROM answers").fetchone()
             (charged,) = db.execute("SELECT coalesce(sum(cost), 0) FROM calls").fetchone()
-        wrong = sum(not json.loads(sample)["response"] or json.loads(sample)["response"] not in (told or "") for _, sample, told in rows)
+        wrong = sum(not _is_right(text, json.loads(sample), told or "") for text, sample, told in rows)
         return cls(len(rows), len({text for text, *_ in rows}), wrong, answers, charged)
+
+
+def _is_right(instruction: str, sample: dict[str, Any], told: str) -> bool:
+    """Whether `sample` is about this instruction, and its texts are in the answers that were `told` about it."""
+    texts = [sample["response"], sample["improved_response"]]
+    return sample["instruction"] == instruction and all(text and text in told for text in texts)
 
 
 def rows_in_shards(folder: Path) -> int:
@@ -127,5 +133,5 @@ def rows_in_shards(folder: Path) -> int:
     total = 0
     for path in (folder / "shards").glob("*/ledger.sqlite"):
         with closing(sqlite3.connect(path)) as db:
-            total += db.execute("SELECT count(*) FROM samples").fetchone()[0]
+            total += int(db.execute("SELECT count(*) FROM samples").fetchone()[0])
     return total

@@ -32,6 +32,7 @@ class Nodes:
 
         head = {"num_cpus": 0, "object_store_memory": STORE, "include_dashboard": False, "_system_config": QUICK}
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
+        self._made = 1
         self.there: list[Any] = [self._new() for _ in range(nodes)]
 
     @property
@@ -67,7 +68,13 @@ class Nodes:
         self.stop()
 
     def _new(self) -> Any:
-        return self._cluster.add_node(num_cpus=1, resources={"refed_worker": 1}, object_store_memory=STORE)
+        self._made += 1  # addresses of their own: a driver belongs to the node that has its own, the head
+        return self._cluster.add_node(
+            num_cpus=1,
+            resources={"refed_worker": 1},
+            object_store_memory=STORE,
+            node_ip_address=f"127.0.0.{self._made}",
+        )
 
 
 def processes(title: str) -> list[psutil.Process]:

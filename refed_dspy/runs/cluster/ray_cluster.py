@@ -12,6 +12,7 @@ from typing import Any
 
 from refed_dspy.errors import ConfigError, one_line
 
+log = logging.getLogger("refed_dspy.cluster")
 SLOT = "refed_worker"
 """The resource that a node may have: how many workers it takes. Without it, one where the node has a CPU to give."""
 _STORE = 80 * 2**20
@@ -31,6 +32,7 @@ def connected(cluster: str) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
+    log.info("%s Ray …", "starting" if settings["address"] == "local" else "connecting to")
     try:
         ray.init(**settings, namespace="refed-dspy", log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
