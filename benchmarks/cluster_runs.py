@@ -58,6 +58,7 @@ class ClusterRun:
         return ended(self.start(*options), seconds)
 
     def requests(self) -> int:
+        """Requests that the server has had."""
         return int(self.server.stats()["requests"])
 
     def bill(self) -> int:

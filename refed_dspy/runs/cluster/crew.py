@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from refed_dspy.errors import RunStopped, one_line
+from refed_dspy.errors import RunDirError, RunStopped, one_line
 from refed_dspy.runs.cluster import silence
 from refed_dspy.runs.cluster.coordinator import Totals
 from refed_dspy.runs.cluster.ray_cluster import slots
@@ -21,6 +21,8 @@ from refed_dspy.teachers.progress import Progress
 
 DEATHS = 10
 """Workers in a row that may die without a sample in between: after that, it is what they work on."""
+REST = 5.0
+"""Seconds after a death in which no worker begins on that node: Ray may not know yet that it is gone."""
 GRACE = 4.0
 """Seconds that workers get to commit calls in flight and give back their leases when the run must stop."""
 RATE_OVER = 10.0
@@ -42,8 +44,12 @@ class Crew:
     """Task → the worker's name, and its node."""
     retired: dict[str, int] = field(default_factory=dict)
     """Node → workers that ended there with an error, and are not replaced."""
+    resting: dict[str, float] = field(default_factory=dict)
+    """Node → when a worker may begin there again, after one died."""
     error: str = ""
     """What the last one ended with."""
+    unshared: bool = False
+    """Whether that was because it does not see the run's folder."""
     begun: int = 0
     deaths: int = 0
     deaths_in_a_row: int = 0
@@ -59,11 +65,11 @@ class Crew:
 
     async def run(self) -> None:
         """Return once nothing is left that a worker could do. Raises RunStopped where all workers ended with errors, or
-        die one after the other."""
+        die one after the other; RunDirError where none sees the run's folder."""
         while not await self.coordinator.ask("finished"):
             await self._fill_slots()
             if not self.working and self.error:
-                raise RunStopped(self.error)
+                raise (RunDirError if self.unshared else RunStopped)(self.error)
             await self._look()
         await self._see_out(silence.SILENT)
 
@@ -88,6 +94,8 @@ class Crew:
         taken = [node for _, node in self.working.values()]
         new = []
         for node, number in nodes.items():
+            if time.monotonic() < self.resting.get(node, 0.0):
+                continue
             for _ in range(number - taken.count(node) - self.retired.get(node, 0)):
                 self.begun += 1
                 new.append((f"worker-{self.begun}", node))
@@ -146,11 +154,13 @@ class Crew:
         if ended.lost:
             self._died(name, node, ended.error)
         elif ended.error:
-            self.error, self.retired[node] = f"{self._at(name, node)}: {ended.error}", self.retired.get(node, 0) + 1
+            self.error, self.unshared = f"{self._at(name, node)}: {ended.error}", ended.unshared
+            self.retired[node] = self.retired.get(node, 0) + 1
             log.warning("%s ended: %s", self._at(name, node), ended.error)
 
     def _died(self, name: str, node: str, why: str) -> None:
         self.deaths, self.deaths_in_a_row = self.deaths + 1, self.deaths_in_a_row + 1
+        self.resting[node] = time.monotonic() + REST
         log.warning("%s died; its shard goes to another", self._at(name, node))
         if self.deaths_in_a_row >= DEATHS:
             raise RunStopped(f"{DEATHS} workers died one after the other, the last one of: {why}") from None

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from refed_dspy.config.run import RunConfig
-from refed_dspy.errors import CapReached, RunDirError, RunStopped
+from refed_dspy.errors import CapReached, InputError, RunDirError, RunStopped
 from refed_dspy.files import write_text
 from refed_dspy.ledger.connection import FILE, is_at_work
+from refed_dspy.ledger.identity import has_begun
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.statements import text_digest
 from refed_dspy.ledger.states import CAPPED, DONE, SHORT, End, write_end
@@ -62,6 +63,9 @@ async def drive(spec: RunSpec, watch: Watch[Progress]) -> Synthesis:
     alone = spec.work()
     assert isinstance(alone, RunWork)
     work = ClusterWork.of(alone, {**spec.identity(), "shards": shards}, config.cluster)
+    if (folder / FILE).is_file():
+        with Ledger.read(folder) as ledger:  # before Ray is asked for, which takes a while
+            work.refuse_another(ledger)
     with connected(config.cluster) as ray, _gathered(folder, shards, work), begin(folder, work) as start:
         end = await _one_start(spec, shards, start, ray, watch)
         _note_time(start.ledger)
@@ -79,9 +83,9 @@ def _gathered(folder: Path, shards: int, work: Work) -> Iterator[None]:
     folders = [shard_folder(folder, number) for number in range(shards)]
     try:
         yield
+    except InputError:  # nothing was made
+        raise
     except BaseException as error:
-        if not (folder / FILE).is_file():
-            raise
         try:
             gather(folder, folders)
         except (RunDirError, RunStopped) as why:  # a frozen worker still has the files, say: the next start gathers
@@ -158,11 +162,17 @@ def _actor(ray: Any, path: Path, shards: int, start: Start, spec: RunSpec) -> An
 
 
 def _shards_before(folder: Path) -> int | None:
-    """How many shards the run in `folder` has; None where there is no run yet."""
+    """How many shards the run in `folder` has; None where there is no run yet. Raises RunDirError where it has none."""
     if not (folder / FILE).is_file():
         return None
     with Ledger.read(folder) as ledger:
-        return (ledger.meta("identity") or {}).get("shards")
+        shards: int | None = (ledger.meta("identity") or {}).get("shards")
+        if shards is None and ledger.holds() == "run" and has_begun(ledger):
+            raise RunDirError(
+                f"{folder}: a run without a cluster; continue it without one, or choose another folder: "
+                f"reuse={str(folder)!r} takes over what was paid for"
+            )
+    return shards
 
 
 def _note_time(ledger: Ledger) -> None:

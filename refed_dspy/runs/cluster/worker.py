@@ -29,11 +29,12 @@ MARK = "cluster"
 
 class Ended(NamedTuple):
     """How a worker ended: `error` is empty where there was nothing left to do. `lost`: it had lost the coordinator, and
-    another worker may find it."""
+    another worker may find it. `unshared`: it does not see the run's folder."""
 
     name: str
     error: str = ""
     lost: bool = False
+    unshared: bool = False
 
 
 class CoordinatorLost(RunStopped):
@@ -144,7 +145,5 @@ def work(run: str, mark: str, name: str, coordinator: Any, workers: int) -> Ende
     with suppress(OSError):
         if (folder / MARK).read_text(encoding="utf-8").strip() == mark:
             return asyncio.run(Worker(folder, name, Coordinator(coordinator), workers).run())
-    import ray
-
-    node = ray.util.get_node_ip_address()
-    return Ended(name, f"{folder}: node {node} does not see this folder; choose one on a file system that all share")
+    why = "does not see this folder; choose one on a file system that all nodes share"
+    return Ended(name, f"{folder}: {why}", unshared=True)
