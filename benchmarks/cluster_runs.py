@@ -65,7 +65,7 @@ class ClusterRun:
         """Picodollars that the server would charge for all its answers, whether or not anybody received them."""
         stats = self.server.stats()
         prompt, completion = stats["billed_prompt_tokens"], stats["billed_completion_tokens"]
-        return round(prompt * PRICE["prompt"] * 1e6) + round(completion * PRICE["completion"] * 1e6)
+        return int(round(prompt * PRICE["prompt"] * 1e6) + round(completion * PRICE["completion"] * 1e6))
 
     def _script(self) -> str:
         lines = [f"import {name.partition(':')[0]}" for name in self.constants]

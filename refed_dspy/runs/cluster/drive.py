@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from refed_dspy.config.run import RunConfig
-from refed_dspy.errors import CapReached, InputError, RunDirError, RunStopped
+from refed_dspy.errors import CapReached, ConfigError, InputError, RunDirError, RunStopped
 from refed_dspy.files import write_text
 from refed_dspy.ledger.connection import FILE, is_at_work
 from refed_dspy.ledger.identity import has_begun
@@ -35,6 +36,7 @@ from refed_dspy.runs.resume import remembered
 from refed_dspy.runs.spec import RunSpec
 from refed_dspy.runs.synthesize import TRACKING_INTERVAL
 from refed_dspy.runs.work import RunWork
+from refed_dspy.teachers.caps import CapSettings
 from refed_dspy.teachers.progress import Progress, Watch
 from refed_dspy.teachers.work import Start, Work, begin
 from refed_dspy.tracking.background import run_wanted, tracking
@@ -52,8 +54,9 @@ async def drive(spec: RunSpec, watch: Watch[Progress]) -> Synthesis:
     """Continue the run in its folder on the cluster that its settings name, until its size is reached.
 
     Raises:
-        ConfigError: no such cluster, or it cannot be used; fewer references than shards.
-        RunDirError: the folder holds another run, or one whose program only a script can build.
+        ConfigError: no such cluster, or it cannot be used; fewer references than shards; a program or model that only a
+            script can build.
+        RunDirError: the folder holds another run, or one without a cluster; or no node sees it.
         RunStopped: every worker ended with an error; the last one's is told. What was made is gathered.
     """
     config = spec.config
@@ -63,6 +66,7 @@ async def drive(spec: RunSpec, watch: Watch[Progress]) -> Synthesis:
     alone = spec.work()
     assert isinstance(alone, RunWork)
     work = ClusterWork.of(alone, {**spec.identity(), "shards": shards}, config.cluster)
+    _refuse_objects(work)
     if (folder / FILE).is_file():
         with Ledger.read(folder) as ledger:  # before Ray is asked for, which takes a while
             work.refuse_another(ledger)
@@ -74,6 +78,20 @@ async def drive(spec: RunSpec, watch: Watch[Progress]) -> Synthesis:
         await tracker.told()
     refresh_samples(folder)
     return read_run(folder)
+
+
+def _refuse_objects(work: Work) -> None:
+    """Raises ConfigError where a worker could not build the run from what its folder remembers."""
+    with tempfile.TemporaryDirectory() as home, Ledger.create(Path(home)) as ledger:
+        work.record(ledger, CapSettings(max_cost=None, max_calls=None, max_minutes=None))
+        try:
+            remembered(ledger)
+        except RunDirError as error:
+            why = str(error).removeprefix(f"{home}: ").partition(";")[0]
+            raise ConfigError(
+                f"cluster: {why}; workers on other nodes build a run from its settings: name its program, teachers, "
+                "judge and filters there"
+            ) from None
 
 
 @contextmanager
@@ -106,8 +124,6 @@ async def _one_start(spec: RunSpec, shards: int, start: Start, ray: Any, watch: 
     await _let_go(folder, shards)
     for number in range(shards):
         prepare_shard(shard_of(spec, number, shards))
-    with Ledger.read(folder) as ledger:
-        remembered(ledger)  # raises where a worker could not build the run from its folder
     mark = uuid.uuid4().hex
     write_text(folder / MARK, [mark])
     caps, seconds = start.caps_left.caps, start.caps_left.seconds
