@@ -1,6 +1,6 @@
 """Runs on a Ray cluster on this machine: a node killed twice, caps, speed. Takes a quarter of an hour.
 
-`python -m benchmarks.cluster [deaths|caps|speed] [RUNS]`; needs the extra `cluster`.
+`python -m benchmarks.cluster [deaths|caps|speed|cpu] [RUNS]`; needs the extra `cluster`.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from benchmarks.cluster_caps import Capped, capped
 from benchmarks.cluster_runs import CONCURRENCY, ClusterRun, Rows, ended
-from benchmarks.cluster_speed import measured
+from benchmarks.cluster_speed import FREE, LIMITED, measured
 from benchmarks.nodes import Nodes, wait_until
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.records import PICO
@@ -28,7 +29,7 @@ def deaths(home: Path) -> None:
         run = ClusterRun(home / "deaths", server, nodes.address, SIZE, references=100)
         driver, began, in_flight = run.start(), time.monotonic(), list[int]()
         for third in (1, 2):
-            wait_until(lambda calls=2 * SIZE * third // 3: run.requests() > calls, 300)
+            wait_until(partial(run.has_sent, 2 * SIZE * third // 3), 300)
             in_flight.append(int(server.stats()["in_flight"]))
             nodes.kill(nodes.there[0])
             nodes.add()
@@ -58,20 +59,30 @@ def caps(home: Path, runs: int = CAPPED_RUNS) -> None:
 
 
 def speed(home: Path) -> None:
-    """1, 2 and 4 workers, each with a teacher of its own that allows 100 calls a second; and one process."""
-    alone = measured(home / "alone", None, 1)
-    print(f"one process: {alone.calls:.0f} calls/s, {alone.cpu:.2f} ms CPU a call")
+    """1, 2 and 4 workers, each with a teacher of its own that allows 100 calls a second."""
     one = 0.0
     with Nodes(1) as nodes:
         for workers in (1, 2, 4):
-            found = measured(home / f"workers{workers}", nodes, workers)
+            found = measured(home / f"workers{workers}", nodes, workers, LIMITED)
             one = one or found.calls
-            print(f"{workers} workers: {found.calls:.0f} calls/s, {found.calls / one:.2f} x one's", end="; ")
-            print(f"{found.cpu:.2f} ms CPU a call, {found.cpu / alone.cpu:.2f} x one process's (driver", end=" ")
-            print(f"{found.driver:.3f}, coordinator {found.coordinator:.3f}); Ray's own {found.ray:.2f}")
+            print(
+                f"{workers} workers: {found.calls:.0f} calls/s, {found.calls / one:.2f} x one's; {found.cpu:.2f} ms CPU"
+            )
 
 
-PARTS: dict[str, Callable[..., None]] = {"deaths": deaths, "caps": caps, "speed": speed}
+def cpu(home: Path) -> None:
+    """One process, and one worker on a cluster, as fast as they can."""
+    alone = measured(home / "alone", None, 1, FREE)
+    print(f"one process: {alone.calls:.0f} calls/s, {alone.cpu:.2f} ms CPU a call")
+    with Nodes(1) as nodes:
+        found = measured(home / "worker", nodes, 1, FREE)
+    print(
+        f"one worker: {found.calls:.0f} calls/s, {found.cpu:.2f} ms CPU a call, {found.cpu / alone.cpu:.2f} x", end="; "
+    )
+    print(f"driver {found.driver:.3f}, coordinator {found.coordinator:.3f}; Ray's own processes {found.ray:.2f}")
+
+
+PARTS: dict[str, Callable[..., None]] = {"deaths": deaths, "caps": caps, "speed": speed, "cpu": cpu}
 
 
 def main() -> None:

@@ -61,6 +61,9 @@ class ClusterRun:
         """Requests that the server has had."""
         return int(self.server.stats()["requests"])
 
+    def has_sent(self, requests: int) -> bool:
+        return self.requests() > requests
+
     def bill(self) -> int:
         """Picodollars that the server would charge for all its answers, whether or not anybody received them."""
         stats = self.server.stats()

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -17,8 +18,11 @@ from benchmarks.simulated import SimulatedTeacher
 
 CAPACITY, LATENCY = 30, 0.3
 """A teacher answers so many at once, in so many seconds: 100 calls a second."""
-CONCURRENCY, SAMPLES = 60, 1_500
-"""Calls in flight and samples of one worker."""
+LIMITED = {"capacity": CAPACITY, "concurrency": 60, "samples": 2_400}
+FREE = {"capacity": None, "concurrency": 256, "samples": 6_000}
+"""Teachers' capacity, and calls in flight and samples of one worker: at 100 calls a second, and as fast as it can."""
+LEASES = 2
+"""Leases of each worker: large ones, as a large run has, since at the end of each the calls in flight run dry."""
 
 
 @dataclass(frozen=True)
@@ -37,20 +41,20 @@ class Speed:
         return self.driver + self.coordinator + self.workers
 
 
-def measured(home: Path, nodes: Nodes | None, workers: int) -> Speed:
-    """A run with so many workers, and as many teachers; without `nodes` in one process."""
+def measured(home: Path, nodes: Nodes | None, workers: int, load: dict[str, Any]) -> Speed:
+    """A run with so many workers, and as many teachers; without `nodes` in one process. `load`: LIMITED or FREE."""
+    samples = load["samples"] * workers
     if nodes is not None:
         nodes.have(workers)
     with ExitStack() as stack:
         servers = [stack.enter_context(SimulatedTeacher(latency=LATENCY, sigma=0)) for _ in range(workers)]
         for server in servers:
-            server.control(capacity=CAPACITY)
-        teacher = {"api_base": [server.base_url for server in servers], "concurrency": CONCURRENCY}
-        run = ClusterRun(
-            home, servers[0], nodes.address if nodes else "", SAMPLES * workers, references=64, teacher=teacher
-        )
+            server.control(capacity=load["capacity"])
+        teacher = {"api_base": [server.base_url for server in servers], "concurrency": load["concurrency"]}
+        run = ClusterRun(home, servers[0], nodes.address if nodes else "", samples, references=64, teacher=teacher)
+        run.settings["shards"] = LEASES * workers
         driver = run.start()
-        speed = _in_the_middle(driver, servers, 400 * workers, 2 * SAMPLES * workers)
+        speed = _in_the_middle(driver, servers, samples // 4, 2 * samples)
         code, told = ended(driver, 200)
         assert code == 0, told
     return speed

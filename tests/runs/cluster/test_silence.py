@@ -1,10 +1,10 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 
 import pytest
 
-from refed_dspy.runs.cluster import silence
 from refed_dspy.runs.cluster.coordinator import LastWord
 from refed_dspy.runs.cluster.silence import LONGEST_LOOK, SILENT, Silence
 from tests.support.clocks import Clock
@@ -13,7 +13,7 @@ from tests.support.clocks import Clock
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(silence.time, "monotonic", clock)
+    monkeypatch.setattr(time, "monotonic", clock)
     return clock
 
 
