@@ -66,3 +66,13 @@ def test_a_folder_that_no_node_sees(run: Begin) -> None:
 
 def test_a_cap_below_one_call(run: Begin) -> None:
     assert "max_cost: " in refused(run(10, settings={"max_cost": 0.000001}))
+
+
+def test_workers_that_all_end_with_an_error(run: Begin, server: SimulatedTeacher) -> None:
+    made = run(100)
+    server.control(auth_fails_after=60)
+    code, told = made.complete()
+    assert code == 1, told
+    last = told.splitlines()[-1]
+    assert "on 127.0.0." in last and "401" in last and "samples are kept; continue with: refed resume" in last
+    assert last.endswith(f"refed resume {made.folder} --cluster {made.cluster}")
