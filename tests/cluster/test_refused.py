@@ -74,5 +74,9 @@ def test_workers_that_all_end_with_an_error(run: Begin, server: SimulatedTeacher
     code, told = made.complete()
     assert code == 1, told
     last = told.splitlines()[-1]
-    assert "on 127.0.0." in last and "401" in last and "samples are kept; continue with: refed resume" in last
+    assert (
+        "on 127.0.0." in last
+        and "Incorrect API key" in last
+        and "samples are kept; continue with: refed resume" in last
+    )
     assert last.endswith(f"refed resume {made.folder} --cluster {made.cluster}")
