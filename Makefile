@@ -6,13 +6,14 @@ LOCK := requirements/dev.txt
 STAMP := $(VENV)/.installed
 DEMO := demo-run
 FINETUNE := .venv-finetune
+CLUSTER := .venv-cluster
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup demo test live slow browser finetune docs docs-serve bench planted ui lock wheel clean
+.PHONY: help setup demo test live slow browser finetune cluster docs docs-serve bench planted ui lock wheel clean
 help: ## show this
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 10
 
@@ -56,6 +57,15 @@ $(FINETUNE)/.installed: examples/finetune/requirements.txt pyproject.toml
 
 finetune: $(FINETUNE)/.installed ## the training recipe on a tiny model; installs torch, 6 GB with CUDA
 	$(FINETUNE)/bin/python -m pytest -m finetune tests/finetune
+
+$(CLUSTER)/.installed: $(LOCK) pyproject.toml
+	$(PYTHON) -m venv $(CLUSTER)
+	$(CLUSTER)/bin/python -m pip install -q --require-hashes -r $(LOCK)
+	$(CLUSTER)/bin/python -m pip install -q -e ".[cluster]"
+	@touch $@
+
+cluster: $(CLUSTER)/.installed ## runs on a Ray cluster on this machine, whose nodes are killed; installs Ray, 300 MB
+	$(CLUSTER)/bin/python -m pytest -m cluster tests/cluster
 
 docs: setup ## the documentation as a site, in site/
 	$(BIN)/python docs/site/hooks.py
@@ -110,4 +120,4 @@ wheel: setup ## the wheel in an empty environment: packages, sizes, start-up; in
 	$(BIN)/python -m benchmarks.install
 
 clean: ## remove what the targets made
-	rm -rf $(VENV) $(FINETUNE) $(DEMO) site build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(FINETUNE) $(CLUSTER) $(DEMO) site build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -96,5 +96,6 @@ def run() -> None:
     logging.basicConfig(handlers=[log], level=logging.ERROR)
     for room in ("config", "optimizers", "teachers", "tracking"):  # their warnings are printed nowhere else
         logging.getLogger(f"refed_dspy.{room}").setLevel(logging.WARNING)
-    logging.getLogger("refed_dspy.batches").setLevel(logging.INFO)  # hours may pass between two lines
+    for waits in ("batches", "cluster"):  # hours may pass between two lines, or Ray begins
+        logging.getLogger(f"refed_dspy.{waits}").setLevel(logging.INFO)
     app()

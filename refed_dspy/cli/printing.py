@@ -35,14 +35,19 @@ def printable(text: str) -> str:
 def as_options(text: str) -> str:
     """A message of the package with its keywords as this command line's options: `force=True` as `--force`."""
     text = _CALL.sub(
-        lambda found: f"refed {found['call']} {quote(found['what'][1:-1])} {found['setting'] or ''}".rstrip(), text
+        lambda found: " ".join(["refed", found["call"], quote(found["what"][1:-1]), *_settings(found["setting"])]), text
     )
     text = _CAP.sub(lambda found: f"--{found[1].replace('_', '-')} {found[2]}", text)
-    text = re.sub(r"\breuse='([^']*)'", lambda found: f"--reuse {quote(found[1])}", text)
+    text = re.sub(r"\b(reuse|cluster)='([^']*)'", lambda found: f"--{found[1]} {quote(found[2])}", text)
     text = text.replace("the same call", "the same command")
     return _KEYWORD.sub(
         lambda found: f"--{found['name'].replace('_', '-')}{' …' if found['value'] == '…' else ''}", text
     )
+
+
+def _settings(keywords: str | None) -> list[str]:
+    """A call's further keywords, one by one."""
+    return keywords.split(", ") if keywords else []
 
 
 def say(text: object, err: bool = False) -> None:

@@ -100,6 +100,7 @@ def test_a_name_that_is_no_utf_8(home: Path, words: list[str]) -> None:  # noqa:
     ("message", "shown"),
     [
         ("go on: refed_dspy.resume('runs/a b', max_cost=0.07)", "go on: refed resume 'runs/a b' --max-cost 0.07"),
+        ("refed_dspy.resume('a', max_cost=2, cluster='auto')", "refed resume a --max-cost 2 --cluster auto"),
         ("refed_dspy.resume('runs/a') would", "refed resume runs/a would"),
         ("the same call with max_calls=MORE", "the same command with --max-calls MORE"),
         ("refed_dspy.promote('refed', unproved=True)", "refed promote refed --unproved"),

@@ -12,12 +12,18 @@ from typing import Any
 
 from refed_dspy.errors import ConfigError, one_line
 
+log = logging.getLogger("refed_dspy.cluster")
 SLOT = "refed_worker"
 """The resource that a node may have: how many workers it takes. Without it, one where the node has a CPU to give."""
+KNOCK = 10.0
+"""Seconds in which a cluster's head must answer."""
+_SETTINGS = b"\x04"
+_HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + _SETTINGS + bytes(5)
+"""The beginning of a connection: the preface, and settings of which none are changed."""
 _STORE = 80 * 2**20
 """Bytes of the object store: nothing large travels."""
 _LOCAL = re.compile(r"local:([1-9][0-9]{0,3})")
-_HOST = re.compile(r"(?:ray://)?(?P<host>[^\s:/]+|\[[0-9a-fA-F:]+\]):(?P<port>[0-9]{1,5})")
+_HOST = re.compile(r"(?P<host>[^\s:/]+|\[[0-9a-fA-F:]+\]):(?P<port>[0-9]{1,5})")
 
 
 @contextmanager
@@ -31,6 +37,7 @@ def connected(cluster: str) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
+    log.info("%s Ray …", "starting" if settings["address"] == "local" else "connecting to")
     try:
         ray.init(**settings, namespace="refed-dspy", log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
@@ -64,13 +71,25 @@ def _settings(cluster: str) -> dict[str, Any]:
                 "include_dashboard": False, "object_store_memory": _STORE}  # fmt: skip
     if cluster == "auto":
         return {"address": "auto"}
+    if cluster.startswith("ray://"):
+        raise ConfigError(f"cluster {cluster}: start the command on a machine of the cluster, and use auto")
     if (address := _HOST.fullmatch(cluster)) is None:
         raise ConfigError(f"cluster: {one_line(cluster, 100)!r} is not auto, local:N or HOST:PORT")
-    try:  # Ray itself waits for ever
-        socket.create_connection((address["host"].strip("[]"), int(address["port"])), timeout=10).close()
+    _knock(cluster, address["host"].strip("[]"), int(address["port"]))
+    return {"address": cluster}
+
+
+def _knock(cluster: str, host: str, port: int) -> None:
+    """Raises ConfigError where nobody is at that address, or somebody else than Ray: Ray itself would wait for
+    minutes, or for ever. Its head speaks HTTP/2, whose servers send their settings first."""
+    try:
+        with socket.create_connection((host, port), timeout=KNOCK) as door:
+            door.sendall(_HTTP2)
+            answer = door.recv(9)
     except OSError as error:
         raise ConfigError(
             f"cluster {cluster}: does not answer ({one_line(error.strerror or error, 100)}); start it, or correct the "
             "address"
         ) from None
-    return {"address": cluster}
+    if answer[3:4] != _SETTINGS and not os.environ.get("RAY_USE_TLS"):
+        raise ConfigError(f"cluster {cluster}: is no Ray cluster; name its head's address, as `ray status` has it")

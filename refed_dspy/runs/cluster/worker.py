@@ -15,6 +15,7 @@ from refed_dspy.errors import RefedError, RunDirError, RunStopped, one_line
 from refed_dspy.runs.cluster.leases import Lease, Reply
 from refed_dspy.runs.cluster.shard_work import ShardWork, Used
 from refed_dspy.runs.cluster.shards import shard_folder
+from refed_dspy.runs.cluster.warned import Warned
 from refed_dspy.teachers.progress import Progress
 
 EVERY = 0.5
@@ -27,26 +28,39 @@ MARK = "cluster"
 
 
 class Ended(NamedTuple):
-    """How a worker ended: `error` is empty where there was nothing left to do."""
+    """How a worker ended: `error` is empty where there was nothing left to do. `lost`: it had lost the coordinator, and
+    another worker may find it. `unshared`: it does not see the run's folder."""
 
     name: str
     error: str = ""
+    lost: bool = False
+    unshared: bool = False
+
+
+class CoordinatorLost(RunStopped):
+    """The coordinator does not answer."""
 
 
 class Coordinator:
-    """The coordinator, as a worker asks it. Raises RunStopped where it does not answer for LOST seconds."""
+    """The coordinator, as it is asked by workers and the driver. Raises CoordinatorLost where it does not answer for
+    `patience` seconds, and what it raised itself."""
 
-    def __init__(self, actor: Any) -> None:
-        self._actor = actor
+    def __init__(self, actor: Any, patience: float | None = None) -> None:
+        self._actor, self._patience = actor, LOST if patience is None else patience
 
     async def ask(self, method: str, *arguments: Any) -> Any:
-        from ray.exceptions import RayError
+        from ray.exceptions import RayError, RayTaskError
 
         try:
             asked = getattr(self._actor, method).remote(*arguments)
-            return await asyncio.wait_for(asyncio.wrap_future(asked.future()), LOST)
+            return await asyncio.wait_for(asyncio.wrap_future(asked.future()), self._patience)
+        except RayTaskError as error:
+            if isinstance(error.cause, RefedError):
+                raise error.cause from None
+            raise
         except (RayError, TimeoutError) as error:
-            raise RunStopped(f"the coordinator does not answer: {one_line(error, 200) or 'too late'}") from None
+            why = one_line(error, 200) or f"no answer in {self._patience:g} s"
+            raise CoordinatorLost(f"the coordinator is lost: {why}") from None
 
 
 class Worker:
@@ -54,6 +68,7 @@ class Worker:
 
     def __init__(self, run: Path, name: str, coordinator: Coordinator, workers: int) -> None:
         self.run_dir, self.name, self.coordinator, self.workers = run, name, coordinator, workers
+        self.warned = Warned()
 
     async def run(self) -> Ended:
         """How it ended; an error of the run's is part of that, a bug is raised."""
@@ -67,8 +82,11 @@ class Worker:
                     return Ended(self.name)
                 else:
                     await asyncio.sleep(EVERY)
+        except CoordinatorLost as error:
+            return Ended(self.name, str(error), lost=True)
         except RefedError as error:
-            return Ended(self.name, one_line(error, 600))
+            told = error.__cause__ if isinstance(error.__cause__, RefedError) else error  # without how a shard goes on
+            return Ended(self.name, one_line(told, 600))
 
     async def _work(self, lease: Lease) -> bool:
         """Whether the worker goes on after this lease: not where it has lost it, or the run ends."""
@@ -80,15 +98,17 @@ class Worker:
             work = ShardWork(shard_folder(self.run_dir, lease.shard), lease, self.workers, claim)
         except RunDirError:  # its last worker may be frozen, and hold the file
             await self.coordinator.ask("put_off", self.name, lease.shard, lease.epoch)
+            await asyncio.sleep(EVERY)
             return True
         told = await self._report(lease, work.before, None)
         task = asyncio.ensure_future(work.run() if told is Reply.GO_ON else _as_it_is(work.before))
         try:
-            while told is Reply.GO_ON and not (await asyncio.wait([task], timeout=EVERY))[0]:
-                told = await self._report(lease, work.now(), work.progress)
-            if told is not Reply.GO_ON:
-                task.cancel()
-            return await self._settle(lease, work, task) and told is Reply.GO_ON
+            with self.warned:
+                while told is Reply.GO_ON and not (await asyncio.wait([task], timeout=EVERY))[0]:
+                    told = await self._report(lease, work.now(), work.progress)
+                if told is not Reply.GO_ON:
+                    task.cancel()
+                return await self._settle(lease, work, task) and told is Reply.GO_ON
         finally:
             task.cancel()
 
@@ -104,7 +124,9 @@ class Worker:
         return await self._give_back(lease, used)
 
     async def _report(self, lease: Lease, used: Used, progress: Progress | None) -> Reply:
-        told = {} if progress is None else {"in_flight": progress.in_flight, "failed": sum(progress.failed.values())}
+        told: dict[str, Any] = {"warned": self.warned.texts}
+        if progress is not None:
+            told |= {"in_flight": progress.in_flight, "failed": sum(progress.failed.values())}
         return Reply(await self.coordinator.ask("report", self.name, lease.shard, lease.epoch, *used.amounts, told))
 
     async def _give_back(self, lease: Lease, used: Used) -> bool:
@@ -123,7 +145,5 @@ def work(run: str, mark: str, name: str, coordinator: Any, workers: int) -> Ende
     with suppress(OSError):
         if (folder / MARK).read_text(encoding="utf-8").strip() == mark:
             return asyncio.run(Worker(folder, name, Coordinator(coordinator), workers).run())
-    import ray
-
-    node = ray.util.get_node_ip_address()
-    return Ended(name, f"{folder}: node {node} does not see this folder; choose one on a file system that all share")
+    why = "does not see this folder; choose one on a file system that all nodes share"
+    return Ended(name, f"{folder}: {why}", unshared=True)

@@ -155,6 +155,21 @@ def test_who_does_not_hold_the_lease_is_not_listed(path: Path) -> None:
         assert not made.totals().last_words and made.totals().kept == 0
 
 
+def test_a_shard_that_is_put_off_is_nobodys_also_after_a_kill(path: Path) -> None:
+    with closing(coordinator(path)) as made:
+        made.workers(["a", "b"])
+        lease = made.take("a")
+        assert lease is not None
+        made.put_off("a", lease.shard, lease.epoch)
+        assert made.totals().holders == {} and not made.finished()
+        other = made.take("b")
+        assert other is not None and other.shard != lease.shard
+        path = as_killed(path)
+    with closing(coordinator(path)) as again:
+        assert again.totals().holders == {"b": other.shard}
+        assert again.report("a", lease.shard, lease.epoch, 1, 1, 1) is Reply.NOT_YOURS
+
+
 def test_what_it_says_outlives_the_machine(path: Path) -> None:
     with closing(coordinator(path)) as made:
         pragmas = [made._file.db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")]

@@ -347,6 +347,48 @@ def test_after_a_stop_nothing_is_granted_and_holders_hear_of_it() -> None:
     ended(leases, "a", lease, kept=1)
 
 
+# --- files that a frozen holder still has
+
+
+def left(leases: Leases, worker: str) -> int:
+    """The shard of the next lease of `worker`, which finds that somebody has its files."""
+    lease = taken(leases, worker)
+    leases.leave(worker, lease.shard, lease.epoch)
+    return lease.shard
+
+
+def test_a_shard_that_was_put_off_waits_for_the_others() -> None:
+    leases = leases_of(3, size=90)
+    first = taken(leases, "a")
+    leases.report("a", first.shard, first.epoch, Amounts(10, 0, 20))
+    leases.have_workers("bc")
+    assert left(leases, "b") == first.shard
+    assert [taken(leases, name).shard for name in "bc"] == [1, 2]
+    assert leases.report("a", first.shard, first.epoch, Amounts(12, 0, 24)) is Reply.NOT_YOURS
+    assert sum(account.granted.kept for account in leases.accounts) == 90
+
+
+def test_and_is_tried_again_when_there_is_nothing_else() -> None:
+    leases = leases_of(2, size=20, workers="ab")
+    frozen = taken(leases, "a")
+    leases.have_workers("b")
+    assert left(leases, "b") == frozen.shard
+    ended(leases, "b", taken(leases, "b"), kept=10)
+    assert not leases.finished() and left(leases, "b") == frozen.shard
+    lease = taken(leases, "b")
+    assert (lease.shard, lease.size) == (frozen.shard, 10) and lease.epoch > frozen.epoch
+    assert leases.report("b", lease.shard, lease.epoch, Amounts(4, 0, 8)) is Reply.GO_ON
+    assert leases.put_off == frozenset()
+
+
+def test_only_the_holder_puts_off() -> None:
+    leases = leases_of(2, size=20)
+    lease = taken(leases, "a")
+    leases.leave("b", lease.shard, lease.epoch)
+    leases.leave("a", lease.shard, lease.epoch - 1)
+    assert leases.holders() == {"a": lease.shard} and not leases.put_off
+
+
 # --- everything at once
 
 

@@ -1,0 +1,81 @@
+"""Nodes, drivers and coordinators that die, and workers that freeze: nothing is lost, and nothing is there twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from functools import partial
+
+import pytest
+
+from benchmarks.cluster_runs import CONCURRENCY, ClusterRun, Rows, ended
+from benchmarks.nodes import Nodes, processes, wait_until
+from tests.cluster.conftest import Begin
+
+pytestmark = pytest.mark.cluster
+
+
+def complete(run: ClusterRun) -> Rows:
+    """The run's rows, once it is seen that they are all there, each once, and right."""
+    rows = Rows.of(run.folder)
+    assert (rows.samples, rows.distinct, rows.wrong) == (run.size, run.size, 0)
+    return rows
+
+
+def test_a_node_killed_twice(run: Begin, nodes: Nodes) -> None:
+    made = run(400)
+    driver = made.start()
+    for requests in (150, 450):
+        wait_until(partial(made.has_sent, requests))
+        nodes.kill(nodes.there[0])
+        nodes.add()
+    code, told = ended(driver)
+    assert code == 0, told
+    assert made.requests() - complete(made).answers <= 2 * CONCURRENCY, "sent again: more than was in flight there"
+    assert told.count("died; its shard goes to another") == 2, told
+
+
+def test_the_driver_killed_and_stopped(run: Begin) -> None:
+    made = run(400)
+    driver = made.start()
+    wait_until(partial(made.has_sent, 200))
+    os.kill(driver.pid, signal.SIGKILL)
+    ended(driver)
+    driver = made.start()
+    wait_until(partial(made.has_sent, 450))
+    os.killpg(driver.pid, signal.SIGINT)  # Ctrl-C
+    code, told = ended(driver, seconds=12)
+    assert code == 130, told
+    assert 0 < Rows.of(made.folder).samples < 400, "what was made is gathered"
+    code, told = made.complete()
+    assert code == 0, told
+    assert made.requests() - complete(made).answers <= 4 * CONCURRENCY, "at two ends of two workers"
+
+
+def test_the_coordinator_killed_and_a_node_that_joins_later(run: Begin, nodes: Nodes) -> None:
+    nodes.have(1)
+    made = run(400)
+    driver = made.start()
+    wait_until(partial(made.has_sent, 100))
+    for process in processes("Coordinator"):
+        process.kill()
+    nodes.add()
+    wait_until(lambda: made.server.stats()["in_flight"] > CONCURRENCY)
+    code, told = ended(driver)
+    assert code == 0, told
+    assert made.requests() == complete(made).answers, "nobody had to stop for it"
+
+
+def test_a_worker_that_freezes_and_wakes(run: Begin) -> None:
+    made = run(500, constants={"refed_dspy.runs.cluster.silence:SILENT": 2.0})
+    driver = made.start()
+    wait_until(partial(made.has_sent, 200))
+    frozen = processes("worker-")[0]
+    frozen.suspend()
+    time.sleep(6)  # until its shard was given to the other one, which finds the file locked
+    frozen.resume()
+    code, told = ended(driver)
+    assert code == 0, told
+    assert "no word for 2 s; its shard goes to another" in told
+    assert made.requests() - complete(made).answers <= CONCURRENCY
