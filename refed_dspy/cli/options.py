@@ -41,6 +41,7 @@ def reporting(command: F) -> F:
             say_no_more()
             is_run = command.__name__ in {"synth", "resume"} and kwargs.get("run_dir")
             where = f"refed resume {kwargs['run_dir']}" if is_run else "the same command"
+            where += f" --cluster {kwargs['cluster']}" if is_run and kwargs.get("cluster") else ""
             say(f"refed: stopped; everything made so far is kept; continue with: {where}", err=True)
             raise typer.Exit(exit_code()) from None
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from refed_dspy.errors import RunDirError, RunStopped, one_line
+from refed_dspy.records import PICO
 from refed_dspy.runs.cluster import silence
 from refed_dspy.runs.cluster.coordinator import Totals
-from refed_dspy.runs.cluster.ray_cluster import slots
+from refed_dspy.runs.cluster.ray_cluster import place_of, slots
 from refed_dspy.runs.cluster.silence import Silence
 from refed_dspy.runs.cluster.watching import write_status
 from refed_dspy.runs.cluster.worker import EVERY, Coordinator, Ended, work
@@ -90,13 +91,13 @@ class Crew:
 
         listed = await asyncio.to_thread(self.ray.nodes)  # asks the head, which may be slow
         self.hosts |= {node["NodeID"]: str(node["NodeManagerAddress"]) for node in listed}
-        nodes = {node["NodeID"]: slots(node) for node in listed}
+        nodes = {node["NodeID"]: node for node in listed}
         taken = [node for _, node in self.working.values()]
         new = []
-        for node, number in nodes.items():
+        for node in nodes:
             if time.monotonic() < self.resting.get(node, 0.0):
                 continue
-            for _ in range(number - taken.count(node) - self.retired.get(node, 0)):
+            for _ in range(slots(nodes[node]) - taken.count(node) - self.retired.get(node, 0)):
                 self.begun += 1
                 new.append((f"worker-{self.begun}", node))
         if not new:
@@ -105,10 +106,9 @@ class Crew:
         workers = len(new) + len(self.working)
         for name, node in new:
             placed = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
-            task = self.ray.remote(work).options(
-                name=name, num_cpus=1, max_retries=0, scheduling_strategy=placed
-            )  # fmt: skip
-            asked = task.remote(str(self.folder), self.mark, name, self.actor, workers)
+            options = {"name": name, "max_retries": 0, "scheduling_strategy": placed, **place_of(nodes[node])}
+            folder = str(self.folder.absolute())  # a worker has another working folder
+            asked = self.ray.remote(work).options(**options).remote(folder, self.mark, name, self.actor, workers)
             self.working[asyncio.wrap_future(asked.future())] = name, node
 
     async def _tell_who_is_there(self, new: list[str]) -> None:
@@ -177,7 +177,8 @@ class Crew:
         told = [word.progress for word in totals.last_words.values()]
         self.progress.in_flight = sum(progress.get("in_flight", 0) for progress in told)
         self._pass_on_warnings(totals)
-        write_status(self.folder, totals, self.working.values(), self.deaths, self._rate(totals.calls))
+        cost = totals.spent / PICO if self.progress.priced else None
+        write_status(self.folder, totals, cost, self.working.values(), self.deaths, self._rate(totals.calls))
 
     def _pass_on_warnings(self, totals: Totals) -> None:
         """Say what workers warn of, each text once."""

@@ -130,7 +130,7 @@ async def _one_start(spec: RunSpec, shards: int, start: Start, ray: Any, watch: 
     with closing(CoordinatorFile(folder / STATE, shards)):  # raises here what the actor could only die of
         pass
     actor = _actor(ray, folder / STATE, shards, start, spec)
-    coordinator, progress = Coordinator(actor, PATIENCE), Progress(start.size, start.ledger.kept())
+    coordinator, progress = Coordinator(actor, PATIENCE), _progress(spec, start)
     await coordinator.ask("claim", REFERENCES, [text_digest(each.instruction) for each in spec.references])
     crew = Crew(ray, folder, mark, coordinator, actor, progress)
     async with watch.following(progress):
@@ -148,7 +148,14 @@ async def _one_start(spec: RunSpec, shards: int, start: Start, ray: Any, watch: 
         return End(DONE)
     if totals.dry == shards:
         return End(SHORT)
+    if caps.max_cost is None and caps.max_calls is None:
+        return End(SHORT)
     return CapReached("max_cost" if caps.max_cost is not None else "max_calls")
+
+
+def _progress(spec: RunSpec, start: Start) -> Progress:
+    priced = all(model.price is not None for model in spec.models.values())
+    return Progress(start.size, start.ledger.kept(), priced=priced)
 
 
 async def _let_go(folder: Path, shards: int) -> None:
@@ -167,7 +174,7 @@ def _actor(ray: Any, path: Path, shards: int, start: Start, spec: RunSpec) -> An
     options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
     caps = start.caps_left.caps
     return ray.remote(CoordinatorState).options(**options).remote(
-        str(path),
+        str(path.absolute()),
         shards=shards,
         size=start.size,
         job=uuid.uuid4().hex,

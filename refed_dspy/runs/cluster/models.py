@@ -39,13 +39,18 @@ class _Model:
 class OnNodes:
     """Copies of one model, of which each call is asked by whoever is free. One that dies is opened anew by Ray."""
 
-    def __init__(self, ray: Any, opened: Callable[[], Any], name: str) -> None:
-        """`opened`: opens the model, on a node. Raises ConfigError where a node cannot."""
+    def __init__(self, ray: Any, opened: Callable[[], Any], name: str, *, on_gpus: bool = False) -> None:
+        """`opened`: opens the model, on a node; `on_gpus`: on each GPU of the cluster, if it has any.
+
+        Raises ConfigError where a node cannot.
+        """
         from ray.exceptions import RayError
         from ray.util import ActorPool
 
-        options = {"num_cpus": 1, "scheduling_strategy": "SPREAD", "max_restarts": -1, "max_task_retries": -1}
-        copies = max(1, sum(map(slots, ray.nodes())))
+        gpus = int(ray.cluster_resources().get("GPU", 0)) if on_gpus else 0  # without asking, Ray hides them
+        options = {"num_cpus": 1, "num_gpus": min(1, gpus), "scheduling_strategy": "SPREAD",
+                   "max_restarts": -1, "max_task_retries": -1}  # fmt: skip
+        copies = gpus or max(1, sum(map(slots, ray.nodes())))
         actors = [ray.remote(_Model).options(**options).remote(opened) for _ in range(copies)]
         try:
             ray.get([actor.there.remote() for actor in actors])
@@ -79,7 +84,7 @@ class ClusterScorer:
     """A scorer on every slot of a cluster."""
 
     def __init__(self, ray: Any, config: ScorerConfig) -> None:
-        self._copies = OnNodes(ray, partial(open_scorer, config), "scorer")
+        self._copies = OnNodes(ray, partial(open_scorer, config), "scorer", on_gpus=config.api_base is None)
 
     def nll(self, contexts: Sequence[str], texts: Sequence[str]) -> list[ScoredText | None]:
         """See `Scorer`."""

@@ -54,6 +54,11 @@ def slots(node: dict[str, Any]) -> int:
     return int(resources.get(SLOT, min(1, resources.get("CPU", 0))))
 
 
+def place_of(node: dict[str, Any]) -> dict[str, Any]:
+    """What a worker on this node asks of Ray: one of its slots, else a CPU."""
+    return {"num_cpus": 0, "resources": {SLOT: 1}} if SLOT in node["Resources"] else {"num_cpus": 1}
+
+
 def _ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before the import: Ray would report its use
     try:

@@ -8,22 +8,24 @@ from pathlib import Path
 
 from refed_dspy.files import write_json
 from refed_dspy.ledger.live import LIVE
-from refed_dspy.records import PICO
 from refed_dspy.runs.cluster.coordinator import Totals
 
 SLOW = 15.0
 """Seconds without a word after which a worker is called slow."""
 
 
-def write_status(folder: Path, totals: Totals, working: Collection[tuple[str, str]], deaths: int, rate: float) -> None:
-    """Write the run's numbers of this moment. `working`: name and node of each worker; `rate`: calls a second."""
+def write_status(
+    folder: Path, totals: Totals, cost: float | None, working: Collection[tuple[str, str]], deaths: int, rate: float
+) -> None:
+    """Write the run's numbers of this moment. `cost`: dollars, None where a price is unknown; `working`: name and node
+    of each worker; `rate`: calls a second."""
     now, heard = time.time(), {name: word.at for name, word in totals.last_words.items()}
     write_json(
         folder / LIVE,
         {
             "at": now,
             "kept": totals.kept,
-            "cost": totals.spent / PICO,
+            "cost": cost,
             "calls": totals.calls,
             "calls_a_second": round(rate, 1),
             "in_flight": sum(word.progress.get("in_flight", 0) for word in totals.last_words.values()),
