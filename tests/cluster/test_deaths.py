@@ -47,6 +47,7 @@ def test_the_driver_killed_and_stopped(run: Begin) -> None:
     os.killpg(driver.pid, signal.SIGINT)  # Ctrl-C
     code, told = ended(driver, seconds=12)
     assert code == 130, told
+    assert told.endswith(f"continue with: refed resume {made.folder} --cluster {made.cluster}\n")
     assert 0 < Rows.of(made.folder).samples < 400, "what was made is gathered"
     code, told = made.complete()
     assert code == 0, told
