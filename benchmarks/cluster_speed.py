@@ -75,10 +75,12 @@ def _answered(servers: Sequence[SimulatedTeacher]) -> int:
 
 
 def _of_ray() -> list[psutil.Process]:
-    """Ray's own processes, which are there without a run, too."""
-    return [p for p in psutil.process_iter() if p.name() in {"raylet", "gcs_server"} or "Agent" in p.name()]
+    """Ray's own processes, which are there without a run, too: they are this one's children."""
+    mine = psutil.Process().children(recursive=True)
+    return [p for p in mine if p.name() in {"raylet", "gcs_server"} or "Agent" in p.name()]
 
 
 def _cpu(part: Sequence[psutil.Process]) -> float:
-    times = [process.cpu_times() for process in part]
+    """Seconds of CPU so far."""
+    times = [process.cpu_times() for process in part if process.is_running()]
     return sum(each.user + each.system for each in times)

@@ -40,8 +40,8 @@ def reporting(command: F) -> F:
         except KeyboardInterrupt:
             say_no_more()
             is_run = command.__name__ in {"synth", "resume"} and kwargs.get("run_dir")
-            where = f"refed resume {kwargs['run_dir']}" if is_run else "the same command"
-            where += f" --cluster {kwargs['cluster']}" if is_run and kwargs.get("cluster") else ""
+            on = f" --cluster {kwargs['cluster']}" if kwargs.get("cluster") else ""
+            where = f"refed resume {kwargs['run_dir']}{on}" if is_run else "the same command"
             say(f"refed: stopped; everything made so far is kept; continue with: {where}", err=True)
             raise typer.Exit(exit_code()) from None
 

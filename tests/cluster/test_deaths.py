@@ -47,6 +47,7 @@ def test_the_driver_killed_and_stopped(run: Begin) -> None:
     os.killpg(driver.pid, signal.SIGINT)  # Ctrl-C
     code, told = ended(driver, seconds=12)
     assert code == 130, told
+    assert told.endswith(f"continue with: refed resume {made.folder} --cluster {made.cluster}\n")
     assert 0 < Rows.of(made.folder).samples < 400, "what was made is gathered"
     code, told = made.complete()
     assert code == 0, told
@@ -68,14 +69,14 @@ def test_the_coordinator_killed_and_a_node_that_joins_later(run: Begin, nodes: N
 
 
 def test_a_worker_that_freezes_and_wakes(run: Begin) -> None:
-    made = run(500, constants={"refed_dspy.runs.cluster.silence:SILENT": 2.0})
+    made = run(500, constants={"refed_dspy.runs.cluster.silence:SILENT": 3.0})
     driver = made.start()
     wait_until(partial(made.has_sent, 200))
     frozen = processes("worker-")[0]
     frozen.suspend()
-    time.sleep(6)  # until its shard was given to the other one, which finds the file locked
+    time.sleep(7)  # until its shard was given to the other one, which finds the file locked
     frozen.resume()
     code, told = ended(driver)
     assert code == 0, told
-    assert "no word for 2 s; its shard goes to another" in told
+    assert "no word for 3 s; its shard goes to another" in told
     assert made.requests() - complete(made).answers <= CONCURRENCY

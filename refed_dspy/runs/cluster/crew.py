@@ -17,7 +17,7 @@ from refed_dspy.runs.cluster.coordinator import Totals
 from refed_dspy.runs.cluster.ray_cluster import place_of, slots
 from refed_dspy.runs.cluster.silence import Silence
 from refed_dspy.runs.cluster.watching import write_status
-from refed_dspy.runs.cluster.worker import EVERY, Coordinator, Ended, work
+from refed_dspy.runs.cluster.worker import REPORTED, Coordinator, Ended, work
 from refed_dspy.teachers.progress import Progress
 
 DEATHS = 10
@@ -118,9 +118,9 @@ class Crew:
     async def _look(self) -> None:
         """Wait a moment, see which workers have ended, and show how far the run is."""
         if not self.working:
-            await asyncio.sleep(EVERY)
+            await asyncio.sleep(REPORTED)
         else:
-            ended, _ = await asyncio.wait(self.working, timeout=EVERY, return_when=asyncio.FIRST_COMPLETED)
+            ended, _ = await asyncio.wait(self.working, timeout=REPORTED, return_when=asyncio.FIRST_COMPLETED)
             for task in ended:
                 self._ended(task, *self.working.pop(task))
             if ended:

@@ -17,7 +17,7 @@ machine slept, nobody could be heard."""
 
 @dataclass
 class Silence:
-    """How long each worker at a shard has said nothing, by what is looked at twice a second."""
+    """How long each worker at a shard has said nothing, by looks at the coordinator's totals, about one a second."""
 
     looked: float = field(default_factory=time.monotonic)
     quiet: dict[str, float] = field(default_factory=dict)

@@ -19,7 +19,9 @@ from refed_dspy.runs.cluster.warned import Warned
 from refed_dspy.teachers.progress import Progress
 
 EVERY = 0.5
-"""Seconds between two reports of a worker, and between two looks for a lease where there was none."""
+"""Seconds between two looks for a lease where there was none."""
+REPORTED = 1.0
+"""Seconds between two reports of a worker, and between two looks of the driver: each costs the coordinator CPU."""
 LOST = 30.0
 """Seconds without an answer of the coordinator after which a worker ends: somebody else may have its shard."""
 
@@ -104,7 +106,7 @@ class Worker:
         task = asyncio.ensure_future(work.run() if told is Reply.GO_ON else _as_it_is(work.before))
         try:
             with self.warned:
-                while told is Reply.GO_ON and not (await asyncio.wait([task], timeout=EVERY))[0]:
+                while told is Reply.GO_ON and not (await asyncio.wait([task], timeout=REPORTED))[0]:
                     told = await self._report(lease, work.now(), work.progress)
                 if told is not Reply.GO_ON:
                     task.cancel()
