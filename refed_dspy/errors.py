@@ -61,6 +61,10 @@ class ConfigError(InputError):
     """A setting is missing, unknown or out of range."""
 
 
+class CapTooSmall(ConfigError):
+    """A cap is below the worst case of a single call."""
+
+
 class ModelError(ConfigError):
     """A model cannot be used with its settings. `role` is what it is for, or the setting that names it."""
 
@@ -78,6 +82,10 @@ class ReferencesError(InputError):
 
 class RunDirError(InputError):
     """The run's folder belongs to another run, is in use, or cannot be read."""
+
+
+class FolderInUse(RunDirError):
+    """Somebody is at work in the folder."""
 
 
 class ExportError(InputError):

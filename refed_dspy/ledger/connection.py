@@ -13,7 +13,7 @@ from weakref import WeakSet
 
 from filelock import FileLock, Timeout
 
-from refed_dspy.errors import RunDirError, one_line
+from refed_dspy.errors import FolderInUse, RunDirError, RunStopped, one_line
 
 FILE = "ledger.sqlite"
 """The file's name in a run's folder."""
@@ -54,17 +54,35 @@ def damaged(path: Path, why: object) -> RunDirError:
     return RunDirError(f"{path}: not a readable ledger ({why}); restore it from a backup or choose another folder")
 
 
-def is_made(path: Path, db: sqlite3.Connection) -> bool:
+def is_made(path: Path, db: sqlite3.Connection, format_: int = FORMAT) -> bool:
     """Whether the file has its tables. Raises RunDirError for a file of another format, sqlite3.DatabaseError for one
-    that is no ledger."""
+    that is another database."""
     version = db.execute("PRAGMA user_version").fetchone()[0]
-    if version not in {0, FORMAT}:
+    if version not in {0, format_}:
         raise RunDirError(
-            f"{path}: written by another version (format {version}, this one uses {FORMAT}); use that version"
+            f"{path}: written by another version (format {version}, this one uses {format_}); use that version"
         )
     if version == 0 and db.execute("SELECT 1 FROM sqlite_master").fetchone():
         raise sqlite3.DatabaseError("it is another database")
     return bool(version)
+
+
+@contextmanager
+def transaction(path: Path, db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """A transaction of `db`, which is the file at `path`: committed whole at the end of the block, or not at all.
+
+    Raises RunStopped where it fails.
+    """
+    try:
+        db.execute("BEGIN IMMEDIATE")
+        yield db
+        db.execute("COMMIT")
+    except BaseException as error:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        if not isinstance(error, sqlite3.Error):
+            raise
+        raise RunStopped(f"{path}: could not be written ({one_line(error)}); make room, then resume") from error
 
 
 def is_at_work(folder: Path) -> bool:
@@ -89,8 +107,7 @@ _taken = WeakSet[FileLock]()
 
 
 def take_lock(folder: Path) -> FileLock:
-    """The lock of the work in `folder`, taken. Raises RunDirError where somebody works there, OSError where no lock can
-    be made."""
+    """The lock of the work in `folder`, taken. Raises FolderInUse, OSError where no lock can be made."""
     path = str((folder / LOCK).absolute())
     lock = FileLock(path, timeout=0.1, poll_interval=0.01, thread_local=False)  # a look at it takes a moment
     try:
@@ -101,7 +118,7 @@ def take_lock(folder: Path) -> FileLock:
             why += "restart"
         else:
             why = "another process is working on this run; wait for it or stop it"
-        raise RunDirError(f"{folder}: {why}") from None
+        raise FolderInUse(f"{folder}: {why}") from None
     _taken.add(lock)
     return lock
 
@@ -110,8 +127,7 @@ def take_lock(folder: Path) -> FileLock:
 def locked(folder: Path) -> Iterator[None]:
     """The lock of the work in `folder`, while its ledger is not open for writing: the work is running all the same.
 
-    Where no lock can be made, as in a read-only folder, nobody else can work either. Raises RunDirError: somebody
-    works there.
+    Where no lock can be made, as in a read-only folder, nobody else can work either. Raises FolderInUse.
     """
     lock = None
     with suppress(OSError):

@@ -16,6 +16,8 @@ from refed_dspy.files import write_text
 
 EPOCH = "epoch"
 """The file's name in a shard's folder."""
+SHARDS = "shards"
+"""Where in a run's folder its shards' are."""
 
 
 class Fence:

@@ -18,9 +18,9 @@ from typing import Any, Self, TypeVar, cast
 from filelock import FileLock
 from pydantic import TypeAdapter, ValidationError
 
-from refed_dspy.errors import RunDirError, RunStopped, one_line
+from refed_dspy.errors import RunDirError, one_line
 from refed_dspy.ledger.check import check_if_new, check_tables, close, schema
-from refed_dspy.ledger.connection import FILE, FORMAT, connected, damaged, is_at_work, is_made, take_lock
+from refed_dspy.ledger.connection import FILE, FORMAT, connected, damaged, is_at_work, is_made, take_lock, transaction
 from refed_dspy.ledger.fence import Fence
 from refed_dspy.ledger.statements import Answer, DecisionRow, Statement, decided, text_digest, unusable
 from refed_dspy.records import Failure, Reference
@@ -110,21 +110,12 @@ class Ledger:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """A transaction: committed whole at the end of the block, or not at all. Raises RunStopped where it fails."""
-        try:
-            self.db.execute("BEGIN IMMEDIATE")
-            yield self.db
+        """A transaction: committed whole at the end of the block, or not at all. Raises RunStopped where it fails, and
+        where the ledger is another lease's by now."""
+        with transaction(self.path, self.db) as db:
+            yield db
             if self._fence is not None:
                 self._fence.check()
-            self.db.execute("COMMIT")
-        except BaseException as error:
-            if self.db.in_transaction:
-                self.db.execute("ROLLBACK")
-            if not isinstance(error, sqlite3.Error):
-                raise
-            raise RunStopped(
-                f"{self.path}: the ledger could not be written ({one_line(error)}); make room, then resume"
-            ) from error
 
     # --- the run itself
 

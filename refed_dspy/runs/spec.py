@@ -148,6 +148,7 @@ class RunSpec:
             identity=self.identity(),
             models=self.models,
             by_stage=self.by_stage,
+            cluster=getattr(self.config, "cluster", None) or "",
             size=self.size,
             caps=caps_of(self.config),
             facts=self._facts(),

@@ -9,6 +9,7 @@ from typing import Any, Unpack
 
 from refed_dspy.concurrency import run_blocking
 from refed_dspy.errors import ConfigError, NothingKept, RunDirError, briefly, one_line
+from refed_dspy.ledger.fence import SHARDS
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import ESTIMATED
 from refed_dspy.runs.plan import Plan, PlanSettings
@@ -25,8 +26,6 @@ from refed_dspy.teachers.work import begin
 from refed_dspy.tracking.background import run_wanted, tracking
 from refed_dspy.tracking.run import copy_run
 
-SHARDS = "shards"
-"""The folder of a run's shards."""
 TRACKING_INTERVAL = 60.0
 """Seconds between two reports to MLflow."""
 

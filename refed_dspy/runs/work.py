@@ -33,6 +33,8 @@ class RunWork(Work):
     answered counts."""
 
     by_stage: TeachersByStage
+    cluster: str = ""
+    """Where it is worked on, as the caller named it; unset: in this process."""
 
     def changes(self, ledger: Ledger) -> list[str]:
         """As any work's, but where teachers share a run, one of them that is still there is enough."""
@@ -61,7 +63,8 @@ class RunWork(Work):
     def go_on(self, ledger: Ledger, setting: str = "") -> str:
         if self.kind != "run" or not is_resumable(ledger):
             return super().go_on(ledger, setting)
-        return f"refed_dspy.resume({', '.join(filter(None, [repr(str(ledger.path.parent)), setting]))})"
+        cluster = f"cluster={self.cluster!r}" if self.cluster else ""
+        return f"refed_dspy.resume({', '.join(filter(None, [repr(str(ledger.path.parent)), setting, cluster]))})"
 
     def kept_line(self, ledger: Ledger) -> str:
         if self.kind != "run":

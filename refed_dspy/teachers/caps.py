@@ -12,7 +12,7 @@ from typing import Any, TypedDict, cast
 
 from refed_dspy.concurrency import GRACE
 from refed_dspy.config.base import Capped
-from refed_dspy.errors import CapReached, ConfigError
+from refed_dspy.errors import CapReached, CapTooSmall, ConfigError
 from refed_dspy.ledger.batches import left_batches
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.identity import has_begun
@@ -146,7 +146,7 @@ def _check_worst(role: str, model: Teacher, max_cost: int) -> None:
             "max_calls"
         )
     if model.least > max_cost:
-        raise ConfigError(
+        raise CapTooSmall(
             f"max_cost: {dollars(max_cost)} is below the worst case of one call, {dollars(model.least)} "
             f"({model.max_tokens} tokens written); raise it or lower the {role}'s max_tokens"
         )

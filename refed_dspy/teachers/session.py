@@ -10,7 +10,7 @@ import dspy
 from refed_dspy.concurrency import few_collections
 from refed_dspy.errors import (
     CapReached,
-    ConfigError,
+    CapTooSmall,
     NothingKept,
     RowError,
     RunStopped,
@@ -148,7 +148,7 @@ class Session:
             except CapReached:
                 reached = budget.reached
                 if reached is not None and not budget.calls:
-                    raise ConfigError(
+                    raise CapTooSmall(
                         f"{reached.cap}: below the worst case of the first call, {dollars(reached.worst)}; raise it or "
                         "lower the teacher's max_tokens"
                     ) from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 
 import pytest
@@ -10,7 +9,7 @@ import pytest
 import refed_dspy
 from benchmarks.nodes import Nodes
 from refed_dspy.errors import ConfigError
-from tests.support.toy_server import ToyServer
+from tests.support.toy_server import ToyServer, toy_served
 
 pytestmark = pytest.mark.cluster
 
@@ -21,12 +20,8 @@ ROWS = [
 
 @pytest.fixture
 def toy() -> Iterator[ToyServer]:
-    with ToyServer() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
+    with toy_served() as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 def test_figures_on_nodes_are_those_of_one_process(nodes: Nodes, toy: ToyServer) -> None:

@@ -15,7 +15,7 @@ from refed_dspy.errors import ConfigError, TeacherError
 from refed_dspy.metrics.endpoint_scorer import EndpointScorer
 from refed_dspy.metrics.perplexity import GUESS, ScoredText, ifd
 from tests.support.recording_endpoint import listening
-from tests.support.toy_server import BOS, KEY, ToyServer, nll, tokens
+from tests.support.toy_server import BOS, KEY, ToyServer, nll, tokens, toy_served
 
 VARIABLE = "TOY_SCORER_KEY"
 HOSTILE = ["!?", "漢字かな", "nul\0byte", "line\nbreak", "{0} %s {x}", "x" * 3_000, "नमस्ते", "🙂"]
@@ -23,12 +23,8 @@ HOSTILE = ["!?", "漢字かな", "nul\0byte", "line\nbreak", "{0} %s {x}", "x" *
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[ToyServer]:
-    with ToyServer() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
+    with toy_served() as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture

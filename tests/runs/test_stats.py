@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from refed_dspy.metrics.figures import open_tools
 from refed_dspy.runs.stats import DataStats
 from tests.support.compiling import config
 from tests.support.scripted_engine import Writer, fake_lm, references
-from tests.support.toy_server import ToyServer
+from tests.support.toy_server import ToyServer, toy_served
 
 
 def rows(count: int, **more: str) -> list[dict[str, str]]:
@@ -220,12 +219,8 @@ def test_a_refused_judge_is_reported_before_anything_else(tmp_path: Path) -> Non
 
 @pytest.fixture(scope="module")
 def toy() -> Iterator[ToyServer]:
-    with ToyServer() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
+    with toy_served() as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 def test_a_wrong_judge_is_reported_before_a_scorer_is_asked(toy: ToyServer, tmp_path: Path) -> None:

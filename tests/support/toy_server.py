@@ -6,9 +6,11 @@ import itertools
 import json
 import math
 import socket
+import threading
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -54,6 +56,19 @@ class ToyServer(ThreadingHTTPServer):
         self.separator = False
         self.prompts: list[list[int]] = []
         self.busy = self.most_busy = 0
+
+
+@contextmanager
+def toy_served() -> Iterator[ToyServer]:
+    """A toy server at work in a thread."""
+    with ToyServer() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 class ToyHandler(BaseHTTPRequestHandler):

@@ -109,23 +109,15 @@ class Coordinator:
         return self._leases.finished()
 
     def report(
-        self,
-        worker: str,
-        shard: int,
-        epoch: int,
-        kept: int,
-        spent: int,
-        calls: int,
-        progress: Mapping[str, Any] | None = None,
+        self, worker: str, shard: int, epoch: int, used: Amounts, progress: Mapping[str, Any] | None = None
     ) -> Reply:
-        """The shard has so many samples, and has cost so many picodollars and calls, in all its starts. `progress`:
-        anything more, for `totals`."""
-        reply = self._change(lambda leases: leases.report(worker, shard, epoch, Amounts(kept, spent, calls)))
+        """The shard has so much. `progress`: anything more, for `totals`."""
+        reply = self._change(lambda leases: leases.report(worker, shard, epoch, used))
         if reply is not Reply.NOT_YOURS:
             self._last_words[worker] = LastWord(shard, time.time(), progress or {})
         return reply
 
-    def give_back(self, worker: str, shard: int, epoch: int, kept: int, spent: int, calls: int, dry: bool) -> bool:
+    def give_back(self, worker: str, shard: int, epoch: int, used: Amounts, dry: bool) -> bool:
         """`worker` has come to the end of its lease, no call is under way, and the shard has so much; what it did not
         use goes to others. `dry`: its references give nothing more. Returns False, and nothing changes, where the shard
         was leased again meanwhile.
@@ -133,7 +125,7 @@ class Coordinator:
         A shard that gained and spent nothing in a lease gets no other in this job, so a worker that is interrupted says
         nothing rather than this.
         """
-        return self._change(lambda leases: leases.give_back(worker, shard, epoch, Amounts(kept, spent, calls), dry))
+        return self._change(lambda leases: leases.give_back(worker, shard, epoch, used, dry))
 
     def put_off(self, worker: str, shard: int, epoch: int) -> None:
         """`worker` found that somebody else still has the files of the shard that it was leased: a holder that was

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from refed_dspy.errors import RunDirError, RunStopped, one_line
-from refed_dspy.ledger.connection import connected
+from refed_dspy.errors import FolderInUse, RunDirError
+from refed_dspy.ledger.connection import connected, is_made, transaction
 from refed_dspy.runs.cluster.account import Account, Amounts, State
 from refed_dspy.runs.cluster.leases import Leases
 
@@ -49,7 +48,7 @@ class CoordinatorFile:
         self.path = path
         with connected(path, "rwc") as db:
             _begin(path, db)
-            if not _is_made(path, db):
+            if not is_made(path, db, FORMAT):
                 db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA}")
                 db.executemany(_ACCOUNT, [_row(Account(shard)) for shard in range(shards)])
                 db.execute(f"PRAGMA user_version={FORMAT}")
@@ -85,22 +84,9 @@ class CoordinatorFile:
                 db.executemany("INSERT INTO workers VALUES (?)", [(name,) for name in after.workers])
             db.execute("UPDATE job SET name=?, stopped=?", (job, after.stopped))
 
-    @contextmanager
-    def writing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction: at the end of the block it is on the disk whole, also if the machine is lost then, or not at
-        all. Raises RunStopped where it fails."""
-        try:
-            self.db.execute("BEGIN IMMEDIATE")
-            yield self.db
-            self.db.execute("COMMIT")
-        except BaseException as error:
-            if self.db.in_transaction:
-                self.db.execute("ROLLBACK")
-            if not isinstance(error, sqlite3.Error):
-                raise
-            raise RunStopped(
-                f"{self.path}: could not be written ({one_line(error)}); make room, then run the same command"
-            ) from error
+    def writing(self) -> AbstractContextManager[sqlite3.Connection]:
+        """A transaction: at the end of the block it is on the disk, also if the machine is lost then."""
+        return transaction(self.path, self.db)
 
 
 def _begin(path: Path, db: sqlite3.Connection) -> None:
@@ -112,22 +98,12 @@ def _begin(path: Path, db: sqlite3.Connection) -> None:
         db.execute("PRAGMA journal_mode=WAL")
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
-            raise RunDirError(f"{path}: another process is at work on this run; wait for it or stop it") from None
+            raise FolderInUse(f"{path}: another process is at work on this run; wait for it or stop it") from None
         raise
     db.execute("PRAGMA synchronous=FULL")
     (result,) = db.execute("PRAGMA quick_check(1)").fetchone()
     if result != "ok":
         raise sqlite3.DatabaseError(result)
-
-
-def _is_made(path: Path, db: sqlite3.Connection) -> bool:
-    """Whether it has its tables. Raises RunDirError for a file of another format."""
-    (version,) = db.execute("PRAGMA user_version").fetchone()
-    if version not in {0, FORMAT}:
-        raise RunDirError(
-            f"{path}: written by another version (format {version}, this one uses {FORMAT}); use that version"
-        )
-    return bool(version)
 
 
 def _row(account: Account) -> tuple[Any, ...]:

@@ -5,20 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from refed_dspy.errors import RunDirError, RunStopped, one_line
-from refed_dspy.records import PICO
+from refed_dspy.errors import RefedError, RunDirError, RunStopped, one_line
 from refed_dspy.runs.cluster import silence
 from refed_dspy.runs.cluster.coordinator import Totals
-from refed_dspy.runs.cluster.ray_cluster import place_of, slots
+from refed_dspy.runs.cluster.ray_cluster import on_node, slots
 from refed_dspy.runs.cluster.silence import Silence
-from refed_dspy.runs.cluster.watching import write_status
-from refed_dspy.runs.cluster.worker import REPORTED, Coordinator, Ended, work
-from refed_dspy.teachers.progress import Progress
+from refed_dspy.runs.cluster.watching import Watching
+from refed_dspy.runs.cluster.worker import REPORTED, CoordinatorActor, Ended, How, work
 
 DEATHS = 10
 """Workers in a row that may die without a sample in between: after that, it is what they work on."""
@@ -26,8 +23,6 @@ REST = 5.0
 """Seconds after a death in which no worker begins on that node: Ray may not know yet that it is gone."""
 GRACE = 4.0
 """Seconds that workers get to commit calls in flight and give back their leases when the run must stop."""
-RATE_OVER = 10.0
-"""Seconds over which calls a second are counted."""
 log = logging.getLogger("refed_dspy.cluster")
 
 
@@ -38,29 +33,22 @@ class Crew:
     ray: Any
     folder: Path
     mark: str
-    coordinator: Coordinator
-    actor: Any
-    progress: Progress
+    coordinator: CoordinatorActor
+    watching: Watching
     working: dict[asyncio.Future[Any], tuple[str, str]] = field(default_factory=dict)
     """Task → the worker's name, and its node."""
     retired: dict[str, int] = field(default_factory=dict)
     """Node → workers that ended there with an error, and are not replaced."""
     resting: dict[str, float] = field(default_factory=dict)
     """Node → when a worker may begin there again, after one died."""
-    error: str = ""
-    """What the last one ended with."""
-    unshared: bool = False
-    """Whether that was because it does not see the run's folder."""
+    error: RefedError | None = None
+    """What the last one ended with that failed."""
     begun: int = 0
     deaths: int = 0
     deaths_in_a_row: int = 0
-    calls_at: deque[tuple[float, int]] = field(default_factory=deque)
-    """Moments, and the calls until then."""
     silence: Silence = field(default_factory=Silence)
     given_up: set[str] = field(default_factory=set)
     """Workers that were silent for too long. Each still has its slot: it may be alive."""
-    said: set[str] = field(default_factory=set)
-    """What workers warned of and was passed on."""
     hosts: dict[str, str] = field(default_factory=dict)
     """Node → its address."""
 
@@ -69,8 +57,8 @@ class Crew:
         die one after the other; RunDirError where none sees the run's folder."""
         while not await self.coordinator.ask("finished"):
             await self._fill_slots()
-            if not self.working and self.error:
-                raise (RunDirError if self.unshared else RunStopped)(self.error)
+            if not self.working and self.error is not None:
+                raise self.error
             await self._look()
         await self._see_out(silence.SILENT)
 
@@ -87,8 +75,6 @@ class Crew:
 
     async def _fill_slots(self) -> None:
         """Begin a worker in each slot that has none. New nodes get theirs as they come."""
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
         listed = await asyncio.to_thread(self.ray.nodes)  # asks the head, which may be slow
         self.hosts |= {node["NodeID"]: str(node["NodeManagerAddress"]) for node in listed}
         nodes = {node["NodeID"]: node for node in listed}
@@ -105,10 +91,9 @@ class Crew:
         await self._tell_who_is_there([name for name, _ in new])
         workers = len(new) + len(self.working)
         for name, node in new:
-            placed = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
-            options = {"name": name, "max_retries": 0, "scheduling_strategy": placed, **place_of(nodes[node])}
+            task = self.ray.remote(work).options(name=name, max_retries=0, **on_node(nodes[node]))
             folder = str(self.folder.absolute())  # a worker has another working folder
-            asked = self.ray.remote(work).options(**options).remote(folder, self.mark, name, self.actor, workers)
+            asked = task.remote(folder, self.mark, name, self.coordinator.actor, workers)
             self.working[asyncio.wrap_future(asked.future())] = name, node
 
     async def _tell_who_is_there(self, new: list[str]) -> None:
@@ -126,8 +111,12 @@ class Crew:
             if ended:
                 await self._tell_who_is_there([])
         totals: Totals = await self.coordinator.ask("totals")
-        self._show(totals)
+        if totals.kept > self.watching.progress.kept:
+            self.deaths_in_a_row = 0
         await self._give_up_silent(totals)
+        nodes = len({node for _, node in self.working.values()})
+        at_work = {"nodes": nodes, "workers": len(self.working), "deaths": self.deaths, "slow": self.silence.slow()}
+        self.watching.show(totals, at_work)
 
     async def _give_up_silent(self, totals: Totals) -> None:
         """Have the shards of silent workers leased to others. One that wakes hears that its lease is gone, and ends."""
@@ -151,12 +140,15 @@ class Crew:
         except Exception as error:  # noqa: BLE001 — it died, or its node: whatever Ray calls it
             self._died(name, node, one_line(error, 300))
             return
-        if ended.lost:
-            self._died(name, node, ended.error)
-        elif ended.error:
-            self.error, self.unshared = f"{self._at(name, node)}: {ended.error}", ended.unshared
+        self.watching.pass_on(name, ended.warned)
+        if ended.how is How.LOST:
+            self._died(name, node, ended.why)
+        elif ended.how is not How.DONE:
+            # A folder that nobody sees is the caller's mistake, unless somebody has worked in it.
+            mistaken = ended.how is How.UNSHARED and not self.watching.progress.calls
+            self.error = (RunDirError if mistaken else RunStopped)(f"{self._at(name, node)}: {ended.why}")
             self.retired[node] = self.retired.get(node, 0) + 1
-            log.warning("%s ended: %s", self._at(name, node), ended.error)
+            log.warning("%s ended: %s", self._at(name, node), ended.why)
 
     def _died(self, name: str, node: str, why: str) -> None:
         self.deaths, self.deaths_in_a_row = self.deaths + 1, self.deaths_in_a_row + 1
@@ -167,32 +159,3 @@ class Crew:
 
     def _at(self, name: str, node: str) -> str:
         return f"{name} on {self.hosts.get(node, node)}"
-
-    def _show(self, totals: Totals) -> None:
-        for _ in range(totals.kept - self.progress.kept):
-            self.progress.keep()
-            self.deaths_in_a_row = 0
-        self.progress.picodollars = totals.spent
-        self.progress.calls = totals.calls
-        told = [word.progress for word in totals.last_words.values()]
-        self.progress.in_flight = sum(progress.get("in_flight", 0) for progress in told)
-        self._pass_on_warnings(totals)
-        cost = totals.spent / PICO if self.progress.priced else None
-        write_status(self.folder, totals, cost, self.working.values(), self.deaths, self._rate(totals.calls))
-
-    def _pass_on_warnings(self, totals: Totals) -> None:
-        """Say what workers warn of, each text once."""
-        for name, word in totals.last_words.items():
-            for text in word.progress.get("warned", ()):
-                if text not in self.said:
-                    self.said.add(text)
-                    log.warning("%s: %s", name, text)
-
-    def _rate(self, calls: int) -> float:
-        """Calls a second, over the last RATE_OVER seconds."""
-        now = time.monotonic()
-        self.calls_at.append((now, calls))
-        while len(self.calls_at) > 2 and self.calls_at[0][0] < now - RATE_OVER:
-            self.calls_at.popleft()
-        then, before = self.calls_at[0]
-        return (calls - before) / (now - then) if now > then else 0.0

@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,26 +17,25 @@ from typing import Any
 from refed_dspy.config.run import RunConfig
 from refed_dspy.errors import CapReached, ConfigError, InputError, RunDirError, RunStopped
 from refed_dspy.files import write_text
+from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.connection import FILE, is_at_work
 from refed_dspy.ledger.identity import has_begun
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.statements import text_digest
 from refed_dspy.ledger.states import CAPPED, DONE, SHORT, End, write_end
 from refed_dspy.ledger.summary import decisions_by_filter
-from refed_dspy.runs.cluster.cluster_work import ClusterWork
-from refed_dspy.runs.cluster.coordinator import Coordinator as CoordinatorState
-from refed_dspy.runs.cluster.coordinator import Totals
+from refed_dspy.runs.cluster.coordinator import Coordinator, Totals
 from refed_dspy.runs.cluster.coordinator_file import CoordinatorFile
 from refed_dspy.runs.cluster.crew import Crew
 from refed_dspy.runs.cluster.gather import gather
 from refed_dspy.runs.cluster.ray_cluster import connected
 from refed_dspy.runs.cluster.shards import number_of_shards, prepare_shard, shard_folder, shard_of
-from refed_dspy.runs.cluster.worker import EVERY, LOST, MARK, Coordinator
+from refed_dspy.runs.cluster.watching import Watching
+from refed_dspy.runs.cluster.worker import EVERY, LOST, MARK, CoordinatorActor
 from refed_dspy.runs.result import Synthesis, end_at_cap, read_run, refresh_samples, why_short
 from refed_dspy.runs.resume import remembered
 from refed_dspy.runs.spec import RunSpec
 from refed_dspy.runs.synthesize import TRACKING_INTERVAL
-from refed_dspy.runs.work import RunWork
 from refed_dspy.teachers.caps import CapSettings
 from refed_dspy.teachers.progress import Progress, Watch
 from refed_dspy.teachers.work import Start, Work, begin
@@ -63,9 +63,7 @@ async def drive(spec: RunSpec, watch: Watch[Progress]) -> Synthesis:
     assert isinstance(config, RunConfig) and config.cluster is not None
     folder = spec.folder
     shards = number_of_shards(config.shards or _shards_before(folder), len(spec.references))
-    alone = spec.work()
-    assert isinstance(alone, RunWork)
-    work = ClusterWork.of(alone, {**spec.identity(), "shards": shards}, config.cluster)
+    work = replace(spec.work(), identity={**spec.identity(), "shards": shards})
     _refuse_objects(work)
     if (folder / FILE).is_file():
         with Ledger.read(folder) as ledger:  # before Ray is asked for, which takes a while
@@ -129,10 +127,11 @@ async def _one_start(spec: RunSpec, shards: int, start: Start, ray: Any, watch: 
     caps, seconds = start.caps_left.caps, start.caps_left.seconds
     with closing(CoordinatorFile(folder / STATE, shards)):  # raises here what the actor could only die of
         pass
-    actor = _actor(ray, folder / STATE, shards, start, spec)
-    coordinator, progress = Coordinator(actor, PATIENCE), _progress(spec, start)
+    coordinator = CoordinatorActor(_actor(ray, folder / STATE, shards, start, spec), PATIENCE)
+    priced = all(model.price is not None for model in spec.models.values())
+    progress = Progress(start.size, start.ledger.kept(), priced=priced)
     await coordinator.ask("claim", REFERENCES, [text_digest(each.instruction) for each in spec.references])
-    crew = Crew(ray, folder, mark, coordinator, actor, progress)
+    crew = Crew(ray, folder, mark, coordinator, Watching(folder, progress))
     async with watch.following(progress):
         try:
             async with asyncio.timeout(seconds):
@@ -146,16 +145,9 @@ async def _one_start(spec: RunSpec, shards: int, start: Start, ray: Any, watch: 
     totals: Totals = await coordinator.ask("totals")
     if totals.kept >= start.size:
         return End(DONE)
-    if totals.dry == shards:
-        return End(SHORT)
-    if caps.max_cost is None and caps.max_calls is None:
+    if totals.dry == shards or caps == Caps():
         return End(SHORT)
     return CapReached("max_cost" if caps.max_cost is not None else "max_calls")
-
-
-def _progress(spec: RunSpec, start: Start) -> Progress:
-    priced = all(model.price is not None for model in spec.models.values())
-    return Progress(start.size, start.ledger.kept(), priced=priced)
 
 
 async def _let_go(folder: Path, shards: int) -> None:
@@ -173,7 +165,7 @@ def _actor(ray: Any, path: Path, shards: int, start: Start, spec: RunSpec) -> An
     here = NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=True)
     options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
     caps = start.caps_left.caps
-    return ray.remote(CoordinatorState).options(**options).remote(
+    return ray.remote(Coordinator).options(**options).remote(
         str(path.absolute()),
         shards=shards,
         size=start.size,

@@ -15,10 +15,12 @@ from refed_dspy.errors import ConfigError, TeacherError, one_line
 from refed_dspy.metrics.embedder import Embedder, Vectors
 from refed_dspy.metrics.figures import Tools, open_scorer, open_tools
 from refed_dspy.metrics.perplexity import ScoredText
-from refed_dspy.runs.cluster.ray_cluster import connected, slots
+from refed_dspy.runs.cluster.ray_cluster import connected, on_node, slots
 
 BATCH = 32
 """Texts that one model gets at a time: few enough that all are busy to the end, enough that asking costs nothing."""
+OPENED = 600.0
+"""Seconds in which all copies of a model must be open: some weigh gigabytes."""
 
 
 class _Model:
@@ -44,16 +46,17 @@ class OnNodes:
 
         Raises ConfigError where a node cannot.
         """
-        from ray.exceptions import RayError
+        from ray.exceptions import GetTimeoutError, RayError
         from ray.util import ActorPool
 
-        gpus = int(ray.cluster_resources().get("GPU", 0)) if on_gpus else 0  # without asking, Ray hides them
-        options = {"num_cpus": 1, "num_gpus": min(1, gpus), "scheduling_strategy": "SPREAD",
-                   "max_restarts": -1, "max_task_retries": -1}  # fmt: skip
-        copies = gpus or max(1, sum(map(slots, ray.nodes())))
-        actors = [ray.remote(_Model).options(**options).remote(opened) for _ in range(copies)]
+        begun_anew = {"max_restarts": -1, "max_task_retries": -1}
+        actors = [ray.remote(_Model).options(**begun_anew, **place).remote(opened) for place in _places(ray, on_gpus)]
         try:
-            ray.get([actor.there.remote() for actor in actors])
+            ray.get([actor.there.remote() for actor in actors], timeout=OPENED)
+        except GetTimeoutError:
+            raise ConfigError(
+                f"{name}: is not open on all nodes after {OPENED:.0f} s; their slots may be taken by other work"
+            ) from None
         except RayError as error:
             raise ConfigError(f"{name}: cannot be opened on a node: {_why(error)}") from None
         self._pool, self._name = ActorPool(actors), name
@@ -96,6 +99,12 @@ def tools_on(cluster: str, embeddings: bool | None, scorer: ScorerConfig | None)
     """`open_tools`, with the models on the nodes of `cluster`. Raises ConfigError."""
     with connected(cluster) as ray:
         yield open_tools(embeddings, scorer, partial(ClusterEmbedder, ray), partial(ClusterScorer, ray))
+
+
+def _places(ray: Any, on_gpus: bool) -> list[dict[str, Any]]:
+    """The options of each copy: one a GPU, which Ray hides from whoever asks for none, or one a slot."""
+    gpus = int(ray.cluster_resources().get("GPU", 0)) if on_gpus else 0
+    return [{"num_gpus": 1}] * gpus or [on_node(node) for node in ray.nodes() for _ in range(slots(node))]
 
 
 def _why(error: Exception) -> str:

@@ -54,9 +54,12 @@ def slots(node: dict[str, Any]) -> int:
     return int(resources.get(SLOT, min(1, resources.get("CPU", 0))))
 
 
-def place_of(node: dict[str, Any]) -> dict[str, Any]:
-    """What a worker on this node asks of Ray: one of its slots, else a CPU."""
-    return {"num_cpus": 0, "resources": {SLOT: 1}} if SLOT in node["Resources"] else {"num_cpus": 1}
+def on_node(node: dict[str, Any]) -> dict[str, Any]:
+    """The options of a task or an actor that takes one of this node's slots."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    slot = {"num_cpus": 0, "resources": {SLOT: 1}} if SLOT in node["Resources"] else {"num_cpus": 1}
+    return {**slot, "scheduling_strategy": NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)}
 
 
 def _ray() -> Any:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from refed_dspy.config.teacher import TeacherConfig
-from refed_dspy.errors import ConfigError
+from refed_dspy.errors import CapTooSmall
 from refed_dspy.ledger.fence import take_over
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import spent
 from refed_dspy.records import PICO
+from refed_dspy.runs.cluster.account import Amounts
 from refed_dspy.runs.cluster.leases import Lease
 from refed_dspy.runs.prepare import prepare
 from refed_dspy.runs.resume import remembered
@@ -24,23 +25,15 @@ from refed_dspy.teachers.progress import Progress
 from refed_dspy.teachers.session import Session
 from refed_dspy.teachers.work import begin
 
-CAPS = ("max_cost:", "max_calls:")
 HERE = ("localhost", "127.0.0.1", "::1")
 """Hosts of a teacher that each node has for itself."""
 
 
-@dataclass(frozen=True)
-class Used:
-    """What a shard has and has used, over all its starts. `dry`: its references give nothing more."""
+class Done(NamedTuple):
+    """What came of a lease: what the shard has used, over all its starts. `dry`: its references give nothing more."""
 
-    kept: int
-    picodollars: int
-    calls: int
+    used: Amounts
     dry: bool = False
-
-    @property
-    def amounts(self) -> tuple[int, int, int]:
-        return self.kept, self.picodollars, self.calls
 
 
 class ShardWork:
@@ -67,43 +60,34 @@ class ShardWork:
         settings |= {**caps, "size": max(1, lease.size), "track": False, "run_dir": folder}
         self.spec: RunSpec = replace(prepare(program, references, **settings), claim=claim)
 
-    async def run(self) -> Used:
+    async def run(self) -> Done:
         """Work until the lease is used up or the shard is dry. Raises as `synthesize`; when cancelled, calls in flight
         get a moment to be committed."""
         if self.lease.size <= self.before.kept:
-            return self.before
+            return Done(self.before)
         try:
-            dry = await self._work()
-        except ConfigError as error:
-            if not str(error).startswith(CAPS):
-                raise
-            dry = False  # the lease is too small for a single call
-        return replace(self.used(), dry=dry)
+            return await self._work()
+        except CapTooSmall:  # for a single call: nothing was begun
+            return Done(self.before)
 
-    async def _work(self) -> bool:
-        """Whether the shard is dry."""
+    async def _work(self) -> Done:
         work = self.spec.work()
         with begin(self.folder, replace(work, facts={**work.facts, **self._facts})) as start:
             plan, session = restored(start.ledger, self.spec.plan_settings(start.size)), Session(start)
             self.progress = session.progress
             await carry_out(self.spec, session, plan)
-            return not plan.complete and session.cap_reached is None
+            return Done(_used(start.ledger), dry=not plan.complete and session.cap_reached is None)
 
-    def now(self) -> Used:
+    def now(self) -> Amounts:
         """What the shard has so far, while it is worked on."""
         if (progress := self.progress) is None:
             return self.before
-        return Used(progress.kept, progress.picodollars, self.before.calls + progress.calls)
-
-    def used(self) -> Used:
-        """What the shard has now that nobody works on it."""
-        with Ledger.create(self.folder) as ledger:
-            return _used(ledger)
+        return Amounts(progress.kept, progress.picodollars, self.before.calls + progress.calls)
 
 
-def _used(ledger: Ledger) -> Used:
+def _used(ledger: Ledger) -> Amounts:
     so_far = spent(ledger)
-    return Used(ledger.kept(), so_far.picodollars, so_far.calls)
+    return Amounts(ledger.kept(), so_far.picodollars, so_far.calls)
 
 
 def _shared(models: Any, workers: int) -> Any:

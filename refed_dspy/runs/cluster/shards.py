@@ -7,13 +7,12 @@ from pathlib import Path
 
 from refed_dspy.data.references import References
 from refed_dspy.errors import ConfigError
-from refed_dspy.ledger.fence import Fence, take_over
+from refed_dspy.ledger.fence import SHARDS, Fence, take_over
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.runs.spec import RunSpec
-from refed_dspy.runs.synthesize import SHARDS as FOLDER
 from refed_dspy.teachers.caps import CapSettings
 
-SHARDS = 64
+USUAL = 64
 """Shards of a run, unless it is told another number or has few references."""
 FEWEST = 4
 """References of a shard, unless a run is told how many shards it has: with fewer, a shard is soon dry."""
@@ -21,13 +20,13 @@ FEWEST = 4
 
 def shard_folder(run: Path, number: int) -> Path:
     """The folder of one shard of the run in `run`."""
-    return run / FOLDER / f"{number:03}"
+    return run / SHARDS / f"{number:03}"
 
 
 def number_of_shards(asked: int | None, references: int) -> int:
     """How many shards a new run has. Raises ConfigError where there are fewer references."""
     if asked is None:
-        return max(1, min(SHARDS, references // FEWEST))
+        return max(1, min(USUAL, references // FEWEST))
     if asked > references:
         raise ConfigError(f"shards: {asked} shards of {references} references; use at most {references}")
     return asked

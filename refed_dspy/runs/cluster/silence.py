@@ -10,6 +10,8 @@ from refed_dspy.runs.cluster.coordinator import LastWord
 
 SILENT = 30.0
 """Seconds without a word after which a worker's shard goes to another."""
+SLOW = 15.0
+"""Seconds without a word after which those who watch are told."""
 LONGEST_LOOK = 2.0
 """Seconds that count at most between two looks: where nobody looked, as while the coordinator began again or this
 machine slept, nobody could be heard."""
@@ -35,3 +37,7 @@ class Silence:
             for name, at in self.words.items()
         }  # fmt: skip
         return [name for name, seconds in self.quiet.items() if seconds >= SILENT]
+
+    def slow(self) -> list[str]:
+        """Those who have said nothing for SLOW seconds."""
+        return sorted(name for name, seconds in self.quiet.items() if seconds >= SLOW)

@@ -1,38 +1,70 @@
-"""What those who watch a run on a cluster see: its numbers over all shards, in a file that the driver writes."""
+"""What those who watch a run on a cluster see, where it was started and elsewhere: its numbers over all shards."""
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Collection
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from refed_dspy.files import write_json
 from refed_dspy.ledger.live import LIVE
+from refed_dspy.records import PICO
 from refed_dspy.runs.cluster.coordinator import Totals
+from refed_dspy.teachers.progress import Progress
 
-SLOW = 15.0
-"""Seconds without a word after which a worker is called slow."""
+RATE_OVER = 10.0
+"""Seconds over which calls a second are counted."""
+log = logging.getLogger("refed_dspy.cluster")
 
 
-def write_status(
-    folder: Path, totals: Totals, cost: float | None, working: Collection[tuple[str, str]], deaths: int, rate: float
-) -> None:
-    """Write the run's numbers of this moment. `cost`: dollars, None where a price is unknown; `working`: name and node
-    of each worker; `rate`: calls a second."""
-    now, heard = time.time(), {name: word.at for name, word in totals.last_words.items()}
-    write_json(
-        folder / LIVE,
-        {
-            "at": now,
+@dataclass
+class Watching:
+    """The `progress` of the run in `folder`, and the file that others read (`ledger.live`)."""
+
+    folder: Path
+    progress: Progress
+    said: set[str] = field(default_factory=set)
+    """What workers warned of and was passed on."""
+    calls_at: deque[tuple[float, int]] = field(default_factory=deque)
+    """Moments, and the calls until then."""
+
+    def show(self, totals: Totals, at_work: Mapping[str, Any]) -> None:
+        """Show the run's numbers of this moment. `at_work`: `nodes`, `workers`, `deaths` and who is `slow`."""
+        progress = self.progress
+        for _ in range(totals.kept - progress.kept):
+            progress.keep()
+        progress.picodollars, progress.calls = totals.spent, totals.calls
+        told = [word.progress for word in totals.last_words.values()]
+        progress.in_flight = sum(each.get("in_flight", 0) for each in told)
+        for name, word in totals.last_words.items():
+            self.pass_on(name, word.progress.get("warned", ()))
+        numbers = {
+            "at": time.time(),
             "kept": totals.kept,
-            "cost": cost,
+            "cost": totals.spent / PICO if progress.priced else None,
             "calls": totals.calls,
-            "calls_a_second": round(rate, 1),
-            "in_flight": sum(word.progress.get("in_flight", 0) for word in totals.last_words.values()),
-            "nodes": len({node for _, node in working}),
-            "workers": len(working),
-            "deaths": deaths,
+            "calls_a_second": round(self._rate(totals.calls), 1),
+            "in_flight": progress.in_flight,
             "shards": {"all": totals.shards, "done": totals.done, "dry": totals.dry},
-            "slow": sorted(name for name, _ in working if now - heard.get(name, now) > SLOW),
-        },
-    )
+        }
+        write_json(self.folder / LIVE, {**numbers, **at_work})
+
+    def pass_on(self, name: str, texts: Iterable[str]) -> None:
+        """Say what a worker warned of, each text once."""
+        for text in texts:
+            if text not in self.said:
+                self.said.add(text)
+                log.warning("%s: %s", name, text)
+
+    def _rate(self, calls: int) -> float:
+        """Calls a second, over the last RATE_OVER seconds."""
+        now = time.monotonic()
+        self.calls_at.append((now, calls))
+        while len(self.calls_at) > 2 and self.calls_at[0][0] < now - RATE_OVER:
+            self.calls_at.popleft()
+        then, before = self.calls_at[0]
+        return (calls - before) / (now - then) if now > then else 0.0

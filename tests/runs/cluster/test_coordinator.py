@@ -80,10 +80,10 @@ class OnDisk(Books):
         return self.made.take(worker)
 
     def report(self, worker: str, lease: Lease, used: Amounts) -> Reply:
-        return self.made.report(worker, lease.shard, lease.epoch, *used)
+        return self.made.report(worker, lease.shard, lease.epoch, used)
 
     def give_back(self, worker: str, lease: Lease, used: Amounts, dry: bool) -> bool:
-        return self.made.give_back(worker, lease.shard, lease.epoch, *used, dry)
+        return self.made.give_back(worker, lease.shard, lease.epoch, used, dry)
 
 
 def test_whatever_happens_it_adds_up_and_ends(tmp_path: Path) -> None:
@@ -106,13 +106,13 @@ def test_a_second_one_goes_on_with_the_same_job(path: Path) -> None:
         first.workers(["a", "b"])
         lease = first.take("a")
         assert lease is not None and lease.max_cost == 450
-        first.report("a", lease.shard, lease.epoch, 4, 40, 8)
+        first.report("a", lease.shard, lease.epoch, Amounts(4, 40, 8))
         first.claim(0, [ONE])
         path = as_killed(path)
     with closing(coordinator(path, max_cost=900, least=10)) as second:
         assert second.take("a") == lease
         assert second.claim(1, [ONE, TWO]) == [ONE]
-        assert second.report("a", lease.shard, lease.epoch, 5, 50, 9) is Reply.GO_ON
+        assert second.report("a", lease.shard, lease.epoch, Amounts(5, 50, 9)) is Reply.GO_ON
         other = second.take("b")
         assert other is not None and (other.shard, other.max_cost) == (1, 450)
 
@@ -124,9 +124,9 @@ def test_another_job_finds_the_holders_dead_and_what_is_claimed(path: Path) -> N
         first.claim(0, [ONE])
         first.stop()
     with closing(coordinator(path)) as again:
-        assert again.finished() and again.report("a", lease.shard, lease.epoch, 1, 1, 1) is Reply.STOP
+        assert again.finished() and again.report("a", lease.shard, lease.epoch, Amounts(1, 1, 1)) is Reply.STOP
     with closing(coordinator(path, job="second", size=60)) as second:
-        assert second.report("a", lease.shard, lease.epoch, 2, 2, 2) is Reply.NOT_YOURS
+        assert second.report("a", lease.shard, lease.epoch, Amounts(2, 2, 2)) is Reply.NOT_YOURS
         assert second.take("b") == Lease(lease.shard, 2, 10, None, None)
         assert second.claim(2, [ONE]) == [ONE]
         assert second.take("c") == Lease(1, 1, 20 + 10 // 2, None, None)
@@ -137,9 +137,9 @@ def test_numbers_for_those_who_watch(path: Path) -> None:
         made.workers(["a", "b"])
         for worker in ("a", "b"):
             made.take(worker)
-        made.report("a", 0, 1, 10, 40, 8, {"in_flight": 17})
-        made.report("b", 1, 1, 3, 30, 6)
-        made.give_back("b", 1, 1, 10, 100, 20, dry=True)
+        made.report("a", 0, 1, Amounts(10, 40, 8), {"in_flight": 17})
+        made.report("b", 1, 1, Amounts(3, 30, 6))
+        made.give_back("b", 1, 1, Amounts(10, 100, 20), dry=True)
         totals = made.totals()
         assert (totals.size, totals.kept, totals.spent, totals.calls) == (30, 20, 140, 28)
         assert (totals.shards, totals.done, totals.dry, totals.stuck) == (3, 1, 1, 0)
@@ -151,7 +151,7 @@ def test_numbers_for_those_who_watch(path: Path) -> None:
 
 def test_who_does_not_hold_the_lease_is_not_listed(path: Path) -> None:
     with closing(coordinator(path)) as made:
-        assert made.report("a", 0, 1, 4, 40, 8, {"in_flight": 17}) is Reply.NOT_YOURS
+        assert made.report("a", 0, 1, Amounts(4, 40, 8), {"in_flight": 17}) is Reply.NOT_YOURS
         assert not made.totals().last_words and made.totals().kept == 0
 
 
@@ -167,7 +167,7 @@ def test_a_shard_that_is_put_off_is_nobodys_also_after_a_kill(path: Path) -> Non
         path = as_killed(path)
     with closing(coordinator(path)) as again:
         assert again.totals().holders == {"b": other.shard}
-        assert again.report("a", lease.shard, lease.epoch, 1, 1, 1) is Reply.NOT_YOURS
+        assert again.report("a", lease.shard, lease.epoch, Amounts(1, 1, 1)) is Reply.NOT_YOURS
 
 
 def test_what_it_says_outlives_the_machine(path: Path) -> None:
@@ -224,7 +224,7 @@ def _work_until_killed(path: Path, words: int, rng: random.Random) -> None:
         lease = made.take(worker)
         assert lease is not None
         kept += 1
-        made.report(worker, lease.shard, lease.epoch, kept, kept, kept)
+        made.report(worker, lease.shard, lease.epoch, Amounts(kept, kept, kept))
         digest = kept.to_bytes(16)
         assert made.claim(lease.shard, [digest]) == []
         os.write(words, f"{worker}/{lease.shard}/{lease.epoch}/{kept}\n".encode())

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 import zlib
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.support.toy_server import ToyHandler, ToyServer
+from tests.support.toy_server import ToyHandler, ToyServer, toy_served
 
 
 class ChecksumEndpoint(ToyHandler):
@@ -27,13 +26,9 @@ class ChecksumEndpoint(ToyHandler):
 @pytest.fixture(scope="module")
 def toy() -> Iterator[ToyServer]:
     """An endpoint that scores as vLLM's does."""
-    with ToyServer() as endpoint:
+    with toy_served() as endpoint:
         endpoint.RequestHandlerClass = ChecksumEndpoint
-        thread = threading.Thread(target=endpoint.serve_forever, args=(0.05,))
-        thread.start()
         yield endpoint
-        endpoint.shutdown()
-        thread.join()
 
 
 @pytest.fixture

@@ -1,0 +1,161 @@
+"""Workers on real shards, with the real coordinator, which they ask without Ray."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.runs import REFERENCES, teacher_config
+from benchmarks.simulated import SimulatedTeacher
+from refed_dspy import TeacherConfig
+from refed_dspy.ledger.connection import FILE
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.runs.cluster import worker as workers
+from refed_dspy.runs.cluster.account import State
+from refed_dspy.runs.cluster.coordinator import Coordinator
+from refed_dspy.runs.cluster.shards import prepare_shard, shard_folder, shard_of
+from refed_dspy.runs.cluster.worker import CoordinatorActor, Ended, How, Worker, work
+from refed_dspy.runs.prepare import prepare
+from tests.support.scripted_batches import until
+
+SHARDS, SIZE = 3, 18
+
+
+class Here(CoordinatorActor):
+    """The coordinator in this process."""
+
+    def __init__(self, made: Coordinator) -> None:
+        super().__init__(made, patience=1)
+        self.asked = list[str]()
+
+    async def ask(self, method: str, *arguments: Any) -> Any:
+        self.asked.append(method)
+        return getattr(self.actor, method)(*arguments)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "REPORTED", 0.05)
+    monkeypatch.setattr(workers, "EVERY", 0.01)
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[Here]:
+    made = Coordinator(tmp_path / "coordinator.sqlite", shards=SHARDS, size=SIZE, job="first")
+    yield Here(made)
+    made.close()
+
+
+def shards_of(folder: Path, teacher: TeacherConfig) -> None:
+    """The shards of a run, as the driver makes them."""
+    spec = prepare(None, REFERENCES[:12], size=SIZE, teacher=teacher, run_dir=folder)
+    for number in range(SHARDS):
+        prepare_shard(shard_of(spec, number, SHARDS))
+
+
+async def worked(folder: Path, here: Here, name: str = "a", among: int = 1) -> Ended:
+    here.actor.workers([name])
+    return await Worker(folder, name, here, among).run()
+
+
+def kept(folder: Path) -> list[int]:
+    counts = []
+    for number in range(SHARDS):
+        with Ledger.create(shard_folder(folder, number)) as ledger:
+            counts.append(ledger.kept())
+    return counts
+
+
+async def test_one_worker_makes_all_shards(server: SimulatedTeacher, here: Here, tmp_path: Path) -> None:
+    shards_of(tmp_path, teacher_config(server, 4))
+    assert await worked(tmp_path, here) == Ended(How.DONE, warned=[])
+    assert kept(tmp_path) == [6, 6, 6] and here.actor.totals().kept == SIZE
+    assert here.asked.count("claim") >= SHARDS, "instructions that other shards may have"
+
+
+async def test_a_shard_in_use_is_left_until_it_is_free(server: SimulatedTeacher, here: Here, tmp_path: Path) -> None:
+    shards_of(tmp_path, teacher_config(server, 4))
+    with Ledger.create(shard_folder(tmp_path, 0)):
+        working = asyncio.create_task(worked(tmp_path, here))
+        await until(lambda: here.asked.count("put_off") >= 3)
+        assert not working.done()
+    assert (await working).how is How.DONE
+    assert kept(tmp_path) == [6, 6, 6]
+
+
+async def test_a_damaged_shard_ends_the_worker(server: SimulatedTeacher, here: Here, tmp_path: Path) -> None:
+    shards_of(tmp_path, teacher_config(server, 4))
+    (shard_folder(tmp_path, 0) / FILE).write_bytes(b"no ledger at all" * 500)
+    ended = await asyncio.wait_for(worked(tmp_path, here), 20)
+    assert ended.how is How.FAILED and "not a readable ledger" in ended.why
+
+
+async def test_after_an_error_another_worker_takes_the_shard(
+    server: SimulatedTeacher, here: Here, tmp_path: Path
+) -> None:
+    shards_of(tmp_path, teacher_config(server, 4).model_copy(update={"retries": 0}))
+    server.control(faults={"500": 1.0})
+    ended = await worked(tmp_path, here)
+    assert ended.how is How.FAILED and "refed resume" not in ended.why, "how a shard goes on is nobody's concern"
+    assert "give_back" not in here.asked
+    server.control(faults={})
+    assert (await worked(tmp_path, here, "b")).how is How.DONE
+    assert kept(tmp_path) == [6, 6, 6], "a shard was given up"
+
+
+async def test_a_stop_leaves_what_was_paid_for(server: SimulatedTeacher, here: Here, tmp_path: Path) -> None:
+    server.control(latency=0.2)
+    shards_of(tmp_path, teacher_config(server, 4))
+    working = asyncio.create_task(worked(tmp_path, here))
+    await until(lambda: server.stats()["requests"] >= 6)
+    here.actor.stop()
+    assert (await working).how is How.DONE
+    with Ledger.create(shard_folder(tmp_path, 0)) as ledger:
+        outcomes = dict(ledger.db.execute("SELECT outcome, count(*) FROM calls GROUP BY 1"))
+    assert outcomes == {"ok": server.stats()["requests"]}, "an answer was thrown away"
+
+
+async def test_a_lost_lease_ends_the_worker(server: SimulatedTeacher, here: Here, tmp_path: Path) -> None:
+    server.control(latency=0.1)
+    shards_of(tmp_path, teacher_config(server, 4))
+    working = asyncio.create_task(worked(tmp_path, here))
+    await until(lambda: "report" in here.asked and server.stats()["requests"])
+    here.actor.workers(["another"])
+    assert (await working).how is How.DONE and "give_back" not in here.asked
+    assert here.actor._leases.accounts[0].state is State.LOST
+
+
+async def test_a_minutes_limit_is_divided_once(server: SimulatedTeacher, here: Here, tmp_path: Path) -> None:
+    limited = teacher_config(server, 4).model_copy(update={"requests_per_minute": 60_000.0})
+    shards_of(tmp_path, limited)
+    await worked(tmp_path, here, among=4)
+    with Ledger.create(shard_folder(tmp_path, 0)) as ledger:
+        assert ledger.meta("teacher")["config"]["requests_per_minute"] == 60_000, "the next lease would divide again"
+
+
+async def test_its_warnings_are_told_at_its_end(server: SimulatedTeacher, here: Here, tmp_path: Path) -> None:
+    shards_of(tmp_path, teacher_config(server, 4).model_copy(update={"retries": 3}))
+    server.control(faults={"oddusage": 1.0})
+    ended = await worked(tmp_path, here)
+    assert ended.how is How.DONE and any("impossible token counts" in text for text in ended.warned), ended
+
+
+def test_a_folder_that_it_does_not_see(tmp_path: Path) -> None:
+    ended = work(str(tmp_path), "mark", "a", None, 1)
+    assert ended.how is How.UNSHARED and ended.why.startswith(f"{tmp_path}: does not see this folder")
+    (tmp_path / workers.MARK).write_text("another")
+    assert work(str(tmp_path), "mark", "a", None, 1).how is How.UNSHARED
+
+
+def test_an_error_of_the_disk_is_not_taken_for_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run(_: Worker) -> Ended:
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / workers.MARK).write_text("mark\n")
+    monkeypatch.setattr(Worker, "run", run)
+    with pytest.raises(OSError, match="No space left"):
+        work(str(tmp_path), "mark", "a", None, 1)
