@@ -85,8 +85,10 @@ class Progress:
         if self.kept < self.size:
             left = self.seconds_left()
             phrases.append("time left: …" if left is None else time_left(left))
-        tokens = f"{_short(self.prompt_tokens)} tokens read, {_short(self.completion_tokens)} written"
-        return " · ".join([*phrases, f"{self.in_flight} in flight", counted(self.calls, "call"), tokens])
+        phrases += [f"{self.in_flight} in flight", counted(self.calls, "call")]
+        if self.prompt_tokens or not self.calls:  # on a cluster they are counted once the shards are gathered
+            phrases.append(f"{_short(self.prompt_tokens)} tokens read, {_short(self.completion_tokens)} written")
+        return " · ".join(phrases)
 
 
 @dataclass

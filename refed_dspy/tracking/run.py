@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.live import live_numbers
 from refed_dspy.ledger.states import KILLED, End, last_end
 from refed_dspy.ledger.summary import run_status
 from refed_dspy.records import PICO, digest
@@ -21,12 +23,16 @@ _SAMPLES = (
     "SELECT CAST((created - :begun) / 60 AS INTEGER) minute, count(*) FROM samples GROUP BY minute ORDER BY minute"
 )
 _COUNTS = ("calls", "dollars", "prompt_tokens", "completion_tokens", "failed_calls")
+_LIVE = ("kept", "calls", "calls_a_second", "in_flight", "nodes", "workers", "deaths")
 
 
 def copy_run(store: Store, last: bool) -> None:
     """Copy to MLflow what the run in the store's folder has done so far. Raises NotTracked."""
+    if not (store.folder / FILE).is_file():
+        return  # a cluster is being connected to
+    live = None if last else live_numbers(store.folder)
     with Ledger.read(store.folder) as ledger:
-        if not ledger.meta("identity") or not ledger.has_answers():
+        if not ledger.meta("identity") or not (ledger.has_answers() or (live and live["calls"])):
             return  # perhaps refused before its first answer: there is nothing to copy
         status, points = run_status(ledger), per_minute(ledger)
         parameters, source = run_parameters(ledger, status), ledger.meta("program_source") or {}
@@ -48,11 +54,28 @@ def copy_run(store: Store, last: bool) -> None:
     )
     if new_minutes:
         store.remember(minute=max(new_minutes))
+    if live is not None:
+        _copy_live(store, run_id, live)
     if source and not store.noted("linked"):
         store.tags(run_id, {f"refed.program.{name}": value for name, value in source.items() if value is not None})
         store.remember(linked=True)
     if last:
         _finish(store, run_id, status, end)
+
+
+def _copy_live(store: Store, run_id: str, live: Mapping[str, Any]) -> None:
+    """Copy the numbers of a run on a cluster at this moment, whose ledger gets them when its shards are gathered.
+
+    Their names begin with `cluster/`; a step is a minute of the clock, since a run may go on much later.
+    """
+    if live["at"] == store.noted("live"):
+        return
+    numbers = {name: live[name] for name in _LIVE} | {"shards_done": live["shards"]["done"]}
+    if live["cost"] is not None:
+        numbers["dollars"] = live["cost"]
+    points = [(f"cluster/{name}", value, live["at"], int(live["at"] // 60)) for name, value in numbers.items()]
+    store.metrics(run_id, points)
+    store.remember(live=live["at"])
 
 
 def per_minute(ledger: Ledger) -> dict[int, dict[str, float]]:

@@ -117,6 +117,8 @@ def tracked_to(home: Path, template: Path) -> Iterator[Mlflow]:
 def tracked(tmp_path: Path, mlflow_template: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mlflow]:
     """Tracking is on, to a store of the test's own; the working folder is the test's."""
     monkeypatch.chdir(tmp_path)
+    for name in ("MLFLOW_TRACKING_URI", "REFED_TRACK"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))  # a test may change it: what was before is restored last
     with tracked_to(tmp_path / "mlflow", mlflow_template) as store:
         yield store
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
 from refed_dspy.errors import TeacherError
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.live import LIVE
 from refed_dspy.tracking.run import copy_run, per_minute
 from refed_dspy.tracking.store import NotTracked, Store
 from refed_dspy.tracking.track import track
@@ -85,6 +87,25 @@ def test_while_it_goes_on_only_whole_minutes_are_told_and_none_twice(tracked: Ml
     (run,) = tracked.runs()
     assert [step for step, _ in tracked.history(run.info.run_id, "calls")] == [0, 1, 2]
     assert run.info.status == "FINISHED"
+
+
+def test_a_run_on_a_cluster_while_its_ledger_has_nothing_yet(tracked: Mlflow) -> None:
+    made(size=9, track=False)
+    folder = Path("run").absolute()
+    with Ledger.create(folder) as ledger:
+        ledger.commit([("DELETE FROM samples", ()), ("DELETE FROM calls", ()), ("DELETE FROM answers", ())])
+    live = {"at": 6_000.0, "kept": 4, "cost": 0.5, "calls": 12, "calls_a_second": 3.5, "in_flight": 2, "nodes": 2,
+            "workers": 3, "deaths": 1, "shards": {"all": 8, "done": 5, "dry": 0}, "slow": []}  # fmt: skip
+    store = Store(folder)
+    store.connect()
+    for numbers in (live, live, live | {"at": 6_070.0, "kept": 7}):
+        (folder / LIVE).write_text(json.dumps(numbers))
+        copy_run(store, False)
+    (run,) = tracked.runs()
+    assert tracked.history(run.info.run_id, "cluster/kept") == [(100, 4), (101, 7)]
+    told = {name.removeprefix("cluster/"): value for name, value in run.data.metrics.items()}
+    assert told == {"kept": 7, "dollars": 0.5, "calls": 12, "calls_a_second": 3.5, "in_flight": 2, "nodes": 2,
+                    "workers": 3, "deaths": 1, "shards_done": 5}  # fmt: skip
 
 
 def test_copying_again_adds_nothing(tracked: Mlflow) -> None:

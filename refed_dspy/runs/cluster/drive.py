@@ -68,11 +68,11 @@ async def drive(spec: RunSpec, watch: Watch[Progress]) -> Synthesis:
     if (folder / FILE).is_file():
         with Ledger.read(folder) as ledger:  # before Ray is asked for, which takes a while
             work.refuse_another(ledger)
-    with connected(config.cluster) as ray, _gathered(folder, shards, work), begin(folder, work) as start:
-        end = await _one_start(spec, shards, start, ray, watch)
-        _note_time(start.ledger)
-    end = _told(folder, end, work)
     with tracking(folder, copy_run, run_wanted(config.track, folder), TRACKING_INTERVAL) as tracker:
+        with connected(config.cluster) as ray, _gathered(folder, shards, work), begin(folder, work) as start:
+            end = await _one_start(spec, shards, start, ray, watch)
+            _note_time(start.ledger)
+        _tell(folder, end, work)
         await tracker.told()
     refresh_samples(folder)
     return read_run(folder)
@@ -196,7 +196,7 @@ def _note_time(ledger: Ledger) -> None:
     ledger.commit([("UPDATE starts SET last = ? WHERE begun = (SELECT max(begun) FROM starts)", (now,))])
 
 
-def _told(folder: Path, end: End | CapReached, work: Work) -> End:
+def _tell(folder: Path, end: End | CapReached, work: Work) -> None:
     """Write how the start ended, now that all is gathered."""
     with Ledger.create(folder) as ledger:
         if isinstance(end, CapReached):
@@ -206,4 +206,3 @@ def _told(folder: Path, end: End | CapReached, work: Work) -> End:
             why = why_short(ledger.failures(), dropped)
             end = End(SHORT, f"the references gave {ledger.kept()} of {ledger.meta('size')} samples: {why}")
         write_end(ledger, end)
-    return end
