@@ -80,3 +80,15 @@ def test_a_worker_that_freezes_and_wakes(run: Begin) -> None:
     assert code == 0, told
     assert "no word for 3 s; its shard goes to another" in told
     assert made.requests() - complete(made).answers <= CONCURRENCY
+
+
+def test_a_worker_that_never_wakes_is_killed(run: Begin) -> None:
+    made = run(300, constants={f"refed_dspy.runs.cluster.{name}": 3.0 for name in ("silence:SILENT", "crew:FROZEN")})
+    driver = made.start()
+    wait_until(partial(made.has_sent, 100))
+    frozen = processes("worker-")[0]
+    frozen.suspend()
+    code, told = ended(driver)
+    assert code == 0, told
+    assert not frozen.is_running() and told.count("died; its shard goes to another") == 1, told
+    assert made.requests() - complete(made).answers <= CONCURRENCY

@@ -33,6 +33,15 @@ def test_addresses_where_no_cluster_is(run: Begin, server: SimulatedTeacher) -> 
     assert not made.folder.exists()
 
 
+def test_the_cluster_of_this_node_is_gone(run: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = run(10)
+    made.cluster = "auto"
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    assert ":9: does not answer (Connection refused)" in refused(made)
+    monkeypatch.setenv("RAY_ADDRESS", "nowhere")
+    assert "cluster auto: no Ray cluster runs here; start one with `ray start`" in refused(made)
+
+
 @contextmanager
 def of_version(nodes: Nodes, version: str) -> Iterator[None]:
     """The cluster says that its Ray is of this version."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import os
+import signal
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +18,14 @@ from refed_dspy.runs.cluster.coordinator import Totals
 from refed_dspy.runs.cluster.ray_cluster import on_node, slots
 from refed_dspy.runs.cluster.silence import Silence
 from refed_dspy.runs.cluster.watching import Watching
-from refed_dspy.runs.cluster.worker import REPORTED, CoordinatorActor, Ended, How, work
+from refed_dspy.runs.cluster.worker import PID, REPORTED, CoordinatorActor, Ended, How, work
 
 DEATHS = 10
 """Workers in a row that may die without a sample in between: after that, it is what they work on."""
 REST = 5.0
 """Seconds after a death in which no worker begins on that node: Ray may not know yet that it is gone."""
+FROZEN = 60.0
+"""Seconds after which a worker that was given up is killed, unless it has waked and ended."""
 GRACE = 4.0
 """Seconds that workers get to commit calls in flight and give back their leases when the run must stop."""
 log = logging.getLogger("refed_dspy.cluster")
@@ -47,8 +52,11 @@ class Crew:
     deaths: int = 0
     deaths_in_a_row: int = 0
     silence: Silence = field(default_factory=Silence)
-    given_up: set[str] = field(default_factory=set)
-    """Workers that were silent for too long. Each still has its slot: it may be alive."""
+    given_up: dict[str, float] = field(default_factory=dict)
+    """Workers that were silent for too long, and since when they are given up. Each still has its slot and its shard's
+    files: it may be alive."""
+    pids: dict[str, int] = field(default_factory=dict)
+    """Worker → its process, on its node."""
     hosts: dict[str, str] = field(default_factory=dict)
     """Node → its address."""
 
@@ -97,7 +105,7 @@ class Crew:
             self.working[asyncio.wrap_future(asked.future())] = name, node
 
     async def _tell_who_is_there(self, new: list[str]) -> None:
-        names = {name for name, _ in self.working.values()} - self.given_up
+        names = {name for name, _ in self.working.values()} - self.given_up.keys()
         await self.coordinator.ask("workers", [*sorted(names), *new])
 
     async def _look(self) -> None:
@@ -114,6 +122,7 @@ class Crew:
         if totals.kept > self.watching.progress.kept:
             self.deaths_in_a_row = 0
         await self._give_up_silent(totals)
+        await self._end_frozen()
         nodes = len({node for _, node in self.working.values()})
         at_work = {"nodes": nodes, "workers": len(self.working), "deaths": self.deaths, "slow": self.silence.slow()}
         self.watching.show(totals, at_work)
@@ -127,8 +136,18 @@ class Crew:
                     "%s: no word for %.0f s; its shard goes to another as soon as it lets go of the files",
                     self._at(name, known[name]), silence.SILENT,
                 )  # fmt: skip
-            self.given_up.update(silent)
+            self.given_up |= dict.fromkeys(silent, time.monotonic())
             await self._tell_who_is_there([])
+        self.pids |= {name: word.progress[PID] for name, word in totals.last_words.items() if PID in word.progress}
+
+    async def _end_frozen(self) -> None:
+        """Kill what has not waked in time: while it lives, nobody else gets its shard's files. The task that does so
+        runs on its node, and is not waited for: the node may be out of reach."""
+        nodes = {node["NodeID"]: node for node in await asyncio.to_thread(self.ray.nodes)} if self.given_up else {}
+        for name, node in self.working.values():
+            if time.monotonic() > self.given_up.get(name, math.inf) + FROZEN and node in nodes and name in self.pids:
+                there = {**on_node(nodes[node]), "num_cpus": 0, "resources": {}, "max_retries": 0}
+                self.ray.remote(_kill).options(**there).remote(self.pids.pop(name))
 
     def _ended(self, task: asyncio.Future[Any], name: str, node: str) -> None:
         from ray.exceptions import RayTaskError
@@ -159,3 +178,7 @@ class Crew:
 
     def _at(self, name: str, node: str) -> str:
         return f"{name} on {self.hosts.get(node, node)}"
+
+
+def _kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)

@@ -23,7 +23,7 @@ _HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + _SETTINGS + bytes(5)
 _STORE = 80 * 2**20
 """Bytes of the object store: nothing large travels."""
 _LOCAL = re.compile(r"local:([1-9][0-9]{0,3})")
-_HOST = re.compile(r"(?P<host>[^\s:/]+|\[[0-9a-fA-F:]+\]):(?P<port>[0-9]{1,5})")
+_HOST = re.compile(r"([^\s:/]+|\[[0-9a-fA-F:]+\]):[0-9]{1,5}")
 
 
 @contextmanager
@@ -78,20 +78,36 @@ def _settings(cluster: str) -> dict[str, Any]:
         return {"address": "local", "num_cpus": workers, "resources": {SLOT: workers},
                 "include_dashboard": False, "object_store_memory": _STORE}  # fmt: skip
     if cluster == "auto":
-        return {"address": "auto"}
+        return {"address": _of_this_node()}
     if cluster.startswith("ray://"):
         raise ConfigError(f"cluster {cluster}: start the command on a machine of the cluster, and use auto")
-    if (address := _HOST.fullmatch(cluster)) is None:
+    if _HOST.fullmatch(cluster) is None:
         raise ConfigError(f"cluster: {one_line(cluster, 100)!r} is not auto, local:N or HOST:PORT")
-    _knock(cluster, address["host"].strip("[]"), int(address["port"]))
+    _knock(cluster)
     return {"address": cluster}
 
 
-def _knock(cluster: str, host: str, port: int) -> None:
+def _of_this_node() -> str:
+    """The address that `auto` means to Ray: what is in RAY_ADDRESS, or the cluster that was last started here, which
+    may be gone. Raises ConfigError."""
+    from ray._private.services import canonicalize_bootstrap_address  # nothing public tells it before connecting
+
+    try:
+        address = str(canonicalize_bootstrap_address("auto") or "")
+    except (ConnectionError, ValueError, OSError):
+        address = ""
+    if _HOST.fullmatch(address) is None:
+        raise ConfigError("cluster auto: no Ray cluster runs here; start one with `ray start`, or give its HOST:PORT")
+    _knock(address)
+    return address
+
+
+def _knock(cluster: str) -> None:
     """Raises ConfigError where nobody is at that address, or somebody else than Ray: Ray itself would wait for
     minutes, or for ever. Its head speaks HTTP/2, whose servers send their settings first."""
+    host, _, port = cluster.rpartition(":")
     try:
-        with socket.create_connection((host, port), timeout=KNOCK) as door:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK) as door:
             door.sendall(_HTTP2)
             answer = door.recv(9)
     except OSError as error:

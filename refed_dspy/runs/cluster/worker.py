@@ -6,6 +6,7 @@ It runs in a task of Ray on some node, and asks the coordinator, an actor. Only 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -25,6 +26,8 @@ REPORTED = 1.0
 """Seconds between two reports of a worker, and between two looks of the driver: each costs the coordinator CPU."""
 LOST = 30.0
 """Seconds without an answer of the coordinator after which a worker ends: somebody else may have its shard."""
+PID = "pid"
+"""The name under which a worker tells its process."""
 MARK = "cluster"
 """The file in a run's folder by which a worker sees that it has the driver's folder before it."""
 
@@ -132,7 +135,7 @@ class Worker:
         return bool(await self.coordinator.ask("give_back", self.name, lease.shard, lease.epoch, done.used, done.dry))
 
     async def _report(self, lease: Lease, used: Amounts, progress: Progress | None) -> Reply:
-        told: dict[str, Any] = {"warned": self.warned.texts}
+        told: dict[str, Any] = {"warned": self.warned.texts, PID: os.getpid()}
         if progress is not None:
             told["in_flight"] = progress.in_flight
         return Reply(await self.coordinator.ask("report", self.name, lease.shard, lease.epoch, used, told))
