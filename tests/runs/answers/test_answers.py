@@ -132,6 +132,7 @@ def test_a_cap_ends_it_and_a_larger_one_goes_on(server: SimulatedTeacher, tmp_pa
     whole = answered(tmp_path, config(server), prompts(20), max_calls=20)
     assert (whole.stopped, len(whole), requests(server)) == ("", 20, 20) and server.stats()["repeated"] == 0
     assert [row for row in whole if row["row"] in {row["row"] for row in made}] == [*made]
+    assert not (tmp_path / "unanswered.jsonl").exists()
 
 
 def test_a_model_that_fails_ends_it_and_what_was_answered_is_written(tmp_path: Path) -> None:
