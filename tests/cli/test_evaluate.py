@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from benchmarks.simulated import SimulatedTeacher
+from refed_dspy.cli.evaluate import FORMATS
+from refed_dspy.config.jobs import AnswerFormat
 from tests.cli.test_runs import home, refed, refused, teacher_file  # noqa: F401 — home is a fixture
 from tests.conftest import KEY, KEY_VARIABLE
 
@@ -37,6 +40,10 @@ def test_answers_and_what_other_commands_say_of_them(prompts: str, server: Simul
     refused(refed("report", "out"), "out: contains answers; a report shows")
     refused(refed("resume", "out"), "out: contains answers, not a run; continue with the command that started it")
     refused(refed("recycle", prompts, "--teacher", teacher, "--out", "out"), "no usable row")
+
+
+def test_the_formats_of_the_command_are_those_of_the_setting() -> None:
+    assert get_args(AnswerFormat) == FORMATS
 
 
 def test_a_cap_and_prompts_without_an_answer_end_it_with_1(prompts: str, server: SimulatedTeacher) -> None:

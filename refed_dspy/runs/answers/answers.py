@@ -12,7 +12,7 @@ from refed_dspy.config.jobs import AnswerFormat, AnswersConfig
 from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
 from refed_dspy.data.prompts import Prompts, load_prompts
-from refed_dspy.errors import RunStopped, briefly
+from refed_dspy.errors import ExportError, RunStopped, briefly
 from refed_dspy.files import as_path, check_apart, check_own
 from refed_dspy.ledger.connection import FILE, locked
 from refed_dspy.ledger.ledger import Ledger
@@ -117,10 +117,13 @@ def _plain_name(model: str) -> str:
 
 
 def _written(asking: Asking, prompts: Prompts, format_: AnswerFormat, generator: str, stopped: str = "") -> Answers:
-    """What all starts have answered so far, written into the folder."""
+    """What all starts have answered so far, written into the folder. Raises RunStopped where it cannot be."""
     with locked(asking.folder):
         with Ledger.read(asking.folder) as ledger:
             used = spent(ledger)
         made = Answers(asking.folder, prompts, format_, generator, asking.answered(), asking.failed, used, stopped)
-        write_answers(made)
+        try:
+            write_answers(made)
+        except ExportError as error:
+            raise RunStopped(f"{error}; the answers are kept: the same command pays for none of them again") from None
     return made

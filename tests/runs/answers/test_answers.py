@@ -177,3 +177,14 @@ def test_the_request_is_the_same_for_a_lm_of_the_caller_s_own(tmp_path: Path) ->
     assert isinstance(request, Request) and asked(request) == " Hi " and str(request.system) == "Be kind."
     assert (request.config.temperature, request.config.max_tokens) == (0.1, 50)
     assert request.config.response_format is None
+
+
+def test_a_file_that_cannot_be_written_loses_no_answer(tmp_path: Path) -> None:
+    writer = Answering()
+    answered(tmp_path, fake_lm(writer))
+    (tmp_path / "answers.jsonl").unlink()
+    (tmp_path / "answers.jsonl").mkdir()
+    with pytest.raises(RunStopped, match=r"answers\.jsonl: cannot be written: .*pays for none of them again"):
+        answered(tmp_path, fake_lm(writer))
+    (tmp_path / "answers.jsonl").rmdir()
+    assert len(answered(tmp_path, fake_lm(writer))) == 6 == len(writer.requests)
