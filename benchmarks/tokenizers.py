@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 from collections.abc import Callable
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.wires import Chat
+from refed_dspy.metrics.style import encoding
 
 if TYPE_CHECKING:
     import tiktoken
@@ -68,23 +66,6 @@ class Encoded(Tokenizer):
         if most is None or len(tokens) <= most:
             return text, len(tokens)
         return self.encoding.decode(tokens[:most], errors="ignore"), most
-
-
-def encoding(name: str) -> tiktoken.Encoding:
-    """An encoding from the files that LiteLLM ships, so that nothing is downloaded. RuntimeError without LiteLLM."""
-    import tiktoken
-
-    spec = importlib.util.find_spec("litellm")
-    if spec is None or spec.origin is None:
-        raise RuntimeError("no tokenizer file is there; install litellm, which ships it")
-    before = os.environ.get("TIKTOKEN_CACHE_DIR")
-    os.environ["TIKTOKEN_CACHE_DIR"] = str(Path(spec.origin).parent / "litellm_core_utils" / "tokenizers")
-    try:
-        return tiktoken.get_encoding(name)
-    finally:
-        os.environ.pop("TIKTOKEN_CACHE_DIR")
-        if before is not None:
-            os.environ["TIKTOKEN_CACHE_DIR"] = before
 
 
 def tokenizer(name: str) -> Tokenizer:

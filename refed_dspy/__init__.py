@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from refed_dspy.programs.reference_level import ReferenceLevelFeedback
     from refed_dspy.programs.saved import save_program
     from refed_dspy.records import Reference
+    from refed_dspy.runs.answers.answers import answer_prompts
     from refed_dspy.runs.compare.compare import compare
     from refed_dspy.runs.estimate import estimate
     from refed_dspy.runs.filter.filter import filter_data
@@ -65,6 +66,7 @@ _ROOMS = {
     "filter_data": "runs.filter.filter",
     "recycle": "runs.recycle.recycle",
     "measure": "runs.stats",
+    "answer_prompts": "runs.answers.answers",
     "compare": "runs.compare.compare",
     "compile": "optimizers.compile",
     "measure_agreement": "optimizers.judge_agreement",
@@ -80,6 +82,7 @@ __all__ = [
     "Reference",
     "ReferenceLevelFeedback",
     "TeacherConfig",
+    "answer_prompts",
     "asynthesize",
     "compare",
     "compile",

@@ -29,7 +29,7 @@ from refed_dspy.config import teacher as settings
 from refed_dspy.config.base import Settings
 from refed_dspy.config.compile import CompileConfig
 from refed_dspy.config.environment import read_variables
-from refed_dspy.config.jobs import CompareConfig, FilterRunConfig, RecycleConfig, StatsConfig
+from refed_dspy.config.jobs import AnswersConfig, CompareConfig, FilterRunConfig, RecycleConfig, StatsConfig
 from refed_dspy.config.loading import load_config
 from refed_dspy.config.run import RunConfig
 from refed_dspy.errors import ConfigError
@@ -38,7 +38,7 @@ from tests.support import docs_running as running
 ROOT = running.DOCS.parent
 KINDS: dict[str, type[Settings]] = {
     "run": RunConfig, "compile": CompileConfig, "compare": CompareConfig, "filters": FilterRunConfig,
-    "recycle": RecycleConfig, "stats": StatsConfig,
+    "recycle": RecycleConfig, "stats": StatsConfig, "answers": AnswersConfig,
 }  # fmt: skip
 """What a settings file holds, by the first word of its name."""
 PAGES = [pytest.param(path, id=running.page_name(path)) for path in running.pages()]

@@ -23,8 +23,10 @@ _WORDS = {"Ge": "≥ {0.ge}", "Gt": "> {0.gt}", "Le": "≤ {0.le}", "Lt": "< {0.
 _NAMES = {
     "PairColumns": "dict[str, str]",
     "RowColumns": "dict[str, str]",
+    "PromptColumns": "dict[str, str]",
     "TeachersConfig": "TeacherConfig | list[TeacherConfig]",
     "Of": "instruction | response | both",
+    "AnswerFormat": "jsonl | alpaca_eval | arena_hard | ifeval",
 }
 """Type alias → what it stands for."""
 _LAST = ("judge", "judge_program", "max_cost", "max_calls", "max_minutes")

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from refed_dspy.cli.options import (
+    NO_OUT,
     NO_TEACHER,
     AcceptChanged,
     ClusterOption,
@@ -20,17 +21,20 @@ from refed_dspy.cli.options import (
     MaxCalls,
     MaxCost,
     MaxMinutes,
+    OutOption,
     ReferencesOption,
     SeedOption,
     TeacherOption,
     TrackOption,
+    ended_short,
     given,
     needed,
+    print_lines,
     reporting,
     say_where_tracked,
     settings_of,
 )
-from refed_dspy.cli.printing import as_options, say
+from refed_dspy.cli.printing import say
 from refed_dspy.errors import ConfigError, one_line
 
 Data = Annotated[
@@ -39,12 +43,9 @@ Data = Annotated[
         metavar="DATA", help="A file, a Hub data set or a run's folder; default: `data` in the settings file."
     ),
 ]
-OutOption = Annotated[Path | None, typer.Option(help="Folder for the results.", metavar="DIR")]
 ScorerOption = Annotated[
     str | None, typer.Option(help="Folder or Hub name of the model that scores perplexity.", metavar="NAME")
 ]
-_CAPS = ("max_cost", "max_calls", "max_minutes")
-_NO_OUT = "out: no folder for the results; set one with --out DIR"
 _NO_DATA = "data: no data set; pass a file, a Hub data set or a run's folder"
 
 app = typer.Typer()
@@ -76,15 +77,15 @@ def compare_(
     from refed_dspy.runs.compare.compare import compare
 
     settings = settings_of(CompareConfig, context)
-    folder = needed(settings.out, _NO_OUT)
+    folder = needed(settings.out, NO_OUT)
     needed(settings.teacher, NO_TEACHER)
     _check_programs(settings.programs)
     references_ = settings.references or "builtin"
     made = shown(compare, settings.programs, references_, **given(settings, "programs", "references"))
-    _print(made.lines())
+    print_lines(made.lines())
     say(f"table, rows, pairs and pictures in {folder}")
     say_where_tracked(folder)
-    _ended_short(made.stopped, folder)
+    ended_short(made.stopped, folder)
 
 
 @app.command("filter", options_metavar="--filter NAME_OR_YAML --out DIR [OPTIONS]")
@@ -115,10 +116,10 @@ def filter_(
 
     chosen = [_as_yaml(text) for text in filters] if filters else None
     settings = settings_of(FilterRunConfig, context, filters=chosen)
-    folder, source = needed(settings.out, _NO_OUT), needed(settings.data, _NO_DATA)
+    folder, source = needed(settings.out, NO_OUT), needed(settings.data, _NO_DATA)
     made = shown(filter_data, source, settings.filters, force=force, **given(settings, "data", "filters"))
-    _print(made.lines())
-    _ended_short(made.problem or made.stopped, folder)
+    print_lines(made.lines())
+    ended_short(made.problem or made.stopped, folder)
 
 
 @app.command("recycle", options_metavar="--teacher FILE_OR_NAME --out DIR [OPTIONS]")
@@ -148,12 +149,12 @@ def recycle_(
     from refed_dspy.runs.recycle.recycle import recycle
 
     settings = settings_of(RecycleConfig, context, scorer=scorer and {"model": scorer})
-    folder, source = needed(settings.out, _NO_OUT), needed(settings.data, _NO_DATA)
+    folder, source = needed(settings.out, NO_OUT), needed(settings.data, _NO_DATA)
     needed(settings.teacher, NO_TEACHER)
     made = shown(recycle, source, **given(settings, "data"))
-    _print(made.lines())
+    print_lines(made.lines())
     say(f"rows and table in {folder}")
-    _ended_short(made.stopped, folder)
+    ended_short(made.stopped, folder)
 
 
 @app.command("stats")
@@ -184,8 +185,8 @@ def stats_(
     if as_json:
         say(json.dumps(made.facts(), ensure_ascii=False, indent=1))
     else:
-        _print(made.lines())
-    _ended_short(made.wins.stopped if made.wins is not None else "", settings.out)
+        print_lines(made.lines())
+    ended_short(made.wins.stopped if made.wins is not None else "", settings.out)
 
 
 def _as_yaml(text: str) -> Any:
@@ -198,25 +199,6 @@ def _as_yaml(text: str) -> Any:
         return parse_yaml(text)
     except (yaml.YAMLError, ValueError):
         raise ConfigError(f"--filter {one_line(text, 60)!r}: not YAML; write NAME or 'NAME: {{key: value}}'") from None
-
-
-def _print(lines: list[str]) -> None:
-    for line in lines:
-        say(as_options(line))
-
-
-def _ended_short(why: str, folder: Path | None) -> None:
-    """Say on stderr what ended the work early, a cap's name or a sentence. Raises typer.Exit(1) where anything did."""
-    if not why:
-        return
-    if why in _CAPS:
-        where = f" in {folder}" if folder is not None else ""
-        why = (
-            f"{why} is reached; paid answers are kept{where}: to continue, run the same command with a "
-            f"larger --{why.replace('_', '-')}"
-        )
-    say(f"refed: {as_options(why)}", err=True)
-    raise typer.Exit(1)
 
 
 def _check_programs(programs: Mapping[str, str]) -> None:

@@ -168,7 +168,8 @@ def work_lines(status: Mapping[str, Any]) -> list[str]:
     """How work over a data set stands (`ledger.summary.work_status`)."""
     asked, rows = status["asked"], status["rows"]
     of = f" of {rows}" if rows is not None and rows >= asked else ""
-    return [*state_lines(status, f"{status['work']}, {asked}{of} rows sent to the model"), *_calls_lines(status)]
+    noun = "prompts" if status["work"] == "answers" else "rows"
+    return [*state_lines(status, f"{status['work']}, {asked}{of} {noun} sent to the model"), *_calls_lines(status)]
 
 
 def filtering_lines(status: Mapping[str, Any]) -> list[str]:

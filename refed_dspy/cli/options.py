@@ -23,6 +23,9 @@ NO_TEACHER = (
     "no teacher: choose one with --teacher (openai/gpt-4.1-mini, a teacher file, embedded, or simulated to try it out)"
 )
 
+NO_OUT = "out: no folder for the results; set one with --out DIR"
+_CAPS = ("max_cost", "max_calls", "max_minutes")
+
 
 def reporting(command: F) -> F:
     """Turn this package's errors, and Ctrl-C (a SIGTERM, a SIGHUP), into a line, an error's notes below it, and an exit
@@ -74,6 +77,26 @@ def say_where_tracked(folder: Path) -> None:
         say(f"in MLflow: {place}")
 
 
+def print_lines(lines: list[str]) -> None:
+    """What came of work, with keywords as options."""
+    for line in lines:
+        say(as_options(line))
+
+
+def ended_short(why: str, folder: Path | None) -> None:
+    """Say on stderr what ended the work early, a cap's name or a sentence. Raises typer.Exit(1) where anything did."""
+    if not why:
+        return
+    if why in _CAPS:
+        where = f" in {folder}" if folder is not None else ""
+        why = (
+            f"{why} is reached; paid answers are kept{where}: to continue, run the same command with a "
+            f"larger --{why.replace('_', '-')}"
+        )
+    say(f"refed: {as_options(why)}", err=True)
+    raise typer.Exit(1)
+
+
 def needed(value: T | None, message: str) -> T:
     """`value`. Raises InputError with `message` where it is None."""
     if value is None:
@@ -94,6 +117,7 @@ TeacherOption = Annotated[
     str | None,
     typer.Option(help="PROVIDER/NAME, a teacher file, a .gguf file, embedded or simulated.", metavar="FILE_OR_NAME"),
 ]
+OutOption = Annotated[Path | None, typer.Option(help="Folder for the results.", metavar="DIR")]
 ConfigOption = Annotated[
     Path | None,
     typer.Option(help="YAML settings: filters, batches, teachers by stage, …; options override them.", metavar="FILE"),

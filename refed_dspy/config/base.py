@@ -23,10 +23,24 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.text import record_repr
 
-PLACES = {"references", "data", "pairs", "program", "judge_program", "run_dir", "out", "reuse", "against", "gguf"}
+PLACES = {
+    "references",
+    "data",
+    "pairs",
+    "prompts",
+    "program",
+    "judge_program",
+    "run_dir",
+    "out",
+    "reuse",
+    "against",
+    "gguf",
+}
 """Settings that name a file, a folder, a data set or a model: none of them is an empty text."""
 PAIR = ("instruction", "response", "input", "system")
 """The fields of a pair that `columns` may name."""
+ASKED = ("instruction", "input", "system")
+"""The same of a prompt."""
 
 
 class Settings(BaseModel):
@@ -109,6 +123,8 @@ PairColumns: TypeAlias = Annotated[dict[str, str], AfterValidator(partial(_check
 """The names of a table's columns where they differ: {instruction: question, response: answer}."""
 RowColumns: TypeAlias = Annotated[dict[str, str], AfterValidator(partial(_check_columns, (*PAIR, "plain")))]
 """The same with `plain`: the response before it was improved."""
+PromptColumns: TypeAlias = Annotated[dict[str, str], AfterValidator(partial(_check_columns, ASKED))]
+"""The same of prompts: {instruction: question, system: system_prompt}."""
 
 
 Turns: TypeAlias = Literal["leave_out", "first", "last"]

@@ -1,19 +1,22 @@
-"""Settings of comparisons, filterings, recyclings and statistics: all work but runs and compiles."""
+"""Settings of comparisons, filterings, recyclings, statistics and answers: all work but runs and compiles."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from refed_dspy.config.base import Capped, FromReferences, RowColumns, Settings
+from refed_dspy.config.base import Capped, FromReferences, PromptColumns, RowColumns, Settings
 from refed_dspy.config.filters import FilterConfig
 from refed_dspy.config.teacher import TeacherConfig, WithJudge
 
 COMPARED = ("seed-only", "instruction-only", "sample-level", "reference-level")
 """The programs of the paper's first table."""
 Template = Literal["vicuna", "alpaca", "wizardlm", "none"]
+AnswerFormat = Literal["jsonl", "alpaca_eval", "arena_hard", "ifeval"]
+_FILE_NAME = re.compile(r"[\w+-][\w.+-]{0,99}", re.ASCII)
 
 
 class ScorerConfig(Settings):
@@ -105,6 +108,37 @@ class StatsConfig(DataConfig, Capped):
     cluster: str | None = None
     """Have the embedding model and the scorer on a Ray cluster: `auto`, its `HOST:PORT`, or `local:N` for N copies on
     this machine. All else is done here."""
+
+
+class AnswersConfig(Capped):
+    """A model's answers to a file of prompts, for a benchmark say."""
+
+    prompts: str | None = None
+    """The prompts: a JSONL, JSON, CSV or Parquet file, or a Hub data set's name."""
+    columns: PromptColumns = Field(default_factory=dict)
+    """Column names that differ from the usual ones: {instruction: question, system: system_prompt}."""
+    teacher: TeacherConfig | None = None
+    """The model that answers (`--model`). Its `temperature` and `max_tokens` hold for the answers."""
+    system: str | None = None
+    """The system prompt of prompts that have none of their own. Unset: none."""
+    format: AnswerFormat = "jsonl"
+    """The file that is written beside `answers.jsonl`: what a benchmark's own code reads."""
+    generator: str | None = None
+    """The model's name in that file. Unset: the last part of its name."""
+    out: Path | None = None
+    """Folder for the answers."""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    """Seed of the calls, where a model takes one."""
+    max_failure_share: float = Field(default=0.5, gt=0, le=1)
+    """Stop when this share of a stage's last 50 calls failed (of at least 20), or when its first 20 calls all
+    failed."""
+
+    @field_validator("generator")
+    @classmethod
+    def _names_a_file(cls, value: str | None) -> str | None:
+        if value is not None and not _FILE_NAME.fullmatch(value):
+            raise ValueError("takes up to 100 letters, digits and . _ - +, since files are named after it")
+        return value
 
 
 class CompareConfig(Capped, WithJudge, FromReferences):

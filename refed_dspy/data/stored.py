@@ -1,4 +1,4 @@
-"""What work left in its folder beside the ledger: the rows of a filtering or a recycling, and other JSON."""
+"""What work left in its folder beside the ledger: the rows of a filtering or a recycling, answers, other JSON."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import FUNNEL
 
 SOURCE, DROPPED = "source.json", "dropped.jsonl"
-ROWS = {"filtering": "kept.jsonl", "recycling": "recycled.jsonl"}
-"""The file of the rows that such work kept."""
+ROWS = {"filtering": "kept.jsonl", "recycling": "recycled.jsonl", "answers": "answers.jsonl"}
+"""The file of the rows that such work kept, or made."""
 
 
 def work_in(folder: Path) -> str:
@@ -25,7 +25,7 @@ def work_in(folder: Path) -> str:
 
 
 def rows_in(folder: Path, work: str) -> Iterator[dict[str, Any]]:
-    """The rows that a filtering or a recycling kept. Raises RunDirError: none there yet, or damaged."""
+    """The rows that such work kept. Raises RunDirError: none there yet, or damaged."""
     if not (file := folder / ROWS[work]).is_file():
         raise RunDirError(f"{one_line(folder, 200)}: no {file.name} yet; run the command that makes it again")
     return json_lines(file)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -13,17 +14,29 @@ from refed_dspy.errors import ConfigError, InputError, one_line
 from refed_dspy.filters.base import Decision, TextFilter
 from refed_dspy.filters.near_duplicates import Array, hashed, runs, tokens, unspaced
 from refed_dspy.records import DataRow
+from refed_dspy.text import counted
 
 COLUMNS = ("instruction", "input", "prompt", "question", "text", "query", "problem", "task", "turns", "ctx")
 """The columns in which a benchmark's prompts are looked for, unless `columns` names others."""
 LEAST_WORDS = 5
-"""Words of the shortest prompt that is looked for: shorter ones are in many texts by chance."""
+"""Words of the shortest prompt that is looked for inside texts: shorter ones are in many by chance."""
+
+
+class Shared(NamedTuple):
+    """What a text has in common with prompts: the share of its runs that one has too, and the words of the first."""
+
+    share: float
+    words: Sequence[str]
+
+
+_NOTHING = Shared(0.0, ())
 
 
 class Overlap(TextFilter):
     """Drops a row that shares a run of `n` words with a prompt of `against`, whatever the case and punctuation.
 
     T. Brown et al. (2020, appendix C) look for 13. A shorter prompt is looked for as a whole, if it has `LEAST_WORDS`.
+    One that is shorter still drops the instructions that say the same and nothing else.
 
     `against` is a file (JSONL, JSON, CSV or Parquet with `columns`, by default all of `COLUMNS` that it has; or .txt, a
     prompt a line), or the prompts themselves. A cell may be a list of texts: each is a prompt. `of="both"` looks into
@@ -32,7 +45,7 @@ class Overlap(TextFilter):
     Takes eight bytes a run: 100 MB for a benchmark of 12 million words. A run is stored as a hash of 64 bits; it is
     practically impossible that two different runs have the same one.
 
-    `prompts` is how many prompts are looked for, `ignored` how many are too short for that.
+    `prompts` is how many prompts are looked for inside texts, `ignored` how many are too short for that.
 
     Raises:
         InputError: the file cannot be read, none of the columns is there, or no prompt is long enough.
@@ -53,6 +66,7 @@ class Overlap(TextFilter):
         self.of_instruction = of == "instruction"
         self._n = n
         self.prompts = self.ignored = 0
+        self._short: set[tuple[str, ...]] = set()
         by_length: dict[int, list[Array]] = {}
         for text in _prompts(against, columns):
             self._add_prompt(text, by_length)
@@ -64,9 +78,16 @@ class Overlap(TextFilter):
     def check(self, row: DataRow) -> Decision:
         """Dropped as "overlap". `score`: the share of the row's runs that a prompt has too, for the run length where
         that share is highest, 0 where no run is shared; `detail`: the first shared run."""
-        texts = [row.instruction] if self.of_instruction else [row.instruction, row.response]
-        score, detail = max((self._shared(text) for text in texts), key=lambda shared: shared[0])
-        return Decision(not score, "overlap" if score else "", score, detail)
+        found = self.shared(row.instruction)
+        if not self.of_instruction and (in_response := self._runs_of(tokens(row.response))).share > found.share:
+            found = in_response
+        detail = one_line(" ".join(found.words), 200)
+        return Decision(not found.share, "overlap" if found.share else "", found.share, detail)
+
+    def shared(self, instruction: str) -> Shared:
+        """What an instruction shares with the prompts: a share of 0 for nothing."""
+        words = tokens(instruction)
+        return Shared(1.0, words) if tuple(words) in self._short else self._runs_of(words)
 
     def _add_prompt(self, text: str, by_length: dict[int, list[Array]]) -> None:
         """Add the hashed runs of a prompt to `by_length`, and count it."""
@@ -76,6 +97,7 @@ class Overlap(TextFilter):
         if not any(map(len, run_hashes.values())):
             if len(words) - dense.sum() / 2 < min(LEAST_WORDS, self._n):
                 self.ignored += 1
+                self._short.update([tuple(words)] if words else [])
                 return
             run_hashes = {len(words): runs(hashes, len(words))}
         self.prompts += 1
@@ -83,11 +105,10 @@ class Overlap(TextFilter):
             if len(array):
                 by_length.setdefault(length, []).append(array)
 
-    def _shared(self, text: str) -> tuple[float, str]:
-        """(the share of the runs of `text` that a prompt has too, the first of them)."""
-        words = tokens(text)
+    def _runs_of(self, words: Sequence[str]) -> Shared:
+        """The runs of these words that a prompt has too."""
         hashes = hashed(words)
-        best = (0.0, "")
+        best = _NOTHING
         for length, of_prompts in self._runs.items():
             of_text = runs(hashes, length)
             if not len(of_text):
@@ -95,10 +116,67 @@ class Overlap(TextFilter):
             places = np.minimum(np.searchsorted(of_prompts, of_text), len(of_prompts) - 1)
             same = of_prompts[places] == of_text
             share = float(same.mean())
-            if share > best[0]:
+            if share > best.share:
                 first = int(np.argmax(same))
-                best = (share, one_line(" ".join(words[first : first + length]), 200))
+                best = Shared(share, words[first : first + length])
         return best
+
+
+@dataclass(frozen=True)
+class OverlappingRow:
+    """A row whose instruction overlaps with a prompt: its number, both texts, and the `words` that they share."""
+
+    number: int
+    instruction: str
+    prompt: str
+    words: str
+
+
+@dataclass(frozen=True)
+class Contamination:
+    """How many of a data set's `rows` overlap with a benchmark's prompts, and the `first` of them."""
+
+    rows: int
+    count: int
+    first: Sequence[OverlappingRow]
+
+    @property
+    def share(self) -> float:
+        """Of all rows, from 0 to 1."""
+        return self.count / self.rows if self.rows else 0.0
+
+    def lines(self) -> list[str]:
+        """How many overlap, and the first ones, for a terminal."""
+        if not self.count:
+            return [f"none of {counted(self.rows, 'row')} overlaps with the benchmark's prompts"]
+        told = f"{self.count:,} of {counted(self.rows, 'row')} ({self.share:.2%}) overlap with the benchmark's prompts"
+        return [told, *(f"  row {row.number}: {one_line(row.words, 100)}" for row in self.first)]
+
+
+def overlap(rows: Iterable[DataRow], prompts: Sequence[str], n: int = 13, most: int = 5) -> Contamination:
+    """Which of the rows a model was trained on overlap with the prompts of a benchmark, as the filter `overlap` sees it
+    in their instructions; of the first `most`, with which prompt.
+
+    Raises InputError where no prompt is long enough to be looked for.
+    """
+    looked_for = Overlap(prompts, n)
+    count = total = 0
+    first: list[OverlappingRow] = []
+    for total, row in enumerate(rows, start=1):  # noqa: B007 — the last one is how many
+        if not (found := looked_for.shared(row.instruction)).share:
+            continue
+        count += 1
+        if len(first) < most:
+            first.append(
+                OverlappingRow(row.number, row.instruction, _with(found.words, prompts), " ".join(found.words))
+            )
+    return Contamination(total, count, first)
+
+
+def _with(words: Sequence[str], prompts: Sequence[str]) -> str:
+    """The first of `prompts` in which these words stand in a row."""
+    passage = f" {' '.join(words)} "
+    return next((prompt for prompt in prompts if passage in f" {' '.join(tokens(prompt))} "), "")
 
 
 def _windows(dense: Array, n: int) -> Iterator[tuple[int, Array]]:

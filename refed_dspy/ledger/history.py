@@ -123,6 +123,26 @@ def settled_items(ledger: Ledger, stage: str) -> set[str]:
     return {item for (item,) in rows}
 
 
+class StageAnswer(NamedTuple):
+    """The text that a stage's request for an item was answered with, when (seconds since 1970), and whether it ended at
+    the token limit."""
+
+    item: str
+    text: str
+    created: float
+    cut: bool
+
+
+def answers_of(ledger: Ledger, stage: str) -> Iterator[StageAnswer]:
+    """The answer of every item for which `stage` has one."""
+    query = (
+        "SELECT item, output, created, EXISTS (SELECT 1 FROM calls c WHERE c.key = a.key AND outcome = 'cut')"
+        " FROM asked a WHERE stage = ?"
+    )
+    for item, text, created, cut in ledger.db.execute(query, (stage,)):
+        yield StageAnswer(item, text, created, bool(cut))
+
+
 def unpriced_calls(ledger: Ledger) -> list[ChargedCalls]:
     """The calls made while the price was unknown."""
     if not ledger.db.execute("SELECT total(unpriced) FROM usage").fetchone()[0]:

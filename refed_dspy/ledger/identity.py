@@ -11,7 +11,7 @@ from refed_dspy.ledger.ledger import Ledger
 
 def named_work(work: str) -> str:
     """The kind of work in a folder (`Ledger.holds`) with its article: "a run", "an agreement"."""
-    if work == "statistics":
+    if work in {"statistics", "answers"}:
         return work
     return f"an {work}" if work[:1] in "aeio" else f"a {work}"
 

@@ -48,6 +48,9 @@ class UnnamedStage(Question):
 class Fit(ABC):
     """What an answer must be, as the adapter that asked for it sees it."""
 
+    takes_cut = False
+    """Whether an answer that ended at the token limit counts as one."""
+
     @abstractmethod
     def checked(self, text: str) -> tuple[str, str | None]:
         """An answer's typed outputs as JSON, and the text that the adapter reads; None where it reads that JSON.
@@ -97,6 +100,12 @@ def repeated(repetition: int) -> Iterator[None]:
         yield
     finally:
         _repetition.reset(token)
+
+
+def takes_cut() -> bool:
+    """Whether an answer that ended at the token limit counts as one in this context."""
+    fit = _fit.get()
+    return fit is not None and fit.takes_cut
 
 
 def current_repetition() -> int:

@@ -125,7 +125,8 @@ def _described(folder: Path, dropped: bool, through: Through) -> Iterator[_Descr
     """What is known of the rows in `folder`, whose lock is held. Raises RunDirError where it holds no rows to share,
     ExportError where nothing was dropped.
     """
-    work = work_in(folder)
+    if (work := work_in(folder)) == "answers":
+        raise RunDirError(f"{folder}: contains answers to prompts, which are no data to train on; share other rows")
     with locked(folder):  # all that is published is of one moment
         if work in ROWS:
             yield from _of_data(folder, work, dropped, through)

@@ -27,6 +27,7 @@ from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.errors import one_line
 from refed_dspy.ledger.recorder import Recorder, current_recorder
 from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused, NotReached, StillLimited
+from refed_dspy.programs.question import takes_cut
 from refed_dspy.teachers.outcomes import (
     SentAttempt,
     as_text,
@@ -275,7 +276,7 @@ class TeacherEngine:
         if attempt.doubts(response):
             self._doubt()
         recorder.report(attempt.answered(outcome, response, self.route.provider))
-        if outcome == "cut":
+        if outcome == "cut" and not takes_cut():
             raise AnswerCut(f"cut at max_tokens={self.config.max_tokens}; raise it in the teacher's settings")
         if outcome == "refused":
             raise AnswerRefused("declined by the model or its content filter")

@@ -25,6 +25,7 @@ from dspy.lm15 import (
 
 from refed_dspy.ledger.recorder import current_recorder
 from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused
+from refed_dspy.programs.question import takes_cut
 from refed_dspy.records import Call
 from refed_dspy.teachers.outcomes import as_text, outcome_of
 from refed_dspy.teachers.usage import reasoning_tokens, used_tokens, whole
@@ -59,7 +60,7 @@ class ForeignEngine:
             usage, outcome = response.usage or usage, outcome_of(response)
         finally:
             recorder.report(self._call(outcome, round(time.monotonic() - started, 3), usage, number))
-        if outcome == "cut":
+        if outcome == "cut" and not takes_cut():
             raise AnswerCut("cut at the token limit; raise max_tokens in the LM's settings")
         if outcome == "refused":
             raise AnswerRefused("declined by the model or its content filter")

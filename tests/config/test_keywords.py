@@ -9,7 +9,7 @@ import pytest
 
 import refed_dspy
 from refed_dspy.config.compile import CompileConfig
-from refed_dspy.config.jobs import CompareConfig, FilterRunConfig, RecycleConfig, StatsConfig
+from refed_dspy.config.jobs import AnswersConfig, CompareConfig, FilterRunConfig, RecycleConfig, StatsConfig
 from refed_dspy.config.run import RunConfig
 from refed_dspy.runs.estimate import aestimate
 
@@ -27,6 +27,7 @@ TAKEN_ALREADY = {"references", "pairs"}
         (refed_dspy.recycle, RecycleConfig),
         (refed_dspy.measure, StatsConfig),
         (refed_dspy.compile, CompileConfig),
+        (refed_dspy.answer_prompts, AnswersConfig),
     ],
 )
 def test_a_signature_has_every_setting_of_its_class(function: Any, kind: Any) -> None:

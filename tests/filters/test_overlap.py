@@ -12,7 +12,7 @@ from benchmarks.texts import WORDS
 from refed_dspy.errors import ConfigError, InputError
 from refed_dspy.filters.base import Decision
 from refed_dspy.filters.near_duplicates import tokens
-from refed_dspy.filters.overlap import Overlap
+from refed_dspy.filters.overlap import Contamination, Overlap, OverlappingRow, overlap
 from refed_dspy.records import DataRow
 
 PROMPT = "A train leaves the station at nine and travels at sixty miles an hour; how far has it come by noon?"
@@ -56,13 +56,15 @@ def test_the_score_is_the_share_of_the_row_s_runs() -> None:
     assert filter_.check(row("zero one two three four five six")).score == pytest.approx(2 / 3)
 
 
-def test_short_prompts_are_looked_for_as_a_whole_and_shorter_ones_are_ignored() -> None:
+def test_short_prompts_are_looked_for_as_a_whole_and_shorter_ones_as_the_whole_instruction() -> None:
     filter_ = Overlap(["Who wrote the novel Emma?", "Name a colour.", "", "?!"])
     assert (filter_.prompts, filter_.ignored) == (1, 3)
     assert not filter_.check(row("Tell me: who wrote the novel “Emma”, and when?")).kept
     assert filter_.check(row("Who wrote the novel, Emma?")).score == 1.0
     assert filter_.check(row("Who wrote the novel Persuasion?")).kept
-    assert filter_.check(row("Name a colour.")).kept
+    assert filter_.check(row("Name a colour and a fish.")).kept
+    assert filter_.check(row("name a colour")) == Decision(False, "overlap", 1.0, "name a colour")
+    assert Overlap([PROMPT, "Yes."], of="both").check(row("Is it?", "Yes.")).kept
 
 
 def test_scripts_without_spaces_take_twice_as_many_characters() -> None:
@@ -157,3 +159,28 @@ def test_hostile_texts() -> None:
     filter_.remember(row(PROMPT))
     with pytest.raises(InputError, match="the prompts given"):
         Overlap([])
+
+
+def test_which_rows_overlap_with_which_prompts() -> None:
+    prompts = ["Name a colour.", "Who wrote the novel Emma?", PROMPT, f"{PROMPT} And by one?"]
+    texts = ["Name a fish.", f"Solve: {PROMPT}", "Name a colour", "Who wrote the novel “Emma”, and when?"]
+    rows = [DataRow(number, text, PROMPT) for number, text in enumerate(texts, start=3)]
+    found = overlap(iter(rows), prompts)
+    shared = " ".join(tokens(PROMPT)[:13])
+    assert found.first == [
+        OverlappingRow(4, texts[1], PROMPT, shared),
+        OverlappingRow(5, texts[2], prompts[0], "name a colour"),
+        OverlappingRow(6, texts[3], prompts[1], "who wrote the novel emma"),
+    ]
+    assert (found.rows, found.count, found.share) == (4, 3, 0.75)
+    assert found.lines()[:2] == ["3 of 4 rows (75.00%) overlap with the benchmark's prompts", f"  row 4: {shared}"]
+    assert overlap(rows, prompts, most=1) == Contamination(4, 3, found.first[:1])
+    assert [each.kept for each in map(Overlap(prompts).check, rows)] == [True, False, False, False]
+
+
+def test_nothing_that_overlaps() -> None:
+    assert overlap([], [PROMPT]) == Contamination(0, 0, [])
+    (told,) = overlap([row("Name a fish.")], [PROMPT]).lines()
+    assert told == "none of 1 row overlaps with the benchmark's prompts"
+    with pytest.raises(InputError, match="no prompt of 5 words"):
+        overlap([row("Name a fish.")], ["Hi"])

@@ -1,0 +1,103 @@
+"""Reading a file of prompts that a model is to answer: one instruction a row, word for word as the file has it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from refed_dspy.config.base import ASKED
+from refed_dspy.data.read import rows_of
+from refed_dspy.data.shapes import check_roles
+from refed_dspy.errors import ReferencesError, one_line
+from refed_dspy.files import as_path
+
+COLUMNS = ("instruction", "prompt", "question")
+"""The columns in which an instruction is looked for, as AlpacaEval, Arena-Hard, IFEval and others name them."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt. `number` counts the rows from 1 (of JSONL, the lines); `text` is all that the model is asked, not
+    even stripped, since benchmarks find an answer by its prompt; `system` is the system prompt, or empty; `fields` is
+    the row as it was read."""
+
+    number: int
+    text: str
+    system: str
+    fields: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The prompts of a file in their order. `name` is the source as it was named."""
+
+    name: str
+    rows: Sequence[Prompt]
+
+
+def load_prompts(source: Any, columns: Mapping[str, str] | None = None, system: str = "") -> Prompts:
+    """The prompts of `source`: a JSONL, JSON, CSV or Parquet file, a Hub data set's name, or a list of mappings.
+
+    Args:
+        columns: column names that differ from the usual ones: {"instruction": …, "input": …, "system": …}. An `input`
+            that a row has is appended to its instruction.
+        system: the system prompt of rows that have none.
+
+    Raises:
+        ConfigError: `columns` has an unknown key.
+        ReferencesError: the source cannot be read, has no instructions, or lacks the one of a row.
+    """
+    columns = dict(columns or {})
+    check_roles(columns, ASKED)
+    name, rows = rows_of(as_path(source), "prompts")
+    read = [*rows]
+    if not read:
+        raise ReferencesError(f"{name}: no rows; write one instruction per row")
+    asked = (columns["instruction"],) if "instruction" in columns else COLUMNS
+    if not any(column in row for _, row in read for column in asked):
+        raise ReferencesError(_no_instructions(name, asked, read))
+    return Prompts(name, [*_prompts(name, read, asked, columns, system)])
+
+
+def _prompts(
+    name: str,
+    rows: Sequence[tuple[int, Mapping[str, Any]]],
+    asked: Sequence[str],
+    columns: Mapping[str, str],
+    system: str,
+) -> Iterator[Prompt]:
+    for number, row in rows:
+        column = next((column for column in asked if column in row), asked[0])
+        where = f"{name} row {number}"
+        text = _text(row, column, where)
+        if not text.strip():
+            raise ReferencesError(
+                f"{where}: no instruction (column {one_line(column, 40)}); write one or remove the row"
+            )
+        if extra := _text(row, columns.get("input", "input"), where).strip():
+            text = f"{text.strip()}\n\n{extra}"
+        yield Prompt(number, text, _text(row, columns.get("system", "system"), where).strip() or system, row)
+
+
+def _text(row: Mapping[str, Any], column: str, where: str) -> str:
+    """The text in a column; empty where it has none. Raises ReferencesError for what no model can receive."""
+    value = row.get(column)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise ReferencesError(f"{where}: {one_line(column, 40)} is a {type(value).__name__}; it must be text")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ReferencesError(f"{where}: {one_line(column, 40)} is broken text: half a character in it") from None
+    return value
+
+
+def _no_instructions(name: str, asked: Sequence[str], rows: Sequence[tuple[int, Mapping[str, Any]]]) -> str:
+    there = dict.fromkeys(str(column) for _, row in rows for column in row)
+    listed = one_line(", ".join([*there][:12]), 200) or "none"
+    return (
+        f"{name}: no instructions: none of its rows has {' or '.join(one_line(column, 40) for column in asked)}; its "
+        f"columns are {listed}; name the right one with columns: {{instruction: …}}"
+    )

@@ -1,0 +1,87 @@
+"""An answer's style as Arena-Hard counts it for its style control: tokens, and marks of Markdown outside code.
+
+The counts are those of the benchmark's own `utils/add_markdown_info.py`, to the digit: a fit over answers of several
+models compares them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from refed_dspy.errors import ConfigError, one_line
+
+if TYPE_CHECKING:
+    import tiktoken
+
+ENCODING = "o200k_base"
+"""The tokens that Arena-Hard counts: GPT-4o's."""
+_CACHE = "TIKTOKEN_CACHE_DIR"
+_CODE = re.compile(r"```([^`]*)```")
+_HEADER = re.compile(r"^(#{1,6})\s", re.MULTILINE)
+_LISTS = {
+    "ordered": re.compile(r"^\s*\d+\.\s", re.MULTILINE),
+    "unordered": re.compile(r"^\s*[-*+]\s", re.MULTILINE),
+}
+_BOLD = {"**": re.compile(r"\*\*[^*\n]+\*\*"), "__": re.compile(r"__[^_\n]+__")}
+
+
+def style_of(answer: str) -> dict[str, Any]:
+    """`token_len`; `header_count` by level (`h1` to `h6`), `list_count` (`ordered`, `unordered`) and `bold_count`
+    (`**`, `__`). Raises as `encoding`."""
+    text = _without_code(answer)
+    levels = [len(header) for header in _HEADER.findall(text)]
+    return {
+        "token_len": len(encoding(ENCODING).encode(answer, disallowed_special=())),
+        "header_count": {f"h{level}": levels.count(level) for level in range(1, 7)},
+        "list_count": _counts(_LISTS, text),
+        "bold_count": _counts(_BOLD, text),
+    }
+
+
+def _counts(patterns: Mapping[str, re.Pattern[str]], text: str) -> dict[str, int]:
+    return {name: len(pattern.findall(text)) for name, pattern in patterns.items()}
+
+
+def _without_code(text: str) -> str:
+    """`text` without what stands in its fences. The fences stay, and the same words go wherever else they stand (all
+    line feeds, say, where a fence holds one alone), since that is how the benchmark counts."""
+    for block in _CODE.findall(text):
+        text = text.replace(block, "")
+    return text
+
+
+@lru_cache
+def encoding(name: str) -> tiktoken.Encoding:
+    """An encoding of tiktoken's, from the files that LiteLLM ships, so that nothing is downloaded, or from the folder
+    in TIKTOKEN_CACHE_DIR. Raises ConfigError where it cannot be had."""
+    import tiktoken
+
+    with _shipped_files():
+        try:
+            return tiktoken.get_encoding(name)
+        except (OSError, ValueError) as error:  # what its download raises is an OSError
+            raise ConfigError(
+                f"tiktoken's {name} cannot be read ({one_line(error, 120)}); put its file into a folder and name that "
+                f"in {_CACHE}"
+            ) from None
+
+
+@contextmanager
+def _shipped_files() -> Iterator[None]:
+    """tiktoken looks into LiteLLM's files inside the block, unless the user named a folder."""
+    spec = find_spec("litellm")
+    if _CACHE in os.environ or spec is None or spec.origin is None:
+        yield
+        return
+    os.environ[_CACHE] = str(Path(spec.origin).parent / "litellm_core_utils" / "tokenizers")
+    try:
+        yield
+    finally:
+        del os.environ[_CACHE]

@@ -1,0 +1,1 @@
+"""A model's answers to a file of prompts, in the formats of benchmarks."""
