@@ -33,7 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refed_dspy.metrics.equal_length import equal_length_gain
-from refed_dspy.metrics.intervals import is_gain, mean_interval
+from refed_dspy.metrics.gains import gain_interval, is_gain
 from refed_dspy.records import Compared
 
 Floats = NDArray[np.float64]
@@ -63,7 +63,7 @@ class Comparison:
         longer = rng.normal(np.log(self.ratio), SPREAD, (self.references, SAMPLES))
         values = self.values(rng, longer)
         gains = {str(i): float(row.mean()) for i, row in enumerate(values)}
-        if not is_gain(mean_interval(list(gains.values()))):
+        if not is_gain(gain_interval(list(gains.values()))):
             return False
         pairs = [list(zip(0.5 + won / WINS, log, strict=True)) for won, log in zip(values, longer, strict=True)]
         new = {name: Compared(WINS, verdicts) for name, verdicts in zip(gains, pairs, strict=True)}

@@ -1,4 +1,4 @@
-"""Confidence intervals, the rule that promotes a program, and correlations.
+"""Confidence intervals and correlations. Gains have an interval of their own: metrics/gains.py.
 
 Scores of the same reference are alike, so references are the units of the sample (clusters), and each counts the same,
 however many values it has. The interval of a mean is the percentile bootstrap over cluster means, expanded for few
@@ -6,9 +6,9 @@ clusters after Hesterberg (2014), "What Teachers Should Know about the Bootstrap
 Phi(-sqrt(n / (n - 1)) * t), t being Student's quantile at 1 - alpha / 2 with n - 1 degrees of freedom.
 
 The bootstrap's means never leave the range of the n means. Where even that range contains the true mean too rarely
-(below 6 clusters, see `_STANDS_ALONE`) the interval is the wider of this one and Student's. The share of
-promotions where nothing was gained (intended: 2.5%), in 20,000 simulated comparisons each (both sides counted;
-win/tie/loss: four outcomes a reference):
+(below 6 clusters, see `_STANDS_ALONE`) the interval is the wider of this one and Student's. How often it lies wholly on
+one side of the true mean, in 20,000 simulated samples each (both sides counted; intended: 2.5% a side; win/tie/loss:
+four outcomes a reference):
 
     clusters                          5      6      7      8
     normal, percentile              4.0%   3.3%   3.1%   2.8%
@@ -17,11 +17,6 @@ win/tie/loss: four outcomes a reference):
     win/tie/loss, wider             3.2%   2.5%   2.4%   2.2%
     mostly ties, percentile         2.8%   3.3%   3.2%   3.0%
     t with 2 degrees, percentile    3.9%   3.4%   3.3%   3.3%
-
-From 6 clusters on the wider one is not used: it would find 82% of the true gains in `benchmarks/promotion.py` where
-this one finds 85%. All these distributions are symmetrical. Where most references gain a little and a few lose much,
-every interval from so few of them promotes too often: in 9% of comparisons of 8 clusters drawn from a mirrored
-exponential distribution (Student's: 10%).
 """
 
 from __future__ import annotations
@@ -37,17 +32,12 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 
-MIN_CLUSTERS = 5
-"""The fewest clusters that can promote. Where nothing was gained, n references all come out ahead once in 2**n
-comparisons, and if all are ahead by the same amount no interval has a width: 3.1% for 5 of them, and 6.3% for 4, too
-often for a proof."""
 RESAMPLES = 9_999
 _ALPHA = 0.05
 _STANDS_ALONE = 6
 """With fewer means, distributed symmetrically about the true one, all lie on one side of it more often than _ALPHA: n
 of them once in 2**(n - 1) times."""
 _AT_ONCE = 2_000_000  # resampled values held in memory at once: 16 MB
-_ROUNDING = 1e-9  # below this a gain is a rounding error: 0.1 + 0.2 - 0.3 is above zero
 
 
 @dataclass(frozen=True)
@@ -85,27 +75,17 @@ def mean_interval(
     infinite. Clusters whose means are all equal give an interval of no width. Raises ValueError
     without a value, for one that is not finite, and for lists of two lengths.
     """
-    means = _cluster_means(_numbers(values), clusters)
+    means = cluster_means(values, clusters)
     mean, n = math.fsum(means) / len(means), len(means)
     if n == 1:
         return Interval(mean, -math.inf, math.inf, len(values), n)
-    if _constant(means):
+    if constant(means):
         return Interval(mean, mean, mean, len(values), n)
     low, high = _expanded_percentiles(means, seed)
     if n < _STANDS_ALONE:
         half = _student(n) * float(means.std(ddof=1)) / math.sqrt(n)
         low, high = min(low, mean - half), max(high, mean + half)
     return Interval(mean, low, high, len(values), n)
-
-
-def gain_or_loss(mean: float) -> str:
-    """What a mean difference is called where it is shown, to two digits."""
-    return "loss" if f"{mean:z.2f}".startswith("-") else "gain"
-
-
-def is_gain(gain: Interval) -> bool:
-    """The rule that promotes: the whole interval lies above zero, and it has MIN_CLUSTERS or more."""
-    return gain.clusters >= MIN_CLUSTERS and gain.low > _ROUNDING
 
 
 def correlations(predicted: Sequence[float], observed: Sequence[float]) -> Correlation:
@@ -120,7 +100,7 @@ def correlations(predicted: Sequence[float], observed: Sequence[float]) -> Corre
     if len(predicted) < 3:
         return Correlation(None, None)
     x, y = _numbers(predicted), _numbers(observed)
-    if _constant(x) or _constant(y):
+    if constant(x) or constant(y):
         return Correlation(None, None)
     return Correlation(float(stats.pearsonr(x, y).statistic), float(stats.spearmanr(x, y).statistic))
 
@@ -135,20 +115,21 @@ def _numbers(values: ArrayLike) -> Floats:
     return numbers
 
 
-def _cluster_means(values: Floats, clusters: Sequence[Hashable] | None) -> Floats:
+def cluster_means(values: Sequence[float], clusters: Sequence[Hashable] | None) -> Floats:
     """The clusters' means, ascending and summed exactly: the order in which answers arrived must not change the
-    interval."""
+    interval. Raises ValueError as `mean_interval`."""
+    numbers = _numbers(values)
     if clusters is None:
-        return np.sort(values)
+        return np.sort(numbers)
     if len(clusters) != len(values):
         raise ValueError(f"{len(values)} values but {len(clusters)} clusters; give one cluster per value")
     members: defaultdict[Hashable, list[float]] = defaultdict(list)
-    for value, cluster in zip(values.tolist(), clusters, strict=True):
+    for value, cluster in zip(numbers.tolist(), clusters, strict=True):
         members[cluster].append(value)
     return np.sort(np.array([math.fsum(group) / len(group) for group in members.values()]))
 
 
-def _constant(numbers: Floats) -> bool:
+def constant(numbers: Floats) -> bool:
     """Whether all are equal but for the rounding of floats. `numbers` is not empty."""
     return bool(np.ptp(numbers) <= 1e-12 * np.abs(numbers).max())
 

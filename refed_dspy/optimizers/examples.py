@@ -59,9 +59,14 @@ def example_id(example: dspy.Example) -> str:
 
 def cluster_of(example: dspy.Example) -> str:
     """The cluster of an example, whose scores are not independent: a digest of its instruction, or its reference's."""
+    return instruction_of(example)[0]
+
+
+def instruction_of(example: dspy.Example) -> tuple[str, str | None]:
+    """The cluster of an example, and its instruction, or its reference's; None where it has none."""
     reference = example.get("reference")
     instruction = reference.instruction if isinstance(reference, Reference) else example.get("instruction")
-    return digest(instruction) if isinstance(instruction, str) else example_id(example)
+    return (digest(instruction), instruction) if isinstance(instruction, str) else (example_id(example), None)
 
 
 def as_examples(

@@ -9,9 +9,10 @@ from typing import Any
 
 from refed_dspy.ledger.candidates import Candidate
 from refed_dspy.metrics.equal_length import equal_length_gain
-from refed_dspy.metrics.intervals import MIN_CLUSTERS, Interval, gain_or_loss, is_gain, mean_interval
+from refed_dspy.metrics.gains import MIN_CLUSTERS, gain_interval, gain_or_loss, is_gain, least_gain, spread_of
+from refed_dspy.metrics.intervals import Interval, mean_interval
 from refed_dspy.records import dollars
-from refed_dspy.text import format_number, table_lines
+from refed_dspy.text import counted, format_number, table_lines
 
 UNJUDGED = {"abstained": "abstained", "judge_failed": "judge failed"}
 """The components that say which share of its questions the judge did not decide."""
@@ -46,29 +47,67 @@ class ProgramScore:
 
 
 @dataclass(frozen=True)
+class Gain:
+    """What one program gains over another on the test set, paired by example, clustered by topic or reference; with its
+    98% interval."""
+
+    raw: Interval
+    equal_length: Interval | None = None
+    """With its 95% interval, infinite where it cannot be told; None where the metric compares no answers."""
+    held_out: int | None = None
+    """How many references (or whatever the proof's unit is) it rests on; None: as many as clusters."""
+    least: float | None = None
+    """The least gain that would be found four times out of five, gains being spread as they are here."""
+
+    @property
+    def found(self) -> bool:
+        return is_gain(self.raw)
+
+    @property
+    def rests_on_length(self) -> bool:
+        """Whether there is a gain, but none that can be told at equal length."""
+        return self.found and self.equal_length is not None and not is_gain(self.equal_length)
+
+    def facts(self, raw: str, equal_length: str) -> dict[str, Any]:
+        """Its intervals, under these names."""
+        return {raw: asdict(self.raw), equal_length: None if self.equal_length is None else asdict(self.equal_length)}
+
+    def line(self, over: str, unit: str) -> str:
+        """For people."""
+        level = self.equal_length
+        at = "" if level is None else f"; at equal length {level if math.isfinite(level.low) else 'unknown'}"
+        named = "loss against" if gain_or_loss(self.raw.mean) == "loss" else "gain over"
+        return f"{named} {over}: {self.raw}{at}, {self.basis(unit)}"
+
+    def basis(self, unit: str) -> str:
+        """What it rests on: "16 held-out references of 12 topics"."""
+        held_out = self.raw.clusters if self.held_out is None else self.held_out
+        topics = "" if held_out == self.raw.clusters else f" of {counted(self.raw.clusters, 'topic')}"
+        return f"{held_out} held-out {unit}{topics}"
+
+
+@dataclass(frozen=True)
 class Proof:
     """The compiled program against the uncompiled one, and against the champion where there is one.
 
-    Scores, wins and gains are raw: no longer answer is discounted. The gains at equal length, infinite where they
-    cannot be told, are None where the metric compares no answers.
+    All of them are asked about the same example in turn, so that a teacher or a judge that changes meanwhile favours
+    none. Scores, wins and gains are raw: no longer answer is discounted.
     """
 
     baseline: ProgramScore
     compiled: ProgramScore
-    gain: Interval
-    """Compiled less uncompiled, paired by example, clustered by reference; 95%."""
+    gain: Gain
     champion: ProgramScore | None = None
-    over_champion: Interval | None = None
+    over_champion: Gain | None = None
     """On the examples that the champion did not see either; None where there are none."""
     unit: str = "references"
-    """What the intervals are clustered by."""
+    """What is held out."""
     whole: bool = True
     """Whether each program has a score on at least four fifths of the test set."""
-    equal_length: Interval | None = None
-    """The gain over the uncompiled program at equal length."""
-    over_champion_equal_length: Interval | None = None
     accept_longer: bool = False
     """Whether a gain that rests on length is proved, too."""
+    topics: bool = True
+    """Whether topics were looked for."""
 
     @property
     def proved(self) -> bool:
@@ -78,14 +117,17 @@ class Proof:
 
     @property
     def rests_on_length(self) -> bool:
-        """Whether there is a gain, but none that can be told at equal length."""
-        controlled = self.equal_length if self.champion is None else self.over_champion_equal_length
-        return self._gained and controlled is not None and not is_gain(controlled)
+        """Whether the gain that decides is none that can be told at equal length."""
+        return self._deciding is not None and self._deciding.rests_on_length
+
+    @property
+    def _deciding(self) -> Gain | None:
+        """The gain that must be above zero."""
+        return self.gain if self.champion is None else self.over_champion
 
     @property
     def _gained(self) -> bool:
-        raw = self.gain if self.champion is None else self.over_champion
-        return self.whole and raw is not None and is_gain(raw)
+        return self.whole and self._deciding is not None and self._deciding.found
 
     def lines(self) -> list[str]:
         """A table for a terminal."""
@@ -97,12 +139,19 @@ class Proof:
         unit = "a sample" if self.unit == "references" else "an example"
         heads = ["program", "score (95% interval)", *(COLUMNS[name] for name in names), unit]
         table = table_lines([heads, *([label, *row.cells(names)] for label, row in rows)])
-        over, level = self.over_champion, _at_equal_length(self.equal_length)
-        table.append(f"{_named(self.gain)} uncompiled: {self.gain}{level}, {self.gain.clusters} held-out {self.unit}")
-        if over is not None:
-            level = _at_equal_length(self.over_champion_equal_length)
-            table.append(f"{_named(over)} the champion: {over}{level}, {over.clusters} {self.unit}")
-        return table
+        table.append(self.gain.line("uncompiled", self.unit))
+        if self.over_champion is not None:
+            table.append(self.over_champion.line("the champion", self.unit))
+        return [*table, *self.assumed()]
+
+    def assumed(self) -> list[str]:
+        """What the proof could see, and what it takes for granted, in a line."""
+        gain = self._deciding
+        if gain is None or gain.least is None or not math.isfinite(gain.least):
+            return []
+        independent = "topics" if gain.held_out not in {None, gain.raw.clusters} else self.unit
+        seen = f"a gain of {gain.least:.2f} would be found four times out of five, if the {independent} are independent"
+        return [seen if self.topics else f"{seen}; topics were not looked for (refed teacher fetch embedder)"]
 
     def warning(self) -> str:
         """That it rests on fewer than half of its judgements; empty where it does not."""
@@ -125,11 +174,11 @@ class Proof:
             return []
         if not self.whole:
             return ["not proved: less than four fifths of the test set could be scored"]
-        gain = self.gain if self.champion is None else self.over_champion
-        if gain is None or gain.clusters < MIN_CLUSTERS:
-            held_out = 0 if gain is None else gain.clusters
-            return [f"not proved: only {held_out} {self.unit} were held out; it takes {MIN_CLUSTERS} or more"]
-        if gain_or_loss(gain.mean) == "loss":
+        gain = self._deciding
+        if gain is None or gain.raw.clusters < MIN_CLUSTERS:
+            basis = f"0 held-out {self.unit}" if gain is None else gain.basis(self.unit)
+            return [f"not proved: only {basis}; it takes {MIN_CLUSTERS} or more"]
+        if gain_or_loss(gain.raw.mean) == "loss":
             return [f"not proved: it scored lower than the {'champion' if self.champion else 'uncompiled program'}"]
         return ["not proved: the gain's interval includes zero"]
 
@@ -139,17 +188,11 @@ class Proof:
         programs = {"baseline": self.baseline.facts(), "compiled": self.compiled.facts()}
         doubts = [*([self.warning()] if self.warning() else []), *self.doubts()]
         verdict = {"proved": self.proved, "rests_on_length": self.rests_on_length, "doubts": doubts}
-        return {**finite({**asdict(self), **programs, "champion": champion}), **verdict}
-
-
-def _named(gain: Interval) -> str:
-    return "loss against" if gain_or_loss(gain.mean) == "loss" else "gain over"
-
-
-def _at_equal_length(gain: Interval | None) -> str:
-    if gain is None:
-        return ""
-    return f"; at equal length {gain if math.isfinite(gain.low) else 'unknown'}"
+        gains = {**self.gain.facts("gain", "equal_length"), "over_champion": None, "over_champion_equal_length": None}
+        if self.over_champion is not None:
+            gains |= self.over_champion.facts("over_champion", "over_champion_equal_length")
+        assumed = {"assumed": self.assumed()}
+        return {**finite({**asdict(self), **gains, **programs, "champion": champion}), **verdict, **assumed}
 
 
 def finite(value: Any) -> Any:
@@ -172,20 +215,28 @@ def program_score(
     return ProgramScore(interval, candidate.component_means("test"), unit_cost)
 
 
-def gains(
-    new: Candidate, old: Candidate, clusters: Mapping[str, str], seed: int, unseen: frozenset[str] | None = None
-) -> tuple[Interval | None, Interval | None]:
-    """By how much `new` scores higher than `old` on the test examples of clusters in `unseen` that both have scores on:
-    raw, and at equal length.
+def gain_over(
+    new: Candidate,
+    old: Candidate,
+    clusters: Mapping[str, str],
+    topics: Mapping[str, str] | None = None,
+    unseen: frozenset[str] | None = None,
+    seed: int = 0,
+) -> Gain | None:
+    """By how much `new` scores higher than `old` on the test examples of clusters in `unseen` that both have scores on;
+    None where there are none.
 
-    A cluster's difference is the mean of its examples' differences. None where no example is shared; the second also
-    where no verdicts are.
+    `topics`: cluster → its topic. A topic's difference is the mean of its examples' differences.
     """
     a, b = new.undiscounted("test"), old.undiscounted("test")
     shared = {e: a[e] - b[e] for e in a if e in b and (unseen is None or clusters[e] in unseen)}
     if not shared:
-        return None, None
-    raw = mean_interval(list(shared.values()), [clusters[e] for e in shared], seed=seed)
-    if not (of_new := new.compared.get("test")):
-        return raw, None
-    return raw, equal_length_gain(shared, of_new, old.compared.get("test", {}), clusters, seed=seed)
+        return None
+    alike = {e: clusters[e] if topics is None else topics.get(clusters[e], clusters[e]) for e in shared}
+    values, groups = list(shared.values()), list(alike.values())
+    of_new, level = new.compared.get("test"), None
+    if of_new:
+        level = equal_length_gain(shared, of_new, old.compared.get("test", {}), alike, seed=seed)
+    raw = gain_interval(values, groups)
+    least = least_gain(spread_of(values, groups), raw.clusters)
+    return Gain(raw, level, len({clusters[e] for e in shared}), least if math.isfinite(least) else None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,10 +18,12 @@ from refed_dspy.optimizers.agreement import JudgeReport, agreement_of_results
 from refed_dspy.optimizers.dspy_optimizers import DOES, NO_ERROR_LIMIT, Optimizer
 from refed_dspy.optimizers.estimate import caps_before_proof, estimate_compile, warn_of_small_caps
 from refed_dspy.optimizers.gateway import Gateway, current_candidate
-from refed_dspy.optimizers.proof import Proof, gains, program_score
+from refed_dspy.optimizers.proof import Proof, gain_over, program_score
 from refed_dspy.optimizers.recorder import CandidateCallback, ScoreRecorder, is_recoverable
 from refed_dspy.optimizers.reference_metric import ReferenceMetric
 from refed_dspy.optimizers.spec import CompileSpec
+from refed_dspy.optimizers.topics import find_topics
+from refed_dspy.optimizers.turns import Turns
 from refed_dspy.programs import PairwiseJudge
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.saved import MANIFEST, load_state, program_state
@@ -150,29 +152,29 @@ class CompileSteps:
         names = {"uncompiled": baseline, "compiled": best}
         if self.champion is not None:
             names["champion"] = self.candidates.note(self._with_prompts(self.champion.state))
-        for name in dict.fromkeys(names.values()):
-            label = next(label for label in names if names[label] == name)
-            self._evaluate(f"{label} program on the test set", name)
+        self._evaluate_in_turns("programs on the test set, in turns", list(dict.fromkeys(names.values())))
         candidates, seed = self._candidates(), self.spec.settings.seed
         scores = {
             label: program_score(candidates[name], self.clusters, self.unit_costs.get(name), seed)
             for label, name in names.items()
         }
-        difference, level = gains(candidates[best], candidates[baseline], self.clusters, seed)
+        topics = find_topics(self.spec.split)
+        gain = gain_over(candidates[best], candidates[baseline], self.clusters, topics, seed=seed)
         baseline_score, best_score = scores["uncompiled"], scores["compiled"]
-        if baseline_score is None or best_score is None or difference is None or self.gateway.cap_reached:
+        if baseline_score is None or best_score is None or gain is None or self.gateway.cap_reached:
             return None
         size = len(self.spec.split.test)
-        whole = all(enough(len(candidates[name].scores.get("test", {})), size) for name in names.values())
-        over_champion, over_champion_level = None, None
+        over_champion = None
         if self.champion is not None:
             unseen = frozenset(self.clusters.values()) - set(self.champion.state.get(MANIFEST, {}).get("seen", []))
-            over_champion, over_champion_level = gains(
-                candidates[best], candidates[names["champion"]], self.clusters, seed, unseen
+            over_champion = gain_over(
+                candidates[best], candidates[names["champion"]], self.clusters, topics, unseen, seed
             )
         return Proof(
-            baseline_score, best_score, difference, scores.get("champion"), over_champion, self.spec.unit, whole,
-            level, over_champion_level, self.spec.settings.accept_longer,
+            baseline_score, best_score, gain, scores.get("champion"), over_champion, self.spec.unit,
+            whole=all(enough(len(candidates[name].scores.get("test", {})), size) for name in names.values()),
+            accept_longer=self.spec.settings.accept_longer,
+            topics=topics is not None,
         )  # fmt: skip
 
     def _judge_report(self, baseline: str, best: str) -> JudgeReport | None:
@@ -183,34 +185,39 @@ class CompileSteps:
         before, after = (agreement_of_results(self.test_results[name], seed) for name in (baseline, best))
         return JudgeReport(before, after, held_out)
 
-    def _evaluate(self, phase: str, program: dspy.Module | str, examples: Sequence[dspy.Example] | None = None) -> None:
-        """Score `program` (or the candidate of that id) on `examples` (or the test set)."""
+    def _evaluate(self, phase: str, program: dspy.Module, examples: Sequence[dspy.Example]) -> None:
+        """Score `program` on `examples`."""
         self._begin(phase)
-        of_test = examples is None
-        if isinstance(program, str):
-            program = self._with_prompts(self._candidates()[program].state)
-        name = self.candidates.note(program)
-        evaluator = dspy.Evaluate(
-            devset=list(self.spec.split.test if examples is None else examples),
-            metric=self.recorder,
+        token = current_candidate.set(self.candidates.note(program))
+        try:
+            self._evaluator(examples, self.recorder)(program)
+        finally:
+            current_candidate.reset(token)
+        self._raise_if_stopped()
+
+    def _evaluate_in_turns(self, phase: str, names: Sequence[str]) -> None:
+        """Score these candidates on the test set, example by example (see Turns)."""
+        self._begin(phase)
+        before = {name: self.gateway.candidate_costs[name] for name in names}
+        turns = Turns({name: self._with_prompts(self._candidates()[name].state) for name in names}, self.recorder)
+        results = turns.results(self._evaluator(turns.of(self.spec.split.test), turns.score)(turns))
+        self._raise_if_stopped()
+        self.test_results |= results
+        if self.spec.teachers["teacher"].price is not None:
+            for name in names:
+                units = sum(_samples(prediction) for _, prediction, _ in results[name])
+                self.unit_costs[name] = (self.gateway.candidate_costs[name] - before[name]) / max(1, units)
+
+    def _evaluator(self, examples: Sequence[dspy.Example], metric: Callable[..., Any]) -> dspy.Evaluate:
+        return dspy.Evaluate(
+            devset=list(examples),
+            metric=metric,
             num_threads=self.spec.settings.threads,
             display_progress=False,
             max_errors=NO_ERROR_LIMIT,
             failure_score=0.0,
             provide_traceback=False,
         )
-        token = current_candidate.set(name)
-        before = self.gateway.candidate_costs[name]
-        try:
-            evaluation = evaluator(program)
-        finally:
-            current_candidate.reset(token)
-        self._raise_if_stopped()
-        if of_test:
-            self.test_results[name] = evaluation.results
-        if of_test and self.spec.teachers["teacher"].price is not None:
-            units = sum(_samples(prediction) for _, prediction, _ in evaluation.results)
-            self.unit_costs[name] = (self.gateway.candidate_costs[name] - before) / max(1, units)
 
     def _best(self, baseline: str) -> str:
         """The candidate that gains most over the uncompiled program on the validation set, or that program."""

@@ -12,10 +12,8 @@ import pytest
 from scipy import stats
 
 from refed_dspy.metrics.intervals import (
-    MIN_CLUSTERS,
     Interval,
     correlations,
-    is_gain,
     mean_interval,
 )
 
@@ -145,51 +143,6 @@ def test_what_does_not_fit_together_is_refused() -> None:
         mean_interval([1, 2, 3], ["a", "b"])
     with pytest.raises(ValueError, match="2 predicted but 3 observed"):
         correlations([1, 2], [1, 2, 3])
-
-
-# --- the rule
-
-
-@pytest.mark.parametrize(
-    ("low", "clusters", "promoted"),
-    [(0.01, 8, True), (0.0, 8, False), (-0.01, 8, False), (0.01, MIN_CLUSTERS, True), (0.01, MIN_CLUSTERS - 1, False)],
-)
-def test_a_gain_is_above_zero_and_stands_on_enough_clusters(low: float, clusters: int, promoted: bool) -> None:
-    assert is_gain(Interval(0.2, low, 0.4, 100, clusters)) is promoted
-
-
-def test_the_same_small_gain_everywhere_is_one_but_rounding_is_none() -> None:
-    assert is_gain(mean_interval([0.25] * 5)) and not is_gain(mean_interval([0.25] * 4))
-    assert not is_gain(mean_interval([0.0] * 8))
-    leftover = mean_interval([0.1 + 0.2 - 0.3] * 8)
-    assert leftover.low > 0 and not is_gain(leftover)
-    assert not is_gain(mean_interval([1.0] * 50, ["one reference"] * 50))
-
-
-def promoted(gain: float, comparisons: int, clusters: int, sd: float = 0.125) -> float:
-    rng = np.random.default_rng(11)
-    intervals = (mean_interval(rng.normal(gain, sd, clusters).tolist()) for _ in range(comparisons))
-    return sum(map(is_gain, intervals)) / comparisons
-
-
-@pytest.mark.parametrize("clusters", [5, 8])
-def test_where_nothing_was_gained_little_is_promoted(clusters: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("refed_dspy.metrics.intervals.RESAMPLES", 1_999)
-    assert promoted(0.0, 300, clusters) <= 0.05
-
-
-def test_a_clear_gain_is_mostly_promoted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("refed_dspy.metrics.intervals.RESAMPLES", 1_999)
-    assert promoted(0.2, 100, 8) >= 0.9
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("clusters", [2, 3, 5, 8])
-def test_the_interval_holds_the_truth_as_often_as_it_says(clusters: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("refed_dspy.metrics.intervals.RESAMPLES", 999)
-    rng = np.random.default_rng(2)
-    intervals = [mean_interval(rng.normal(1.0, 0.5, clusters).tolist()) for _ in range(300)]
-    assert 0.92 <= sum(interval.low <= 1.0 <= interval.high for interval in intervals) / 300 <= 0.98
 
 
 # --- correlations

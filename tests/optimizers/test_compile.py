@@ -112,7 +112,7 @@ def test_any_program_with_a_metric_of_two_three_or_five_arguments(metric: Any, t
 def test_a_program_that_gains_is_what_is_kept(tmp_path: Path) -> None:
     """The dotted name is a class of this module: it states what the judge looks for."""
     made = compiled(tmp_path / "c", answerer(), QUESTIONS, metric=marks, optimizer=f"{__name__}.Knows")
-    assert made.changed and made.proof is not None and made.proof.gain.mean > 0.3
+    assert made.changed and made.proof is not None and made.proof.gain.raw.mean > 0.3
     assert PREFERENCE.answers[0] in made.program.predictors()[0].signature.instructions
     assert f"+Always {PREFERENCE.answers[0]}." in made.diff()
     assert made.manifest["validation"]["compiled"] > made.manifest["validation"]["uncompiled"]

@@ -236,7 +236,7 @@ def test_a_proof_of_less_than_four_fifths_of_the_test_set_proves_nothing(tmp_pat
             lm_errors.LMServerError("down", model="m") if any(f"{each}\n" in f"{text}\n" for each in gone) else None
         )
         made = compiled(tmp_path / str(lost), answerer(), questions, world, **settings)
-        assert made.proof is not None and (made.proof.gain.n, made.proof.whole, made.proof.proved) == (
+        assert made.proof is not None and (made.proof.gain.raw.n, made.proof.whole, made.proof.proved) == (
             10 - lost, whole, whole,
         )  # fmt: skip
         message = "not proved: less than four fifths of the test set could be scored"

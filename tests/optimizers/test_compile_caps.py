@@ -153,7 +153,7 @@ def stepped(
 def test_the_best_candidate_is_chosen_and_proved(server: SimulatedTeacher, tmp_path: Path) -> None:
     made = stepped(server, tmp_path, None, "Worth 0.7", "Worth 0.9", "Worth 0.2")
     assert made.changed and made.program.answer.signature.instructions == "Worth 0.9"
-    assert made.proof is not None and made.proof.gain.mean == pytest.approx(0.4)
+    assert made.proof is not None and made.proof.gain.raw.mean == pytest.approx(0.4)
     assert requests(server) == 5 + 3 * 5 + 2 * 3
 
 

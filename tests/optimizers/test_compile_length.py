@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.preference import WORDS, Preference, World, model
 from refed_dspy import ReferenceLevelFeedback
-from refed_dspy.metrics.intervals import is_gain
+from refed_dspy.metrics.gains import is_gain
 from refed_dspy.optimizers.proof import Proof
 from refed_dspy.optimizers.result import Compiled
 from tests.support.simulated_compiles import compiled
@@ -77,7 +77,7 @@ def test_a_program_that_only_writes_longer_is_not_proved_without_a_word(
     times: float, told: bool, tmp_path: Path
 ) -> None:
     made, proof = written(tmp_path / "c", Wordy(times))
-    assert is_gain(proof.gain) and proof.rests_on_length and not proof.proved
+    assert is_gain(proof.gain.raw) and proof.rests_on_length and not proof.proved
     table, lines = (tmp_path / "c" / "proof.txt").read_text(), made.lines()
     assert "wins" in table and "length" in table and ("; at equal length unknown" not in table) is told
     (doubt,) = [line for line in lines if line.startswith("not proved")]
@@ -92,6 +92,8 @@ def test_a_program_that_only_writes_longer_is_not_proved_without_a_word(
 @pytest.mark.slow
 def test_a_program_that_writes_longer_and_better_is_proved(tmp_path: Path) -> None:
     made, proof = written(tmp_path / "c", Wordy(1.2, judge="looks for a mark"))
-    assert proof.proved and not proof.rests_on_length and proof.equal_length is not None
-    assert proof.compiled.components["length_ratio"] > 1.1 and proof.equal_length.mean == pytest.approx(0.3, abs=0.05)
+    assert proof.proved and not proof.rests_on_length and proof.gain.equal_length is not None
+    assert proof.compiled.components["length_ratio"] > 1.1 and proof.gain.equal_length.mean == pytest.approx(
+        0.3, abs=0.05
+    )
     assert not [line for line in made.lines() if "proved" in line]

@@ -12,7 +12,7 @@ import pytest
 
 from refed_dspy.ledger.candidates import Candidate
 from refed_dspy.metrics.intervals import Interval, mean_interval
-from refed_dspy.optimizers.proof import ProgramScore, Proof, gains, program_score
+from refed_dspy.optimizers.proof import Gain, ProgramScore, Proof, gain_over, program_score
 from refed_dspy.records import Compared
 
 
@@ -33,6 +33,10 @@ def interval(mean: float, low: float, high: float, clusters: int = 8) -> Interva
     return Interval(mean, low, high, clusters, clusters)
 
 
+def gained(mean: float, low: float, high: float, clusters: int = 8, level: Interval | None = None) -> Gain:
+    return Gain(interval(mean, low, high, clusters), level)
+
+
 def a_score(mean: float = 0.5, **components: float) -> ProgramScore:
     return ProgramScore(interval(mean, mean - 0.1, mean + 0.1), components, 2_000_000_000.0)
 
@@ -41,49 +45,54 @@ def a_score(mean: float = 0.5, **components: float) -> ProgramScore:
 
 
 def test_the_gain_is_the_mean_difference_of_each_pair() -> None:
-    difference, _ = gains(candidate(NEW), candidate(OLD), one_cluster_each(OLD), seed=0)
-    assert difference is not None
-    assert difference.mean == pytest.approx(0.33) and (difference.n, difference.clusters) == (8, 8)
-    assert 0.3 <= difference.low < 0.33 < difference.high <= 0.36, (
-        "the spread of the scores themselves is no part of it"
-    )
-
-
-def test_the_seed_decides_the_interval() -> None:
-    made = [gains(candidate(NEW), candidate(OLD), one_cluster_each(OLD), seed=seed) for seed in (1, 1)]
-    assert made[0] == made[1]
+    gain = gain_over(candidate(NEW), candidate(OLD), one_cluster_each(OLD))
+    assert gain is not None and gain.held_out == 8
+    assert gain.raw.mean == pytest.approx(0.33) and (gain.raw.n, gain.raw.clusters) == (8, 8)
+    assert 0.3 <= gain.raw.low < 0.33 < gain.raw.high <= 0.36, "the spread of the scores themselves is no part of it"
+    assert gain.least is not None and 0.02 < gain.least < 0.05, "1.6 times the spread of the differences"
 
 
 def test_what_only_one_of_them_was_scored_on_is_left_out() -> None:
     new, old = {"a": 1.0, "b": 0.5, "c": 0.0}, {"b": 0.25, "c": 0.5, "d": 0.0}
-    difference, _ = gains(candidate(new), candidate(old), one_cluster_each({**new, **old}), seed=0)
-    assert difference is not None and difference.mean == pytest.approx(-0.125) and difference.n == 2
+    gain = gain_over(candidate(new), candidate(old), one_cluster_each({**new, **old}))
+    assert gain is not None and gain.raw.mean == pytest.approx(-0.125) and gain.raw.n == 2
 
 
 @pytest.mark.parametrize(("new", "old"), [({}, {}), ({"a": 1.0}, {}), ({"a": 1.0}, {"b": 1.0})], ids=str)
 def test_nothing_shared_gives_no_gain(new: dict[str, float], old: dict[str, float]) -> None:
-    assert gains(candidate(new), candidate(old), {"a": "a", "b": "b"}, seed=0) == (None, None)
+    assert gain_over(candidate(new), candidate(old), {"a": "a", "b": "b"}) is None
 
 
 def test_a_cluster_counts_once_however_many_examples_it_has() -> None:
     """Nine examples of one instruction gained 1, one example of another lost 1: that is even."""
     new = {**{f"a{n}": 1.0 for n in range(9)}, "b0": 0.0}
     old = {**{f"a{n}": 0.0 for n in range(9)}, "b0": 1.0}
-    difference, _ = gains(candidate(new), candidate(old), {name: name[0] for name in new}, seed=0)
-    assert difference is not None and difference.mean == pytest.approx(0) and difference.clusters == 2
+    gain = gain_over(candidate(new), candidate(old), {name: name[0] for name in new})
+    assert gain is not None and gain.raw.mean == pytest.approx(0) and gain.raw.clusters == 2
 
 
 def test_only_the_test_set_counts() -> None:
     elsewhere = Candidate("d", 0, {}, 0.0, {"validation": {"e0": 1.0}}, {"validation": {"e0": {}}}, 0, 0)
-    assert gains(elsewhere, candidate(OLD), one_cluster_each(OLD), seed=0) == (None, None)
+    assert gain_over(elsewhere, candidate(OLD), one_cluster_each(OLD)) is None
     assert program_score(elsewhere, one_cluster_each(OLD), None, seed=0) is None
 
 
 def test_the_champion_s_seen_references_are_left_out() -> None:
     unseen = frozenset(["e1", "e2"])
-    difference, _ = gains(candidate(NEW), candidate(OLD), one_cluster_each(OLD), seed=0, unseen=unseen)
-    assert difference is not None and difference.clusters == 2 and difference.mean == pytest.approx((0.32 + 0.34) / 2)
-    assert gains(candidate(NEW), candidate(OLD), one_cluster_each(OLD), seed=0, unseen=frozenset()) == (None, None)
+    gain = gain_over(candidate(NEW), candidate(OLD), one_cluster_each(OLD), unseen=unseen)
+    assert gain is not None and gain.raw.clusters == 2 and gain.raw.mean == pytest.approx((0.32 + 0.34) / 2)
+    assert gain_over(candidate(NEW), candidate(OLD), one_cluster_each(OLD), unseen=frozenset()) is None
+
+
+def test_references_of_one_topic_count_once() -> None:
+    topics = {name: f"topic {int(name[1]) // 3}" for name in OLD}
+    gain = gain_over(candidate(NEW), candidate(OLD), one_cluster_each(OLD), topics)
+    assert gain is not None and (gain.held_out, gain.raw.clusters) == (8, 3)
+    first, second, third = (0.3 + 0.02, 0.3 + 0.02, 0.3 + 0.05)
+    assert gain.raw.mean == pytest.approx((first + (0.36 + 0.3 + 0.32) / 3 + third) / 3), second
+    proof = Proof(a_score(), a_score(), gain)
+    assert proof.lines()[-1].endswith("8 held-out references of 3 topics")
+    assert proof.doubts() == ["not proved: only 8 held-out references of 3 topics; it takes 5 or more"]
 
 
 # --- one program
@@ -106,18 +115,18 @@ def test_a_program_is_measured_by_cluster_with_the_means_of_its_components() -> 
     [(0.01, 8, True), (0.01, 5, True), (0.01, 4, False), (0.0, 8, False), (-0.1, 8, False)],
 )
 def test_a_gain_is_proved_above_zero_on_five_references(low: float, clusters: int, proved: bool) -> None:
-    assert Proof(a_score(), a_score(), interval(0.2, low, 0.4, clusters)).proved is proved
+    assert Proof(a_score(), a_score(), gained(0.2, low, 0.4, clusters)).proved is proved
 
 
 def test_a_champion_is_what_must_be_beaten() -> None:
-    sure, unsure = interval(0.2, 0.1, 0.3), interval(0.0, -0.1, 0.1)
+    sure, unsure = gained(0.2, 0.1, 0.3), gained(0.0, -0.1, 0.1)
     assert not Proof(a_score(), a_score(), sure, champion=a_score(), over_champion=unsure).proved
     assert Proof(a_score(), a_score(), unsure, champion=a_score(), over_champion=sure).proved
     assert not Proof(a_score(), a_score(), sure, champion=a_score(), over_champion=None).proved, "it saw all of them"
 
 
 def test_a_program_that_was_scored_on_too_little_proves_nothing() -> None:
-    sure = interval(0.2, 0.1, 0.3)
+    sure = gained(0.2, 0.1, 0.3)
     assert (
         Proof(a_score(), a_score(), sure, whole=True).proved
         and not Proof(a_score(), a_score(), sure, whole=False).proved
@@ -141,8 +150,8 @@ def test_a_gain_that_is_none_at_equal_length_is_proved_by_a_word_alone(
 ) -> None:
     """What is no gain to begin with is none at equal length either."""
     for against in (None, a_score()):
-        gained = {"equal_length": level} if against is None else {"over_champion_equal_length": level}
-        facts: dict[str, Any] = {"gain": raw, "champion": against, "over_champion": against and raw, **gained}
+        gain = Gain(raw, level)
+        facts: dict[str, Any] = {"gain": gain, "champion": against, "over_champion": against and gain}
         plain, accepted = (Proof(a_score(), a_score(), **facts, accept_longer=word) for word in (False, True))
         assert plain.rests_on_length is accepted.rests_on_length is bool(rests)
         assert plain.proved is (rests is False) and accepted.proved is (rests is not None)
@@ -155,9 +164,9 @@ def test_the_gain_at_equal_length_is_of_the_raw_scores() -> None:
     scores, components = {f"e{n}": 0.3 for n in range(8)}, {f"e{n}": {"length_cost": 0.1} for n in range(8)}
     verdicts = Compared(weight=0.5, verdicts=[(1.0, 0.3), (1.0, -0.3)])
     new = replace(candidate(scores, components), compared={"test": dict.fromkeys(scores, verdicts)})
-    raw, level = gains(new, candidate(dict.fromkeys(scores, 0.1)), one_cluster_each(scores), seed=0)
-    assert raw is not None and level is not None
-    assert raw.mean == pytest.approx(0.3) and level.mean == pytest.approx(0.3) and level.n == 8
+    gain = gain_over(new, candidate(dict.fromkeys(scores, 0.1)), one_cluster_each(scores))
+    assert gain is not None and (level := gain.equal_length) is not None
+    assert gain.raw.mean == pytest.approx(0.3) and level.mean == pytest.approx(0.3) and level.n == 8
     measured = program_score(new, one_cluster_each(scores), None, seed=0)
     assert measured is not None and measured.score.mean == pytest.approx(0.4)
 
@@ -169,13 +178,11 @@ def test_the_table_has_a_row_for_each_program_and_a_line_for_each_gain() -> None
     proof = Proof(
         a_score(0.4, wins=0.5, grades=0.25, coverage=1.0, length_ratio=1.0),
         a_score(0.7, wins=0.75, coverage=0.9, length_ratio=1.25),
-        interval(0.3, 0.2, 0.4, 16),
+        gained(0.3, 0.2, 0.4, 16, interval(0.3, -math.inf, math.inf)),
         ProgramScore(interval(0.5, 0.4, 0.6), {"wins": 0.6}, None),
-        interval(0.2, 0.1, 0.3, 9),
-        equal_length=interval(0.3, -math.inf, math.inf),
-        over_champion_equal_length=interval(0.15, 0.05, 0.25),
+        replace(gained(0.2, 0.1, 0.3, 9, interval(0.15, 0.05, 0.25)), held_out=12, least=0.084),
     )
-    head, *rows, over_baseline, over_champion = proof.lines()
+    head, *rows, over_baseline, over_champion, assumed = proof.lines()
     assert head.split() == ["program", "score", "(95%", "interval)", "wins", "coverage", "length", "a", "sample"]
     assert [row.split()[0] for row in rows] == ["uncompiled", "champion", "compiled"]
     assert rows[0].split()[1:] == ["0.40", "(0.30", "to", "0.50)", "0.50", "1.00", "1.00", "$0.0020"]
@@ -184,30 +191,41 @@ def test_the_table_has_a_row_for_each_program_and_a_line_for_each_gain() -> None
         "gain over uncompiled: 0.30 (0.20 to 0.40); at equal length unknown, 16 held-out references"
     )
     assert over_champion == (
-        "gain over the champion: 0.20 (0.10 to 0.30); at equal length 0.15 (0.05 to 0.25), 9 references"
+        "gain over the champion: 0.20 (0.10 to 0.30); at equal length 0.15 (0.05 to 0.25), "
+        "12 held-out references of 9 topics"
     )
+    assert assumed == "a gain of 0.08 would be found four times out of five, if the topics are independent"
     starts = [line.index(line.split()[1]) for line in (head, *rows)]
     assert len(set(starts)) == 1, "columns stand below one another"
 
 
 def test_a_table_without_components_or_champion() -> None:
-    lines = Proof(a_score(), a_score(), interval(0.0, 0.0, 0.0)).lines()
+    lines = Proof(a_score(), a_score(), gained(0.0, 0.0, 0.0)).lines()
     assert len(lines) == 4 and lines[0].split() == ["program", "score", "(95%", "interval)", "a", "sample"]
     assert not any(line.endswith(" ") for line in lines)
 
 
 def test_a_negative_gain_is_called_a_loss() -> None:
-    worse = Proof(a_score(0.5), a_score(0.45), interval(-0.05, -0.12, 0.02, 8))
+    worse = Proof(a_score(0.5), a_score(0.45), gained(-0.05, -0.12, 0.02, 8))
     assert worse.lines()[-1] == "loss against uncompiled: -0.05 (-0.12 to 0.02), 8 held-out references"
     assert worse.doubts() == ["not proved: it scored lower than the uncompiled program"]
-    lost = replace(worse, champion=a_score(0.5), over_champion=interval(-0.05, -0.12, 0.02, 8))
+    lost = replace(worse, champion=a_score(0.5), over_champion=gained(-0.05, -0.12, 0.02, 8))
     assert lost.lines()[-1].startswith("loss against the champion: -0.05 ")
     assert lost.doubts() == ["not proved: it scored lower than the champion"]
-    assert replace(worse, gain=interval(-0.001, -0.01, 0.01)).lines()[-1].startswith("gain over uncompiled: 0.00 ")
+    assert replace(worse, gain=gained(-0.001, -0.01, 0.01)).lines()[-1].startswith("gain over uncompiled: 0.00 ")
 
 
 def test_facts_are_json_that_says_the_same() -> None:
-    proof = Proof(a_score(0.4, wins=0.5), a_score(0.7, wins=0.7), interval(0.3, 0.2, 0.4))
+    proof = Proof(a_score(0.4, wins=0.5), a_score(0.7, wins=0.7), gained(0.3, 0.2, 0.4))
     facts: dict[str, Any] = json.loads(json.dumps(proof.facts(), allow_nan=False))
     assert facts["proved"] is True and facts["gain"] == {"mean": 0.3, "low": 0.2, "high": 0.4, "n": 8, "clusters": 8}
     assert facts["compiled"]["parts"] == {"wins": 0.7} and facts["champion"] is None
+
+
+def test_it_says_that_topics_were_not_looked_for() -> None:
+    gain = replace(gained(0.3, 0.2, 0.4), least=0.1)
+    (line,) = Proof(a_score(), a_score(), gain, topics=False).assumed()
+    assert line == (
+        "a gain of 0.10 would be found four times out of five, if the references are independent; topics were not "
+        "looked for (refed teacher fetch embedder)"
+    )

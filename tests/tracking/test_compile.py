@@ -128,9 +128,9 @@ def test_the_parent_run(gepa: Tuned) -> None:
     with Ledger.read(folder) as ledger:
         assert metrics["calls"] == spent(ledger).calls
     assert made.proof is not None
-    assert metrics["gain"] == pytest.approx(made.proof.gain.mean)
+    assert metrics["gain"] == pytest.approx(made.proof.gain.raw.mean)
     assert metrics["gain_low"] <= metrics["gain"] <= metrics["gain_high"]
-    level, parts = made.proof.equal_length, made.proof.compiled.components
+    level, parts = made.proof.gain.equal_length, made.proof.compiled.components
     assert level is not None and (metrics["wins"], metrics["length_ratio"]) == (parts["wins"], parts["length_ratio"])
     assert metrics.get("equal_length_gain") == (pytest.approx(level.mean) if math.isfinite(level.low) else None)
     assert metrics["uncompiled_test"] == pytest.approx(made.proof.baseline.score.mean)

@@ -10,7 +10,7 @@ from typing import Any
 from refed_dspy.ledger.candidates import Candidate, load_candidates
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.summary import usage_by_model, work_status
-from refed_dspy.metrics.intervals import gain_or_loss
+from refed_dspy.metrics.gains import gain_or_loss
 from refed_dspy.programs.prompt_diff import changed_predictors
 from refed_dspy.records import dollars
 from refed_dspy.sharing.report import charts, glance

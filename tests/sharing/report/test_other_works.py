@@ -134,7 +134,7 @@ def test_a_compile_shows_candidates_gain_and_what_changed_in_the_prompts(tmp_pat
     changes, scores = chart(page, "changes"), chart(page, "scores")
     assert isinstance(changes, Intervals) and isinstance(scores, Intervals)
     first = changes.series["change"][0]
-    assert first is not None and first[0] == pytest.approx(made.proof.gain.mean)
+    assert first is not None and first[0] == pytest.approx(made.proof.gain.raw.mean)
     assert facts(page)["Proved better"][0] == ("yes" if made.manifest["proof"]["proved"] else "no")
     candidates = next(table for table in page.tables if table.id == "candidates")
     assert candidates.rows[0][0].startswith("0, uncompiled") and len(candidates.rows) == page_count(page)
