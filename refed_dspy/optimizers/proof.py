@@ -49,7 +49,7 @@ class ProgramScore:
 @dataclass(frozen=True)
 class Gain:
     """What one program gains over another on the test set, paired by example, clustered by topic or reference; with its
-    98% interval."""
+    98.5% interval."""
 
     raw: Interval
     equal_length: Interval | None = None
