@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, Field
 
 from refed_dspy.data.read import read_rows
+from refed_dspy.data.verdicts import CANNOT_TELL, PosedPair, is_folder_of_pages, verdict_rows
 from refed_dspy.errors import ConfigError, ReferencesError, one_line
 from refed_dspy.records import Record
 
@@ -25,7 +26,8 @@ SHAPES = {
 """The shapes that `load_pairs` reads, with the columns that each must have."""
 
 GRADES = (1, 2, 3, 4, 5)
-CANNOT_TELL = "cannot tell"
+OVERALL = "overall quality"
+"""What a pair without a criterion is judged by."""
 _PREFERRED = {"a": 1.0, "b": -1.0, "tie": 0.0}
 _SAID = {**_PREFERRED, CANNOT_TELL: None}
 _NUMBERED = {"1": 1.0, "2": -1.0, "0": 0.0}
@@ -115,27 +117,50 @@ def majority(annotations: Iterable[Annotation]) -> float | None:
     return verdict if count > verdicts.total() / 2 else 0.0
 
 
-def load_pairs(source: str | Path) -> list[Pair]:
-    """The pairs of `source`: a JSON or JSONL file, or any other source that references are read from.
+def load_pairs(source: str | Path, criteria: Sequence[str] | None = None) -> list[Pair]:
+    """The pairs of `source`: a folder of pages (`refed annotate`) with the files that annotators downloaded in it; a
+    JSON or JSONL file, or any other source that references are read from. `criteria`: only pairs judged by these, where
+    "overall quality" names those without a criterion; None: all.
 
-    There are four shapes, and a file may mix them: {instruction, answer_a, answer_b, preferred: A, B or tie}; the same
-    with {annotations: {NAME: {verdict: A, B, tie or cannot tell, grade_a: 1 to 5, grade_b: 1 to 5}}} in place of
-    `preferred` or beside it, for several annotators, of whom each gave a verdict, two grades or both; LLMBar's {input,
-    output_1, output_2, label}; PandaLM's {instruction, input, response1, response2, annotator1 to 3}. The first two may
-    have a criterion with its description, and system_a and system_b. Where there is no `preferred` or `label`, the
-    majority of annotators decides; without one it is a tie, and a pair of which nobody could tell is left out.
+    In a folder each pair has the annotators' verdicts, and follows once more for each criterion that they graded by.
+    In files there are four shapes, and a file may mix them: {instruction, answer_a, answer_b, preferred: A, B or tie};
+    the same with {annotations: {NAME: {verdict: A, B, tie or cannot tell, grade_a: 1 to 5, grade_b: 1 to 5}}} in place
+    of `preferred` or beside it, for several annotators, of whom each gave a verdict, two grades or both; LLMBar's
+    {input, output_1, output_2, label}; PandaLM's {instruction, input, response1, response2, annotator1 to 3}. The first
+    two may have a criterion with its description, and system_a and system_b. Where there is no `preferred` or `label`,
+    the majority of annotators decides; without one it is a tie, and a pair of which nobody could tell is left out.
 
     Raises:
-        ReferencesError: it cannot be read, a row is not such a pair, or there are no rows; one line names
-            file, row and remedy.
+        ReferencesError: it cannot be read, a row is not such a pair, there are no rows, or nobody judged by one of the
+            criteria; one line names file, row and remedy.
     """
-    rows = [(f"{source} row {number}", row) for number, row in read_rows(source)]
+    rows = list(_rows(source))
     if not rows:
         raise ReferencesError(f"{source}: no rows; write one pair per row, with {_columns('refed')}")
     pairs = [pair for where, row in rows if (pair := _pair(row, where)) is not None]
     if not pairs:
         raise ReferencesError(f"{source}: no pair with a verdict: nobody could tell; add rows that somebody decided")
-    return pairs
+    judged = {name_of(pair.criterion): None for pair in pairs}
+    wanted = judged if criteria is None else dict.fromkeys(map(name_of, criteria))
+    asked = [name_of(str(row.get("criterion") or "")) for _, row in rows] if criteria is None else wanted
+    if nobody := next((name for name in asked if name not in judged), None):
+        there = one_line(", ".join(judged), 200)
+        raise ReferencesError(
+            f"{source}: nobody judged by {one_line(nobody, 60)}; choose with criteria=… among: {there}"
+        )
+    return [pair for pair in pairs if name_of(pair.criterion) in wanted]
+
+
+def name_of(criterion: str) -> str:
+    """What a criterion is called: as in a judge's prompt."""
+    return criterion.strip().replace("_", " ") or OVERALL
+
+
+def _rows(source: str | Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(where it is from, row) of each row."""
+    if is_folder_of_pages(source):
+        return verdict_rows(Path(source))
+    return ((f"{source} row {number}", row) for number, row in read_rows(source))
 
 
 def sample_pairs(pairs: Sequence[Pair], count: int, seed: int) -> list[Pair]:
@@ -152,29 +177,25 @@ def sample_pairs(pairs: Sequence[Pair], count: int, seed: int) -> list[Pair]:
 def _pair(row: Mapping[str, Any], where: str) -> Pair | None:
     """The pair in `row`; None where nobody could tell."""
     shape = next((name for name, columns in SHAPES.items() if all(column in row for column in columns)), None)
+    if shape is None and {"set", "annotator", "pair"} <= row.keys():
+        raise ReferencesError(f"{where}: is from a page of verdicts; put the file into its folder, and name the folder")
     if shape is None:
         columns = one_line(", ".join(map(str, row)), 120) or "none"
         needed = "; or ".join(_columns(name) for name in SHAPES if name != "annotated")
         raise ReferencesError(f"{where}: its columns are {columns}; a pair needs {needed}")
-    instruction, answer_a, answer_b = (_text(row, name, where) for name in SHAPES[shape][:3])
-    if shape == "PandaLM":
-        instruction = "\n\n".join(filter(None, (instruction, _text(row, "input", where, optional=True))))
+    texts = _texts(row, SHAPES[shape][:3], where)
     own = {
         name: _text(row, name, where, optional=True)
         for name in (("criterion", "description", "system_a", "system_b") if shape in _OWN else ())
     }
     if own.get("description") and not own["criterion"]:
         raise ReferencesError(f"{where}: a description without a criterion; add the criterion's name")
-    if not instruction:
-        raise ReferencesError(f"{where}: the instruction is empty; add one or remove the row")
     annotations = _annotations(row, shape, where)
     several = shape in ("annotated", "PandaLM")
     verdict = majority(annotations.values()) if several else _verdict(row, shape, where)
     if verdict is None:
         return None
-    return Pair(
-        instruction=instruction, answer_a=answer_a, answer_b=answer_b, verdict=verdict, annotations=annotations, **own
-    )
+    return Pair(**texts, verdict=verdict, annotations=annotations, **own)
 
 
 def _annotations(row: Mapping[str, Any], shape: str, where: str) -> dict[str, Annotation]:
@@ -210,6 +231,27 @@ def _graded(said: Mapping[str, Any], name: str, where: str) -> int | None:
     if isinstance(grade, bool) or grade not in GRADES:
         raise ReferencesError(f"{where}: {name} is {one_line(grade, 40)}; it must be a whole number from 1 to 5")
     return int(grade)
+
+
+def posed_pair(row: Mapping[str, Any], where: str) -> PosedPair | None:
+    """The two answers in `row`, whatever was said of them; None where it has none of the shapes. Raises ReferencesError
+    for texts that are none."""
+    columns = next((names[:3] for names in SHAPES.values() if all(name in row for name in names[:3])), None)
+    if columns is None:
+        return None
+    texts = _texts(row, columns, where)
+    systems = {name: _text(row, name, where, optional=True) for name in ("system_a", "system_b")}
+    return PosedPair(id=texts_id(**texts), **texts, **systems)
+
+
+def _texts(row: Mapping[str, Any], columns: Sequence[str], where: str) -> dict[str, str]:
+    """Instruction and answers, from these columns."""
+    instruction, answer_a, answer_b = (_text(row, name, where) for name in columns)
+    if columns == SHAPES["PandaLM"][:3]:
+        instruction = "\n\n".join(filter(None, (instruction, _text(row, "input", where, optional=True))))
+    if not instruction:
+        raise ReferencesError(f"{where}: the instruction is empty; add one or remove the row")
+    return {"instruction": instruction, "answer_a": answer_a, "answer_b": answer_b}
 
 
 def _columns(shape: str) -> str:
