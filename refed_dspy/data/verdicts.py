@@ -130,7 +130,7 @@ def turnout(folder: Path) -> list[Turnout]:
     pages = _Pages(folder)
     judged, untold = Counter[str](), Counter[str]()
     for lines in pages.said().values():
-        judged.update(lines)
+        judged.update(lines.keys())
         untold.update(name for name, line in lines.items() if line.verdict == CANNOT_TELL)
     return [Turnout(name, judged[name], untold[name], len(pages.key.pairs)) for name in pages.key.exchanged]
 
