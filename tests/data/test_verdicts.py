@@ -66,7 +66,12 @@ def test_the_same_pair_follows_once_more_for_each_criterion(tmp_path: Path) -> N
     assert [pair.criterion for pair in loaded] == ["", "content quality", "depth"] * 3
     overall, quality, depth = loaded[:3]
     assert overall.verdict == 0 and quality.verdict == depth.verdict == 1
-    assert quality.annotations["annotator-2"] == Annotation(verdict=1, grade_a=5, grade_b=2)
+    said = Annotation(verdict=1, grade_a=5, grade_b=2)
+    assert {pair.criterion: pair.annotations for pair in loaded} == {
+        "": dict.fromkeys(("annotator-1", "annotator-2"), Annotation(verdict=0)),
+        **dict.fromkeys(("content quality", "depth"), dict.fromkeys(("annotator-1", "annotator-2"), said)),
+    }
+    assert all(pair.verdict == 1 for pair in loaded if pair.criterion), "whichever side it stood on"
     assert quality.description == judges.RESPONSE_CRITERIA["content_quality"].description
     assert depth.description == "how deep it goes"
     assert overall.texts_id == depth.texts_id and len({pair.id for pair in loaded}) == 9
@@ -90,6 +95,7 @@ def test_what_was_said_last_counts_and_a_file_may_be_there_twice(tmp_path: Path)
     later = [{**line, "at": "2026-02-01T00:00:00.000Z"} for line in lines_of(page, prefers("good"))]
     write(page.with_name("a.jsonl"), later)
     write(page.with_name("b (1).jsonl"), first)
+    assert [pair.verdict for pair in load_pairs(page.parent)] == [1] * 5
     write(page.with_name("c.jsonl"), later)
     assert [pair.verdict for pair in load_pairs(page.parent)] == [1] * 5
 

@@ -84,11 +84,11 @@ def test_what_people_prefer_whichever_side_it_stood_on() -> None:
     systems = {"system_a": "ours", "system_b": "theirs"}
     turned = {"system_a": "theirs", "system_b": "ours"}
     pairs = [pair(1, 1, 1, verdict=1.0, **systems), pair(2, -1, -1, verdict=-1.0, **turned), pair(3, 0, 0, **systems)]
-    pairs += [pair(4, 1, 1, verdict=1.0, **turned), pair(5, 1, 1, verdict=1.0)]
+    pairs += [pair(4, -1, -1, verdict=-1.0, **turned), pair(5, 1, 1, verdict=1.0)]
     pairs += [pair(6, 1, verdict=1.0, system_a="ours", system_b="x")]
     first, second = people_agreement(pairs).preferred
     assert (first.system, first.over, first.pairs, first.ties) == ("ours", "theirs", 4, 1)
-    assert first.win_rate.mean == pytest.approx((1 + 1 + 0.5 + 0) / 4)
+    assert first.win_rate.mean == pytest.approx((1 + 1 + 0.5 + 1) / 4)
     assert (second.over, second.pairs, second.win_rate.mean) == ("x", 1, 1)
     assert (second.win_rate.low, second.win_rate.high) == (0, 1), "one instruction says nothing of others"
 

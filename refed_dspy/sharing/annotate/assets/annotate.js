@@ -83,8 +83,7 @@
       try {
         return localStorage.getItem(this.prefix + name);
       } catch {
-        this.kept = false; // Storage is switched off.
-        return null;
+        return null; // Storage is switched off, as writing will tell.
       }
     }
 
