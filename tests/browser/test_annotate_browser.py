@@ -75,9 +75,10 @@ def pressed(page: Any) -> list[str]:
     return list(page.locator(".choice[aria-pressed=true]").evaluate_all("all => all.map(one => one.dataset.verdict)"))
 
 
-def downloaded(page: Any, path: Path, how: Callable[[], object]) -> list[dict[str, Any]]:
+def downloaded(page: Any, path: Path, key: str = "") -> list[dict[str, Any]]:
+    """The lines of the file that the key downloads; without one, the button."""
     with page.expect_download() as download:
-        how()
+        page.keyboard.press(key) if key else page.click("#download")
     download.value.save_as(path)
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
@@ -92,7 +93,7 @@ def test_two_hundred_pairs_by_keyboard_and_the_file_is_read(browse: Browse, tmp_
             page.keyboard.press("t" if page.inner_text("#instruction").startswith(tie) else good_side(page))
         page.wait_for_selector("html[data-state=done]")
         assert judged(page) == "200 of 200 judged" and page.is_visible("#done")
-        lines = downloaded(page, file.with_name(f"{file.stem}.jsonl"), lambda page=page: page.keyboard.press("d"))
+        lines = downloaded(page, file.with_name(f"{file.stem}.jsonl"), "d")
         assert len(lines) == 200 and {line["annotator"] for line in lines} == {file.stem}
         assert "200 of 200 pairs, in verdicts-annotator-" in page.inner_text("#message")
         asked = [url for url in opened.requests if not url.startswith("blob:")]  # which stay within the browser
@@ -157,7 +158,7 @@ def test_what_was_changed_is_what_is_downloaded(browse: Browse, page_file: Path,
     page = ready(browse(page_file, accept_downloads=True))
     for key in ("a", "b", "ArrowLeft", "c", "ArrowRight", "t"):  # the fourth is skipped
         page.keyboard.press(key)
-    lines = downloaded(page, tmp_path / "v.jsonl", lambda: page.click("#download"))
+    lines = downloaded(page, tmp_path / "v.jsonl")
     data = page_data(page_file)
     assert [line["pair"] for line in lines] == [data["pairs"][at]["id"] for at in (0, 1, 3)]
     assert [line["verdict"] for line in lines] == ["A", "cannot tell", "tie"]
@@ -190,7 +191,7 @@ def test_grades_by_keyboard(browse: Browse, graded_file: Path) -> None:
     page.keyboard.press("k")
     page.locator("#grades-B fieldset").nth(0).locator("input").nth(1).focus()
     page.keyboard.press("1")
-    lines = downloaded(page, graded_file.with_name("v.jsonl"), lambda: page.keyboard.press("d"))
+    lines = downloaded(page, graded_file.with_name("v.jsonl"), "d")
     (line,) = lines
     names = [each["name"] for each in page_data(graded_file)["criteria"]]
     assert line["grades"] == {names[0]: {"A": 4, "B": 1}, names[1]: {"A": None, "B": 5}}
@@ -247,7 +248,7 @@ def test_a_browser_that_keeps_nothing_says_so(browse: Browse, page_file: Path, t
     assert "This browser keeps nothing for this page" in page.inner_text("#warning")
     for key in "ab":
         page.keyboard.press(key)
-    assert len(downloaded(page, tmp_path / "v.jsonl", lambda: page.keyboard.press("d"))) == 2
+    assert len(downloaded(page, tmp_path / "v.jsonl", "d")) == 2
     assert opened.complaints == []
 
 
@@ -261,7 +262,7 @@ def test_two_tabs_lose_nothing_of_each_other(browse: Browse, page_file: Path, tm
     other.keyboard.press("j")
     other.keyboard.press("b")
     page.wait_for_function("document.getElementById('status').textContent === '2 of 6 judged'")
-    lines = downloaded(page, tmp_path / "v.jsonl", lambda: page.keyboard.press("d"))
+    lines = downloaded(page, tmp_path / "v.jsonl", "d")
     assert [line["verdict"] for line in lines] == ["A", "B"]
     page.reload()
     assert judged(ready(first)) == "2 of 6 judged"
