@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from refed_dspy.runs.stats import measure
     from refed_dspy.runs.stream import stream
     from refed_dspy.runs.synthesize import asynthesize, synthesize
+    from refed_dspy.sharing.annotate.annotate import annotate
     from refed_dspy.sharing.push import push
     from refed_dspy.sharing.report.report import report
     from refed_dspy.sharing.share import share
@@ -72,6 +73,7 @@ _ROOMS = {
     "measure_agreement": "optimizers.judge_agreement",
     "promote": "tracking.registry",
     "track": "tracking.track",
+    "annotate": "sharing.annotate.annotate",
     "report": "sharing.report.report",
     "share": "sharing.share",
     "push": "sharing.push",
@@ -82,6 +84,7 @@ __all__ = [
     "Reference",
     "ReferenceLevelFeedback",
     "TeacherConfig",
+    "annotate",
     "answer_prompts",
     "asynthesize",
     "compare",

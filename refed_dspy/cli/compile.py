@@ -11,6 +11,7 @@ from refed_dspy.cli.options import (
     NO_TEACHER,
     AcceptChanged,
     ConfigOption,
+    CriteriaOption,
     JudgeOption,
     MaxCalls,
     MaxCost,
@@ -21,6 +22,7 @@ from refed_dspy.cli.options import (
     TeacherOption,
     TrackOption,
     given,
+    names_in,
     needed,
     reporting,
     say_where_tracked,
@@ -128,15 +130,18 @@ def _print_outcome(made: Compiled, estimate: bool) -> None:
         raise typer.Exit(1)
 
 
-@judge_app.command(options_metavar="--pairs FILE --judge FILE_OR_NAME [OPTIONS]")
+@judge_app.command(options_metavar="--pairs PATH --judge FILE_OR_NAME [OPTIONS]")
 @reporting
 def agreement(
-    pairs: Annotated[str, typer.Option(help="Pairs of answers with human verdicts.", metavar="FILE")],
+    pairs: Annotated[
+        str, typer.Option(help="Pairs of answers with human verdicts: a file, or a folder of pages.", metavar="PATH")
+    ],
     judge: Annotated[
         str | None,
         typer.Option(help="The judge, given like --teacher; default: REFED_JUDGE.", metavar="FILE_OR_NAME"),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to keep the verdicts in.", metavar="DIR")] = None,
+    criteria: CriteriaOption = None,
     count: Annotated[int | None, typer.Option(help="Number of pairs to draw at random.", metavar="N")] = None,
     program: Annotated[str | None, typer.Option(help="A compiled judge.", metavar="FILE_OR_URI")] = None,
     accept_changed: AcceptChanged = None,
@@ -154,11 +159,13 @@ def agreement(
     at_work()
     model = load_config(StatsConfig, judge=judge).judge
     needed(
-        model, "no judge: choose one with --judge (PROVIDER/NAME, a teacher file, embedded or simulated) or REFED_JUDGE"
+        model,
+        "no judge: choose one with --judge (PROVIDER/NAME, a teacher file, embedded or simulated) or REFED_JUDGE; "
+        "how people agree with each other needs none: refed judge people PATH",
     )
     measured = shown(
-        measure_agreement, pairs, model, out, count=count, program=program, accept_changed=bool(accept_changed),
-        seed=seed, max_cost=max_cost, max_calls=max_calls, max_minutes=max_minutes,
+        measure_agreement, pairs, model, out, criteria=names_in(criteria), count=count, program=program,
+        accept_changed=bool(accept_changed), seed=seed, max_cost=max_cost, max_calls=max_calls, max_minutes=max_minutes,
     )  # fmt: skip
     for line in measured.lines():
         say(line)

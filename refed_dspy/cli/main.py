@@ -10,14 +10,14 @@ import typer
 from typer.core import TyperGroup
 
 from refed_dspy.cli import compile as compiling
-from refed_dspy.cli import data, evaluate, init, runs, sharing, show, teachers
+from refed_dspy.cli import data, evaluate, init, people, runs, sharing, show, teachers
 from refed_dspy.cli.printing import PlainFormatter, printable, say
 from refed_dspy.errors import one_line
 
 GROUPS = {
     "Make": ("synth", "init", "resume", "preview"),
     "Inspect": ("show", "status", "report", "watch", "stats"),
-    "Judge and improve": ("filter", "compare", "judge", "compile", "promote", "recycle", "answers"),
+    "Judge and improve": ("filter", "compare", "annotate", "judge", "compile", "promote", "recycle", "answers"),
     "Publish": ("export", "share", "push"),
     "Maintain": ("teacher", "batches", "track"),
 }
@@ -68,7 +68,9 @@ app = typer.Typer(
     epilog="Without a key: refed synth --teacher simulated --size 5 --run-dir first",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for commands in (init.app, runs.app, show.app, data.app, compiling.app, evaluate.app, sharing.app, teachers.app):
+for commands in (
+    init.app, runs.app, show.app, data.app, compiling.app, people.app, evaluate.app, sharing.app, teachers.app
+):  # fmt: skip
     app.add_typer(commands)
 
 

@@ -104,6 +104,14 @@ def needed(value: T | None, message: str) -> T:
     return value
 
 
+def names_in(text: str | None) -> list[str] | None:
+    """The names of an option that takes several, with commas between."""
+    return None if text is None else [name.strip() for name in text.split(",")]
+
+
+CriteriaOption = Annotated[
+    str | None, typer.Option(help="Only these criteria, with commas between.", metavar="NAMES", show_default="all")
+]
 RunDir = Annotated[Path, typer.Argument(metavar="DIR", help="The run's folder.")]
 WorkDir = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run, a filtering or a recycling.")]
 ReferencesOption = Annotated[

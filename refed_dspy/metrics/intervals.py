@@ -141,12 +141,17 @@ def _student(n: int) -> float:
     return float(stdtrit(n - 1, 1 - _ALPHA / 2))
 
 
-def _expanded_percentiles(means: Floats, seed: int) -> tuple[float, float]:
+def expanded_level(n: int) -> float:
+    """The share of a bootstrap's resamples of `n` clusters, at least 2, beyond each end of a 95% interval."""
     from scipy.special import ndtr
+
+    return float(ndtr(-math.sqrt(n / (n - 1)) * _student(n)))
+
+
+def _expanded_percentiles(means: Floats, seed: int) -> tuple[float, float]:
     from scipy.stats import bootstrap
 
-    n = len(means)
-    level = float(ndtr(-math.sqrt(n / (n - 1)) * _student(n)))
+    n, level = len(means), expanded_level(len(means))
     drawn: Any = bootstrap(
         (means,),
         np.mean,

@@ -13,19 +13,17 @@ import dspy
 from refed_dspy.data.pairs import Pair
 from refed_dspy.metrics.intervals import Interval, correlations, mean_interval
 from refed_dspy.programs.judges import (
-    INSTRUCTION_CRITERIA,
     OVERALL,
-    RESPONSE_CRITERIA,
     Criterion,
     Judgements,
     Verdict,
+    criterion_named,
 )
 from refed_dspy.text import NO_VALUE, format_number, table_lines
 
 ALL = "all"
 PAIR_INPUTS = ("criterion", "description", "instruction", "answer_a", "answer_b")
 """What a judge sees of a pair, by the names of its signature."""
-_PACKAGE_CRITERIA = {**INSTRUCTION_CRITERIA, **RESPONSE_CRITERIA}
 _COLUMNS = (
     "criterion", "pairs", "abstained", "failed", "accuracy", "same verdict", "consistent", "Pearson", "Spearman",
 )  # fmt: skip
@@ -56,11 +54,7 @@ class Agreement:
 
 def criterion_of(pair: Pair) -> Criterion:
     """The criterion by which `pair` is judged. One of this package's own criteria needs no description."""
-    if not pair.criterion:
-        return OVERALL
-    if not pair.description and (criterion := _PACKAGE_CRITERIA.get(pair.criterion.replace(" ", "_"))) is not None:
-        return criterion
-    return Criterion(pair.criterion, pair.description or pair.criterion)
+    return criterion_named(pair.criterion, pair.description) if pair.criterion else OVERALL
 
 
 def agreement(pairs: Sequence[Pair], verdicts: Sequence[Verdict], seed: int = 0) -> list[Agreement]:
@@ -93,9 +87,11 @@ def _row(criterion: str, judged: Sequence[tuple[Pair, Verdict]], seed: int) -> A
         pairs=len(judged),
         abstained=judgements.abstained,
         failed=judgements.failed,
-        accuracy=_mean([(pair, (_sign(preference) * pair.verdict + 1) / 2) for pair, preference in decided], seed),
-        same_verdict=_mean(
-            [(pair, float(_sign(preference) == pair.verdict)) for pair, _, preference in answered], seed
+        accuracy=share_of(
+            [(pair.instruction, (sign(preference) * pair.verdict + 1) / 2) for pair, preference in decided], seed
+        ),
+        same_verdict=share_of(
+            [(pair.instruction, float(sign(preference) == pair.verdict)) for pair, _, preference in answered], seed
         ),
         consistency=sum(verdict.consistent is True for _, verdict, _ in answered) / len(answered) if answered else None,
         pearson=correlation.pearson,
@@ -103,15 +99,16 @@ def _row(criterion: str, judged: Sequence[tuple[Pair, Verdict]], seed: int) -> A
     )
 
 
-def _sign(preference: float) -> int:
+def sign(preference: float) -> int:
+    """The verdict that a preference is: 1 for A, 0 for a tie, -1 for B."""
     return (preference > 0) - (preference < 0)
 
 
-def _mean(scored: Sequence[tuple[Pair, float]], seed: int) -> Interval | None:
-    """The mean of scores from 0 to 1, over instructions."""
+def share_of(scored: Sequence[tuple[str, float]], seed: int) -> Interval | None:
+    """The mean of (instruction, score from 0 to 1), over instructions, with its interval; None without a score."""
     if not scored:
         return None
-    mean = mean_interval([score for _, score in scored], [pair.instruction for pair, _ in scored], seed=seed)
+    mean = mean_interval([score for _, score in scored], [instruction for instruction, _ in scored], seed=seed)
     # Student's interval from few instructions may pass 0 or 1; from a single one it has no ends.
     return replace(mean, low=max(0.0, mean.low), high=min(1.0, mean.high))
 

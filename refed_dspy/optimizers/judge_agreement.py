@@ -17,6 +17,7 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import spent
 from refed_dspy.ledger.states import note_failure
 from refed_dspy.optimizers.agreement import Agreement, agreement, agreement_lines, criterion_of
+from refed_dspy.optimizers.people import People, people_of, shared
 from refed_dspy.optimizers.result import why_stopped
 from refed_dspy.programs import PairwiseJudge, Verdict
 from refed_dspy.programs.judges import Judgements
@@ -34,7 +35,8 @@ from refed_dspy.text import Shown, html_lines
 
 @dataclass(frozen=True, repr=False)
 class Measurement(Shown):
-    """How a judge agrees with people: a row for each criterion, and what it cost. `stopped`: the cap that ended it."""
+    """How a judge agrees with people: a row for each criterion, and what it cost. `stopped`: the cap that ended it;
+    `people`: how the annotators agree with each other and each with the judge, None where no two judged a pair."""
 
     rows: Sequence[Agreement]
     judgements: Judgements
@@ -43,6 +45,7 @@ class Measurement(Shown):
     """Dollars."""
     calls: int
     stopped: str
+    people: People | None = None
 
     def _describe(self) -> str:
         return f"{self.judgements.decided} of {self.pairs} pairs judged, {dollars(self.cost * PICO)}"
@@ -54,7 +57,8 @@ class Measurement(Shown):
         """The table and what it took, for a terminal."""
         judged = self.judgements
         counts = f"{judged.decided} of {self.pairs} pairs judged, {judged}"
-        lines = [*agreement_lines(self.rows), f"{counts}, {dollars(self.cost * PICO)}, {self.calls} calls"]
+        people = self.people.lines() if self.people else []
+        lines = [*agreement_lines(self.rows), *people, f"{counts}, {dollars(self.cost * PICO)}, {self.calls} calls"]
         if warning := judged.warning():
             lines.insert(0, warning)
         return [*lines, f"stopped: {why_stopped(self.stopped, '; raise it to continue')}"] if self.stopped else lines
@@ -68,6 +72,7 @@ def measure_agreement(
     *,
     program: PairwiseJudge | str | Path | None = None,
     accept_changed: bool = False,
+    criteria: Sequence[str] | None = None,
     count: int | None = None,
     seed: int = 0,
     max_cost: float | None = None,
@@ -79,7 +84,8 @@ def measure_agreement(
     """Have `judge` (what `synthesize` takes as teacher) judge pairs that people have judged.
 
     Args:
-        pairs: a file that `load_pairs` reads, or pairs; `count` of them are drawn with `seed`, or all are used.
+        pairs: a file or a folder of pages that `load_pairs` reads, with `criteria` as it takes them; or pairs; `count`
+            of them are drawn with `seed`, or all are used.
         out: the folder that keeps the verdicts; None: a folder in `refed-verdicts/`, named after pairs, judge and
             program. The same call continues from them.
         program: a compiled judge, or its file or MLflow address; None: the judge with its own prompts.
@@ -93,7 +99,7 @@ def measure_agreement(
     """
     capped = check_config(Capped, {"max_cost": max_cost, "max_calls": max_calls, "max_minutes": max_minutes})
     judge_program = program if isinstance(program, PairwiseJudge) else open_judge(program, accept_changed)
-    chosen = load_pairs(pairs) if isinstance(pairs, str | Path) else list(pairs)
+    chosen = load_pairs(pairs, criteria) if isinstance(pairs, str | Path) else list(pairs)
     if count is not None:
         chosen = sample_pairs(chosen, count, seed)
     teacher = open_judge_model(judge)
@@ -119,7 +125,8 @@ def measure_agreement(
         note_failure(folder, why := judgements.none_decided("pairs"))
         raise RunStopped(why)
     rows = agreement(judged_pairs, [verdicts[pair.id] for pair in judged_pairs], seed)
-    return Measurement(rows, judgements, len(chosen), spending.cost, spending.calls, stopped)
+    people = people_of(judged_pairs, verdicts, seed=seed) if shared(judged_pairs) else None
+    return Measurement(rows, judgements, len(chosen), spending.cost, spending.calls, stopped, people)
 
 
 async def judge_pairs(

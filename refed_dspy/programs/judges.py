@@ -50,6 +50,15 @@ RESPONSE_CRITERIA = _criteria(
 )
 """Criteria for responses: the paper's three groups of response feedback."""
 
+
+def criterion_named(name: str, description: str = "") -> Criterion:
+    """The criterion of this name: one of this package's own needs no description, and any other is its name where it
+    has none."""
+    if not description and (own := {**INSTRUCTION_CRITERIA, **RESPONSE_CRITERIA}.get(name.replace(" ", "_"))):
+        return own
+    return Criterion(name, description or name)
+
+
 _PREFERENCES = {"A>>B": 2, "A>B": 1, "A=B": 0, "B>A": -1, "B>>A": -2}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from refed_dspy.data.pairs import Pair, load_pairs, sample_pairs
+from refed_dspy.data.pairs import Annotation, Pair, load_pairs, majority, sample_pairs, texts_id
 from refed_dspy.errors import ConfigError, InputError, ReferencesError
 from tests.support import ROOT
 
@@ -75,6 +75,12 @@ def test_the_id_is_that_of_what_the_judge_sees() -> None:
     assert Pair(instruction="i", answer_a="ab", answer_b="", verdict=1).id != pair.id
 
 
+def test_the_same_answers_by_several_criteria_share_an_id_of_their_texts() -> None:
+    pair = Pair(instruction="i", answer_a="a", answer_b="b", verdict=1)
+    by_depth = pair.model_copy(update={"criterion": "depth", "system_a": "one", "annotations": {"x": Annotation()}})
+    assert by_depth.id != pair.id and by_depth.texts_id == pair.texts_id == texts_id("i", "a", "b") != pair.id
+
+
 # --- shapes
 
 
@@ -117,6 +123,76 @@ def test_pandalms_instruction_may_have_no_input_and_its_answers_may_be_values(tm
     assert only(tmp_path, {**PANDA, "response1": ""}).answer_a == ""
 
 
+def test_pandalms_annotators_keep_their_verdicts(tmp_path: Path) -> None:
+    said = {name: each.verdict for name, each in only(tmp_path, PANDA).annotations.items()}
+    assert said == {"annotator1": 1, "annotator2": 1, "annotator3": -1}
+
+
+# --- several annotators
+
+
+def annotated(**annotations: Any) -> dict[str, Any]:
+    return {**{name: text for name, text in REFED.items() if name != "preferred"}, "annotations": annotations}
+
+
+def verdict(text: str) -> dict[str, str]:
+    return {"verdict": text}
+
+
+def test_annotations_carry_who_said_what_and_who_wrote_what(tmp_path: Path) -> None:
+    ann, bob = {"verdict": "A", "grade_a": 5, "grade_b": 2}, {"grade_a": 3, "grade_b": 4}
+    row = annotated(ann=ann, bob=bob, cy={"verdict": "cannot tell", "grade_a": 4, "grade_b": None})
+    pair = only(tmp_path, {**row, "criterion": "depth", "system_a": "improved", "system_b": "plain"})
+    assert pair.annotations == {
+        "ann": Annotation(verdict=1, grade_a=5, grade_b=2),
+        "bob": Annotation(verdict=-1, grade_a=3, grade_b=4),
+        "cy": Annotation(verdict=None, grade_a=4),
+    }
+    assert (pair.verdict, pair.criterion, pair.system_a, pair.system_b) == (0, "depth", "improved", "plain")
+
+
+def test_a_verdict_counts_more_than_the_grades_and_one_settled_by_hand_more_than_the_majority(tmp_path: Path) -> None:
+    said = {"verdict": "tie", "grade_a": 5, "grade_b": 2}
+    assert only(tmp_path, annotated(ann=said)).verdict == 0
+    settled = {**annotated(ann=verdict("A"), bob=verdict("A")), "preferred": "B"}
+    pair = only(tmp_path, settled)
+    assert pair.verdict == -1 and len(pair.annotations) == 2
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ((1, 1, -1), 1), ((1, None, None), 1), ((1, -1), 0), ((1, 0), 0), ((0, 0, 1), 0), ((1, 0, -1), 0),
+        ((None, None), None), ((), None), ((-1, -1, None, 1), -1),
+    ],
+)  # fmt: skip
+def test_the_majority_of_those_who_could_tell(said: tuple[float | None, ...], expected: float | None) -> None:
+    assert majority(Annotation(verdict=each) for each in said) == expected
+
+
+def test_a_pair_of_which_nobody_could_tell_is_left_out(tmp_path: Path) -> None:
+    nobody = annotated(ann=verdict("cannot tell"), bob={"grade_a": 4})
+    assert len(load_pairs(written(tmp_path, nobody, REFED))) == 1
+    assert refusal(written(tmp_path, nobody)).startswith(": no pair with a verdict: nobody could tell")
+
+
+@pytest.mark.parametrize(
+    ("annotations", "fault"),
+    [
+        ({}, "annotations must be an object with each annotator's: {NAME: {verdict: A}}"),
+        ({"ann": "A"}, "ann: has no verdict, grade_a or grade_b; add one or remove the annotator"),
+        ({"ann": {"note": "x"}}, "ann: has no verdict, grade_a or grade_b; add one or remove the annotator"),
+        ({"ann": {"verdict": "C"}}, "ann: verdict is C; it must be A, B, tie or cannot tell"),
+        ({"ann": {"grade_a": 6}}, "ann: grade_a is 6; it must be a whole number from 1 to 5"),
+        ({"ann": {"grade_b": True}}, "ann: grade_b is True; it must be a whole number from 1 to 5"),
+        ({"ann": {"grade_b": "4"}}, "ann: grade_b is 4; it must be a whole number from 1 to 5"),
+    ],
+)
+def test_an_annotation_that_is_none_is_named(tmp_path: Path, annotations: Any, fault: str) -> None:
+    message = refusal(written(tmp_path, REFED, annotated(**annotations)))
+    assert message.startswith(" row 2") and message.endswith(fault)
+
+
 def test_one_file_may_mix_shapes_as_json_or_jsonl(tmp_path: Path) -> None:
     for name in ("pairs.json", "pairs.jsonl"):
         pairs = load_pairs(written(tmp_path, REFED, BAR, PANDA, name=name))
@@ -131,7 +207,11 @@ def test_one_file_may_mix_shapes_as_json_or_jsonl(tmp_path: Path) -> None:
     ("row", "fault"),
     [
         ({"instruction": "i", "chosen": "a", "rejected": "b"}, "its columns are instruction, chosen, rejected; a pair"),
-        ({}, "its columns are none; a pair needs instruction, answer_a, answer_b, preferred; or input, output_1"),
+        (
+            {},
+            "its columns are none; a pair needs instruction, answer_a, answer_b, preferred or annotations; or input, "
+            "output_1",
+        ),
         ({**REFED, "preferred": "C"}, "preferred is C; it must be A, B or tie"),
         ({**REFED, "preferred": None}, "preferred is None; it must be A, B or tie"),
         ({**REFED, "preferred": {"a": ["\n"] * 99}}, "preferred is {'a': ["),
@@ -157,7 +237,10 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
     path.write_text(f'{json.dumps(REFED)}\n{{"instruction": "i', encoding="utf-8")
     assert refusal(path).startswith(" line 2: broken JSON: ")
     path.write_text("\n\n", encoding="utf-8")
-    assert refusal(path) == ": no rows; write one pair per row, with instruction, answer_a, answer_b, preferred"
+    assert (
+        refusal(path)
+        == ": no rows; write one pair per row, with instruction, answer_a, answer_b, preferred or annotations"
+    )
     path.write_bytes(b'{"instruction": "\xff"}')
     assert refusal(path).startswith(" line 1: not UTF-8")
     assert refusal(tmp_path / "none.json").startswith(": no such file")

@@ -1,34 +1,19 @@
-"""Render the page: a single file that loads nothing, and runs no script but its own."""
+"""The report's page: what is on it, and the file that it becomes."""
 
 from __future__ import annotations
 
-import base64
-import gzip
-import hashlib
-import json
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from itertools import compress
-from typing import Any
 
 from refed_dspy.sharing.report.charts import Chart
+from refed_dspy.sharing.report.document import Document
 from refed_dspy.sharing.report.drawing import PALETTE
 from refed_dspy.sharing.report.extracts import Gallery
 from refed_dspy.sharing.report.glance import Fact, Lead, Table
 from refed_dspy.sharing.report.rows import Rows
 
-_SCRIPTS = ("store.js", "list.js", "detail.js", "map.js", "main.js")
-_POLICY = (
-    "default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; "
-    "form-action 'none'; connect-src {connect}"
-)
-"""A browser runs the scripts with these hashes and no other, whatever the page contains. Bars set their widths."""
-_LEVEL = 4
-"""Compression level: 6 takes three times as long and saves a tenth."""
-
-
+_SCRIPTS = ("page.js", "store.js", "list.js", "detail.js", "map.js", "main.js")
 _COLUMNS = {
     "number": ("No.", "64px"), "instruction": ("Instruction", "minmax(0, 1fr)"), "words": ("Words", "56px"),
     "change": ("Change", "64px"), "score": ("Score", "60px"), "cost": ("Cost", "84px"),
@@ -56,37 +41,18 @@ class Page:
 
 
 def render(page: Page, version: str, *, live: bool = False) -> bytes:
-    """The page as a file's content, in UTF-8. `live`: it asks the server that it came from for what is new.
-
-    What came from a model or a reference is in it as data only: rows as compressed JSON, which scripts insert as text,
-    everything else escaped.
-    """
-    import jinja2
-    from markupsafe import Markup
-
-    folder = files("refed_dspy.sharing.report").joinpath("assets")
+    """The page as a file's content, in UTF-8. `live`: it asks the server that it came from for what is new."""
     scripts = (*_SCRIPTS, "live.js") if live else _SCRIPTS
-    names = (*scripts, "report.css", "charts.html.j2", "report.html.j2")
-    assets = {name: folder.joinpath(name).read_text(encoding="utf-8") for name in names}
-    script = "\n".join(assets[name] for name in scripts)
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, loader=jinja2.DictLoader(assets), trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    text = environment.get_template("report.html.j2").render(
+    document = Document("refed_dspy.sharing.report", "report.html.j2", ("report.css",), scripts)
+    return document.render(
+        version,
+        data={"names": page.rows.names, "columns": page.rows.columns} if page.rows else None,
+        live=live,
         page=page,
         lead=str(page.lead),
-        csp=_POLICY.format(scripts=_hash(script), connect="'self'" if live else "'none'"),
-        css=Markup(assets["report.css"]),  # noqa: S704 — the package's own files
-        script=Markup(script),  # noqa: S704
-        rows=Markup(packed(page.rows)) if page.rows else None,  # noqa: S704 — base64
         columns=_columns(page.rows),
         palette=PALETTE,
-        live=live,
-        made=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        version=version,
     )
-    return text.encode("utf-8", "replace")
 
 
 def _columns(rows: Rows | None) -> dict[str, tuple[str, str]]:
@@ -97,18 +63,3 @@ def _columns(rows: Rows | None) -> dict[str, tuple[str, str]]:
     filled = {name for name, column in rows.columns.items() if any(v is not None for v in compress(column, kept))}
     filled |= {"instruction", "words"}
     return {name: shown for name, shown in _COLUMNS.items() if _FROM.get(name, name) in filled}
-
-
-def packed(rows: Rows) -> str:
-    """`rows` as base64 of compressed JSON; a browser unpacks it without a library."""
-    text = _as_json({"names": rows.names, "columns": rows.columns})
-    return base64.b64encode(gzip.compress(text.encode("utf-8", "replace"), _LEVEL, mtime=0)).decode()
-
-
-def _as_json(value: Mapping[str, Any]) -> str:
-    """JSON that cannot end the element it stands in."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-
-
-def _hash(script: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"

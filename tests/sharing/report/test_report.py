@@ -25,10 +25,10 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import End, write_end
 from refed_dspy.runs.result import full_status
 from refed_dspy.sharing.report import charts
+from refed_dspy.sharing.report.document import packed
 from refed_dspy.sharing.report.drawing import Bars, Dots
 from refed_dspy.sharing.report.funnel import funnel
 from refed_dspy.sharing.report.map import draw_map, instruction_map
-from refed_dspy.sharing.report.page import packed
 from refed_dspy.sharing.report.report import report
 from refed_dspy.sharing.report.rows import COLUMNS, Rows, read_rows
 from tests.support.example_run import HOSTILE, shown_run
@@ -245,9 +245,9 @@ def test_only_the_scripts_of_the_page_may_run(folder: Path, tmp_path: Path) -> N
 
 
 def test_a_lone_surrogate_does_no_harm() -> None:
-    rows = Rows({"features": []}, {"number": [1], "instruction": ["\ud83d end"]})
-    assert base64.b64decode(packed(rows))[4:8] == bytes(4), "no time in it: the same rows are the same bytes"
-    assert json.loads(gzip.decompress(base64.b64decode(packed(rows))))["columns"]["instruction"] == ["? end"]
+    data = {"names": {}, "columns": {"number": [1], "instruction": ["\ud83d end"]}}
+    assert base64.b64decode(packed(data))[4:8] == bytes(4), "no time in it: the same rows are the same bytes"
+    assert json.loads(gzip.decompress(base64.b64decode(packed(data))))["columns"]["instruction"] == ["? end"]
 
 
 def test_a_run_that_goes_on_can_be_shown(folder: Path, tmp_path: Path) -> None:

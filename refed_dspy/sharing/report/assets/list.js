@@ -2,14 +2,6 @@
 (function (refed) {
   "use strict";
 
-  /** An element with a class and a text. Every text that came with the data goes through here or `marked`. */
-  refed.make = function (tag, className, text) {
-    const element = document.createElement(tag);
-    if (className) element.className = className;
-    if (text !== undefined) element.textContent = text;
-    return element;
-  };
-
   /** Appends `text` to `parent`, what `marker` (see refed.marker, or null) finds in it as <mark>. */
   refed.marked = function (parent, text, marker) {
     let from = 0;
@@ -38,9 +30,6 @@
     const text = reference ? reference.instruction.slice(0, 200).trim().replace(/\s+/g, " ") : "";
     return text.length > 70 ? `${text.slice(0, 69)}…` : text;
   };
-
-  /** A count with separators. */
-  refed.count = (value) => number.format(value);
 
   /** Dollars with two significant digits, as the cost of a row is far below a cent; "" without a value. */
   refed.dollars = function (value) {

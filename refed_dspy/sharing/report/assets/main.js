@@ -302,15 +302,9 @@
     }
   };
 
-  function theme() {
-    for (const radio of document.querySelectorAll("input[name=theme]")) {
-      radio.addEventListener("change", () => (document.documentElement.dataset.theme = radio.value));
-    }
-  }
-
   /** Starts the page. If it cannot be shown, a message takes the list's place. */
   async function start() {
-    theme();
+    refed.theme();
     const rows = document.getElementById("rows");
     if (!rows) return;
     const data = await refed.decode(rows.textContent).catch(failed);

@@ -1,4 +1,4 @@
-// The rows: decoding, what is derived from them, search, filters and orders. Touches no DOM.
+// The rows: what is derived from them, search, filters and orders. Touches no DOM.
 (function (refed) {
   "use strict";
 
@@ -6,23 +6,6 @@
   refed.SAME = 0;
   refed.REMOVED = 1;
   refed.ADDED = 2;
-
-  /**
-   * Rows from the text in the page: base64 of gzip of JSON.
-   * @param {string} text
-   * @returns {Promise<{names: object, columns: object}>} rejects if the page was cut or altered.
-   */
-  refed.decode = async function (text) {
-    const bytes = Uint8Array.fromBase64 ? Uint8Array.fromBase64(text.trim()) : bytesOf(atob(text.trim()));
-    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-    return new Response(stream).json();
-  };
-
-  function bytesOf(binary) {
-    const bytes = new Uint8Array(binary.length);
-    for (let i = 0; i < binary.length; i++) bytes[i] = binary.charCodeAt(i);
-    return bytes;
-  }
 
   /** Words of a text: maximal runs without white space. */
   refed.countWords = function (text) {
