@@ -106,6 +106,22 @@ def compile_(
     _print_outcome(made, estimate)
 
 
+@app.command("plan-compile")
+@reporting
+def plan_compile_(
+    folder: Annotated[Path, typer.Argument(help="The folder of a compile, ended or not.", metavar="DIR")],
+    gain: Annotated[
+        list[float] | None,
+        typer.Option(help="A gain to prove, from 0 to 1; may be repeated.", metavar="G", show_default="0.05 to 0.2"),
+    ] = None,
+) -> None:
+    """Show how many references a compile must hold out to prove a gain."""
+    from refed_dspy.optimizers.planning import GAINS, plan_compile
+
+    for line in plan_compile(folder, gain or GAINS).lines():
+        say(line)
+
+
 def _tuned(settings: CompileConfig) -> Any:
     """What `compile` is to tune: a judge for pairs, else the program that is named, if one is."""
     from refed_dspy.programs import PairwiseJudge

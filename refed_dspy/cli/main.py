@@ -17,7 +17,17 @@ from refed_dspy.errors import one_line
 GROUPS = {
     "Make": ("synth", "init", "resume", "preview"),
     "Inspect": ("show", "status", "report", "watch", "stats"),
-    "Judge and improve": ("filter", "compare", "annotate", "judge", "compile", "promote", "recycle", "answers"),
+    "Judge and improve": (
+        "filter",
+        "compare",
+        "annotate",
+        "judge",
+        "compile",
+        "plan-compile",
+        "promote",
+        "recycle",
+        "answers",
+    ),
     "Publish": ("export", "share", "push"),
     "Maintain": ("teacher", "batches", "track"),
 }

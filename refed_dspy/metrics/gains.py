@@ -53,7 +53,7 @@ _COMPARISONS = 4_000
 
 
 def gain_interval(values: Sequence[float], clusters: Sequence[Hashable] | None = None) -> Interval:
-    """The mean of the cluster means, each cluster counting the same, and its 98.5% interval (see the module's docstring).
+    """The mean of the cluster means, each cluster counting the same, and its 98.5% interval (see the module's top).
 
     `clusters` names each value's cluster; without it every value is a cluster of its own. The order of the values
     changes nothing. One cluster says nothing of others: its interval is infinite. Clusters whose means are all equal

@@ -239,4 +239,5 @@ def gain_over(
         level = equal_length_gain(shared, of_new, old.compared.get("test", {}), alike, seed=seed)
     raw = gain_interval(values, groups)
     least = least_gain(spread_of(values, groups), raw.clusters)
-    return Gain(raw, level, len({clusters[e] for e in shared}), least if math.isfinite(least) else None)
+    told = least > 0 and math.isfinite(least)  # 0: it is the same program
+    return Gain(raw, level, len({clusters[e] for e in shared}), least if told else None)
