@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from hashlib import sha256
-from typing import Any
+from typing import Any, ClassVar
 
 import dspy
 from dspy._vendor.lm15.serde import config_to_dict, request_to_dict
@@ -60,6 +60,8 @@ class Asked:
     repetition: int = 0
     fit: Fit | None = None
     """What its answer must be; None where any text will do."""
+    takes_any: ClassVar[bool] = False
+    """Whether an answer is taken that was cut or refused."""
 
     @classmethod
     def now(cls, request: Request) -> Asked:
@@ -68,6 +70,10 @@ class Asked:
         if isinstance(question, UnnamedStage):
             question = question.of(reversed(dspy.settings.caller_modules or ()))
         return cls(request, question, repetition_of(question.stage), current_fit())
+
+    def answer_in(self, response: Response) -> Answer:
+        """What the ledger keeps of a response. Raises MalformedAnswer."""
+        return self.checked(response.text or "", reasoning_of(response))
 
     def checked(self, text: str, reasoning: str = "") -> Answer:
         """The answer with this text, for which the model had this `reasoning`. Raises MalformedAnswer."""
@@ -165,7 +171,8 @@ class RecordedTeacher:
         self.progress.in_flight += 1
         # The call's seed: another for every key, the same again for the same run seed.
         rank = -self._depth.get(key.stage, len(self._depth))
-        recorder = CallRecorder(self.recorder, key, rank, int(key.digest[:7], 16) ^ self.seed)
+        seed = int(key.digest[:7], 16) ^ self.seed
+        recorder = CallRecorder(self.recorder, key, rank, seed, takes_any=asked.takes_any)
         try:
             with recording(recorder):
                 answer = await self._usable_answer(asked, recorder)
@@ -214,7 +221,7 @@ class RecordedTeacher:
         while True:
             response = await self._ask_once(asked)
             try:
-                return asked.checked(response.text or "", reasoning_of(response))
+                return asked.answer_in(response)
             except MalformedAnswer as error:
                 recorder.rename_last(error.kind)
                 recorder.write()
