@@ -92,10 +92,8 @@ class RunRecorder:
 class CallRecorder:
     """Records the calls of one question. `unwritten` are its successful calls: they are committed with the answer."""
 
-    def __init__(self, run: RunRecorder, key: Key, rank: int, seed: int, *, takes_any: bool = False) -> None:
+    def __init__(self, run: RunRecorder, key: Key, rank: int, seed: int) -> None:
         self.run, self.key, self.rank = run, key, rank
-        self.takes_any = takes_any
-        """Whether an answer is taken as it comes, also one that was cut or refused: who asks looks for themselves."""
         self.seed = seed
         """The seed to send to a teacher that takes one."""
         self.calls: list[Call] = []
@@ -196,7 +194,7 @@ class NullRecorder:
     """The recorder outside a run: every call is allowed, and nothing is recorded."""
 
     seed: int | None = None
-    stopping = takes_any = False
+    stopping = False
     batches = None
 
     async def reserve(self, model: str, endpoint: str, worst: int | None, *, batched: bool = False) -> int:  # noqa: ARG002

@@ -278,9 +278,9 @@ class TeacherEngine:
         return SentAttempt(self.model, self.endpoint, self.price, worst, number, time.monotonic(), most)
 
     def finished(self, response: Response, attempt: SentAttempt, recorder: Recorder) -> Response:
-        """Record a finished attempt. Raises AnswerCut, AnswerRefused, unless the recorder takes any answer."""
+        """Record a finished attempt. Raises AnswerCut, AnswerRefused."""
         self.answered = True
-        outcome = "ok" if recorder.takes_any else outcome_of(response)
+        outcome = outcome_of(response)
         if attempt.doubts(response):
             self._doubt()
         recorder.report(attempt.answered(outcome, response, self.route.provider))

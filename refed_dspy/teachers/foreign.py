@@ -57,7 +57,7 @@ class ForeignEngine:
         started, usage, outcome = time.monotonic(), Usage(), "error"
         try:
             response = await self._answer(request)
-            usage, outcome = response.usage or usage, "ok" if recorder.takes_any else outcome_of(response)
+            usage, outcome = response.usage or usage, outcome_of(response)
         finally:
             recorder.report(self._call(outcome, round(time.monotonic() - started, 3), usage, number))
         if outcome == "cut" and not takes_cut():

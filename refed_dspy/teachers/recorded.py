@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from hashlib import sha256
-from typing import Any, ClassVar
+from typing import Any
 
 import dspy
 from dspy._vendor.lm15.serde import config_to_dict, request_to_dict
@@ -60,8 +60,6 @@ class Asked:
     repetition: int = 0
     fit: Fit | None = None
     """What its answer must be; None where any text will do."""
-    takes_any: ClassVar[bool] = False
-    """Whether an answer is taken that was cut or refused."""
 
     @classmethod
     def now(cls, request: Request) -> Asked:
@@ -171,8 +169,7 @@ class RecordedTeacher:
         self.progress.in_flight += 1
         # The call's seed: another for every key, the same again for the same run seed.
         rank = -self._depth.get(key.stage, len(self._depth))
-        seed = int(key.digest[:7], 16) ^ self.seed
-        recorder = CallRecorder(self.recorder, key, rank, seed, takes_any=asked.takes_any)
+        recorder = CallRecorder(self.recorder, key, rank, int(key.digest[:7], 16) ^ self.seed)
         try:
             with recording(recorder):
                 answer = await self._usable_answer(asked, recorder)

@@ -6,13 +6,13 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from dspy.lm15 import LM15Error, Request, Response, TokenLogprob, TopLogprob, request_from_openai_chat
 
 from refed_dspy.errors import TeacherError, one_line
 from refed_dspy.ledger.statements import Answer
-from refed_dspy.programs.question import Question
+from refed_dspy.programs.question import Fit, Question
 from refed_dspy.programs.reasoning import reasoning_of
 from refed_dspy.records import digest
 from refed_dspy.teachers.recorded import Asked
@@ -22,6 +22,18 @@ NO_LOGPROBS = "choose a judge that returns log-probabilities"
 """What to do about a judge that gives none."""
 _REASONS = {"tool_call": "tool_calls", "error": "stop"}
 """lm15's reason why an answer ended → OpenAI's, where they differ."""
+
+
+class _AnyLength(Fit):
+    """An answer counts that was cut: many a judge is asked for one token."""
+
+    takes_cut = True
+
+    def checked(self, text: str) -> tuple[str, str | None]:
+        return text, None
+
+
+ANY_LENGTH = _AnyLength()
 
 
 class UnknownRequest(Exception):
@@ -41,10 +53,7 @@ def request_in(body: Any) -> Request:
 
 @dataclass(frozen=True)
 class ChatAsked(Asked):
-    """A request that is answered as it came: the ledger keeps the whole completion, with its log-probabilities, also
-    where it was cut at the length that the request asked for."""
-
-    takes_any: ClassVar[bool] = True
+    """A request whose answer the ledger keeps as a whole completion, with its log-probabilities."""
 
     @classmethod
     def about(cls, request: Request, stage: str, repetition: int = 0) -> ChatAsked:

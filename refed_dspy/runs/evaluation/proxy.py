@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from dspy.lm15 import Request
 
 from refed_dspy.errors import RowError, RunStopped, TeacherError, UnfitRequest
-from refed_dspy.runs.evaluation.chat import NO_LOGPROBS, ChatAsked, UnknownRequest, request_in
+from refed_dspy.programs.question import fitting
+from refed_dspy.runs.evaluation.chat import ANY_LENGTH, NO_LOGPROBS, ChatAsked, UnknownRequest, request_in
 from refed_dspy.teachers.session import Session
 
 if TYPE_CHECKING:
@@ -134,7 +135,8 @@ class JudgeProxy:
         if self._ended.done():
             return _error(402, ENDED)
         try:
-            text = (await self._judge.answer(asked)).text
+            with fitting(ANY_LENGTH):
+                text = (await self._judge.answer(asked)).text
         except RowError as error:  # it is in the ledger, with its reason
             if isinstance(error, UnfitRequest) and not error.final and not self._led:
                 self._end(self._unable(asked, error))
