@@ -54,7 +54,7 @@ class Package:
 
 
 ALPACA_EVAL = Package(
-    "alpaca-eval", "0.6.6", "alpaca_eval", Path(__file__).with_name("alpaca-eval-requirements.txt"), 670
+    "alpaca-eval", "0.6.6", "alpaca_eval", Path(__file__).parent / "alpaca_eval" / "requirements.txt", 670
 )
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from refed_dspy.config import sampling
 from refed_dspy.errors import ModelError
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.spending import Spent, spent
 from refed_dspy.runs.evaluation.program import Program, run_program
 from refed_dspy.runs.evaluation.proxy import JudgeProxy, open_proxy
 from refed_dspy.teachers import Teacher
@@ -30,6 +34,27 @@ async def judge_with(
     async with row_job(folder, work, watch) as session, open_proxy(session, name) as proxy:
         await proxy.during(run_program(program(proxy)))
     return session.cap_reached.cap if session.cap_reached else ""
+
+
+@dataclass(frozen=True)
+class Judgements:
+    """The judge's answers in a folder: how many, what its endpoint called itself, when the last one came (UTC), and
+    what they cost."""
+
+    count: int
+    said: Sequence[str]
+    date: str
+    used: Spent
+
+
+def judgements_in(folder: Path) -> Judgements:
+    """What the ledger in `folder` has of the judge. Raises RunDirError."""
+    models = "SELECT json_extract(output, '$.model') model FROM answers GROUP BY model ORDER BY min(rowid)"
+    with Ledger.read(folder) as ledger:
+        count, last = ledger.db.execute("SELECT count(*), max(created) FROM answers").fetchone()
+        said = [str(name) for (name,) in ledger.db.execute(models)]
+        date = time.strftime("%Y-%m-%d", time.gmtime(last)) if last is not None else ""
+        return Judgements(int(count), said, date, spent(ledger))
 
 
 def check_judge(judge: Teacher) -> None:
