@@ -48,7 +48,7 @@ def evaluated(server: SimulatedTeacher, installed: Installed, out: str = "out", 
 def direct(server: SimulatedTeacher, installed: Installed, folder: Path) -> Path:
     """The package's own command against the server itself. Returns its leaderboard."""
     folder.mkdir()
-    config = Workspace(folder, installed, ModelOutputs("", "", []), ModelOutputs("", "", []), 1)._judge()
+    config = Workspace(folder, installed, ModelOutputs("", "", []), ModelOutputs("", "", []), 1).judge_settings()
     (folder / "judge").mkdir()
     (folder / "judge" / "configs.yaml").write_text(yaml.safe_dump({"judge": config}), "utf-8")
     client = {"base_url": server.base_url, "api_key": "none"}

@@ -10,6 +10,7 @@ from pathlib import Path
 from refed_dspy.config import sampling
 from refed_dspy.errors import ModelError
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.provenance import simulated_note
 from refed_dspy.ledger.spending import Spent, spent
 from refed_dspy.runs.evaluation.program import Program, run_program
 from refed_dspy.runs.evaluation.proxy import JudgeProxy, open_proxy
@@ -45,6 +46,8 @@ class Judgements:
     said: Sequence[str]
     date: str
     used: Spent
+    simulated: str
+    """What is to be known where the simulated teacher judged; else empty."""
 
 
 def judgements_in(folder: Path) -> Judgements:
@@ -54,7 +57,7 @@ def judgements_in(folder: Path) -> Judgements:
         count, last = ledger.db.execute("SELECT count(*), max(created) FROM answers").fetchone()
         said = [str(name) for (name,) in ledger.db.execute(models)]
         date = time.strftime("%Y-%m-%d", time.gmtime(last)) if last is not None else ""
-        return Judgements(int(count), said, date, spent(ledger))
+        return Judgements(int(count), said, date, spent(ledger), simulated_note(ledger))
 
 
 def check_judge(judge: Teacher) -> None:

@@ -102,7 +102,7 @@ class JudgeProxy:
         task = asyncio.ensure_future(self._answer(asked))
         self._answering.add(task)
         task.add_done_callback(self._answering.discard)
-        return await asyncio.shield(task)
+        return await task
 
     async def models(self, request: web.Request) -> web.Response:
         """Answer GET /v1/models: some clients look there first."""

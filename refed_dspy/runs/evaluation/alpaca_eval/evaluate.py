@@ -157,6 +157,7 @@ class _Job:
             judged=judged,
             overlap=self.overlap,
             used=given.used,
+            simulated=given.simulated,
             stopped=stopped,
         )
         with locked(folder):

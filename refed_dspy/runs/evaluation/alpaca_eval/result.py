@@ -70,6 +70,8 @@ class Evaluation(Shown):
     """None where no training data was named."""
     used: Spent
     stopped: str = ""
+    simulated: str = ""
+    """What must be known where no model judged; else empty."""
 
     @property
     def state(self) -> str:
@@ -97,7 +99,7 @@ class Evaluation(Shown):
 
     def notes(self) -> list[str]:
         """What must be known beside the figures, in a line each."""
-        notes = [RETIRED, LICENCE]
+        notes = [*([self.simulated] if self.simulated else []), RETIRED, LICENCE]
         if self.judged is not None:
             equal = self.judged.length_controlled
             notes[:0] = [

@@ -74,7 +74,7 @@ class Workspace:
             (self.working / _JUDGE).mkdir(parents=True)
             self._write("model_outputs.json", json.dumps([*self.outputs.rows]))
             self._write("reference_outputs.json", json.dumps([*self.baseline.rows]))
-            self._write(f"{_JUDGE}/configs.yaml", yaml.safe_dump({_JUDGE: self._judge()}))
+            self._write(f"{_JUDGE}/configs.yaml", yaml.safe_dump({_JUDGE: self.judge_settings()}))
             client = {"base_url": proxy.address, "api_key": proxy.token}
             self._write("clients.yaml", yaml.safe_dump({"default": [client]}))
             if self.gamed is not None:
@@ -87,7 +87,8 @@ class Workspace:
         """Remove the working folder."""
         shutil.rmtree(self.working, ignore_errors=True)
 
-    def _judge(self) -> Mapping[str, Any]:
+    def judge_settings(self) -> Mapping[str, Any]:
+        """How the code asks its judge and reads the answers: as in AlpacaEval 2."""
         return {"prompt_template": str(self.installed.folder / PROMPT), "completions_kwargs": _ASKED, **_PARSER}
 
     def _arguments(self) -> list[str]:

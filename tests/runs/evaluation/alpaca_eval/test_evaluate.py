@@ -77,6 +77,13 @@ def test_the_token_and_the_judges_key_are_in_no_file(
     assert b"sk-simulated" not in stored and b"127.0.0.1" in stored and b"api_key" not in stored
 
 
+def test_the_simulated_judge_costs_nothing_and_says_so(home: Path, toy: Path) -> None:
+    made = evaluated(toy, judge="simulated")
+    assert made.judged is not None and made.judged.n == SIZE and not made.used.picodollars
+    assert "made by the simulated teacher: no model wrote these answers, for trying refed out only" in made.lines()
+    assert evaluated(toy, judge="simulated") == made
+
+
 # --- early ends
 
 
@@ -112,6 +119,18 @@ def test_code_that_fails_says_why_and_where_its_log_is(home: Path, toy: Path, se
     ):
         evaluated(toy)
     assert 0 < asked(server) <= SIZE
+
+
+def test_after_a_failure_the_next_start_begins_in_a_folder_of_its_own(
+    home: Path, toy: Path, server: SimulatedTeacher
+) -> None:
+    server.control(logprobs=False)
+    with pytest.raises(RunStopped, match="gives no log-probabilities"):
+        evaluated(toy)
+    (home / "out" / "working" / "results").mkdir()
+    server.control(logprobs=True)
+    made = evaluated(toy)
+    assert made.judged is not None and made.judged.n == SIZE and not (home / "out" / "working").exists()
 
 
 # --- refused before anything is paid for
