@@ -80,7 +80,7 @@ def alpaca_eval_(
     max_minutes: MaxMinutes = None,
     track: TrackOption = None,
 ) -> None:
-    """Run AlpacaEval 2's official code on a model's answers. Run it again to continue."""
+    """Run AlpacaEval 2's own code on answers. Run it again to continue."""
     from refed_dspy.cli.display import shown
     from refed_dspy.config.evaluation import AlpacaEvalConfig
     from refed_dspy.runs.evaluation.alpaca_eval.evaluate import alpaca_eval
@@ -102,7 +102,7 @@ def alpaca_eval_(
 def annotations_(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="AlpacaEval's annotations.json.")],
 ) -> None:
-    """Print the figures of annotations that AlpacaEval's code has written. Nobody is asked."""
+    """Print figures of AlpacaEval's annotations. Nobody is asked."""
     from refed_dspy.runs.evaluation.alpaca_eval.annotations import annotation_lines, read_annotations
 
     print_lines(annotation_lines(read_annotations(file)))

@@ -12,6 +12,6 @@ from refed_dspy.runs.evaluation.environment import ALPACA_EVAL, Installed, envir
 
 @pytest.fixture(scope="session")
 def installed() -> Installed:
-    """AlpacaEval's code in the user's own environment for it, or in the one that REFED_ALPACA_EVAL names."""
-    chosen = os.environ.get("REFED_ALPACA_EVAL")
+    """AlpacaEval's code in the user's own environment for it, or in the one that ALPACA_EVAL_PYTHON names."""
+    chosen = os.environ.get("ALPACA_EVAL_PYTHON")
     return environment(ALPACA_EVAL, Path(chosen) if chosen else None)

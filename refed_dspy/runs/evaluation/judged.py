@@ -38,7 +38,7 @@ async def judge_with(
 
 
 @dataclass(frozen=True)
-class Judgements:
+class JudgeAnswers:
     """The judge's answers in a folder: how many, what its endpoint called itself, when the last one came (UTC), and
     what they cost."""
 
@@ -50,14 +50,14 @@ class Judgements:
     """What is to be known where the simulated teacher judged; else empty."""
 
 
-def judgements_in(folder: Path) -> Judgements:
+def judge_answers(folder: Path) -> JudgeAnswers:
     """What the ledger in `folder` has of the judge. Raises RunDirError."""
     models = "SELECT json_extract(output, '$.model') model FROM answers GROUP BY model ORDER BY min(rowid)"
     with Ledger.read(folder) as ledger:
         count, last = ledger.db.execute("SELECT count(*), max(created) FROM answers").fetchone()
         said = [str(name) for (name,) in ledger.db.execute(models)]
         date = time.strftime("%Y-%m-%d", time.gmtime(last)) if last is not None else ""
-        return Judgements(int(count), said, date, spent(ledger), simulated_note(ledger))
+        return JudgeAnswers(int(count), said, date, spent(ledger), simulated_note(ledger))
 
 
 def check_judge(judge: Teacher) -> None:

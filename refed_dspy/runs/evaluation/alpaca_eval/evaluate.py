@@ -26,7 +26,7 @@ from refed_dspy.runs.evaluation.alpaca_eval.result import AtEqualLength, Evaluat
 from refed_dspy.runs.evaluation.alpaca_eval.workspace import LOG, NAME, Workspace, check_gamed
 from refed_dspy.runs.evaluation.alpaca_eval.write import ANNOTATIONS, LEADERBOARD, write_evaluation
 from refed_dspy.runs.evaluation.environment import ALPACA_EVAL, environment
-from refed_dspy.runs.evaluation.judged import check_judge, check_logprobs, judge_with, judgements_in
+from refed_dspy.runs.evaluation.judged import check_judge, check_logprobs, judge_answers, judge_with
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.caps import caps_of
 from refed_dspy.teachers.judge import open_judge_model
@@ -143,7 +143,7 @@ class _Job:
         folder = self.workspace.folder
         stopped = await judge_with(NAME, folder, self.work, self.workspace.program, watch)
         judged = None if stopped else self._judged()
-        given = judgements_in(folder)
+        given = judge_answers(folder)
         made = Evaluation(
             out=folder,
             benchmark=self.benchmark,
