@@ -18,8 +18,16 @@ GROUPS = {
     "Make": ("synth", "init", "resume", "preview"),
     "Inspect": ("show", "status", "report", "watch", "stats"),
     "Judge and improve": (
-        "filter", "compare", "annotate", "judge", "compile", "promote", "recycle", "answers", "evaluate",
-    ),  # fmt: skip
+        "filter",
+        "compare",
+        "annotate",
+        "judge",
+        "compile",
+        "promote",
+        "recycle",
+        "answers",
+        "evaluate",
+    ),
     "Publish": ("export", "share", "push"),
     "Maintain": ("teacher", "batches", "track"),
 }
