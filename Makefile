@@ -13,7 +13,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup demo test live slow browser finetune cluster docs docs-serve bench planted ui lock wheel clean
+.PHONY: help setup demo test live slow browser finetune cluster evaluate docs docs-serve bench planted ui lock wheel clean
 help: ## show this
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 10
 
@@ -67,6 +67,9 @@ $(CLUSTER)/.installed: $(LOCK) pyproject.toml
 cluster: $(CLUSTER)/.installed ## runs on a Ray cluster on this machine, whose nodes are killed; installs Ray, 300 MB
 	$(CLUSTER)/bin/python -m pytest -m cluster tests/cluster
 
+evaluate: setup ## official benchmarks' code through our proxy; makes an environment of 700 MB, once for each user
+	$(BIN)/python -m pytest -m evaluate tests/official
+
 docs: setup ## the documentation as a site, in site/
 	$(BIN)/python docs/site/hooks.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
@@ -115,6 +118,9 @@ planted: setup ## a hundred faults planted in the code that money depends on; ha
 lock: setup ## write requirements/dev.txt anew from pyproject.toml
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	  --extra dev --extra docs --extra local pyproject.toml -o $(LOCK) --upgrade
+	printf 'alpaca-eval==0.6.6\ndatasets<4\nsetuptools<81\n' | $(BIN)/uv pip compile --universal \
+	  --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade \
+	  -o refed_dspy/runs/evaluation/alpaca_eval/requirements.txt -
 
 wheel: setup ## the wheel in an empty environment: packages, sizes, start-up; installs from the package index
 	$(BIN)/python -m benchmarks.install

@@ -8,34 +8,14 @@ fitted on one model alone, is printed with its difference.
 from __future__ import annotations
 
 import json
-import math
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from refed_dspy.metrics.win_rates import LC_NOTE, length_controlled
+from refed_dspy.metrics.win_rates import LC_NOTE, length_controlled, preferences
 
 DATA = Path(__file__).parents[2] / "shared/data/alpacaeval2_preferences.json"
 DIGITS = 6
-
-
-def alpaca_eval(preferences: Sequence[float]) -> tuple[float, float]:
-    """AlpacaEval 2's win rate and standard error in percent: 100 * mean(p - 1), and that of the sd with n - 1 below it.
-
-    A preference is from 1 (the baseline's answer is better) to 2 (the model's); 0 is a tie. One preference has no
-    standard error (nan). Raises ValueError without one, and for any other number.
-    """
-    p = np.asarray(preferences, dtype=np.float64)
-    wins = np.where(p == 0, 1.5, p) - 1
-    if p.ndim != 1 or p.size == 0 or not ((wins >= 0) & (wins <= 1)).all():
-        raise ValueError(
-            "preferences must be numbers from 1 to 2, or 0 for a tie, at least one; leave out the unjudged"
-        )
-    error = float(wins.std(ddof=1)) / math.sqrt(wins.size) if wins.size > 1 else math.nan
-    return 100 * math.fsum(wins) / wins.size, 100 * error
 
 
 def same(ours: float, published: float) -> bool:
@@ -45,15 +25,15 @@ def same(ours: float, published: float) -> bool:
 
 def figures_agree(model: dict[str, Any]) -> bool:
     """Print one model's figures. True if those that must agree do."""
-    preferences = [row["preference"] for row in model["rows"]]
+    given = [row["preference"] for row in model["rows"]]
     differences = [row["len_model"] - row["len_baseline"] for row in model["rows"]]
-    win_rate, standard_error = alpaca_eval(preferences)
-    controlled = length_controlled([0.5 if p == 0 else p - 1 for p in preferences], differences)
+    found = preferences(given)
+    controlled = length_controlled([0.5 if p == 0 else p - 1 for p in given], differences)
     assert controlled.interval is not None and controlled.beta is not None
     lc = controlled.interval
     figures = {
-        "win rate": (win_rate, model["win_rate"]),
-        "standard error": (standard_error, model["standard_error"]),
+        "win rate": (found.win_rate, model["win_rate"]),
+        "standard error": (found.standard_error, model["standard_error"]),
         "LC win rate": (lc.mean, model["length_controlled_winrate"]),
     }
     print(f"  {'':16}{'ours':>12}{'published':>12}{'difference':>13}")

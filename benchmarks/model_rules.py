@@ -56,6 +56,10 @@ def _no_schema(body: dict[str, Any]) -> str:
     return "response_format type json_schema is not supported by this model" if kind == "json_schema" else ""
 
 
+def _no_logprobs(body: dict[str, Any]) -> str:
+    return "Unsupported parameter: 'logprobs' is not supported with this model." if body.get("logprobs") else ""
+
+
 def _keys(value: Any) -> Iterator[str]:
     parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, part in parts:
@@ -73,6 +77,7 @@ RULES: dict[str, Callable[[dict[str, Any]], str]] = {
     "no reasoning": _no_reasoning,
     "no bounds": _no_bounds,
     "no schema": _no_schema,
+    "no logprobs": _no_logprobs,
 }
 """Name → what is wrong with a request's body by this rule; empty where nothing is."""
 

@@ -31,6 +31,7 @@ from aiohttp import web
 
 from benchmarks.batches_server import Batches, place
 from benchmarks.counts import Bucket, Stats
+from benchmarks.logprobs import logprobs_of, verdict_of
 from benchmarks.model_rules import keep_rules
 from benchmarks.simulated import Settings
 from benchmarks.texts import Draw, Make, SchemaWriter, sketched, write
@@ -193,11 +194,17 @@ class Simulator:
         """The body of an answer, and its prompt, cached and completion tokens.
 
         `read` is the prompt and cached tokens. `times` is how often the messages have come so far."""
+        settings = self.settings
         content, reason, completion = write(make, self.draw(chat, times), fate, chat.most, self.tokens)
+        if settings.verdicts and make is None and not fate:
+            content, completion = verdict_of(chat, settings.seed, settings.verdicts), 1
+            reason = "length" if chat.most == 1 else "stop"
         spent = (*read, completion)
-        data = wire.answer(next(self.answers), chat, self.settings.thinking + content, reason, spent)
-        if self.settings.reasoning:
-            wire.think(data, self.settings.reasoning)
+        data = wire.answer(next(self.answers), chat, settings.thinking + content, reason, spent)
+        if settings.logprobs and "choices" in data:
+            data["choices"][0]["logprobs"] = logprobs_of(chat, content, settings.seed, settings.verdicts)
+        if settings.reasoning:
+            wire.think(data, settings.reasoning)
         if fate == "nousage":
             del data["usage"]
         elif fate == "oddusage":

@@ -25,7 +25,7 @@ BATCH_FAULTS = {"400", "429", "500", "missing", "malformed", "cut", "refusal", "
 FATES = {"ok", "failed", "token_limit", "expired", "cancelled", "stuck"}
 FATES |= {"upload500", "create500", "createdrop", "poll500", "download_drop"}
 RULES = {"no max_tokens", "no max_completion_tokens", "default temperature", "no temperature", "no bounds", "no schema"}
-RULES |= {"no reasoning", "thinks at temperature 1"}
+RULES |= {"no reasoning", "thinks at temperature 1", "no logprobs"}
 OPTIONAL = {"retry_after", "limit_per_minute", "limit_burst", "limit_tokens_per_minute", "limit_tokens_burst"}
 OPTIONAL |= {"auth_fails_after", "down_after", "fail_stage", "capacity"}
 WHOLE = {"items", "seed", "response_words", "auth_fails_after", "down_after", "cache_minimum", "capacity"}
@@ -53,7 +53,9 @@ class Settings:
     tokenizer is "" (a token is four characters) or "o200k_base". The prefix cache works in steps of 128 tokens; a
     prompt or a match of fewer than cache_minimum tokens (OpenAI's is 1024) is not cached. cache_warm says when a prompt
     enters the cache: at its "arrival", or when its "answer" was sent, as at a provider. thinking is written before each
-    answer, in its text; reasoning is sent with each, in the field that a reasoning parser fills. rules are names of
+    answer, in its text; reasoning is sent with each, in the field that a reasoning parser fills. verdicts are tokens:
+    where there are any, a request without a schema is answered by one of them, which its messages decide, and the
+    log-probabilities that it may ask for are theirs. With logprobs false none are given. rules are names of
     `benchmarks.model_rules.RULES`, by which requests are refused. field_tokens:
     top-level property of an answer -> the tokens of its text, divided over the texts of a list or an object; for
     new_instructions, the tokens of each item.
@@ -93,6 +95,8 @@ class Settings:
     cache_warm: str = "arrival"
     thinking: str = ""
     reasoning: str = ""
+    verdicts: list[str] = field(default_factory=list)
+    logprobs: bool = True
     rules: list[str] = field(default_factory=list)
     field_tokens: dict[str, int] = field(default_factory=dict)
     batches: bool = True
@@ -151,7 +155,10 @@ CHECKS: dict[str, Callable[[Any], bool]] = {
     "fail_stage": lambda value: isinstance(value, str) and value != "",
     "tokenizer": lambda value: value in ("", "o200k_base"),
     "cache_warm": lambda value: value in ("arrival", "answer"),
-} | {name: lambda value: isinstance(value, bool) for name in ("rate_headers", "batches", "batch_progressive")}
+    "verdicts": lambda value: isinstance(value, list) and all(isinstance(one, str) and one for one in value),
+} | {
+    name: lambda value: isinstance(value, bool) for name in ("rate_headers", "batches", "batch_progressive", "logprobs")
+}
 
 
 class SimulatedTeacher:

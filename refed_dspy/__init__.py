@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from refed_dspy.runs.answers.answers import answer_prompts
     from refed_dspy.runs.compare.compare import compare
     from refed_dspy.runs.estimate import estimate
+    from refed_dspy.runs.evaluation.alpaca_eval.evaluate import alpaca_eval
     from refed_dspy.runs.filter.filter import filter_data
     from refed_dspy.runs.recycle.recycle import recycle
     from refed_dspy.runs.result import read_run
@@ -68,6 +69,7 @@ _ROOMS = {
     "recycle": "runs.recycle.recycle",
     "measure": "runs.stats",
     "answer_prompts": "runs.answers.answers",
+    "alpaca_eval": "runs.evaluation.alpaca_eval.evaluate",
     "compare": "runs.compare.compare",
     "compile": "optimizers.compile",
     "measure_agreement": "optimizers.judge_agreement",
@@ -84,6 +86,7 @@ __all__ = [
     "Reference",
     "ReferenceLevelFeedback",
     "TeacherConfig",
+    "alpaca_eval",
     "annotate",
     "answer_prompts",
     "asynthesize",

@@ -23,12 +23,14 @@ from sybil.example import SybilFailure
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.cli.main import app
+from refed_dspy.config import evaluation as evaluation_settings
 from refed_dspy.config import filters as filter_settings
 from refed_dspy.config import jobs as job_settings
 from refed_dspy.config import teacher as settings
 from refed_dspy.config.base import Settings
 from refed_dspy.config.compile import CompileConfig
 from refed_dspy.config.environment import read_variables
+from refed_dspy.config.evaluation import AlpacaEvalConfig
 from refed_dspy.config.jobs import AnswersConfig, CompareConfig, FilterRunConfig, RecycleConfig, StatsConfig
 from refed_dspy.config.loading import load_config
 from refed_dspy.config.run import RunConfig
@@ -38,7 +40,7 @@ from tests.support import docs_running as running
 ROOT = running.DOCS.parent
 KINDS: dict[str, type[Settings]] = {
     "run": RunConfig, "compile": CompileConfig, "compare": CompareConfig, "filters": FilterRunConfig,
-    "recycle": RecycleConfig, "stats": StatsConfig, "answers": AnswersConfig,
+    "recycle": RecycleConfig, "stats": StatsConfig, "answers": AnswersConfig, "alpaca": AlpacaEvalConfig,
 }  # fmt: skip
 """What a settings file holds, by the first word of its name."""
 PAGES = [pytest.param(path, id=running.page_name(path)) for path in running.pages()]
@@ -237,7 +239,7 @@ def test_every_settings_class_is_in_the_reference() -> None:
     text = (running.DOCS / "reference" / "settings.md").read_text(encoding="utf-8")
     classes = {
         name
-        for module in (settings, job_settings, filter_settings)
+        for module in (settings, job_settings, evaluation_settings, filter_settings)
         for name, kind in inspect.getmembers(module, inspect.isclass)
         if issubclass(kind, Settings) and not kind.__subclasses__() and kind is not filter_settings.FilterConfig
     }

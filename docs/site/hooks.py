@@ -31,7 +31,7 @@ _NAMES = {
 """Type alias → what it stands for."""
 _LAST = ("judge", "judge_program", "max_cost", "max_calls", "max_minutes")
 """Keys that many kinds of work have: they end a table, in whatever class they are written."""
-_MODULES = ("base", "teacher", "run", "compile", "jobs", "filters")
+_MODULES = ("base", "teacher", "run", "compile", "jobs", "evaluation", "filters")
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:

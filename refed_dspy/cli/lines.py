@@ -164,12 +164,16 @@ def _cost_lines(status: Mapping[str, Any]) -> list[str]:
     return [f"dollars: {', '.join(phrases)}"] if phrases else []
 
 
+_ASKED = {"answers": ("prompts", "model"), "evaluation": ("comparisons", "judge")}
+"""Kind of work → what is asked about, and who is asked."""
+
+
 def work_lines(status: Mapping[str, Any]) -> list[str]:
     """How work over a data set stands (`ledger.summary.work_status`)."""
     asked, rows = status["asked"], status["rows"]
     of = f" of {rows}" if rows is not None and rows >= asked else ""
-    noun = "prompts" if status["work"] == "answers" else "rows"
-    return [*state_lines(status, f"{status['work']}, {asked}{of} {noun} sent to the model"), *_calls_lines(status)]
+    noun, model = _ASKED.get(status["work"], ("rows", "model"))
+    return [*state_lines(status, f"{status['work']}, {asked}{of} {noun} sent to the {model}"), *_calls_lines(status)]
 
 
 def filtering_lines(status: Mapping[str, Any]) -> list[str]:

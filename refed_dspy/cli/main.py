@@ -10,24 +10,15 @@ import typer
 from typer.core import TyperGroup
 
 from refed_dspy.cli import compile as compiling
-from refed_dspy.cli import data, evaluate, init, people, runs, sharing, show, teachers
+from refed_dspy.cli import data, evaluate, evaluation, init, people, runs, sharing, show, teachers
 from refed_dspy.cli.printing import PlainFormatter, printable, say
 from refed_dspy.errors import one_line
 
 GROUPS = {
     "Make": ("synth", "init", "resume", "preview"),
     "Inspect": ("show", "status", "report", "watch", "stats"),
-    "Judge and improve": (
-        "filter",
-        "compare",
-        "annotate",
-        "judge",
-        "compile",
-        "plan-compile",
-        "promote",
-        "recycle",
-        "answers",
-    ),
+    "Judge and improve": ("filter", "compare", "annotate", "judge", "compile", "plan-compile", "promote", "recycle"),
+    "Evaluate": ("answers", "evaluate"),
     "Publish": ("export", "share", "push"),
     "Maintain": ("teacher", "batches", "track"),
 }
@@ -79,7 +70,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for commands in (
-    init.app, runs.app, show.app, data.app, compiling.app, people.app, evaluate.app, sharing.app, teachers.app
+    init.app, runs.app, show.app, data.app, compiling.app, people.app, evaluate.app, evaluation.app, sharing.app,
+    teachers.app,
 ):  # fmt: skip
     app.add_typer(commands)
 
@@ -108,6 +100,6 @@ def run() -> None:
     logging.basicConfig(handlers=[log], level=logging.ERROR)
     for room in ("config", "optimizers", "teachers", "tracking"):  # their warnings are printed nowhere else
         logging.getLogger(f"refed_dspy.{room}").setLevel(logging.WARNING)
-    for waits in ("batches", "cluster"):  # hours may pass between two lines, or Ray begins
+    for waits in ("batches", "cluster", "environments"):  # hours may pass between two lines, or Ray begins
         logging.getLogger(f"refed_dspy.{waits}").setLevel(logging.INFO)
     app()

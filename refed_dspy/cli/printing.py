@@ -19,8 +19,8 @@ _STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u
 
 
 _KEYWORD = re.compile(
-    r"\b(?P<name>accept_changed|accept_longer|cluster|criteria|dropped|estimate|force|go|judge|license|out|public|"
-    r"reference_license|run_dir|teacher|unproved|version)=(?P<value>True\b|…)"
+    r"\b(?P<name>accept_changed|accept_longer|baseline|cluster|criteria|data|dropped|environment|estimate|force|go|judge|"
+    r"license|out|public|reference_license|run_dir|teacher|unproved|version)=(?P<value>True\b|…)"
 )
 """A keyword that a message names, of those that commands have as options."""
 _CAP = re.compile(r"\b(max_(?:cost|calls|minutes))=(MORE\b|[\d.]+\b)")

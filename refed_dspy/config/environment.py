@@ -13,6 +13,7 @@ import yaml
 
 from refed_dspy.config.base import Settings
 from refed_dspy.config.compile import CompileConfig
+from refed_dspy.config.evaluation import AlpacaEvalConfig
 from refed_dspy.config.jobs import AnswersConfig, CompareConfig, FilterRunConfig, RecycleConfig, StatsConfig
 from refed_dspy.config.keys import is_secret_name
 from refed_dspy.config.run import RunConfig
@@ -25,7 +26,10 @@ ROLES = ("teacher", "judge", "reflection")
 """Settings that are one model each; a name stands for its settings."""
 _ELSEWHERE = "REFED_CACHE"
 """A variable of that prefix that is read elsewhere."""
-_KINDS = (RunConfig, CompileConfig, CompareConfig, FilterRunConfig, RecycleConfig, StatsConfig, AnswersConfig)
+_KINDS: tuple[type[Settings], ...] = (
+    RunConfig, CompileConfig, CompareConfig, FilterRunConfig, RecycleConfig, StatsConfig, AnswersConfig,
+    AlpacaEvalConfig,
+)  # fmt: skip
 _ALL_KEYS = {key for kind in _KINDS for key in kind.model_fields}
 _KEY_NAME = "api_key_env"
 

@@ -12,6 +12,9 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import FUNNEL
 
 SOURCE, DROPPED = "source.json", "dropped.jsonl"
+EVALUATION, TABLE = "evaluation.json", "evaluation.txt"
+"""The figures of an evaluation, and the same for people."""
+PICTURE = "win-rates.png"
 ROWS = {"filtering": "kept.jsonl", "recycling": "recycled.jsonl", "answers": "answers.jsonl"}
 """The file of the rows that such work kept, or made."""
 

@@ -131,7 +131,7 @@ class Ledger:
 
     def holds(self) -> str:
         """The kind of work in the folder: "run", "compile", "agreement", "comparison", "recycling", "filtering",
-        "statistics", "answers"; "" for a new folder."""
+        "statistics", "answers", "evaluation"; "" for a new folder."""
         return str(self.meta("work") or "")
 
     def begin(self, references: Sequence[Reference], **meta: Any) -> None:

@@ -72,6 +72,29 @@ def win_rate(wins: Sequence[float], clusters: Sequence[Hashable] | None = None, 
     return Interval(interval.mean, low, high, interval.n, interval.clusters)
 
 
+@dataclass(frozen=True)
+class Preferences:
+    """AlpacaEval's figures: the win rate and its standard error in percent (nan of one preference), and of how many."""
+
+    win_rate: float
+    standard_error: float
+    n: int
+
+
+def preferences(given: Sequence[float]) -> Preferences:
+    """The figures of preferences as AlpacaEval has them: from 1 (the baseline's answer is better) to 2 (the model's); 0
+    is a tie, as 1.5 is. The win rate is 100 * mean(p - 1), its error the sd with n - 1 below it over the root of n.
+
+    Raises ValueError without one, and for any other number.
+    """
+    array = np.asarray(given, dtype=np.float64)
+    wins = np.where(array == 0, 1.5, array) - 1
+    if array.ndim != 1 or array.size == 0 or not ((wins >= 0) & (wins <= 1)).all():
+        raise ValueError("preferences must be numbers from 1 to 2, or 0 for a tie, at least one; leave out the others")
+    error = float(wins.std(ddof=1)) / math.sqrt(wins.size) if wins.size > 1 else math.nan
+    return Preferences(100 * math.fsum(wins) / wins.size, 100 * error, wins.size)
+
+
 def length_controlled(
     wins: Sequence[float],
     length_differences: Sequence[float],

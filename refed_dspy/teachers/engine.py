@@ -40,9 +40,16 @@ from refed_dspy.teachers.outcomes import (
 from refed_dspy.teachers.prices import Price
 from refed_dspy.teachers.rate_limits import LONGEST_PAUSE, NoSlot, RateLimits, Silent, seconds_alone
 from refed_dspy.teachers.refusals import PROBES, Slot
-from refed_dspy.teachers.requests import Outgoing
+from refed_dspy.teachers.requests import Bound, Outgoing
 from refed_dspy.teachers.route import Route
-from refed_dspy.teachers.transport import Reading, Unreadable, WatchedTransport, current_reading, longest_answer
+from refed_dspy.teachers.transport import (
+    Reading,
+    Unreadable,
+    WatchedTransport,
+    bytes_of_logprobs,
+    current_reading,
+    longest_answer,
+)
 from refed_dspy.teachers.usage import without_usage
 
 if TYPE_CHECKING:
@@ -91,21 +98,21 @@ class TeacherEngine:
         """
         recorder = current_recorder.get()
 
-        async def ask(outgoing: Request, prompt_bound: int) -> Response:
-            return await self.retried(partial(self._past_rate_limits, outgoing, prompt_bound, recorder), recorder)
+        async def ask(outgoing: Request, bound: Bound) -> Response:
+            return await self.retried(partial(self._past_rate_limits, outgoing, bound, recorder), recorder)
 
         return await self.in_its_dialect(ask, request, recorder)
 
     async def in_its_dialect(
-        self, ask: Callable[[Request, int], Awaitable[Response]], request: Request, recorder: Recorder
+        self, ask: Callable[[Request, Bound], Awaitable[Response]], request: Request, recorder: Recorder
     ) -> Response:
-        """What `ask` returns for the request as it is sent and a bound on its prompt's tokens. Where the endpoint
+        """What `ask` returns for the request as it is sent and the most tokens that it can take. Where the endpoint
         refuses a parameter, it is asked again without."""
         while True:
             dialect = self.outgoing.dialect
             try:
-                outgoing, prompt_bound = self.outgoing(request, recorder.seed)
-                return await ask(outgoing, prompt_bound)
+                outgoing, bound = self.outgoing(request, recorder.seed)
+                return await ask(outgoing, bound)
             except LM15Error as error:
                 if recorder.stopping or not self.outgoing.learned(error, dialect):
                     raise
@@ -115,13 +122,13 @@ class TeacherEngine:
         for event in response_to_events(await self.complete(request)):
             yield event
 
-    async def _past_rate_limits(self, request: Request, prompt_bound: int, recorder: Recorder) -> Response:
+    async def _past_rate_limits(self, request: Request, bound: Bound, recorder: Recorder) -> Response:
         """One attempt, repeated for as long as the rate limit refuses it: no row is lost to a 429."""
         connections, refusals = self._connections(), 0
         limits = connections.limits
         while True:
             try:
-                return await self._attempt(connections, request, prompt_bound, recorder, again=refusals > 0)
+                return await self._attempt(connections, request, bound, recorder, again=refusals > 0)
             except (LM15Error, NotReached) as error:
                 if recorder.stopping:
                     raise
@@ -138,19 +145,19 @@ class TeacherEngine:
         self,
         connections: Connections,
         request: Request,
-        prompt_bound: int,
+        bound: Bound,
         recorder: Recorder,
         again: bool,
     ) -> Response:
-        limits, worst = connections.limits, self.worst(prompt_bound)
+        limits, worst = connections.limits, self.worst(bound)
         try:
-            slot = await limits.acquire(prompt_bound / 4 + self.config.max_tokens, again)
+            slot = await limits.acquire(bound.prompt / 4 + bound.answer, again)
         except NoSlot as error:
             raise StillLimited(f"{self.endpoint} {error}") from None
         end: Callable[[Slot], None] = limits.ended
         try:
             number = await recorder.reserve(self.model, self.endpoint, worst)
-            attempt = self.sent_attempt(worst, number, prompt_bound)
+            attempt = self.sent_attempt(worst, number, bound)
             limits.sent(slot)
             try:
                 response = await self._in_time(connections, request, slot)
@@ -180,7 +187,7 @@ class TeacherEngine:
         `arrived`: whether anything has come back. lm15 takes only whole numbers in a usage. Where an answer cannot be
         read it is read without its usage, since it is paid for.
         """
-        token = current_reading.set(reading := Reading())
+        token = current_reading.set(reading := Reading(more=bytes_of_logprobs(self.config, request.config)))
         try:
             return await _read_answer(lm, request, arrived)
         except Unreadable:
@@ -260,13 +267,14 @@ class TeacherEngine:
     def _worth_retrying(self, error: BaseException) -> bool:
         return self.answered if isinstance(error, NotReached) else is_transient(error)
 
-    def worst(self, prompt_bound: int) -> int | None:
-        """The most that a call can cost whose prompt has at most `prompt_bound` tokens: picodollars; None: no price."""
-        return None if self.price is None else self.price.worst(prompt_bound, self.config.max_tokens)
+    def worst(self, bound: Bound) -> int | None:
+        """The most that a call can cost that takes at most so many tokens: picodollars; None: no price."""
+        return None if self.price is None else self.price.worst(bound.prompt, bound.answer)
 
-    def sent_attempt(self, worst: int | None, number: int, prompt_bound: int) -> SentAttempt:
+    def sent_attempt(self, worst: int | None, number: int, bound: Bound) -> SentAttempt:
         """An attempt that is sent now. `worst`: its reservation; `number`: of its call in the ledger."""
-        most = prompt_bound, self.config.max_tokens
+        # What an answer says it took is believed by max_tokens: a request for one token would make most incredible.
+        most = bound.prompt, self.config.max_tokens
         return SentAttempt(self.model, self.endpoint, self.price, worst, number, time.monotonic(), most)
 
     def finished(self, response: Response, attempt: SentAttempt, recorder: Recorder) -> Response:

@@ -69,6 +69,10 @@ class Asked:
             question = question.of(reversed(dspy.settings.caller_modules or ()))
         return cls(request, question, repetition_of(question.stage), current_fit())
 
+    def answer_in(self, response: Response) -> Answer:
+        """What the ledger keeps of a response. Raises MalformedAnswer."""
+        return self.checked(response.text or "", reasoning_of(response))
+
     def checked(self, text: str, reasoning: str = "") -> Answer:
         """The answer with this text, for which the model had this `reasoning`. Raises MalformedAnswer."""
         # No database takes half a surrogate pair.
@@ -214,7 +218,7 @@ class RecordedTeacher:
         while True:
             response = await self._ask_once(asked)
             try:
-                return asked.checked(response.text or "", reasoning_of(response))
+                return asked.answer_in(response)
             except MalformedAnswer as error:
                 recorder.rename_last(error.kind)
                 recorder.write()

@@ -6,7 +6,7 @@ import json
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
@@ -33,6 +33,14 @@ OVERHEAD = 1_024
 """Tokens that a provider may add to a prompt: roles, its own text about the schema."""
 
 
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """The most tokens that a request can take: of its prompt, and of its answer with all reasoning."""
+
+    prompt: int
+    answer: int
+
+
 class Outgoing:
     """Prepares the requests of one teacher. What depends only on settings and schema is computed once."""
 
@@ -56,8 +64,8 @@ class Outgoing:
         """Whether the endpoint is known to refuse something that was presumed of it."""
         return self.dialect != self._presumed
 
-    def __call__(self, request: Request, seed: int | None = None) -> tuple[Request, int]:
-        """The request to send, and a number of tokens that its prompt cannot exceed.
+    def __call__(self, request: Request, seed: int | None = None) -> tuple[Request, Bound]:
+        """The request to send, and the most tokens that it can take.
 
         A token stands for at least one byte of text, so the bytes of everything sent bound their number.
         """
@@ -67,7 +75,8 @@ class Outgoing:
         elif self.takes_cache_key and (key := cache_key(request)) is not None:  # the user's params win
             config = replace(config, extensions={CACHE_KEY: key, **(config.extensions or {})})
         size += OVERHEAD + _bytes(request.system) + sum(_bytes(part) for part in request.messages)
-        return replace(request, model=self.route.model, config=config), size
+        outgoing = replace(request, model=self.route.model, config=config)
+        return outgoing, Bound(size, self._longest(request.config))
 
     def _fitted(self, settings: Config) -> tuple[Config, int]:
         """A request's settings as the endpoint takes them, and the size of their schema in bytes."""
@@ -76,8 +85,7 @@ class Outgoing:
             if len(self._configs) >= 256:  # optimizers make ever new signatures
                 self._configs.clear()
             format_ = self._format(settings.response_format)
-            # max_cost relies on max_tokens: a request for more (by a user's own module, say) gets no more.
-            most = min(settings.max_tokens or self.config.max_tokens, self.config.max_tokens)
+            most = self._longest(settings)
             reasoning = self._reasoning(settings.reasoning, most)
             if reasoning and reasoning.thinking_budget and sampling.on_anthropic_wire(str(self.config.model)):
                 most -= reasoning.thinking_budget  # lm15 adds it again
@@ -86,11 +94,16 @@ class Outgoing:
                 temperature=self._temperature(settings.temperature),
                 response_format=format_,
                 reasoning=reasoning,
-                **self.dialect.bounds(self.config.params, most),
+                **self.dialect.bounds({**(settings.extensions or {}), **self.config.params}, most),
             )
             # The entry holds the original: as long as that lives, nothing else has its id.
             entry = self._configs[id(settings)] = (settings, fitted, len(json.dumps(format_)) if format_ else 0)
         return entry[1], entry[2]
+
+    def _longest(self, settings: Config) -> int:
+        """Tokens: the longest answer to a request with these settings. `max_cost` relies on max_tokens: a request for
+        more (by a user's own module, say) gets no more."""
+        return min(settings.max_tokens or self.config.max_tokens, self.config.max_tokens)
 
     def learned(self, error: LM15Error, sent: Dialect) -> bool:
         """Whether a request that was refused with `error`, `sent` in this dialect, is worth sending again: the error

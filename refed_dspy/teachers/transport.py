@@ -15,7 +15,7 @@ from typing import Any
 # Not in dspy.lm15's public names (route.py).
 from dspy._vendor.lm15.transports import StdlibAsyncTransport
 from dspy._vendor.lm15.transports._async import _AsyncConnectionPool
-from dspy.lm15 import ProviderError, TransportError
+from dspy.lm15 import Config, ProviderError, TransportError
 
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.teachers.rate_limits import RateLimits, current_slot
@@ -45,9 +45,14 @@ class AnswerTooLong(ProviderError):
 
 
 def longest_answer(config: TeacherConfig) -> int:
-    """Bytes: no answer to a request with these settings is longer."""
+    """Bytes: no answer to a request with these settings is longer, unless it asks for log-probabilities itself."""
     a_token = BYTES_A_TOKEN + (BYTES_A_LOGPROB if config.params.get("logprobs") else 0)
     return ENVELOPE + a_token * config.max_tokens
+
+
+def bytes_of_logprobs(config: TeacherConfig, request: Config) -> int:
+    """How much longer an answer may be to a request that asks for log-probabilities itself."""
+    return 0 if request.logprobs is None else BYTES_A_LOGPROB * (request.max_tokens or config.max_tokens)
 
 
 class PolledPool(_AsyncConnectionPool):
@@ -97,6 +102,8 @@ class Reading:
     body: bytes = b""
     instead: bytes | None = None
     """What is to be read in its place, without asking again."""
+    more: int = 0
+    """Bytes that it may be longer than other answers of its model."""
 
 
 current_reading: ContextVar[Reading | None] = ContextVar("refed_reading", default=None)
@@ -113,19 +120,20 @@ class WatchedTransport:
     @asynccontextmanager
     async def stream(self, request: Any) -> AsyncIterator[Any]:
         """The response to one request. Raises WebPage, AnswerTooLong, ProviderError for a redirect."""
-        reading = current_reading.get()
-        if reading is not None and reading.instead is not None:
+        reading = current_reading.get() or Reading()
+        if reading.instead is not None:
             yield CannedResponse(200, reading.instead)
             return
+        most = self._most + reading.more
         async with self._transport.stream(request) as response:
             if 300 <= response.status < 400:  # with JSON in it lm15 would read it as an answer
                 raise ProviderError(f"answered HTTP {response.status}", status=response.status)
             if (slot := current_slot.get()) is not None:
                 slot.answered = True
-            coding = self._read_headers(response)
-            yield BoundedResponse(response, self._most, coding, reading or Reading())
+            coding = self._read_headers(response, most)
+            yield BoundedResponse(response, most, coding, reading)
 
-    def _read_headers(self, response: Any) -> str:
+    def _read_headers(self, response: Any, most: int) -> str:
         """Learn from the headers, and take out what cannot be used. Returns the body's encoding. Raises WebPage,
         AnswerTooLong."""
         limits: dict[str, str] = {}
@@ -136,8 +144,8 @@ class WatchedTransport:
                 limits[name] = value
             elif name == "content-type":
                 is_page = value.lower().startswith("text/html")
-            elif name == "content-length" and value.isdecimal() and int(value) > self._most:
-                raise too_long(self._most, response.status)
+            elif name == "content-length" and value.isdecimal() and int(value) > most:
+                raise too_long(most, response.status)
             elif name == _ENCODING:
                 coding = f"{coding},{value.lower()}".strip(", ")
             elif name == "retry-after" and not is_wait(value):

@@ -10,16 +10,17 @@ from refed_dspy.errors import RunDirError, briefly
 from refed_dspy.files import path_of
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.tracking.compile import copy_compile
+from refed_dspy.tracking.evaluation import copy_evaluation
 from refed_dspy.tracking.run import copy_run
 from refed_dspy.tracking.store import FOLDER_RUN, NotTracked, Store, noted_run
 
 log = logging.getLogger(__name__)
-_COPIES = {"run": copy_run, "comparison": copy_run, "compile": copy_compile}
+_COPIES = {"run": copy_run, "comparison": copy_run, "compile": copy_compile, "evaluation": copy_evaluation}
 
 
 @briefly
 def track(folder: Path | str) -> str:
-    """Log to MLflow what is new in the run or compile in `folder`. Returns the id of its MLflow run.
+    """Log to MLflow what is new in the run, compile or evaluation in `folder`. Returns the id of its MLflow run.
 
     Raises:
         RunDirError: there is no run or compile.

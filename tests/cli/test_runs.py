@@ -128,8 +128,8 @@ def test_without_a_folder_a_run_gets_one_and_status_lists_it(home: Path, server:
 
 
 def test_status_is_at_most_ten_lines_and_tokens_are_asked_for(home: Path, server: SimulatedTeacher) -> None:
-    server.control(faults={"malformed": 0.2, "nousage": 0.2}, duplicates=0.2, seed=2)
-    (home / "strict.yaml").write_text("filters: [{rouge: {threshold: 0.3}}]\n")
+    server.control(faults={"malformed": 0.05, "nousage": 0.2}, duplicates=0.2, seed=2)
+    (home / "strict.yaml").write_text("filters: [{rouge: {threshold: 0.2}}]\n")
     teacher = teacher_file(home, server, price="{prompt: 1, completion: 10}")
     synth("--size", 40, "--teacher", teacher, "--config", "strict.yaml", "--max-calls", 80)
     lines = refed("status", "run").stdout.splitlines()

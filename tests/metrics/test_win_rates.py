@@ -13,10 +13,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from benchmarks.alpaca import DATA, alpaca_eval, figures_agree, same
+from benchmarks.alpaca import DATA, figures_agree, same
 from refed_dspy.metrics import win_rates
 from refed_dspy.metrics.intervals import mean_interval
-from refed_dspy.metrics.win_rates import LC_NOTE, LEAST_CLUSTERS, LengthControlled, length_controlled, win_rate
+from refed_dspy.metrics.win_rates import (
+    LC_NOTE,
+    LEAST_CLUSTERS,
+    LengthControlled,
+    length_controlled,
+    preferences,
+    win_rate,
+)
 
 Floats = NDArray[np.float64]
 
@@ -61,9 +68,9 @@ def test_published_win_rates_and_standard_errors_are_reproduced(capsys: pytest.C
     assert len(models) == 2
     for model in models.values():
         assert len(model["rows"]) == 805
-        rate, error = alpaca_eval([row["preference"] for row in model["rows"]])
-        assert rate == pytest.approx(model["win_rate"], abs=5e-7)
-        assert error == pytest.approx(model["standard_error"], abs=5e-7)
+        found = preferences([row["preference"] for row in model["rows"]])
+        assert found.win_rate == pytest.approx(model["win_rate"], abs=5e-7)
+        assert found.standard_error == pytest.approx(model["standard_error"], abs=5e-7)
         assert figures_agree(model)
         assert not figures_agree(model | {"win_rate": model["win_rate"] + 1e-4}), "the benchmark sees a difference"
     assert "LC win rate" in capsys.readouterr().out
@@ -74,19 +81,18 @@ def test_the_benchmark_compares_six_digits() -> None:
 
 
 def test_preferences_by_hand() -> None:
-    rate, error = alpaca_eval([1.0, 2.0, 0, 1.25])
-    assert rate == pytest.approx(100 * (0 + 1 + 0.5 + 0.25) / 4)
+    found = preferences([1.0, 2.0, 0, 1.25])
+    assert found.n == 4 and found.win_rate == pytest.approx(100 * (0 + 1 + 0.5 + 0.25) / 4)
     values = [0, 1, 0.5, 0.25]
     variance = sum((v - 0.4375) ** 2 for v in values) / 3
-    assert error == pytest.approx(100 * math.sqrt(variance / 4))
-    rate, error = alpaca_eval([2])
-    assert math.isnan(error) and rate == 100
+    assert found.standard_error == pytest.approx(100 * math.sqrt(variance / 4))
+    assert math.isnan(preferences([2]).standard_error) and preferences([2]).win_rate == 100
 
 
 @pytest.mark.parametrize("bad", [[], [0.5], [2.01], [-1], [math.nan], [1.5, math.inf], [[1.5]]])
 def test_other_preferences_are_refused(bad: Any) -> None:
     with pytest.raises(ValueError, match="from 1 to 2"):
-        alpaca_eval(bad)
+        preferences(bad)
 
 
 # --- the plain win rate

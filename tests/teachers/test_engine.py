@@ -235,9 +235,9 @@ async def test_a_call_takes_of_the_limit_what_it_may_write_and_about_its_prompt(
         with suppress(AnswerCut):
             await engine.complete(request)
         limits = engine._connections().limits
-        assert limits.tokens.taken == bound / 4 + max_tokens and limits.requests.taken == 1
+        assert limits.tokens.taken == bound.prompt / 4 + max_tokens and limits.requests.taken == 1
         assert limits.in_flight == 0
-        assert bound >= 3000
+        assert bound.prompt >= 3000
 
 
 async def test_a_limit_that_is_used_up_for_hours_is_told_and_nothing_is_sent(server: SimulatedTeacher) -> None:

@@ -178,7 +178,7 @@ def test_a_web_page_is_an_error_of_its_own_where_its_status_says_nothing(status:
     page = SimpleNamespace(status=status, headers=[("Content-Type", "text/html")])
     transport = WatchedTransport(None, RateLimits(1), 100)
     with pytest.raises(WebPage) if is_error else nullcontext():
-        transport._read_headers(page)
+        transport._read_headers(page, 100)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="select has no such bound there")

@@ -36,6 +36,7 @@ from refed_dspy.teachers.batch.tracker import BatchTracker
 from refed_dspy.teachers.engine import TeacherEngine
 from refed_dspy.teachers.outcomes import SentAttempt
 from refed_dspy.teachers.prices import Price
+from refed_dspy.teachers.requests import Bound
 from refed_dspy.teachers.route import Route
 
 STRAGGLERS_AT_ONCE = 32
@@ -80,31 +81,31 @@ class BatchEngine(TeacherEngine):
         recorder = current_recorder.get()
         cancelled: list[Unanswered] = []
 
-        async def ask(outgoing: Request, prompt_bound: int) -> Response:
-            attempt = partial(self._attempt_in_batch, outgoing, prompt_bound, recorder, cancelled)
+        async def ask(outgoing: Request, bound: Bound) -> Response:
+            attempt = partial(self._attempt_in_batch, outgoing, bound, recorder, cancelled)
             return await self.retried(attempt, recorder)
 
         return await self.in_its_dialect(ask, request, recorder)
 
     async def _attempt_in_batch(
-        self, request: Request, prompt_bound: int, recorder: Recorder, cancelled: list[Unanswered]
+        self, request: Request, bound: Bound, recorder: Recorder, cancelled: list[Unanswered]
     ) -> Response:
         """One attempt, with what this loop has for the recorder's batch log. `cancelled`: those attempts of the request
         whose batch a person cancelled at the service."""
         per_loop = self._per_loop(recorder)
         per_loop.in_flight += 1
         try:
-            return await self._attempt_with(per_loop, request, prompt_bound, recorder, cancelled)
+            return await self._attempt_with(per_loop, request, bound, recorder, cancelled)
         finally:
             per_loop.in_flight -= 1
             if recorder.batches is None and not per_loop.in_flight:  # nobody else will close it
                 await self.aclose()
 
     async def _attempt_with(
-        self, per_loop: _PerLoop, request: Request, prompt_bound: int, recorder: Recorder, cancelled: list[Unanswered]
+        self, per_loop: _PerLoop, request: Request, bound: Bound, recorder: Recorder, cancelled: list[Unanswered]
     ) -> Response:
         """One attempt: the pending request of an earlier start, or a new one."""
-        worst = self.worst(prompt_bound)
+        worst = self.worst(bound)
         number = recorder.adopt(self.endpoint, self.model)
         if number is not None:
             pending = PendingRequest(number, held=True)
@@ -112,7 +113,7 @@ class BatchEngine(TeacherEngine):
         else:
             number = await recorder.reserve(self.model, self.endpoint, worst, batched=True)
             pending = PendingRequest(number or next(per_loop.collector.numbers))
-        attempt = self.sent_attempt(worst, pending.number, prompt_bound)
+        attempt = self.sent_attempt(worst, pending.number, bound)
         try:
             response = await self._answered(per_loop, request, pending)
         except Straggler:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from hashlib import sha256
 from typing import Any
 
-from dspy.lm15 import Message, Request, Response, RouterConfig, Usage
+from dspy.lm15 import Message, Request, Response, RouterConfig, TokenLogprob, TopLogprob, Usage
 
 from refed_dspy.ledger.provenance import SIMULATED
 from refed_dspy.teachers.requests import text_of
@@ -53,6 +53,8 @@ class SimulatedModel:
         rng = random.Random(sha256(f"{seed}\0{system}\0{asked}".encode("utf-8", "surrogatepass")).digest())
         schema = (request.config.response_format or {}).get("schema")
         inputs = inputs_of(text_of(request.messages[-1]))
+        if request.config.logprobs is not None:
+            return _verdict(rng, _tokens(system + asked))
         if schema:
             text = json.dumps(_Answer(rng, schema, inputs).value(schema))
         else:
@@ -159,6 +161,18 @@ def _in_fields(rng: random.Random, system: str, asked: str) -> str:
         value = _Answer(rng, schema, inputs).value(schema, name)
         sections.append(f"[[ ## {name} ## ]]\n{value if isinstance(value, str) else json.dumps(value)}")
     return "\n\n".join(sections[:-1])  # the last is the marker of the end
+
+
+def _verdict(rng: random.Random, read: int) -> Response:
+    """A verdict in one token, as AlpacaEval's code asks for one, with the probabilities of both."""
+    chance = rng.uniform(0.05, 0.95)
+    ranked = sorted(((chance, "m"), (1 - chance, "M")), reverse=True)
+    top = tuple(TopLogprob(token=token, logprob=math.log(share)) for share, token in ranked)
+    token = TokenLogprob(token=top[0].token, logprob=top[0].logprob, top=top)
+    return Response(
+        id=SIMULATED, model=SIMULATED, message=Message.assistant(token.token), finish_reason="stop", logprobs=(token,),
+        usage=Usage(input_tokens=read, output_tokens=1),
+    )  # fmt: skip
 
 
 def _prose(rng: random.Random, asked: str) -> str:

@@ -1,0 +1,108 @@
+"""The commands of official benchmarks: alpaca-eval, and the figures of its annotations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from refed_dspy.cli.options import (
+    NO_OUT,
+    ConfigOption,
+    JudgeOption,
+    MaxCalls,
+    MaxCost,
+    MaxMinutes,
+    OutOption,
+    TrackOption,
+    ended_short,
+    given,
+    needed,
+    print_lines,
+    reporting,
+    say_where_tracked,
+    settings_of,
+)
+from refed_dspy.cli.printing import say
+
+NO_JUDGE = "no judge: choose one with --judge (PROVIDER/NAME, or a teacher file) or REFED_JUDGE"
+_NO_OUTPUTS = "outputs: no answers to judge; name their file or folder with --outputs"
+_NO_BASELINE = "baseline: no answers to compare with; name their file or folder with --baseline"
+TrainingData = Annotated[
+    str | None,
+    typer.Option(
+        help="What the model was trained on; the result says what of it overlaps with the prompts.",
+        metavar="DIR_OR_FILE",
+    ),
+]
+EnvironmentOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--environment",
+        "--python",
+        help="An environment that has the benchmark's package.",
+        metavar="DIR_OR_PYTHON",
+        show_default="made once",
+    ),
+]
+
+evaluate_app = typer.Typer(no_args_is_help=True, help="Run official benchmarks with a judge of your own.")
+app = typer.Typer()
+app.add_typer(evaluate_app, name="evaluate")
+
+
+@evaluate_app.command("alpaca-eval", options_metavar="--outputs FILE --baseline FILE --judge NAME --out DIR [OPTIONS]")
+@reporting
+def alpaca_eval_(
+    context: typer.Context,
+    outputs: Annotated[
+        str | None, typer.Option(help="The model's answers: model_outputs.json.", metavar="FILE_OR_DIR")
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="Another model's answers to the same prompts.", metavar="FILE_OR_DIR")
+    ] = None,
+    judge: JudgeOption = None,
+    out: OutOption = None,
+    environment: EnvironmentOption = None,
+    gamed: Annotated[
+        Path | None,
+        typer.Option(
+            help="AlpacaEval's df_gamed.csv, for its own length-controlled figure.",
+            metavar="FILE",
+            show_default="a fit of our own",
+        ),
+    ] = None,
+    data: TrainingData = None,
+    config: ConfigOption = None,
+    max_cost: MaxCost = None,
+    max_calls: MaxCalls = None,
+    max_minutes: MaxMinutes = None,
+    track: TrackOption = None,
+) -> None:
+    """Run AlpacaEval 2's own code on answers. Run it again to continue."""
+    from refed_dspy.cli.display import shown
+    from refed_dspy.config.evaluation import AlpacaEvalConfig
+    from refed_dspy.runs.evaluation.alpaca_eval.evaluate import alpaca_eval
+
+    settings = settings_of(AlpacaEvalConfig, context)
+    model, against = needed(settings.outputs, _NO_OUTPUTS), needed(settings.baseline, _NO_BASELINE)
+    needed(settings.judge, NO_JUDGE)
+    folder = needed(settings.out, NO_OUT)
+    made = shown(alpaca_eval, model, against, **given(settings, "outputs", "baseline"))
+    print_lines(made.lines())
+    if made.judged is not None:
+        say(f"table, figures, picture and annotations in {folder}")
+    say_where_tracked(folder)
+    ended_short(made.problem or made.stopped, folder)
+
+
+@evaluate_app.command("annotations")
+@reporting
+def annotations_(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="AlpacaEval's annotations.json.")],
+) -> None:
+    """Print figures of AlpacaEval's annotations. Nobody is asked."""
+    from refed_dspy.runs.evaluation.alpaca_eval.annotations import annotation_lines, read_annotations
+
+    print_lines(annotation_lines(read_annotations(file)))

@@ -1,0 +1,169 @@
+"""Environments for benchmarks' code, which needs other versions of libraries than this package.
+
+One is made once for each user, in the folder for caches, with pinned versions and checked hashes; a half-made one is
+made again. Or a person names one that has the code.
+
+    python = environment(ALPACA_EVAL, chosen=None)
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from filelock import FileLock
+
+from refed_dspy.errors import ConfigError, InputError, one_line
+from refed_dspy.weights import cache_dir
+
+log = logging.getLogger("refed_dspy.environments")
+_COMPLETE = "refed-complete"
+"""The file in an environment that says that all of it is there."""
+_SLACK = 1.5
+"""How much more room a download needs than what it becomes."""
+_LOOK = """
+import importlib.metadata, importlib.util, json, sys
+try:
+    version = importlib.metadata.version(sys.argv[1])
+    folder = importlib.util.find_spec(sys.argv[2]).submodule_search_locations[0]
+    print(json.dumps({"version": version, "folder": folder}))
+except (AttributeError, ImportError):
+    print("{}")
+"""
+"""What an interpreter says of a package, without importing it: seconds would go by."""
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package with a benchmark's code, and what it needs."""
+
+    name: str
+    version: str
+    module: str
+    requirements: Path
+    """Every package with its version and hashes."""
+    megabytes: int
+    """The size of the environment."""
+
+
+ALPACA_EVAL = Package(
+    "alpaca-eval", "0.6.6", "alpaca_eval", Path(__file__).parent / "alpaca_eval" / "requirements.txt", 670
+)
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A package where it is installed: the interpreter, and the folder of its module."""
+
+    python: Path
+    folder: Path
+    version: str
+
+
+def environment(package: Package, chosen: Path | None = None) -> Installed:
+    """The package in the `chosen` environment (its folder, or its interpreter), else in one that is made if need be.
+
+    Raises InputError, in one line: it is not there, no network, no room, no permission.
+    """
+    if chosen is not None:
+        return _existing(package, chosen)
+    folder = cache_dir() / "environments" / _folder_name(package)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f"{folder.name}.lock")):
+            if not (folder / _COMPLETE).is_file():
+                _make(package, folder)
+                (folder / _COMPLETE).touch()
+    except OSError as error:
+        why = one_line(error.strerror or error)
+        raise InputError(f"{folder}: cannot be written: {why}; set REFED_CACHE to another folder") from None
+    return _existing(package, folder)
+
+
+def _folder_name(package: Package) -> str:
+    """Another for other versions, of Python too."""
+    pinned = sha256(package.requirements.read_bytes()).hexdigest()[:8]
+    return f"{package.name}-{package.version}-py{sys.version_info.major}.{sys.version_info.minor}-{pinned}"
+
+
+def _existing(package: Package, chosen: Path) -> Installed:
+    python = chosen if chosen.is_file() else _interpreter(chosen)
+    wanted = f"pip install {package.name}=={package.version}"
+    try:
+        looked = subprocess.run(  # noqa: S603 — the program is ours; the interpreter is the user's choice
+            [python, "-I", "-c", _LOOK, package.name, package.module], capture_output=True, text=True, check=True
+        )
+        found = json.loads(looked.stdout)
+    except (OSError, subprocess.CalledProcessError, ValueError):
+        raise ConfigError(
+            f"environment: {one_line(chosen, 120)} is no environment; name its folder, or its Python"
+        ) from None
+    if not found:
+        raise ConfigError(f"environment: {one_line(chosen, 120)} has no {package.name}; install it there: {wanted}")
+    if found["version"] != package.version:
+        log.warning(
+            "%s has %s %s, and this was tested with %s", chosen, package.name, found["version"], package.version
+        )
+    return Installed(python, Path(found["folder"]), str(found["version"]))
+
+
+def _interpreter(folder: Path) -> Path:
+    return folder / "Scripts" / "python.exe" if sys.platform == "win32" else folder / "bin" / "python"
+
+
+def _make(package: Package, folder: Path) -> None:
+    """Make the environment in `folder`, in place of a half-made one."""
+    shutil.rmtree(folder, ignore_errors=True)
+    free, needed = shutil.disk_usage(folder.parent).free / 1e6, _SLACK * package.megabytes
+    if free < needed:
+        raise InputError(
+            f"{folder.parent} has {free:,.0f} MB free, and {package.name} needs {needed:,.0f}; make room, or set "
+            "REFED_CACHE to another folder"
+        )
+    log.info(
+        "making an environment for %s %s, once: %d MB, one to three minutes, in %s",
+        package.name, package.version, package.megabytes, folder,
+    )  # fmt: skip
+    for command in _commands(package, folder):
+        _run(package, command)
+
+
+def _commands(package: Package, folder: Path) -> list[list[str]]:
+    """With uv where there is one: it is ten times as fast."""
+    listed = ["--require-hashes", "-r", str(package.requirements)]
+    if (uv := _uv()) is not None:
+        make = [uv, "venv", "--quiet", "--python", sys.executable, str(folder)]
+        return [make, [uv, "pip", "install", "--quiet", "--python", str(_interpreter(folder)), *listed]]
+    pip = [
+        str(_interpreter(folder)),
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-input",
+        "--disable-pip-version-check",
+    ]
+    return [[sys.executable, "-m", "venv", str(folder)], [*pip, *listed]]
+
+
+def _uv() -> str | None:
+    """uv on the path, or beside this interpreter."""
+    return shutil.which("uv") or shutil.which("uv", path=str(Path(sys.executable).parent))
+
+
+def _run(package: Package, command: Sequence[str]) -> None:
+    """Raises InputError with what the command said last."""
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)  # noqa: S603 — ours
+    if done.returncode:
+        said = [line for line in f"{done.stdout}\n{done.stderr}".splitlines() if line.strip()]
+        raise InputError(
+            f"{package.name}: its environment cannot be made: {one_line(' / '.join(said[-8:]))}; try again, or "
+            "name an environment that has it with environment=…"
+        )

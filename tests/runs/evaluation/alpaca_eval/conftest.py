@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.simulated import SimulatedTeacher
+from tests.support.toy_alpaca_eval import make_environment
+
+SIZE = 24
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with a stand-in for AlpacaEval's code."""
+    return make_environment(tmp_path_factory.mktemp("toy") / "environment")
+
+
+def outputs(generator: str, size: int = SIZE, words: int = 5) -> list[dict[str, Any]]:
+    """A model's outputs. Every third is longer."""
+    return [
+        {
+            "instruction": f"Explain to a child what number {n} is.",
+            "output": f"{generator} on {n}. " + "More. " * (words * (n % 3)),
+            "generator": generator,
+            "dataset": "numbers",
+        }
+        for n in range(size)
+    ]
+
+
+@pytest.fixture
+def home(server: SimulatedTeacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a model's outputs, a baseline's, and a judge's settings; it is the working folder."""
+    server.control(verdicts=["m", "M"])
+    (tmp_path / "mine.json").write_text(json.dumps(outputs("mine")), "utf-8")
+    (tmp_path / "theirs.json").write_text(json.dumps(outputs("theirs", words=4)), "utf-8")
+    judge = {"model": "openai/judge", "api_base": server.base_url, "max_tokens": 64, "concurrency": 6}
+    judge |= {"price": {"prompt": 1.0, "completion": 10.0}, "retries": 0}
+    (tmp_path / "judge.yaml").write_text(json.dumps(judge), "utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

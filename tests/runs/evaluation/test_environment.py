@@ -1,0 +1,93 @@
+"""The environment of a benchmark's code: made once, made again where it was left half-made, or named by a person."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sys
+import zipfile
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from refed_dspy.errors import ConfigError, InputError
+from refed_dspy.runs.evaluation import environment as environments
+from refed_dspy.runs.evaluation.environment import ALPACA_EVAL, Package, environment
+
+METADATA = "Metadata-Version: 2.1\nName: tiny-bench\nVersion: 1.2\n"
+WHEEL = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Package:
+    """A package of one module, whose wheel is a file here: nothing is downloaded."""
+    monkeypatch.setenv("REFED_CACHE", str(tmp_path / "cache"))
+    wheel = tmp_path / "tiny_bench-1.2-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("tiny_bench/__init__.py", "")
+        archive.writestr("tiny_bench-1.2.dist-info/METADATA", METADATA)
+        archive.writestr("tiny_bench-1.2.dist-info/WHEEL", WHEEL)
+        archive.writestr("tiny_bench-1.2.dist-info/RECORD", "")
+    listed = tmp_path / "requirements.txt"
+    listed.write_text(f"{wheel.as_uri()} --hash=sha256:{sha256(wheel.read_bytes()).hexdigest()}\n", "utf-8")
+    return Package("tiny-bench", "1.2", "tiny_bench", listed, 5)
+
+
+@pytest.mark.parametrize("with_uv", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_it_is_made_once(
+    package: Package, with_uv: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    if not with_uv:
+        monkeypatch.setattr(environments, "_uv", lambda: None)
+    caplog.set_level(logging.INFO, "refed_dspy.environments")
+    first = environment(package)
+    assert first.version == "1.2" and first.folder.name == "tiny_bench" and first.python.is_file()
+    assert "making an environment for tiny-bench 1.2, once: 5 MB, one to three minutes, in " in caplog.text
+    caplog.clear()
+    made = first.folder.stat().st_mtime_ns
+    assert environment(package) == first and not caplog.text and first.folder.stat().st_mtime_ns == made
+
+
+def test_one_that_was_left_half_made_is_made_again(package: Package) -> None:
+    made = environment(package)
+    folder = made.python.parents[1]
+    next(folder.glob("refed-*")).unlink()  # it is written last
+    shutil.rmtree(made.folder)
+    (folder / "left").touch()
+    assert environment(package) == made and made.folder.is_dir() and not (folder / "left").exists()
+
+
+def test_a_file_other_than_the_pinned_one_is_refused_and_leaves_none(package: Package, tmp_path: Path) -> None:
+    package.requirements.write_text(package.requirements.read_text().replace("sha256:", "sha256:0")[:-2] + "\n")
+    with pytest.raises(
+        InputError, match=r"tiny-bench: its environment cannot be made: .*(?i:hash).*; try again, or name"
+    ):
+        environment(package)
+    assert not list((tmp_path / "cache").glob("*/*/refed-*"))
+
+
+def test_where_there_is_no_room_or_no_permission_nothing_is_made(package: Package, tmp_path: Path) -> None:
+    huge = Package(package.name, package.version, package.module, package.requirements, 10**9)
+    with pytest.raises(InputError, match="MB free, and tiny-bench needs 1,500,000,000; make room, or set REFED_CACHE"):
+        environment(huge)
+    shutil.rmtree(tmp_path / "cache")
+    (tmp_path / "cache").touch()
+    with pytest.raises(InputError, match=r"cannot be written: .*; set REFED_CACHE to another folder"):
+        environment(package)
+
+
+def test_one_that_is_named_must_have_the_package(package: Package, caplog: pytest.LogCaptureFixture) -> None:
+    for chosen in (Path(sys.executable), Path(sys.prefix)):
+        with pytest.raises(ConfigError, match=r"has no tiny-bench; install it there: pip install tiny-bench==1\.2"):
+            environment(package, chosen)
+    with pytest.raises(ConfigError, match="is no environment; name its folder, or its Python"):
+        environment(package, Path("/nowhere"))
+    there = environment(Package("pytest", "0.0", "pytest", package.requirements, 5), Path(sys.executable))
+    assert there.folder == Path(pytest.__file__).parent and "this was tested with 0.0" in caplog.text
+
+
+def test_what_is_pinned_is_what_is_named() -> None:
+    pinned = ALPACA_EVAL.requirements.read_text("utf-8")
+    assert f"\n{ALPACA_EVAL.name}=={ALPACA_EVAL.version} \\\n" in pinned and "\ndatasets==3." in pinned
+    assert pinned.count("==") <= pinned.count("--hash=sha256:")
