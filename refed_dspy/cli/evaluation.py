@@ -143,7 +143,7 @@ def arena_hard_(
     max_minutes: MaxMinutes = None,
     track: TrackOption = None,
 ) -> None:
-    """Run the code of Arena-Hard's repository on models' answers. Run it again to continue."""
+    """Run Arena-Hard's own code on answers. Run it again to continue."""
     from refed_dspy.cli.display import shown
     from refed_dspy.config.evaluation import ArenaHardConfig
     from refed_dspy.runs.evaluation.arena_hard.evaluate import arena_hard
@@ -176,7 +176,7 @@ def ifeval_(
     config: ConfigOption = None,
     track: TrackOption = None,
 ) -> None:
-    """Check with IFEval's official checker which instructions models' answers follow. Nobody is asked."""
+    """Check answers by IFEval's own checker. Nobody is asked."""
     from refed_dspy.config.evaluation import IFEvalConfig
     from refed_dspy.runs.evaluation.ifeval.evaluate import ifeval
 

@@ -35,9 +35,9 @@ CASES: list[tuple[list[tuple[str, dict[str, Any]]], str, list[bool], list[bool]]
 
 @pytest.fixture(scope="session")
 def checker(tmp_path_factory: pytest.TempPathFactory) -> Installed:
-    """lm-eval in the user's own environment for it, or in the one that REFED_LM_EVAL names; with a sentence model that
+    """lm-eval in the user's own environment for it, or in the one that LM_EVAL_PYTHON names; with a sentence model that
     knows no abbreviations where NLTK_DATA names none: the real one is a download."""
-    chosen = os.environ.get("REFED_LM_EVAL")
+    chosen = os.environ.get("LM_EVAL_PYTHON")
     return environment(LM_EVAL, Path(chosen) if chosen else None)
 
 
@@ -63,7 +63,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_every_case_is_judged_as_the_checker_judges_it(home: Path, checker: Installed) -> None:
     (arm,) = ifeval("input_data.jsonl", "model.jsonl", "out", environment=checker.python).arms
-    strict, loose = ([case[part] for case in CASES] for part in (2, 3))
+    strict, loose = [case[2] for case in CASES], [case[3] for case in CASES]
     for followed, by_prompt, by_instruction in (
         (strict, arm.prompt_strict, arm.instruction_strict),
         (loose, arm.prompt_loose, arm.instruction_loose),

@@ -16,8 +16,9 @@ from typing import Any
 import yaml
 
 BENCHMARK, CATEGORY, BASELINE = "arena-hard-v2.0", "hard_prompt", "o3-toy"
+RUBRIC = "Which answer is better? Say [[A>>B]], [[A=B]] or [[B>A]]."
 JUDGE_SETTINGS = f'''
-RUBRIC = "Which answer is better?"
+RUBRIC = "{RUBRIC}"
 JUDGE_SETTINGS = {{
     "{CATEGORY}": {{"baseline": "{BASELINE}", "system_prompt": RUBRIC}},
     "creative_writing": {{"baseline": "writer-toy", "system_prompt": RUBRIC}},
@@ -123,7 +124,7 @@ def game(settings: Any, model: str, question: Any, one: Any, other: Any) -> Any:
 
     texts = {name: row["messages"][-1]["content"]["answer"] for name, row in (("ANSWER_A", one), ("ANSWER_B", other))}
     text = settings["prompt_template"].format(QUESTION=question["prompt"], **texts)
-    messages = [{"role": "system", "content": "Which answer is better?"}, {"role": "user", "content": text}]
+    messages = [{"role": "system", "content": RUBRIC}, {"role": "user", "content": text}]
     body = {"model": model, "messages": messages, "temperature": 0.0, "max_tokens": settings["max_tokens"]}
     headers = {"Authorization": f"Bearer {os.environ['OPENAI_API_KEY']}", "Content-Type": "application/json"}
     address = f"{os.environ['OPENAI_BASE_URL']}/chat/completions"

@@ -26,7 +26,7 @@ from refed_dspy.runs.evaluation.arena_hard.result import Judged, Leaderboard
 from refed_dspy.runs.evaluation.arena_hard.workspace import LOG, NAME, TABLE_LOG, Workspace
 from refed_dspy.runs.evaluation.arena_hard.write import JUDGMENTS, write_leaderboard
 from refed_dspy.runs.evaluation.environment import ARENA_HARD, environment
-from refed_dspy.runs.evaluation.judged import check_judge, judge_with, judgements_in
+from refed_dspy.runs.evaluation.judged import check_judge, judge_answers, judge_with
 from refed_dspy.runs.evaluation.program import run_program
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.caps import caps_of
@@ -165,7 +165,7 @@ class _Job:
         space, folder = self.workspace, self.workspace.folder
         stopped = await judge_with(NAME, folder, self.work, space.judging, watch)
         scored, unstyled = ([], "") if stopped else await self._scored()
-        given = judgements_in(folder)
+        given = judge_answers(folder)
         made = Leaderboard(
             out=folder,
             benchmark=space.clone.benchmark,
@@ -181,6 +181,7 @@ class _Job:
             unstyled=unstyled,
             overlap=self.overlap,
             used=given.used,
+            simulated=given.simulated,
             stopped=stopped,
         )
         write_leaderboard(made, {arm.name: space.judged(arm) for arm in space.arms})

@@ -60,6 +60,8 @@ class Leaderboard(Shown):
     overlap: Contamination | None
     """None where no training data was named."""
     used: Spent
+    simulated: str = ""
+    """What is to be known where the simulated teacher judged; else empty."""
     stopped: str = ""
 
     @property
@@ -96,7 +98,8 @@ class Leaderboard(Shown):
         """What must be known beside the scores, in a line each."""
         said = ", ".join(self.judge_said[:3])
         judge = f"{self.judge} (which calls itself {said})" if said not in {"", self.judge} else self.judge
-        told = [
+        told = [self.simulated] if self.simulated else []
+        told += [
             f"{self.benchmark}, {counted(self.questions, 'question')} of {self.category}, over {self.baseline} (50 %), "
             f"judged by {one_line(judge, 120)} until {self.date} (UTC)"
         ]
@@ -113,7 +116,6 @@ class Leaderboard(Shown):
     def facts(self) -> dict[str, Any]:
         """The same in JSON types. `figures` has numbers by their names, for MLflow and scripts; money is in dollars."""
         facts = asdict(self) | {"out": str(self.out), "notes": self.notes(), "figures": self._figures()}
-        facts |= {"model": ", ".join(self.names), "size": 2 * self.questions * len(self.names)}
         facts["used"] = {"calls": self.used.calls, "cost": None if self.used.unpriced else self.used.cost}
         return dict(json.loads(json.dumps(facts, default=str)))
 

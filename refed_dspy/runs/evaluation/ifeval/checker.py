@@ -46,7 +46,7 @@ async def check(
         models = os.environ.get(_MODELS) or _beside(installed)
         # A copy: the modules beside it would hide others of the same names.
         script = shutil.copy(Path(__file__).with_name("check.py"), folder)
-        arguments = [script, str(asked), str(results)]
+        arguments = [str(script), str(asked), str(results)]
         await run_program(Program(NAME, installed.python, arguments, folder, log, {_MODELS: models}))
         rows = [json.loads(line) for line in read_bytes(results).splitlines()]
     _check_not_refused(rows)

@@ -51,8 +51,7 @@ class Accuracies(Shown):
     def facts(self) -> dict[str, Any]:
         """The same in JSON types. `figures` has numbers by their names, for MLflow and scripts."""
         facts = asdict(self) | {"out": str(self.out), "notes": self.notes(), "figures": self._figures()}
-        facts |= {"benchmark": "ifeval", "model": ", ".join(each.arm for each in self.arms), "size": self.prompts}
-        facts |= {"judge_said": [], "stopped": ""}
+        facts |= {"benchmark": "ifeval", "judge_said": [], "stopped": ""}
         return dict(json.loads(json.dumps(facts, default=str), parse_constant=lambda _: None))
 
     def _figures(self) -> Mapping[str, float]:

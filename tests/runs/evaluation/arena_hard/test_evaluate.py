@@ -22,7 +22,7 @@ WRITTEN = {"arena-hard.log", "arena-hard-table.log", "evaluation.json", "evaluat
 
 def evaluated(python: Path, **settings: Any) -> Leaderboard:
     values = {"clone": "clone", "answers": ["short.jsonl", "long.jsonl"], "judge": "judge.yaml", "out": "out"}
-    return arena_hard(**{**values, "environment": python, **settings})  # type: ignore[arg-type]
+    return arena_hard(**{**values, "environment": python, **settings})
 
 
 def asked(server: SimulatedTeacher) -> int:
@@ -89,6 +89,12 @@ def test_what_overlaps_with_the_training_data_is_told(home: Path, toy_python: Pa
     rows = [{"instruction": f"What is there to say of {uid}?", "response": "It is."} for uid in ("q01", "q02", "q99")]
     made = evaluated(toy_python, data=rows)
     assert made.overlap is not None and made.overlap.count == 2 and made.facts()["figures"]["overlap_share"] > 0.6
+
+
+def test_the_simulated_teacher_judges_for_nothing_and_says_so(home: Path, toy_python: Path) -> None:
+    made = evaluated(toy_python, judge="simulated")
+    assert made.used.cost == 0 and all(each.decided == QUESTIONS and each.score for each in made.arms)
+    assert "made by the simulated teacher" in "\n".join(made.lines())
 
 
 # --- early ends

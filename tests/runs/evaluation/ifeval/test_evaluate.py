@@ -13,11 +13,12 @@ from refed_dspy.runs.evaluation.ifeval.evaluate import ifeval
 from refed_dspy.runs.evaluation.ifeval.result import INTERVALS, Accuracies
 from tests.support.toy_lm_eval import make_environment, make_models
 
-WORDS = ("length_constraints:number_words", {"num_words": 3})
-COMMA = ("punctuation:no_comma", {})
+Instruction = tuple[str, dict[str, Any]]
+WORDS: Instruction = ("length_constraints:number_words", {"num_words": 3})
+COMMA: Instruction = ("punctuation:no_comma", {})
 
 
-def prompt(key: int, *instructions: tuple[str, dict[str, Any]]) -> dict[str, Any]:
+def prompt(key: int, *instructions: Instruction) -> dict[str, Any]:
     names, settings = ([each[part] for each in instructions] for part in (0, 1))
     text = f"Write a short poem on the number {key}."
     return {"key": key, "prompt": text, "instruction_id_list": names, "kwargs": settings}
@@ -52,7 +53,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def checked(toy_checker: Path, **changed: Any) -> Accuracies:
     values = {"prompts": "input_data.jsonl", "answers": ["good.jsonl", "poor"], "out": "out"}
-    return ifeval(**{**values, "environment": toy_checker, **changed})  # type: ignore[arg-type]
+    return ifeval(**{**values, "environment": toy_checker, **changed})
 
 
 def test_arms_are_checked_by_prompt_and_stand_in_every_file(home: Path, toy_checker: Path) -> None:
