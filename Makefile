@@ -67,7 +67,7 @@ $(CLUSTER)/.installed: $(LOCK) pyproject.toml
 cluster: $(CLUSTER)/.installed ## runs on a Ray cluster on this machine, whose nodes are killed; installs Ray, 300 MB
 	$(CLUSTER)/bin/python -m pytest -m cluster tests/cluster
 
-evaluate: setup ## official benchmarks' code through our proxy; makes an environment of 700 MB, once for each user
+evaluate: setup ## official benchmarks' code; makes environments of 2.7 GB, once; ARENA_HARD_CLONE names a clone
 	$(BIN)/python -m pytest -m evaluate tests/official
 
 docs: setup ## the documentation as a site, in site/
@@ -121,6 +121,13 @@ lock: setup ## write requirements/dev.txt anew from pyproject.toml
 	printf 'alpaca-eval==0.6.6\ndatasets<4\nsetuptools<81\n' | $(BIN)/uv pip compile --universal \
 	  --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade \
 	  -o refed_dspy/runs/evaluation/alpaca_eval/requirements.txt -
+	printf '%s\n' boto3 numpy 'openai>=2,<3' pandas pyyaml requests shortuuid tqdm \
+	  filelock fsspec jinja2 networkx setuptools sympy typing-extensions | $(BIN)/uv pip compile --universal \
+	  --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade \
+	  -o refed_dspy/runs/evaluation/arena_hard/requirements.txt -
+	printf 'lm-eval[ifeval]==0.4.13\n' | $(BIN)/uv pip compile --universal \
+	  --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade \
+	  -o refed_dspy/runs/evaluation/ifeval/requirements.txt -
 
 wheel: setup ## the wheel in an empty environment: packages, sizes, start-up; installs from the package index
 	$(BIN)/python -m benchmarks.install

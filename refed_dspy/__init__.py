@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from refed_dspy.runs.compare.compare import compare
     from refed_dspy.runs.estimate import estimate
     from refed_dspy.runs.evaluation.alpaca_eval.evaluate import alpaca_eval
+    from refed_dspy.runs.evaluation.arena_hard.evaluate import arena_hard
+    from refed_dspy.runs.evaluation.ifeval.evaluate import ifeval
     from refed_dspy.runs.filter.filter import filter_data
     from refed_dspy.runs.recycle.recycle import recycle
     from refed_dspy.runs.result import read_run
@@ -70,6 +72,8 @@ _ROOMS = {
     "measure": "runs.stats",
     "answer_prompts": "runs.answers.answers",
     "alpaca_eval": "runs.evaluation.alpaca_eval.evaluate",
+    "arena_hard": "runs.evaluation.arena_hard.evaluate",
+    "ifeval": "runs.evaluation.ifeval.evaluate",
     "compare": "runs.compare.compare",
     "compile": "optimizers.compile",
     "measure_agreement": "optimizers.judge_agreement",
@@ -89,12 +93,14 @@ __all__ = [
     "alpaca_eval",
     "annotate",
     "answer_prompts",
+    "arena_hard",
     "asynthesize",
     "compare",
     "compile",
     "errors",
     "estimate",
     "filter_data",
+    "ifeval",
     "load_program",
     "load_references",
     "measure",

@@ -1,4 +1,4 @@
-"""The commands of official benchmarks: alpaca-eval, and the figures of its annotations."""
+"""The commands of official benchmarks: alpaca-eval with the figures of its annotations, arena-hard, ifeval."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ from refed_dspy.cli.printing import say
 NO_JUDGE = "no judge: choose one with --judge (PROVIDER/NAME, or a teacher file) or REFED_JUDGE"
 _NO_OUTPUTS = "outputs: no answers to judge; name their file or folder with --outputs"
 _NO_BASELINE = "baseline: no answers to compare with; name their file or folder with --baseline"
+_NO_CLONE = "clone: no clone of lmarena/arena-hard-auto; name its folder with --clone DIR"
+_NO_PROMPTS = "prompts: no prompts to check; name IFEval's input_data.jsonl with --prompts FILE"
 TrainingData = Annotated[
     str | None,
     typer.Option(
@@ -106,3 +108,81 @@ def annotations_(
     from refed_dspy.runs.evaluation.alpaca_eval.annotations import annotation_lines, read_annotations
 
     print_lines(annotation_lines(read_annotations(file)))
+
+
+@evaluate_app.command(
+    "arena-hard", options_metavar="--clone DIR --answers FILE [--answers FILE …] --judge NAME --out DIR [OPTIONS]"
+)
+@reporting
+def arena_hard_(
+    context: typer.Context,
+    clone: Annotated[Path | None, typer.Option(help="A clone of lmarena/arena-hard-auto.", metavar="DIR")] = None,
+    answers: Annotated[
+        list[Path] | None, typer.Option(help="A model's answers: NAME.jsonl; may be repeated.", metavar="FILE")
+    ] = None,
+    judge: JudgeOption = None,
+    out: OutOption = None,
+    benchmark: Annotated[
+        str | None,
+        typer.Option(help="arena-hard-v2.0, arena-hard-v0.1.", metavar="NAME", show_default="arena-hard-v2.0"),
+    ] = None,
+    category: Annotated[
+        str | None, typer.Option(help="hard_prompt, creative_writing.", metavar="NAME", show_default="hard_prompt")
+    ] = None,
+    questions: Annotated[
+        int | None, typer.Option(help="How many questions are judged.", metavar="N", show_default="all")
+    ] = None,
+    style_control: Annotated[
+        bool | None, typer.Option("--style-control/--no-style-control", help="Also score at equal style.")
+    ] = None,
+    environment: EnvironmentOption = None,
+    data: TrainingData = None,
+    config: ConfigOption = None,
+    max_cost: MaxCost = None,
+    max_calls: MaxCalls = None,
+    max_minutes: MaxMinutes = None,
+    track: TrackOption = None,
+) -> None:
+    """Run Arena-Hard's own code on answers. Run it again to continue."""
+    from refed_dspy.cli.display import shown
+    from refed_dspy.config.evaluation import ArenaHardConfig
+    from refed_dspy.runs.evaluation.arena_hard.evaluate import arena_hard
+
+    settings = settings_of(ArenaHardConfig, context, answers=answers or None)
+    repository = needed(settings.clone, _NO_CLONE)
+    needed(settings.judge, NO_JUDGE)
+    folder = needed(settings.out, NO_OUT)
+    made = shown(arena_hard, repository, settings.answers, **given(settings, "clone", "answers"))
+    print_lines(made.lines())
+    if made.arms:
+        say(f"table, figures, picture and judgments in {folder}")
+    say_where_tracked(folder)
+    ended_short(made.problem or made.stopped, folder)
+
+
+@evaluate_app.command(
+    "ifeval", options_metavar="--prompts FILE --answers FILE_OR_DIR [--answers …] --out DIR [OPTIONS]"
+)
+@reporting
+def ifeval_(
+    context: typer.Context,
+    prompts: Annotated[Path | None, typer.Option(help="IFEval's input_data.jsonl.", metavar="FILE")] = None,
+    answers: Annotated[
+        list[Path] | None, typer.Option(help="A model's responses; may be repeated.", metavar="FILE_OR_DIR")
+    ] = None,
+    out: OutOption = None,
+    environment: EnvironmentOption = None,
+    data: TrainingData = None,
+    config: ConfigOption = None,
+    track: TrackOption = None,
+) -> None:
+    """Check answers by IFEval's own checker. Nobody is asked."""
+    from refed_dspy.config.evaluation import IFEvalConfig
+    from refed_dspy.runs.evaluation.ifeval.evaluate import ifeval
+
+    settings = settings_of(IFEvalConfig, context, answers=answers or None)
+    source, folder = needed(settings.prompts, _NO_PROMPTS), needed(settings.out, NO_OUT)
+    made = ifeval(source, settings.answers, **given(settings, "prompts", "answers"))
+    print_lines(made.lines())
+    say(f"table and figures in {folder}")
+    say_where_tracked(folder)

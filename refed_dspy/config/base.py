@@ -32,6 +32,7 @@ PLACES = {
     "baseline",
     "gamed",
     "environment",
+    "clone",
     "program",
     "judge_program",
     "run_dir",

@@ -13,7 +13,7 @@ import yaml
 
 from refed_dspy.config.base import Settings
 from refed_dspy.config.compile import CompileConfig
-from refed_dspy.config.evaluation import AlpacaEvalConfig
+from refed_dspy.config.evaluation import AlpacaEvalConfig, ArenaHardConfig, IFEvalConfig
 from refed_dspy.config.jobs import AnswersConfig, CompareConfig, FilterRunConfig, RecycleConfig, StatsConfig
 from refed_dspy.config.keys import is_secret_name
 from refed_dspy.config.run import RunConfig
@@ -28,7 +28,7 @@ _ELSEWHERE = "REFED_CACHE"
 """A variable of that prefix that is read elsewhere."""
 _KINDS: tuple[type[Settings], ...] = (
     RunConfig, CompileConfig, CompareConfig, FilterRunConfig, RecycleConfig, StatsConfig, AnswersConfig,
-    AlpacaEvalConfig,
+    AlpacaEvalConfig, ArenaHardConfig, IFEvalConfig,
 )  # fmt: skip
 _ALL_KEYS = {key for kind in _KINDS for key in kind.model_fields}
 _KEY_NAME = "api_key_env"

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from refed_dspy.config.base import Capped
+from pydantic import Field
+
+from refed_dspy.config.base import Capped, Settings
 from refed_dspy.config.teacher import TeacherConfig
 
 
-class EvaluationConfig(Capped):
+class CheckedConfig(Settings):
     """What all of them take."""
 
-    judge: TeacherConfig | None = None
-    """The judge: any OpenAI-compatible endpoint. Only models that the same judge has judged can be compared."""
     data: str | None = None
     """What the model was trained on: a file, a Hub data set's name, or a run's folder. The result says which of its
     rows overlap with the benchmark's prompts."""
@@ -20,6 +20,13 @@ class EvaluationConfig(Capped):
     """Folder for the results."""
     track: bool | None = None
     """Log the evaluation to MLflow. Unset: if MLFLOW_TRACKING_URI is set or an earlier start was logged."""
+
+
+class EvaluationConfig(CheckedConfig, Capped):
+    """What those take that a judge decides."""
+
+    judge: TeacherConfig | None = None
+    """The judge: any OpenAI-compatible endpoint. Only models that the same judge has judged can be compared."""
 
 
 class AlpacaEvalConfig(EvaluationConfig):
@@ -34,3 +41,35 @@ class AlpacaEvalConfig(EvaluationConfig):
     gamed: Path | None = None
     """AlpacaEval's `df_gamed.csv`, from its data set on the Hub: with it the length-controlled win rate is the official
     one. Unset: a fit of our own, which compares with others of its kind alone."""
+
+
+class ArenaHardConfig(EvaluationConfig):
+    """Arena-Hard by the code of its repository."""
+
+    clone: Path | None = None
+    """The folder of a clone of lmarena/arena-hard-auto. Nothing is written into it."""
+    answers: list[Path] = Field(default_factory=list)
+    """Files of answers, as `refed answers --format arena_hard` writes them. Each is an arm, named after its file."""
+    benchmark: str = "arena-hard-v2.0"
+    """The benchmark: a folder in the clone's `data`."""
+    category: str | None = None
+    """The category of its questions. Unset: `hard_prompt` of arena-hard-v2.0, the only one of arena-hard-v0.1."""
+    questions: int | None = Field(default=None, ge=1)
+    """How many of the category's questions are judged, from the first. Unset: all."""
+    style_control: bool = True
+    """Whether scores at equal style are computed as well. They need the style metadata of every answer."""
+    environment: Path | None = None
+    """An environment (its folder, or its Python) that has PyTorch and what else the clone's code imports. Unset: one is
+    made, once for each user."""
+
+
+class IFEvalConfig(CheckedConfig):
+    """IFEval by its official checker, as lm-eval has it."""
+
+    prompts: Path | None = None
+    """The benchmark's `input_data.jsonl`."""
+    answers: list[Path] = Field(default_factory=list)
+    """Files of responses, or folders of `refed answers --format ifeval`. Each is an arm, named after its file or
+    folder."""
+    environment: Path | None = None
+    """An environment (its folder, or its Python) that has `lm-eval[ifeval]`. Unset: one is made, once for each user."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 
 from refed_dspy.data.stored import EVALUATION, PICTURE, TABLE
@@ -10,6 +11,8 @@ from refed_dspy.records import digest
 from refed_dspy.tracking.store import Store
 
 _PARAMETERS = ("benchmark", "model", "baseline", "judge", "size")
+_NOT_IN_NAMES = re.compile(r"[^\w/. :-]", re.ASCII)
+"""What MLflow takes in no metric's name; an arm's may have it."""
 
 
 def copy_evaluation(store: Store, last: bool) -> None:
@@ -26,7 +29,8 @@ def copy_evaluation(store: Store, last: bool) -> None:
     if store.noted("figures") == (state := digest([facts["figures"], facts["stopped"]])):
         return
     now = time.time()
-    store.metrics(run_id, [(name, value, now, 0) for name, value in facts["figures"].items() if value is not None])
+    figures = {_NOT_IN_NAMES.sub("-", name): value for name, value in facts["figures"].items() if value is not None}
+    store.metrics(run_id, [(name, value, now, 0) for name, value in figures.items()])
     store.tags(run_id, {"refed.date": facts["date"], "refed.judge_said": ", ".join(facts["judge_said"])})
     store.stopped(run_id, facts["stopped"])
     for name in (TABLE, PICTURE):

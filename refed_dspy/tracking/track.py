@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
+from refed_dspy.data.stored import EVALUATION
 from refed_dspy.errors import RunDirError, briefly
 from refed_dspy.files import path_of
+from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.tracking.compile import copy_compile
 from refed_dspy.tracking.evaluation import copy_evaluation
@@ -27,15 +30,21 @@ def track(folder: Path | str) -> str:
         NotTracked: MLflow cannot be reached, or refuses.
     """
     path = path_of(folder, "folder").absolute()
-    with Ledger.read(path) as ledger:
-        kind = ledger.holds()
-        answered = kind in _COPIES and ledger.has_answers()
-    if not answered:
+    copy = _copy_of(path)
+    if copy is None:
         raise RunDirError(f"{folder}: no answers yet, so nothing to log")
     store = Store(path)
     store.connect()
-    _COPIES[kind](store, True)
+    copy(store, True)
     return str(noted_run(path))
+
+
+def _copy_of(folder: Path) -> Callable[[Store, bool], None] | None:
+    """What copies the folder's kind of work; None where there is nothing to copy. Raises RunDirError."""
+    if (folder / EVALUATION).is_file() and not (folder / FILE).is_file():
+        return copy_evaluation  # by a program: nobody was asked
+    with Ledger.read(folder) as ledger:
+        return _COPIES.get(ledger.holds()) if ledger.has_answers() else None
 
 
 def log_page(folder: Path, page: Path) -> bool:

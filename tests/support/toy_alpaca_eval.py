@@ -7,26 +7,18 @@ from __future__ import annotations
 import json
 import math
 import os
-import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 from typing import Any
 
-METADATA = "Metadata-Version: 2.1\nName: alpaca-eval\nVersion: 0.6.6\n"
-
 
 def make_environment(folder: Path) -> Path:
-    """An environment whose `alpaca_eval` is this file. It finds this one's libraries, too, for YAML."""
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
-    (site,) = folder.glob("lib/python*/site-packages")
-    (site / "alpaca_eval").mkdir()
-    (site / "alpaca_eval" / "__init__.py").touch()
-    (site / "alpaca_eval" / "main.py").write_text(Path(__file__).read_text("utf-8"), "utf-8")
-    (site / "alpaca_eval-0.6.6.dist-info").mkdir()
-    (site / "alpaca_eval-0.6.6.dist-info" / "METADATA").write_text(METADATA, "utf-8")
-    (site / "libraries.pth").write_text(sysconfig.get_paths()["purelib"], "utf-8")
-    return folder
+    """An environment whose `alpaca_eval` is this file."""
+    from refed_dspy.runs.evaluation.environment import ALPACA_EVAL
+    from tests.support.toy_environments import toy_environment
+
+    files = {"alpaca_eval/__init__.py": "", "alpaca_eval/main.py": Path(__file__).read_text("utf-8")}
+    return toy_environment(folder, ALPACA_EVAL, files)
 
 
 def main(arguments: list[str]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from refed_dspy.data.stored import EVALUATION, PICTURE, TABLE
 from refed_dspy.tracking.evaluation import copy_evaluation
 from refed_dspy.tracking.store import Store, noted_run
+from refed_dspy.tracking.track import track
 from tests.support import mlflow_stores
 from tests.support.mlflow_stores import Mlflow
 
@@ -53,3 +54,12 @@ def test_before_there_are_figures_nothing_is_copied(tracked: Mlflow, tmp_path: P
     store.connect()
     copy_evaluation(store, True)
     assert not tracked.runs()
+
+
+def test_arms_names_and_folders_without_a_ledger_can_be_logged(tracked: Mlflow, tmp_path: Path) -> None:
+    """IFEval asks nobody."""
+    facts = {"benchmark": "ifeval", "judge_said": [], "date": "2026-11-23", "stopped": ""}
+    (tmp_path / EVALUATION).write_text(json.dumps({**facts, "figures": {"a+b (new)/prompt_strict": 50.0}}), "utf-8")
+    assert track(tmp_path) == noted_run(tmp_path)
+    (run,) = tracked.runs("evaluation")
+    assert run.data.metrics == {"a-b -new-/prompt_strict": 50.0} and run.data.params == {"benchmark": "ifeval"}

@@ -39,7 +39,8 @@ _STYLE: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Bar:
-    """A program's win rates in percent, 0 to 100: as judged, and length-controlled if there is one."""
+    """A program's win rates in percent, 0 to 100: as judged, and length-controlled (or otherwise, as the picture says)
+    if there is one."""
 
     name: str
     win_rate: Interval
@@ -54,9 +55,11 @@ class Point:
     quality: Interval
 
 
-def win_rate_picture(bars: Sequence[Bar], *, caption: str = "") -> Figure:
+def win_rate_picture(
+    bars: Sequence[Bar], *, caption: str = "", level: int = 95, controlled: str = "length-controlled"
+) -> Figure:
     """A row for each program, the first on top: a dot with its interval for the win rate, another below it for the
-    length-controlled one, and a line at 50%."""
+    `controlled` one, and a line at 50%. `level`: of the intervals, in percent."""
     with _style():
         figure, axes = _figure(2.0 + 0.5 * len(bars), caption)
         axes.axvline(50, color="0.45", linewidth=1, linestyle="--", zorder=1)
@@ -71,9 +74,9 @@ def win_rate_picture(bars: Sequence[Bar], *, caption: str = "") -> Figure:
         axes.set_ylim(len(bars) - 0.5, -0.5)
         axes.set_yticks(range(len(bars)), [_shown(bar.name) for bar in bars])
         axes.tick_params(axis="y", length=0)
-        axes.set_xlabel("wins in %, with 95% intervals")
-        controlled = any(bar.length_controlled for bar in bars)
-        _legend(figure, ["win rate", "length-controlled"] if controlled else ["win rate"], linestyle="none")
+        axes.set_xlabel(f"wins in %, with {level}% intervals")
+        both = any(bar.length_controlled for bar in bars)
+        _legend(figure, ["win rate", controlled] if both else ["win rate"], linestyle="none")
     return figure
 
 

@@ -51,11 +51,16 @@ class Package:
     """Every package with its version and hashes."""
     megabytes: int
     """The size of the environment."""
+    unhashed: bool = False
+    """Whether the package itself is not among the requirements: it is installed after them, as the index has it for
+    this machine."""
 
 
-ALPACA_EVAL = Package(
-    "alpaca-eval", "0.6.6", "alpaca_eval", Path(__file__).parent / "alpaca_eval" / "requirements.txt", 670
-)
+_HERE = Path(__file__).parent
+ALPACA_EVAL = Package("alpaca-eval", "0.6.6", "alpaca_eval", _HERE / "alpaca_eval" / "requirements.txt", 670)
+ARENA_HARD = Package("torch", "2.13.0", "torch", _HERE / "arena_hard" / "requirements.txt", 1_200, unhashed=True)
+"""What the code of its repository imports. PyTorch fits five numbers there, so any build of it will do."""
+LM_EVAL = Package("lm-eval", "0.4.13", "lm_eval", _HERE / "ifeval" / "requirements.txt", 760)
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,7 @@ def _existing(package: Package, chosen: Path) -> Installed:
         ) from None
     if not found:
         raise ConfigError(f"environment: {one_line(chosen, 120)} has no {package.name}; install it there: {wanted}")
-    if found["version"] != package.version:
+    if found["version"].partition("+")[0] != package.version:  # what follows is the build
         log.warning(
             "%s has %s %s, and this was tested with %s", chosen, package.name, found["version"], package.version
         )
@@ -131,26 +136,25 @@ def _make(package: Package, folder: Path) -> None:
         "making an environment for %s %s, once: %d MB, one to three minutes, in %s",
         package.name, package.version, package.megabytes, folder,
     )  # fmt: skip
-    for command in _commands(package, folder):
-        _run(package, command)
+    for alternatives in _commands(package, folder):
+        _run_one(package, alternatives)
 
 
-def _commands(package: Package, folder: Path) -> list[list[str]]:
-    """With uv where there is one: it is ten times as fast."""
+def _commands(package: Package, folder: Path) -> list[list[list[str]]]:
+    """Steps, each with the commands of which one must do. With uv where there is one: it is ten times as fast."""
     listed = ["--require-hashes", "-r", str(package.requirements)]
+    itself = f"{package.name}=={package.version}"
     if (uv := _uv()) is not None:
         make = [uv, "venv", "--quiet", "--python", sys.executable, str(folder)]
-        return [make, [uv, "pip", "install", "--quiet", "--python", str(_interpreter(folder)), *listed]]
-    pip = [
-        str(_interpreter(folder)),
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--no-input",
-        "--disable-pip-version-check",
-    ]
-    return [[sys.executable, "-m", "venv", str(folder)], [*pip, *listed]]
+        install = [uv, "pip", "install", "--quiet", "--python", str(_interpreter(folder))]
+        # The usual index has PyTorch with several GB of CUDA; its own has one without.
+        alone = [[*install, "--torch-backend", "cpu", itself], [*install, itself]]
+    else:
+        make = [sys.executable, "-m", "venv", str(folder)]
+        pip = [str(_interpreter(folder)), "-m", "pip", "install"]
+        install = [*pip, "--quiet", "--no-input", "--disable-pip-version-check"]
+        alone = [[*install, itself]]
+    return [[make], [[*install, *listed]], *([alone] if package.unhashed else [])]
 
 
 def _uv() -> str | None:
@@ -158,12 +162,14 @@ def _uv() -> str | None:
     return shutil.which("uv") or shutil.which("uv", path=str(Path(sys.executable).parent))
 
 
-def _run(package: Package, command: Sequence[str]) -> None:
-    """Raises InputError with what the command said last."""
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)  # noqa: S603 — ours
-    if done.returncode:
-        said = [line for line in f"{done.stdout}\n{done.stderr}".splitlines() if line.strip()]
-        raise InputError(
-            f"{package.name}: its environment cannot be made: {one_line(' / '.join(said[-8:]))}; try again, or "
-            "name an environment that has it with environment=…"
-        )
+def _run_one(package: Package, alternatives: Sequence[Sequence[str]]) -> None:
+    """Raises InputError, with what the last command said last, where none does."""
+    for command in alternatives:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)  # noqa: S603 — ours
+        if not done.returncode:
+            return
+    said = [line for line in f"{done.stdout}\n{done.stderr}".splitlines() if line.strip()]
+    raise InputError(
+        f"{package.name}: its environment cannot be made: {one_line(' / '.join(said[-8:]))}; try again, or "
+        "name an environment that has it with environment=…"
+    )

@@ -29,6 +29,8 @@ _NOTE = re.compile(r"^\{(\w+)\} +# note: [^{\n]*?(?:one of: (.+)|JSON schema: (\
 _DEEP = 5
 """Nesting from which lists are empty and optional fields left out, so that recursive schemas end."""
 _VERDICTS = ((1.5, "A>>B"), (0.5, "A>B"), (-0.5, "A=B"), (-1.5, "B>A"), (-math.inf, "B>>A"))
+_LABEL = re.compile(r"\[\[[A-Z<>=]{1,6}\]\]")
+"""A verdict as judges of free text are asked for it."""
 Inputs = Mapping[str, str]
 
 
@@ -58,7 +60,7 @@ class SimulatedModel:
         if schema:
             text = json.dumps(_Answer(rng, schema, inputs).value(schema))
         else:
-            text = _in_fields(rng, system, asked) or _prose(rng, asked)
+            text = _in_fields(rng, system, asked) or _prose(rng, asked) + _label(rng, system)
         usage = Usage(input_tokens=_tokens(system + asked), output_tokens=_tokens(text))
         return Response(
             id=SIMULATED, model=SIMULATED, message=Message.assistant(text), finish_reason="stop", usage=usage
@@ -173,6 +175,12 @@ def _verdict(rng: random.Random, read: int) -> Response:
         id=SIMULATED, model=SIMULATED, message=Message.assistant(token.token), finish_reason="stop", logprobs=(token,),
         usage=Usage(input_tokens=read, output_tokens=1),
     )  # fmt: skip
+
+
+def _label(rng: random.Random, system: str) -> str:
+    """One of the labels that a judge is told to choose from; empty where there are none."""
+    labels = sorted({*_LABEL.findall(system)})
+    return f"\n\n{rng.choice(labels)}" if labels else ""
 
 
 def _prose(rng: random.Random, asked: str) -> str:

@@ -6,6 +6,7 @@ import logging
 import shutil
 import sys
 import zipfile
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 
 from refed_dspy.errors import ConfigError, InputError
 from refed_dspy.runs.evaluation import environment as environments
-from refed_dspy.runs.evaluation.environment import ALPACA_EVAL, Package, environment
+from refed_dspy.runs.evaluation.environment import ALPACA_EVAL, ARENA_HARD, LM_EVAL, Package, environment
 
 METADATA = "Metadata-Version: 2.1\nName: tiny-bench\nVersion: 1.2\n"
 WHEEL = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
@@ -87,7 +88,24 @@ def test_one_that_is_named_must_have_the_package(package: Package, caplog: pytes
     assert there.folder == Path(pytest.__file__).parent and "this was tested with 0.0" in caplog.text
 
 
+def test_a_package_may_come_after_its_requirements_as_the_index_has_it(
+    package: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch is another build on another machine, so no hash fits. With uv its own index is asked first, and the usual
+    one where that cannot be reached."""
+    steps = environments._commands(ARENA_HARD, tmp_path)
+    assert [step[0][-1] for step in steps] == [str(tmp_path), str(ARENA_HARD.requirements), "torch==2.13.0"]
+    assert "cpu" in steps[-1][0] and steps[-1][1][-1] == "torch==2.13.0" and "cpu" not in steps[-1][1]
+    monkeypatch.setenv("UV_FIND_LINKS", str(tmp_path))
+    monkeypatch.setenv("UV_OFFLINE", "1")
+    package.requirements.write_text("")
+    made = environment(replace(package, unhashed=True))
+    assert made.version == "1.2"
+
+
 def test_what_is_pinned_is_what_is_named() -> None:
+    for named in (ALPACA_EVAL, LM_EVAL):
+        assert f"\n{named.name}=={named.version} \\\n" in named.requirements.read_text("utf-8").replace("[ifeval]", "")
     pinned = ALPACA_EVAL.requirements.read_text("utf-8")
     assert f"\n{ALPACA_EVAL.name}=={ALPACA_EVAL.version} \\\n" in pinned and "\ndatasets==3." in pinned
     assert pinned.count("==") <= pinned.count("--hash=sha256:")

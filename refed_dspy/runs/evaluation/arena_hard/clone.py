@@ -1,0 +1,161 @@
+"""A clone of lmarena/arena-hard-auto: checked and read. Nothing of it is run here, and nothing is written into it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from refed_dspy.data.read import read_rows
+from refed_dspy.errors import ConfigError, one_line
+from refed_dspy.files import parse_yaml, read_bytes
+from refed_dspy.records import digest_of
+
+REPOSITORY = "https://github.com/lmarena/arena-hard-auto"
+BENCHMARKS = {"arena-hard-v2.0": "hard_prompt", "arena-hard-v0.1": "arena-hard-v0.1"}
+"""Each benchmark in the repository, with the category that is judged unless another is named."""
+SCRIPTS = ("gen_judgment.py", "show_result.py")
+MODULES = ("utils/completion.py", "utils/judge_utils.py", "utils/math_utils.py")
+"""What the scripts import; they may import more from the same folder."""
+_POINTER = b"version https://git-lfs"
+_ASKED: Mapping[str, type | tuple[type, ...]] = {
+    "prompt_template": str,
+    "regex_patterns": list,
+    "temperature": (int, float),
+    "max_tokens": int,
+}
+"""What of a benchmark's settings file shapes the judge's requests and how its verdicts are read."""
+
+
+@dataclass(frozen=True)
+class Clone:
+    """A clone that has what a `benchmark` needs: its questions of one `category`, and the answers they are compared
+    with."""
+
+    folder: Path
+    benchmark: str
+    category: str
+    baseline: str
+    """The model whose answers are compared with."""
+    questions: Sequence[Mapping[str, Any]]
+    """The category's, in the file's order."""
+    others: frozenset[str]
+    """The uids of the benchmark's other questions."""
+    settings: Mapping[str, Any]
+    """The keys of `_ASKED`, as the benchmark's settings file has them."""
+
+    @property
+    def baseline_answers(self) -> Path:
+        return self.folder / answers_file(self.benchmark, self.baseline)
+
+    @property
+    def code(self) -> Sequence[Path]:
+        """The files that are run, relative to the folder."""
+        modules = sorted(path.relative_to(self.folder) for path in (self.folder / "utils").glob("*.py"))
+        return [*map(Path, SCRIPTS), *modules]
+
+    def digest(self) -> str:
+        """Another wherever a request or a figure may be another: of code, settings and baseline's answers."""
+        files = [*(self.folder / path for path in self.code), self.baseline_answers]
+        return digest_of([dict(self.settings), *(sha256(read_bytes(file)).hexdigest() for file in files)])
+
+
+def answers_file(benchmark: str, model: str) -> Path:
+    """Where the code looks for a model's answers."""
+    return Path("data") / benchmark / "model_answer" / f"{model}.jsonl"
+
+
+def question_file(benchmark: str) -> Path:
+    """Where it looks for the questions."""
+    return Path("data") / benchmark / "question.jsonl"
+
+
+def open_clone(folder: Path, benchmark: str, category: str | None = None, count: int | None = None) -> Clone:
+    """The clone in `folder`, with the first `count` questions of the category (None: all of the usual one).
+
+    Raises:
+        ConfigError: it is no clone of the repository, or lacks what this benchmark needs: the line says what.
+        ReferencesError: a file of it cannot be read.
+    """
+    if benchmark not in BENCHMARKS:
+        raise ConfigError(f"benchmark: no {one_line(benchmark, 40)!r}; choose {' or '.join(BENCHMARKS)}")
+    _check_there(folder, [*SCRIPTS, *MODULES, f"config/{benchmark}.yaml", str(question_file(benchmark))])
+    questions = [row for _, row in _rows(folder / question_file(benchmark), ("uid", "category", "prompt"))]
+    chosen = category or BENCHMARKS[benchmark]
+    of_category = [question for question in questions if question["category"] == chosen]
+    if not of_category:
+        there = ", ".join(dict.fromkeys(one_line(question["category"], 40) for question in questions))
+        raise ConfigError(f"category: {benchmark} has no {one_line(chosen, 40)!r}; choose one of {there}")
+    baseline = _baselines(folder / "utils/judge_utils.py").get(chosen)
+    if baseline is None:
+        raise ConfigError(f"clone: {folder}/utils/judge_utils.py names no baseline for {chosen}; update the clone")
+    _check_there(folder, [str(answers_file(benchmark, baseline))])
+    kept = of_category[:count]
+    uids = frozenset(str(question["uid"]) for question in questions) - {str(question["uid"]) for question in kept}
+    settings = _settings(folder / f"config/{benchmark}.yaml")
+    return Clone(folder, benchmark, chosen, baseline, kept, uids, settings)
+
+
+def _check_there(folder: Path, files: Sequence[str]) -> None:
+    """Raises ConfigError, naming every one of the `files` that is missing, or that Git LFS has not fetched."""
+    if not folder.is_dir():
+        raise ConfigError(f"clone: {one_line(folder, 200)}: no such folder; name your clone of {REPOSITORY}")
+    if missing := [name for name in files if not (folder / name).is_file()]:
+        raise ConfigError(
+            f"clone: {one_line(folder, 200)} is not a whole clone of {REPOSITORY}: it lacks {', '.join(missing)}"
+        )
+    for name in files:
+        with (folder / name).open("rb") as file:
+            if file.read(len(_POINTER)) == _POINTER:
+                raise ConfigError(
+                    f"clone: {folder / name} is a pointer of Git LFS, not the file; run git lfs pull there"
+                )
+
+
+def _rows(path: Path, needed: Sequence[str]) -> Sequence[tuple[int, Mapping[str, Any]]]:
+    """The file's rows with their numbers. Raises ReferencesError, ConfigError for one that lacks a `needed` text."""
+    rows = [*read_rows(path)]
+    for number, row in rows:
+        if lacking := [name for name in needed if not isinstance(row.get(name), str)]:
+            raise ConfigError(
+                f"{path} row {number}: has no text {', '.join(lacking)}; is it the repository's own file?"
+            )
+    return rows
+
+
+def _baselines(path: Path) -> dict[str, str]:
+    """Category → the model its answers are compared with, as the literals in the code say it."""
+    found: dict[str, str] = {}
+    try:
+        tree = ast.parse(read_bytes(path))
+    except (SyntaxError, ValueError):
+        raise ConfigError(f"clone: {path} is no Python; update the clone") from None
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Dict):
+            for category, settings in zip(node.keys, node.values, strict=True):
+                if isinstance(category, ast.Constant) and isinstance(settings, ast.Dict):
+                    named = dict(zip(map(_text, settings.keys), map(_text, settings.values), strict=True))
+                    found |= {str(category.value): named["baseline"]} if named.get("baseline") else {}
+    return found
+
+
+def _text(node: ast.expr | None) -> str:
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """Raises ConfigError where the file is no YAML, or lacks a setting."""
+    try:
+        written = parse_yaml(read_bytes(path).decode())
+    except (yaml.YAMLError, ValueError):
+        written = None
+    settings = {name: written.get(name) for name in _ASKED} if isinstance(written, dict) else {}
+    wrong = [name for name, kind in _ASKED.items() if not isinstance(settings.get(name), kind)]
+    if wrong:
+        raise ConfigError(f"clone: {path} has no {', '.join(wrong)} as the repository's own has; restore the file")
+    return settings

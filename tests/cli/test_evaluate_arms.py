@@ -1,0 +1,108 @@
+"""The commands below `evaluate` that take several arms, Arena-Hard and IFEval: what they print, and exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.simulated import SimulatedTeacher
+from tests.cli.test_runs import home, refed, refused  # noqa: F401 — home is a fixture
+from tests.runs.evaluation.arena_hard.conftest import QUESTIONS, toy_python
+from tests.runs.evaluation.ifeval.test_evaluate import GOOD, POOR, PROMPTS, responses, toy_checker
+from tests.support.toy_arena_hard import VERDICTS, make_clone, write_answers
+from tests.support.toy_lm_eval import make_models
+
+__all__ = ["toy_checker", "toy_python"]
+
+
+# --- Arena-Hard
+
+
+@pytest.fixture
+def arena(home: Path, server: SimulatedTeacher, toy_python: Path) -> tuple[str, ...]:  # noqa: F811
+    server.control(verdicts=VERDICTS)
+    make_clone(Path("clone"), QUESTIONS)
+    for name in ("short", "long"):
+        write_answers(Path(f"{name}.jsonl"), QUESTIONS)
+    Path("judge.yaml").write_text(
+        f"model: sim/judge\napi_base: {server.base_url}\nprice: {{prompt: 1, completion: 2}}\nmax_tokens: 32\n"
+    )
+    files = ("--answers", "short.jsonl", "--answers", "long.jsonl", "--clone", "clone", "--environment")
+    return ("evaluate", "arena-hard", "--judge", "judge.yaml", "--out", "out", *files, str(toy_python))
+
+
+def test_arena_hard_prints_its_table_and_goes_on_at_a_larger_cap(
+    arena: tuple[str, ...], server: SimulatedTeacher
+) -> None:
+    made = refed(*arena, "--max-calls", 7)
+    assert made.exit_code == 1 and made.stdout.startswith("7 answers of sim/judge so far, for 48 games; $0.0")
+    assert made.stderr.splitlines()[-1].endswith("run the same command with a larger --max-calls")
+    made = refed(*arena, "--max-calls", 48)
+    assert made.exit_code == 0 and made.stdout.startswith("arm    questions  score %"), made.output
+    assert made.stdout.endswith("48 calls\ntable, figures, picture and judgments in out\n")
+    assert server.stats()["requests"] == 48
+    assert refed("status", "out").stdout.startswith("done: evaluation, 48 of 48 comparisons sent to the judge")
+
+
+def test_a_judge_that_may_write_too_little_is_told_of(arena: tuple[str, ...], caplog: pytest.LogCaptureFixture) -> None:
+    refed(*arena, "--questions", 1)
+    assert "judge: its max_tokens is 32, and Arena-Hard's settings allow 64; longer" in caplog.text
+
+
+def test_settings_of_arena_hard_in_a_file(arena: tuple[str, ...]) -> None:
+    Path("arena.yaml").write_text(
+        "clone: clone\nanswers: [short.jsonl]\njudge: judge.yaml\nout: out\nquestions: 2\nstyle_control: false\n"
+        f"environment: {arena[-1]}\n"
+    )
+    made = refed("evaluate", "arena-hard", "--config", "arena.yaml")
+    assert made.exit_code == 0 and made.stdout.splitlines()[1].startswith("short  2          ")
+    assert "no score at equal style: it was left out" in made.stdout
+
+
+@pytest.mark.parametrize(
+    ("left_out", "message"),
+    [
+        ("--clone", "clone: no clone of lmarena/arena-hard-auto; name its folder with --clone DIR"),
+        ("--judge", "no judge: choose one with --judge (PROVIDER/NAME, or a teacher file) or REFED_JUDGE"),
+        ("--out", "out: no folder for the results; set one with --out DIR"),
+    ],
+)
+def test_what_arena_hard_lacks_is_one_line(arena: tuple[str, ...], left_out: str, message: str) -> None:
+    place = arena.index(left_out)
+    refused(refed(*arena[:place], *arena[place + 2 :]), message)
+
+
+def test_arena_hard_without_answers_or_with_strange_ones_is_one_line(
+    arena: tuple[str, ...], server: SimulatedTeacher
+) -> None:
+    first = arena.index("--answers")
+    refused(refed(*arena[:first], *arena[first + 4 :]), "answers: none are named; name a file with --answers")
+    write_answers(Path("short.jsonl"), QUESTIONS, uid="another")
+    refused(refed(*arena), "short.jsonl row 1: its uid 'another' is no question of arena-hard-v2.0")
+    write_answers(Path("short.jsonl"), QUESTIONS, metadata=None)
+    refused(refed(*arena), "answers: short has no style metadata for 12 of 12 questions; write them with")
+    refused(refed(*arena, "--clone", "out"), "clone: out: no such folder; name your clone of")
+    assert server.stats()["requests"] == 0
+
+
+# --- IFEval
+
+
+def test_ifeval_prints_its_table(
+    home: Path,  # noqa: F811
+    toy_checker: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("NLTK_DATA", str(make_models(home / "models")))
+    Path("input_data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in PROMPTS))
+    responses(Path("good.jsonl"), GOOD)
+    responses(Path("poor/responses.jsonl"), POOR)
+    words = ("evaluate", "ifeval", "--prompts", "input_data.jsonl", "--environment", toy_checker, "--out", "out")
+    made = refed(*words, "--answers", "good.jsonl", "--answers", "poor")
+    assert made.exit_code == 0 and made.stdout.startswith("arm   prompt, strict %"), made.output
+    assert made.stdout.endswith("name it with --data …\ntable and figures in out\n")
+    assert [line.split()[:2] for line in made.stdout.splitlines()[1:3]] == [["good", "100.00"], ["poor", "25.00"]]
+    refused(refed(*words), "answers: none are named; name a file or folder with --answers")
+    refused(refed("evaluate", "ifeval", "--out", "out"), "prompts: no prompts to check; name IFEval's input_data.jsonl")

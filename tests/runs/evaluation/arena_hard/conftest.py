@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.simulated import SimulatedTeacher
+from tests.support.toy_arena_hard import VERDICTS, make_clone, make_environment, write_answers
+
+QUESTIONS = 12
+
+
+@pytest.fixture(scope="session")
+def toy_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment in which the stand-in for Arena-Hard's code runs."""
+    return make_environment(tmp_path_factory.mktemp("toy") / "environment")
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    return make_clone(tmp_path / "clone", QUESTIONS)
+
+
+@pytest.fixture
+def home(clone: Path, server: SimulatedTeacher, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a clone, two models' answers, and a judge's settings; it is the working folder."""
+    home = clone.parent
+    server.control(verdicts=VERDICTS)
+    write_answers(home / "short.jsonl", QUESTIONS, words=2)
+    write_answers(home / "long.jsonl", QUESTIONS, words=9)
+    judge = {"model": "openai/judge", "api_base": server.base_url, "max_tokens": 64, "concurrency": 6}
+    judge |= {"price": {"prompt": 1.0, "completion": 10.0}, "retries": 0}
+    (home / "judge.yaml").write_text(json.dumps(judge), "utf-8")
+    monkeypatch.chdir(home)
+    return home

@@ -1,0 +1,85 @@
+"""Answers as arms: how they are named, what they must hold, and what of them the code gets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from refed_dspy.errors import ConfigError
+from refed_dspy.runs.evaluation.arena_hard.arms import STYLE, check_styled, load_arms, load_baseline
+from refed_dspy.runs.evaluation.arena_hard.clone import Clone, open_clone
+from tests.runs.evaluation.arena_hard.conftest import QUESTIONS
+from tests.support.toy_arena_hard import BASELINE, BENCHMARK, rows_of, write, write_answers
+
+
+@pytest.fixture
+def opened(clone: Path) -> Clone:
+    return open_clone(clone, BENCHMARK)
+
+
+def refused(opened: Clone, *files: Path) -> str:
+    with pytest.raises(ConfigError) as raised:
+        load_arms(opened, files)
+    return str(raised.value)
+
+
+def test_arms_are_named_after_their_files_in_the_order_of_names(opened: Clone, tmp_path: Path) -> None:
+    files = [write_answers(tmp_path / f"{name}.jsonl", QUESTIONS) for name in ("zeta", "b 2.0", "alpha")]
+    arms = load_arms(opened, files)
+    assert [arm.name for arm in arms] == ["alpha", "b 2.0", "zeta"]
+    assert all([*arm.answers] == [question["uid"] for question in opened.questions] for arm in arms)
+    assert {row["model"] for arm in arms for row in arm.answers.values()} == {"alpha", "b 2.0", "zeta"}
+
+
+def test_answers_to_questions_that_are_not_judged_now_are_left_out(clone: Path, tmp_path: Path) -> None:
+    few = open_clone(clone, BENCHMARK, count=3)
+    (arm,) = load_arms(few, [write_answers(tmp_path / "a.jsonl", QUESTIONS)])
+    assert [*arm.answers] == ["q00", "q01", "q02"] and [*load_baseline(few).answers] == [*arm.answers]
+
+
+def test_style_is_given_in_the_order_in_which_the_code_reads_it(opened: Clone, tmp_path: Path) -> None:
+    """It takes the first for the tokens, whatever it is called."""
+    path = write_answers(tmp_path / "a.jsonl", QUESTIONS)
+    rows = [{**row, "metadata": dict(reversed(row["metadata"].items()))} for row in rows_of(path)]
+    write(path, "".join(json.dumps(row) + "\n" for row in rows))
+    (arm,) = load_arms(opened, [path])
+    assert all(tuple(row["metadata"]) == STYLE for row in arm.answers.values()) and not arm.unstyled
+
+
+@pytest.mark.parametrize(
+    "style", [None, {}, {"token_len": 3}, {"token_len": "3", "header_count": {}, "list_count": {}, "bold_count": {}},
+              {"token_len": 3, "header_count": {"h1": -1}, "list_count": {}, "bold_count": {}},
+              {"token_len": {"a": 1}, "header_count": {}, "list_count": {}, "bold_count": {}}]
+)  # fmt: skip
+def test_style_that_is_missing_or_not_whole_is_told(opened: Clone, tmp_path: Path, style: Any) -> None:
+    (arm,) = load_arms(opened, [write_answers(tmp_path / "a.jsonl", QUESTIONS, metadata=style)])
+    assert arm.unstyled == QUESTIONS
+    with pytest.raises(ConfigError, match="a has no style metadata for 12 of 12 questions; write them with refed answ"):
+        check_styled([load_baseline(opened), arm], QUESTIONS)
+
+
+def test_answers_of_another_benchmark_are_refused(opened: Clone, tmp_path: Path) -> None:
+    path = write_answers(tmp_path / "a.jsonl", QUESTIONS, uid="328c149e")
+    assert "a.jsonl row 1: its uid '328c149e' is no question of arena-hard-v2.0; answer that" in refused(opened, path)
+
+
+def test_missing_answers_are_counted(opened: Clone, tmp_path: Path) -> None:
+    path = write_answers(tmp_path / "a.jsonl", QUESTIONS - 2)
+    assert "a.jsonl: 2 of 12 questions of hard_prompt have no answer, q10 first; answer them" in refused(opened, path)
+
+
+def test_other_faults_are_one_line(opened: Clone, tmp_path: Path) -> None:
+    path = write_answers(tmp_path / "a.jsonl", QUESTIONS)
+    first = path.read_text().splitlines()[0]
+    write(path, path.read_text() + first + "\n")
+    assert "a.jsonl row 13: a second answer to q00; remove one" in refused(opened, path)
+    path = write_answers(tmp_path / "a.jsonl", QUESTIONS, messages=[{"role": "assistant", "content": "text"}])
+    assert "row 1: has no answer at messages[-1].content.answer; write it with --format arena_" in refused(opened, path)
+    same = write_answers(tmp_path / "other" / "a.jsonl", QUESTIONS)
+    assert refused(opened, same, path).startswith("answers: two files are named a; arms are told apart by name")
+    assert refused(opened, Path(f"{BASELINE}.jsonl")).endswith("is the name of the baseline; rename the file")
+    for name in (".hidden", "7", "nan", "1e5", "b ", "a\nb", "2024-05-01"):
+        assert "is no name for an arm: it needs words" in refused(opened, Path(f"{name}.jsonl")), name

@@ -1,0 +1,171 @@
+"""IFEval around a stand-in for its checker: what is read, checked, written and refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from refed_dspy.errors import ConfigError, ExportError, InputError, ReferencesError, RunDirError, RunStopped
+from refed_dspy.runs.evaluation.ifeval.evaluate import ifeval
+from refed_dspy.runs.evaluation.ifeval.result import INTERVALS, Accuracies
+from tests.support.toy_lm_eval import make_environment, make_models
+
+Instruction = tuple[str, dict[str, Any]]
+WORDS: Instruction = ("length_constraints:number_words", {"num_words": 3})
+COMMA: Instruction = ("punctuation:no_comma", {})
+
+
+def prompt(key: int, *instructions: Instruction) -> dict[str, Any]:
+    names, settings = ([each[part] for each in instructions] for part in (0, 1))
+    text = f"Write a short poem on the number {key}."
+    return {"key": key, "prompt": text, "instruction_id_list": names, "kwargs": settings}
+
+
+PROMPTS = [prompt(1, COMMA), prompt(2, COMMA, WORDS), prompt(3, WORDS), prompt(4, COMMA)]
+GOOD = ["One is all", "Two and two", "Three, and three", "Four."]
+POOR = ["One, and all", "Two, two", "Three", "Four."]
+
+
+@pytest.fixture(scope="session")
+def toy_checker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_environment(tmp_path_factory.mktemp("toy") / "environment")
+
+
+def responses(path: Path, texts: list[str]) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    rows = [{"prompt": row["prompt"], "response": text} for row, text in zip(PROMPTS, texts, strict=False)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in reversed(rows)), "utf-8")
+    return path
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NLTK_DATA", str(make_models(tmp_path / "models")))
+    Path("input_data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in PROMPTS), "utf-8")
+    responses(tmp_path / "good.jsonl", GOOD)
+    responses(tmp_path / "poor" / "responses.jsonl", POOR)
+    return tmp_path
+
+
+def checked(toy_checker: Path, **changed: Any) -> Accuracies:
+    values = {"prompts": "input_data.jsonl", "answers": ["good.jsonl", "poor"], "out": "out"}
+    return ifeval(**{**values, "environment": toy_checker, **changed})
+
+
+def test_arms_are_checked_by_prompt_and_stand_in_every_file(home: Path, toy_checker: Path) -> None:
+    made = checked(toy_checker)
+    good, poor = made.arms
+    assert (good.arm, poor.arm) == ("good", "poor") and made.instructions == 5
+    assert [good.prompt_strict.mean, good.instruction_strict.mean] == [100, 100]
+    assert [poor.prompt_strict.mean, poor.instruction_strict.mean] == [25, 20]
+    assert [poor.prompt_loose.mean, poor.instruction_loose.mean] == [50, 60], "commas are gone"
+    facts = json.loads(Path("out/evaluation.json").read_text())
+    assert facts["figures"]["poor/prompt_strict"] == 25 and facts["figures"]["good/instruction_loose_low"] == 100
+    text = Path("out/evaluation.txt").read_text()
+    assert text.splitlines() == made.lines() and INTERVALS in text and "by lm-eval 0.4.13" in text
+    assert "4 prompts with 5 instructions" in text and "not checked for overlap" in text
+    assert checked(toy_checker, answers="poor").arms == [poor], "a second start replaces the first one's files"
+
+
+def test_what_the_checker_draws_is_the_same_each_time(home: Path, toy_checker: Path) -> None:
+    rows = [prompt(key, ("random:letter", {})) for key in range(40)]
+    Path("drawn.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    said = [json.dumps({"prompt": row["prompt"], "response": "x"}) + "\n" for row in rows]
+    for name, order in (("a", said), ("b", said[::-1])):
+        Path(f"{name}.jsonl").write_text("".join(order), "utf-8")
+    a, b = checked(toy_checker, prompts="drawn.jsonl", answers=["a.jsonl", "b.jsonl"]).arms
+    assert a.prompt_strict == b.prompt_strict and 0 < a.prompt_strict.mean < 100
+
+
+def test_what_overlaps_with_the_training_data_is_told(home: Path, toy_checker: Path) -> None:
+    made = checked(toy_checker, data=[{"instruction": PROMPTS[0]["prompt"], "response": "x"}])
+    assert made.overlap is not None and made.overlap.share == 1
+    assert "training data: 1 of 1 row (100.00%) overlap with the benchmark's prompts" in made.lines()
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"prompts": "none.jsonl"}, ReferencesError, "none.jsonl: no such file"),
+        ({"prompts": "good.jsonl"}, ConfigError, "good.jsonl row 1: has no key and prompt; the official one is"),
+        ({"answers": []}, ConfigError, "answers: none are named; name a file or folder with --answers"),
+        ({"answers": "models"}, ConfigError, "answers: models has no responses.jsonl; write it with --format ifeval"),
+        ({"answers": "input_data.jsonl"}, ConfigError, "row 1: has no prompt and response; write it with refed answ"),
+        ({"answers": ["poor", "poor"]}, ConfigError, "answers: two are named poor; arms are told apart by name"),
+        ({"environment": "nowhere"}, ConfigError, "environment: nowhere is no environment"),
+    ],
+)
+def test_bad_input_is_one_line(
+    home: Path, toy_checker: Path, changed: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error) as raised:
+        checked(toy_checker, **changed)
+    assert message in str(raised.value) and "\n" not in str(raised.value) and not (home / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({**PROMPTS[0], "instruction_id_list": []}, "has no instruction_id_list"),
+        ({**PROMPTS[0], "instruction_id_list": "no_comma"}, "has no instruction_id_list"),
+        ({**PROMPTS[0], "kwargs": [{}, {}]}, "has no kwargs for each of its instructions"),
+        ({**PROMPTS[0], "prompt": 7}, "has no key and prompt"),
+        (PROMPTS[1], "the prompt was there before"),
+    ],
+)
+def test_a_prompt_that_cannot_be_checked_is_named(
+    home: Path, toy_checker: Path, row: dict[str, Any], message: str
+) -> None:
+    Path("input_data.jsonl").write_text("".join(json.dumps(each) + "\n" for each in [PROMPTS[1], row]), "utf-8")
+    with pytest.raises(ConfigError, match=rf"input_data\.jsonl row 2: {message}; "):
+        checked(toy_checker)
+
+
+def test_responses_to_other_prompts_and_missing_ones_are_refused(home: Path, toy_checker: Path) -> None:
+    responses(home / "good.jsonl", GOOD[:2])
+    with pytest.raises(ConfigError, match=r"good\.jsonl: 2 of 4 prompts have no response, key 3 first; answer them"):
+        checked(toy_checker)
+    text = Path("poor/responses.jsonl").read_text()
+    Path("good.jsonl").write_text(text + text.splitlines()[0] + "\n")
+    with pytest.raises(ConfigError, match=r"good\.jsonl row 5: a second response to 'Write a short poem on the numbe"):
+        checked(toy_checker)
+    Path("good.jsonl").write_text('{"prompt": "Another?", "response": "x"}\n')
+    with pytest.raises(ConfigError, match=r"good\.jsonl row 1: answers 'Another\?', which is none of the prompts"):
+        checked(toy_checker)
+
+
+def test_what_the_checker_refuses_is_one_line(home: Path, toy_checker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("input_data.jsonl").write_text(json.dumps(prompt(1, ("en:no_comma", {}))) + "\n", "utf-8")
+    responses(home / "good.jsonl", GOOD[:1])
+    with pytest.raises(
+        ConfigError, match=r"^prompts: 'en:no_comma', of key 1, is no instruction that lm-eval's checker"
+    ):
+        checked(toy_checker, answers="good.jsonl")
+    monkeypatch.setenv("NLTK_DATA", str(home / "nowhere"))
+    Path("input_data.jsonl").write_text(json.dumps(PROMPTS[0]) + "\n", "utf-8")
+    with pytest.raises(InputError, match="punkt_tab is not there and could not be downloaded; put it into a folder as"):
+        checked(toy_checker, answers="good.jsonl")
+    assert not (home / "out" / "evaluation.json").exists()
+
+
+def test_a_checker_that_fails_says_why(home: Path, toy_checker: Path) -> None:
+    rows = [prompt(1, ("length_constraints:number_words", {}))]
+    Path("input_data.jsonl").write_text(json.dumps(rows[0]) + "\n", "utf-8")
+    responses(home / "good.jsonl", GOOD[:1])
+    with pytest.raises(RunStopped, match=r"ifeval ended with status 1: .*KeyError: 'num_words'; its log: out/ifeval"):
+        checked(toy_checker, answers="good.jsonl")
+
+
+def test_files_of_somebody_elses_are_not_overwritten(home: Path, toy_checker: Path) -> None:
+    (home / "paid").mkdir()
+    (home / "paid" / "ledger.sqlite").touch()
+    with pytest.raises(RunDirError, match="paid: contains paid work; choose another folder"):
+        checked(toy_checker, out="paid")
+    (home / "taken").mkdir()
+    (home / "taken" / "evaluation.txt").touch()
+    with pytest.raises(ExportError, match=r"evaluation\.txt: exists, and was not written by this command"):
+        checked(toy_checker, out="taken")
