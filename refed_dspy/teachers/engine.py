@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 from weakref import WeakKeyDictionary
 
 from dspy._vendor.lm15.transports import ConnectError
@@ -22,7 +22,6 @@ from dspy.lm15 import TimeoutError as AnswerTimeout
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 from tenacity.wait import wait_random_exponential
 
-from refed_dspy.concurrency import run_blocking
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.errors import one_line
 from refed_dspy.ledger.recorder import Recorder, current_recorder
@@ -51,9 +50,6 @@ from refed_dspy.teachers.transport import (
     longest_answer,
 )
 from refed_dspy.teachers.usage import without_usage
-
-if TYPE_CHECKING:
-    from refed_dspy.teachers.balance import BalancedEngine
 
 log = logging.getLogger("refed_dspy.teachers")
 _BACKOFF = wait_random_exponential(multiplier=0.5, max=30)
@@ -328,31 +324,3 @@ def _after_failure(limits: RateLimits, error: BaseException) -> Callable[[Slot],
     if isinstance(error, TransportError | AnswerTimeout):
         return partial(limits.unanswered, why=one_line(error, 100))
     return limits.ended
-
-
-class BlockingTeacherEngine:
-    """The engine of a predictor that is called without an event loop, outside a run. Each call has its own loop."""
-
-    supports_response_schema = TeacherEngine.supports_response_schema
-    supports_function_calling = TeacherEngine.supports_function_calling
-    supported_params = TeacherEngine.supported_params
-
-    def __init__(self, engine: TeacherEngine | BalancedEngine) -> None:
-        self.engine = engine
-
-    def __deepcopy__(self, memo: object) -> Self:
-        return self  # as the engine behind it
-
-    def complete(self, request: Request) -> Response:
-        """As `TeacherEngine.complete`."""
-        return run_blocking(self._complete(request))
-
-    def stream(self, request: Request) -> Iterator[Any]:
-        """The whole answer at once, as the events that `dspy.streamify` waits for."""
-        yield from response_to_events(self.complete(request))
-
-    async def _complete(self, request: Request) -> Response:
-        try:
-            return await self.engine.complete(request)
-        finally:
-            await self.engine.aclose()

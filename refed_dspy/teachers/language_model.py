@@ -11,7 +11,8 @@ from refed_dspy.config.sampling import LEAST_TO_REASON, takes_temperature
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.errors import ModelError, one_line
 from refed_dspy.teachers.balance import BalancedEngine
-from refed_dspy.teachers.engine import BlockingTeacherEngine, TeacherEngine
+from refed_dspy.teachers.blocking import BlockingTeacherEngine
+from refed_dspy.teachers.engine import TeacherEngine
 from refed_dspy.teachers.prices import Price
 from refed_dspy.teachers.route import Route
 

@@ -14,7 +14,8 @@ from refed_dspy import TeacherConfig
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.asking import about
 from refed_dspy.programs.question import current_repetition
-from refed_dspy.teachers.engine import BlockingTeacherEngine, TeacherEngine
+from refed_dspy.teachers.blocking import BlockingTeacherEngine
+from refed_dspy.teachers.engine import TeacherEngine
 from refed_dspy.teachers.language_model import TeacherLM
 from refed_dspy.teachers.route import resolve
 from tests.support.scripted_engine import Writer
