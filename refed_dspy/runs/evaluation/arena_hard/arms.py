@@ -52,13 +52,16 @@ def load_baseline(clone: Clone) -> Arm:
     return _arm(clone, clone.baseline, clone.baseline_answers, others_allowed=True)
 
 
-def check_styled(arms: Sequence[Arm], questions: int) -> None:
+def check_styled(arms: Sequence[Arm], baseline: Arm) -> None:
     """Raises ConfigError where an answer lacks the metadata that style control needs."""
+    without = "or leave style control out with --no-style-control"
+    if baseline.unstyled:
+        raise ConfigError(f"clone: its answers of {baseline.name} have no style metadata; update the clone, {without}")
     for arm in arms:
         if arm.unstyled:
             raise ConfigError(
-                f"answers: {arm.name} has no style metadata for {arm.unstyled} of {counted(questions, 'question')}; "
-                "write them with refed answers --format arena_hard, or leave style control out with --no-style-control"
+                f"answers: {arm.name} has no style metadata for {arm.unstyled} of "
+                f"{counted(len(arm.answers), 'question')}; write them with refed answers --format arena_hard, {without}"
             )
 
 

@@ -102,7 +102,7 @@ def arena_hard(
     files = [Path(as_path(one)) for one in ([answers] if isinstance(answers, str | Path) else answers)]
     arms, baseline = load_arms(opened_clone, files), load_baseline(opened_clone)
     if config.style_control:
-        check_styled([*arms, baseline], len(opened_clone.questions))
+        check_styled(arms, baseline)
     opened = open_judge_model(judge)
     check_judge(opened)
     _warn_of_short_judgments(opened, opened_clone)

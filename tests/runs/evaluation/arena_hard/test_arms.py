@@ -58,7 +58,12 @@ def test_style_that_is_missing_or_not_whole_is_told(opened: Clone, tmp_path: Pat
     (arm,) = load_arms(opened, [write_answers(tmp_path / "a.jsonl", QUESTIONS, metadata=style)])
     assert arm.unstyled == QUESTIONS
     with pytest.raises(ConfigError, match="a has no style metadata for 12 of 12 questions; write them with refed answ"):
-        check_styled([load_baseline(opened), arm], QUESTIONS)
+        check_styled([arm], load_baseline(opened))
+    write_answers(opened.baseline_answers, QUESTIONS, metadata=style)
+    with pytest.raises(
+        ConfigError, match="clone: its answers of o3-toy have no style metadata; update the clone, or l"
+    ):
+        check_styled([arm], load_baseline(opened))
 
 
 def test_answers_of_another_benchmark_are_refused(opened: Clone, tmp_path: Path) -> None:
