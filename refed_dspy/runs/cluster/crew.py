@@ -15,10 +15,11 @@ from typing import Any
 from refed_dspy.errors import RefedError, RunDirError, RunStopped, one_line
 from refed_dspy.runs.cluster import silence
 from refed_dspy.runs.cluster.coordinator import Totals
+from refed_dspy.runs.cluster.coordinator_actor import CoordinatorActor
 from refed_dspy.runs.cluster.ray_cluster import on_node, slots
 from refed_dspy.runs.cluster.silence import Silence
 from refed_dspy.runs.cluster.watching import Watching
-from refed_dspy.runs.cluster.worker import PID, REPORTED, CoordinatorActor, Ended, How, work
+from refed_dspy.runs.cluster.worker import PID, REPORTED, Ended, How, work
 
 DEATHS = 10
 """Workers in a row that may die without a sample in between: after that, it is what they work on."""

@@ -25,13 +25,14 @@ from refed_dspy.ledger.statements import text_digest
 from refed_dspy.ledger.states import CAPPED, DONE, SHORT, End, write_end
 from refed_dspy.ledger.summary import decisions_by_filter
 from refed_dspy.runs.cluster.coordinator import Coordinator, Totals
+from refed_dspy.runs.cluster.coordinator_actor import CoordinatorActor
 from refed_dspy.runs.cluster.coordinator_file import CoordinatorFile
 from refed_dspy.runs.cluster.crew import Crew
 from refed_dspy.runs.cluster.gather import gather
 from refed_dspy.runs.cluster.ray_cluster import connected
 from refed_dspy.runs.cluster.shards import number_of_shards, prepare_shard, shard_folder, shard_of
 from refed_dspy.runs.cluster.watching import Watching
-from refed_dspy.runs.cluster.worker import EVERY, LOST, MARK, CoordinatorActor
+from refed_dspy.runs.cluster.worker import EVERY, LOST, MARK
 from refed_dspy.runs.result import Synthesis, end_at_cap, read_run, refresh_samples, why_short
 from refed_dspy.runs.resume import remembered
 from refed_dspy.runs.spec import RunSpec

@@ -12,8 +12,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from refed_dspy.errors import FolderInUse, RefedError, RunStopped, one_line
+from refed_dspy.errors import FolderInUse, RefedError, one_line
 from refed_dspy.runs.cluster.account import Amounts
+from refed_dspy.runs.cluster.claims import Claims
+from refed_dspy.runs.cluster.coordinator_actor import CoordinatorActor, CoordinatorLost
 from refed_dspy.runs.cluster.leases import Lease, Reply
 from refed_dspy.runs.cluster.shard_work import ShardWork
 from refed_dspy.runs.cluster.shards import shard_folder
@@ -48,32 +50,6 @@ class Ended(NamedTuple):
     how: How
     why: str = ""
     warned: Sequence[str] = ()
-
-
-class CoordinatorLost(RunStopped):
-    """The coordinator does not answer."""
-
-
-class CoordinatorActor:
-    """The coordinator, an `actor` of Ray, as workers and the driver ask it. Raises CoordinatorLost where it does not
-    answer for `patience` seconds, and what it raised itself."""
-
-    def __init__(self, actor: Any, patience: float) -> None:
-        self.actor, self._patience = actor, patience
-
-    async def ask(self, method: str, *arguments: Any) -> Any:
-        from ray.exceptions import RayError, RayTaskError
-
-        try:
-            asked = getattr(self.actor, method).remote(*arguments)
-            return await asyncio.wait_for(asyncio.wrap_future(asked.future()), self._patience)
-        except RayTaskError as error:
-            if isinstance(error.cause, RefedError):
-                raise error.cause from None
-            raise
-        except (RayError, TimeoutError) as error:
-            why = one_line(error, 200) or f"no answer in {self._patience:g} s"
-            raise CoordinatorLost(f"the coordinator is lost: {why}") from None
 
 
 class Worker:
@@ -112,12 +88,9 @@ class Worker:
         It then leaves the lease as it is, and so it does after an error: whoever takes the shard next looks what it
         has. To give it back would say that it has come as far as it could.
         """
-
-        async def claim(digests: Sequence[bytes]) -> frozenset[bytes]:
-            return frozenset(await self.coordinator.ask("claim", lease.shard, digests))
-
+        claims = Claims(self.coordinator, lease.shard)
         try:
-            work = ShardWork(shard_folder(self.run_dir, lease.shard), lease, self.workers, claim)
+            work = ShardWork(shard_folder(self.run_dir, lease.shard), lease, self.workers, claims)
         except FolderInUse:  # its last worker may be frozen
             await self.coordinator.ask("put_off", self.name, lease.shard, lease.epoch)
             await asyncio.sleep(EVERY)

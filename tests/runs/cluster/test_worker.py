@@ -17,8 +17,9 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.runs.cluster import worker as workers
 from refed_dspy.runs.cluster.account import State
 from refed_dspy.runs.cluster.coordinator import Coordinator
+from refed_dspy.runs.cluster.coordinator_actor import CoordinatorActor
 from refed_dspy.runs.cluster.shards import prepare_shard, shard_folder, shard_of
-from refed_dspy.runs.cluster.worker import CoordinatorActor, Ended, How, Worker, work
+from refed_dspy.runs.cluster.worker import Ended, How, Worker, work
 from refed_dspy.runs.prepare import prepare
 from tests.support.scripted_batches import until
 

@@ -1,0 +1,78 @@
+"""Whole compiles where nothing can be gained: how many are proved better all the same.
+
+`python -m benchmarks.null_compiles [--runs 40] [--processes 2]`
+
+GEPA tunes against the world of `preference.py`, but its teacher does not heed its prompts: each of the judge's wishes
+is in half of what it writes, by chance. Exits with 1 where more than one run of forty is proved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from itertools import count
+from multiprocessing import get_context
+from typing import Any
+
+from benchmarks.optimization import quiet, silence
+from benchmarks.preference import Preference, World, model
+from refed_dspy.optimizers.compile import compile  # noqa: A004
+
+SETS = {"train": 12, "validation": 8, "test": 16}
+EVALUATIONS, MOST = 100, 1 / 40
+BY_CHANCE = 0.5
+_REWRITES = {"new_instruction", "proposed_instruction"}
+
+
+class Heedless(World):
+    """Its teacher follows each of the judge's wishes or not, whatever it is told."""
+
+    def _written(self, name: str, system: str, asked: str, rng: random.Random) -> Any:
+        if name not in _REWRITES:
+            wishes = [*self.preference.answers, *self.preference.tasks]
+            system = " ".join(f"{wish}." for wish in wishes if rng.random() < BY_CHANCE)
+        return super()._written(name, system, asked, rng)
+
+
+def measured(seed: int) -> tuple[bool, bool, str]:
+    """Whether a run had another program to prove, whether it was proved better, and its gain."""
+    quiet()
+    preference = Preference(seed)
+    world = Heedless(preference)
+    models = {"teacher": model(world), "judge": model(world, 0.0), "reflection": model(world)}
+    with tempfile.TemporaryDirectory() as folder, silence():
+        made = compile(
+            None,
+            preference.references(sum(SETS.values())),
+            optimizer="gepa",
+            out=folder,
+            **{**SETS, **models, "seed": seed, "evaluations": EVALUATIONS, "track": False},
+        )
+    if made.proof is None:
+        raise RuntimeError(f"seed {seed}: no proof")
+    manifest = made.manifest
+    return manifest["candidate"] != manifest["baseline"], made.proof.proved, str(made.proof.gain.raw)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=40)
+    parser.add_argument("--processes", type=int, default=2)
+    options = parser.parse_args()
+    changed = proved = 0
+    with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn")) as pool:
+        for seed, (another, better, gain) in zip(count(), pool.map(measured, range(options.runs)), strict=False):
+            changed, proved = changed + another, proved + better
+            print(
+                f"{seed:4}  {'another program' if another else 'the same':16} {gain}{'  proved' * better}", flush=True
+            )
+    print(f"{options.runs} runs, {changed} with another program, {proved} proved better")
+    if proved > MOST * options.runs:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
