@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field
 
 from refed_dspy.config.base import Capped
-from refed_dspy.config.jobs import ScorerConfig
+from refed_dspy.config.scorer import ScorerConfig
 from refed_dspy.config.teacher import TeacherConfig
 
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from refed_dspy.config.jobs import Template
+from refed_dspy.config.scorer import Template
 from refed_dspy.errors import ConfigError
 
 TEMPLATES: Mapping[Template, str] = {

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 from refed_dspy.concurrency import run_blocking
-from refed_dspy.config.jobs import ScorerConfig
 from refed_dspy.config.judge_training import JudgeTrainingConfig
 from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
+from refed_dspy.config.scorer import ScorerConfig
 from refed_dspy.data.pairs import Pair
 from refed_dspy.errors import RunStopped, briefly
 from refed_dspy.files import check_own
@@ -27,6 +27,7 @@ from refed_dspy.optimizers.judge_training.result import OUTPUTS, JudgeTraining, 
 from refed_dspy.optimizers.judge_training.spec import TrainingSpec, prepare
 from refed_dspy.programs import PairwiseJudge
 from refed_dspy.records import digest
+from refed_dspy.teachers.judge import log_perplexity_by
 from refed_dspy.teachers.progress import Progress, Watch
 from refed_dspy.teachers.work import resume_hint
 
@@ -111,6 +112,8 @@ def _train(
         trained = learn(lesson, prompts.judge)
         judged = judged_by(lesson, trained)
         report = report_of(lesson, trained, judged)
+        if scorer is not None and spec.settings.scorer is not None:
+            trained.scorers.log_perplexity = log_perplexity_by(scorer, spec.settings.scorer.template)
     except RunStopped as error:
         note_failure(folder, str(error))
         raise
