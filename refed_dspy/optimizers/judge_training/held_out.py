@@ -21,7 +21,7 @@ FEWEST_CRITERIA, FEWEST_SYSTEMS = 3, 4
 """With fewer of them, whole ones are held out only if they are named."""
 FEWEST_INSTRUCTIONS = 2 * MIN_CLUSTERS
 _LEFT = 0.5
-"""Of the pairs, criteria and systems that are drawn leave at least this share."""
+"""Of the pairs, criteria and systems that are drawn leave at least this share, and FEWEST_PAIRS."""
 _Named = Sequence[tuple[Pair, set[str]]]
 """Pairs, each with its criterion's or its systems' names."""
 
@@ -117,6 +117,6 @@ def _drawn(of_pairs: _Named, share: float, fewest: int, rng: random.Random) -> t
     wanted, chosen = max(1, round(share * len(names))), set[str]()
     for name in names:
         left = sum(of_pair.isdisjoint({*chosen, name}) for _, of_pair in of_pairs)
-        if len(chosen) < wanted and left >= _LEFT * len(of_pairs):
+        if len(chosen) < wanted and left >= max(_LEFT * len(of_pairs), FEWEST_PAIRS):
             chosen.add(name)
     return tuple(sorted(chosen))
