@@ -164,7 +164,13 @@ def agreement(
     out: Annotated[Path | None, typer.Option(help="Folder to keep the verdicts in.", metavar="DIR")] = None,
     criteria: CriteriaOption = None,
     count: Annotated[int | None, typer.Option(help="Number of pairs to draw at random.", metavar="N")] = None,
-    program: Annotated[str | None, typer.Option(help="A compiled judge.", metavar="FILE_OR_URI")] = None,
+    program: Annotated[str | None, typer.Option(help="A compiled or trained judge.", metavar="FILE_OR_URI")] = None,
+    judge_scorer: Annotated[
+        str | None,
+        typer.Option(
+            help="The model of perplexities of a judge trained with them: folder or Hub name.", metavar="NAME"
+        ),
+    ] = None,
     accept_changed: AcceptChanged = None,
     seed: Annotated[int, typer.Option(help="Seed for the draw.", metavar="N")] = 0,
     max_cost: MaxCost = None,
@@ -182,7 +188,8 @@ def agreement(
     needed(model, f"{NO_JUDGE}; how people agree with each other needs none: refed judge people PATH")
     measured = shown(
         measure_agreement, pairs, model, out, criteria=names_in(criteria), count=count, program=program,
-        accept_changed=bool(accept_changed), seed=seed, max_cost=max_cost, max_calls=max_calls, max_minutes=max_minutes,
+        judge_scorer=judge_scorer and {"model": judge_scorer}, accept_changed=bool(accept_changed), seed=seed,
+        max_cost=max_cost, max_calls=max_calls, max_minutes=max_minutes,
     )  # fmt: skip
     for line in measured.lines():
         say(line)
@@ -197,6 +204,7 @@ def train(
     pairs: PairsOption = None,
     judge: JudgeOption = None,
     out: OutOption = None,
+    criteria: CriteriaOption = None,
     program: Annotated[str | None, typer.Option(help="A compiled judge to start from.", metavar="FILE_OR_URI")] = None,
     accept_changed: AcceptChanged = None,
     optimizer: Annotated[
@@ -225,7 +233,8 @@ def train(
     from refed_dspy.optimizers.judge_training.train import train_judge
 
     at_work()
-    settings = settings_of(JudgeTrainingConfig, context, scorer=scorer and {"model": scorer})
+    model_of_scorer = scorer and {"model": scorer}
+    settings = settings_of(JudgeTrainingConfig, context, criteria=names_in(criteria), scorer=model_of_scorer)
     source = needed(settings.pairs, "pairs: no verdicts of people; name their file with --pairs FILE")
     folder = needed(settings.out, NO_OUT)
     model = needed(settings.judge, NO_JUDGE)

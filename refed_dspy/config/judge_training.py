@@ -15,7 +15,9 @@ class JudgeTrainingConfig(Capped):
     """One training of a judge: on which verdicts, what is held out, and what is fitted."""
 
     pairs: str | None = None
-    """Pairs of answers with people's verdicts, and their grades if there are any."""
+    """Pairs of answers with people's verdicts, and their grades if there are any: a file, or a folder of pages."""
+    criteria: list[str] | None = None
+    """Only the pairs judged by these; `overall quality` names those without a criterion. Unset: all."""
     judge: TeacherConfig | None = None
     """The judge to train."""
     program: str | None = None

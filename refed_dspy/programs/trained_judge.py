@@ -20,7 +20,6 @@ PAIRS, GRADES = "pairs", "grades"
 LogPerplexity = Callable[[str, str], Awaitable[float | None]]
 """(instruction, answer) → the mean negative log-likelihood of the answer's tokens, in nats; None: it cannot be told."""
 _LEVELS = {PAIRS: 3, GRADES: 5}
-_FIGURES = {PAIRS: answer_figures.of_pair((0, 0), "", ""), GRADES: answer_figures.of_grading(1, "", "")}
 
 
 @dataclass
@@ -110,5 +109,6 @@ def trained_judge_of(scorers: Any, source: str) -> TrainedJudge:
     """The judge with the scorers that a file holds; its prompts are its own. Raises ConfigError where they are none."""
     if not isinstance(scorers, dict) or PAIRS not in scorers or not set(scorers) <= set(_LEVELS):
         raise ConfigError(f"program {source}: its scorers are damaged; train the judge again")
-    read = {name: read_scorer(value, _LEVELS[name], _FIGURES[name], source) for name, value in scorers.items()}
+    figures = {PAIRS: answer_figures.of_pair((0, 0), "", ""), GRADES: answer_figures.of_grading(1, "", "")}
+    read = {name: read_scorer(value, _LEVELS[name], figures[name], source) for name, value in scorers.items()}
     return TrainedJudge(Scorers(read))

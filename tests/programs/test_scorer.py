@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -19,13 +20,13 @@ STATE: dict[str, Any] = {
 }
 
 
-def scorer(thresholds: tuple[float, ...] = (-0.4, 0.4), **coefficients: float) -> Scorer:
+def scorer(coefficients: Mapping[str, float], thresholds: tuple[float, ...] = (-0.4, 0.4)) -> Scorer:
     terms = {name: Term(mean=0, scale=0.7, coefficient=value) for name, value in coefficients.items()}
     return Scorer(terms=terms, thresholds=thresholds)
 
 
 def test_the_shares_are_those_of_the_formula() -> None:
-    low, middle, high = scorer(preference=1.3).shares({"preference": 1.4, "length": 9})
+    low, middle, high = scorer({"preference": 1.3}).shares({"preference": 1.4, "length": 9})
     score = 1.3 * 2
     assert high == pytest.approx(1 / (1 + math.exp(0.4 - score)))
     assert low == pytest.approx(1 - 1 / (1 + math.exp(-0.4 - score)))
@@ -36,7 +37,7 @@ def test_exchanged_answers_have_exactly_exchanged_shares() -> None:
     rng = random.Random(3)
     words = ["one", "two", "three", "-", "four\n-", "five\n#", "six\n**seven**", "eight"]
     for _ in range(500):
-        by = scorer(**{name: rng.gauss(0, 2) for name in answer_figures.of_pair((0, 0), "", "")})
+        by = scorer({name: rng.gauss(0, 2) for name in answer_figures.of_pair((0, 0), "", "")})
         a, b = (" ".join(rng.choices(words, k=rng.randint(0, 60))) for _ in range(2))
         first, second = rng.randint(-2, 2), rng.randint(-2, 2)
         nats = rng.uniform(0, 5), rng.uniform(0, 5)
@@ -46,14 +47,14 @@ def test_exchanged_answers_have_exactly_exchanged_shares() -> None:
 
 
 def test_what_is_far_out_counts_no_more_than_the_farthest() -> None:
-    by = scorer(preference=1.0)
+    by = scorer({"preference": 1.0})
     assert by.shares({"preference": 1e9}) == by.shares({"preference": FARTHEST * 0.7})
     assert standardised(-1e9, 5, 2) == -FARTHEST
-    assert scorer(preference=1e300).shares({"preference": -1e300}) == pytest.approx((1.0, 0.0, 0.0))
+    assert scorer({"preference": 1e300}).shares({"preference": -1e300}) == pytest.approx((1.0, 0.0, 0.0))
 
 
 def test_five_levels_rise_with_the_score() -> None:
-    by = scorer((-2, -1, 1, 2), grade=1.0)
+    by = scorer({"grade": 1.0}, (-2, -1, 1, 2))
     means = [sum(k * p for k, p in enumerate(by.shares({"grade": grade}), 1)) for grade in (-2.0, 0.0, 2.0)]
     assert means[0] < means[1] < means[2] and means[1] == pytest.approx(3)
     assert sum(by.shares({"grade": 0.3})) == pytest.approx(1)
@@ -76,7 +77,8 @@ def test_five_levels_rise_with_the_score() -> None:
 )
 def test_a_damaged_scorer_is_one_line(change: dict[str, Any], message: str) -> None:
     assert read_scorer(STATE, 3, FIGURES, "x.json").thresholds == (-0.4, 0.4)
-    for damaged in ({**STATE, **change}, None, [], "text"):
+    of_many_kinds: list[Any] = [{**STATE, **change}, None, [], "text"]
+    for damaged in of_many_kinds:
         with pytest.raises(ConfigError) as refused:
             read_scorer(damaged, 3, FIGURES, "x.json")
         text = str(refused.value)

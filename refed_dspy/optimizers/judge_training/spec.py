@@ -107,7 +107,7 @@ def prepare(
 ) -> TrainingSpec:
     """Check what a training is called with. Nothing is written or paid for. Raises InputError."""
     began_as = _prompts_of(program, settings.accept_changed)
-    loaded = load_pairs(pairs) if isinstance(pairs, str | Path) else list(pairs)
+    loaded = load_pairs(pairs, settings.criteria) if isinstance(pairs, str | Path) else list(pairs)
     tuned_on = set(getattr(began_as, "tuned_on", ()))
     usable = [pair for pair in loaded if digest(pair.instruction) not in tuned_on]
     held_out = hold_out(usable, settings)

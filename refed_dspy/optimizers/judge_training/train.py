@@ -35,6 +35,7 @@ from refed_dspy.teachers.work import resume_hint
 class JudgeTrainingKeywords(TypedDict, total=False):
     """The keys of `JudgeTrainingConfig` that `train_judge` takes besides its own."""
 
+    criteria: Sequence[str] | None
     accept_changed: bool
     optimizer: str | None
     evaluations: int
@@ -69,7 +70,7 @@ def train_judge(
     settings of `JudgeTrainingConfig`.
 
     Args:
-        pairs: a file that `load_pairs` reads, or pairs.
+        pairs: a file or a folder of pages that `load_pairs` reads, or pairs.
         judge: the model; what `synthesize` takes as teacher.
         out: the folder for everything; None: a folder in `refed-judges/`, named after what determines the result.
         program: a compiled judge to start from, its file or MLflow address; None: the package's prompts.

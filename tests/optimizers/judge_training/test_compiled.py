@@ -93,12 +93,14 @@ def test_a_judge_that_reads_perplexities_needs_their_model(
     with pytest.raises(ConfigError, match=r"^judge_program .*: it was trained with perplexities; name the model"):
         measure_agreement(pairs, teacher, tmp_path / "a", program=made.path, progress=False)
     asked = len(toy.prompts)
-    rows = measure_agreement(pairs, teacher, tmp_path / "a", program=made.path, scorer=scorer, progress=False).rows
+    rows = measure_agreement(
+        pairs, teacher, tmp_path / "a", program=made.path, judge_scorer=scorer, progress=False
+    ).rows
     assert len(toy.prompts) > asked
     own = measure_agreement(pairs, teacher, tmp_path / "b", program=made.judge, progress=False).rows
     assert own == rows
     with pytest.raises(ConfigError, match=r"^judge_scorer: no judge_program was trained with perplexities"):
-        measure_agreement(pairs, teacher, tmp_path / "c", scorer=scorer, progress=False)
+        measure_agreement(pairs, teacher, tmp_path / "c", judge_scorer=scorer, progress=False)
 
 
 KILLED = """

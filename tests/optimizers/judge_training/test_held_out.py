@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from refed_dspy.optimizers.judge_training.held_out import CRITERIA, FEWEST_TRAIN
 from tests.support.judged_pairs import judged_pairs
 
 
-def held(pairs: Sequence[Pair], **settings: object) -> HeldOut:
+def held(pairs: Sequence[Pair], **settings: Any) -> HeldOut:
     return hold_out(pairs, JudgeTrainingConfig(**settings))
 
 
@@ -93,7 +94,7 @@ def test_names_may_be_written_either_way() -> None:
         (plain(MANY), {"held_out_systems": ["ant"]}, "no answer is by 'ant'; there are: none, for none is named"),
     ],
 )
-def test_too_little_to_hold_out_is_one_line(pairs: list[Pair], settings: dict[str, object], message: str) -> None:
+def test_too_little_to_hold_out_is_one_line(pairs: list[Pair], settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as refused:
         held(pairs, **settings)
     assert message in str(refused.value) and "\n" not in str(refused.value)

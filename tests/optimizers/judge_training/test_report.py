@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ HELD = HeldOut(frozenset(f"Task {n}." for n in range(20)), ("wit",), ("elk",))
 RIGHT, WRONG, TIE = Verdict(1, True, ()), Verdict(-1, True, ()), Verdict(0, False, ())
 
 
-def judged(number: int, before: Verdict, after: Verdict, **more: str) -> Judged:
+def judged(number: int, before: Verdict, after: Verdict, **more: Any) -> Judged:
     """A pair of which people prefer A."""
     pair = Pair(instruction=f"Task {number}.", answer_a="a", answer_b="b", verdict=1, **more)
     return Judged(pair, before, after, {RIGHT: 0.8, WRONG: 0.3, TIE: 0.5}[after])
