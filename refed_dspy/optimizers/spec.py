@@ -233,7 +233,7 @@ def _program(program: Any, settings: CompileConfig) -> dspy.Module:
         return module
     if isinstance(program, TrainedJudge):
         raise ConfigError(
-            "program: a trained judge, whose scorer fits its prompts; compile a PairwiseJudge, and train that one"
+            "program: a trained judge, whose correction fits its prompts; compile a PairwiseJudge, and train that one"
         )
     if not isinstance(program, dspy.Module):
         raise ConfigError(

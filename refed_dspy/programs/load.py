@@ -12,11 +12,11 @@ import dspy
 from refed_dspy.config.named import PROGRAMS, is_named, made, resolve
 from refed_dspy.errors import ConfigError, briefly, one_line
 from refed_dspy.programs.baselines import program_class_of
-from refed_dspy.programs.changed import refuse_changed_scorers
+from refed_dspy.programs.changed import refuse_changed_corrections
 from refed_dspy.programs.judges import PairwiseJudge
 from refed_dspy.programs.reference_level import ReferenceLevelFeedback
 from refed_dspy.programs.saved import (
-    SCORERS,
+    CORRECTIONS,
     UNPROVED,
     load_into,
     load_saved,
@@ -134,9 +134,9 @@ def open_judge(source: Path | str | None, accept_changed: bool = False) -> Pairw
     if source is None:
         return judge
     state = read_state(source)
-    if isinstance(state, dict) and SCORERS in state:
-        judge = trained_judge_of(state[SCORERS], str(source))
-        refuse_changed_scorers(state[SCORERS], manifest_of(state).get(SCORERS), str(source), accept_changed)
+    if isinstance(state, dict) and CORRECTIONS in state:
+        judge = trained_judge_of(state[CORRECTIONS], str(source))
+        refuse_changed_corrections(state[CORRECTIONS], manifest_of(state).get(CORRECTIONS), str(source), accept_changed)
     load_saved(judge, state, str(source), accept_changed)
     remember_origin(judge, state, str(source))
     return judge

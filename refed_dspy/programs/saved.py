@@ -26,8 +26,8 @@ OWN = {"embedded": "embedded.json"}
 """The package's own programs: their name → their file. This one is for the embedded model: it has demonstrations."""
 MANIFEST = "refed"
 """The key of this package's entry in a program's file."""
-SCORERS = "scorers"
-"""The key of a trained judge's scorers there, and of their digest in the manifest."""
+CORRECTIONS = "corrections"
+"""The key of a trained judge's corrections there, and of their digest in the manifest."""
 UNPROVED = "none"
 """What is remembered of the proof of a compiled program whose gain was not proved."""
 
@@ -45,8 +45,8 @@ def prompt_digest(predictor: dspy.Predict) -> str:
 
 
 def program_digests(program: dspy.Module) -> dict[str, str]:
-    """Predictor name → digest of its prompt; of a trained judge also that of its scorers."""
-    scored = {SCORERS: digest(program.scorers.state())} if hasattr(program, SCORERS) else {}
+    """Predictor name → digest of its prompt; of a trained judge also that of its corrections."""
+    scored = {CORRECTIONS: digest(program.corrections.state())} if hasattr(program, CORRECTIONS) else {}
     return {name: prompt_digest(predictor) for name, predictor in program.named_predictors()} | scored
 
 
@@ -58,7 +58,7 @@ def _field_digests(program: dspy.Module) -> dict[str, str]:
 
 
 def program_state(program: dspy.Module) -> dict[str, Any]:
-    """`program` as JSON: instructions, demos, a trained judge's scorers, and digests, without a language model."""
+    """`program` as JSON: instructions, demos, a trained judge's corrections, and digests, without a language model."""
     state: dict[str, Any] = without_models(program)[0].dump_state()  # an LM's state may hold addresses
     if isinstance(program, dspy.Predict):  # the state of a single predictor has no names
         state = {"self": state}
@@ -69,9 +69,9 @@ def program_state(program: dspy.Module) -> dict[str, Any]:
         "digests": prompt_digests(state),
         **_own_class(program),
     }
-    if hasattr(program, SCORERS):
-        state[SCORERS] = program.scorers.state()
-        state[MANIFEST][SCORERS] = digest(state[SCORERS])
+    if hasattr(program, CORRECTIONS):
+        state[CORRECTIONS] = program.corrections.state()
+        state[MANIFEST][CORRECTIONS] = digest(state[CORRECTIONS])
     return state
 
 

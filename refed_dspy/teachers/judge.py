@@ -27,7 +27,7 @@ def open_judge_program(settings: WithJudge) -> PairwiseJudge | None:
     was trained with them; None where none is set. Raises ConfigError."""
     path, scorer = settings.judge_program, settings.judge_scorer
     judge = None if path is None else open_judge(path, settings.accept_changed)
-    needed = isinstance(judge, TrainedJudge) and judge.scorers.read_perplexity
+    needed = isinstance(judge, TrainedJudge) and judge.corrections.read_perplexity
     if needed and scorer is None:
         raise ConfigError(
             f"judge_program {path}: it was trained with perplexities; name the model that computes them with "
@@ -38,7 +38,7 @@ def open_judge_program(settings: WithJudge) -> PairwiseJudge | None:
     if scorer is not None and isinstance(judge, TrainedJudge):
         from refed_dspy.metrics.figures import open_scorer  # NumPy and more come with it
 
-        judge.scorers.log_perplexity = log_perplexity_by(open_scorer(scorer), scorer.template)
+        judge.corrections.log_perplexity = log_perplexity_by(open_scorer(scorer), scorer.template)
     return judge
 
 

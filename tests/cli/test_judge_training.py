@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from benchmarks.biased_judge import Bias, BiasedJudge
 from tests.cli import test_runs
 from tests.cli.test_compile import no_traceback
 from tests.cli.test_runs import refed, refused
-from tests.support.judged_pairs import judged_pairs, without_grades, written
+from tests.support.judged_pairs import judged_pairs, lines_of, without_grades, written
 
 home = test_runs.home
 PEOPLE = without_grades(judged_pairs(14, 4))
@@ -29,12 +28,7 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BiasedJudge]:
 
 def train(home: Path, judge: BiasedJudge, *words: object, **bias: Any) -> Result:
     (home / "judge.yaml").write_text(yaml.safe_dump(judge.teacher(Bias(length=2.0, **bias))))
-    rows = [json.loads(pair.model_dump_json()) for pair in PEOPLE]
-    for row in rows:
-        row["annotations"] = {n: {"verdict": {1: "A", 0: "tie", -1: "B"}[said["verdict"]]}
-                              for n, said in row["annotations"].items()}  # fmt: skip
-        del row["verdict"]
-    (home / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (home / "pairs.jsonl").write_text(lines_of(PEOPLE))
     named = {"--pairs": "pairs.jsonl", "--judge": "judge.yaml", "--out": "out"}
     named |= dict(zip(words[::2], words[1::2], strict=True))  # type: ignore[arg-type]
     return refed("judge", "train", *(word for pair in named.items() for word in pair if pair[1]))

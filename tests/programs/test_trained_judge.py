@@ -20,30 +20,30 @@ from refed_dspy.filters.build import build
 from refed_dspy.filters.judge import ImprovedWins, Rubric
 from refed_dspy.optimizers.compile import compile as tune
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
+from refed_dspy.programs.correction import Correction, Term
 from refed_dspy.programs.judges import SAME, Criterion, Graded, Verdict
 from refed_dspy.programs.load import load_program, open_judge
 from refed_dspy.programs.saved import program_digests, save_program
-from refed_dspy.programs.scorer import Scorer, Term
 from refed_dspy.programs.side_by_side import SideBySide
-from refed_dspy.programs.trained_judge import GRADES, PAIRS, Scorers, TrainedJudge
+from refed_dspy.programs.trained_judge import GRADES, PAIRS, Corrections, TrainedJudge
 from tests.support.scripted_engine import Writer, fake_lm
 
-OF_PAIRS = Scorer(
+OF_PAIRS = Correction(
     terms={
         "preference": Term(mean=0, scale=1, coefficient=1.0),
         "length": Term(mean=0, scale=1, coefficient=-2.0),
     },
     thresholds=(-0.2, 0.2),
 )
-OF_GRADES = Scorer(
+OF_GRADES = Correction(
     terms={"grade": Term(mean=3, scale=1, coefficient=2.0), "length": Term(mean=3, scale=1, coefficient=-1.0)},
     thresholds=(-3.0, -1.0, 1.0, 3.0),
 )
 DEPTH = Criterion("depth", "how deep it goes")
 
 
-def trained(**scorers: Scorer) -> TrainedJudge:
-    return TrainedJudge(Scorers({PAIRS: OF_PAIRS, GRADES: OF_GRADES, **scorers}))
+def trained(**corrections: Correction) -> TrainedJudge:
+    return TrainedJudge(Corrections({PAIRS: OF_PAIRS, GRADES: OF_GRADES, **corrections}))
 
 
 def says(first: str, second: str) -> Writer:
@@ -66,7 +66,7 @@ def verdict(judge: PairwiseJudge, writer: Writer, a: str = "a longer text", b: s
         return asyncio.run(judge.judge("Do it.", a, b))
 
 
-def test_the_scorer_decides_and_the_sides_can_be_exchanged() -> None:
+def test_the_correction_decides_and_the_sides_can_be_exchanged() -> None:
     torn = says("A>B", "A>B")  # the first that is shown: the plain judge is torn
     assert verdict(PairwiseJudge(), torn).preference == 0
     made, turned = verdict(trained(), torn), verdict(trained(), torn, "short", "a longer text")
@@ -102,14 +102,14 @@ def test_a_grade_is_the_one_that_people_would_give() -> None:
     assert short.grade == round(short.expected) and 1 <= long.expected <= 5
 
 
-def test_the_questions_are_those_of_the_judge_without_a_scorer() -> None:
+def test_the_questions_are_those_of_the_judge_without_a_correction() -> None:
     plain, scored = says("A>B", "A>B"), says("A>B", "A>B")
     verdict(PairwiseJudge(), plain), verdict(trained(), scored)
     assert [str(r.messages) for r in plain.requests] == [str(r.messages) for r in scored.requests]
     prompts = program_digests(trained())
     assert prompts["compare"] == program_digests(PairwiseJudge())["compare"]
     other = trained(pairs=OF_PAIRS.model_copy(update={"thresholds": (-0.3, 0.3)}))
-    assert program_digests(other)["scorers"] != prompts["scorers"]
+    assert program_digests(other)["corrections"] != prompts["corrections"]
 
 
 # --- the file
@@ -123,14 +123,14 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "judge.json"
 
 
-def test_one_file_holds_prompts_and_scorers(path: Path) -> None:
+def test_one_file_holds_prompts_and_corrections(path: Path) -> None:
     judge = open_judge(path)
-    assert isinstance(judge, TrainedJudge) and judge.scorers.by_name == {PAIRS: OF_PAIRS, GRADES: OF_GRADES}
+    assert isinstance(judge, TrainedJudge) and judge.corrections.by_name == {PAIRS: OF_PAIRS, GRADES: OF_GRADES}
     assert judge.compare.signature.instructions == "Prefer what is short."
-    assert judge.rubric is not None and judge.rubric.scorers is judge.scorers
+    assert judge.rubric is not None and judge.rubric.corrections is judge.corrections
     writer = says("A>B", "A>B")
     assert verdict(judge, writer).preference == verdict(trained(), writer).preference
-    assert copy.deepcopy(judge).scorers is judge.scorers
+    assert copy.deepcopy(judge).corrections is judge.corrections
     plain = load_program(path, into=PairwiseJudge())
     assert plain.compare.signature.instructions == "Prefer what is short." and not isinstance(plain, TrainedJudge)
 
@@ -145,12 +145,15 @@ def edited(path: Path, change: Any) -> Path:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s["scorers"]["pairs"]["terms"]["length"].update(coefficient=2), "its scorers were edited after it"),
-        (lambda s: s["refed"].pop("scorers"), "its scorers were edited after it"),
-        (lambda s: s.update(scorers=[]), "its scorers are damaged; train the judge again"),
-        (lambda s: s["scorers"].pop("pairs"), "its scorers are damaged; train the judge again"),
-        (lambda s: s["scorers"].update(taste={}), "its scorers are damaged; train the judge again"),
-        (lambda s: s["scorers"]["pairs"].update(thresholds="x"), "its scorer is damaged: thresholds: "),
+        (
+            lambda s: s["corrections"]["pairs"]["terms"]["length"].update(coefficient=2),
+            "its corrections were edited",
+        ),
+        (lambda s: s["refed"].pop("corrections"), "its corrections were edited"),
+        (lambda s: s.update(corrections=[]), "its corrections are damaged; train the judge again"),
+        (lambda s: s["corrections"].pop("pairs"), "its corrections are damaged; train the judge again"),
+        (lambda s: s["corrections"].update(taste={}), "its corrections are damaged; train the judge again"),
+        (lambda s: s["corrections"]["pairs"].update(thresholds="x"), "its correction is damaged: thresholds: "),
         (lambda s: s.pop("compare"), "not saved from this program: it lacks compare"),
         (lambda s: s.pop("rubric.grade"), "not saved from this program: it lacks rubric.grade"),
         (lambda s: s["compare"]["signature"].update(instructions="Hm."), "its prompts were edited after it was saved"),
@@ -168,10 +171,10 @@ def test_half_a_file_is_no_program(path: Path) -> None:
         open_judge(path)
 
 
-def test_edited_scorers_can_be_accepted(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    edited(path, lambda state: state["scorers"]["pairs"].update(thresholds=[-1, 1]))
+def test_edited_corrections_can_be_accepted(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    edited(path, lambda state: state["corrections"]["pairs"].update(thresholds=[-1, 1]))
     judge = open_judge(path, accept_changed=True)
-    assert isinstance(judge, TrainedJudge) and judge.scorers.by_name[PAIRS].thresholds == (-1, 1)
+    assert isinstance(judge, TrainedJudge) and judge.corrections.by_name[PAIRS].thresholds == (-1, 1)
     assert "edited after it was saved; how well it agrees with people is no longer known" in caplog.text
 
 
@@ -202,10 +205,10 @@ def test_filters_ask_it(path: Path) -> None:
     assert isinstance(wins, ImprovedWins) and wins.judge is judge
     assert isinstance(of_response, Rubric) and of_response.judge is judge.rubric
     assert isinstance(of_instruction, Rubric) and of_instruction.judge is not judge.rubric  # grades were of answers
-    assert [step.settings.get("prompts", {}).get("scorers") is not None for step in steps] == [True, True, False]
+    assert [step.settings.get("prompts", {}).get("corrections") is not None for step in steps] == [True, True, False]
     alone = build([FilterConfig.model_validate("rubric")], 0, judge)
     assert isinstance(alone[0].filter, Rubric) and alone[0].filter.judge is judge.rubric
-    only_pairs = TrainedJudge(Scorers({PAIRS: OF_PAIRS}))
+    only_pairs = TrainedJudge(Corrections({PAIRS: OF_PAIRS}))
     with pytest.raises(ConfigError, match="judge_program: no filter uses it"):
         build([FilterConfig.model_validate("rubric")], 0, only_pairs)
 
@@ -217,8 +220,8 @@ def test_a_comparison_asks_it() -> None:
     assert SideBySide({"a": ReferenceLevelFeedback()}, "a", PairwiseJudge()).grader is not None
 
 
-def test_it_is_not_compiled_under_its_scorer() -> None:
-    with pytest.raises(ConfigError, match=r"^program: a trained judge, whose scorer fits its prompts"):
+def test_it_is_not_compiled_under_its_correction() -> None:
+    with pytest.raises(ConfigError, match=r"^program: a trained judge, whose correction fits its prompts"):
         tune(trained(), [], teacher=fake_lm(says("", "")), progress=False)
 
 
@@ -232,8 +235,8 @@ def test_where_it_reads_perplexities_it_needs_something_that_computes_them() -> 
         asked.append((instruction, answer))
         return float(len(answer))
 
-    judge.scorers.log_perplexity = log_perplexity
+    judge.corrections.log_perplexity = log_perplexity
     made = verdict(judge, says("A>B", "A>B"))
     assert made.preference is not None and made.preference < 0
     assert asked == [("Do it.", "a longer text"), ("Do it.", "short")]
-    assert asyncio.run(judge.scorers.nats(GRADES, "", "")) is None  # that one reads none
+    assert asyncio.run(judge.corrections.nats(GRADES, "", "")) is None  # that one reads none

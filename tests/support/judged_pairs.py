@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,6 +66,18 @@ def without_grades(pairs: Sequence[Pair]) -> list[Pair]:
         )
         for pair in pairs
     ]
+
+
+def lines_of(pairs: Sequence[Pair]) -> str:
+    """`pairs` as a file that names its annotators."""
+    names = {1: "A", 0: "tie", -1: "B"}
+    rows = []
+    for pair in pairs:
+        row = pair.model_dump(mode="json", exclude={"verdict"})
+        for said in row["annotations"].values():
+            said["verdict"] = names[said["verdict"]]
+        rows.append(row)
+    return "".join(f"{json.dumps(row)}\n" for row in rows)
 
 
 def written(path: Path, pairs: Sequence[Pair]) -> Path:

@@ -1,4 +1,4 @@
-"""Fits a judge's scorers to what people said: ordinal logistic regression, as a binary one over extended rows.
+"""Fits a judge's corrections to what people said: ordinal logistic regression, as a binary one over extended rows.
 
 An example with levels 1 to K becomes K - 1 rows, one a threshold: is its level above k? Each has the example's figures
 and an indicator of its threshold, whose coefficient is the threshold (Li & Lin 2007, "Ordinal Regression by Extended
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refed_dspy.optimizers.judge_training.people import Shares
-from refed_dspy.programs.scorer import Scorer, Term, standardised
+from refed_dspy.programs.correction import Correction, Term, standardised
 
 Floats = NDArray[np.float64]
 STRENGTHS = tuple(float(strength) for strength in np.logspace(-4, 2, 13))
@@ -39,16 +39,16 @@ class Example:
         return Example({name: -value for name, value in self.figures.items()}, self.shares[::-1], self.instruction)
 
 
-def fit_pairs(examples: Sequence[Example]) -> Scorer:
-    """The scorer of comparisons. Each example counts in both orders, so that neither side can be preferred."""
+def fit_pairs(examples: Sequence[Example]) -> Correction:
+    """The correction of comparisons. Each example counts in both orders, so that neither side can be preferred."""
     fitted = _fit(_Rows.of([*examples, *(example.exchanged() for example in examples)]))
     half = _short((fitted.thresholds[-1] - fitted.thresholds[0]) / 2)
     terms = {name: term.model_copy(update={"mean": 0.0}) for name, term in fitted.terms.items()}
-    return Scorer(terms=terms, thresholds=(-half, half))
+    return Correction(terms=terms, thresholds=(-half, half))
 
 
-def fit_grades(examples: Sequence[Example]) -> Scorer:
-    """The scorer of single answers."""
+def fit_grades(examples: Sequence[Example]) -> Correction:
+    """The correction of single answers."""
     return _fit(_Rows.of(examples))
 
 
@@ -103,7 +103,7 @@ def _extended(figures: Floats, shares: Floats) -> Iterator[tuple[Floats, NDArray
         yield values, np.zeros(len(figures), dtype=bool), below
 
 
-def _fit(rows: _Rows) -> Scorer:
+def _fit(rows: _Rows) -> Correction:
     coefficients = _regression(rows, slice(None), _best_strength(rows)).coef_[0].tolist()
     of_figures, of_thresholds = coefficients[: len(rows.names)], coefficients[len(rows.names) :]
     terms = {
@@ -112,7 +112,7 @@ def _fit(rows: _Rows) -> Scorer:
     }
     # Levels that nobody used leave thresholds to the penalty alone, which knows no order.
     ascending = np.maximum.accumulate([_FREE * each for each in of_thresholds]).tolist()
-    return Scorer(terms=terms, thresholds=tuple(map(_short, ascending)))
+    return Correction(terms=terms, thresholds=tuple(map(_short, ascending)))
 
 
 def _best_strength(rows: _Rows) -> float:

@@ -13,10 +13,10 @@ from refed_dspy.optimizers.judge_training.held_out import FEWEST_TRAIN, HeldOut
 from refed_dspy.optimizers.judge_training.people import GradedAnswer, shares_of
 from refed_dspy.optimizers.judge_training.report import Judged, TrainingReport, report_on
 from refed_dspy.programs import PairwiseJudge, Verdict, answer_figures
+from refed_dspy.programs.correction import Correction
 from refed_dspy.programs.judges import Graded
 from refed_dspy.programs.saved import load_state, program_state
-from refed_dspy.programs.scorer import Scorer
-from refed_dspy.programs.trained_judge import GRADES, PAIRS, Scorers, TrainedJudge, TrainedRubric
+from refed_dspy.programs.trained_judge import GRADES, PAIRS, Corrections, TrainedJudge, TrainedRubric
 
 Nats = Mapping[tuple[str, str], float | None]
 """(what an answer is for, the answer) → the mean negative log-likelihood of its tokens."""
@@ -55,20 +55,20 @@ class Lesson:
 
 
 def learn(lesson: Lesson, prompts: PairwiseJudge) -> TrainedJudge:
-    """The judge with `prompts` and scorers fitted to the training pairs and answers.
+    """The judge with `prompts` and corrections fitted to the training pairs and answers.
 
     Raises RunStopped where the judge decided too few of the training pairs.
     """
-    scorers = {PAIRS: _pairs_scorer(lesson)}
-    if (of_grades := _grades_scorer(lesson)) is not None:
-        scorers[GRADES] = of_grades
-    trained = TrainedJudge(Scorers(scorers))
+    corrections = {PAIRS: _pairs_correction(lesson)}
+    if (of_grades := _grades_correction(lesson)) is not None:
+        corrections[GRADES] = of_grades
+    trained = TrainedJudge(Corrections(corrections))
     own, others = program_state(trained), program_state(prompts)
     load_state(trained, {**own, **{name: others[name] for name, _ in prompts.named_predictors()}}, "training")
     return trained
 
 
-def _pairs_scorer(lesson: Lesson) -> Scorer:
+def _pairs_correction(lesson: Lesson) -> Correction:
     train, verdicts = lesson.held_out.train(lesson.pairs), lesson.said.verdicts
     examples = [
         Example(lesson.figures_of(pair, verdict), shares_of(pair), pair.instruction)
@@ -83,7 +83,7 @@ def _pairs_scorer(lesson: Lesson) -> Scorer:
     return fit_pairs(examples)
 
 
-def _grades_scorer(lesson: Lesson) -> Scorer | None:
+def _grades_correction(lesson: Lesson) -> Correction | None:
     """None where people's grades are too few, or all the same."""
     examples = [
         Example(lesson.figures_of_answer(answer, graded.grade), answer.shares, answer.instruction)
@@ -105,7 +105,7 @@ def judged_by(lesson: Lesson, trained: TrainedJudge) -> list[Judged]:
         after, chance = verdict, 0.5
         if verdict.in_orders is not None:  # the two answers differ
             figures = lesson.figures_of(pair, verdict)
-            _, tie, a_better = trained.scorers.by_name[PAIRS].shares(figures)
+            _, tie, a_better = trained.corrections.by_name[PAIRS].shares(figures)
             after, chance = trained.rescored(verdict, figures), min(1.0, a_better + tie / 2)
         judged.append(Judged(pair, before, after, chance))
     return judged

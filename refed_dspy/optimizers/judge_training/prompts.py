@@ -26,7 +26,7 @@ COMPILE = "compile"
 _NOTHING = Spent(0, 0, 0, 0.0)
 _SHARES = {"train": (0.25, 24), "validation": (0.125, 12), "test": (0.125, 16)}
 """The share of the training's instructions that each set of the compile gets, and the most. What it sees of them (the
-first two) is lost to the scorer: of its own demonstrations a judge is too sure."""
+first two) is lost to the correction: of its own demonstrations a judge is too sure."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Prompts:
     stopped: str = ""
 
     def unseen(self, pairs: Sequence[Pair]) -> list[Pair]:
-        """Those of `pairs` that the prompts were not compiled on, which the scorer can be fitted and measured with."""
+        """Those of `pairs` that the prompts were not compiled on: a correction can be fitted and measured with them."""
         return [pair for pair in pairs if digest(pair.instruction) not in self.seen]
 
     def notes(self) -> list[str]:

@@ -114,13 +114,13 @@ def prepare(
     if settings.optimizer is not None and len(held_out.train(usable)) < 2 * FEWEST_TRAIN:
         raise ConfigError(
             f"optimizer: {len(held_out.train(usable))} training pairs are too few to compile the prompts and fit a "
-            f"scorer; it takes {2 * FEWEST_TRAIN}"
+            f"correction; it takes {2 * FEWEST_TRAIN}"
         )
     return TrainingSpec(usable, len(loaded) - len(usable), held_out, began_as, open_judge_model(judge), settings)
 
 
 def _prompts_of(program: Any, accept_changed: bool) -> PairwiseJudge:
-    """A judge with the prompts of `program`, and without a scorer that it may have."""
+    """A judge with the prompts of `program`, and without a correction that it may have."""
     if program is not None and not isinstance(program, PairwiseJudge | str | Path):
         raise ConfigError(f"program: got a {type(program).__name__}; pass a compiled judge, its file or MLflow address")
     given = program if isinstance(program, PairwiseJudge) else open_judge(program, accept_changed)

@@ -63,8 +63,8 @@ def train_judge(
     on_progress: Callable[[Progress], None] | None = None,
     **settings: Unpack[JudgeTrainingKeywords],
 ) -> JudgeTraining:
-    """Train `judge` on people's verdicts: fit a small scorer over its answers and figures of the texts, and measure its
-    agreement with people before and after on pairs, criteria and systems that the training did not see.
+    """Train `judge` on people's verdicts: fit a small correction over its answers and figures of the texts, and measure
+    its agreement with people before and after on pairs, criteria and systems that the training did not see.
 
     It may be stopped at any moment. The same call then continues, and nothing is paid for twice. The other keywords are
     settings of `JudgeTrainingConfig`.
@@ -114,7 +114,7 @@ def _train(
         judged = judged_by(lesson, trained)
         report = report_of(lesson, trained, judged)
         if scorer is not None and spec.settings.scorer is not None:
-            trained.scorers.log_perplexity = log_perplexity_by(scorer, spec.settings.scorer.template)
+            trained.corrections.log_perplexity = log_perplexity_by(scorer, spec.settings.scorer.template)
     except RunStopped as error:
         note_failure(folder, str(error))
         raise

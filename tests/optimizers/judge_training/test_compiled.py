@@ -88,8 +88,8 @@ def test_a_judge_that_reads_perplexities_needs_their_model(
     scorer = {"model": "toy", "api_base": toy.url, "template": "none"}
     pairs, teacher = without_grades(people), judge.teacher(BIASED)
     made = train_judge(pairs, teacher, out=tmp_path / "out", scorer=scorer, progress=False)
-    assert made.judge is not None and made.judge.scorers.read_perplexity
-    assert "log_perplexity" in json.loads(made.path.read_text())["scorers"]["pairs"]["terms"]
+    assert made.judge is not None and made.judge.corrections.read_perplexity
+    assert "log_perplexity" in json.loads(made.path.read_text())["corrections"]["pairs"]["terms"]
     with pytest.raises(ConfigError, match=r"^judge_program .*: it was trained with perplexities; name the model"):
         measure_agreement(pairs, teacher, tmp_path / "a", program=made.path, progress=False)
     asked = len(toy.prompts)

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from refed_dspy.optimizers.judge_training.fit import Example, fit_grades, fit_pairs
-from refed_dspy.programs.scorer import Scorer
+from refed_dspy.programs.correction import Correction
 
 
 def levels(score: float, thresholds: tuple[float, ...], rng: random.Random) -> tuple[float, ...]:
@@ -29,8 +29,8 @@ def planted(count: int, thresholds: tuple[float, ...], seed: int = 0) -> list[Ex
     return made
 
 
-def slopes(scorer: Scorer) -> dict[str, float]:
-    return {name: term.coefficient / term.scale for name, term in scorer.terms.items()}
+def slopes(correction: Correction) -> dict[str, float]:
+    return {name: term.coefficient / term.scale for name, term in correction.terms.items()}
 
 
 def test_planted_coefficients_of_pairs_are_found() -> None:

@@ -96,12 +96,12 @@ def test_the_trained_judge_is_one_file_that_says_what_it_is(
     state = json.loads(made.path.read_text())
     manifest = state[MANIFEST]
     assert manifest["proof"]["proved"] is True and manifest["models"]["teacher"]["model"].startswith("openai/")
-    assert set(state["scorers"]) == {"pairs", "grades"} and "127.0.0.1" not in made.path.read_text()
+    assert set(state["corrections"]) == {"pairs", "grades"} and "127.0.0.1" not in made.path.read_text()
     loaded = open_judge(made.path)
     assert isinstance(loaded, TrainedJudge) and loaded.rubric is not None
     teacher, paid = judge.teacher(BIASED), judge.requests
     measured = measure_agreement(people, teacher, tmp_path / "out", program=made.path, progress=False)
-    assert judge.requests == paid + 320  # the questions are those of the judge without a scorer
+    assert judge.requests == paid + 320  # the questions are those of the judge without a correction
     rows = [json.loads(line) for line in (made.folder / "held-out.jsonl").read_text().splitlines()]
     assert measured.rows[-1].accuracy is not None and len(rows) > 80
     assert measured.rows[-1].accuracy.mean > accuracy(made)[0] + 0.1

@@ -1,4 +1,4 @@
-"""The scorer of a trained judge: a model of people's verdicts, small enough to be applied without any library.
+"""The correction of a trained judge: a model of people's verdicts, small enough to be applied without any library.
 
 It is ordinal logistic regression (proportional odds, McCullagh 1980). With figures x, standardised and cut off, and
 thresholds t(1) <= t(2) <= … between the levels, the worst first:
@@ -18,6 +18,7 @@ from typing import Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from refed_dspy.config.base import first_fault
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.records import Record
 
@@ -26,14 +27,14 @@ FARTHEST = 4.0
 
 
 class Term(Record):
-    """A figure in a scorer: how it is standardised, and its coefficient then."""
+    """A figure in a correction: how it is standardised, and its coefficient then."""
 
     mean: float = Field(allow_inf_nan=False)
     scale: float = Field(gt=0, allow_inf_nan=False)
     coefficient: float = Field(allow_inf_nan=False)
 
 
-class Scorer(Record):
+class Correction(Record):
     """Terms by the names of their figures (`answer_figures`), and the thresholds between levels, ascending."""
 
     terms: Mapping[str, Term]
@@ -63,29 +64,25 @@ def standardised(value: float, mean: float, scale: float) -> float:
     return max(-FARTHEST, min(FARTHEST, (value - mean) / scale))
 
 
-def read_scorer(value: Any, levels: int, figures: Mapping[str, float], source: str) -> Scorer:
-    """The scorer that a file holds as `value`, for so many levels, whose terms are among `figures`.
+def read_correction(value: Any, levels: int, figures: Mapping[str, float], source: str) -> Correction:
+    """The correction that a file holds as `value`, for so many levels, whose terms are among `figures`.
 
     Raises ConfigError where it is damaged, or of a version with other figures.
     """
     try:
-        scorer = Scorer.model_validate(value)
+        correction = Correction.model_validate(value)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        reason = one_line(f"{place}: {first['msg']}" if place else first["msg"], 160)
-        raise ConfigError(f"program {source}: its scorer is damaged: {reason}; train the judge again") from None
-    if unknown := sorted(set(scorer.terms) - set(figures)):
-        raise ConfigError(
-            f"program {source}: its scorer reads {one_line(unknown[0], 40)}, which this version does not know; train "
-            "the judge again"
-        )
-    if len(scorer.thresholds) != levels - 1:
-        raise ConfigError(
-            f"program {source}: its scorer is damaged: {len(scorer.thresholds)} thresholds for {levels} levels; train "
-            "the judge again"
-        )
-    return scorer
+        steps, message = first_fault(error)
+        place = ".".join(map(str, steps))
+        reason = one_line(f"{place}: {message}" if place else message, 160)
+        raise ConfigError(f"program {source}: its correction is damaged: {reason}; train the judge again") from None
+    if unknown := sorted(set(correction.terms) - set(figures)):
+        what = f"reads {one_line(unknown[0], 40)}, which this version does not know"
+    elif len(correction.thresholds) != levels - 1:
+        what = f"is damaged: {len(correction.thresholds)} thresholds for {levels} levels"
+    else:
+        return correction
+    raise ConfigError(f"program {source}: its correction {what}; train the judge again")
 
 
 def _logistic(score: float) -> float:
