@@ -110,7 +110,7 @@ def _fit(rows: _Rows) -> Correction:
         name: Term(mean=mean, scale=scale, coefficient=_short(coefficient))
         for name, mean, scale, coefficient in zip(rows.names, rows.means, rows.scales, of_figures, strict=True)
     }
-    # Levels that nobody used leave thresholds to the penalty alone, which knows no order.
+    # In order they are by themselves, but for rounding: those around a level that nobody used are equal.
     ascending = np.maximum.accumulate([_FREE * each for each in of_thresholds]).tolist()
     return Correction(terms=terms, thresholds=tuple(map(_short, ascending)))
 

@@ -87,6 +87,18 @@ def test_without_anything_to_learn_nothing_is_learned() -> None:
     assert all(abs(slope) < 0.2 for slope in slopes(fit_pairs(examples)).values())
 
 
+def test_a_few_examples_of_nothing_are_penalised_to_nearly_nothing() -> None:
+    """The weakest penalty would find coefficients of 0.3 and more in half of such data."""
+    rng = random.Random(1)
+    largest = []
+    for seed in range(8):
+        examples = planted(30, (-0.5, 0.5), seed)
+        shuffled = rng.sample(examples, len(examples))
+        anew = [Example(a.figures, b.shares, a.instruction) for a, b in zip(examples, shuffled, strict=True)]
+        largest.append(max(abs(term.coefficient) for term in fit_pairs(anew).terms.values()))
+    assert sorted(largest)[4] < 0.1
+
+
 def test_grades_that_nobody_gave_leave_thresholds_in_order() -> None:
     examples = [
         Example(each.figures, (0, 0, each.shares[0], 0, each.shares[1] + each.shares[2]), each.instruction)

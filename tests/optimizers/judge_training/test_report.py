@@ -29,7 +29,7 @@ def judged(number: int, before: Verdict, after: Verdict, **more: Any) -> Judged:
 
 def reported(*more: Judged) -> TrainingReport:
     plain = [judged(n, RIGHT if n % 2 else TIE, RIGHT if n % 4 else WRONG) for n in range(20)]
-    return report_on([*plain, *more], [], HELD, 0)
+    return report_on([*more, *plain], [], HELD, 0)
 
 
 def test_each_set_has_its_accuracy_and_a_paired_gain() -> None:

@@ -13,16 +13,20 @@ import dspy
 import pytest
 
 from benchmarks.biased_judge import Bias, BiasedJudge
+from refed_dspy.config.judge_training import JudgeTrainingConfig
 from refed_dspy.data.pairs import Pair
 from refed_dspy.errors import ConfigError, RunDirError, RunStopped, TeacherRefused
 from refed_dspy.ledger.states import state_in
 from refed_dspy.optimizers.judge_agreement import measure_agreement
 from refed_dspy.optimizers.judge_training.held_out import SETS
 from refed_dspy.optimizers.judge_training.result import OUTPUTS, JudgeTraining
+from refed_dspy.optimizers.judge_training.spec import prepare
 from refed_dspy.optimizers.judge_training.train import train_judge
-from refed_dspy.programs.load import open_judge
+from refed_dspy.programs import PairwiseJudge
+from refed_dspy.programs.load import open_judge, warn_of_another_teacher
 from refed_dspy.programs.saved import MANIFEST
 from refed_dspy.programs.trained_judge import TrainedJudge
+from refed_dspy.records import digest
 from tests.optimizers.judge_training.conftest import BIASED
 from tests.support.judged_pairs import judged_pairs, without_grades
 from tests.support.scripted_engine import Writer, fake_lm
@@ -57,7 +61,11 @@ def test_most_of_what_biases_cost_is_won_back_on_what_was_held_out(
 
 
 def test_verdicts_that_were_dealt_anew_teach_nothing(
-    made: JudgeTraining, people: list[Pair], judge: BiasedJudge, tmp_path: Path
+    made: JudgeTraining,
+    people: list[Pair],
+    judge: BiasedJudge,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     said = [{"verdict": pair.verdict, "annotations": pair.annotations} for pair in people]
     random.Random(1).shuffle(said)
@@ -66,6 +74,16 @@ def test_verdicts_that_were_dealt_anew_teach_nothing(
     assert vain.report is not None and vain.report.gain is not None
     assert not vain.report.proved and abs(vain.report.gain.mean) < 0.1
     assert any(line.startswith("not proved: ") for line in vain.lines())
+    warn_of_another_teacher(open_judge(vain.path), judge.teacher(BIASED)["model"])
+    assert "its gain was never proved" in caplog.text
+
+
+def test_pairs_that_the_prompts_were_tuned_on_are_left_out(people: list[Pair], judge: BiasedJudge) -> None:
+    program = PairwiseJudge()
+    program.tuned_on = [digest(people[0].instruction)]
+    spec = prepare(people, judge.teacher(BIASED), program, JudgeTrainingConfig())
+    assert spec.left_out == 4 and people[0].instruction not in {pair.instruction for pair in spec.pairs}
+    assert "left out: 4 pairs that the judge's prompts were tuned on" in spec.notes()
 
 
 def test_grades_come_nearer_to_peoples(made: JudgeTraining) -> None:
