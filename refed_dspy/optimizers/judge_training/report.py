@@ -9,7 +9,8 @@ from typing import Any
 from refed_dspy.data.pairs import Pair
 from refed_dspy.errors import one_line
 from refed_dspy.metrics.calibration import Calibration, calibration
-from refed_dspy.metrics.intervals import Correlation, Interval, correlations, is_gain, mean_interval
+from refed_dspy.metrics.gains import gain_interval, is_gain
+from refed_dspy.metrics.intervals import Correlation, Interval, correlations, mean_interval
 from refed_dspy.optimizers.agreement import Agreement, agreement, criterion_of
 from refed_dspy.optimizers.judge_training.held_out import SETS, HeldOut
 from refed_dspy.optimizers.judge_training.people import GradedAnswer
@@ -36,7 +37,8 @@ class Judged:
 @dataclass(frozen=True)
 class Change:
     """Agreement before and after, on some held-out pairs. `gain` is the difference in accuracy, paired, with each
-    instruction of the same weight; None where people decided on none of them."""
+    instruction of the same weight, and its interval is that of proofs (`gain_interval`); None where people decided on
+    none of them."""
 
     name: str
     before: Agreement
@@ -56,8 +58,8 @@ class Change:
         ]
         if not gains:
             return cls(name, before, after, None)
-        gain = mean_interval([g for _, g in gains], [text for text, _ in gains], seed=seed)
-        # Student's interval from few instructions may leave the range of differences.
+        gain = gain_interval([g for _, g in gains], [text for text, _ in gains])
+        # The interval from few instructions may leave the range of differences.
         return cls(name, before, after, replace(gain, low=max(-1.0, gain.low), high=min(1.0, gain.high)))
 
     def cells(self) -> tuple[str, ...]:
@@ -139,7 +141,7 @@ class TrainingReport:
 
     def lines(self) -> list[str]:
         """Tables for a terminal."""
-        heading = ("held out", "pairs", "accuracy before", "after", "gain", "Pearson", "Spearman")
+        heading = ("held out", "pairs", "accuracy before", "after", "gain (98.5%)", "Pearson", "Spearman")
         lines = table_lines([heading, *(change.cells() for change in self.sets)])
         if self.criteria:
             shown = self.criteria[:_MOST_CRITERIA]

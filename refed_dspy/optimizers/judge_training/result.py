@@ -13,7 +13,7 @@ from typing import Any
 
 from refed_dspy.files import write_json, write_lines, write_text
 from refed_dspy.metrics.drawing import save
-from refed_dspy.metrics.intervals import gain_or_loss
+from refed_dspy.metrics.gains import gain_or_loss
 from refed_dspy.optimizers.agreement import criterion_of
 from refed_dspy.optimizers.judge_training.held_out import HeldOut
 from refed_dspy.optimizers.judge_training.picture import reliability_picture
