@@ -103,6 +103,7 @@ bench: setup ## the figures of benchmarks/README.md, about an hour
 	$(BIN)/python -m benchmarks.claims
 	$(BIN)/python -m benchmarks.promotion
 	$(BIN)/python -m benchmarks.optimization
+	$(BIN)/python -m benchmarks.judge_training
 	$(BIN)/python -m benchmarks.tracking
 	$(BIN)/python -m benchmarks.stopping
 	$(BIN)/python -m benchmarks.rouge

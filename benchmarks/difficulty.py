@@ -26,7 +26,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from refed_dspy.config.jobs import Template
+from refed_dspy.config.scorer import Template
 from refed_dspy.metrics.endpoint_scorer import EndpointScorer
 from refed_dspy.metrics.figures import CachedScorer
 from refed_dspy.metrics.perplexity import GUESS, SEPARATOR, TEMPLATES, Difficulty, ifd

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from refed_dspy.data.references import load_references
     from refed_dspy.optimizers.compile import compile  # noqa: A004 — as `re.compile`
     from refed_dspy.optimizers.judge_agreement import measure_agreement
+    from refed_dspy.optimizers.judge_training.train import train_judge
     from refed_dspy.programs.load import load_program
     from refed_dspy.programs.reference_level import ReferenceLevelFeedback
     from refed_dspy.programs.saved import save_program
@@ -77,6 +78,7 @@ _ROOMS = {
     "compare": "runs.compare.compare",
     "compile": "optimizers.compile",
     "measure_agreement": "optimizers.judge_agreement",
+    "train_judge": "optimizers.judge_training.train",
     "promote": "tracking.registry",
     "track": "tracking.track",
     "annotate": "sharing.annotate.annotate",
@@ -117,6 +119,7 @@ __all__ = [
     "stream",
     "synthesize",
     "track",
+    "train_judge",
 ]
 
 

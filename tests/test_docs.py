@@ -32,6 +32,7 @@ from refed_dspy.config.compile import CompileConfig
 from refed_dspy.config.environment import read_variables
 from refed_dspy.config.evaluation import AlpacaEvalConfig, ArenaHardConfig, IFEvalConfig
 from refed_dspy.config.jobs import AnswersConfig, CompareConfig, FilterRunConfig, RecycleConfig, StatsConfig
+from refed_dspy.config.judge_training import JudgeTrainingConfig
 from refed_dspy.config.loading import load_config
 from refed_dspy.config.run import RunConfig
 from refed_dspy.errors import ConfigError
@@ -41,7 +42,7 @@ ROOT = running.DOCS.parent
 KINDS: dict[str, type[Settings]] = {
     "run": RunConfig, "compile": CompileConfig, "compare": CompareConfig, "filters": FilterRunConfig,
     "recycle": RecycleConfig, "stats": StatsConfig, "answers": AnswersConfig, "alpaca": AlpacaEvalConfig,
-    "arena": ArenaHardConfig, "ifeval": IFEvalConfig,
+    "arena": ArenaHardConfig, "ifeval": IFEvalConfig, "train": JudgeTrainingConfig,
 }  # fmt: skip
 """What a settings file holds, by the first word of its name."""
 PAGES = [pytest.param(path, id=running.page_name(path)) for path in running.pages()]

@@ -29,9 +29,9 @@ _NAMES = {
     "AnswerFormat": "jsonl | alpaca_eval | arena_hard | ifeval",
 }
 """Type alias → what it stands for."""
-_LAST = ("judge", "judge_program", "max_cost", "max_calls", "max_minutes")
+_LAST = ("judge", "judge_program", "judge_scorer", "max_cost", "max_calls", "max_minutes")
 """Keys that many kinds of work have: they end a table, in whatever class they are written."""
-_MODULES = ("base", "teacher", "run", "compile", "jobs", "evaluation", "filters")
+_MODULES = ("base", "teacher", "run", "compile", "jobs", "evaluation", "judge_training", "scorer", "filters")
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:

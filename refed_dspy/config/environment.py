@@ -15,6 +15,7 @@ from refed_dspy.config.base import Settings
 from refed_dspy.config.compile import CompileConfig
 from refed_dspy.config.evaluation import AlpacaEvalConfig, ArenaHardConfig, IFEvalConfig
 from refed_dspy.config.jobs import AnswersConfig, CompareConfig, FilterRunConfig, RecycleConfig, StatsConfig
+from refed_dspy.config.judge_training import JudgeTrainingConfig
 from refed_dspy.config.keys import is_secret_name
 from refed_dspy.config.run import RunConfig
 from refed_dspy.errors import ConfigError, one_line
@@ -28,7 +29,7 @@ _ELSEWHERE = "REFED_CACHE"
 """A variable of that prefix that is read elsewhere."""
 _KINDS: tuple[type[Settings], ...] = (
     RunConfig, CompileConfig, CompareConfig, FilterRunConfig, RecycleConfig, StatsConfig, AnswersConfig,
-    AlpacaEvalConfig, ArenaHardConfig, IFEvalConfig,
+    AlpacaEvalConfig, ArenaHardConfig, IFEvalConfig, JudgeTrainingConfig,
 )  # fmt: skip
 _ALL_KEYS = {key for kind in _KINDS for key in kind.model_fields}
 _KEY_NAME = "api_key_env"

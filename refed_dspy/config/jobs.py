@@ -10,30 +10,13 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from refed_dspy.config.base import Capped, FromReferences, PromptColumns, RowColumns, Settings
 from refed_dspy.config.filters import FilterConfig
+from refed_dspy.config.scorer import ScorerConfig
 from refed_dspy.config.teacher import TeacherConfig, WithJudge
 
 COMPARED = ("seed-only", "instruction-only", "sample-level", "reference-level")
 """The programs of the paper's first table."""
-Template = Literal["vicuna", "alpaca", "wizardlm", "none"]
 AnswerFormat = Literal["jsonl", "alpaca_eval", "arena_hard", "ifeval"]
 _FILE_NAME = re.compile(r"[\w+-][\w.+-]{0,99}", re.ASCII)
-
-
-class ScorerConfig(Settings):
-    """The model that scores how likely a text is: one on this machine, or an endpoint that returns a prompt's
-    log-probabilities (vLLM)."""
-
-    model: str
-    """A folder or Hub name for transformers; with api_base, the model's name at the endpoint."""
-    api_base: str | None = None
-    """Address of the endpoint, up to and including `/v1`. Unset: the model runs on this machine."""
-    api_key_env: str | None = Field(default=None, pattern=r"^[A-Z_][A-Z0-9_]*$")
-    """Name of the environment variable that holds the key."""
-    concurrency: int = Field(default=8, ge=1, le=256)
-    """Calls in flight at once."""
-    template: Template = "vicuna"
-    """The prompt around an instruction in IFD and r-IFD: choose the one that the model will be trained with. `vicuna`
-    is the default of the authors' code and what they trained with. `none`: the instruction and a line break."""
 
 
 class DataConfig(Settings):

@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, field_vali
 from refed_dspy.config import sampling
 from refed_dspy.config.base import Settings
 from refed_dspy.config.keys import holds_key, know, know_environment, secret_name
+from refed_dspy.config.scorer import ScorerConfig
 from refed_dspy.errors import one_line
 
 EMBEDDED = ("embedded", "embedded-smoke")
@@ -261,7 +262,9 @@ class WithJudge(Settings):
     judge: TeacherConfig | None = None
     """The judge. Unset: the teacher's model at temperature 0, with a warning."""
     judge_program: str | None = None
-    """A compiled judge: its program's file or MLflow address."""
+    """A compiled or trained judge: its program's file or MLflow address."""
+    judge_scorer: ScorerConfig | None = None
+    """The model that computes perplexities, where `judge_program` was trained with them."""
     accept_changed: bool = False
     """Accept a saved program or judge even if its prompts were edited after it was saved."""
 

@@ -42,13 +42,13 @@ def build(
 ) -> list[Step]:
     """The filters of `configs`, in their order, before any row was checked. Custom filters stay as they are.
 
-    `judge`: a compiled pairwise judge.
+    `judge`: a compiled pairwise judge, or a trained one, which may grade responses, too.
 
     Raises:
         InputError: a setting that the filter cannot use; a file that cannot be read; a compiled judge that no filter
             asks.
     """
-    if judge is not None and not any(isinstance(item, FilterConfig) and item.name == "judge" for item in configs):
+    if judge is not None and not any(isinstance(item, FilterConfig) and _asks(item, judge) for item in configs):
         raise ConfigError("judge_program: no filter uses it; add judge to the filters or remove it")
     return [_step(item, seed, judge) for item in configs]
 
@@ -68,12 +68,20 @@ def _built(config: FilterConfig, seed: int, judge: PairwiseJudge | None) -> Filt
         case "judge":
             return ImprovedWins(PairwiseJudge() if judge is None else judge, criterion_of(settings), settings.margin)
         case "rubric":
-            return Rubric(RubricJudge(), criterion_of(settings), settings.of, settings.at_least)
+            grader = judge.rubric if judge is not None and _asks(config, judge) else None
+            return Rubric(grader or RubricJudge(), criterion_of(settings), settings.of, settings.at_least)
         case "random":
             return ByChance(1.0 if settings.share is None else settings.share, seed)
         case name:
             kind: type[Filter] = resolve_name(_BY_SETTINGS[name])
             return kind(**settings.model_dump(exclude={"keep"}))
+
+
+def _asks(config: FilterConfig, judge: PairwiseJudge) -> bool:
+    """Whether this filter asks `judge`, or its rubric, which was trained on grades of responses."""
+    return config.name == "judge" or (
+        config.name == "rubric" and config.settings.of == "response" and judge.rubric is not None
+    )
 
 
 def _named(config: NamedFilter) -> Step:
@@ -112,7 +120,7 @@ def _identity(config: FilterConfig, seed: int, judge: PairwiseJudge | None) -> d
     if config.name == "overlap":  # the file may change, and a resume may have another working directory
         path = config.settings.against.absolute()
         return {**settings, "against": str(path), "content": sha256(read_bytes(path)).hexdigest()[:16]}
-    if config.name == "judge" and judge is not None:
+    if judge is not None and _asks(config, judge):
         return {**settings, "prompts": program_digests(judge)}
     return {**settings, "seed": seed} if config.name == "random" else settings
 

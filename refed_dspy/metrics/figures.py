@@ -11,7 +11,7 @@ from hashlib import blake2b
 from statistics import fmean, median
 from typing import overload
 
-from refed_dspy.config.jobs import ScorerConfig, Template
+from refed_dspy.config.scorer import ScorerConfig, Template
 from refed_dspy.errors import ConfigError, RunStopped, TeacherError
 from refed_dspy.metrics.diversity import NEIGHBOURS, coherence, nearest_distance, semantic_diversity
 from refed_dspy.metrics.embedder import Embedder, Embeds

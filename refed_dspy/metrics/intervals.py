@@ -24,7 +24,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -86,6 +86,13 @@ def mean_interval(
         half = _student(n) * float(means.std(ddof=1)) / math.sqrt(n)
         low, high = min(low, mean - half), max(high, mean + half)
     return Interval(mean, low, high, len(values), n)
+
+
+def share_interval(values: Sequence[float], clusters: Sequence[Hashable] | None = None, *, seed: int = 0) -> Interval:
+    """`mean_interval` of values from 0 to 1, which stays in that range: Student's interval from few clusters may leave
+    it, and from a single one it has no ends."""
+    mean = mean_interval(values, clusters, seed=seed)
+    return replace(mean, low=max(0.0, mean.low), high=min(1.0, mean.high))
 
 
 def correlations(predicted: Sequence[float], observed: Sequence[float]) -> Correlation:

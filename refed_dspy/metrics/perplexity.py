@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from refed_dspy.config.jobs import Template
+from refed_dspy.config.scorer import Template
 from refed_dspy.errors import ConfigError
 
 TEMPLATES: Mapping[Template, str] = {
@@ -128,6 +128,16 @@ def ifd(scorer: Scorer, pairs: Sequence[tuple[str, str]], template: Template = "
         )
         for instruction, answer, forward, backward in queries
     ]
+
+
+def log_perplexities(
+    scorer: Scorer, pairs: Sequence[tuple[str, str]], template: Template = "vicuna"
+) -> list[float | None]:
+    """The mean negative log-likelihood, in nats, of the answer's tokens in each (instruction, answer); None where it
+    has none, or the model gave no answer."""
+    contexts = [TEMPLATES[template].replace("{instruction}", instruction) for instruction, _ in pairs]
+    scores = scorer.nll(contexts, [answer for _, answer in pairs])
+    return [None if score is None else score.mean for score in scores]
 
 
 _Query = tuple[str, str] | None

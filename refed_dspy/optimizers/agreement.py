@@ -4,14 +4,14 @@ compiled judge."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import chain
 from typing import Any
 
 import dspy
 
 from refed_dspy.data.pairs import Pair
-from refed_dspy.metrics.intervals import Interval, correlations, mean_interval
+from refed_dspy.metrics.intervals import Interval, correlations, share_interval
 from refed_dspy.programs.judges import (
     OVERALL,
     Criterion,
@@ -108,9 +108,7 @@ def share_of(scored: Sequence[tuple[str, float]], seed: int) -> Interval | None:
     """The mean of (instruction, score from 0 to 1), over instructions, with its interval; None without a score."""
     if not scored:
         return None
-    mean = mean_interval([score for _, score in scored], [instruction for instruction, _ in scored], seed=seed)
-    # Student's interval from few instructions may pass 0 or 1; from a single one it has no ends.
-    return replace(mean, low=max(0.0, mean.low), high=min(1.0, mean.high))
+    return share_interval([score for _, score in scored], [instruction for instruction, _ in scored], seed=seed)
 
 
 def _cells(row: Agreement) -> tuple[str, ...]:

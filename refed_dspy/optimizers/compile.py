@@ -10,6 +10,7 @@ from typing import Any, TypedDict, Unpack
 from refed_dspy.config.base import Turns
 from refed_dspy.config.compile import CompileConfig, MetricConfig
 from refed_dspy.config.keywords import with_keywords
+from refed_dspy.config.scorer import ScorerConfig
 from refed_dspy.errors import TeacherError, TeacherRefused, briefly
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.spending import spent
@@ -51,6 +52,7 @@ class CompileKeywords(TypedDict, total=False):
     turns: Turns
     held_out_criteria: Sequence[str]
     judge_program: str | Path | None
+    judge_scorer: ScorerConfig | Mapping[str, Any] | None
     accept_changed: bool
     accept_longer: bool
     name: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,8 @@ from typing import Any
 from refed_dspy.concurrency import run_blocking
 from refed_dspy.config.base import Capped
 from refed_dspy.config.loading import check_config
+from refed_dspy.config.scorer import ScorerConfig
+from refed_dspy.config.teacher import WithJudge
 from refed_dspy.data.pairs import Pair, load_pairs, sample_pairs
 from refed_dspy.errors import RunStopped, briefly
 from refed_dspy.files import path_of
@@ -21,12 +23,12 @@ from refed_dspy.optimizers.people import People, people_of, shared
 from refed_dspy.optimizers.result import why_stopped
 from refed_dspy.programs import PairwiseJudge, Verdict
 from refed_dspy.programs.judges import Judgements
-from refed_dspy.programs.load import open_judge, warn_of_another_teacher
+from refed_dspy.programs.load import warn_of_another_teacher
 from refed_dspy.programs.saved import program_digests
 from refed_dspy.records import PICO, digest, dollars
 from refed_dspy.teachers.caps import caps_of
 from refed_dspy.teachers.failures import CallPolicy
-from refed_dspy.teachers.judge import open_judge_model
+from refed_dspy.teachers.judge import open_judge_model, open_judge_program
 from refed_dspy.teachers.progress import NOBODY, Progress, Watch
 from refed_dspy.teachers.row_jobs import for_each_row, row_job
 from refed_dspy.teachers.work import Work
@@ -72,6 +74,7 @@ def measure_agreement(
     *,
     program: PairwiseJudge | str | Path | None = None,
     accept_changed: bool = False,
+    judge_scorer: ScorerConfig | Mapping[str, Any] | None = None,
     criteria: Sequence[str] | None = None,
     count: int | None = None,
     seed: int = 0,
@@ -88,8 +91,9 @@ def measure_agreement(
             of them are drawn with `seed`, or all are used.
         out: the folder that keeps the verdicts; None: a folder in `refed-verdicts/`, named after pairs, judge and
             program. The same call continues from them.
-        program: a compiled judge, or its file or MLflow address; None: the judge with its own prompts.
+        program: a compiled or trained judge, or its file or MLflow address; None: the judge with its own prompts.
         accept_changed: accept such a file even if its prompts were edited after it was saved.
+        judge_scorer: the model that computes perplexities, where `program` is a file of a judge trained with them.
         max_cost, max_calls, max_minutes: caps over all starts; at a cap, the result so far is returned.
         progress, on_progress: as `synthesize`.
 
@@ -98,13 +102,13 @@ def measure_agreement(
         RunStopped: the judge failed, or decided no pairs; verdicts are kept.
     """
     capped = check_config(Capped, {"max_cost": max_cost, "max_calls": max_calls, "max_minutes": max_minutes})
-    judge_program = program if isinstance(program, PairwiseJudge) else open_judge(program, accept_changed)
+    opened = program if isinstance(program, PairwiseJudge) else _opened(program, judge_scorer, accept_changed)
     chosen = load_pairs(pairs, criteria) if isinstance(pairs, str | Path) else list(pairs)
     if count is not None:
         chosen = sample_pairs(chosen, count, seed)
     teacher = open_judge_model(judge)
-    warn_of_another_teacher(judge_program, teacher.model)
-    identity = {"pairs": digest([pair.id for pair in chosen]), "program": program_digests(judge_program)}
+    warn_of_another_teacher(opened, teacher.model)
+    identity = {"pairs": digest([pair.id for pair in chosen]), "program": program_digests(opened)}
     folder = path_of(out, "out") if out is not None else Path("refed-verdicts") / digest([identity, teacher.identity])
     work = Work(
         kind="agreement",
@@ -116,7 +120,7 @@ def measure_agreement(
         other="other verdicts",
         way_out="choose another folder with out=…",
     )
-    verdicts, stopped = run_blocking(judge_pairs(judge_program, chosen, folder, work, Watch(on_progress, progress)))
+    verdicts, stopped = run_blocking(judge_pairs(opened, chosen, folder, work, Watch(on_progress, progress)))
     with Ledger.read(folder) as ledger:
         spending = spent(ledger)
     judged_pairs = [pair for pair in chosen if pair.id in verdicts]
@@ -127,6 +131,13 @@ def measure_agreement(
     rows = agreement(judged_pairs, [verdicts[pair.id] for pair in judged_pairs], seed)
     people = people_of(judged_pairs, verdicts, seed=seed) if shared(judged_pairs) else None
     return Measurement(rows, judgements, len(chosen), spending.cost, spending.calls, stopped, people)
+
+
+def _opened(
+    source: str | Path | None, scorer: ScorerConfig | Mapping[str, Any] | None, accept_changed: bool
+) -> PairwiseJudge:
+    named = {"judge_program": source, "judge_scorer": scorer, "accept_changed": accept_changed}
+    return open_judge_program(check_config(WithJudge, named)) or PairwiseJudge()
 
 
 async def judge_pairs(

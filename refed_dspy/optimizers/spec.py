@@ -20,13 +20,14 @@ from refed_dspy.optimizers.examples import Split, as_examples, example_id, split
 from refed_dspy.optimizers.metrics import CustomMetric, HumanAgreement, Metric, name_of, named_metric
 from refed_dspy.optimizers.reference_metric import ReferenceMetric
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
-from refed_dspy.programs.load import load_program, open_judge, own_program, refuse_bound_models, warn_of_another_teacher
+from refed_dspy.programs.load import load_program, own_program, refuse_bound_models, warn_of_another_teacher
 from refed_dspy.programs.saved import program_digests
+from refed_dspy.programs.trained_judge import TrainedJudge
 from refed_dspy.records import digest
 from refed_dspy.signatures import DEFAULT_FEATURES
 from refed_dspy.teachers import Teacher, open_teacher
 from refed_dspy.teachers.caps import caps_of
-from refed_dspy.teachers.judge import in_role, judge_beside, warn_of_one_model
+from refed_dspy.teachers.judge import in_role, judge_beside, open_judge_program, warn_of_one_model
 from refed_dspy.teachers.work import Work
 
 log = logging.getLogger("refed_dspy.optimizers")
@@ -189,7 +190,7 @@ def prepare(program: Any, examples: Any, metric: Any, arguments: Mapping[str, An
         raise ConfigError(f"metric: {type(module).__name__} needs one; pass a function of example and prediction")
     sizes = (settings.train, settings.validation, settings.test)
     split = split_examples(items, sizes, settings.seed, settings.held_out_criteria, getattr(module, "tuned_on", ()))
-    judge = open_judge(settings.judge_program, settings.accept_changed)
+    judge = open_judge_program(settings) or PairwiseJudge()
     spec = CompileSpec(module, split, teachers, settings, metric, judge)
     if (expected := spec.expected_evaluations) > settings.evaluations:
         log.warning(
@@ -230,6 +231,10 @@ def _program(program: Any, settings: CompileConfig) -> dspy.Module:
         )
         module.add_guidance(settings.guidance)
         return module
+    if isinstance(program, TrainedJudge):
+        raise ConfigError(
+            "program: a trained judge, whose correction fits its prompts; compile a PairwiseJudge, and train that one"
+        )
     if not isinstance(program, dspy.Module):
         raise ConfigError(
             f"program: got a {type(program).__name__}; pass a dspy.Module, a program's file or its MLflow address"

@@ -60,6 +60,17 @@ def refuse_changed(state: Any, saved: object, fresh: Mapping[str, Any], source: 
     raise error
 
 
+def refuse_changed_corrections(corrections: Any, saved: object, source: str, accept: bool = False) -> None:
+    """Raises ConfigError where a trained judge's `corrections` are not those whose digest was `saved` with them; with
+    `accept` it warns."""
+    if saved == digest(corrections):
+        return
+    message = f"program {source}: its corrections were edited after it was saved"
+    if not accept:
+        raise ConfigError(f"{message}; restore it or accept it with accept_changed=True")
+    log.warning("%s; how well it agrees with people is no longer known", message)
+
+
 def _texts(predictor: Mapping[str, Any]) -> dict[str, str]:
     """The parts of a predictor's state as text, by their names for people."""
     signature, demos = predictor["signature"], predictor.get("demos")

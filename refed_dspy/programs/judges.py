@@ -69,6 +69,8 @@ class Verdict:
     `preference`: the mean over both orders, from 2 (A is much better) to -2; 0 is a tie; None: there is no verdict.
     `consistent`: whether both orders named the same winner, or both a tie; None: there is no verdict.
     `abstained`: why the judge did; `failed`: the failure of one of its two calls, "kind: reason". Else empty.
+    `in_orders`: what the judge preferred with A shown first, and with B first, both from 2 (A) to -2; None: not asked,
+    or no verdict.
     """
 
     preference: float | None
@@ -76,6 +78,7 @@ class Verdict:
     reasons: tuple[str, ...]
     abstained: str = ""
     failed: str = ""
+    in_orders: tuple[int, int] | None = None
 
     @property
     def win(self) -> float | None:
@@ -90,12 +93,16 @@ SAME = Verdict(0, True, ("the two answers are the same",))
 
 @dataclass(frozen=True)
 class Graded:
-    """A rubric judge's grade, 1 to 5, and its reason; None: it abstained, or its call failed: "kind: reason"."""
+    """A rubric judge's grade, 1 to 5, and its reason; None: it abstained, or its call failed: "kind: reason".
+
+    `expected`: the mean of the grades that people would give, where the judge was trained on theirs.
+    """
 
     criterion: str
     grade: int | None
     reason: str
     failed: str = ""
+    expected: float | None = None
 
     @property
     def share(self) -> float | None:
@@ -151,6 +158,9 @@ class Judgements:
 class PairwiseJudge(Program):
     """Asks which of two answers is better, in both orders. Where the orders disagree the verdict is a tie."""
 
+    rubric: RubricJudge | None = None
+    """The judge of single answers that was trained together with this one."""
+
     def __init__(self) -> None:
         super().__init__()
         self.compare = dspy.Predict(PairwiseComparison)
@@ -178,7 +188,8 @@ class PairwiseJudge(Program):
             return Verdict(None, None, tuple(reasons), "the judge could not tell")
         in_first, in_second = _PREFERENCES[first.verdict], -_PREFERENCES[second.verdict]
         consistent = (in_first > 0) == (in_second > 0) and (in_first < 0) == (in_second < 0)
-        return Verdict((in_first + in_second) / 2 if consistent else 0, consistent, tuple(reasons))
+        preference = (in_first + in_second) / 2 if consistent else 0
+        return Verdict(preference, consistent, tuple(reasons), in_orders=(in_first, in_second))
 
     async def _compare(self, instruction: str, a: str, b: str, criterion: Criterion, item: str) -> Any:
         """The answer for one order, or a text: why there is none."""

@@ -12,9 +12,19 @@ import dspy
 from refed_dspy.config.named import PROGRAMS, is_named, made, resolve
 from refed_dspy.errors import ConfigError, briefly, one_line
 from refed_dspy.programs.baselines import program_class_of
+from refed_dspy.programs.changed import refuse_changed_corrections
 from refed_dspy.programs.judges import PairwiseJudge
 from refed_dspy.programs.reference_level import ReferenceLevelFeedback
-from refed_dspy.programs.saved import UNPROVED, load_into, load_saved, manifest_of, read_state, remember_origin
+from refed_dspy.programs.saved import (
+    CORRECTIONS,
+    UNPROVED,
+    load_into,
+    load_saved,
+    manifest_of,
+    read_state,
+    remember_origin,
+)
+from refed_dspy.programs.trained_judge import trained_judge_of
 from refed_dspy.signatures import DEFAULT_FEATURES
 
 log = logging.getLogger("refed_dspy.optimizers")
@@ -118,10 +128,17 @@ def own_program(source: Any, accept_changed: bool = False) -> Any:
 
 
 def open_judge(source: Path | str | None, accept_changed: bool = False) -> PairwiseJudge:
-    """The compiled judge at `source`; None: the judge with its own prompts. Raises ConfigError as `load_program`."""
+    """The compiled or trained judge at `source`; None: the judge with its own prompts. Raises ConfigError as
+    `load_program`."""
     judge = PairwiseJudge()
-    if source is not None:
-        load_into(judge, source, accept_changed)
+    if source is None:
+        return judge
+    state = read_state(source)
+    if isinstance(state, dict) and CORRECTIONS in state:
+        judge = trained_judge_of(state[CORRECTIONS], str(source))
+        refuse_changed_corrections(state[CORRECTIONS], manifest_of(state).get(CORRECTIONS), str(source), accept_changed)
+    load_saved(judge, state, str(source), accept_changed)
+    remember_origin(judge, state, str(source))
     return judge
 
 

@@ -25,9 +25,11 @@ from refed_dspy.records import digest, json_default
 OWN = {"embedded": "embedded.json"}
 """The package's own programs: their name → their file. This one is for the embedded model: it has demonstrations."""
 MANIFEST = "refed"
+"""The key of this package's entry in a program's file."""
+CORRECTIONS = "corrections"
+"""The key of a trained judge's corrections there, and of their digest in the manifest."""
 UNPROVED = "none"
 """What is remembered of the proof of a compiled program whose gain was not proved."""
-"""The key of this package's entry in a program's file."""
 
 
 def prompt_digest(predictor: dspy.Predict) -> str:
@@ -43,8 +45,9 @@ def prompt_digest(predictor: dspy.Predict) -> str:
 
 
 def program_digests(program: dspy.Module) -> dict[str, str]:
-    """Predictor name → digest of its prompt."""
-    return {name: prompt_digest(predictor) for name, predictor in program.named_predictors()}
+    """Predictor name → digest of its prompt; of a trained judge also that of its corrections."""
+    scored = {CORRECTIONS: digest(program.corrections.state())} if hasattr(program, CORRECTIONS) else {}
+    return {name: prompt_digest(predictor) for name, predictor in program.named_predictors()} | scored
 
 
 def _field_digests(program: dspy.Module) -> dict[str, str]:
@@ -55,7 +58,7 @@ def _field_digests(program: dspy.Module) -> dict[str, str]:
 
 
 def program_state(program: dspy.Module) -> dict[str, Any]:
-    """`program` as JSON: instructions, demos and the digests of its fields, without a language model."""
+    """`program` as JSON: instructions, demos, a trained judge's corrections, and digests, without a language model."""
     state: dict[str, Any] = without_models(program)[0].dump_state()  # an LM's state may hold addresses
     if isinstance(program, dspy.Predict):  # the state of a single predictor has no names
         state = {"self": state}
@@ -66,6 +69,9 @@ def program_state(program: dspy.Module) -> dict[str, Any]:
         "digests": prompt_digests(state),
         **_own_class(program),
     }
+    if hasattr(program, CORRECTIONS):
+        state[CORRECTIONS] = program.corrections.state()
+        state[MANIFEST][CORRECTIONS] = digest(state[CORRECTIONS])
     return state
 
 

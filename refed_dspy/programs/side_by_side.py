@@ -40,7 +40,8 @@ class SideBySide(dspy.Module):
             raise ConfigError("programs: the seed set answers no new instructions; remove it here")
         self.programs, self.against, self.graded = dict(programs), against, graded
         self.seed_graded = seed_graded
-        self.judge, self.grader = judge or PairwiseJudge(), RubricJudge()
+        self.judge = judge or PairwiseJudge()
+        self.grader = self.judge.rubric or RubricJudge()
         self.lead = self.programs[against]
         self.features = self.lead.features
         self.instructions_per_feature = self.lead.instructions_per_feature

@@ -13,18 +13,19 @@ from refed_dspy.config.filters import FilterConfig
 from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
 from refed_dspy.config.run import RunConfig
+from refed_dspy.config.scorer import ScorerConfig
 from refed_dspy.data.references import load_references
 from refed_dspy.errors import ConfigError
 from refed_dspy.filters.base import Filter, JudgeFilter
 from refed_dspy.filters.build import build
 from refed_dspy.filters.screening import Screening
-from refed_dspy.programs.load import open_judge, warn_of_another_teacher
+from refed_dspy.programs.load import warn_of_another_teacher
 from refed_dspy.programs.saved import without_models
 from refed_dspy.runs.program import ProgramLike, open_program
 from refed_dspy.runs.spec import RunSpec
 from refed_dspy.teachers import Teacher, TeacherLike, open_teacher
 from refed_dspy.teachers.by_stage import TeachersByStage, open_teachers, stages_of
-from refed_dspy.teachers.judge import in_role, judge_for
+from refed_dspy.teachers.judge import in_role, judge_for, open_judge_program
 
 if TYPE_CHECKING:
     from refed_dspy.filters.copies import Known
@@ -54,6 +55,7 @@ class RunSettings(TypedDict, total=False):
     guards: bool | Mapping[str, Any]
     judge: TeacherLike | None
     judge_program: str | Path | None
+    judge_scorer: ScorerConfig | Mapping[str, Any] | None
     accept_changed: bool
     track: bool | None
     max_cost: float | None
@@ -90,8 +92,7 @@ def _screening(
 
     Raises ConfigError for what compares improved responses with plain ones, in a program that improves none.
     """
-    path = config.judge_program
-    opened_judge = None if path is None else open_judge(path, config.accept_changed)
+    opened_judge = open_judge_program(config)
     guards = config.guards.filters() if config.guards else []
     screening = Screening(build([*guards, *config.filters], config.seed, opened_judge))
     for step in screening.steps:
@@ -109,7 +110,9 @@ def _screening(
         return screening, None
     with in_role("judge"):
         teacher = by_stage.first if asked is None else _teacher_of_model(by_stage, open_teacher(asked, role="judge"))
-    return screening, judge_for(teacher, asked)
+    judge = judge_for(teacher, asked)
+    warn_of_another_teacher(opened_judge, judge.model)
+    return screening, judge
 
 
 def _demonstrations(program: dspy.Module) -> Known:

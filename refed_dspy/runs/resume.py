@@ -25,7 +25,10 @@ from refed_dspy.teachers import TeacherLike
 from refed_dspy.teachers.by_stage import ANY
 from refed_dspy.teachers.progress import Progress
 
-_KEPT = ("size", "seed", "per_reference", "max_failure_share", "reuse", "track", "judge_program", "accept_changed")
+_KEPT = (
+    "size", "seed", "per_reference", "max_failure_share", "reuse", "track", "judge_program", "judge_scorer",
+    "accept_changed",
+)  # fmt: skip
 """The settings that the ledger keeps as they were set."""
 
 

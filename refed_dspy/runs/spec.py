@@ -182,6 +182,7 @@ class RunSpec:
             "teacher": {"model": self.by_stage.first.model, "config": config and config.model_dump(mode="json")},
             "pools": self.by_stage.facts(),
             "judge_program": _absolute(self.config.judge_program),
+            "judge_scorer": None if (scorer := self.config.judge_scorer) is None else scorer.model_dump(mode="json"),
             "accept_changed": self.config.accept_changed,
             "judge": judge
             and {

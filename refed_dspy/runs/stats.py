@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from refed_dspy.concurrency import run_blocking
-from refed_dspy.config.jobs import ScorerConfig, StatsConfig
+from refed_dspy.config.jobs import StatsConfig
 from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
+from refed_dspy.config.scorer import ScorerConfig
 from refed_dspy.data.dataset import DataSet, data_identity, drawn, load_dataset
 from refed_dspy.data.on_disk import OnDisk
 from refed_dspy.errors import ConfigError, RunStopped, briefly, one_line

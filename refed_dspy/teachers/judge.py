@@ -1,18 +1,54 @@
-"""Opens the judge: at temperature 0 where the model takes one, with a warning where it is the teacher's own model."""
+"""Opens the judge: at temperature 0 where the model takes one, with a warning where it is the teacher's own model; and
+the program that it judges by."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from refed_dspy.config import sampling
-from refed_dspy.config.teacher import TeacherConfig
-from refed_dspy.errors import ModelError
+from refed_dspy.config.scorer import Template
+from refed_dspy.config.teacher import TeacherConfig, WithJudge
+from refed_dspy.errors import ConfigError, ModelError
+from refed_dspy.metrics.perplexity import Scorer, log_perplexities
+from refed_dspy.programs.judges import PairwiseJudge
+from refed_dspy.programs.load import open_judge
+from refed_dspy.programs.trained_judge import LogPerplexity, TrainedJudge
 from refed_dspy.teachers.teacher import Teacher, open_teacher
 
 log = logging.getLogger("refed_dspy.teachers")
+
+
+def open_judge_program(settings: WithJudge) -> PairwiseJudge | None:
+    """The compiled or trained judge of `settings.judge_program`, with the model that computes its perplexities where it
+    was trained with them; None where none is set. Raises ConfigError."""
+    path, scorer = settings.judge_program, settings.judge_scorer
+    judge = None if path is None else open_judge(path, settings.accept_changed)
+    needed = isinstance(judge, TrainedJudge) and judge.corrections.read_perplexity
+    if needed and scorer is None:
+        raise ConfigError(
+            f"judge_program {path}: it was trained with perplexities; name the model that computes them with "
+            "judge_scorer: {model: …}"
+        )
+    if scorer is not None and not needed:
+        raise ConfigError("judge_scorer: no judge_program was trained with perplexities; remove it")
+    if scorer is not None and isinstance(judge, TrainedJudge):
+        from refed_dspy.metrics.figures import open_scorer  # NumPy and more come with it
+
+        judge.corrections.log_perplexity = log_perplexity_by(open_scorer(scorer), scorer.template)
+    return judge
+
+
+def log_perplexity_by(scorer: Scorer, template: Template) -> LogPerplexity:
+    """What a trained judge asks for perplexities. It scores one answer at a time, in a thread."""
+
+    async def log_perplexity(instruction: str, answer: str) -> float | None:
+        return (await asyncio.to_thread(log_perplexities, scorer, [(instruction, answer)], template))[0]
+
+    return log_perplexity
 
 
 def judge_for(teacher: Teacher, asked: Any) -> Teacher:

@@ -11,7 +11,7 @@ from hashlib import sha256
 
 import pytest
 
-from refed_dspy.config.jobs import Template
+from refed_dspy.config.scorer import Template
 from refed_dspy.errors import ConfigError
 from refed_dspy.metrics.perplexity import GUESS, ScoredText, check_window, ifd, join
 

@@ -88,7 +88,8 @@ def test_both_orders_are_asked() -> None:
     orders = {(shown(request, "answer_a"), shown(request, "answer_b")) for request in writer.requests}
     assert orders == {("first", "second"), ("second", "first")}
     assert len(writer.requests) == 2
-    assert verdict == Verdict(1, True, ("more depth", "(asked with A and B exchanged) less depth"))
+    reasons = ("more depth", "(asked with A and B exchanged) less depth")
+    assert verdict == Verdict(1, True, reasons, in_orders=(1, 1))
 
 
 @pytest.mark.parametrize(

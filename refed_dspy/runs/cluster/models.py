@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from refed_dspy.config.jobs import ScorerConfig
+from refed_dspy.config.scorer import ScorerConfig
 from refed_dspy.errors import ConfigError, TeacherError, one_line
 from refed_dspy.metrics.embedder import Embedder, Vectors
 from refed_dspy.metrics.figures import Tools, open_scorer, open_tools

@@ -14,12 +14,13 @@ from refed_dspy.config.base import Turns
 from refed_dspy.config.jobs import CompareConfig
 from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
+from refed_dspy.config.scorer import ScorerConfig
 from refed_dspy.data.references import load_references
 from refed_dspy.errors import ConfigError, RefedError, RunStopped, briefly, one_line
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs import ReferenceLevelFeedback, SeedOnly
 from refed_dspy.programs.baselines import METHODS
-from refed_dspy.programs.load import load_program, open_judge, own_program, refuse_bound_models, warn_of_another_teacher
+from refed_dspy.programs.load import load_program, own_program, refuse_bound_models, warn_of_another_teacher
 from refed_dspy.programs.saved import program_digests
 from refed_dspy.programs.side_by_side import SideBySide
 from refed_dspy.records import digest
@@ -32,7 +33,7 @@ from refed_dspy.runs.synthesize import produce
 from refed_dspy.signatures import DEFAULT_FEATURES
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.by_stage import TeachersByStage
-from refed_dspy.teachers.judge import judge_for
+from refed_dspy.teachers.judge import judge_for, open_judge_program
 from refed_dspy.teachers.progress import Progress, Watch
 from refed_dspy.teachers.work import Work
 
@@ -52,6 +53,7 @@ class CompareKeywords(TypedDict, total=False):
     columns: Mapping[str, str] | None
     turns: Turns
     judge_program: str | Path | None
+    judge_scorer: ScorerConfig | Mapping[str, Any] | None
     accept_changed: bool
     reuse: str | Path | None
     max_failure_share: float
@@ -116,12 +118,13 @@ def prepare(config: CompareConfig, programs: Mapping[str, Any], references: Any,
     built = {name: _program(name, source, config) for name, source in programs.items() if not _is_seed(source)}
     for program in built.values():
         warn_of_another_teacher(program, opened.model)
-    judge_program = open_judge(config.judge_program, config.accept_changed)
+    judge_program = open_judge_program(config)
     seed_graded = config.grades and len(built) < len(programs)
     side_by_side = SideBySide(built, config.against, judge_program, graded=config.grades, seed_graded=seed_graded)
     usable = load_references(references, config.columns or None, config.turns).fitting(opened.window, opened.max_tokens)
-    by_stage = TeachersByStage.of(opened)
-    return _ComparisonSpec(config, side_by_side, usable, by_stage, judge_for(opened, judge), kind="comparison")
+    by_stage, opened_judge = TeachersByStage.of(opened), judge_for(opened, judge)
+    warn_of_another_teacher(judge_program, opened_judge.model)
+    return _ComparisonSpec(config, side_by_side, usable, by_stage, opened_judge, kind="comparison")
 
 
 @dataclass(frozen=True)

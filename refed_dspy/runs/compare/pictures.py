@@ -1,40 +1,20 @@
-"""Two pictures of a comparison, as PNG: win rates of programs, and quality by rows kept.
-
-Names come from configs and models: they are cut, and never read as markup. Colours are those of Okabe and Ito, which
-colour-blind readers can distinguish; each line also has its own marker. What has no interval (one cluster) has an open
-marker. Matplotlib's defaults are used, not the user's settings. While drawing, the settings are replaced for the whole
-process, so draw in one thread at a time.
-"""
+"""Two pictures of a comparison: win rates of programs, and quality by rows kept."""
 
 from __future__ import annotations
 
 import math
-import textwrap
-import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from refed_dspy.errors import ExportError, one_line
-from refed_dspy.files import whole_file
+from refed_dspy.metrics.drawing import bounded, legend, look, new_figure, shown_name, style
 from refed_dspy.metrics.intervals import Interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = "os^DvPX*"
-_LONGEST_NAME = 32
 _APART = 0.06
 """Powers of two between the intervals of two filters at one size."""
-_STYLE: dict[str, Any] = {
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "figure.dpi": 100,
-    "text.parse_math": False,  # a dollar is a dollar
-}
 
 
 @dataclass(frozen=True)
@@ -60,23 +40,23 @@ def win_rate_picture(
 ) -> Figure:
     """A row for each program, the first on top: a dot with its interval for the win rate, another below it for the
     `controlled` one, and a line at 50%. `level`: of the intervals, in percent."""
-    with _style():
-        figure, axes = _figure(2.0 + 0.5 * len(bars), caption)
+    with style():
+        figure, axes = new_figure(2.0 + 0.5 * len(bars), caption)
         axes.axvline(50, color="0.45", linewidth=1, linestyle="--", zorder=1)
         for row, bar in enumerate(bars):
             apart = 0.14 if bar.length_controlled else 0
             for number, rate, y in ((0, bar.win_rate, row - apart), (1, bar.length_controlled, row + apart)):
                 if rate is not None:
-                    axes.hlines(y, max(0, rate.low), min(100, rate.high), color=_look(number)["color"])
-                    axes.plot(rate.mean, y, linestyle="none", clip_on=False, **_look(number, rate))
+                    axes.hlines(y, max(0, rate.low), min(100, rate.high), color=look(number)["color"])
+                    axes.plot(rate.mean, y, linestyle="none", clip_on=False, **look(number, rate))
         low, high = axes.get_xlim()
         axes.set_xlim(max(-1, low), min(101, high))
         axes.set_ylim(len(bars) - 0.5, -0.5)
-        axes.set_yticks(range(len(bars)), [_shown(bar.name) for bar in bars])
+        axes.set_yticks(range(len(bars)), [shown_name(bar.name) for bar in bars])
         axes.tick_params(axis="y", length=0)
         axes.set_xlabel(f"wins in %, with {level}% intervals")
         both = any(bar.length_controlled for bar in bars)
-        _legend(figure, ["win rate", controlled] if both else ["win rate"], linestyle="none")
+        legend(figure, ["win rate", controlled] if both else ["win rate"], linestyle="none")
     return figure
 
 
@@ -86,18 +66,18 @@ def filter_picture(curves: Mapping[str, Sequence[Point]], *, caption: str, quali
     Filters are drawn slightly apart so that no interval hides another. One without a point is in the legend, which says
     so. `quality` names the vertical axis; `caption` says what the measure is a proxy of.
     """
-    with _style():
-        figure, axes = _figure(4.8 + 0.1 * len(curves), caption)
+    with style():
+        figure, axes = new_figure(4.8 + 0.1 * len(curves), caption)
         axes.set_xscale("log", base=2)
         for number, curve in enumerate(curves.values()):
             shift = 2.0 ** (_APART * (number - (len(curves) - 1) / 2))
             points = [(point.rows * shift, point.quality) for point in sorted(curve, key=lambda point: point.rows)]
-            color = _look(number)["color"]
+            color = look(number)["color"]
             axes.plot([x for x, _ in points], [interval.mean for _, interval in points], color=color)
             for x, interval in points:
-                if _bounded(interval):
+                if bounded(interval):
                     axes.vlines(x, interval.low, interval.high, color=color, alpha=0.75)
-                axes.plot(x, interval.mean, **_look(number, interval))
+                axes.plot(x, interval.mean, **look(number, interval))
         sizes = sorted({point.rows for curve in curves.values() for point in curve})
         # The number of a size that nearly equals the next one would lie under that one's.
         ticks = [size for size, larger in zip(sizes, [*sizes[1:], math.inf], strict=True) if larger > 1.2 * size]
@@ -105,62 +85,7 @@ def filter_picture(curves: Mapping[str, Sequence[Point]], *, caption: str, quali
         axes.set_xlim(sizes[0] / 1.5, sizes[-1] * 1.5)
         axes.minorticks_off()
         axes.set_xlabel("rows kept")
-        axes.set_ylabel(_shown(quality))
+        axes.set_ylabel(shown_name(quality))
         axes.grid(axis="y", color="0.9")
-        _legend(figure, [_shown(name) + ("" if curve else " (no point)") for name, curve in curves.items()])
+        legend(figure, [shown_name(name) + ("" if curve else " (no point)") for name, curve in curves.items()])
     return figure
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write the picture to `path` as PNG, whole or not at all; an existing file is replaced.
-
-    Raises ExportError where it cannot be written.
-    """
-    try:
-        with whole_file(path) as file, _style(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph .* missing")  # a box stands for what the font has no letter for
-            figure.savefig(file, format="png")
-    except OSError as error:
-        why = one_line(error.strerror or error)
-        raise ExportError(f"{one_line(path, 200)}: cannot be written: {why}; choose another file") from None
-
-
-def _style() -> AbstractContextManager[None]:
-    from matplotlib import style
-
-    return style.context(["default", _STYLE])
-
-
-def _figure(height: float, caption: str) -> tuple[Figure, Any]:
-    """A figure, 8 inches wide, with the caption below, in as many lines as it needs."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, height), layout="constrained")
-    lines = "\n".join(textwrap.wrap(one_line(caption, 1000), 115))
-    figure.supxlabel(lines, fontsize=8, color="0.3", x=0.015, ha="left")
-    return figure, figure.add_subplot()
-
-
-def _look(number: int, interval: Interval | None = None) -> dict[str, Any]:
-    """Colour and marker; the marker is open where `interval` has no ends."""
-    color = _COLOURS[number % len(_COLOURS)]
-    face = color if interval is None or _bounded(interval) else "white"
-    marker = _MARKERS[number % len(_MARKERS)]
-    return {"color": color, "marker": marker, "markersize": 7, "markerfacecolor": face, "zorder": 3}
-
-
-def _bounded(interval: Interval) -> bool:
-    return math.isfinite(interval.low) and math.isfinite(interval.high)
-
-
-def _legend(figure: Figure, names: Sequence[str], **line: Any) -> None:
-    """A legend above the axes. `line`: how its lines look."""
-    from matplotlib.lines import Line2D
-
-    handles = [Line2D([], [], **_look(number), **line) for number in range(len(names))]
-    columns = 3 if len(names) <= 3 else 2
-    figure.legend(handles, names, loc="outside upper center", ncols=columns, frameon=False, fontsize=9)
-
-
-def _shown(name: str) -> str:
-    return one_line(name, _LONGEST_NAME)

@@ -10,7 +10,8 @@ from typing import Any
 
 from refed_dspy.data.formats import answer_of, prompt_of
 from refed_dspy.files import write_json, write_lines, write_text
-from refed_dspy.runs.compare.pictures import Bar, Point, filter_picture, save, win_rate_picture
+from refed_dspy.metrics.drawing import save
+from refed_dspy.runs.compare.pictures import Bar, Point, filter_picture, win_rate_picture
 from refed_dspy.runs.compare.replay import Compared
 from refed_dspy.runs.compare.result import PROXY, Comparison
 

@@ -12,6 +12,7 @@ from refed_dspy.concurrency import run_blocking
 from refed_dspy.config.jobs import FilterRunConfig
 from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
+from refed_dspy.config.scorer import ScorerConfig
 from refed_dspy.data.dataset import DataSet, load_dataset, texts_of
 from refed_dspy.data.on_disk import RowsOnDisk
 from refed_dspy.data.sources import source_of
@@ -26,7 +27,7 @@ from refed_dspy.ledger.identity import differences
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import Spent, spent
 from refed_dspy.ledger.states import FUNNEL, note_failure
-from refed_dspy.programs.load import open_judge
+from refed_dspy.programs.load import warn_of_another_teacher
 from refed_dspy.records import DataRow, digest_of
 from refed_dspy.runs.filter.apply import apply_filters
 from refed_dspy.runs.filter.decisions import Decisions
@@ -34,7 +35,7 @@ from refed_dspy.runs.filter.result import OUTPUTS, Filtering, write_filtering
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.caps import caps_of
 from refed_dspy.teachers.failures import CallPolicy
-from refed_dspy.teachers.judge import in_role, open_judge_model
+from refed_dspy.teachers.judge import in_role, open_judge_model, open_judge_program
 from refed_dspy.teachers.progress import Progress, Watch
 from refed_dspy.teachers.row_jobs import for_each_row, row_job
 from refed_dspy.teachers.work import Work
@@ -48,6 +49,7 @@ class FilterKeywords(TypedDict, total=False):
     columns: Mapping[str, str] | None
     seed: int
     judge_program: str | Path | None
+    judge_scorer: ScorerConfig | Mapping[str, Any] | None
     accept_changed: bool
     max_cost: float | None
     max_calls: float | None
@@ -90,8 +92,7 @@ def filter_data(
         RunStopped: an error ended it early; paid answers are kept.
     """
     config = check_config(FilterRunConfig, {**settings, "filters": filters})
-    path = config.judge_program
-    judge_program = None if path is None else open_judge(path, config.accept_changed)
+    judge_program = open_judge_program(config)
     steps = build(config.filters, config.seed, judge_program)
     if not steps:
         raise ConfigError("filters: needs at least one")
@@ -103,6 +104,8 @@ def filter_data(
         raise ConfigError("judge: no model; choose one with judge=…")
     with in_role("judge"):
         models = {"judge": open_judge_model(judge)} if paid else {}
+    if paid:
+        warn_of_another_teacher(judge_program, models["judge"].model)
     identity = _identity(loaded, models)
     folder = Path(out) if out is not None else Path("refed-filtered") / _folder_name(loaded, steps, models, config.seed)
     check_apart(data, [folder, *(folder / name for name in OUTPUTS)])

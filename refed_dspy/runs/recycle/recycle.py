@@ -8,9 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
 
-from refed_dspy.config.jobs import RecycleConfig, ScorerConfig
+from refed_dspy.config.jobs import RecycleConfig
 from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
+from refed_dspy.config.scorer import ScorerConfig
 from refed_dspy.data.dataset import data_identity, drawn, load_dataset
 from refed_dspy.data.sources import source_of
 from refed_dspy.errors import ConfigError, RunStopped, briefly

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from refed_dspy.config.jobs import Template
+from refed_dspy.config.scorer import Template
 from refed_dspy.metrics.perplexity import Difficulty, Scorer, ifd
 from refed_dspy.programs.reflection import IMPROVED, Improved, Recycled, Reflected
 from refed_dspy.records import DataRow

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from refed_dspy.data.stored import EVALUATION, PICTURE, TABLE
 from refed_dspy.files import as_export_error, write_json, write_text
-from refed_dspy.runs.compare.pictures import Bar, save, win_rate_picture
+from refed_dspy.metrics.drawing import save
+from refed_dspy.runs.compare.pictures import Bar, win_rate_picture
 from refed_dspy.runs.evaluation.alpaca_eval.result import RETIRED, Evaluation
 
 ANNOTATIONS, LEADERBOARD = "annotations.json", "leaderboard.csv"

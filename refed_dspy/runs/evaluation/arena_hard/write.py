@@ -7,8 +7,9 @@ from typing import Any
 
 from refed_dspy.data.stored import EVALUATION, PICTURE, TABLE
 from refed_dspy.files import as_export_error, write_json, write_lines, write_text
+from refed_dspy.metrics.drawing import save
 from refed_dspy.metrics.intervals import Interval
-from refed_dspy.runs.compare.pictures import Bar, save, win_rate_picture
+from refed_dspy.runs.compare.pictures import Bar, win_rate_picture
 from refed_dspy.runs.evaluation.arena_hard.leaderboard import Score
 from refed_dspy.runs.evaluation.arena_hard.result import SAME_JUDGE, Judged, Leaderboard
 

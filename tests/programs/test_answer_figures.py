@@ -1,0 +1,53 @@
+"""The figures of answers: what is counted, and that a comparison's have no side."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from refed_dspy.programs.answer_figures import likeness, of_grading, of_pair, of_text
+
+MARKDOWN = """# Title
+
+1. one
+2) two
+- three
+  * four
+• five
+Some **bold** and __bold__ words, 3 - 2 = 1.
+####### no heading
+#no heading
+"""
+
+
+def test_marks_of_markdown_are_counted() -> None:
+    counts = {name: round(math.expm1(value)) for name, value in of_text(MARKDOWN).items()}
+    assert counts == {"length": len(MARKDOWN), "list_items": 5, "headings": 1, "bold": 2}
+    assert not any(of_text("").values())
+
+
+def test_exchanging_the_answers_turns_every_sign() -> None:
+    figures = of_pair((2, -1), MARKDOWN, "Short.", 2.5, 4.0)
+    assert of_pair((1, -2), "Short.", MARKDOWN, 4.0, 2.5) == {name: -value for name, value in figures.items()}
+    assert all(figures[name] > 0 for name in ("length", "longer", "list_items", "headings", "bold", "markdown"))
+    assert (figures["preference"], figures["winner"], figures["log_perplexity"]) == (0.5, 0.0, -1.5)
+
+
+def test_the_preference_counts_apart_where_the_orders_disagree() -> None:
+    agreed, torn = of_pair((2, 1), "a b", "a c"), of_pair((2, -1), "a b", "a c")
+    assert (agreed["preference"], agreed["preference_where_orders_disagree"]) == (1.5, 0.0)
+    assert (torn["preference"], torn["preference_where_orders_disagree"]) == (0.5, 0.5)
+    assert agreed["preference_by_likeness"] == pytest.approx(1.5 * likeness("a b", "a c"))
+
+
+def test_likeness_is_of_words_in_order() -> None:
+    assert likeness("The cat sat", "the cat ran") == pytest.approx(2 / 3)
+    assert likeness("a b", "b a") == 0.5
+    assert (likeness("same", "Same"), likeness("one", "two"), likeness("", "")) == (1.0, 0.0, 1.0)
+
+
+def test_an_unknown_perplexity_is_no_figure() -> None:
+    assert of_pair((0, 0), "a", "b", 3.0)["log_perplexity"] == 0
+    assert of_grading(4, "a", "b")["log_perplexity"] == 0 and of_grading(4, "a", "b", 2.0)["log_perplexity"] == 2
+    assert of_grading(4, "a", "b")["grade"] == 4
