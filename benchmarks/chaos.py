@@ -23,7 +23,21 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from benchmarks import chaos_nodes
 from benchmarks.chaos_rounds import Round, Tally
+
+CLUSTERS = 0.1
+"""The share of rounds on a cluster, where Ray is here."""
+
+
+def one_round(seed: int, home: Path, tally: Tally) -> tuple[str, list[str], list[str]]:
+    """The kind of work of the round of `seed`, what was drawn and how its starts ended, and what was broken."""
+    home.mkdir(parents=True)
+    if chaos_nodes.possible() and random.Random(f"cluster {seed}").random() < CLUSTERS:
+        return "cluster", [], list(chaos_nodes.broken(seed, home / "work"))
+    one = Round(seed, home, tally, aloud=bool(os.environ.get("CHAOS_TELL")))
+    one.run()
+    return one.job.kind, one.told, one.broken
 
 
 def main() -> None:
@@ -32,26 +46,26 @@ def main() -> None:
     seed = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(10**6))
     print(f"CHAOS_SEED={seed}", flush=True)
     ends = time.monotonic() + 60 * minutes
-    folder, tally, kinds, broken = Path(tempfile.mkdtemp(prefix="chaos-")), Tally(), Counter[str](), 0
+    folder, tally, kinds, bad = Path(tempfile.mkdtemp(prefix="chaos-")), Tally(), Counter[str](), 0
     rounds = 0
     while rounds < most and (time.monotonic() < ends or not rounds):
-        one = Round(seed + rounds, folder / str(seed + rounds), tally, aloud=bool(os.environ.get("CHAOS_TELL")))
-        one.run()
+        home = folder / str(seed + rounds)
+        kind, told, broken = one_round(seed + rounds, home, tally)
+        kinds[kind] += 1
+        bad += len(broken)
+        if broken:
+            told = [f"CHAOS_SEED={seed + rounds} CHAOS_ROUNDS=1, {home}", *told]
+            print("\n  ".join(told + [f"broken: {promise}" for promise in broken]), flush=True)
+        else:
+            shutil.rmtree(home)
         rounds += 1
-        kinds[one.job.kind] += 1
-        broken += len(one.broken)
-        if one.broken:
-            told = [f"CHAOS_SEED={one.seed} CHAOS_ROUNDS=1, {one.home}", *one.told]
-            print("\n  ".join(told + [f"broken: {promise}" for promise in one.broken]), flush=True)
-        if not one.broken:
-            shutil.rmtree(one.home)
     print("rounds  done  starts  kills  other events  requests  checked  broken")
     others = tally.events - tally.kills
     print(f"{rounds:6}{tally.done:6}{tally.starts:8}{tally.kills:7}{others:14}{tally.requests:10}{tally.checked:9}"
-          f"{broken:8}")  # fmt: skip
+          f"{bad:8}")  # fmt: skip
     print(", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())))
-    if broken:
-        sys.exit(f"{broken} promises were broken; the folders of those rounds are in {folder}")
+    if bad:
+        sys.exit(f"{bad} promises were broken; the folders of those rounds are in {folder}")
     folder.rmdir()
 
 

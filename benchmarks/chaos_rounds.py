@@ -51,7 +51,6 @@ class Round:
     def run(self) -> None:
         rng = self.rng = random.Random(self.seed)
         self.key = chaos_weather.key(rng)
-        self.home.mkdir(parents=True)
         os.environ[KEY] = self.key  # read by the server's process; the command's has its own
         with SimulatedTeacher(key=KEY) as server:
             self.server = server
