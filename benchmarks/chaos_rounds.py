@@ -161,7 +161,7 @@ class Round:
             yield "exit code 2, with answers paid for"
         self.books = now.books
         yield from self._leaks(ended)
-        if (self.home / "out" / "ledger.sqlite").exists() and ended.out + ended.err and not ended.killed:
+        if now.books.calls:
             try:
                 wrong = self.job.wrong(self.home / "out", of_job and ended.code == 0)
             except (ValueError, KeyError) as error:
