@@ -15,6 +15,8 @@ from refed_dspy.records import PICO
 
 BATCH_SHARE = 0.5
 ROUNDING = 1_000  # picodollars
+PROMISES = 7
+"""How many `Moment.broken` looks at, besides caps."""
 SENT_AGAIN = """SELECT count(*) FROM calls AS late JOIN calls AS good USING (key)
 WHERE good.outcome = 'ok' AND late.id > good.id AND late.created > good.created + good.seconds"""
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import chaos_jobs, chaos_weather
-from benchmarks.chaos_books import Books, Moment
+from benchmarks.chaos_books import PROMISES, Books, Moment
 from benchmarks.chaos_starts import ROOT, Ended, started
 from benchmarks.chaos_weather import Event
 from benchmarks.simulated import SimulatedTeacher
@@ -148,9 +148,9 @@ class Round:
         if ended.met:  # Ctrl-C settles its calls within two seconds, or leaves them lost as well; so does a full disk
             self.in_flight += 2 * self.concurrency
         self._quiet()
-        for promise in self._promises(ended, of_job=words == self.job.words):
-            self._check(promise, False)
-        self.tally.checked += 12
+        self.broken += self._promises(ended, of_job=words == self.job.words)
+        rows = self.books.calls > 0
+        self.tally.checked += ended.promises + PROMISES + len(self.caps) + 2 + rows  # exit code 2, the key, the rows
         return ended
 
     def _promises(self, ended: Ended, *, of_job: bool) -> Iterator[str]:

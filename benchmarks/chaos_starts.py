@@ -43,6 +43,11 @@ class Ended:
     def killed(self) -> bool:
         return self.met and self.event is not None and self.event.what == "kill"
 
+    @property
+    def promises(self) -> int:
+        """How many `broken` looks at: of one that was killed, that it ended; else its code, line and words as well."""
+        return 1 if self.hung or self.killed else 5
+
     def broken(self) -> Iterator[str]:
         """What is wrong with its exit code and with what it told."""
         if self.hung:
