@@ -13,7 +13,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup demo test live slow browser finetune cluster evaluate docs docs-serve bench planted ui lock wheel clean
+.PHONY: help setup demo test live slow browser finetune cluster evaluate docs docs-serve bench planted chaos ui lock wheel clean
 help: ## show this
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 10
 
@@ -115,6 +115,9 @@ bench: setup ## the figures of benchmarks/README.md, about an hour
 
 planted: setup ## a hundred faults planted in the code that money depends on; half an hour
 	$(BIN)/python -m benchmarks.planted 1
+
+chaos: setup ## kills, stops, full disks and a hostile endpoint at random; ten minutes, or CHAOS_MINUTES; CHAOS_SEED repeats
+	$(BIN)/python -m benchmarks.chaos
 
 lock: setup ## write requirements/dev.txt anew from pyproject.toml
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \

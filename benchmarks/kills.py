@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 
 from benchmarks.runs import REFERENCES
@@ -25,7 +26,8 @@ def committed(run_dir: Path) -> set[tuple[str, str]]:
     """Every committed row that cost something or came from one that did: answers, instructions, samples."""
     if not (run_dir / "ledger.sqlite").exists():
         return set()
-    with sqlite3.connect(run_dir / "ledger.sqlite") as db:
+    # Closed at once: a connection left open shares its view of the file with the next one in this process.
+    with closing(sqlite3.connect(run_dir / "ledger.sqlite")) as db:
         rows = {("answer", key) for (key,) in db.execute("SELECT key FROM answers")}
         rows |= {("instruction", f"{i} {text}") for i, text in db.execute("SELECT id, text FROM instructions")}
         rows |= {("sample", str(i)) for (i,) in db.execute("SELECT instruction FROM samples")}

@@ -21,6 +21,8 @@ LOCK = ".lock"
 """The file that the process at work in a folder holds locked."""
 FORMAT = 7
 """The format of the file: its `user_version`. Others are refused."""
+_FULL = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_FSYNC}
+"""What SQLite says where there is no room, a quota or a limit of a file's size among the reasons."""
 
 
 @contextmanager
@@ -49,8 +51,11 @@ def _text(path: Path, value: bytes) -> str:
 
 
 def damaged(path: Path, why: object) -> RunDirError:
-    """The error for a ledger at `path` that cannot be read."""
+    """The error for a ledger at `path` that cannot be read, or, on a full disk, not be opened: it is whole then."""
+    full = isinstance(why, sqlite3.Error) and getattr(why, "sqlite_errorcode", None) in _FULL
     why = one_line(why)
+    if full:
+        return RunDirError(f"{path}: could not be written ({why}); make room, then run the same command again")
     return RunDirError(f"{path}: not a readable ledger ({why}); restore it from a backup or choose another folder")
 
 

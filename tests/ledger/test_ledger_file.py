@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import signal
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
@@ -149,3 +150,16 @@ def test_a_full_disk_stops_the_run_and_keeps_what_was_committed(tmp_path: Path) 
         with pytest.raises(RunStopped, match=r"full.*make room, then resume"):
             ledger.commit(big)
         assert ledger.answer("a") and ledger.answer("b") is None
+
+
+def test_a_disk_that_is_full_when_a_ledger_is_opened_is_no_damage(tmp_path: Path) -> None:
+    """A file-size limit of the system stands for the full disk. "Restore it from a backup" would cost paid answers."""
+    before, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, most))
+    try:
+        with pytest.raises(RunDirError, match=r"could not be written .*make room, then run the same command again"):
+            Ledger.create(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
+    with Ledger.create(tmp_path) as ledger:
+        assert ledger.kept() == 0
