@@ -77,6 +77,7 @@ def synthesize(
             requested once more. False: none; `{"unchanged": "drop"}` and the like: what they drop (`GuardSettings`).
         judge: which model judges for filters that ask one; None: the teacher's at temperature 0, with a warning.
         judge_program: a compiled judge: its file or MLflow address.
+        judge_scorer: the model that computes perplexities, where `judge_program` is a judge trained with them.
         accept_changed: accept a saved program or judge even if its prompts were edited after it was saved.
         track: whether the run is tracked in MLflow (parameters, metrics each minute, cost, data set); None: as
             REFED_TRACK says, else where MLFLOW_TRACKING_URI is set, or an earlier start of the run was tracked.
