@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from refed_dspy.cli import compile as compiling
-from refed_dspy.cli import data, evaluate, evaluation, init, people, runs, sharing, show, teachers
+from refed_dspy.cli import data, evaluate, init, people, runs, sharing, show, teachers
 from refed_dspy.cli.printing import PlainFormatter, printable, say
 from refed_dspy.errors import one_line
 
@@ -70,8 +70,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for commands in (
-    init.app, runs.app, show.app, data.app, compiling.app, people.app, evaluate.app, evaluation.app, sharing.app,
-    teachers.app,
+    init.app, runs.app, show.app, data.app, compiling.app, people.app, evaluate.app, sharing.app, teachers.app,
 ):  # fmt: skip
     app.add_typer(commands)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 import time
+from pathlib import Path
 
 from refed_dspy.data.stored import EVALUATION, PICTURE, TABLE
 from refed_dspy.records import digest
+from refed_dspy.tracking.background import LONGEST_WAIT, run_wanted, tracking
 from refed_dspy.tracking.store import Store
 
 _PARAMETERS = ("benchmark", "model", "baseline", "judge", "size")
@@ -37,3 +39,9 @@ def copy_evaluation(store: Store, last: bool) -> None:
         if (store.folder / name).is_file():
             store.file(run_id, store.folder / name)
     store.remember(figures=state)
+
+
+def track_evaluation(folder: Path, track: bool | None) -> None:
+    """Copy to MLflow, if it is wanted, what the evaluation in `folder` came to. Returns when that is done."""
+    with tracking(folder, copy_evaluation, run_wanted(track, folder), LONGEST_WAIT):
+        pass  # the work itself is over

@@ -1,107 +1,98 @@
-"""The command `answers`: what it prints, its exit codes, one line for a mistake, and what other commands say of it."""
+"""The commands below `evaluate`: what they print, their exit codes, and one line for a mistake."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
+from benchmarks.alpaca import DATA
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy.cli.evaluate import FORMATS
-from refed_dspy.config.jobs import AnswerFormat
-from tests.cli.test_runs import home, refed, refused, teacher_file  # noqa: F401 — home is a fixture
-from tests.conftest import KEY, KEY_VARIABLE
+from tests.cli.test_runs import home, refed, refused  # noqa: F401 — home is a fixture
+from tests.runs.evaluation.alpaca_eval.conftest import SIZE, outputs, toy
 
-PROMPTS = [{"uid": f"u{n}", "category": "hard_prompt", "prompt": f"Name fish {n}."} for n in range(12)]
+__all__ = ["toy"]
+TABLE = "model  baseline  n   win rate %  standard error  95% interval"
 
 
 @pytest.fixture
-def prompts(home: Path) -> str:  # noqa: F811
-    Path("q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in PROMPTS))
-    return "q.jsonl"
+def words(home: Path, server: SimulatedTeacher, toy: Path) -> tuple[str, ...]:  # noqa: F811
+    server.control(verdicts=["m", "M"])
+    for name in ("mine", "theirs"):
+        Path(f"{name}.json").write_text(json.dumps(outputs(name)), "utf-8")
+    Path("judge.yaml").write_text(
+        f"model: sim/judge\napi_base: {server.base_url}\nprice: {{prompt: 1, completion: 2}}\n"
+    )
+    files = ("--outputs", "mine.json", "--baseline", "theirs.json", "--judge", "judge.yaml", "--out", "out")
+    return ("evaluate", "alpaca-eval", *files, "--environment", str(toy))
 
 
-def test_answers_and_what_other_commands_say_of_them(prompts: str, server: SimulatedTeacher) -> None:
-    teacher = teacher_file(Path(), server, price="{prompt: 1, completion: 2}")
-    words = ("answers", "--prompts", prompts, "--model", teacher, "--out", "out")
-    made = refed(*words, "--format", "arena_hard", "--generator", "mine")
-    assert made.exit_code == 0 and made.stdout.startswith("12 of 12 prompts answered by mine, $0.0"), made.output
-    assert made.stdout.endswith(", 12 calls\nanswers in out/mine.jsonl\n")
-    assert len(Path("out/mine.jsonl").read_text().splitlines()) == 12
-    assert refed(*words, "--format", "ifeval").exit_code == 0 and server.stats()["requests"] == 12
-    assert refed("status", "out").stdout.startswith("done: answers, 12 of 12 prompts sent to the model, $0.0")
-    assert "answers  done   12 of 12" in refed("status").stdout
-    assert refed("show", "out", "-n", 1).stdout.startswith("── row 1 of 12\n  Name fish 0.\nresponse:\n")
-    assert refed("export", "out", "--format", "messages", "--out", "m.jsonl").stdout == "12 rows in m.jsonl\n"
-    refused(refed("export", "out", "--dropped"), "out: nothing was dropped")
-    refused(refed("share", "out", "--out", "s"), "out: contains answers to prompts, which are no data to train on")
-    refused(refed("report", "out"), "out: contains answers; a report shows")
-    refused(refed("resume", "out"), "out: contains answers, not a run; continue with the command that started it")
-    refused(refed("recycle", prompts, "--teacher", teacher, "--out", "out"), "no usable row")
+def test_an_evaluation_and_what_other_commands_say_of_it(words: tuple[str, ...], server: SimulatedTeacher) -> None:
+    made = refed(*words)
+    assert made.exit_code == 0 and made.stdout.startswith(TABLE), made.output
+    assert "\nnot checked for overlap with the training data; name it with --data …\n" in made.stdout
+    assert made.stdout.endswith("24 calls\ntable, figures, picture and annotations in out\n")
+    assert refed("status", "out").stdout.startswith("done: evaluation, 24 of 24 comparisons sent to the judge, $0.0")
+    assert "evaluation  done   24 of 24" in refed("status").stdout
+    refused(refed("report", "out"), "out: contains an evaluation; a report shows")
+    figures = refed("evaluate", "annotations", "out/annotations.json")
+    assert figures.exit_code == 0 and figures.stdout.splitlines()[1].startswith("mine   24  ")
+    assert refed(*words).stdout == made.stdout and server.stats()["requests"] == SIZE
 
 
-def test_the_formats_of_the_command_are_those_of_the_setting() -> None:
-    assert get_args(AnswerFormat) == FORMATS
+def test_settings_in_a_file_and_a_cap(words: tuple[str, ...]) -> None:
+    Path("evaluate.yaml").write_text(
+        "outputs: mine.json\nbaseline: theirs.json\njudge: judge.yaml\nout: out\nmax_calls: 5\n"
+        f"environment: {words[-1]}\n"
+    )
+    made = refed("evaluate", "alpaca-eval", "--config", "evaluate.yaml")
+    assert made.exit_code == 1 and made.stdout.startswith("5 of 24 comparisons judged by sim/judge, $0.0")
+    why = "refed: max_calls is reached; paid answers are kept in out: to continue, run the same command with a larger"
+    assert made.stderr.splitlines()[-1] == f"{why} --max-calls"
 
 
-def test_a_cap_and_prompts_without_an_answer_end_it_with_1(prompts: str, server: SimulatedTeacher) -> None:
-    words = ("answers", "--prompts", prompts, "--model", teacher_file(Path(), server), "--out", "out")
-    capped = refed(*words, "--max-calls", 5)
-    assert capped.stdout.startswith("5 of 12 prompts answered") and "without an answer: 7 not asked" in capped.stdout
-    refused(capped, "max_calls is reached; paid answers are kept in out: to continue,", "--max-calls", code=1)
-    server.control(faults={"refusal": 0.3})
-    short = refed(*words, "--max-calls", 50)
-    refused(short, " of 12 prompts have no answer: a benchmark's", "out/unanswered.jsonl says why", code=1)
-
-
-def test_a_model_by_variables_and_settings_in_a_file(
-    prompts: str, locked: SimulatedTeacher, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("REFED_TEACHER", "sim/sim-model")
-    monkeypatch.setenv("REFED_TEACHER__API_BASE", locked.base_url)
-    monkeypatch.setenv("REFED_TEACHER__API_KEY_ENV", KEY_VARIABLE)
-    Path("answers.yaml").write_text("prompts: renamed.csv\ncolumns: {instruction: task}\nout: out\nsystem: Be kind.\n")
-    Path("renamed.csv").write_text("task,level\nName a fish.,1\nName a cat.,2\n")
-    made = refed("answers", "--config", "answers.yaml")
-    assert made.exit_code == 0 and made.stdout.startswith("2 of 2 prompts answered by sim-model"), made.output
-    rows = [json.loads(line) for line in Path("out/answers.jsonl").read_text().splitlines()]
-    assert [(row["instruction"], row["system"]) for row in rows] == [
-        ("Name a fish.", "Be kind."), ("Name a cat.", "Be kind."),
-    ]  # fmt: skip
-    assert not [path for path in Path("out").iterdir() if KEY.encode() in path.read_bytes()]
+def test_what_failed_is_told_with_exit_code_1(words: tuple[str, ...], server: SimulatedTeacher) -> None:
+    server.control(logprobs=False)
+    refused(refed(*words), "judge: judge gives no log-probabilities — choose a judge that returns", code=1)
+    assert server.stats()["requests"] == 1
+    server.control(logprobs=True, rules=["no logprobs"])
+    refused(refed(*words[:-4], "--out", "other", *words[-2:]), "judge: it refuses what alpaca-eval asks: Unsupported")
+    assert server.stats()["requests"] == 2
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("left_out", "message"),
     [
-        (("--model", "simulated", "--out", "o"), "prompts: no prompts; name their file with --prompts FILE"),
-        (("--prompts", "q.jsonl", "--model", "simulated"), "out: no folder for the results; set one with --out DIR"),
-        (("--prompts", "q.jsonl", "--out", "o"), "no model: choose one with --model"),
-        (("--prompts", "none.jsonl", "--model", "simulated", "--out", "o"), "none.jsonl: no such file"),
-        (
-            ("--prompts", "bare.jsonl", "--model", "simulated", "--out", "o"),
-            "bare.jsonl: no instructions: none of its rows has instruction or prompt or question; its columns are uid, "
-            "task; name the right one with columns: {instruction: …}",
-        ),
-        (
-            ("--prompts", "tasks.jsonl", "--model", "simulated", "--out", "o", "--format", "arena_hard"),
-            "format: arena_hard needs the column uid, which tasks.jsonl row 1 lacks",
-        ),
-        (
-            ("--prompts", "q.jsonl", "--model", "simulated", "--out", "o", "--format", "arena"),
-            "format: input should be 'jsonl', 'alpaca_eval', 'arena_hard' or 'ifeval'",
-        ),
-        (
-            ("--prompts", "q.jsonl", "--model", "simulated", "--out", "o", "--generator", "a/b"),
-            "generator: takes up to 100 letters, digits and . _ - +",
-        ),
-        (("--prompts", "q.jsonl", "--model", "nosuch/model", "--out", "o"), "provider is unknown"),
+        ("--outputs", "outputs: no answers to judge; name their file or folder with --outputs"),
+        ("--baseline", "baseline: no answers to compare with; name their file or folder with --baseline"),
+        ("--judge", "no judge: choose one with --judge (PROVIDER/NAME, or a teacher file) or REFED_JUDGE"),
+        ("--out", "out: no folder for the results; set one with --out DIR"),
     ],
 )
-def test_a_mistake_is_one_line(prompts: str, words: tuple[str, ...], message: str) -> None:
-    Path("bare.jsonl").write_text('{"uid": "1", "task": "Hi"}\n')
-    Path("tasks.jsonl").write_text('{"instruction": "Hi"}\n')
-    refused(refed("answers", *words), message)
-    assert not Path("o").exists()
+def test_what_is_missing_is_one_line(words: tuple[str, ...], left_out: str, message: str) -> None:
+    place = words.index(left_out)
+    refused(refed(*words[:place], *words[place + 2 :]), message)
+
+
+@pytest.mark.skipif(not DATA.is_file(), reason="the published preferences are not here")
+def test_published_preferences_have_their_published_figures() -> None:
+    made = refed("evaluate", "annotations", DATA)
+    lines = made.stdout.splitlines()
+    assert made.exit_code == 0 and [line.split()[:4] for line in lines[1:]] == [
+        ["FuseChat-Llama-3.1-8B-Instruct", "805", "63.33", "1.42"],
+        ["FuseChat-Qwen-2.5-7B-Instruct", "805", "64.64", "1.43"],
+    ]
+
+
+def test_a_file_that_has_no_annotations_is_one_line(home: Path) -> None:  # noqa: F811
+    for text, message in {
+        "": "a.json: cannot be read as annotations: ",
+        "{}": "a.json: no annotations; AlpacaEval's code writes a list of comparisons",
+        "[]": "a.json: no comparison has a preference from 1 to 2",
+        '[{"output": "x"}]': "a.json row 1: no preference",
+        '[{"preference": null}, {"preference": -1}]': "a.json: no comparison has a preference from 1 to 2",
+    }.items():
+        Path("a.json").write_text(text)
+        refused(refed("evaluate", "annotations", "a.json"), message)
+    refused(refed("evaluate", "annotations", "none.json"), "none.json: cannot be read as annotations: No such file")

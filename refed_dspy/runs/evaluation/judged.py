@@ -19,6 +19,14 @@ from refed_dspy.teachers.progress import NOBODY, Progress, Watch
 from refed_dspy.teachers.row_jobs import row_job
 from refed_dspy.teachers.work import Work
 
+_MOST_AT_ONCE = 64
+"""Threads of a benchmark's code that ask: each makes a client of its own for every request."""
+
+
+def at_once(judge: Teacher) -> int:
+    """How many of the benchmark's questions go to the judge at the same time."""
+    return min(judge.concurrency, _MOST_AT_ONCE)
+
 
 async def judge_with(
     name: str, folder: Path, work: Work, program: Callable[[JudgeProxy], Program], watch: Watch[Progress] = NOBODY

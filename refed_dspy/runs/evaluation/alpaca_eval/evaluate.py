@@ -11,11 +11,10 @@ from refed_dspy.concurrency import run_blocking
 from refed_dspy.config.evaluation import AlpacaEvalConfig
 from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
-from refed_dspy.data.dataset import load_dataset
 from refed_dspy.data.stored import EVALUATION, PICTURE, TABLE
 from refed_dspy.errors import ReferencesError, RunStopped, briefly, one_line
 from refed_dspy.files import as_path, check_apart, check_own
-from refed_dspy.filters.overlap import Contamination, overlap
+from refed_dspy.filters.overlap import Contamination
 from refed_dspy.ledger.connection import FILE, locked
 from refed_dspy.ledger.states import note_failure
 from refed_dspy.metrics.intervals import Interval
@@ -26,20 +25,16 @@ from refed_dspy.runs.evaluation.alpaca_eval.result import AtEqualLength, Evaluat
 from refed_dspy.runs.evaluation.alpaca_eval.workspace import LOG, NAME, Workspace, check_gamed
 from refed_dspy.runs.evaluation.alpaca_eval.write import ANNOTATIONS, LEADERBOARD, write_evaluation
 from refed_dspy.runs.evaluation.environment import ALPACA_EVAL, environment
-from refed_dspy.runs.evaluation.judged import check_judge, check_logprobs, judge_answers, judge_with
+from refed_dspy.runs.evaluation.facts import overlap_with
+from refed_dspy.runs.evaluation.judged import at_once, check_judge, check_logprobs, judge_answers, judge_with
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.caps import caps_of
 from refed_dspy.teachers.judge import open_judge_model
 from refed_dspy.teachers.progress import Progress, Watch
 from refed_dspy.teachers.work import Work
-from refed_dspy.tracking.background import run_wanted, tracking
-from refed_dspy.tracking.evaluation import copy_evaluation
+from refed_dspy.tracking.evaluation import track_evaluation
 
 OUTPUTS = (EVALUATION, TABLE, PICTURE, ANNOTATIONS, LEADERBOARD, LOG)
-_MOST_AT_ONCE = 64
-"""Threads of AlpacaEval's code that ask: each makes a client of its own for every request."""
-_OFTEN = 60.0
-"""Seconds between two copies to MLflow; the work itself is over by then."""
 
 
 class AlpacaEvalKeywords(TypedDict, total=False):
@@ -95,19 +90,17 @@ def alpaca_eval(
     opened = open_judge_model(judge)
     check_judge(opened)
     check_logprobs(opened)
-    found = None if data is None else overlap(load_dataset(data).rows, model.instructions)
+    found = overlap_with(data, model.instructions)
     work = _work(config, model, against, opened, size)
     folder = Path(out) if out is not None else Path("refed-evaluations") / digest(work.stored_identity)
     for source in (outputs, baseline):
         check_apart(as_path(source), [folder / name for name in OUTPUTS])
     check_own(folder, OUTPUTS, FILE)
     installed = environment(ALPACA_EVAL, config.environment)
-    at_once = min(opened.concurrency, _MOST_AT_ONCE)
-    workspace = Workspace(folder, installed, model, against, at_once, config.gamed)
+    workspace = Workspace(folder, installed, model, against, at_once(opened), config.gamed)
     job = _Job(workspace, work, opened, found, f"{NAME} {installed.version}")
     made = run_blocking(job.run(Watch(on_progress, progress)))
-    with tracking(folder, copy_evaluation, run_wanted(config.track, folder), _OFTEN):
-        pass
+    track_evaluation(folder, config.track)
     return made
 
 

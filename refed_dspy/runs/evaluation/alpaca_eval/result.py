@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from refed_dspy.ledger.spending import Spent
 from refed_dspy.ledger.states import state_in
 from refed_dspy.metrics.intervals import Interval
 from refed_dspy.metrics.win_rates import LC_NOTE
+from refed_dspy.runs.evaluation.facts import facts_of, overlap_lines
 from refed_dspy.text import NO_VALUE, Shown, counted, table_lines
 
 RETIRED = (
@@ -21,7 +21,6 @@ RETIRED = (
     "same living judge has judged."
 )
 LICENCE = "AlpacaEval's data is CC BY-NC 4.0: not for commercial use."
-UNCHECKED = "not checked for overlap with the training data; name it with data=…"
 
 
 @dataclass(frozen=True)
@@ -106,10 +105,7 @@ class Evaluation(Shown):
                 *([f"length-controlled: {equal.note}"] if equal.note else []),
                 *([] if equal.official else [LC_NOTE]),
             ]
-        if self.overlap is None:
-            return [*notes, UNCHECKED]
-        first, *rows = self.overlap.lines()
-        return [*notes, f"training data: {first}", *rows]
+        return [*notes, *overlap_lines(self.overlap)]
 
     def lines(self) -> list[str]:
         """The table, and what must be known beside it."""
@@ -118,10 +114,8 @@ class Evaluation(Shown):
         return [*table_lines([_HEADING, _cells(self, self.judged)]), "", *self.notes(), f"paid: {self.used}"]
 
     def facts(self) -> dict[str, Any]:
-        """The same in JSON types. `figures` has numbers by their names, for MLflow and scripts; money is in dollars."""
-        facts = asdict(self) | {"out": str(self.out), "notes": self.notes(), "figures": self._figures()}
-        facts["used"] = {"calls": self.used.calls, "cost": None if self.used.unpriced else self.used.cost}
-        return dict(json.loads(json.dumps(facts, default=str), parse_constant=lambda _: None))
+        """The same in JSON types: see `facts_of`."""
+        return facts_of(self, self._figures())
 
     def _figures(self) -> dict[str, float]:
         judged = self.judged
@@ -132,8 +126,6 @@ class Evaluation(Shown):
         if (equal := judged.length_controlled).interval is not None:
             kind = "length_controlled" if equal.official else "length_controlled_own_fit"
             figures[kind] = equal.interval.mean
-        if self.overlap is not None:
-            figures["overlap_share"] = self.overlap.share
         return figures
 
 

@@ -12,12 +12,12 @@ from refed_dspy.concurrency import run_blocking
 from refed_dspy.config.evaluation import ArenaHardConfig
 from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
-from refed_dspy.data.dataset import load_dataset
 from refed_dspy.data.stored import EVALUATION, PICTURE, TABLE
 from refed_dspy.errors import RunStopped, briefly
 from refed_dspy.files import as_path, check_apart, check_own
-from refed_dspy.filters.overlap import Contamination, overlap
-from refed_dspy.ledger.connection import FILE
+from refed_dspy.filters.overlap import Contamination
+from refed_dspy.ledger.connection import FILE, locked
+from refed_dspy.ledger.states import note_failure
 from refed_dspy.records import digest
 from refed_dspy.runs.evaluation.arena_hard.arms import Arm, check_styled, load_arms, load_baseline
 from refed_dspy.runs.evaluation.arena_hard.clone import Clone, open_clone
@@ -26,24 +26,20 @@ from refed_dspy.runs.evaluation.arena_hard.result import Judged, Leaderboard
 from refed_dspy.runs.evaluation.arena_hard.workspace import LOG, NAME, TABLE_LOG, Workspace
 from refed_dspy.runs.evaluation.arena_hard.write import JUDGMENTS, write_leaderboard
 from refed_dspy.runs.evaluation.environment import ARENA_HARD, environment
-from refed_dspy.runs.evaluation.judged import check_judge, judge_answers, judge_with
+from refed_dspy.runs.evaluation.facts import overlap_with
+from refed_dspy.runs.evaluation.judged import at_once, check_judge, judge_answers, judge_with
 from refed_dspy.runs.evaluation.program import run_program
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.caps import caps_of
 from refed_dspy.teachers.judge import open_judge_model
 from refed_dspy.teachers.progress import Progress, Watch
 from refed_dspy.teachers.work import Work
-from refed_dspy.tracking.background import run_wanted, tracking
-from refed_dspy.tracking.evaluation import copy_evaluation
+from refed_dspy.tracking.evaluation import track_evaluation
 
 log = logging.getLogger("refed_dspy.teachers")
 OUTPUTS = (EVALUATION, TABLE, PICTURE, JUDGMENTS, LOG, TABLE_LOG)
 _STYLE = ("length", "markdown")
 """What the official leaderboards control for."""
-_MOST_AT_ONCE = 64
-"""Threads of Arena-Hard's code that ask: each makes a client of its own for every request."""
-_OFTEN = 60.0
-"""Seconds between two copies to MLflow; the work itself is over by then."""
 
 
 class ArenaHardKeywords(TypedDict, total=False):
@@ -107,18 +103,17 @@ def arena_hard(
     check_judge(opened)
     _warn_of_short_judgments(opened, opened_clone)
     prompts = [str(question["prompt"]) for question in opened_clone.questions]
-    found = None if data is None else overlap(load_dataset(data).rows, prompts)
+    found = overlap_with(data, prompts)
     work = _work(config, opened_clone, arms, opened)
     folder = Path(out) if out is not None else Path("refed-evaluations") / digest(work.stored_identity)
     for file in files:
         check_apart(file, [folder / name for name in OUTPUTS])
     check_own(folder, OUTPUTS, FILE)
     python = environment(ARENA_HARD, config.environment).python
-    workspace = Workspace(folder, opened_clone, python, baseline, arms, min(opened.concurrency, _MOST_AT_ONCE))
+    workspace = Workspace(folder, opened_clone, python, baseline, arms, at_once(opened))
     job = _Job(workspace, work, opened, found, config.style_control)
     made = run_blocking(job.run(Watch(on_progress, progress)))
-    with tracking(folder, copy_evaluation, run_wanted(config.track, folder), _OFTEN):
-        pass
+    track_evaluation(folder, config.track)
     return made
 
 
@@ -184,8 +179,9 @@ class _Job:
             simulated=given.simulated,
             stopped=stopped,
         )
-        write_leaderboard(made, {arm.name: space.judged(arm) for arm in space.arms})
-        space.clear()
+        with locked(folder):
+            write_leaderboard(made, {arm.name: space.judged(arm) for arm in space.arms})
+            space.clear()
         return made
 
     async def _scored(self) -> tuple[list[Judged], str]:
@@ -193,10 +189,12 @@ class _Job:
         decided = self.workspace.sort_judgments()
         with_verdicts = [arm for arm, count in decided.items() if count]
         if not with_verdicts:
-            raise RunStopped(
+            why = (
                 f"{NAME}: none of the judge's answers has a verdict that its code reads; they are in "
                 f"{self.workspace.working}; choose another judge, or raise its max_tokens"
             )
+            note_failure(self.workspace.folder, why)
+            raise RunStopped(why)
         plain = await self._table(with_verdicts)
         styled, unstyled = await self._styled(with_verdicts)
         scored = [Judged(arm, count, plain.get(arm), styled.get(arm)) for arm, count in decided.items()]

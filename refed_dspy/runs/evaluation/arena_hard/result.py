@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from refed_dspy.filters.overlap import Contamination
 from refed_dspy.ledger.spending import Spent
 from refed_dspy.ledger.states import state_in
 from refed_dspy.runs.evaluation.arena_hard.leaderboard import Score
+from refed_dspy.runs.evaluation.facts import facts_of, overlap_lines
 from refed_dspy.text import NO_VALUE, Shown, counted, table_lines
 
 SAME_JUDGE = (
@@ -20,7 +20,6 @@ SAME_JUDGE = (
     "living judge has judged."
 )
 INTERVALS = "Intervals are Arena-Hard's own: 90%, from 100 bootstraps over games, with a seed of ours."
-UNCHECKED = "not checked for overlap with the training data; name it with data=…"
 
 
 @dataclass(frozen=True)
@@ -104,8 +103,7 @@ class Leaderboard(Shown):
             f"judged by {one_line(judge, 120)} until {self.date} (UTC)"
         ]
         told += [f"no score at equal style: {self.unstyled}"] if self.unstyled else []
-        overlap = [UNCHECKED] if self.overlap is None else [f"training data: {self.overlap.lines()[0]}"]
-        return [*told, INTERVALS, SAME_JUDGE, *overlap, *([] if self.overlap is None else self.overlap.lines()[1:])]
+        return [*told, INTERVALS, SAME_JUDGE, *overlap_lines(self.overlap)]
 
     def lines(self) -> list[str]:
         """The table, and what must be known beside it."""
@@ -114,10 +112,8 @@ class Leaderboard(Shown):
         return [*table_lines([_HEADING, *map(_cells, self.arms)]), "", *self.notes(), f"paid: {self.used}"]
 
     def facts(self) -> dict[str, Any]:
-        """The same in JSON types. `figures` has numbers by their names, for MLflow and scripts; money is in dollars."""
-        facts = asdict(self) | {"out": str(self.out), "notes": self.notes(), "figures": self._figures()}
-        facts["used"] = {"calls": self.used.calls, "cost": None if self.used.unpriced else self.used.cost}
-        return dict(json.loads(json.dumps(facts, default=str)))
+        """The same in JSON types: see `facts_of`."""
+        return facts_of(self, self._figures())
 
     def _figures(self) -> dict[str, float]:
         figures: dict[str, float] = {}
@@ -127,8 +123,6 @@ class Leaderboard(Shown):
                 if score is not None:
                     figures |= {f"{each.arm}/{name}": score.value, f"{each.arm}/{name}_low": score.low}
                     figures[f"{each.arm}/{name}_high"] = score.high
-        if self.overlap is not None:
-            figures["overlap_share"] = self.overlap.share
         return figures
 
 

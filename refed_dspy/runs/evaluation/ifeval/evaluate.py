@@ -11,22 +11,18 @@ from refed_dspy.concurrency import run_blocking
 from refed_dspy.config.evaluation import IFEvalConfig
 from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
-from refed_dspy.data.dataset import load_dataset
 from refed_dspy.data.stored import EVALUATION, TABLE
 from refed_dspy.errors import ConfigError, RunDirError, briefly, one_line
 from refed_dspy.files import as_export_error, as_path, check_apart, check_own, write_json, write_text
-from refed_dspy.filters.overlap import overlap
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.runs.evaluation.environment import LM_EVAL, environment
+from refed_dspy.runs.evaluation.facts import overlap_with
 from refed_dspy.runs.evaluation.ifeval.checker import check
 from refed_dspy.runs.evaluation.ifeval.files import Arm, load_instructions, load_responses
 from refed_dspy.runs.evaluation.ifeval.result import Accuracies
-from refed_dspy.tracking.background import run_wanted, tracking
-from refed_dspy.tracking.evaluation import copy_evaluation
+from refed_dspy.tracking.evaluation import track_evaluation
 
 LOG = "ifeval.log"
-_OFTEN = 60.0
-"""Seconds between two copies to MLflow; the work itself is over by then."""
 
 
 class IFEvalKeywords(TypedDict, total=False):
@@ -72,7 +68,7 @@ def ifeval(
         load_responses(rows, Path(as_path(one))) for one in ([answers] if isinstance(answers, str | Path) else answers)
     ]
     _check_names(arms)
-    found = None if data is None else overlap(load_dataset(data).rows, [row["prompt"] for row in rows])
+    found = overlap_with(data, [row["prompt"] for row in rows])
     folder = Path(out)
     check_apart(source, [folder / name for name in (EVALUATION, TABLE, LOG)])
     if (folder / FILE).exists():
@@ -92,8 +88,7 @@ def ifeval(
     )
     write_json(folder / EVALUATION, made.facts())
     write_text(folder / TABLE, made.lines())
-    with tracking(folder, copy_evaluation, run_wanted(config.track, folder), _OFTEN):
-        pass
+    track_evaluation(folder, config.track)
     return made
 
 
