@@ -256,6 +256,8 @@ class Simulator:
             fate = next((name for name, top in zip(faults, tops, strict=True) if at < top), "")
         if self.settings.fail_stage is not None and self.settings.fail_stage in chat.system:
             fate = "malformed"
+        if self.settings.filtered_text and self.settings.filtered_text in chat.text:
+            fate = "filtered"
         if fate == "429":
             raise self.too_many(headers)
         if fate == "400":

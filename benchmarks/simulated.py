@@ -56,9 +56,9 @@ class Settings:
     answer, in its text; reasoning is sent with each, in the field that a reasoning parser fills. verdicts are tokens:
     where there are any, a request without a schema is answered by one of them, which its messages decide, and the
     log-probabilities that it may ask for are theirs. With logprobs false none are given. rules are names of
-    `benchmarks.model_rules.RULES`, by which requests are refused. field_tokens:
-    top-level property of an answer -> the tokens of its text, divided over the texts of a list or an object; for
-    new_instructions, the tokens of each item.
+    `benchmarks.model_rules.RULES`, by which requests are refused. A request with filtered_text in its messages is
+    filtered. field_tokens: top-level property of an answer -> the tokens of its text, divided over the texts of a list
+    or an object; for new_instructions, the tokens of each item.
 
     With batches false the endpoints of Files and Batches do not exist. A batch takes batch_seconds and answers (and
     bills) its requests at the end, or, with batch_progressive, all along. batch_max_requests and batch_max_bytes bound
@@ -89,6 +89,7 @@ class Settings:
     auth_fails_after: int | None = None
     down_after: int | None = None
     fail_stage: str | None = None
+    filtered_text: str = ""
     capacity: int | None = None
     tokenizer: str = ""
     cache_minimum: int = 0
@@ -151,7 +152,7 @@ CHECKS: dict[str, Callable[[Any], bool]] = {
     "batch_fates": lambda value: isinstance(value, list) and set(map(str, value)) <= FATES,
     "field_tokens": _tokens,
     "rules": lambda value: isinstance(value, list) and set(map(str, value)) <= RULES,
-    **dict.fromkeys(("signature", "thinking", "reasoning"), lambda value: isinstance(value, str)),
+    **dict.fromkeys(("signature", "thinking", "reasoning", "filtered_text"), lambda value: isinstance(value, str)),
     "fail_stage": lambda value: isinstance(value, str) and value != "",
     "tokenizer": lambda value: value in ("", "o200k_base"),
     "cache_warm": lambda value: value in ("arrival", "answer"),

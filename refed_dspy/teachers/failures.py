@@ -83,9 +83,14 @@ class Failures:
         remedy = f", or raise max_failure_share ({share:g})" if share is not None and share < 1 and self.paid else ""
         raise self._error(f"{stage} failed in {failed} of its last {len(recent)} calls", remedy) from error
 
+    @property
+    def unanswered(self) -> int:
+        """How many calls failed, if all did and no start had an answer in their stages; else 0."""
+        return 0 if self._answered or self._ever_answered(self._recent) else self._failed
+
     def check_useful(self) -> None:
         """Raises TeacherError or RunStopped where every call failed, and no start had an answer in their stages."""
-        if self._last is not None and not self._answered and not self._ever_answered(self._recent):
+        if self.unanswered:
             calls = f"all {self._failed} calls" if self._failed > 1 else "the only call"
             raise self._error(f"{self.role}: {calls} failed", "")
 

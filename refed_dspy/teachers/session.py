@@ -93,6 +93,11 @@ class Session:
         worst = max(model.least or 0 for model in self.models.values())
         return self.start.recorder.affordable(worst)
 
+    @property
+    def unanswered(self) -> int:
+        """How many calls failed of the models that answered none."""
+        return sum(recorded.failures.unanswered for recorded in dict.fromkeys(self.recorded_teachers.values()))
+
     async def commit(self, statements: Sequence[Statement]) -> None:
         """Write the statements of one unit, all or none. Returns once they are written."""
         await self.start.recorder.group.commit(statements)

@@ -128,8 +128,8 @@ class Coordinator:
         return self._change(lambda leases: leases.give_back(worker, shard, epoch, used, dry))
 
     def put_off(self, worker: str, shard: int, epoch: int) -> None:
-        """`worker` found that somebody else still has the files of the shard that it was leased: a holder that was
-        believed dead. It has looked at nothing, and takes another."""
+        """`worker` leaves the shard for later and takes another: somebody else still has its files, a holder that was
+        believed dead, or every call failed."""
         self._change(lambda leases: leases.leave(worker, shard, epoch))
 
     def claim(self, shard: int, digests: Sequence[bytes]) -> list[bytes]:

@@ -89,7 +89,7 @@ class Leases:
     workers: frozenset[str] = frozenset()
     stopped: bool = False
     put_off: frozenset[int] = frozenset()
-    """Shards whose dead holder may be alive: somebody still has their files."""
+    """Shards that were left for later."""
 
     def copy(self) -> Leases:
         return replace(self, accounts=list(self.accounts))
@@ -126,7 +126,7 @@ class Leases:
         return True
 
     def leave(self, worker: str, shard: int, epoch: int) -> None:
-        """`worker` cannot look: somebody has the shard's files. It is tried again when nothing else can be had."""
+        """`worker` leaves the shard as it is. It is tried again when nothing else can be had."""
         account = self.accounts[shard]
         if (account.worker, account.epoch, account.state) == (worker, epoch, State.HELD):
             self.accounts[shard], self.put_off = account.lost(), self.put_off | {shard}
@@ -167,20 +167,16 @@ class Leases:
         used must be known before more can be granted, and little of it may be left to do."""
         room = self.size - sum(account.granted.kept for account in self.accounts)
         lost = [account for account in self.accounts if account.state is State.LOST]
-        lost.sort(key=lambda account: account.shard in self.put_off)
         wanting = self._wanting() if room > 0 else []
-        if lost and not (wanting and lost[0].shard in self.put_off):
-            chosen = lost[0]
-            size = max(chosen.used.kept, chosen.granted.kept + min(0, room))
-        elif wanting:
-            chosen = wanting[0]
-            size = chosen.used.kept + self._share(chosen, wanting, room)
-        else:
-            return None
+        sizes = {shard.shard: max(shard.used.kept, shard.granted.kept + min(0, room)) for shard in lost}
+        sizes |= {shard.shard: shard.used.kept + self._share(shard, wanting, room) for shard in wanting[:1]}
         ways = min(len(lost) + len(wanting[:room]), len({*self.workers, worker} - self.holders().keys()))
         last = not self.holders()
-        spent, calls = (cap.bound(chosen, self.accounts, ways, last) for cap in (self.money, self.calls))
-        return None if spent is None or calls is None else chosen.leased(worker, Amounts(size, spent, calls))
+        for chosen in sorted([*lost, *wanting[:1]], key=lambda account: account.shard in self.put_off):
+            spent, calls = (cap.bound(chosen, self.accounts, ways, last) for cap in (self.money, self.calls))
+            if spent is not None and calls is not None:
+                return chosen.leased(worker, Amounts(sizes[chosen.shard], spent, calls))
+        return None
 
     def _wanting(self) -> list[Account]:
         """The free shards that may get more samples, the first one first: of those with less than their part, one that

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from refed_dspy.config.teacher import TeacherConfig
-from refed_dspy.errors import CapTooSmall
+from refed_dspy.errors import CapTooSmall, RefedError, RunStopped, TeacherError
 from refed_dspy.ledger.fence import take_over
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import spent
@@ -21,6 +21,7 @@ from refed_dspy.runs.prepare import prepare
 from refed_dspy.runs.resume import remembered
 from refed_dspy.runs.spec import Claim, RunSpec
 from refed_dspy.runs.synthesize import carry_out, restored
+from refed_dspy.teachers.failures import LEAST_CALLS
 from refed_dspy.teachers.progress import Progress
 from refed_dspy.teachers.session import Session
 from refed_dspy.teachers.work import begin
@@ -30,10 +31,16 @@ HERE = ("localhost", "127.0.0.1", "::1")
 
 
 class Done(NamedTuple):
-    """What came of a lease: what the shard has used, over all its starts. `dry`: its references give nothing more."""
+    """What came of a lease: what the shard has used, over all its starts. `dry`: its references give nothing more.
+
+    `unanswered`: how many calls failed where all did, fewer than it takes to say that the teacher is at fault; `error`:
+    what a run in one process would end with.
+    """
 
     used: Amounts
     dry: bool = False
+    unanswered: int = 0
+    error: RefedError | None = None
 
 
 class ShardWork:
@@ -75,8 +82,15 @@ class ShardWork:
         with begin(self.folder, replace(work, facts={**work.facts, **self._facts})) as start:
             plan, session = restored(start.ledger, self.spec.plan_settings(start.size)), Session(start)
             self.progress = session.progress
-            await carry_out(self.spec, session, plan)
-            return Done(_used(start.ledger), dry=not plan.complete and session.cap_reached is None)
+            error, unanswered = None, 0
+            try:
+                await carry_out(self.spec, session, plan)
+            except (RunStopped, TeacherError) as stopped:
+                if not 0 < (unanswered := session.unanswered) < LEAST_CALLS:
+                    raise
+                error = stopped
+            dry = not plan.complete and session.cap_reached is None
+            return Done(_used(start.ledger), dry, unanswered, error)
 
     def now(self) -> Amounts:
         """What the shard has so far, while it is worked on."""

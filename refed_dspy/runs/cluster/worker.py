@@ -17,9 +17,10 @@ from refed_dspy.runs.cluster.account import Amounts
 from refed_dspy.runs.cluster.claims import Claims
 from refed_dspy.runs.cluster.coordinator_actor import CoordinatorActor, CoordinatorLost
 from refed_dspy.runs.cluster.leases import Lease, Reply
-from refed_dspy.runs.cluster.shard_work import ShardWork
+from refed_dspy.runs.cluster.shard_work import Done, ShardWork
 from refed_dspy.runs.cluster.shards import shard_folder
 from refed_dspy.runs.cluster.warned import Warned
+from refed_dspy.teachers.failures import LEAST_CALLS
 from refed_dspy.teachers.progress import Progress
 
 EVERY = 0.5
@@ -58,6 +59,10 @@ class Worker:
     def __init__(self, run: Path, name: str, coordinator: CoordinatorActor, workers: int) -> None:
         self.run_dir, self.name, self.coordinator, self.workers = run, name, coordinator, workers
         self.warned = Warned()
+        self.failed = set[int]()
+        """Shards in whose lease every call failed, too few to say that the teacher is at fault."""
+        self.unanswered = 0
+        """Calls that failed in such leases since the last other one."""
 
     async def run(self) -> Ended:
         """How it ended; an error of the run's is part of that, a bug is raised."""
@@ -105,7 +110,26 @@ class Worker:
         if told is not Reply.GO_ON:
             return False
         done = task.result()
+        if done.error is not None:
+            return await self._leave(lease, done, done.error)
+        self.unanswered = 0
+        return await self._give_back(lease, done)
+
+    async def _give_back(self, lease: Lease, done: Done) -> bool:
         return bool(await self.coordinator.ask("give_back", self.name, lease.shard, lease.epoch, done.used, done.dry))
+
+    async def _leave(self, lease: Lease, done: Done, error: RefedError) -> bool:
+        """Leave a shard whose calls all failed for later, and perhaps for a worker whose teacher answers; if it fails
+        here again, its references are at fault. Raises `error` where the teacher is."""
+        self.unanswered += done.unanswered
+        if self.unanswered >= LEAST_CALLS:
+            raise error
+        if lease.shard in self.failed:
+            return await self._give_back(lease, done)
+        self.failed.add(lease.shard)
+        await self._report(lease, done.used, None)
+        await self.coordinator.ask("put_off", self.name, lease.shard, lease.epoch)
+        return True
 
     async def _report(self, lease: Lease, used: Amounts, progress: Progress | None) -> Reply:
         told: dict[str, Any] = {"warned": self.warned.texts, PID: os.getpid()}

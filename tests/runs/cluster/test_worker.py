@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +51,9 @@ def here(tmp_path: Path) -> Iterator[Here]:
     made.close()
 
 
-def shards_of(folder: Path, teacher: TeacherConfig) -> None:
+def shards_of(folder: Path, teacher: TeacherConfig, references: Sequence[Mapping[str, Any]] = REFERENCES[:12]) -> None:
     """The shards of a run, as the driver makes them."""
-    spec = prepare(None, REFERENCES[:12], size=SIZE, teacher=teacher, run_dir=folder)
+    spec = prepare(None, references, size=SIZE, teacher=teacher, run_dir=folder)
     for number in range(SHARDS):
         prepare_shard(shard_of(spec, number, SHARDS))
 
@@ -160,3 +160,23 @@ def test_an_error_of_the_disk_is_not_taken_for_another_folder(tmp_path: Path, mo
     monkeypatch.setattr(Worker, "run", run)
     with pytest.raises(OSError, match="No space left"):
         work(str(tmp_path), "mark", "a", None, 1)
+
+
+async def test_a_reference_that_nobody_answers_ends_no_worker(
+    server: SimulatedTeacher, here: Here, tmp_path: Path
+) -> None:
+    refused = {**REFERENCES[2], "instruction": f"A word that a filter refuses. {REFERENCES[2]['instruction']}"}
+    server.control(filtered_text="A word that a filter refuses.")
+    shards_of(tmp_path, teacher_config(server, 4), [*REFERENCES[:2], refused])
+    assert await worked(tmp_path, here) == Ended(How.DONE, warned=[])
+    assert here.actor.totals().kept == SIZE and here.actor.totals().dry == 1
+    assert kept(tmp_path)[2] == 0, "others make what the shard cannot"
+
+
+async def test_a_call_that_fails_near_the_cap_ends_no_worker(server: SimulatedTeacher, tmp_path: Path) -> None:
+    server.control(faults={"500": 1.0})
+    made = Coordinator(tmp_path / "coordinator.sqlite", shards=SHARDS, size=SIZE, job="first", max_calls=1)
+    shards_of(tmp_path, teacher_config(server, 4).model_copy(update={"retries": 0}))
+    assert await worked(tmp_path, Here(made)) == Ended(How.DONE, warned=[])
+    assert server.stats()["requests"] == made.totals().calls == 1
+    made.close()
