@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import asdict
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 os.environ["REFED_TRACK"] = "false"
 _data = tempfile.TemporaryDirectory(prefix="refed-tests-")
 os.environ["XDG_DATA_HOME"] = _data.name
+# A shell has what it starts in the background ignore Ctrl-C, and so would every command of these tests.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 KEY_VARIABLE = "SIMULATED_TEACHER_KEY"
 KEY = "sk-simulated-0123456789abcdef"
 MARKS = ("north", "south")

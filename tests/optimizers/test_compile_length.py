@@ -61,9 +61,9 @@ def written(folder: Path, world: Wordy, **settings: Any) -> tuple[Compiled, Proo
     made = compiled(
         folder,
         ReferenceLevelFeedback({"subject": "what it is about"}),
-        PREFERENCE.references(12),
+        PREFERENCE.references(24),
         **{
-            "teacher": model(world), "judge": model(world, 0.0), "optimizer": f"{__name__}.Writes", "test": 8,
+            "teacher": model(world), "judge": model(world, 0.0), "optimizer": f"{__name__}.Writes", "test": 16,
             "instructions_per_feature": 4, **settings,
         },
     )  # fmt: skip
@@ -72,7 +72,7 @@ def written(folder: Path, world: Wordy, **settings: Any) -> tuple[Compiled, Proo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("times", "told"), [(1.4, True), (5.2, False)])
+@pytest.mark.parametrize(("times", "told"), [(1.5, True), (5.2, False)])
 def test_a_program_that_only_writes_longer_is_not_proved_without_a_word(
     times: float, told: bool, tmp_path: Path
 ) -> None:
