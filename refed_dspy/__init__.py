@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from refed_dspy.tracking.registry import promote
     from refed_dspy.tracking.track import track
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _ROOMS = {
     "errors": "",
