@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sqlite3
 from pathlib import Path
 
 import pytest
 
-from refed_dspy import synthesize
+from refed_dspy import compare, synthesize
 from refed_dspy.ledger.connection import FILE as LEDGER
 from refed_dspy.runs.result import Synthesis
 from refed_dspy.sharing.manifest import files_in
@@ -58,3 +59,18 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(run_dir: Path, tmp_path: Path) -> Path:
     """A copy of that folder, for a single test."""
     return Path(shutil.copytree(run_dir / "shared", tmp_path / "shared"))
+
+
+@pytest.fixture(scope="package")
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a comparison of three programs over six instructions."""
+    judge = Writer()
+    judge.on_request = lambda request: json.dumps(
+        {"reason": "so", **{name: "A>B" if name == "verdict" else "4" for name in judge.fields(request)[1:]}}
+    )
+    folder = tmp_path_factory.mktemp("comparison")
+    compare(
+        None, references(3), teacher=fake_lm(Writer()), judge=fake_lm(judge, "judge/model"), out=folder, size=6,
+        embeddings=False, track=False, subsets=[4],
+    )  # fmt: skip
+    return folder

@@ -19,7 +19,6 @@ from refed_dspy.sharing.annotate.posed import posed_pairs
 from tests.sharing import conftest
 from tests.support.annotators import page_data
 from tests.support.example_run import HOSTILE
-from tests.support.scripted_engine import Writer, fake_lm, references
 
 filtered_run = conftest.filtered_run
 BOTH = {"plain": "plain"}
@@ -123,20 +122,6 @@ def test_of_a_filtering_its_rows(tmp_path: Path) -> None:
     refed_dspy.filter_data(rows(9), [{"random": {"share": 0.5}}], out=tmp_path / "kept", columns=BOTH)
     kept = len(posed_pairs(tmp_path / "kept"))
     assert 0 < kept < 9 and len(key_of(pages(tmp_path, tmp_path / "kept", pairs=kept, columns=None)).pairs) == kept
-
-
-@pytest.fixture(scope="module")
-def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    judge = Writer()
-    judge.on_request = lambda request: json.dumps(
-        {"reason": "so", **{name: "A>B" if name == "verdict" else "4" for name in judge.fields(request)[1:]}}
-    )
-    folder = tmp_path_factory.mktemp("comparison")
-    refed_dspy.compare(
-        None, references(3), teacher=fake_lm(Writer()), judge=fake_lm(judge, "judge/model"), out=folder, size=6,
-        embeddings=False, track=False, subsets=[4],
-    )  # fmt: skip
-    return folder
 
 
 def test_of_a_comparison_each_program_beside_the_one_it_is_against(comparison: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from refed_dspy.sharing.report.of_run import no_map
 from refed_dspy.sharing.report.page import Page
 from refed_dspy.sharing.report.report import read_page, report
 from tests.support.example_run import HOSTILE
-from tests.support.scripted_engine import Writer, fake_lm, references
+from tests.support.scripted_engine import Writer, fake_lm
 from tests.support.simulated_compiles import QUESTIONS, answerer, compiled, marks
 
 ROWS = [
@@ -44,20 +44,6 @@ def written(folder: Path) -> str:
 # --- comparisons
 
 
-@pytest.fixture(scope="module")
-def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    judge = Writer()
-    judge.on_request = lambda request: json.dumps(
-        {"reason": "so", **{name: "A>B" if name == "verdict" else "4" for name in judge.fields(request)[1:]}}
-    )
-    folder = tmp_path_factory.mktemp("comparison")
-    refed_dspy.compare(
-        None, references(4), teacher=fake_lm(Writer()), judge=fake_lm(judge, "judge/model"), out=folder, size=8,
-        embeddings=False, track=False, subsets=[4],
-    )  # fmt: skip
-    return folder
-
-
 def test_a_comparison_shows_win_rates_and_the_answers_side_by_side(comparison: Path) -> None:
     page = read_page(comparison, no_map)
     made = json.loads((comparison / "comparison.json").read_text())
@@ -67,10 +53,10 @@ def test_a_comparison_shows_win_rates_and_the_answers_side_by_side(comparison: P
     assert dict(zip(wins.labels, (each and each[0] for each in wins.series["win rate"]), strict=True)) == rates
     assert len(rates) == 2 and isinstance(grades, Intervals) and set(grades.labels) > set(rates)
     (gallery,) = page.galleries
-    assert len(gallery.extracts) == 8 and gallery.wide
+    assert len(gallery.extracts) == 6 and gallery.wide
     assert [text.title for text in gallery.extracts[0].texts] == ["instruction-only", "sample-level", "reference-level"]
     assert re.fullmatch(r"(wins|loses|a tie), grade 4", gallery.extracts[0].texts[1].note)
-    assert facts(page)["Instructions"] == ("8", "of 8") and "judged by judge/model" in str(page.lead)
+    assert facts(page)["Instructions"] == ("6", "of 6") and "judged by judge/model" in str(page.lead)
     assert made["notes"] and set(made["notes"]) <= set(page.notes), "what the command says of its figures"
     assert "Win rates over instruction-only" in written(comparison)
 
