@@ -19,7 +19,11 @@ REFERENCES = [
 
 
 class Capitals(Judge):
-    """Likes capitals; of some pairs it says that the first answer is better, whichever it is."""
+    """Likes capitals; of every other pair it says that the first answer is better, whichever it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
 
     def decide(self, request: Request) -> Any:
         if "grade" in self.fields(request):
@@ -28,7 +32,9 @@ class Capitals(Judge):
         assert SYSTEM in shown
         first, second = (shown.partition(f"<{n}>\n")[2].partition("\n</>")[0] for n in ("answer_a", "answer_b"))
         loud = first if first.isupper() else second
-        fair = len(loud) % 2 > 0
+        if loud not in self.seen:
+            self.seen.append(loud)
+        fair = self.seen.index(loud) % 2 > 0
         verdict = "A>>B" if loud == first or not fair else "B>>A"
         return json.dumps({"reason": "loud", "verdict": verdict})
 
