@@ -63,7 +63,11 @@ def standing_in(port: int, folder: Path, environment: pytest.MonkeyPatch) -> Ite
         await writer.drain()
         await writer.start_tls(context)
         from_server, to_server = await asyncio.open_connection("127.0.0.1", port)
-        await asyncio.gather(_copy(reader, to_server), _copy(from_server, writer))
+        try:
+            await asyncio.gather(_copy(reader, to_server), _copy(from_server, writer))
+        finally:  # also where the proxy ends before its clients do
+            writer.transport.abort()
+            to_server.transport.abort()
 
     ports, done, loop = Queue[int](), asyncio.Event(), asyncio.new_event_loop()
 
