@@ -40,12 +40,10 @@ def reporting(command: F) -> F:
             line = as_options(one_line(error, 600))
             say("\n".join([f"refed: {line}", *getattr(error, "__notes__", ())]), err=True)
             raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             say_no_more()
-            is_run = command.__name__ in {"synth", "resume"} and kwargs.get("run_dir")
-            on = f" --cluster {kwargs['cluster']}" if kwargs.get("cluster") else ""
-            where = f"refed resume {kwargs['run_dir']}{on}" if is_run else "the same command"
-            say(f"refed: stopped; everything made so far is kept; continue with: {where}", err=True)
+            kept = as_options(str(interrupt)) or "everything made so far is kept; continue with the same command"
+            say(f"refed: stopped; {kept}", err=True)
             raise typer.Exit(exit_code()) from None
 
     return cast(F, wrapped)

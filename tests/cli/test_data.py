@@ -275,7 +275,7 @@ def test_ctrl_c_in_filter_keeps_what_was_paid_for(rows: str, home: Path, server:
             _, stderr = process.communicate(timeout=20)
         finally:
             process.kill()
-    assert process.returncode == 130 and stderr.strip().splitlines()[-1].endswith("continue with: the same command")
+    assert process.returncode == 130 and stderr.strip().splitlines()[-1].endswith("continue with the same command")
     assert "Traceback" not in stderr
     server.control(latency=0)
     done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ})

@@ -321,7 +321,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(home: Path, server: SimulatedTeacher
         finally:
             process.kill()
     assert process.returncode == 130
-    assert "refed resume run" in stderr and "Traceback" not in stderr
+    assert "continue with the same command or refed resume run\n" in stderr and "Traceback" not in stderr
     server.control(faults={}, latency=0, sigma=0)
     done = subprocess.run([*REFED, "resume", "run"], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "150 of 150 samples" in done.stdout

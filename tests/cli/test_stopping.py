@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import shutil
 import signal
 import sqlite3
@@ -35,6 +36,20 @@ sys.meta_path.insert(0, Interrupting())
 sys.argv = ["refed", *words]
 from refed_dspy.cli import main
 main()
+"""
+SAYS_HOW_TO_GO_ON = re.compile(r"^refed: stopped; .* kept in out; continue with the same command.*\n\Z", re.MULTILINE)
+INTERRUPTING = """
+import os, signal
+from refed_dspy.filters.base import Decision
+class Interrupting:
+    name, of_instruction, seen = "interrupting", False, 0
+    def check(self, row):
+        self.seen += 1
+        if self.seen == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return Decision(True)
+    def remember(self, row):
+        pass
 """
 COMMANDS = {
     "synth": "synth --references references.jsonl --teacher teacher.yaml --size 60 --run-dir out",
@@ -105,10 +120,25 @@ def test_inside_an_import_at_work_what_was_begun_is_cleaned_up(home: Path, modul
         cwd=home, capture_output=True, text=True, check=False, preexec_fn=heeding_ctrl_c,
     )  # fmt: skip
     assert done.returncode == 128 + signal.SIGTERM
-    assert done.stderr.endswith("refed: stopped; everything made so far is kept; continue with: the same command\n"), (
+    assert done.stderr.endswith("refed: stopped; everything made so far is kept; continue with the same command\n"), (
         done.stderr
     )
     assert {path.name for path in home.iterdir()} == before
+
+
+def test_ctrl_c_says_what_is_kept_and_how_to_go_on(home: Path) -> None:
+    """Also where the settings, the folder among them, are all in a file."""
+    (home / "own.py").write_text(INTERRUPTING)
+    settings = {"references": "references.jsonl", "size": 400, "teacher": "simulated", "run_dir": "out"}
+    (home / "run.yaml").write_text(json.dumps({**settings, "filters": ["own:Interrupting"]}))
+    done = subprocess.run(
+        [*REFED, "synth", "--config", "run.yaml"],
+        cwd=home, capture_output=True, text=True, check=False, preexec_fn=heeding_ctrl_c,
+    )  # fmt: skip
+    with Ledger.read(home / "out") as ledger:
+        kept = f"refed: stopped; {ledger.kept()} of 400 samples are kept in out"
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.splitlines()[-1] == f"{kept}; continue with the same command or refed resume out"
 
 
 def outcomes(folder: Path) -> dict[str, int]:
@@ -139,7 +169,7 @@ def test_what_is_in_flight_may_land(home: Path, server: SimulatedTeacher, name: 
         finally:
             process.kill()
     assert process.returncode == 128 + number, stderr
-    assert "refed: stopped; everything made so far is kept" in stderr.splitlines()[-1] and "Traceback" not in stderr
+    assert SAYS_HOW_TO_GO_ON.search(stderr) and "Traceback" not in stderr, stderr
     ended = outcomes(home / "out")
     if name != "compile":  # DSPy's optimizers are ended where they stand
         assert ended == {"ok": server.stats()["requests"]}, "every call landed"
@@ -198,10 +228,7 @@ def test_ctrl_c_of_tracked_work(
             process.kill()
     assert process.returncode == 130, stderr
     assert stderr.splitlines().count("refed: stopping; press Ctrl-C again to stop at once") == 1
-    assert (
-        stderr.splitlines()[-1].startswith("refed: stopped; everything made so far is kept")
-        and "Traceback" not in stderr
-    )
+    assert SAYS_HOW_TO_GO_ON.search(stderr) and "Traceback" not in stderr, stderr
     ended = outcomes(home / "out")
     assert ended["ok"] == server.stats()["answered"] and "sent" not in ended
     told = subprocess.run([*REFED, "track", "out"], cwd=home, capture_output=True, text=True, check=False)

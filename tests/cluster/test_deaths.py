@@ -42,12 +42,14 @@ def test_the_driver_killed_and_stopped(run: Begin) -> None:
     wait_until(partial(made.has_sent, 200))
     os.kill(driver.pid, signal.SIGKILL)
     ended(driver)
+    address, made.cluster = made.cluster, ""
+    made.settings["cluster"] = address  # in the file this time: what continues it has the address all the same
     driver = made.start()
     wait_until(partial(made.has_sent, 450))
     os.killpg(driver.pid, signal.SIGINT)  # Ctrl-C
     code, told = ended(driver, seconds=12)
     assert code == 130, told
-    assert told.endswith(f"continue with: refed resume {made.folder} --cluster {made.cluster}\n")
+    assert told.endswith(f"continue with the same command or refed resume {made.folder} --cluster {address}\n")
     assert 0 < Rows.of(made.folder).samples < 400, "what was made is gathered"
     code, told = made.complete()
     assert code == 0, told
