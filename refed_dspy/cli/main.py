@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from itertools import pairwise
 from typing import Annotated, Any
 
@@ -46,8 +47,8 @@ class _Grouped(TyperGroup):
             return super().invoke(ctx)
         except _UsageError as error:
             error.message = printable(error.message)
-            if getattr(error, "option_name", "") == "--filter":
-                error.message += "; filters of a run are a setting: `filters:` in a --config file, or REFED_FILTERS"
+            if hint := _where_it_is_set(getattr(error, "option_name", ""), error.ctx):
+                error.message, error.possibilities = f"{error.message}; {hint}", None
             raise
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
@@ -59,6 +60,21 @@ class _Grouped(TyperGroup):
             with formatter.section(group):
                 summaries = (self.commands[name].get_short_help_str(limit=1_000) for name in names)
                 formatter.write_dl([(name.ljust(widest), text) for name, text in zip(names, summaries, strict=True)])
+
+
+def _where_it_is_set(option: str, context: Any) -> str:
+    """How to set what `option` would, where it is a setting of the command's teacher or of a run; empty: it is none."""
+    from refed_dspy.config.run import RunConfig
+    from refed_dspy.config.teacher import TeacherConfig
+
+    name, taken = option.removeprefix("--").replace("-", "_"), {parameter.name for parameter in context.command.params}
+    if "teacher" in taken and name in TeacherConfig.model_fields:
+        return f"it is a setting of the teacher: `{name}:` in a file for --teacher, or REFED_TEACHER__{name.upper()}"
+    if context.command.name == "synth":
+        for key in (name, f"{name}s"):  # --filter
+            if key in RunConfig.model_fields:
+                return f"it is a setting of a run: `{key}:` in a --config file, or REFED_{key.upper()}"
+    return ""
 
 
 app = typer.Typer(
@@ -97,8 +113,9 @@ def run() -> None:
     log = logging.StreamHandler()
     log.setFormatter(PlainFormatter("refed: %(message)s"))
     logging.basicConfig(handlers=[log], level=logging.ERROR)
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # else each of its retries is two lines
     for room in ("config", "optimizers", "teachers", "tracking"):  # their warnings are printed nowhere else
         logging.getLogger(f"refed_dspy.{room}").setLevel(logging.WARNING)
-    for waits in ("batches", "cluster", "environments"):  # hours may pass between two lines, or Ray begins
+    for waits in ("batches", "cluster", "environments", "hub"):  # hours may pass between two lines, or Ray begins
         logging.getLogger(f"refed_dspy.{waits}").setLevel(logging.INFO)
     app()

@@ -6,6 +6,7 @@ import codecs
 import csv
 import io
 import json
+import logging
 import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,6 +20,7 @@ from refed_dspy.errors import ReferencesError, one_line
 from refed_dspy.files import read_bytes
 from refed_dspy.records import Reference, Sample
 
+log = logging.getLogger("refed_dspy.hub")
 BUILTIN = "builtin"
 OWN = {BUILTIN: "references.jsonl", "builtin-short": "short_references.jsonl"}
 """The package's own references: their name → their file. The short ones are for small models."""
@@ -206,6 +208,7 @@ def _hub(source: str) -> Rows:
     from datasets.exceptions import DatasetNotFoundError
 
     name, _, split = source.partition(":")
+    log.info("%s is no file here: asking the Hub for it", name)
     try:
         rows = datasets.load_dataset(name, split=split or "train")
     except DatasetNotFoundError as error:

@@ -28,9 +28,23 @@ def test_every_command_is_in_one_group() -> None:
     assert sorted(listed) == sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
 
 
-def test_a_runs_filters_are_a_setting() -> None:
-    result = CliRunner().invoke(app, ["synth", "--filter", "refusals"])
-    assert result.exit_code == 2 and "No such option: --filter; filters of a run are a setting" in result.stderr
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        ("synth --filter refusals", "; it is a setting of a run: `filters:` in a --config file, or REFED_FILTERS\n"),
+        ("synth --guidance Short.", "; it is a setting of a run: `guidance:` in a --config file, or REFED_GUIDANCE\n"),
+        (
+            "compile --max-tokens 9",
+            "; it is a setting of the teacher: `max_tokens:` in a file for --teacher, or REFED_TEACHER__MAX_TOKENS\n",
+        ),
+        ("export run --temperature 1", "\n"),
+        ("synth --temprature 1", " (Possible options: "),
+    ],
+)
+def test_an_option_that_is_a_setting_is_told_so(words: str, hint: str) -> None:
+    result = CliRunner().invoke(app, words.split())
+    option = next(word for word in words.split() if word.startswith("--"))
+    assert result.exit_code == 2 and f"No such option: {option}{hint}" in result.stderr, result.stderr
 
 
 def test_groups_stand_in_order_and_no_description_is_cut() -> None:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
+from typing import ClassVar
 
 import pytest
 
@@ -23,10 +24,16 @@ SCRIPT = """if True:
 
 
 class FakeHub(http.server.BaseHTTPRequestHandler):
-    """Answers for a gated data set, and for one that does not exist."""
+    """Answers for a gated data set, for one that does not exist, and for another after a first failure."""
+
+    asked: ClassVar[list[str]] = []
 
     def do_GET(self) -> None:
         gated = "gated" in self.path
+        self.asked.append(self.path)
+        if "unsteady" in self.path and self.asked.count(self.path) == 1:
+            self.send_error(503)
+            return
         self.send_response(403 if gated else 404)
         self.send_header("X-Error-Code", "GatedRepo" if gated else "RepoNotFound")
         self.send_header("X-Error-Message", "Access is restricted." if gated else "Repository not found")
@@ -68,6 +75,19 @@ def test_a_gated_data_set(hub: str, tmp_path: Path) -> None:
 def test_a_missing_data_set(hub: str, tmp_path: Path) -> None:
     message = refusal("GAIR/none:test", tmp_path, HF_ENDPOINT=hub)
     assert message.startswith("GAIR/none: not on the Hub") and "local file" in message
+
+
+@pytest.mark.slow
+def test_a_command_says_that_it_asks_and_nothing_of_retries(hub: str, tmp_path: Path) -> None:
+    """A mistyped path may look like a Hub data set's name, and the Hub's library tries for half a minute."""
+    done = subprocess.run(
+        [sys.executable, "-m", "refed_dspy.cli", "stats", "my/unsteady"],
+        env={**os.environ, "HF_HOME": str(tmp_path), "HF_ENDPOINT": hub, "HF_HUB_DISABLE_TELEMETRY": "1"},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    asked, refused = done.stderr.splitlines()
+    assert asked == "refed: my/unsteady is no file here: asking the Hub for it"
+    assert done.returncode == 2 and refused.startswith("refed: my/unsteady: not on the Hub")
 
 
 @pytest.mark.slow
