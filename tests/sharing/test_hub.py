@@ -24,14 +24,14 @@ SCRIPT = """if True:
 
 
 class FakeHub(http.server.BaseHTTPRequestHandler):
-    """Answers for a gated data set, for one that does not exist, and for another after a first failure."""
+    """Answers for a gated data set, for one that does not exist, and for another after two failures."""
 
     asked: ClassVar[list[str]] = []
 
     def do_GET(self) -> None:
         gated = "gated" in self.path
         self.asked.append(self.path)
-        if "unsteady" in self.path and self.asked.count(self.path) == 1:
+        if "unsteady" in self.path and self.asked.count(self.path) <= 2:
             self.send_error(503)
             return
         self.send_response(403 if gated else 404)
