@@ -51,11 +51,14 @@ def _text(path: Path, value: bytes) -> str:
 
 
 def damaged(path: Path, why: object) -> RunDirError:
-    """The error for a ledger at `path` that cannot be read, or, on a full disk, not be opened: it is whole then."""
-    full = isinstance(why, sqlite3.Error) and getattr(why, "sqlite_errorcode", None) in _FULL
+    """The error for a ledger at `path` that cannot be read, or that is whole and cannot be opened: on a full disk, or
+    without the right to write."""
+    code = getattr(why, "sqlite_errorcode", None)
     why = one_line(why)
-    if full:
+    if code in _FULL:
         return RunDirError(f"{path}: could not be written ({why}); make room, then run the same command again")
+    if code is not None and code & 0xFF == sqlite3.SQLITE_READONLY:  # the low byte, of whatever kind it is
+        return RunDirError(f"{path}: reading it, too, takes the right to write in its folder ({why}); copy the folder")
     return RunDirError(f"{path}: not a readable ledger ({why}); restore it from a backup or choose another folder")
 
 

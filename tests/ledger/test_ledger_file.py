@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from refed_dspy.errors import RunDirError, RunStopped
-from refed_dspy.ledger.connection import FILE, FORMAT
+from refed_dspy.ledger.connection import FILE, FORMAT, connected
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.statements import Answer, DecisionRow, answered
 from tests.ledger.test_ledger import CALL, NOBODY, REFERENCE, key, paid
@@ -150,6 +150,14 @@ def test_a_full_disk_stops_the_run_and_keeps_what_was_committed(tmp_path: Path) 
         with pytest.raises(RunStopped, match=r"full.*make room, then resume"):
             ledger.commit(big)
         assert ledger.answer("a") and ledger.answer("b") is None
+
+
+def test_a_ledger_that_may_not_be_written_is_no_damage(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        ledger.set_meta(size=3)
+    refused = pytest.raises(RunDirError, match=r"the right to write in its folder .*; copy the folder$")
+    with refused, connected(tmp_path / FILE, "ro") as db:
+        db.execute("DELETE FROM meta")
 
 
 def test_a_disk_that_is_full_when_a_ledger_is_opened_is_no_damage(tmp_path: Path) -> None:
