@@ -236,5 +236,6 @@ def given_up_line(batches: Sequence[Mapping[str, Any]]) -> str:
     """What became of the calls in `batches` that nobody asks about any more."""
     arrived = sum(batch["arrived"] for batch in batches)
     lost = sum(batch["calls"] for batch in batches) - arrived
-    kept = f"; {arrived} answers already received are kept for a batch run" if arrived else ""
-    return f"{len(batches)} given up: {lost} calls stay charged in full{kept}"
+    answers = counted(arrived, "answer already received is", "answers already received are")
+    kept = f"; {answers} kept for a batch run" if arrived else ""
+    return f"{len(batches)} given up: {counted(lost, 'call stays', 'calls stay')} charged in full{kept}"

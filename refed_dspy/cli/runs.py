@@ -46,6 +46,7 @@ from refed_dspy.cli.options import (
 from refed_dspy.cli.printing import as_options, say, written
 from refed_dspy.cli.stopping import at_work
 from refed_dspy.errors import InputError, NothingKept, one_line
+from refed_dspy.text import counted
 
 app = typer.Typer()
 
@@ -244,13 +245,13 @@ def export(
             what = "--reasoning" if format == "jsonl" else f"--format {one_line(format, 40)}"
             raise InputError(f"{what}: remove it; dropped rows are written as jsonl, without reasoning")
         with written(out or Path("dropped.jsonl")) as (path, report):
-            report(f"{export_dropped(run_dir, path, force=force)} dropped rows")
+            report(counted(export_dropped(run_dir, path, force=force), "dropped row"))
         return
     with written(out or Path("samples.parquet" if format == "parquet" else "samples.jsonl")) as (path, report):
         with rows_shown() as through:
             made = write(run_dir, format, path, force=force, reasoning=reasoning, through=through)
-        noun = "pairs" if format in PAIRED else "rows" if work in ROWS else "samples"
-        report(f"{made.count} {noun}", made.told)
+        noun = "pair" if format in PAIRED else "row" if work in ROWS else "sample"
+        report(counted(made.count, noun), made.told)
 
 
 @app.command()

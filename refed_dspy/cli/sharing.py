@@ -96,7 +96,7 @@ def share_(
         say(f"{file.path}  {file.bytes:,} bytes")
     for note in made.notes:
         say(f"refed: {as_options(note)}", err=True)
-    more = f" and {made.dropped} dropped rows" if made.dropped else ""
+    more = f" and {counted(made.dropped, 'dropped row')}" if made.dropped else ""
     say(f"{counted(made.rows, 'row')}{more} in {out}; read its README.md, then: refed push {out} OWNER/NAME")
 
 

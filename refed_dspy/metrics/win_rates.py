@@ -38,6 +38,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refed_dspy.metrics.intervals import Interval, mean_interval
+from refed_dspy.text import counted
 
 Floats = NDArray[np.float64]
 
@@ -120,7 +121,8 @@ def length_controlled(
     cluster_of = _cluster_numbers(clusters, len(wins))
     scaled = differences / (np.abs(differences).max() or 1.0)  # the square of a huge one would not be finite
     if (n := int(cluster_of.max()) + 1) < LEAST_CLUSTERS:
-        return LengthControlled(None, None, f"{n} groups of rows are too few; a rate needs at least {LEAST_CLUSTERS}")
+        groups = counted(n, "group of rows is", "groups of rows are")
+        return LengthControlled(None, None, f"{groups} too few; a rate needs at least {LEAST_CLUSTERS}")
     if alike := _alike(won, scaled):
         return LengthControlled(win_rate(wins, clusters, seed=seed), None, f"{alike}: this is the plain win rate")
     weights = 1 / np.bincount(cluster_of)[cluster_of]

@@ -25,7 +25,7 @@ from refed_dspy.runs.synthesize import produce
 from refed_dspy.teachers.by_stage import ANY, TeachersByStage
 from refed_dspy.teachers.prices import table_name, table_price
 from refed_dspy.teachers.progress import Progress, Watch
-from refed_dspy.text import Shown, html_lines
+from refed_dspy.text import Shown, counted, html_lines
 
 PILOT_REFERENCES = 5
 PILOT_SAMPLES = 3
@@ -63,7 +63,7 @@ class Estimate(Shown, Forecast):
 
     def _describe(self) -> str:
         cost = "price unknown" if self.cost is None else f"about {_money(self.cost)}"
-        return f"{self.size:,} samples, {cost}, {_time_text(self.minutes)}"
+        return f"{counted(self.size, 'sample')}, {cost}, {_time_text(self.minutes)}"
 
     def _repr_html_(self) -> str:
         return html_lines(repr(self), self.lines())
@@ -71,7 +71,7 @@ class Estimate(Shown, Forecast):
     def lines(self) -> list[str]:
         """The estimate for people."""
         lines = [
-            f"{self.size} samples: about {self.calls:,} calls, {self.prompt_tokens:,} tokens read, "
+            f"{counted(self.size, 'sample')}: about {self.calls:,} calls, {self.prompt_tokens:,} tokens read, "
             f"{self.completion_tokens:,} written, {_time_text(self.minutes)}",
             _price_line(self, self.price_source),
         ]

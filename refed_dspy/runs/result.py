@@ -24,7 +24,7 @@ from refed_dspy.ledger.states import DONE, RUNNING, state_of
 from refed_dspy.ledger.summary import run_status
 from refed_dspy.records import PICO, Failure, Sample, dollars
 from refed_dspy.runs.forecast import Forecast, as_facts, forecast
-from refed_dspy.text import Shown
+from refed_dspy.text import Shown, counted
 
 if TYPE_CHECKING:
     import datasets
@@ -161,7 +161,7 @@ def why_short(failures: Sequence[Failure], dropped: int = 0) -> str:
         last = [each.reason for each in failures if (each.stage, each.kind) == (stage, kind)][-1]
         causes.append(f"{count} {kind} in {stage}, the last one: {one_line(last, 200)}")
     if dropped:
-        causes.append(f"filters dropped {dropped} rows")
+        causes.append(f"filters dropped {counted(dropped, 'row')}")
         remedies.insert(1, "loosen a filter in a new run")
     if any(each.kind in PASSING for each in failures):
         remedies.insert(0, "run it again to retry unanswered questions")

@@ -22,6 +22,7 @@ from refed_dspy.teachers.by_stage import ANY, TeachersByStage
 from refed_dspy.teachers.pool import PoolSetup
 from refed_dspy.teachers.session import Session
 from refed_dspy.teachers.work import Work
+from refed_dspy.text import counted
 
 log = logging.getLogger("refed_dspy")
 teachers_log = logging.getLogger("refed_dspy.teachers")
@@ -76,8 +77,8 @@ class RunWork(Work):
         return f"{kept}; continue with the same call{other and f' or {other}'}"
 
     def resume_hint(self, ledger: Ledger) -> str:
-        next_step = f"continue with: {self.go_on(ledger)}"
-        return "; ".join(filter(None, [f"{ledger.kept()} samples are kept", set_aside(ledger), next_step]))
+        kept = f"{counted(ledger.kept(), 'sample is', 'samples are')} kept"
+        return "; ".join(filter(None, [kept, set_aside(ledger), f"continue with: {self.go_on(ledger)}"]))
 
     def repair_hint(self, ledger: Ledger) -> str:
         reuse = f"reuse={str(ledger.path.parent)!r}"

@@ -32,6 +32,7 @@ from refed_dspy.sharing.public_report import public_page
 from refed_dspy.sharing.steps import Step, made_facts, pairs_of, simulated_in
 from refed_dspy.sharing.survey import Survey
 from refed_dspy.sharing.terms import LICENSES, checked_license
+from refed_dspy.text import counted
 
 CARD, LICENSE, REPORT = "README.md", "LICENSE", "report.html"
 _LARGEST_TEXT = 1_000_000
@@ -241,7 +242,7 @@ def _notes(settings: CardSettings, card: Card) -> list[str]:
     if settings.report:
         notes.append("report.html shows the references themselves: share it only if their license allows it")
     if undecided := sum(each["undecided"] for step in card.steps for each in step.filters):
-        notes.append(f"{undecided} rows are undecided, so not shared; the card says so")
+        notes.append(f"{counted(undecided, 'row is', 'rows are')} undecided, so not shared; the card says so")
     if facts.kept < facts.size:
         notes.append(f"the run is not done: {facts.kept} of {facts.size} rows; the card says so")
     return notes

@@ -75,6 +75,13 @@ def test_synth_status_export(home: Path, server: SimulatedTeacher) -> None:
     assert refed("export", "run", "--out", "out.jsonl", "--force").exit_code == 0
 
 
+def test_one_of_a_kind_is_told_as_one(home: Path) -> None:
+    words = ["synth", "--references", "builtin", "--size", 1, "--teacher", "simulated", "--run-dir", "one"]
+    assert refed(*words, "--estimate").stdout.startswith("1 sample: about ")
+    assert refed(*words).exit_code == 0
+    assert refed("export", "one", "--out", "one.jsonl").stdout == "1 sample in one.jsonl\n"
+
+
 def test_a_resume_takes_variables_for_a_teacher_that_is_named_and_tells_of_the_others(
     home: Path, server: SimulatedTeacher, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

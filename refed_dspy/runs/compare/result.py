@@ -13,7 +13,7 @@ from refed_dspy.metrics.intervals import Interval
 from refed_dspy.metrics.win_rates import LC_NOTE, LengthControlled
 from refed_dspy.programs.judges import Judgements
 from refed_dspy.records import PICO, dollars
-from refed_dspy.text import NO_VALUE, Shown, format_number, table_lines
+from refed_dspy.text import NO_VALUE, Shown, counted, format_number, table_lines
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,9 +94,10 @@ class Comparison(Shown):
 
     def _describe(self) -> str:
         programs = ", ".join(line.program for line in self.programs)
-        of = "" if self.instructions == self.size else f" of {self.size}"
+        some = "" if self.instructions == self.size else f"{self.instructions} of "
+        instructions = f"{some}{counted(self.size, 'instruction')}"
         state = "" if self.state == DONE else f", {self.state}"
-        return f"{programs} on {self.instructions}{of} instructions{state}, judged by {self.judge}, in {self.out}"
+        return f"{programs} on {instructions}{state}, judged by {self.judge}, in {self.out}"
 
     def _table(self) -> tuple[Sequence[str], Iterable[Sequence[object]]]:
         return _HEADING, map(_cells, self.programs)
@@ -135,8 +136,8 @@ class Comparison(Shown):
         """The whole comparison as lines for a terminal or a file."""
         text = [self.doubt] if self.doubt else []
         text += [
-            f"{self.instructions} instructions from {self.references} references, written by {self.teacher}, judged by "
-            f"{self.judge} against {self.against}",
+            f"{counted(self.instructions, 'instruction')} from {counted(self.references, 'reference')}, written by "
+            f"{self.teacher}, judged by {self.judge} against {self.against}",
             "",
             *self.table(),
             "",

@@ -21,6 +21,7 @@ from refed_dspy.programs.reflection import IMPROVED, REFLECTED, Recycled
 from refed_dspy.records import DataRow
 from refed_dspy.runs.recycle.passes import PassResults
 from refed_dspy.runs.recycle.select import Selected
+from refed_dspy.text import counted
 
 ROWS, TABLE = FILES["recycling"], "table"
 OUTPUTS = (ROWS, DROPPED, f"{TABLE}.txt", f"{TABLE}.json", SOURCE)
@@ -102,7 +103,9 @@ class Recycling(PassResults, KeptRows):
             lines.insert(0, f"{rests}; most of the others were: {fell_back[0][0]}")
         lines += [f"fell back: {count} {reason}" for reason, count in fell_back]
         if unanswered := sum(self.made[row.number].unanswered for row in self.rows):
-            lines.append(f"{unanswered} rows lack an answer; run the same command to ask again")
+            lines.append(
+                f"{counted(unanswered, 'row lacks', 'rows lack')} an answer; run the same command to ask again"
+            )
         if self.data.left_out:
             left_out = ", ".join(f"{count} {reason}" for reason, count in self.data.left_out.items())
             lines.append(f"not read as a pair: {left_out}")
@@ -113,7 +116,8 @@ class Recycling(PassResults, KeptRows):
         lines += [f"not measured: {line}" for line in self.lacking]
         if self.halfway:
             lines.append(
-                f"first pass only: {self.halfway} rows; the second pass starts when all rows have had the first"
+                f"first pass only: {counted(self.halfway, 'row')}; the second pass starts when all rows have had the "
+                "first"
             )
         if self.stopped:
             lines.append(f"stopped: {self.stopped} is reached; raise it and run the same command to continue")
