@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 
-_ROOMS = {
+_PLACES = {
     "errors": "",
     "programs": "",
     "load_references": "data.references",
@@ -126,10 +126,10 @@ __all__ = [
 if not TYPE_CHECKING:  # to a type checker it would make every name a public one
 
     def __getattr__(name: str) -> Any:
-        if (room := _ROOMS.get(name)) is None:
+        if (place := _PLACES.get(name)) is None:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        module = import_module(f"{__name__}.{room or name}")
-        value = getattr(module, name) if room else module
+        module = import_module(f"{__name__}.{place or name}")
+        value = getattr(module, name) if place else module
         globals()[name] = value  # the next use finds it without asking
         return value
 

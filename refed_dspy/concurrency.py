@@ -1,5 +1,5 @@
 """Helpers for asyncio: running a coroutine from ordinary code, also in a notebook whose event loop runs already; tasks
-that end together; so much work at once and no more; and fewer garbage collections during a run."""
+that end together; limits on the work under way at once; and fewer garbage collections during a run."""
 
 from __future__ import annotations
 

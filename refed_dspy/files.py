@@ -1,5 +1,5 @@
-"""Files. What people name is read (a path that is none, a file without an end, YAML that grows without one); what is
-written is there whole or not at all, and never over the input."""
+"""Reading the files that people name, whatever they hold (endless ones, YAML that grows without bound), and writing
+files whole or not at all, and never over the input."""
 
 from __future__ import annotations
 

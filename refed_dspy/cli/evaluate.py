@@ -1,4 +1,4 @@
-"""The commands around benchmarks: answers; and evaluate alpaca-eval, arena-hard, ifeval, annotations."""
+"""The commands around benchmarks: `refed answers`, and `refed evaluate` with each benchmark."""
 
 from __future__ import annotations
 

@@ -114,8 +114,8 @@ def run() -> None:
     log.setFormatter(PlainFormatter("refed: %(message)s"))
     logging.basicConfig(handlers=[log], level=logging.ERROR)
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # else each of its retries is two lines
-    for room in ("config", "optimizers", "teachers", "tracking"):  # their warnings are printed nowhere else
-        logging.getLogger(f"refed_dspy.{room}").setLevel(logging.WARNING)
+    for package in ("config", "optimizers", "teachers", "tracking"):  # their warnings are printed nowhere else
+        logging.getLogger(f"refed_dspy.{package}").setLevel(logging.WARNING)
     for waits in ("batches", "cluster", "environments", "hub"):  # hours may pass between two lines, or Ray begins
         logging.getLogger(f"refed_dspy.{waits}").setLevel(logging.INFO)
     app()

@@ -1,5 +1,5 @@
-"""`refed report`, `watch`, `share` and `push`: work as a page, also while it goes on; rows made ready for the Hub, and
-sent there."""
+"""`refed report`, `watch`, `share` and `push`: a page of what a folder has, also while work goes on; rows made
+ready for the Hub, and sent there."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The rows that were dropped in a folder, by a run's filters, a filtering or a selective recycling: why, and what they
-said."""
+"""The rows that a run's filters, a filtering or a selective recycling dropped, as a folder has them: their texts, and
+why they were dropped."""
 
 from __future__ import annotations
 

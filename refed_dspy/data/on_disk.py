@@ -1,4 +1,4 @@
-"""Values in a temporary file instead of memory, read when they are accessed; the rows of a data set so."""
+"""Values in a temporary file instead of memory, read when they are accessed; among them the rows of a data set."""
 
 from __future__ import annotations
 

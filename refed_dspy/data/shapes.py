@@ -1,4 +1,4 @@
-"""The shapes of a reference: which texts of a row are its instruction and response, and what they stand under."""
+"""The shapes that references come in: which texts of a row are its system prompt, instruction and response."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Train a judge on people's verdicts, and measure what that is worth. Read this module first in this room."""
+"""Train a judge on people's verdicts, and measure what that is worth. Read this module first in this
+package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pairs of answers that a source has to compare: of a run, a comparison, or any data set with two answers a row."""
+"""The pairs of answers for people to compare: of a run, a comparison, or any data set with two answers a row."""
 
 from __future__ import annotations
 
