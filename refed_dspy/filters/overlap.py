@@ -45,7 +45,7 @@ class Overlap(TextFilter):
     Takes eight bytes a run: 100 MB for a benchmark of 12 million words. A run is stored as a hash of 64 bits; it is
     practically impossible that two different runs have the same one.
 
-    `prompts` is how many prompts are looked for inside texts, `ignored` how many are too short for that.
+    `prompts` is how many prompts are looked for inside texts: those that are long enough for that.
 
     Raises:
         InputError: the file cannot be read, none of the columns is there, or no prompt is long enough.
@@ -65,7 +65,7 @@ class Overlap(TextFilter):
             raise ConfigError("overlap: columns is empty; list the prompts' columns or remove the setting")
         self.of_instruction = of == "instruction"
         self._n = n
-        self.prompts = self.ignored = 0
+        self.prompts = 0
         self._short: set[tuple[str, ...]] = set()
         by_length: dict[int, list[Array]] = {}
         for text in _prompts(against, columns):
@@ -96,7 +96,6 @@ class Overlap(TextFilter):
         run_hashes = {length: runs(hashes, length)[counts] for length, counts in _windows(dense, self._n)}
         if not any(map(len, run_hashes.values())):
             if len(words) - dense.sum() / 2 < min(LEAST_WORDS, self._n):
-                self.ignored += 1
                 self._short.update([tuple(words)] if words else [])
                 return
             run_hashes = {len(words): runs(hashes, len(words))}

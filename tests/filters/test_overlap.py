@@ -58,7 +58,7 @@ def test_the_score_is_the_share_of_the_row_s_runs() -> None:
 
 def test_short_prompts_are_looked_for_as_a_whole_and_shorter_ones_as_the_whole_instruction() -> None:
     filter_ = Overlap(["Who wrote the novel Emma?", "Name a colour.", "", "?!"])
-    assert (filter_.prompts, filter_.ignored) == (1, 3)
+    assert filter_.prompts == 1
     assert not filter_.check(row("Tell me: who wrote the novel “Emma”, and when?")).kept
     assert filter_.check(row("Who wrote the novel, Emma?")).score == 1.0
     assert filter_.check(row("Who wrote the novel Persuasion?")).kept
