@@ -65,6 +65,54 @@ class _About(TypedDict, total=False):
     sets: dict[str, Annotated[tuple[str, int], _AS_TUPLE]]
 
 
+@with_config(_MORE)
+class _Interval(TypedDict):
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+
+
+@with_config(_MORE)
+class _Scored(TypedDict):
+    score: _Interval
+    parts: dict[str, float | None]
+    each: float | None
+
+
+@with_config(_MORE)
+class _Proof(TypedDict):
+    baseline: _Scored
+    compiled: _Scored
+    gain: _Interval
+    over_champion: _Interval | None
+    equal_length: NotRequired[_Interval | None]
+    over_champion_equal_length: NotRequired[_Interval | None]
+    proved: bool
+    unit: str
+    doubts: NotRequired[list[str]]
+
+
+class _Failed(TypedDict):
+    stage: str
+    kind: str
+    count: int
+
+
+@with_config(_MORE)
+class _Outcome(TypedDict):
+    models: dict[str, _Model]
+    candidate: str
+    baseline: str
+    abstained: int
+    failures: list[_Failed]
+    proof: _Proof | None
+    validation: dict[str, float | None]
+    agreement: dict[str, Any] | None
+    cost: float | None
+    calls: int
+
+
 _SHAPES: Mapping[str, Any] = {
     "identity": _OfOthers,
     "work": str,
@@ -93,7 +141,7 @@ _SHAPES: Mapping[str, Any] = {
     "max_calls": int | None,
     "max_minutes": float | None,
     "about": _About | None,
-    "outcome": dict[str, Any] | None,
+    "outcome": _Outcome | None,
     "first": _First | None,
 }
 _RUNS = {'"run"', '"comparison"'}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -24,7 +23,7 @@ class Ended:
 
     baseline: str
     best: str
-    estimate: dict[str, Any]
+    estimate: dict[str, float | None]
     proof: Proof
     champion: str | None = None
     judge: JudgeReport | None = None

@@ -20,7 +20,7 @@ from refed_dspy.data.stored import DROPPED, ROWS, json_lines, rows_in, work_in
 from refed_dspy.data.tables import run_schema, run_tables
 from refed_dspy.errors import ExportError, RunDirError, briefly, one_line
 from refed_dspy.files import path_of, read_bytes, whole_file
-from refed_dspy.ledger.connection import locked
+from refed_dspy.ledger.connection import FILE, locked
 from refed_dspy.ledger.identity import named_work
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.summary import decisions_by_filter
@@ -128,6 +128,8 @@ def _described(folder: Path, dropped: bool, through: Through) -> Iterator[_Descr
     """
     if (work := work_in(folder)) == "answers":
         raise RunDirError(f"{folder}: contains answers to prompts, which are no data to train on; share other rows")
+    if (folder / FILE).is_file():
+        Ledger.read(folder).close()  # who has the lock is taken to have checked it
     with locked(folder):  # all that is published is of one moment
         if work in ROWS:
             yield from _of_data(folder, work, dropped, through)

@@ -40,7 +40,7 @@ def compile_page(folder: Path, ledger: Ledger) -> Page:
         gain = proof["over_champion"] or proof["gain"]
         over = "against the champion" if proof["over_champion"] else "against the uncompiled program"
         what = gain_or_loss(gain["mean"]).capitalize()
-        facts.insert(0, Fact(what, f"{gain['mean']:+z.2f}", f"{gain['low']:z.2f} to {gain['high']:z.2f}, {over}"))
+        facts.insert(0, Fact(what, f"{gain['mean']:+z.2f}", f"{_ends(gain)}, {over}"))
         facts.insert(1, Fact("Proved better", "yes" if proof["proved"] else "no"))
     drawn = [*([_scores(proof), _changes(proof)] if proof else []), charts.costs(status["usage"])]
     return Page(
@@ -88,8 +88,9 @@ def _notes(outcome: Mapping[str, Any], candidates: Sequence[Candidate], best: Ca
 
 def _scores(proof: Mapping[str, Any]) -> Chart:
     programs = ("uncompiled", "compiled")
-    scores = [_interval(proof[name]["score"]) for name in ("baseline", "compiled")]
-    ends = [f"{mean:.2f} ({low:.2f} to {high:.2f})" for mean, low, high in scores]
+    stored = [proof[name]["score"] for name in ("baseline", "compiled")]
+    scores = [_interval(score) for score in stored]
+    ends = [f"{score['mean']:.2f} ({_ends(score)})" for score in stored]
     parts = [proof[name]["parts"] for name in ("baseline", "compiled")]
     names = sorted({*parts[0], *parts[1]})
     rows = [
@@ -107,9 +108,8 @@ def _changes(proof: Mapping[str, Any]) -> Chart:
         "gain": "from the uncompiled", "equal_length": "at equal length", "over_champion": "from the champion",
         "over_champion_equal_length": "from the champion, at equal length",
     }  # fmt: skip
-    changes = {
-        label: _interval(proof[key]) for key, label in names.items() if proof.get(key) and proof[key]["low"] is not None
-    }
+    drawn = {label: _interval(proof[key]) for key, label in names.items() if proof.get(key)}
+    changes = {label: change for label, change in drawn.items() if change is not None}
     widest = max([0.1, *(abs(end) for change in changes.values() for end in change)])
     ends = [f"{mean:+z.2f} ({low:+z.2f} to {high:+z.2f})" for mean, low, high in changes.values()]
     figure = Intervals(list(changes), {"change": list(changes.values())}, ends, -widest, widest, 0)
@@ -170,8 +170,13 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Text]:
     return texts
 
 
-def _interval(stored: Mapping[str, Any]) -> Interval:
-    return stored["mean"], stored["low"], stored["high"]
+def _interval(stored: Mapping[str, Any]) -> Interval | None:
+    """None for one without ends, as of a single topic."""
+    return None if stored["low"] is None else (stored["mean"], stored["low"], stored["high"])
+
+
+def _ends(stored: Mapping[str, Any]) -> str:
+    return "no interval" if stored["low"] is None else f"{stored['low']:z.2f} to {stored['high']:z.2f}"
 
 
 def _percent(share: float | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -129,6 +130,17 @@ def test_a_compile_shows_candidates_gain_and_what_changed_in_the_prompts(tmp_pat
     for gallery in page.galleries:
         assert gallery.title == "Prompts" and all(extract.texts for extract in gallery.extracts)
     assert "Scores on the test set" in written(tmp_path)
+
+
+def test_a_compile_proved_on_one_reference_has_no_intervals(tmp_path: Path) -> None:
+    made = compiled(tmp_path, answerer(), QUESTIONS[:5], metric=marks, train=2, validation=2, test=1)
+    assert made.proof is not None and made.proof.gain.raw.low == -math.inf
+    page = read_page(tmp_path, no_map)
+    assert next(fact.note for fact in page.facts).startswith("no interval, against the uncompiled")
+    scores, changes = chart(page, "scores"), chart(page, "changes")
+    assert isinstance(scores, Intervals) and scores.series["score"] == [None, None]
+    assert isinstance(changes, Intervals) and not changes.labels
+    assert "(no interval)" in written(tmp_path)
 
 
 def page_count(page: Page) -> int:
