@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +12,14 @@ from benchmarks.simulated import FAULTS
 FATES = ["ok", "failed", "expired", "cancelled", "create500", "createdrop", "poll500", "download_drop", "upload500"]
 BATCH_FAULTS = ["429", "500", "missing", "malformed", "cut", "refusal", "garbage", "nousage"]
 EVENTS = ["kill", "interrupt", "terminate", "full disk"]
+CLUSTER_EVENTS = [*EVENTS, "node", "node", "node"]
 PRICE = {"prompt": 0.15, "completion": 0.6}
 
 
 @dataclass(frozen=True)
 class Event:
-    """What happens to one start: a signal `after` so many more requests and `seconds` then, or `after` None: `seconds`
-    from its beginning. A full disk is there from the beginning: no file may be larger than `room` bytes."""
+    """What happens to one start: a signal, a disk on which only `room` bytes more fit, or a cluster's node that is
+    killed; `after` so many more requests and `seconds` then, or `after` None: `seconds` from its beginning."""
 
     what: str
     after: int | None = None
@@ -78,22 +80,25 @@ def caps(rng: random.Random) -> dict[str, Any]:
     """None in a half of all rounds."""
     drawn = rng.random()
     if drawn < 0.3:
-        return {"max_cost": round(10 ** rng.uniform(-2.7, -0.7), 5)}
+        return {"max_cost": round(10 ** rng.uniform(-2.3, -0.7), 5)}
     return {"max_calls": rng.randint(1, 300)} if drawn < 0.5 else {}
 
 
-def events(rng: random.Random, size: int) -> list[Event]:
-    """What happens to the first starts of a command that makes about `size` requests."""
-    return [_event(rng, size) for _ in range(rng.randint(1, 4))]
+def events(rng: random.Random, size: int, kinds: Sequence[str]) -> list[Event]:
+    """What happens to the first starts of a command that makes about `size` requests: events of these kinds."""
+    return [_event(rng, size, rng.choice(kinds)) for _ in range(rng.randint(1, 4))]
 
 
-def _event(rng: random.Random, size: int) -> Event:
-    what = rng.choice(EVENTS)
-    if what == "full disk":
-        return Event(what, room=rng.randint(20_000, 500_000))
+def _event(rng: random.Random, size: int, what: str) -> Event:
+    room = rng.choice([0, rng.randint(0, 300_000)])
     if rng.random() < 0.3:
-        return Event(what, seconds=rng.uniform(0.1, 4.0))
-    return Event(what, rng.randint(1, size), rng.uniform(0.0, 0.5))
+        return Event(what, None, rng.uniform(0.1, 4.0), room)
+    return Event(what, 1 + int(size * rng.random() ** 2), rng.uniform(0.0, 0.5), room)  # many end early, at a cap, say
+
+
+def while_writing(rng: random.Random) -> Event:
+    """What happens to a command that writes one file, or a folder: soon after something of it is there."""
+    return Event(rng.choice(EVENTS), 1, rng.choice([0.0, rng.uniform(0.0, 0.03)]), rng.choice([0, 4096]))
 
 
 def key(rng: random.Random) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -38,6 +39,11 @@ class Nodes:
     @property
     def address(self) -> str:
         return str(self._cluster.address)
+
+    @property
+    def logs(self) -> Path:
+        """The folder with the logs of all of Ray's processes."""
+        return Path(self._cluster.head_node.get_logs_dir_path())
 
     def add(self) -> Any:
         """One node more."""
