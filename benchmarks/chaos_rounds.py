@@ -26,6 +26,8 @@ KEY = "CHAOS_KEY"
 CALM = 2
 """Starts that nothing disturbs, at most: the last of them meets an endpoint that works again."""
 NODES = 2
+LINES = 40
+"""Of what a start told that broke a promise: so many of stdout and of stderr are told."""
 
 
 @dataclass
@@ -145,7 +147,9 @@ class Round:
         if ended.met:  # Ctrl-C settles its calls within two seconds, or leaves them lost as well; so does a full disk
             self.in_flight += 2 * self.at_once
         self._quiet()
-        self.broken += self._promises(ended, of_job=words == self.step.words)
+        if broken := list(self._promises(ended, of_job=words == self.step.words)):
+            self.broken += broken
+            self._tell(*ended.out.splitlines()[-LINES:], *ended.err.splitlines()[-LINES:])
         rows = self.books.calls > 0
         self.tally.checked += ended.promises + PROMISES + len(self.step.caps) + 2 + rows  # code 2, the key, the rows
         return ended

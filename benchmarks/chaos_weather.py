@@ -29,7 +29,7 @@ class Event:
 
 def endpoint(rng: random.Random) -> dict[str, Any]:
     """Settings of the simulated server (`benchmarks.simulated.Settings`)."""
-    kinds = [name for name in sorted(FAULTS) if rng.random() < 0.4]
+    kinds = [name for name in sorted(FAULTS) if rng.random() < 0.3]
     settings: dict[str, Any] = {
         "seed": rng.randrange(10**6),
         "latency": rng.choice([0.0, 0.02, 0.1, 0.3]),

@@ -31,6 +31,8 @@ from aiohttp import web
 
 from benchmarks.batches_server import Batches, place
 from benchmarks.counts import Bucket, Stats
+from benchmarks.hostile import HOSTILE
+from benchmarks.hostile import answer as hostile
 from benchmarks.logprobs import logprobs_of, verdict_of
 from benchmarks.model_rules import keep_rules
 from benchmarks.simulated import Settings
@@ -139,7 +141,7 @@ class Simulator:
         end = "disconnected"
         try:
             answer = await self.answer(wire, request, stats)
-            end = "200"
+            end = str(answer.status)
             return answer
         except Refused as error:
             end = "html" if error.status == 200 else str(error.status)
@@ -178,6 +180,8 @@ class Simulator:
         self.gate(wire, request)
         if fate in ("drop", "500", "html", "html502"):
             fail(fate, wire.failed)
+        if fate in HOSTILE:
+            return await hostile(fate, request)
         data, spent = self.compose(wire, chat, make, times, fate, (prompt, cached))
         stats.bill(*spent)
         response = reply(data, headers=headers)  # sent here, not by aiohttp, so that only sent answers count
@@ -211,6 +215,8 @@ class Simulator:
             del data["usage"]
         elif fate == "oddusage":
             data["usage"] = odd(data["usage"], next(self.oddities))
+        elif fate == "lyingusage":
+            data["usage"] |= {"prompt_tokens": 10**9, "completion_tokens": 10**9}
         return data, spent
 
     def gate(self, wire: OpenAI, request: web.BaseRequest) -> None:

@@ -21,6 +21,7 @@ import orjson
 
 FAULTS = {"400", "429", "500", "malformed", "cut", "drop", "hang", "refusal", "empty"}
 FAULTS |= {"html", "html502", "filtered", "nousage", "oddusage", "keyerror", "keytext"}
+FAULTS |= {"lyingusage", "redirect", "controls", "deep", "bomb", "endless", "short", "pause"}
 BATCH_FAULTS = {"400", "429", "500", "missing", "malformed", "cut", "refusal", "garbage", "nousage"}
 BATCH_FAULTS |= {"keyerror", "keytext"}
 FATES = {"ok", "failed", "token_limit", "expired", "cancelled", "stuck"}
@@ -50,7 +51,8 @@ class Settings:
     content_filter), html502 (502 and a page), html (200 and a page), drop (the connection is closed), hang (no answer
     for ten minutes); and spoiled answers: malformed (not JSON), cut, empty, refusal, nousage (no usage object),
     oddusage (counts that are strings, fractions or negative, alternating). As a debugging proxy does, keyerror repeats
-    the key in the message of a 400, and keytext in the text of an answer.
+    the key in the message of a 400, and keytext in the text of an answer. lyingusage claims a billion tokens each. The
+    rest are in `benchmarks.hostile`.
 
     tokenizer is "" (a token is four characters) or "o200k_base". The prefix cache works in steps of 128 tokens; a
     prompt or a match of fewer than cache_minimum tokens (OpenAI's is 1024) is not cached. cache_warm says when a prompt

@@ -126,6 +126,11 @@ def test_faults_in_answers(teacher: SimulatedTeacher) -> None:
             json.loads(text)
     with pytest.raises(http.client.RemoteDisconnected):
         after("drop")
+    with pytest.raises(http.client.IncompleteRead):
+        after("short")
+    with pytest.raises(ValueError):
+        after("redirect")
+    assert teacher.stats()["by_status"]["307"] == 1
     teacher.control(faults={}, fail_stage="judge")
     assert content(teacher, system="you judge", response_format=form(SCHEMA)).startswith("Here is")
     assert content(teacher, system="you write", response_format=form(SCHEMA)).startswith("{")
