@@ -57,7 +57,7 @@ def _run(rng: Draw, teacher: Settings, caps: Settings) -> Job:
     size = rng.randint(10, 80)
     settings = {"references": "references.jsonl", "size": size, "teacher": teacher, "max_failure_share": 1.0, **caps}
     files = {"references.jsonl": REFERENCES[: rng.randint(8, 40)], FILE: settings}
-    step = Step(f"synth --config {FILE} --run-dir out", 2 * size, caps, lambda out, done: _run_wrong(out, done, size))
+    step = Step(f"synth --config {FILE} --run-dir out", 2 * size, caps, lambda out, done: run_wrong(out, done, size))
     formats = ("jsonl", "parquet", "messages", "sharegpt", "alpaca", "prompt-completion", "preference", "kto")
     return Job("run", files, (step,), formats, shared=True)
 
@@ -67,7 +67,7 @@ def _larger(rng: Draw, teacher: Settings, caps: Settings) -> Job:
     job = _run(rng, teacher, caps)
     size, more = job.files[FILE]["size"] + rng.randint(1, 60), {name: 3 * cap for name, cap in caps.items()}
     options = "".join(f" --{name.replace('_', '-')} {cap}" for name, cap in more.items())
-    step = Step(f"resume out --size {size}{options}", 2 * size, more, lambda out, done: _run_wrong(out, done, size))
+    step = Step(f"resume out --size {size}{options}", 2 * size, more, lambda out, done: run_wrong(out, done, size))
     return replace(job, kind="larger run", steps=(*job.steps, step))
 
 
@@ -81,7 +81,7 @@ def _judged(rng: Draw, teacher: Settings, caps: Settings) -> Job:
     graded = {"rubric": {"criterion": "it helps", "at_least": rng.randint(1, 3)}}
     filters = rng.choice([["refusals", "judge"], [graded]])
     settings = {**job.files[FILE], "size": size, "judge": _judge(teacher), "filters": filters}
-    step = replace(job.steps[0], size=8 * size, wrong=lambda out, done: _run_wrong(out, done, size))
+    step = replace(job.steps[0], size=8 * size, wrong=lambda out, done: run_wrong(out, done, size))
     return replace(job, kind="judged run", files={**job.files, FILE: settings}, steps=(step,))
 
 
@@ -99,7 +99,7 @@ def _filter(rng: Draw, teacher: Settings, caps: Settings) -> Job:
             for i in range(count)]  # fmt: skip
     settings = {"filters": ["judge"], "columns": {"plain": "plain"}, "judge": teacher, **caps}
     words = f"filter rows.jsonl --config {FILE} --out out"
-    step = Step(words, 2 * count, caps, lambda out, done: _rows_wrong(_kept_and_dropped(out), count, done))
+    step = Step(words, 2 * count, caps, lambda out, done: rows_wrong(_kept_and_dropped(out), count, done))
     return Job("filter", {"rows.jsonl": rows, FILE: settings}, (step,), ("jsonl",), shared=True)
 
 
@@ -109,7 +109,7 @@ def _recycle(rng: Draw, teacher: Settings, caps: Settings) -> Job:
     settings = {"teacher": teacher, **caps}
 
     def wrong(out: Path, done: bool) -> str:
-        return _rows_wrong(_texts(out / "recycled.jsonl", "original_instruction"), count, done)
+        return rows_wrong(_texts(out / "recycled.jsonl", "original_instruction"), count, done)
 
     step = Step(f"recycle rows.jsonl --config {FILE} --out out", 2 * count, caps, wrong)
     return Job("recycling", {"rows.jsonl": rows, FILE: settings}, (step,), ("jsonl",), shared=True)
@@ -133,7 +133,7 @@ def _answers(rng: Draw, teacher: Settings, caps: Settings) -> Job:
     settings = {"prompts": "prompts.jsonl", "teacher": teacher, **caps}
 
     def wrong(out: Path, done: bool) -> str:
-        return _rows_wrong(_texts(out / "answers.jsonl", "instruction"), count, done)
+        return rows_wrong(_texts(out / "answers.jsonl", "instruction"), count, done)
 
     step = Step(f"answers --config {FILE} --out out", count, caps, wrong)
     return Job("answers", {"prompts.jsonl": prompts, FILE: settings}, (step,), ("jsonl",))
@@ -162,7 +162,8 @@ def _judge(teacher: Settings) -> Settings:
     return {**teacher, "model": "sim/other-model"}
 
 
-def _run_wrong(out: Path, done: bool, size: int) -> str:
+def run_wrong(out: Path, done: bool, size: int) -> str:
+    """What is wrong with a run's rows; "" if nothing. `size`: how many there must be when it is done."""
     rows = Rows.of(out)
     if rows.distinct != rows.samples or rows.wrong:
         return f"{rows.samples} samples, {rows.distinct} of them distinct, {rows.wrong} with another text"
@@ -177,7 +178,7 @@ def _gathered_wrong(out: Path, done: bool, size: int) -> str:
     for name in ("calls", "answers", "charged", "known"):
         if (dealt := getattr(shards, name)) != (all_of_them := getattr(gathered, name)):
             return f"gathered: {name} {all_of_them}, in the shards {dealt}"
-    return _run_wrong(out, done, size)
+    return run_wrong(out, done, size)
 
 
 def _texts(path: Path, column: str) -> list[str]:
@@ -189,7 +190,8 @@ def _kept_and_dropped(out: Path) -> list[str]:
     return [text for name in ("kept", "dropped") for text in _texts(out / f"{name}.jsonl", "instruction")]
 
 
-def _rows_wrong(found: list[str], count: int, done: bool) -> str:
+def rows_wrong(found: list[str], count: int, done: bool) -> str:
+    """The same of rows of which each has a text of its own; `count`: how many there must be when the work is done."""
     if len(set(found)) != len(found):
         return f"{len(found)} rows, {len(set(found))} of them distinct"
     return f"done with {len(found)} of {count} rows" if done and len(found) != count else ""

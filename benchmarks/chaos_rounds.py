@@ -104,10 +104,10 @@ class Round:
                 self._to_its_end(step)
             if self.broken:
                 return
-        if (self.home / "out").exists():
-            for one in written(self.home, self.job, self.rng):
-                self.broken += one.broken(self.rng, self._start)
-                self.tally.checked += CHECKS
+        made_of_it = written(self.home, self.job, self.rng)
+        if made_of_it is not None and (self.home / "out").exists():
+            self.broken += made_of_it.broken(self.rng, self._start)
+            self.tally.checked += CHECKS
 
     def _disturbed(self, step: Step) -> None:
         """The first starts, each with what happens to it."""

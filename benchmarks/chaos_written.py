@@ -62,15 +62,15 @@ class Written:
             return False
 
 
-def written(home: Path, job: Job, rng: random.Random) -> Iterator[Written]:
-    """What can be made of the rows of `job`, whose work is in `home`/out."""
-    if job.formats:
-        form = rng.choice(job.formats)
-        name = f"samples.{form}"
-        yield Written(home, name, f"export out --format {form} --out {name} --force")
-    if job.shared:
+def written(home: Path, job: Job, rng: random.Random) -> Written | None:
+    """Something that can be made of the rows of `job`, whose work is in `home`/out, if anything can."""
+    if not job.formats:
+        return None
+    if job.shared and rng.random() < 0.5:
         words = "share out --out shared --force --name"
-        yield Written(home, "shared", f"{words} new", f"{words} old")
+        return Written(home, "shared", f"{words} new", f"{words} old")
+    form = rng.choice(job.formats)
+    return Written(home, f"samples.{form}", f"export out --format {form} --out samples.{form} --force")
 
 
 def contents(path: Path) -> Files:
