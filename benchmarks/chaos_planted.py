@@ -15,16 +15,17 @@ from pathlib import Path
 from benchmarks.planted import copied
 
 ROUNDS = 8
+KIND = "answers"
+"""The kind of work that takes the least time."""
 
 
 @dataclass(frozen=True)
 class Planted:
-    """In `module`, `fault` in place of `right`. Rounds of `kind` must tell it with `words`."""
+    """In `module`, `fault` in place of `right`. Rounds must tell it with `words`."""
 
     module: str
     right: str
     fault: str
-    kind: str
     words: str
 
     def found(self, folder: Path, rounds: int) -> int:
@@ -35,7 +36,7 @@ class Planted:
             raise ValueError(f"{self.module} has {self.right!r} {source.count(self.right)} times; plant another fault")
         (root / self.module).write_text(source.replace(self.right, self.fault))
         for seed in range(1, rounds + 1):
-            environment = {**os.environ, "PYTHONPATH": str(root), "TMPDIR": str(folder), "CHAOS_KIND": self.kind,
+            environment = {**os.environ, "PYTHONPATH": str(root), "TMPDIR": str(folder), "CHAOS_KIND": KIND,
                            "CHAOS_SEED": str(seed), "CHAOS_ROUNDS": "1"}  # fmt: skip
             command = [sys.executable, "-m", "benchmarks.chaos"]
             done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
@@ -49,27 +50,24 @@ FAULTS = {
         "refed_dspy/teachers/recorded.py",
         "return self.from_ledger(asked, key) or self.from_reused_run(asked, key) or await self.ask(asked, key)",
         "return await self.ask(asked, key)",
-        "answers",
-        "more requests",
+        "sent after their answer",
     ),
     "a call is not written down before it is sent": Planted(
-        "refed_dspy/ledger/recorder.py", "await self.run.group.commit(row)", "pass", "run", "requests at the server"
+        "refed_dspy/ledger/recorder.py", "await self.run.group.commit(row)", "pass", "requests at the server"
     ),
     "what calls in flight may cost is not set aside": Planted(
         "refed_dspy/ledger/budget.py",
         "self.spent + self.reserved + worst > caps.max_cost",
         "self.spent > caps.max_cost",
-        "run",
         "max_cost",
     ),
     "one call more than allowed": Planted(
-        "refed_dspy/ledger/budget.py", "self.calls >= caps.max_calls", "self.calls > caps.max_calls", "run", "max_calls"
+        "refed_dspy/ledger/budget.py", "self.calls >= caps.max_calls", "self.calls > caps.max_calls", "max_calls"
     ),
     "keys stay in what an endpoint says": Planted(
         "refed_dspy/config/keys.py",
         "    if _probes.isdisjoint(zip(*(text[at::_STEP] for at in range(_PROBE)), strict=False)):\n",
         "    if text:\n",
-        "run",
         "the key",
     ),
     "a start loses the last answer": Planted(
@@ -77,14 +75,12 @@ FAULTS = {
         "                check_if_new(run_dir / FILE, db)\n",
         "                check_if_new(run_dir / FILE, db)\n"
         '                db.execute("DELETE FROM answers WHERE rowid = (SELECT max(rowid) FROM answers)")\n',
-        "answers",
         "committed rows are lost",
     ),
     "files are written in place": Planted(
         "refed_dspy/files.py",
         'descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".refed-")',
         "descriptor, name = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), str(path)",
-        "run",
         "neither the old",
     ),
 }
