@@ -17,9 +17,9 @@ from benchmarks.chaos_books import PROMISES, Books, Moment
 from benchmarks.chaos_disk import disk
 from benchmarks.chaos_jobs import KINDS, Step
 from benchmarks.chaos_starts import ROOT, Ended, Starter
-from benchmarks.chaos_weather import CLUSTER_EVENTS, EVENTS, Event
+from benchmarks.chaos_weather import CLUSTER_EVENTS, EVENTS, PRICE, Event
 from benchmarks.chaos_written import CHECKS, written
-from benchmarks.nodes import Nodes, processes
+from benchmarks.nodes import Nodes
 from benchmarks.simulated import SimulatedTeacher
 
 KEY = "CHAOS_KEY"
@@ -63,8 +63,8 @@ class Round:
             room = stack.enter_context(closing(disk(self.home)))
             self.server = stack.enter_context(SimulatedTeacher(key=KEY))
             nodes = stack.enter_context(Nodes(NODES)) if self.kind == "cluster" else None
-            weather, caps = chaos_weather.endpoint(rng), chaos_weather.caps(rng)
-            teacher = chaos_weather.teacher(rng, self.server.base_url, KEY)
+            weather, teacher = chaos_weather.endpoint(rng), chaos_weather.teacher(rng, self.server.base_url, KEY)
+            caps = chaos_weather.caps(rng, teacher["max_tokens"] * PRICE["completion"] / 1e6)
             job = KINDS[self.kind](rng, teacher, caps)
             self.job = job if nodes is None else job.on(nodes.address)
             environment = self._environment(self.key + rng.choice(["", "", "\n", " "]))
@@ -179,7 +179,7 @@ class Round:
     def _quiet(self) -> None:
         """Wait until nobody works any more, and the server has noticed that nobody waits for its answers."""
         until = time.monotonic() + 60
-        while self.starter.nodes is not None and processes("worker-") and time.monotonic() < until:
+        while self.starter.nodes is not None and self.starter.nodes.workers() and time.monotonic() < until:
             time.sleep(0.1)
         until = time.monotonic() + 5
         while self.server.stats()["in_flight"] and time.monotonic() < until:

@@ -72,15 +72,16 @@ def teacher(rng: random.Random, base_url: str, key_name: str) -> dict[str, Any]:
         "concurrency": rng.choice([3, 16, 40]),
         "timeout": rng.choice([1.0, 3.0]),
         "retries": rng.randint(0, 4),
-        "max_tokens": rng.choice([1024, 2048]),
+        "max_tokens": rng.choice([256, 1024, 2048]),
     }
 
 
-def caps(rng: random.Random) -> dict[str, Any]:
-    """None in a half of all rounds."""
+def caps(rng: random.Random, longest: float) -> dict[str, Any]:
+    """None in a half of all rounds. `longest`: dollars of an answer of max_tokens; a cap has room for 2 to 100 of them,
+    so that the work comes to it by what it really costs, too."""
     drawn = rng.random()
     if drawn < 0.3:
-        return {"max_cost": round(10 ** rng.uniform(-2.3, -0.7), 5)}
+        return {"max_cost": round(longest * 10 ** rng.uniform(0.3, 2.0), 6)}
     return {"max_calls": rng.randint(1, 300)} if drawn < 0.5 else {}
 
 

@@ -62,6 +62,11 @@ class Nodes:
         while len(self.there) < nodes:
             self.add()
 
+    def workers(self) -> list[psutil.Process]:
+        """The processes of its workers that are there; other clusters on this machine have others."""
+        own = {process.pid for process in psutil.Process().children(recursive=True)}
+        return [process for process in processes("worker-") if process.pid in own]
+
     def stop(self) -> None:
         self._cluster.shutdown()
 
