@@ -71,7 +71,7 @@ class Round:
             self.starter = Starter(self.home, environment, room, nodes)
             self.at_once, self.in_flight = int(teacher["concurrency"]) * (1 if nodes is None else NODES), 0
             self.books = Books()
-            self._tell(f"{job.kind}, teacher {json.dumps(teacher)}, caps {caps}", f"endpoint {json.dumps(weather)}")
+            self._tell([f"{job.kind}, teacher {json.dumps(teacher)}, caps {caps}", f"endpoint {json.dumps(weather)}"])
             job.write(self.home)
             self.server.control(**weather)
             self._work()
@@ -85,7 +85,7 @@ class Round:
         """A copy of the folder, where a promise was broken."""
         return self.home.with_name(f"{self.home.name}-broken")
 
-    def _tell(self, *lines: str) -> None:
+    def _tell(self, lines: list[str]) -> None:
         self.told += lines
         if self.aloud:
             print("\n".join(lines), flush=True)
@@ -143,13 +143,13 @@ class Round:
         self.tally.starts += 1
         self.tally.events += ended.met
         self.tally.kills += ended.killed
-        self._tell(f"start {words.split()[0]}, {event}: code {ended.code}, met {ended.met}: {ended.last[:200]}")
+        self._tell([f"start {words.split()[0]}, {event}: code {ended.code}, met {ended.met}: {ended.last[:200]}"])
         if ended.met:  # Ctrl-C settles its calls within two seconds, or leaves them lost as well; so does a full disk
             self.in_flight += 2 * self.at_once
         self._quiet()
         if broken := list(self._promises(ended, of_job=words == self.step.words)):
             self.broken += broken
-            self._tell(*ended.out.splitlines()[-LINES:], *ended.err.splitlines()[-LINES:])
+            self._tell(ended.out.splitlines()[-LINES:] + ended.err.splitlines()[-LINES:])
         rows = self.books.calls > 0
         self.tally.checked += ended.promises + PROMISES + len(self.step.caps) + 2 + rows  # code 2, the key, the rows
         return ended
