@@ -82,7 +82,7 @@ def caps(rng: random.Random, longest: float) -> dict[str, Any]:
     drawn = rng.random()
     if drawn < 0.3:
         return {"max_cost": round(longest * 10 ** rng.uniform(0.3, 2.0), 6)}
-    return {"max_calls": rng.randint(1, 300)} if drawn < 0.5 else {}
+    return {"max_calls": round(10 ** rng.uniform(0.0, 2.4))} if drawn < 0.5 else {}
 
 
 def events(rng: random.Random, size: int, kinds: Sequence[str]) -> list[Event]:
