@@ -35,14 +35,14 @@ class Written:
         """Write an old one, replace it while the command is disturbed and then in peace: what is wrong with it."""
         path = self.home / self.name
         if self.old:
-            start(self.old, None, self._entries, OFTEN)
+            start(self.old, None, self._changed(), OFTEN)
         else:
             path.write_bytes(b'{"old": "row"}\n')
         old, seen = contents(path), list[Files]()
         for _ in range(2):
-            start(self.words, while_writing(rng), self._entries, OFTEN)
+            start(self.words, while_writing(rng), self._changed(), OFTEN)
             seen.append(contents(path) or contents(path.with_name(f"{self.name}.before")))
-        ended = start(self.words, None, self._entries, OFTEN)
+        ended = start(self.words, None, self._changed(), OFTEN)
         new = contents(path)
         if ended.code and new not in (old, *seen):
             yield f"{self.words}: exit code {ended.code}, and another {self.name} is there"
@@ -51,8 +51,15 @@ class Written:
         if not ended.code and not self._readable(path):
             yield f"{self.words}: {self.name} cannot be read"
 
-    def _entries(self) -> int:
-        return sum(1 for _ in self.home.rglob("*"))
+    def _changed(self) -> Callable[[], int]:
+        """What is 1 once something was written here since this call, 0 before: a temporary file beside, or this one."""
+        before = self._seen()
+        return lambda: int(self._seen() != before)
+
+    def _seen(self) -> set[tuple[str, int]]:
+        found = {(str(path), 0) for path in self.home.glob(".refed-*")}
+        path = self.home / self.name
+        return found | ({(str(path), path.stat().st_mtime_ns)} if path.is_file() else set())
 
     def _readable(self, path: Path) -> bool:
         tables = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
