@@ -22,7 +22,7 @@ from benchmarks.batch_lines import YIELD, Line, Reading, answered, unreached
 from benchmarks.files_server import File, Files, page
 from benchmarks.model_rules import keep_rules
 from benchmarks.simulated import Settings
-from benchmarks.wires import AZURE, AZURE_V1, FILTERED, OPENAI, Chat, Dropped, OpenAI, Refused, reply
+from benchmarks.wires import AZURE, AZURE_V1, FILTERED, OPENAI, REPEATED, Chat, Dropped, OpenAI, Refused, reply
 
 if TYPE_CHECKING:
     from benchmarks.server import Simulator
@@ -281,7 +281,8 @@ class Batches:
             return
         try:
             if fate in REFUSALS:
-                raise Refused(*REFUSALS[fate])
+                status, code, text = REFUSALS[fate]
+                raise Refused(status, code, text.format(self.teacher.key))
             chat, body, spent = self.written(wire, line, fate)
         except Refused as error:
             batch.failures.append(answered(line, error.status, wire.error(error)))
@@ -311,6 +312,7 @@ REFUSALS: dict[str, tuple[int, str, str]] = {
     "400": (400, "content_filter", FILTERED),
     "429": (429, "rate_limit_exceeded", "Rate limit reached. Please try again later."),
     "500": (500, "server_error", "The simulated server failed on purpose."),
+    "keyerror": (400, "invalid_header", REPEATED),
 }
 
 

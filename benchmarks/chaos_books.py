@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -23,32 +24,40 @@ WHERE good.outcome = 'ok' AND late.id > good.id AND late.created > good.created 
 
 @dataclass(frozen=True)
 class Books:
-    """A ledger's counts. Money in picodollars; `known`: what calls that reported their tokens cost."""
+    """A ledger's counts, or those of a run's shards. Money in picodollars; `known`: what calls that reported their
+    tokens cost. `whole`: "ok", or what SQLite says of the damage."""
 
-    rows: frozenset[tuple[str, str]]
-    calls: int
-    answers: int
-    charged: int
-    known: int
-    sent_again: int
-    twice: int
-    lost: int
-    whole: str
+    rows: frozenset[tuple[str, str]] = frozenset()
+    calls: int = 0
+    answers: int = 0
+    charged: int = 0
+    known: int = 0
+    sent_again: int = 0
+    twice: int = 0
+    lost: int = 0
+    whole: str = "ok"
 
     @classmethod
     def of(cls, folder: Path) -> Books:
+        """Those of the shards where the run in `folder` has any: they are up to date at any moment."""
+        shards = sorted((folder / "shards").glob("*"))
+        return reduce(Books.__add__, map(cls.of_one, shards)) if shards else cls.of_one(folder)
+
+    @classmethod
+    def of_one(cls, folder: Path) -> Books:
+        """Those of the ledger in `folder` itself."""
         path = folder / "ledger.sqlite"
         if not path.exists():
-            return cls(frozenset(), 0, 0, 0, 0, 0, 0, 0, "ok")
+            return cls()
         with closing(sqlite3.connect(path, timeout=20)) as db:
             if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'batched'").fetchone():
-                return cls(frozenset(), 0, 0, 0, 0, 0, 0, 0, "ok")  # killed before its tables were there
+                return cls()  # killed before its tables were there
 
             def count(query: str) -> int:
                 return int(db.execute(query).fetchone()[0])
 
             return cls(
-                frozenset(committed(folder)),
+                frozenset((kind, f"{folder.name} {text}") for kind, text in committed(folder)),
                 count("SELECT count(*) FROM calls WHERE outcome != 'unused'"),
                 count("SELECT count(*) FROM answers"),
                 count("SELECT coalesce(sum(cost), 0) FROM calls"),
@@ -58,6 +67,19 @@ class Books:
                 count("SELECT count(*) FROM calls WHERE outcome = 'lost'"),
                 str(db.execute("PRAGMA integrity_check").fetchone()[0]),
             )
+
+    def __add__(self, other: Books) -> Books:
+        return Books(
+            self.rows | other.rows,
+            self.calls + other.calls,
+            self.answers + other.answers,
+            self.charged + other.charged,
+            self.known + other.known,
+            self.sent_again + other.sent_again,
+            self.twice + other.twice,
+            self.lost + other.lost,
+            other.whole if self.whole == "ok" else self.whole,
+        )
 
 
 def bill(stats: dict[str, Any]) -> int:

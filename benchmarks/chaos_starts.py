@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
+from benchmarks.chaos_disk import Disk, SizeLimit
 from benchmarks.chaos_weather import Event
+from benchmarks.nodes import Nodes
 
 ROOT = Path(__file__).resolve().parent.parent
 SIGNALS = {"kill": signal.SIGKILL, "interrupt": signal.SIGINT, "terminate": signal.SIGTERM}
 CODES = {"interrupt": 130, "terminate": 143}
 MOST, STOPPING = 180.0, 20.0
 """Seconds after which a start hangs, and after which one that was told to stop does. Slow machines have time enough."""
-FULL = (  # a file-size limit stands for the full disk: the writes really fail
-    "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-    "resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room}));"
-    "from refed_dspy.cli import main; main()"
-)
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
@@ -60,35 +60,57 @@ class Ended:
             yield f"exit code {self.code}"
         if "Traceback (most recent call last)" in self.err + self.out:
             yield "a traceback"
-        last = (self.err.strip().splitlines() or [""])[-1]
-        if self.code and not last.strip():
+        if self.code and not self.last.strip():
             yield f"exit code {self.code} without a line"
         if CONTROL.search(self.err):
             yield "control characters on stderr"
 
+    @property
+    def last(self) -> str:
+        """The last line on stderr."""
+        return (self.err.strip().splitlines() or [""])[-1]
 
-def started(
-    words: Sequence[str], home: Path, environment: dict[str, str], event: Event | None, requests: Callable[[], int]
-) -> Ended:
-    """Start `refed` with `words` in `home` and wait for its end. `requests`: how many the server has had."""
-    full = event is not None and event.what == "full disk"
-    script = ["-c", FULL.format(room=event.room)] if full and event else ["-m", "refed_dspy.cli"]
-    before = requests()
-    with (home / "stdout").open("w+b") as out, (home / "stderr").open("w+b") as err:
-        process = subprocess.Popen(
-            [sys.executable, *script, *words], cwd=home, env=environment, stdout=out, stderr=err,
-            stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_heeds_ctrl_c,
-        )  # fmt: skip
-        try:
-            met, hung = _watched(process, event, lambda: requests() - before)
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        out.seek(0)
-        err.seek(0)
-        told = [file.read().decode(errors="replace") for file in (out, err)]
-    return Ended(event, process.returncode, met or (full and process.returncode != 0), hung, *told)
+
+@dataclass(frozen=True)
+class Starter:
+    """Starts commands in `home`, whose disk is `disk`, in this environment; `nodes`: a cluster's, of which one may be
+    killed."""
+
+    home: Path
+    environment: dict[str, str]
+    disk: Disk | SizeLimit
+    nodes: Nodes | None = None
+
+    def start(self, words: str, event: Event | None, happened: Callable[[], int], every: float = 0.02) -> Ended:
+        """Start `refed` with `words` and wait for its end. `happened`: what the event counts, looked at so often."""
+        before = happened()
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:  # not on the disk that may be full
+            process = subprocess.Popen(
+                [sys.executable, "-m", "refed_dspy.cli", *shlex.split(words)], cwd=self.home, env=self.environment,
+                stdout=out, stderr=err, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_heeds_ctrl_c,
+            )  # fmt: skip
+            try:
+                met = event is not None and _is_due(process, event, lambda: happened() - before, every)
+                if event is not None and met:
+                    self._strike(process.pid, event)
+                hung = not _has_ended(process, STOPPING if event is not None and met and event.what in CODES else MOST)
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                self.disk.free()
+            noticed = event is not None and met and (event.what != "full disk" or process.returncode != 0)
+            return Ended(event, process.returncode, noticed, hung, _text(out), _text(err))
+
+    def _strike(self, pid: int, event: Event) -> None:
+        if event.what == "full disk":
+            self.disk.fill(pid, event.room)
+        elif event.what == "node":
+            assert self.nodes is not None
+            self.nodes.kill(self.nodes.there[0])
+            self.nodes.add()
+        else:
+            os.killpg(pid, SIGNALS[event.what])
 
 
 def _heeds_ctrl_c() -> None:
@@ -96,25 +118,20 @@ def _heeds_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def _watched(process: subprocess.Popen[bytes], event: Event | None, sent: Callable[[], int]) -> tuple[bool, bool]:
-    """Wait for the end of `process`. Whether the event came before, and whether it had to be ended."""
-    begun = time.monotonic()
-    number = SIGNALS.get(event.what) if event is not None else None
-    if event is not None and number is not None:
-        while process.poll() is None and time.monotonic() - begun < MOST and sent() < (event.after or 0):
-            time.sleep(0.02)
-        if _ended(process, event.seconds):
-            return False, False
-        while number != signal.SIGKILL and process.poll() is None and not _is_ready(process.pid):
-            time.sleep(0.02)  # the interpreter itself is still starting
-        if process.poll() is not None:
-            return False, False
-        os.killpg(process.pid, number)
-        return True, not _ended(process, STOPPING)
-    return False, not _ended(process, MOST)
+def _is_due(process: subprocess.Popen[bytes], event: Event, happened: Callable[[], int], every: float) -> bool:
+    """Wait for the moment of `event`. Whether `process` is still there then."""
+    until = time.monotonic() + MOST
+    while process.poll() is None and time.monotonic() < until and happened() < (event.after or 0):
+        time.sleep(every)
+    if _has_ended(process, event.seconds):
+        return False
+    while event.what in CODES and process.poll() is None and not _is_ready(process.pid):
+        time.sleep(every)  # the interpreter itself is still starting
+    return process.poll() is None
 
 
-def _ended(process: subprocess.Popen[bytes], seconds: float) -> bool:
+def _has_ended(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    """Whether it ends within so many seconds."""
     try:
         process.wait(seconds)
     except subprocess.TimeoutExpired:
@@ -130,3 +147,8 @@ def _is_ready(pid: int) -> bool:
         return False
     found = re.search(r"SigCgt:\s*([0-9a-f]+)", status)
     return bool(found and int(found[1], 16) >> (signal.SIGTERM - 1) & 1)
+
+
+def _text(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode(errors="replace")

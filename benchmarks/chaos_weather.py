@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +12,14 @@ from benchmarks.simulated import FAULTS
 FATES = ["ok", "failed", "expired", "cancelled", "create500", "createdrop", "poll500", "download_drop", "upload500"]
 BATCH_FAULTS = ["429", "500", "missing", "malformed", "cut", "refusal", "garbage", "nousage"]
 EVENTS = ["kill", "interrupt", "terminate", "full disk"]
+CLUSTER_EVENTS = [*EVENTS, "node", "node", "node"]
 PRICE = {"prompt": 0.15, "completion": 0.6}
 
 
 @dataclass(frozen=True)
 class Event:
-    """What happens to one start: a signal `after` so many more requests and `seconds` then, or `after` None: `seconds`
-    from its beginning. A full disk is there from the beginning: no file may be larger than `room` bytes."""
+    """What happens to one start: a signal, a disk on which only `room` bytes more fit, or a cluster's node that is
+    killed; `after` so many more requests and `seconds` then, or `after` None: `seconds` from its beginning."""
 
     what: str
     after: int | None = None
@@ -27,7 +29,7 @@ class Event:
 
 def endpoint(rng: random.Random) -> dict[str, Any]:
     """Settings of the simulated server (`benchmarks.simulated.Settings`)."""
-    kinds = [name for name in sorted(FAULTS) if rng.random() < 0.4]
+    kinds = [name for name in sorted(FAULTS) if rng.random() < 0.3]
     settings: dict[str, Any] = {
         "seed": rng.randrange(10**6),
         "latency": rng.choice([0.0, 0.02, 0.1, 0.3]),
@@ -70,30 +72,34 @@ def teacher(rng: random.Random, base_url: str, key_name: str) -> dict[str, Any]:
         "concurrency": rng.choice([3, 16, 40]),
         "timeout": rng.choice([1.0, 3.0]),
         "retries": rng.randint(0, 4),
-        "max_tokens": rng.choice([1024, 2048]),
+        "max_tokens": rng.choice([256, 1024, 2048]),
     }
 
 
-def caps(rng: random.Random) -> dict[str, Any]:
-    """None in a half of all rounds."""
+def caps(rng: random.Random, longest: float) -> dict[str, Any]:
+    """None in a half of all rounds. `longest`: dollars of an answer of max_tokens; a cap has room for 2 to 100 of them,
+    so that the work comes to it by what it really costs, too."""
     drawn = rng.random()
     if drawn < 0.3:
-        return {"max_cost": round(10 ** rng.uniform(-2.7, -0.7), 5)}
-    return {"max_calls": rng.randint(1, 300)} if drawn < 0.5 else {}
+        return {"max_cost": round(longest * 10 ** rng.uniform(0.3, 2.0), 6)}
+    return {"max_calls": round(10 ** rng.uniform(0.0, 2.4))} if drawn < 0.5 else {}
 
 
-def events(rng: random.Random, size: int) -> list[Event]:
-    """What happens to the first starts of a command that makes about `size` requests."""
-    return [_event(rng, size) for _ in range(rng.randint(1, 4))]
+def events(rng: random.Random, size: int, kinds: Sequence[str]) -> list[Event]:
+    """What happens to the first starts of a command that makes about `size` requests: events of these kinds."""
+    return [_event(rng, size, rng.choice(kinds)) for _ in range(rng.randint(1, 4))]
 
 
-def _event(rng: random.Random, size: int) -> Event:
-    what = rng.choice(EVENTS)
-    if what == "full disk":
-        return Event(what, room=rng.randint(20_000, 500_000))
+def _event(rng: random.Random, size: int, what: str) -> Event:
+    room = rng.choice([0, rng.randint(0, 300_000)])
     if rng.random() < 0.3:
-        return Event(what, seconds=rng.uniform(0.1, 4.0))
-    return Event(what, rng.randint(1, size), rng.uniform(0.0, 0.5))
+        return Event(what, None, rng.uniform(0.1, 4.0), room)
+    return Event(what, 1 + int(size * rng.random() ** 2), rng.uniform(0.0, 0.5), room)  # many end early, at a cap, say
+
+
+def while_writing(rng: random.Random) -> Event:
+    """What happens to a command that writes one file, or a folder: soon after something of it is there."""
+    return Event(rng.choice(EVENTS), 1, rng.choice([0.0, rng.uniform(0.0, 0.03)]), rng.choice([0, 4096]))
 
 
 def key(rng: random.Random) -> str:

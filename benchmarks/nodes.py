@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -39,6 +40,11 @@ class Nodes:
     def address(self) -> str:
         return str(self._cluster.address)
 
+    @property
+    def logs(self) -> Path:
+        """The folder with the logs of all of Ray's processes."""
+        return Path(self._cluster.head_node.get_logs_dir_path())
+
     def add(self) -> Any:
         """One node more."""
         self.there.append(self._new())
@@ -55,6 +61,11 @@ class Nodes:
             self.kill(self.there[-1])
         while len(self.there) < nodes:
             self.add()
+
+    def workers(self) -> list[psutil.Process]:
+        """The processes of its workers that are there; other clusters on this machine have others."""
+        own = {process.pid for process in psutil.Process().children(recursive=True)}
+        return [process for process in processes("worker-") if process.pid in own]
 
     def stop(self) -> None:
         self._cluster.shutdown()

@@ -24,19 +24,21 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from hashlib import blake2b
 from itertools import accumulate, count
-from typing import Any, NoReturn
+from typing import Any
 
 import orjson
 from aiohttp import web
 
 from benchmarks.batches_server import Batches, place
 from benchmarks.counts import Bucket, Stats
+from benchmarks.hostile import HOSTILE
+from benchmarks.hostile import answer as hostile
 from benchmarks.logprobs import logprobs_of, verdict_of
 from benchmarks.model_rules import keep_rules
 from benchmarks.simulated import Settings
 from benchmarks.texts import Draw, Make, SchemaWriter, sketched, write
 from benchmarks.tokenizers import Tokenizer, tokenizer
-from benchmarks.wires import AZURE_V1, FILTERED, OPENAI, UNFIT, Chat, Dropped, OpenAI, Refused, odd, reply, wire_of
+from benchmarks.wires import AZURE_V1, OPENAI, REFUSALS, Chat, Dropped, OpenAI, Refused, fail, odd, reply, wire_of
 
 MODELS = ("sim-model", "other-model")
 PAGE = b"<!DOCTYPE html><html><head><title>Sign in</title></head><body>Please sign in to go on.</body></html>"
@@ -139,7 +141,7 @@ class Simulator:
         end = "disconnected"
         try:
             answer = await self.answer(wire, request, stats)
-            end = "200"
+            end = str(answer.status)
             return answer
         except Refused as error:
             end = "html" if error.status == 200 else str(error.status)
@@ -177,7 +179,9 @@ class Simulator:
                 await asyncio.sleep(latency)
         self.gate(wire, request)
         if fate in ("drop", "500", "html", "html502"):
-            fail(fate, wire)
+            fail(fate, wire.failed)
+        if fate in HOSTILE:
+            return await hostile(fate, request)
         data, spent = self.compose(wire, chat, make, times, fate, (prompt, cached))
         stats.bill(*spent)
         response = reply(data, headers=headers)  # sent here, not by aiohttp, so that only sent answers count
@@ -199,6 +203,8 @@ class Simulator:
         if settings.verdicts and make is None and not fate:
             content, completion = verdict_of(chat, settings.seed, settings.verdicts), 1
             reason = "length" if chat.most == 1 else "stop"
+        if fate == "keytext":
+            content = content.replace(" ", f" {self.key} ", 1)
         spent = (*read, completion)
         data = wire.answer(next(self.answers), chat, settings.thinking + content, reason, spent)
         if settings.logprobs and "choices" in data:
@@ -209,6 +215,8 @@ class Simulator:
             del data["usage"]
         elif fate == "oddusage":
             data["usage"] = odd(data["usage"], next(self.oddities))
+        elif fate == "lyingusage":
+            data["usage"] |= {"prompt_tokens": 10**9, "completion_tokens": 10**9}
         return data, spent
 
     def gate(self, wire: OpenAI, request: web.BaseRequest) -> None:
@@ -260,10 +268,9 @@ class Simulator:
             fate = "filtered"
         if fate == "429":
             raise self.too_many(headers)
-        if fate == "400":
-            raise Refused(400, "unsupported_value", UNFIT, headers)
-        if fate == "filtered":
-            raise Refused(400, "content_filter", FILTERED, headers)
+        if fate in REFUSALS:
+            code, text = REFUSALS[fate]
+            raise Refused(400, code, text.format(self.key), headers)
         return latency, fate
 
     def maker(self, chat: Chat) -> Make | None:
@@ -285,15 +292,6 @@ class Simulator:
         if chat.fixed:
             return Draw(seed, self.settings, count(1), self.tokens, f"{chat.digest.hex()[:12]}-")
         return Draw(seed + (times << 192), self.settings, self.serial, self.tokens)
-
-
-def fail(fate: str, wire: OpenAI) -> NoReturn:
-    """End a request as its fate says: without an answer, with an error or with a page."""
-    if fate == "drop":
-        raise Dropped
-    if fate == "500":
-        raise Refused(wire.failed, "server_error", "The simulated server failed on purpose.")
-    raise Refused(200 if fate == "html" else 502, "", "a page", page=True)
 
 
 async def serve(simulator: Simulator, port: int, parent: int | None) -> None:

@@ -20,8 +20,10 @@ from typing import Any
 import orjson
 
 FAULTS = {"400", "429", "500", "malformed", "cut", "drop", "hang", "refusal", "empty"}
-FAULTS |= {"html", "html502", "filtered", "nousage", "oddusage"}
+FAULTS |= {"html", "html502", "filtered", "nousage", "oddusage", "keyerror", "keytext"}
+FAULTS |= {"lyingusage", "redirect", "controls", "deep", "bomb", "endless", "short", "pause"}
 BATCH_FAULTS = {"400", "429", "500", "missing", "malformed", "cut", "refusal", "garbage", "nousage"}
+BATCH_FAULTS |= {"keyerror", "keytext"}
 FATES = {"ok", "failed", "token_limit", "expired", "cancelled", "stuck"}
 FATES |= {"upload500", "create500", "createdrop", "poll500", "download_drop"}
 RULES = {"no max_tokens", "no max_completion_tokens", "default temperature", "no temperature", "no bounds", "no schema"}
@@ -48,7 +50,9 @@ class Settings:
     The faults: 400 (a parameter that the model does not take), 429, 500 (529 on Anthropic's wire), filtered (400
     content_filter), html502 (502 and a page), html (200 and a page), drop (the connection is closed), hang (no answer
     for ten minutes); and spoiled answers: malformed (not JSON), cut, empty, refusal, nousage (no usage object),
-    oddusage (counts that are strings, fractions or negative, alternating).
+    oddusage (counts that are strings, fractions or negative, alternating). As a debugging proxy does, keyerror repeats
+    the key in the message of a 400, and keytext in the text of an answer. lyingusage claims a billion tokens each. The
+    rest are in `benchmarks.hostile`.
 
     tokenizer is "" (a token is four characters) or "o200k_base". The prefix cache works in steps of 128 tokens; a
     prompt or a match of fewer than cache_minimum tokens (OpenAI's is 1024) is not cached. cache_warm says when a prompt
@@ -63,13 +67,13 @@ class Settings:
     With batches false the endpoints of Files and Batches do not exist. A batch takes batch_seconds and answers (and
     bills) its requests at the end, or, with batch_progressive, all along. batch_max_requests and batch_max_bytes bound
     its file: more requests fail the batch, more bytes the upload (413). The chat faults do not apply to batches;
-    batch_faults are fractions of their requests: 400, 429, 500 (an error line with that status) and missing (in no
-    file), which are neither answered nor billed; and malformed, cut, refusal, nousage and garbage (the output line is
-    not JSON), which are both. Each new batch takes its fate from the front of batch_fates: ok, failed (a validation
-    error), token_limit (failed for the limit of enqueued tokens), expired and cancelled (half of it answered), stuck
-    (in_progress until it is cancelled), create500 and createdrop (created, but the client gets a 500 or no answer),
-    poll500 (the first three look-ups fail) and download_drop (the first download of the output breaks off halfway).
-    upload500 makes the next upload fail, which removes it from the list.
+    batch_faults are fractions of their requests: 400, 429, 500, keyerror (an error line with that status) and missing
+    (in no file), which are neither answered nor billed; and malformed, cut, refusal, nousage, keytext and garbage (the
+    output line is not JSON), which are both. Each new batch takes its fate from the front of batch_fates: ok, failed (a
+    validation error), token_limit (failed for the limit of enqueued tokens), expired and cancelled (half of it
+    answered), stuck (in_progress until it is cancelled), create500 and createdrop (created, but the client gets a 500
+    or no answer), poll500 (the first three look-ups fail) and download_drop (the first download of the output breaks
+    off halfway). upload500 makes the next upload fail, which removes it from the list.
     """
 
     latency: float = 0.2

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import parse_qs, unquote
 
 import orjson
@@ -22,6 +22,13 @@ from benchmarks.counts import Bucket
 AZURE_VERSIONS = {"2024-06-01", "2024-10-21", "2025-01-01-preview", "2025-04-01-preview"}
 UNFIT = "Unsupported value: 'messages[0].role' does not support 'system' with this model."
 FILTERED = "The response was filtered due to the prompt triggering content management policy."
+REPEATED = "Cannot read the header Authorization: Bearer {}"
+REFUSALS = {
+    "400": ("unsupported_value", UNFIT),
+    "filtered": ("content_filter", FILTERED),
+    "keyerror": ("invalid_header", REPEATED),
+}
+"""Fault → code and message of a 400, into which the key goes where there is a place."""
 NO_DEPLOYMENT = "The API deployment for this resource does not exist. Create it, or name one that is there."
 
 
@@ -45,6 +52,15 @@ class Refused(Exception):
         super().__init__(text)
         self.status, self.code, self.text, self.headers, self.page = status, code, text, headers, page
         self.param = param
+
+
+def fail(fate: str, status: int) -> NoReturn:
+    """End a request as its fate says: without an answer, with an error of that status or with a page."""
+    if fate == "drop":
+        raise Dropped
+    if fate == "500":
+        raise Refused(status, "server_error", "The simulated server failed on purpose.")
+    raise Refused(200 if fate == "html" else 502, "", "a page", page=True)
 
 
 def reply(data: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:

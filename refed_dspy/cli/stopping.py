@@ -74,13 +74,17 @@ def say_no_more() -> None:
 
 
 def end_process(code: int) -> None:
-    """After a signal: end the process here, with `code`. All is cleaned up, and Python's own end would wait for threads
-    of libraries, and take a second on a busy machine."""
+    """The command has ended with `code`. After a signal the process ends here: all is cleaned up, and Python's own end
+    would wait for threads of libraries, and take a second on a busy machine. A signal from now on ends it as well."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
     if _handler_before:
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError):
-                stream.flush()
         os._exit(code)
+    signal.set_wakeup_fd(-1)  # there is nothing to stop, so nobody says so
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda *_: os._exit(code))
 
 
 def exit_code() -> int:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, TextIO, cast
@@ -13,6 +15,10 @@ LOG = "optimizer.log"
 _LOGGERS = ("dspy", "optuna")
 _PRINTING = {"dspy", "gepa", "optuna", "tqdm"}
 """Packages whose output is theirs to keep: that of a metric or a program of the caller's own stays where it was."""
+
+
+_LEFT = 0.5
+"""Seconds for threads that an interrupted optimizer leaves: they end as soon as they ask, and DSPy logs each error."""
 
 
 class _File:
@@ -57,7 +63,7 @@ def printed_to_file(folder: Path) -> Iterator[None]:
     if loggers[0].isEnabledFor(logging.DEBUG) or isinstance(sys.stderr, _Sorted):
         yield
         return
-    file = _File(folder / LOG)
+    file, there = _File(folder / LOG), set(threading.enumerate())
     out, err = (cast(TextIO, _Sorted(stream, file)) for stream in (sys.stdout, sys.stderr))
     before = [(logger.handlers, logger.propagate) for logger in loggers]
     for logger in loggers:
@@ -65,6 +71,16 @@ def printed_to_file(folder: Path) -> Iterator[None]:
     try:
         with redirect_stdout(out), redirect_stderr(err):
             yield
+    except BaseException:
+        _let_end(set(threading.enumerate()) - there)
+        raise
     finally:
         for logger, (handlers, passed_on) in zip(loggers, before, strict=True):
             logger.handlers, logger.propagate = handlers, passed_on
+
+
+def _let_end(threads: Iterable[threading.Thread]) -> None:
+    until = time.monotonic() + _LEFT
+    for thread in threads:
+        if not thread.daemon:
+            thread.join(max(0.0, until - time.monotonic()))

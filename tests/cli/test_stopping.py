@@ -51,6 +51,18 @@ class Interrupting:
     def remember(self, row):
         pass
 """
+WHEN_OVER = """
+import os, sys, threading, time
+number, *words = sys.argv[1:]
+def interrupting():
+    threading.main_thread().join()
+    os.kill(os.getpid(), int(number))
+    time.sleep(0.2)
+threading.Thread(target=interrupting).start()
+sys.argv = ["refed", *words]
+from refed_dspy.cli import main
+main()
+"""
 COMMANDS = {
     "synth": "synth --references references.jsonl --teacher teacher.yaml --size 60 --run-dir out",
     "filter": "filter pairs.jsonl --filter judge --judge teacher.yaml --config plain.yaml --out out",
@@ -139,6 +151,18 @@ def test_ctrl_c_says_what_is_kept_and_how_to_go_on(home: Path) -> None:
         kept = f"refed: stopped; {ledger.kept()} of 400 samples are kept in out"
     assert done.returncode == 130, done.stderr
     assert done.stderr.splitlines()[-1] == f"{kept}; continue with the same command or refed resume out"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_after_the_command_has_ended_changes_nothing(home: Path, number: signal.Signals) -> None:
+    """It comes while Python waits for threads of libraries: the exit code is settled, and nothing is left to stop."""
+    synthesize(None, references(2), size=2, teacher=fake_lm(Writer()), run_dir=home / "run", track=False)
+    words = [str(int(number)), "export", "run", "--out", "made.jsonl"]
+    done = subprocess.run(
+        [sys.executable, "-c", WHEN_OVER, *words],
+        cwd=home, capture_output=True, text=True, check=False, preexec_fn=heeding_ctrl_c,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "2 samples in made.jsonl\n", "")
 
 
 def outcomes(folder: Path) -> dict[str, int]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,24 @@ def test_what_optimizers_print_log_and_draw_is_in_the_folder(
     assert log.count("Average Metric") == log.count("Best score so far") == 2 and "2/2 [" in log
     dspy_log = logging.getLogger("dspy")
     assert before == (list(dspy_log.handlers), dspy_log.propagate, sys.stdout, sys.stderr)
+
+
+def test_what_the_optimizer_s_threads_say_after_ctrl_c_is_in_the_file_too(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "dspy")
+    interrupted = threading.Event()
+
+    def evaluating() -> None:
+        interrupted.wait()
+        time.sleep(0.1)
+        DSPY.error("Error for an example: the compile has ended")
+
+    with pytest.raises(KeyboardInterrupt), printed_to_file(tmp_path):
+        threading.Thread(target=evaluating).start()
+        interrupted.set()
+        raise KeyboardInterrupt
+    assert "the compile has ended" in (tmp_path / LOG).read_text() and not caplog.records
 
 
 def test_whoever_asks_dspy_for_every_word_gets_it(

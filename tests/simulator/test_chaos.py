@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import random
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks.chaos_books import Books, Moment
-from benchmarks.chaos_starts import Ended
+from benchmarks.chaos_disk import APART, SizeLimit
+from benchmarks.chaos_jobs import rows_wrong, run_wrong
+from benchmarks.chaos_rounds import leaks
+from benchmarks.chaos_starts import ROOT, Ended
 from benchmarks.chaos_weather import Event
+from benchmarks.chaos_written import Written
+from refed_dspy import synthesize
+from tests.support.scripted_engine import Writer, fake_lm, references
 
 GOOD = Books(frozenset({("answer", "a")}), 5, 3, 900_000, 600_000, 0, 0, 2, "ok")
 STATS = {"requests": 5, "batch_requests": 0, "billed_prompt_tokens": 4, "billed_completion_tokens": 0,
@@ -64,3 +77,144 @@ def test_how_a_start_must_not_end(ended: Ended, word: str) -> None:
 )
 def test_how_a_start_may_end(what: str, code: int) -> None:
     assert list(Ended(Event(what), code, True, False, "", "refed: why").broken()) == []
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run of four samples, in `out`."""
+    home = tmp_path_factory.mktemp("made")
+    synthesize(None, references(2), size=4, teacher=fake_lm(Writer()), run_dir=home / "out", track=False)
+    return home
+
+
+def changed(made: Path, *statements: str) -> Path:
+    with closing(sqlite3.connect(made / "out" / "ledger.sqlite")) as whole:
+        (made / "changed").mkdir(exist_ok=True)
+        (path := made / "changed" / "ledger.sqlite").unlink(missing_ok=True)
+        with closing(sqlite3.connect(path)) as db:
+            whole.backup(db)
+            for statement in statements:
+                db.execute(statement)
+            db.commit()
+    return made / "changed"
+
+
+LAST_CALL = "SELECT {} FROM calls WHERE outcome = 'ok' ORDER BY id DESC LIMIT 1"
+AGAIN = "INSERT INTO calls (id, key, stage, item, model, endpoint, outcome, seconds, created) " + LAST_CALL.format(
+    "id + 1000, key, stage, item, model, endpoint, outcome, seconds, created + 1000"
+)
+
+
+def test_books_of_a_ledger_tell_what_was_lost_and_paid_twice(made: Path) -> None:
+    whole = Books.of(made / "out")
+    assert Books.of(changed(made)).rows == {(kind, text.replace("out ", "changed ", 1)) for kind, text in whole.rows}
+    assert (whole.twice, whole.sent_again, whole.lost, whole.whole) == (0, 0, 0, "ok")
+    fewer = Books.of(changed(made, "DELETE FROM answers WHERE rowid = 1"))
+    assert (len(fewer.rows), fewer.answers) == (len(whole.rows) - 1, whole.answers - 1)
+    again = Books.of(changed(made, AGAIN))
+    assert (again.twice, again.sent_again, again.calls) == (1, 1, whole.calls + 1)
+    unsettled = Books.of(changed(made, "UPDATE calls SET outcome = 'lost' WHERE id = 1"))
+    assert unsettled.lost == 1
+
+
+def test_books_of_shards_are_added_up(made: Path) -> None:
+    whole = Books.of(made / "out")
+    for shard in ("000", "001"):
+        (folder := made / "clustered" / "shards" / shard).mkdir(parents=True)
+        (folder / "ledger.sqlite").write_bytes((changed(made) / "ledger.sqlite").read_bytes())
+    both = Books.of(made / "clustered")
+    assert (both.calls, both.answers, len(both.rows)) == (2 * whole.calls, 2 * whole.answers, 2 * len(whole.rows))
+
+
+@pytest.mark.parametrize(
+    ("statement", "done", "wrong"),
+    [
+        ("SELECT 1", True, ""),
+        ("DELETE FROM samples WHERE seq = 1", False, ""),
+        ("DELETE FROM samples WHERE seq = 1", True, "done with 3 of 4"),
+        ("UPDATE answers SET output = 'another' WHERE stage = 'response_generation'", False, "with another text"),
+        ("UPDATE instructions SET text = 'one'", False, "1 of them distinct"),
+    ],
+)
+def test_rows_that_are_missing_or_wrong_are_told(made: Path, statement: str, done: bool, wrong: str) -> None:
+    told = run_wrong(changed(made, statement), done, 4)
+    assert wrong in told and bool(wrong) == bool(told)
+
+
+def test_a_key_is_found_in_files_and_lines(tmp_path: Path) -> None:
+    key = "sk-chaos-" + "abcdefghij" * 6
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "file").write_bytes(b"\x00\xff" + key[:28].encode() + b"\xff")
+    assert list(leaks(key, tmp_path)) == ["the key is in deep/file"]
+    (tmp_path / "deep" / "file").write_text(key[:27])
+    assert list(leaks(key, tmp_path)) == []
+    assert list(leaks(key, tmp_path, f"... {key[-28:]}")) == ["the key was printed"]
+
+
+def test_rows_that_are_there_twice_are_told() -> None:
+    assert rows_wrong(["a", "b"], 2, done=True) == rows_wrong(["a"], 2, done=False) == ""
+    assert rows_wrong(["a", "a"], 2, done=False) == "2 rows, 1 of them distinct"
+    assert rows_wrong(["a"], 2, done=True) == "done with 1 of 2 rows"
+
+
+NEW = b'{"new": 1}\n'
+
+
+@pytest.mark.parametrize(
+    ("disturbed", "last", "code", "word"),
+    [
+        (None, NEW, 0, ""),
+        (NEW, NEW, 0, ""),
+        (NEW[:4], NEW, 0, "neither the old"),
+        (b"", NEW, 0, "neither the old"),
+        (None, NEW[:4], 0, "cannot be read"),
+        (None, b"", 0, "cannot be read"),
+        (None, NEW, 1, "exit code 1, and another"),
+        (None, None, 1, ""),
+    ],
+)
+def test_a_file_is_the_old_one_or_the_new_one(
+    tmp_path: Path, disturbed: bytes | None, last: bytes | None, code: int, word: str
+) -> None:
+    """`disturbed`, `last`: what the disturbed command and the last one leave in the file; None: they leave it alone."""
+
+    def start(words: str, event: Event | None, happened: Callable[[], int], every: float) -> Ended:
+        if (content := last if event is None else disturbed) is not None:
+            (tmp_path / "rows.jsonl").write_bytes(content)
+        return Ended(event, code if event is None else -9, event is not None, False, "", "")
+
+    told = list(Written(tmp_path, "rows.jsonl", "export").broken(random.Random(0), start))
+    assert len(told) == bool(word) and word in "".join(told)
+
+
+FULL_DISK = """
+import errno, sys
+from pathlib import Path
+from benchmarks.chaos_disk import Disk
+disk = Disk(Path(sys.argv[1]) / "disk")
+disk.fill(0, 8192)
+try:
+    (disk.folder / "file").write_bytes(bytes(20_000))
+except OSError as error:
+    assert error.errno == errno.ENOSPC
+else:
+    sys.exit("it was not full")
+disk.free()
+(disk.folder / "file").write_bytes(bytes(20_000))
+disk.close()
+"""
+
+
+def test_a_disk_becomes_full_and_free_again(tmp_path: Path) -> None:
+    if subprocess.run([*APART, "mount", "-t", "tmpfs", "none", str(tmp_path)], check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    subprocess.run([*APART, sys.executable, "-c", FULL_DISK, str(tmp_path)], cwd=ROOT, check=True)
+
+
+def test_a_size_limit_stands_for_a_full_disk(tmp_path: Path) -> None:
+    limited = SizeLimit(tmp_path / "disk")
+    script = "input(); open('file', 'wb').write(bytes(20_000))"
+    writer = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, stdin=subprocess.PIPE,
+                              stderr=subprocess.PIPE, text=True)  # fmt: skip
+    limited.fill(writer.pid, 8192)
+    assert "File too large" in writer.communicate("\n")[1]

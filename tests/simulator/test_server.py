@@ -116,6 +116,7 @@ def test_faults_in_answers(teacher: SimulatedTeacher) -> None:
     assert after("400") == (400, "unsupported_value", "")
     assert after("429") == (429, "rate_limit_exceeded", "0.5")
     assert after("500") == (500, "server_error", "")
+    assert after("keyerror") == (400, "invalid_header", "")
     assert after("refusal") == (200, "content_filter", "")
     assert after("empty") == (200, "stop", "")
     for fault, reason in (("malformed", "stop"), ("cut", "length")):
@@ -125,6 +126,11 @@ def test_faults_in_answers(teacher: SimulatedTeacher) -> None:
             json.loads(text)
     with pytest.raises(http.client.RemoteDisconnected):
         after("drop")
+    with pytest.raises(http.client.IncompleteRead):
+        after("short")
+    with pytest.raises(ValueError):
+        after("redirect")
+    assert teacher.stats()["by_status"]["307"] == 1
     teacher.control(faults={}, fail_stage="judge")
     assert content(teacher, system="you judge", response_format=form(SCHEMA)).startswith("Here is")
     assert content(teacher, system="you write", response_format=form(SCHEMA)).startswith("{")
@@ -155,6 +161,11 @@ def test_limits_keys_and_models(teacher: SimulatedTeacher, monkeypatch: pytest.M
         assert "****1234" in answer["error"]["message"] and "wrong" not in answer["error"]["message"]
         keyed.control(auth_fails_after=2)
         assert [post(keyed, key="sk-right-key")[0] for _ in range(3)] == [200, 200, 401]
+        keyed.control(auth_fails_after=None, faults={"keyerror": 1.0})
+        assert post(keyed, key="sk-right-key")[1]["error"]["message"].endswith("Bearer sk-right-key")
+        keyed.control(faults={"keytext": 1.0})
+        answer = post(keyed, key="sk-right-key", response_format=form(SCHEMA))[1]
+        assert "sk-right-key" in str(json.loads(answer["choices"][0]["message"]["content"]))
 
 
 @pytest.mark.slow
