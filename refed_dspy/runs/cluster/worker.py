@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from refed_dspy.errors import FolderInUse, RefedError, one_line
+from refed_dspy.ledger.fence import take_over
+from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.runs.cluster.account import Amounts
 from refed_dspy.runs.cluster.claims import Claims
 from refed_dspy.runs.cluster.coordinator_actor import CoordinatorActor, CoordinatorLost
 from refed_dspy.runs.cluster.leases import Lease, Reply
+from refed_dspy.runs.cluster.run_shard import RunShard
 from refed_dspy.runs.cluster.shard_work import Done, ShardWork
 from refed_dspy.runs.cluster.shards import shard_folder
 from refed_dspy.runs.cluster.warned import Warned
@@ -95,7 +98,7 @@ class Worker:
         """
         claims = Claims(self.coordinator, lease.shard)
         try:
-            work = ShardWork(shard_folder(self.run_dir, lease.shard), lease, self.workers, claims)
+            work = _opened(shard_folder(self.run_dir, lease.shard), lease, self.workers, claims)
         except FolderInUse:  # its last worker may be frozen
             await self.coordinator.ask("put_off", self.name, lease.shard, lease.epoch)
             await asyncio.sleep(EVERY)
@@ -136,6 +139,13 @@ class Worker:
         if progress is not None:
             told["in_flight"] = progress.in_flight
         return Reply(await self.coordinator.ask("report", self.name, lease.shard, lease.epoch, used, told))
+
+
+def _opened(folder: Path, lease: Lease, workers: int, claims: Claims) -> ShardWork:
+    """The work on a lease of the shard in `folder`. Raises FolderInUse, RunDirError."""
+    with Ledger.create(folder) as ledger:
+        take_over(folder, lease.epoch)  # not before the lock is held: who has it may still have answers to write
+        return RunShard(ledger, lease, workers, claims)
 
 
 def work(run: str, mark: str, name: str, coordinator: Any, workers: int) -> Ended:

@@ -55,7 +55,8 @@ def shards_of(folder: Path, teacher: TeacherConfig, references: Sequence[Mapping
     """The shards of a run, as the driver makes them."""
     spec = prepare(None, references, size=SIZE, teacher=teacher, run_dir=folder)
     for number in range(SHARDS):
-        prepare_shard(shard_of(spec, number, SHARDS))
+        part = shard_of(spec, number, SHARDS)
+        prepare_shard(part.folder, part.work())
 
 
 async def worked(folder: Path, here: Here, name: str = "a", among: int = 1) -> Ended:
