@@ -18,6 +18,7 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.runs.cluster.account import Amounts
 from refed_dspy.runs.cluster.claims import Claims
 from refed_dspy.runs.cluster.coordinator_actor import CoordinatorActor, CoordinatorLost
+from refed_dspy.runs.cluster.judge_shard import JudgeShard
 from refed_dspy.runs.cluster.leases import Lease, Reply
 from refed_dspy.runs.cluster.run_shard import RunShard
 from refed_dspy.runs.cluster.shard_work import Done, ShardWork
@@ -142,9 +143,11 @@ class Worker:
 
 
 def _opened(folder: Path, lease: Lease, workers: int, claims: Claims) -> ShardWork:
-    """The work on a lease of the shard in `folder`. Raises FolderInUse, RunDirError."""
+    """The work on a lease of the shard in `folder`, by what that says. Raises FolderInUse, RunDirError."""
     with Ledger.create(folder) as ledger:
         take_over(folder, lease.epoch)  # not before the lock is held: who has it may still have answers to write
+        if ledger.holds() == "filtering":
+            return JudgeShard(ledger, lease, workers)
         return RunShard(ledger, lease, workers, claims)
 
 

@@ -1,0 +1,106 @@
+"""A shard of a filtering: rows that one judge filter is asked about, and a ledger of what its judge said."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from refed_dspy.config.jobs import FilterRunConfig
+from refed_dspy.config.loading import check_config
+from refed_dspy.config.teacher import TeacherConfig
+from refed_dspy.data.on_disk import OnDisk, RowsOnDisk
+from refed_dspy.data.stored import json_lines
+from refed_dspy.files import write_lines
+from refed_dspy.filters.base import JudgeFilter, Step, labels
+from refed_dspy.filters.build import build
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.summary import asked_items
+from refed_dspy.records import DataRow, Reference
+from refed_dspy.runs.cluster.leases import Lease
+from refed_dspy.runs.cluster.shard_work import ShardWork, caps_of, shared
+from refed_dspy.runs.filter.filter import judged
+from refed_dspy.runs.remembered import remembered_filters, remembered_judge
+from refed_dspy.runs.spec import absolute
+from refed_dspy.teachers import Teacher
+from refed_dspy.teachers.failures import CallPolicy
+from refed_dspy.teachers.judge import open_judge_model, open_judge_program
+from refed_dspy.teachers.row_jobs import for_each_row
+from refed_dspy.teachers.session import Session
+from refed_dspy.teachers.work import Work
+
+ROWS = "rows.jsonl"
+_SETTINGS = ("seed", "judge_program", "judge_scorer", "accept_changed")
+"""Those of a filtering that its judges are made from, besides the filters."""
+
+
+def facts_of(config: FilterRunConfig, steps: Sequence[Step], judge: Teacher) -> dict[str, Any]:
+    """What a shard's folder remembers, so that a worker can build the judge filters of `steps`."""
+    stored = config.model_dump(mode="json", include={*_SETTINGS})
+    named = [[label, dict(step.settings)] for label, step in zip(labels(steps), steps, strict=True)]
+    return {
+        **stored,
+        "judge_program": absolute(config.judge_program),
+        "filters": [each for each, step in zip(named, steps, strict=True) if isinstance(step.filter, JudgeFilter)],
+        "judge": {"model": judge.model, "config": judge.config and judge.config.model_dump(mode="json")},
+    }
+
+
+def remembered_judges(ledger: Ledger) -> tuple[list[JudgeFilter], TeacherConfig]:
+    """The judge filters of `facts_of`, and who judges. Raises RunDirError where only a script can build them."""
+    judge = remembered_judge(ledger)
+    assert judge is not None  # it is nobody's teacher
+    settings = {name: ledger.meta(name) for name in _SETTINGS}
+    config = check_config(FilterRunConfig, {**settings, "filters": remembered_filters(ledger)})
+    steps = build(config.filters, config.seed, open_judge_program(config))
+    return [step.filter for step in steps if isinstance(step.filter, JudgeFilter)], judge
+
+
+def write_rows(folder: Path, rows: RowsOnDisk) -> None:
+    """Write the rows of the shard in `folder`. Raises ExportError."""
+    write_lines(folder / ROWS, map(_as_json, rows))
+
+
+class JudgeShard(ShardWork):
+    """The work on one lease. `workers`: how many share what a judge away from the nodes allows a minute."""
+
+    def __init__(self, ledger: Ledger, lease: Lease, workers: int) -> None:
+        judges, config = remembered_judges(ledger)
+        self.filter = judges[ledger.meta("place")]
+        self.rows = OnDisk(map(_row, json_lines(ledger.path.parent / ROWS)))
+        self.judge = open_judge_model(shared(config, workers))
+        work = Work(
+            kind="filtering",
+            identity=ledger.meta("identity"),
+            models={"judge": self.judge},
+            size=len(self.rows),
+            caps=caps_of(lease),
+            policy=CallPolicy(ledger.meta("seed")),
+        )
+        super().__init__(ledger, work, asked_items(ledger))
+
+    async def carry_out(self, session: Session) -> None:
+        async def ask(row: DataRow) -> None:
+            await judged(self.filter, row)  # what the judge says is in the ledger
+
+        async with session.running():
+            await for_each_row(session, self.rows, ask, self.judge.concurrency)
+
+    def kept(self, session: Session) -> int:
+        return session.progress.kept
+
+    def is_dry(self, session: Session) -> bool:
+        return self.kept(session) >= len(self.rows)
+
+
+def _as_json(row: DataRow) -> dict[str, Any]:
+    reference = row.reference and row.reference.model_dump()
+    return {
+        "number": row.number, "instruction": row.instruction, "response": row.response, "plain": row.plain,
+        "fields": row.fields, "reference": reference, "system": row.system,
+    }  # fmt: skip
+
+
+def _row(stored: Mapping[str, Any]) -> DataRow:
+    reference = stored["reference"] and Reference(**stored["reference"])
+    return DataRow(**{**stored, "reference": reference})
