@@ -23,6 +23,7 @@ from refed_dspy.runs.cluster.coordinator import Coordinator, Totals
 from refed_dspy.runs.cluster.coordinator_actor import CoordinatorActor
 from refed_dspy.runs.cluster.coordinator_file import CoordinatorFile
 from refed_dspy.runs.cluster.crew import Crew
+from refed_dspy.runs.cluster.ray_cluster import beside_driver
 from refed_dspy.runs.cluster.watching import Watching
 from refed_dspy.runs.cluster.worker import EVERY, LOST, MARK
 from refed_dspy.teachers import Teacher
@@ -85,10 +86,7 @@ class Job:
 
     def _actor(self, ray: Any) -> Any:
         """The coordinator: beside the driver, where it may be, and begun anew wherever it dies."""
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        here = NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=True)
-        options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
+        options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, **beside_driver(ray)}
         return ray.remote(Coordinator).options(**options).remote(
             str((self.folder / STATE).absolute()),
             shards=self.shards,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from refed_dspy.ledger.summary import asked_items
 from refed_dspy.records import DataRow, Reference
 from refed_dspy.runs.cluster.leases import Lease
 from refed_dspy.runs.cluster.shard_work import ShardWork, caps_of, shared
+from refed_dspy.runs.cluster.shards import prepare_shard
 from refed_dspy.runs.filter.filter import judged
 from refed_dspy.runs.remembered import remembered_filters, remembered_judge
 from refed_dspy.runs.spec import absolute
@@ -32,6 +34,14 @@ from refed_dspy.teachers.work import Work
 ROWS = "rows.jsonl"
 _SETTINGS = ("seed", "judge_program", "judge_scorer", "accept_changed")
 """Those of a filtering that its judges are made from, besides the filters."""
+
+_ASKED = "SELECT key FROM asked WHERE item IN (SELECT value FROM json_each(?))"
+_KNOWN = {
+    "answers": f"SELECT * FROM answers WHERE key IN ({_ASKED})",
+    "reasoning": f"SELECT * FROM reasoning WHERE key IN ({_ASKED})",
+    "failures": "SELECT * FROM failures WHERE item IN (SELECT value FROM json_each(?))",
+}
+"""Table → its rows about some items."""
 
 
 def facts_of(config: FilterRunConfig, steps: Sequence[Step], judge: Teacher) -> dict[str, Any]:
@@ -56,9 +66,19 @@ def remembered_judges(ledger: Ledger) -> tuple[list[JudgeFilter], TeacherConfig]
     return [step.filter for step in steps if isinstance(step.filter, JudgeFilter)], judge
 
 
-def write_rows(folder: Path, rows: RowsOnDisk) -> None:
-    """Write the rows of the shard in `folder`. Raises ExportError."""
+def make_shard(folder: Path, work: Work, rows: RowsOnDisk, whole: Ledger) -> None:
+    """Make a shard of `rows`, with what `whole`, the filtering's ledger, has of them already: of a row that has no
+    decision yet, one of two answers may be paid for. Raises RunDirError, ExportError, RunStopped."""
+    prepare_shard(folder, work)
     write_lines(folder / ROWS, map(_as_json, rows))
+    items = json.dumps([str(number) for number in rows.numbers])
+    known = [
+        (f"INSERT OR IGNORE INTO {table} VALUES ({','.join('?' * len(row))})", row)
+        for table, query in _KNOWN.items()
+        for row in whole.db.execute(query, (items,))
+    ]
+    with Ledger.create(folder) as shard:
+        shard.commit(known)
 
 
 class JudgeShard(ShardWork):

@@ -23,9 +23,9 @@ from refed_dspy.ledger.states import STOPPED, End, write_end
 from refed_dspy.runs.cluster.account import Amounts
 from refed_dspy.runs.cluster.gather_verdicts import gather_verdicts, shards_in
 from refed_dspy.runs.cluster.job import Job, gathered, let_go, note_time, refuse_objects
-from refed_dspy.runs.cluster.judge_shard import facts_of, remembered_judges, write_rows
+from refed_dspy.runs.cluster.judge_shard import facts_of, make_shard, remembered_judges
 from refed_dspy.runs.cluster.ray_cluster import connected, slots
-from refed_dspy.runs.cluster.shards import FEWEST, USUAL, prepare_shard, shard_folder
+from refed_dspy.runs.cluster.shards import FEWEST, USUAL, shard_folder
 from refed_dspy.runs.cluster.watching import Watching
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.caps import NO_CAPS
@@ -117,9 +117,7 @@ async def _one_start(
     dealt = _dealt(rows, max(1, min(len(rows) // FEWEST, max(USUAL, A_WORKER * workers), MOST)))
     home = start.ledger.path.parent / JUDGING / uuid.uuid4().hex[:8]
     for number, places in enumerate(dealt):
-        folder = shard_folder(home, number)
-        prepare_shard(folder, replace(start.work, facts=facts))
-        write_rows(folder, rows.at(places))
+        make_shard(shard_folder(home, number), replace(start.work, facts=facts), rows.at(places), start.ledger)
     caps, before = start.caps_left.caps, start.caps_left.before
     left = Caps(_less(caps.max_cost, before.picodollars), _less(caps.max_calls, before.calls))
     # As if all shards had as many rows as the largest, so that one lease is enough for any.
