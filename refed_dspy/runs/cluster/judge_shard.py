@@ -77,8 +77,9 @@ def make_shard(folder: Path, work: Work, rows: RowsOnDisk, whole: Ledger) -> Non
         for table, query in _KNOWN.items()
         for row in whole.db.execute(query, (items,))
     ]
-    with Ledger.create(folder) as shard:
-        shard.commit(known)
+    if known:
+        with Ledger.create(folder) as shard:
+            shard.commit(known)
 
 
 class JudgeShard(ShardWork):

@@ -25,7 +25,7 @@ from refed_dspy.runs.cluster.gather_verdicts import gather_verdicts, shards_in
 from refed_dspy.runs.cluster.job import Job, gathered, let_go, note_time, refuse_objects
 from refed_dspy.runs.cluster.judge_shard import facts_of, make_shard, remembered_judges
 from refed_dspy.runs.cluster.ray_cluster import connected, slots
-from refed_dspy.runs.cluster.shards import FEWEST, USUAL, shard_folder
+from refed_dspy.runs.cluster.shards import USUAL, shard_folder
 from refed_dspy.runs.cluster.watching import Watching
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.caps import NO_CAPS
@@ -33,10 +33,12 @@ from refed_dspy.teachers.progress import Progress, Watch
 from refed_dspy.teachers.row_jobs import recalled, row_job
 from refed_dspy.teachers.work import Start, Work, begin
 
-MOST = 999
-"""Shards at most."""
+FEWEST = 20
+"""Rows of a shard: with fewer, a worker has few calls in flight, and takes the next lease all the time."""
 A_WORKER = 4
 """Shards for each worker, so that all have something to do to the end."""
+MOST = 999
+"""Shards at most."""
 NOT_YET = "the rows are not filtered yet by what the judge said"
 
 

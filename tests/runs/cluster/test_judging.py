@@ -8,14 +8,17 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import dspy
 import pytest
 
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.errors import RunStopped
+from refed_dspy.filters.base import Decision, JudgeFilter
 from refed_dspy.ledger.fence import JUDGING
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import state_in
+from refed_dspy.programs.asking import about, as_role
 from refed_dspy.records import DataRow, Reference
 from refed_dspy.runs.cluster import gather_verdicts, judge_shard, judging
 from refed_dspy.runs.filter.result import Filtering
@@ -29,10 +32,26 @@ ROWS = [
 FILTERS = [{"rubric": {"at_least": 2}}, "refusals", {"judge": {"keep": 1}}]
 
 
+class AtLeastOneWord(JudgeFilter):
+    """Asks for a word, and keeps every other row."""
+
+    name = "words"
+
+    def __init__(self, words: int) -> None:
+        self.predict = dspy.Predict("question -> answer")
+        self.words = words
+
+    async def judged(self, row: DataRow, item: str) -> Decision:
+        with as_role("judge"), about("words", item):
+            answer = (await self.predict.acall(question=f"{row.instruction} In {self.words} words?")).answer
+        return Decision(row.number % 2 == 0 and bool(answer), "odd")
+
+
 @pytest.fixture(autouse=True)
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cluster of two workers in this process."""
+    """A cluster of two workers in this process, and many shards."""
     work_here(monkeypatch)
+    monkeypatch.setattr(judging, "FEWEST", 4)  # ten shards of 40 rows
 
 
 def filtered(
@@ -172,6 +191,21 @@ def test_a_judge_that_is_refused_ends_it_in_one_line(server: SimulatedTeacher, t
         filtered(server, tmp_path / "out")
     assert "\n" not in str(e.value) and str(e.value).count("run the same command") == 1
     assert state_in(tmp_path / "out") == "stopped"
+
+
+def test_a_filter_of_ones_own_is_built_by_its_name(server: SimulatedTeacher, tmp_path: Path) -> None:
+    own = {"tests.runs.cluster.test_judging:AtLeastOneWord": {"words": 2}}
+    made = filtered(server, tmp_path / "out", [own, "judge"])
+    assert len(made.passes[0].decisions) == 40 and made.passes[0].label == "words"
+    assert server.stats()["requests"] == 40 + 2 * len([*made.passes[1].decisions])
+    assert server.stats()["repeated"] == 0
+
+
+def test_a_judge_that_never_decides_ends_it(server: SimulatedTeacher, tmp_path: Path) -> None:
+    server.control(faults={"refusal": 1.0})
+    with pytest.raises(RunStopped, match="judge") as raised:
+        filtered(server, tmp_path / "out")
+    assert "\n" not in str(raised.value) and server.stats()["requests"] <= 2 * 40 * 3
 
 
 def test_a_row_comes_to_the_worker_as_it_is(tmp_path: Path) -> None:
