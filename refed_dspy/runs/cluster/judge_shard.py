@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from refed_dspy.config.jobs import FilterRunConfig
 from refed_dspy.config.loading import check_config
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.data.on_disk import OnDisk, RowsOnDisk
 from refed_dspy.data.stored import json_lines
+from refed_dspy.errors import NothingKept, RefedError
 from refed_dspy.files import write_lines
 from refed_dspy.filters.base import JudgeFilter, Step, labels
 from refed_dspy.filters.build import build
@@ -25,7 +26,7 @@ from refed_dspy.runs.filter.filter import judged
 from refed_dspy.runs.remembered import remembered_filters, remembered_judge
 from refed_dspy.runs.spec import absolute
 from refed_dspy.teachers import Teacher
-from refed_dspy.teachers.failures import CallPolicy
+from refed_dspy.teachers.failures import LEAST_CALLS, CallPolicy
 from refed_dspy.teachers.judge import open_judge_model, open_judge_program
 from refed_dspy.teachers.row_jobs import for_each_row
 from refed_dspy.teachers.session import Session
@@ -56,14 +57,13 @@ def facts_of(config: FilterRunConfig, steps: Sequence[Step], judge: Teacher) -> 
     }
 
 
-def remembered_judges(ledger: Ledger) -> tuple[list[JudgeFilter], TeacherConfig]:
-    """The judge filters of `facts_of`, and who judges. Raises RunDirError where only a script can build them."""
+def remembered_judges(ledger: Ledger) -> tuple[FilterRunConfig, TeacherConfig]:
+    """The settings of the judge filters of `facts_of`, and who judges. Raises RunDirError where only a script can build
+    them."""
     judge = remembered_judge(ledger)
     assert judge is not None  # it is nobody's teacher
     settings = {name: ledger.meta(name) for name in _SETTINGS}
-    config = check_config(FilterRunConfig, {**settings, "filters": remembered_filters(ledger)})
-    steps = build(config.filters, config.seed, open_judge_program(config))
-    return [step.filter for step in steps if isinstance(step.filter, JudgeFilter)], judge
+    return check_config(FilterRunConfig, {**settings, "filters": remembered_filters(ledger)}), judge
 
 
 def make_shard(folder: Path, work: Work, rows: RowsOnDisk, whole: Ledger) -> None:
@@ -83,20 +83,21 @@ def make_shard(folder: Path, work: Work, rows: RowsOnDisk, whole: Ledger) -> Non
 
 
 class JudgeShard(ShardWork):
-    """The work on one lease. `workers`: how many share what a judge away from the nodes allows a minute."""
+    """The work on one lease. `workers`: how many share what a judge away from the nodes allows a minute; `last`: this
+    worker's last lease, whose filter knows whether its judge decides anything."""
 
-    def __init__(self, ledger: Ledger, lease: Lease, workers: int) -> None:
-        judges, config = remembered_judges(ledger)
-        self.filter = judges[ledger.meta("place")]
+    def __init__(self, ledger: Ledger, lease: Lease, workers: int, last: ShardWork | None) -> None:
+        config, judge = remembered_judges(ledger)
+        self.filter: JudgeFilter = last.filter if isinstance(last, JudgeShard) else _built(config, ledger.meta("place"))
         self.rows = OnDisk(map(_row, json_lines(ledger.path.parent / ROWS)))
-        self.judge = open_judge_model(shared(config, workers))
+        self.judge = open_judge_model(shared(judge, workers))
         work = Work(
             kind="filtering",
             identity=ledger.meta("identity"),
             models={"judge": self.judge},
             size=len(self.rows),
             caps=caps_of(lease),
-            policy=CallPolicy(ledger.meta("seed")),
+            policy=CallPolicy(config.seed),
         )
         super().__init__(ledger, work, asked_items(ledger))
 
@@ -107,11 +108,21 @@ class JudgeShard(ShardWork):
         async with session.running():
             await for_each_row(session, self.rows, ask, self.judge.concurrency)
 
+    def in_vain(self, session: Session, error: RefedError) -> int:
+        """As of all work; where the judge decided none of the worker's first rows, half of what ends it: the next shard
+        may tell whether these rows are at fault, which are then tried again."""
+        return LEAST_CALLS // 2 if isinstance(error, NothingKept) else super().in_vain(session, error)
+
     def kept(self, session: Session) -> int:
         return session.progress.kept
 
     def is_dry(self, session: Session) -> bool:
         return self.kept(session) >= len(self.rows)
+
+
+def _built(config: FilterRunConfig, place: int) -> JudgeFilter:
+    """The judge filter at this place."""
+    return cast(JudgeFilter, build(config.filters, config.seed, open_judge_program(config))[place].filter)
 
 
 def _as_json(row: DataRow) -> dict[str, Any]:

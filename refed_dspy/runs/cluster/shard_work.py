@@ -64,7 +64,7 @@ class ShardWork(ABC):
             try:
                 await self.carry_out(session)
             except (RunStopped, TeacherError) as stopped:
-                if not 0 < (unanswered := session.unanswered) < LEAST_CALLS:
+                if not 0 < (unanswered := self.in_vain(session, stopped)) < LEAST_CALLS:
                     raise
                 error = stopped
             dry = session.cap_reached is None and self.is_dry(session)
@@ -73,6 +73,11 @@ class ShardWork(ABC):
     @abstractmethod
     async def carry_out(self, session: Session) -> None:
         """Do what is left, as far as the caps allow."""
+
+    def in_vain(self, session: Session, error: RefedError) -> int:  # noqa: ARG002
+        """How many calls were in vain, if all were, before this `error` ended the work; 0: it concerns other shards,
+        too."""
+        return session.unanswered
 
     @abstractmethod
     def kept(self, session: Session) -> int:

@@ -15,8 +15,10 @@ import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.errors import RunStopped
 from refed_dspy.filters.base import Decision, JudgeFilter
+from refed_dspy.filters.judge import _Judged
 from refed_dspy.ledger.fence import JUDGING
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.statements import text_digest
 from refed_dspy.ledger.states import state_in
 from refed_dspy.programs.asking import about, as_role
 from refed_dspy.records import DataRow, Reference
@@ -201,11 +203,40 @@ def test_a_filter_of_ones_own_is_built_by_its_name(server: SimulatedTeacher, tmp
     assert server.stats()["repeated"] == 0
 
 
-def test_a_judge_that_never_decides_ends_it(server: SimulatedTeacher, tmp_path: Path) -> None:
-    server.control(faults={"refusal": 1.0})
-    with pytest.raises(RunStopped, match="judge") as raised:
-        filtered(server, tmp_path / "out")
-    assert "\n" not in str(raised.value) and server.stats()["requests"] <= 2 * 40 * 3
+class Undecided(_Judged):
+    """Cannot tell about some rows, or about all."""
+
+    name = "undecided"
+
+    def __init__(self, every: bool) -> None:
+        self.predict, self.every = dspy.Predict("question -> answer"), every
+
+    async def judged(self, row: DataRow, item: str) -> Decision:
+        self._check_useful()
+        with as_role("judge"), about("undecided", item):
+            await self.predict.acall(question=row.instruction)
+        if self.every or sum(text_digest(row.instruction)[:8]) % 3 == 0:
+            return self._undecided("undecided", item, "cannot tell", "")
+        self.decided += 1
+        return Decision(True)
+
+
+@pytest.mark.parametrize("every", [True, False])
+def test_a_judge_that_decides_nothing_ends_it_but_not_if_it_is_a_shards_rows(
+    every: bool, server: SimulatedTeacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judging, "FEWEST", 60)  # three shards
+    rows = [{**ROWS[0], "instruction": f"Number {n}."} for n in range(180)]
+    own = {"tests.runs.cluster.test_judging:Undecided": {"every": every}}
+    if every:
+        with pytest.raises(RunStopped, match="undecided: the judge decided none of the") as raised:
+            filtered(server, tmp_path / "out", [own], rows=rows)
+        assert "\n" not in str(raised.value) and 40 <= server.stats()["requests"] <= 4 * (20 + 3)
+        return
+    alone = filtered(server, tmp_path / "alone", [own], None, rows=rows)
+    made = filtered(server, tmp_path / "out", [own], rows=rows)
+    assert outputs(made.out)["kept.jsonl"] == outputs(alone.out)["kept.jsonl"]
+    assert not made.filtered.undecided and server.stats()["requests"] == 360
 
 
 def test_a_row_comes_to_the_worker_as_it_is(tmp_path: Path) -> None:
