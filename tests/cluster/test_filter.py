@@ -77,7 +77,7 @@ def test_what_dies_costs_what_was_in_flight_there(
     in_flight = CONCURRENCY * (2 if killed == "driver" else 1)
     assert 2 * ROWS <= stats["requests"] <= 2 * ROWS + in_flight, "paid twice for what was answered"
     calls, cost = charged(made)
-    assert calls == stats["requests"] and cost >= made.bill()
+    assert stats["requests"] <= calls <= 2 * ROWS + in_flight and cost >= made.bill()
     assert not (made.folder / JUDGING).exists()
 
 
@@ -98,7 +98,7 @@ def test_no_dollar_over_the_cap_and_a_higher_one_goes_on(
 
 
 def test_ctrl_c_gathers_and_the_same_command_goes_on(nodes: Nodes, server: SimulatedTeacher, tmp_path: Path) -> None:
-    made = filtering(tmp_path, server, nodes.address, 160)
+    made = filtering(tmp_path, server, nodes.address, ROWS)
     driver = made.start()
     wait_until(partial(made.has_sent, 100))
     os.killpg(driver.pid, signal.SIGINT)
@@ -106,4 +106,4 @@ def test_ctrl_c_gathers_and_the_same_command_goes_on(nodes: Nodes, server: Simul
     assert code == 130 and told.endswith("continue with: the same command\n"), told
     assert charged(made)[0] >= 100 and not (made.folder / JUDGING).exists()
     assert made.complete()[0] == 0
-    assert made.requests() <= 320 + 2 * CONCURRENCY and charged(made)[0] == made.requests()
+    assert made.requests() <= charged(made)[0] <= 2 * ROWS + 2 * CONCURRENCY
