@@ -24,6 +24,8 @@ from tests.runs.filter.helpers import outputs
 
 pytestmark = pytest.mark.cluster
 ROWS = 200
+SHORT = {"max_tokens": 300}
+"""Answers whose worst case is small, so that a cap has room for many."""
 
 
 def filtering(home: Path, server: SimulatedTeacher, cluster: str, rows: int, **more: Any) -> ClusterFilter:
@@ -85,7 +87,7 @@ def test_no_dollar_over_the_cap_and_a_higher_one_goes_on(
     nodes: Nodes, server: SimulatedTeacher, tmp_path: Path
 ) -> None:
     rows, max_cost = 160, 0.02
-    made = filtering(tmp_path, server, nodes.address, rows, settings={"max_cost": max_cost})
+    made = filtering(tmp_path, server, nodes.address, rows, settings={"max_cost": max_cost}, teacher=SHORT)
     code, told = made.complete()
     assert code == 1 and "max_cost is reached; paid answers are kept" in told, told
     assert 0.5 * max_cost < made.bill() / 1e12 <= max_cost and charged(made) == (made.requests(), made.bill())
