@@ -105,6 +105,7 @@ def filter_(
     accept_changed: AcceptChanged = None,
     config: ConfigOption = None,
     seed: SeedOption = None,
+    cluster: ClusterOption = None,
     max_cost: MaxCost = None,
     max_calls: MaxCalls = None,
     max_minutes: MaxMinutes = None,

@@ -173,14 +173,23 @@ def work_lines(status: Mapping[str, Any]) -> list[str]:
     asked, rows = status["asked"], status["rows"]
     of = f" of {rows}" if rows is not None and rows >= asked else ""
     noun, model = _ASKED.get(status["work"], ("rows", "model"))
-    return [*state_lines(status, f"{status['work']}, {asked}{of} {noun} sent to the {model}"), *_calls_lines(status)]
+    return [
+        *state_lines(status, f"{status['work']}, {asked}{of} {noun} sent to the {model}"),
+        *_calls_lines(status),
+        *_cluster_line(status.get("cluster")),
+    ]
 
 
 def filtering_lines(status: Mapping[str, Any]) -> list[str]:
     """How a filtering stands (`runs.filter.status.filtering_status`)."""
     made = f"{status['kept']} of {status['rows']} rows kept"
     made += f", {status['undecided']} undecided" if status["undecided"] else ""
-    return [*state_lines(status, made), *_filters_line(status["filters"]), *_calls_lines(status)]
+    return [
+        *state_lines(status, made),
+        *_filters_line(status["filters"]),
+        *_calls_lines(status),
+        *_cluster_line(status.get("cluster")),
+    ]
 
 
 def compile_lines(facts: Mapping[str, Any]) -> list[str]:

@@ -18,6 +18,8 @@ EPOCH = "epoch"
 """The file's name in a shard's folder."""
 SHARDS = "shards"
 """Where in a run's folder its shards' are."""
+JUDGING = "judging"
+"""Where in a filtering's folder the shards are whose rows a cluster judges, while there are any."""
 
 
 class Fence:

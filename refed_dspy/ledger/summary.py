@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.live import with_live
 from refed_dspy.ledger.provenance import model_of, simulated_note
 from refed_dspy.ledger.spending import in_flight_cost
 from refed_dspy.ledger.states import state_of
@@ -134,9 +135,15 @@ def decisions_by_filter(ledger: Ledger) -> list[dict[str, Any]]:
 
 def work_status(ledger: Ledger) -> dict[str, Any]:
     """The state of work over a data set, in JSON types: the kind of `work`; the number of its `rows` (None: unknown),
-    and of those `asked` about; state, failures, usage and cost as those of a run."""
-    (asked,) = ledger.db.execute("SELECT count(DISTINCT item) FROM calls").fetchone()
-    return {"work": ledger.holds(), **state_of(ledger), "rows": ledger.meta("size"), "asked": asked, **_paid(ledger)}
+    and of those `asked` about; on a cluster also `cluster` (`live_numbers`); state, failures, usage and cost as those
+    of a run."""
+    status = {"work": ledger.holds(), **state_of(ledger), "rows": ledger.meta("size"), "asked": asked_items(ledger)}
+    return with_live({**status, **_paid(ledger)}, ledger.path.parent, "asked")
+
+
+def asked_items(ledger: Ledger) -> int:
+    """How many rows were asked about."""
+    return int(ledger.db.execute("SELECT count(DISTINCT item) FROM calls").fetchone()[0])
 
 
 def failure_counts(ledger: Ledger, but: str = "") -> list[dict[str, Any]]:

@@ -45,11 +45,12 @@ def remembered_judge(ledger: Ledger) -> TeacherConfig | None:
     """The judge as it is remembered; None: there is none, or it is the teacher, whose endpoint may be another now."""
     if (stored := ledger.meta("judge")) is None:
         return None
-    config, teacher = stored.get("config"), ledger.meta("teacher").get("config")
+    its_teacher = ledger.meta("teacher") or {}  # a filtering has none
+    config, teacher = stored.get("config"), its_teacher.get("config")
     if config is not None:
         is_teacher = teacher is not None and config in (teacher, {**teacher, "temperature": 0.0})
         return None if is_teacher else check_config(TeacherConfig, config)
-    if teacher is None and stored["model"] == ledger.meta("teacher")["model"]:
+    if teacher is None and stored["model"] == its_teacher.get("model"):
         return None
     raise RunDirError(
         f"{ledger.path.parent}: its judge was a Python object; call synthesize(…, run_dir=…) in its script or "

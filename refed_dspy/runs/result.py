@@ -16,7 +16,7 @@ from refed_dspy.errors import PASSING, CapReached, ExportError, RunDirError, bri
 from refed_dspy.files import path_of
 from refed_dspy.ledger.identity import named_work
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.live import live_numbers
+from refed_dspy.ledger.live import with_live
 from refed_dspy.ledger.pace import seconds_left
 from refed_dspy.ledger.provenance import simulated_note
 from refed_dspy.ledger.spending import Spent, spent
@@ -136,10 +136,7 @@ def read_run(run_dir: str | Path) -> Synthesis:
 def full_status(ledger: Ledger) -> dict[str, Any]:
     """`run_status`, what the whole run is projected to take (None while too little was made), and while it is running
     how many `seconds_left` it has (None while that cannot be told)."""
-    status = run_status(ledger)
-    if (cluster := live_numbers(ledger.path.parent)) is not None:
-        live = {name: cluster[name] for name in ("kept", "cost")} if status["state"] == RUNNING else {}
-        status |= {**live, "cluster": cluster}
+    status = with_live(run_status(ledger), ledger.path.parent, "kept")
     left = _seconds_left(ledger, status) if status["state"] == RUNNING else None
     begun = bool(ledger.meta("identity")) and status["kept"] < status["size"]
     return {**status, "seconds_left": left, "estimate": as_facts(forecast(ledger)) if begun else None}

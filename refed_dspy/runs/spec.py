@@ -181,7 +181,7 @@ class RunSpec:
             "reuse": str(self.config.reuse.absolute()) if self.config.reuse else None,
             "teacher": {"model": self.by_stage.first.model, "config": config and config.model_dump(mode="json")},
             "pools": self.by_stage.facts(),
-            "judge_program": _absolute(self.config.judge_program),
+            "judge_program": absolute(self.config.judge_program),
             "judge_scorer": None if (scorer := self.config.judge_scorer) is None else scorer.model_dump(mode="json"),
             "accept_changed": self.config.accept_changed,
             "judge": judge
@@ -232,6 +232,6 @@ class RunSpec:
         return [share.teacher for pool in pools for share in pool]
 
 
-def _absolute(source: str | None) -> str | None:
+def absolute(source: str | None) -> str | None:
     """The absolute path of a program's file, so that it is found from any working folder; an MLflow address as is."""
     return source if source is None or is_address(source) else str(Path(source).absolute())

@@ -33,6 +33,9 @@ class CapSettings(TypedDict):
     max_minutes: float | None
 
 
+NO_CAPS = CapSettings(max_cost=None, max_calls=None, max_minutes=None)
+
+
 def caps_of(config: Capped) -> CapSettings:
     """The caps that a config sets."""
     return CapSettings(max_cost=config.max_cost, max_calls=config.max_calls, max_minutes=config.max_minutes)

@@ -51,18 +51,19 @@ async def for_each_row(session: Session, items: Iterable[T], work: Callable[[T],
     Raises whatever `work` raises first; calls in flight then get the session's grace to be committed.
     """
 
+    left = await recalled(session, items, work) if session.ledger.has_answers() else items
+    waiting = iter(left)
+
     async def counted(item: T) -> None:
         await work(item)
         session.progress.keep()
 
-    left = await _needing_calls(session, items, counted) if session.ledger.has_answers() else items
-    del session.progress.moments[:]  # what earlier starts paid for says nothing of the pace
-    waiting = iter(left)
     await keep_running(lambda: map(counted, waiting), slots, session.stop, session.grace)
 
 
-async def _needing_calls(session: Session, items: Iterable[T], work: Callable[[T], Awaitable[None]]) -> list[T]:
-    """Does `work` on every item whose answers are all in the ledger. Returns the items that need a call."""
+async def recalled(session: Session, items: Iterable[T], work: Callable[[T], Awaitable[None]]) -> list[T]:
+    """`work` on every item whose answers are all in the ledger; each counts in `Session.progress`. Returns the items
+    that need a call."""
     unpaid = []
     recorder = session.start.recorder
     recorder.stopping = True  # a call that would have to be made is cancelled instead
@@ -70,6 +71,7 @@ async def _needing_calls(session: Session, items: Iterable[T], work: Callable[[T
         for item in items:
             try:
                 await work(item)
+                session.progress.keep()
             except asyncio.CancelledError:
                 if (task := asyncio.current_task()) is not None and task.cancelling():
                     raise
@@ -77,4 +79,5 @@ async def _needing_calls(session: Session, items: Iterable[T], work: Callable[[T
             await asyncio.sleep(0)  # nothing else in here waits, and Ctrl-C must get through
     finally:
         recorder.stopping = False
+    del session.progress.moments[:]  # what earlier starts paid for says nothing of the pace
     return unpaid

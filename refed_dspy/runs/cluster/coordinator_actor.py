@@ -24,7 +24,8 @@ class CoordinatorActor:
 
         try:
             asked = getattr(self.actor, method).remote(*arguments)
-            return await asyncio.wait_for(asyncio.wrap_future(asked.future()), self._patience)
+            async with asyncio.timeout(self._patience):  # wait_for would lose a Ctrl-C that comes with the answer
+                return await asyncio.wrap_future(asked.future())
         except RayTaskError as error:
             if isinstance(error.cause, RefedError):
                 raise error.cause from None

@@ -120,7 +120,7 @@ class Crew:
             if ended:
                 await self._tell_who_is_there([])
         totals: Totals = await self.coordinator.ask("totals")
-        if totals.kept > self.watching.progress.kept:
+        if self.watching.gains(totals):
             self.deaths_in_a_row = 0
         await self._give_up_silent(totals)
         await self._end_frozen()

@@ -62,6 +62,14 @@ def on_node(node: dict[str, Any]) -> dict[str, Any]:
     return {**slot, "scheduling_strategy": NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)}
 
 
+def beside_driver(ray: Any) -> dict[str, Any]:
+    """The option of an actor that is on this process's node, where it may be."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = ray.get_runtime_context().get_node_id()
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node_id=here, soft=True)}
+
+
 def _ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before the import: Ray would report its use
     try:

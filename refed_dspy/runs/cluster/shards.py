@@ -10,7 +10,8 @@ from refed_dspy.errors import ConfigError
 from refed_dspy.ledger.fence import SHARDS, Fence, take_over
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.runs.spec import RunSpec
-from refed_dspy.teachers.caps import CapSettings
+from refed_dspy.teachers.caps import NO_CAPS
+from refed_dspy.teachers.work import Work
 
 USUAL = 64
 """Shards of a run, unless it is told another number or has few references."""
@@ -39,14 +40,13 @@ def shard_of(spec: RunSpec, number: int, shards: int) -> RunSpec:
     return replace(spec, config=config, references=mine)
 
 
-def prepare_shard(spec: RunSpec) -> None:
+def prepare_shard(folder: Path, work: Work) -> None:
     """Make a shard's folder, or bring its settings up to date: a worker needs nothing but the folder.
 
     Raises RunDirError: it is in use, or belongs to another run.
     """
-    work = spec.work()
-    if Fence.of(spec.folder) is None:
-        take_over(spec.folder, 0)
-    with Ledger.create(spec.folder) as ledger:
+    if Fence.of(folder) is None:
+        take_over(folder, 0)
+    with Ledger.create(folder) as ledger:
         work.refuse_another(ledger)
-        work.record(ledger, CapSettings(max_cost=None, max_calls=None, max_minutes=None))
+        work.record(ledger, NO_CAPS)

@@ -12,7 +12,7 @@ from typing import Any
 
 from refed_dspy.files import write_json
 from refed_dspy.ledger.live import LIVE
-from refed_dspy.records import PICO
+from refed_dspy.runs.cluster.account import NOTHING, Amounts
 from refed_dspy.runs.cluster.coordinator import Totals
 from refed_dspy.teachers.progress import Progress
 
@@ -23,29 +23,35 @@ log = logging.getLogger("refed_dspy.cluster")
 
 @dataclass
 class Watching:
-    """The `progress` of the run in `folder`, and the file that others read (`ledger.live`)."""
+    """The `progress` of the work in `folder`, and the file that others read (`ledger.live`). `before`: what was made
+    and spent already that the totals do not count."""
 
     folder: Path
     progress: Progress
+    before: Amounts = NOTHING
     said: set[str] = field(default_factory=set)
     """What workers warned of and was passed on."""
     calls_at: deque[tuple[float, int]] = field(default_factory=deque)
     """Moments, and the calls until then."""
 
+    def gains(self, totals: Totals) -> bool:
+        """Whether more was made since it was last shown."""
+        return self.before.kept + totals.kept > self.progress.kept
+
     def show(self, totals: Totals, at_work: Mapping[str, Any]) -> None:
         """Show the run's numbers of this moment. `at_work`: `nodes`, `workers`, `deaths` and who is `slow`."""
-        progress = self.progress
-        for _ in range(totals.kept - progress.kept):
+        progress, kept = self.progress, self.before.kept + totals.kept
+        for _ in range(kept - progress.kept):
             progress.keep()
-        progress.picodollars, progress.calls = totals.spent, totals.calls
+        progress.picodollars, progress.calls = self.before.spent + totals.spent, totals.calls
         told = [word.progress for word in totals.last_words.values()]
         progress.in_flight = sum(each.get("in_flight", 0) for each in told)
         for name, word in totals.last_words.items():
             self.pass_on(name, word.progress.get("warned", ()))
         numbers = {
             "at": time.time(),
-            "kept": totals.kept,
-            "cost": totals.spent / PICO if progress.priced else None,
+            "kept": kept,
+            "cost": progress.cost if progress.priced else None,
             "calls": totals.calls,
             "calls_a_second": round(self._rate(totals.calls), 1),
             "in_flight": progress.in_flight,

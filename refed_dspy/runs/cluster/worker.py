@@ -13,10 +13,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from refed_dspy.errors import FolderInUse, RefedError, one_line
+from refed_dspy.ledger.fence import take_over
+from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.runs.cluster.account import Amounts
 from refed_dspy.runs.cluster.claims import Claims
 from refed_dspy.runs.cluster.coordinator_actor import CoordinatorActor, CoordinatorLost
+from refed_dspy.runs.cluster.judge_shard import JudgeShard
 from refed_dspy.runs.cluster.leases import Lease, Reply
+from refed_dspy.runs.cluster.run_shard import RunShard
 from refed_dspy.runs.cluster.shard_work import Done, ShardWork
 from refed_dspy.runs.cluster.shards import shard_folder
 from refed_dspy.runs.cluster.warned import Warned
@@ -63,6 +67,8 @@ class Worker:
         """Shards in whose lease every call failed, too few to say that the teacher is at fault."""
         self.unanswered = 0
         """Calls that failed in such leases since the last other one."""
+        self.last: ShardWork | None = None
+        """The last lease that went well."""
 
     async def run(self) -> Ended:
         """How it ended; an error of the run's is part of that, a bug is raised."""
@@ -93,9 +99,8 @@ class Worker:
         It then leaves the lease as it is, and so it does after an error: whoever takes the shard next looks what it
         has. To give it back would say that it has come as far as it could.
         """
-        claims = Claims(self.coordinator, lease.shard)
         try:
-            work = ShardWork(shard_folder(self.run_dir, lease.shard), lease, self.workers, claims)
+            work = self._opened(lease)
         except FolderInUse:  # its last worker may be frozen
             await self.coordinator.ask("put_off", self.name, lease.shard, lease.epoch)
             await asyncio.sleep(EVERY)
@@ -112,8 +117,17 @@ class Worker:
         done = task.result()
         if done.error is not None:
             return await self._leave(lease, done, done.error)
-        self.unanswered = 0
+        self.unanswered, self.last = 0, work
         return await self._give_back(lease, done)
+
+    def _opened(self, lease: Lease) -> ShardWork:
+        """The work on a lease, by what the shard's folder says. Raises FolderInUse, and as what it opens."""
+        folder = shard_folder(self.run_dir, lease.shard)
+        with Ledger.create(folder) as ledger:
+            take_over(folder, lease.epoch)  # not before the lock is held: who has it may still have answers to write
+            if ledger.holds() == "filtering":
+                return JudgeShard(ledger, lease, self.workers, self.last)
+            return RunShard(ledger, lease, self.workers, Claims(self.coordinator, lease.shard))
 
     async def _give_back(self, lease: Lease, done: Done) -> bool:
         return bool(await self.coordinator.ask("give_back", self.name, lease.shard, lease.epoch, done.used, done.dry))

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from refed_dspy.concurrency import run_blocking
 from refed_dspy.config.jobs import FilterRunConfig
@@ -23,6 +23,7 @@ from refed_dspy.filters.base import Decision, JudgeFilter, Step, labels, validat
 from refed_dspy.filters.build import build
 from refed_dspy.filters.judge import FAILED
 from refed_dspy.ledger.connection import FILE, locked
+from refed_dspy.ledger.fence import JUDGING
 from refed_dspy.ledger.identity import differences
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import Spent, spent
@@ -40,6 +41,9 @@ from refed_dspy.teachers.progress import Progress, Watch
 from refed_dspy.teachers.row_jobs import for_each_row, row_job
 from refed_dspy.teachers.work import Work
 
+if TYPE_CHECKING:
+    from refed_dspy.runs.cluster.judging import ClusterJudges
+
 NO_PLAIN = "no plain response"
 
 
@@ -54,6 +58,7 @@ class FilterKeywords(TypedDict, total=False):
     max_cost: float | None
     max_calls: float | None
     max_minutes: float | None
+    cluster: str | None
 
 
 @briefly
@@ -106,6 +111,7 @@ def filter_data(
         models = {"judge": open_judge_model(judge)} if paid else {}
     if paid:
         warn_of_another_teacher(judge_program, models["judge"].model)
+    cluster = _on_cluster(config, steps, models)
     identity = _identity(loaded, models)
     folder = Path(out) if out is not None else Path("refed-filtered") / _folder_name(loaded, steps, models, config.seed)
     check_apart(data, [folder, *(folder / name for name in OUTPUTS)])
@@ -114,7 +120,8 @@ def filter_data(
     if out is not None and not force:
         _refuse_another(folder, source, paid)
     _make_folder(folder)
-    return run_blocking(_filter(loaded, steps, models, folder, config, identity, source, Watch(on_progress, progress)))
+    watch = Watch(on_progress, progress)
+    return run_blocking(_filter(loaded, steps, models, folder, config, identity, source, watch, cluster))
 
 
 async def _filter(
@@ -126,6 +133,7 @@ async def _filter(
     identity: Mapping[str, Any],
     source: Mapping[str, Any],
     watch: Watch[Progress],
+    cluster: ClusterJudges | None,
 ) -> Filtering:
     stopped: list[str] = []
     judges = [step.filter for step in steps if isinstance(step.filter, JudgeFilter)]
@@ -133,16 +141,25 @@ async def _filter(
     async def ask_judge(judge_filter: JudgeFilter, rows: RowsOnDisk) -> Decisions:
         decisions = Decisions()
         held.close()  # the ledger takes the lock itself
+        if (folder / JUDGING).is_dir():
+            from refed_dspy.runs.cluster.judging import gather_left
+
+            await gather_left(folder)
         then = "" if judge_filter is judges[-1] else "the judge's rows are decided first by another filter"
-        async with row_job(folder, _work(models, len(rows), config, identity, then), watch) as session:
+        work = _work(models, len(rows), config, identity, then)
 
-            async def judge(place: int) -> None:
-                if (decision := await _judged(judge_filter, row := rows[place])) is not None:
-                    decisions[row.number] = decision
+        async def judge(place: int) -> None:
+            if (decision := await judged(judge_filter, row := rows[place])) is not None:
+                decisions[row.number] = decision
 
-            await for_each_row(session, range(len(rows)), judge, models["judge"].concurrency)
-        if session.cap_reached is not None:
-            stopped.append(session.cap_reached.cap)
+        if cluster is None:
+            async with row_job(folder, work, watch) as session:
+                await for_each_row(session, range(len(rows)), judge, models["judge"].concurrency)
+            reached = session.cap_reached
+        else:
+            reached = await cluster.ask(judge_filter, rows, judge, folder, work, watch)
+        if reached is not None:
+            stopped.append(reached.cap)
         elif reason := judge_filter.hopeless():
             note_failure(folder, reason)
             raise RunStopped(reason)
@@ -164,14 +181,23 @@ async def _filter(
     return filtering
 
 
-async def _judged(judge_filter: JudgeFilter, row: DataRow) -> Decision | None:
-    """None if the judge did not answer this time."""
+async def judged(judge_filter: JudgeFilter, row: DataRow) -> Decision | None:
+    """Its decision on a row; None if the judge did not answer this time."""
     if judge_filter.needs_plain and row.plain is None:
         return Decision(False, NO_PLAIN)
     try:
         return validated(await judge_filter.judged(row, str(row.number)), judge_filter.name)
     except RowError as error:
         return Decision(False, FAILED, None, f"{error.kind}: {error.reason}") if error.final else None
+
+
+def _on_cluster(config: FilterRunConfig, steps: Sequence[Step], models: Mapping[str, Teacher]) -> ClusterJudges | None:
+    """Who asks the judge on a cluster; None where it is asked in this process."""
+    if config.cluster is None:
+        return None
+    from refed_dspy.runs.cluster.judging import ClusterJudges  # what needs Ray is not imported without it
+
+    return ClusterJudges(config, steps, models)
 
 
 def _work(

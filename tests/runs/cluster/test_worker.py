@@ -17,25 +17,13 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.runs.cluster import worker as workers
 from refed_dspy.runs.cluster.account import State
 from refed_dspy.runs.cluster.coordinator import Coordinator
-from refed_dspy.runs.cluster.coordinator_actor import CoordinatorActor
 from refed_dspy.runs.cluster.shards import prepare_shard, shard_folder, shard_of
 from refed_dspy.runs.cluster.worker import Ended, How, Worker, work
 from refed_dspy.runs.prepare import prepare
+from tests.runs.cluster.here import Here
 from tests.support.scripted_batches import until
 
 SHARDS, SIZE = 3, 18
-
-
-class Here(CoordinatorActor):
-    """The coordinator in this process."""
-
-    def __init__(self, made: Coordinator) -> None:
-        super().__init__(made, patience=1)
-        self.asked = list[str]()
-
-    async def ask(self, method: str, *arguments: Any) -> Any:
-        self.asked.append(method)
-        return getattr(self.actor, method)(*arguments)
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +43,8 @@ def shards_of(folder: Path, teacher: TeacherConfig, references: Sequence[Mapping
     """The shards of a run, as the driver makes them."""
     spec = prepare(None, references, size=SIZE, teacher=teacher, run_dir=folder)
     for number in range(SHARDS):
-        prepare_shard(shard_of(spec, number, SHARDS))
+        part = shard_of(spec, number, SHARDS)
+        prepare_shard(part.folder, part.work())
 
 
 async def worked(folder: Path, here: Here, name: str = "a", among: int = 1) -> Ended:
