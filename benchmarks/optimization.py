@@ -146,7 +146,7 @@ def measure(optimizer: str, seed: int) -> Row:
         seed,
         before=proof.baseline.score.mean,
         after=proof.compiled.score.mean,
-        evaluations=seen[0].evaluations,
+        evaluations=seen[-1].evaluations,
         requests=world.requests,
         seconds=seconds,
         spread=spread,

@@ -90,8 +90,16 @@ def as_examples(
     return list({example_id(example): example for example in source}.values())
 
 
+class ReferenceExample(dspy.Example):
+    """A reference that shows its texts whole: MIPROv2 tells its prompt model of the data by the examples' reprs."""
+
+    def __repr__(self) -> str:
+        texts = {name: value for name, value in dict(self.reference).items() if value and name != "source"}
+        return f"Example({{'reference': {texts}}})"
+
+
 def reference_example(reference: Reference) -> dspy.Example:
-    return dspy.Example(reference=reference).with_inputs("reference")
+    return ReferenceExample(reference=reference).with_inputs("reference")
 
 
 def pair_example(pair: Pair) -> dspy.Example:

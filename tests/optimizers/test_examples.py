@@ -253,3 +253,11 @@ def test_an_example_s_id_is_its_content_s() -> None:
     first = dspy.Example(question="é{}", answer=["a", 1, None]).with_inputs("question")
     assert example_id(first) == example_id(dspy.Example(answer=["a", 1, None], question="é{}"))
     assert example_id(first) != example_id(first.copy(answer=["a", 2, None])) and len(example_id(first)) == 16
+
+
+def test_an_optimizer_that_reads_examples_reads_whole_references() -> None:
+    pair = Reference(instruction="Describe a tide. " * 40, response="It rises. " * 90 + "It falls.", system="Be short.")
+    for example in (reference_example(pair), reference_example(pair).copy()):
+        shown = repr(example)
+        assert all(repr(text) in shown for text in (pair.instruction, pair.response, pair.system))
+    assert len(repr(pair)) < 200, "a reference by itself is a line"
