@@ -12,6 +12,7 @@ from typing import Any
 
 from benchmarks.chaos_weather import PRICE
 from benchmarks.kills import committed
+from refed_dspy.errors import PASSING
 from refed_dspy.records import PICO
 
 BATCH_SHARE = 0.5
@@ -25,7 +26,7 @@ WHERE good.outcome = 'ok' AND late.id > good.id AND late.created > good.created 
 @dataclass(frozen=True)
 class Books:
     """A ledger's counts, or those of a run's shards. Money in picodollars; `known`: what calls that reported their
-    tokens cost. `whole`: "ok", or what SQLite says of the damage."""
+    tokens cost. `unanswered`: questions that failed for now. `whole`: "ok", or what SQLite says of the damage."""
 
     rows: frozenset[tuple[str, str]] = frozenset()
     calls: int = 0
@@ -36,6 +37,7 @@ class Books:
     twice: int = 0
     lost: int = 0
     whole: str = "ok"
+    unanswered: int = 0
 
     @classmethod
     def of(cls, folder: Path) -> Books:
@@ -66,6 +68,7 @@ class Books:
                 count("SELECT count(*) FROM (SELECT 1 FROM calls WHERE outcome='ok' GROUP BY key HAVING count(*) > 1)"),
                 count("SELECT count(*) FROM calls WHERE outcome = 'lost'"),
                 str(db.execute("PRAGMA integrity_check").fetchone()[0]),
+                sum(kind in PASSING for (kind,) in db.execute("SELECT kind FROM failures")),
             )
 
     def __add__(self, other: Books) -> Books:
@@ -79,6 +82,7 @@ class Books:
             self.twice + other.twice,
             self.lost + other.lost,
             other.whole if self.whole == "ok" else self.whole,
+            self.unanswered + other.unanswered,
         )
 
 

@@ -26,6 +26,8 @@ KEY = "CHAOS_KEY"
 CALM = 2
 """Starts that nothing disturbs, at most: the last of them meets an endpoint that works again."""
 NODES = 2
+ASKS_AGAIN = {"compile", "recycling"}
+"""Work that ends well although questions failed for now."""
 LINES = 40
 """Of what a start told that broke a promise: so many of stdout and of stderr are told."""
 
@@ -131,7 +133,9 @@ class Round:
                 return
 
     def _once_more(self, step: Step) -> None:
-        """A job that is done is done: the same command sends nothing."""
+        """A job that is done is done: the same command sends nothing, unless it asks again what had no answer."""
+        if self.kind in ASKS_AGAIN and self.books.unanswered:
+            return
         sent = self._requests()
         ended = self._start(step.words, None, self._requests)
         self._check(f"done, and started again: exit code {ended.code}", ended.code == 0)

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import yaml
 
-from refed_dspy.errors import ExportError, InputError, one_line
+from refed_dspy.errors import ExportError, InputError, RunStopped, one_line
 
 _MOST_CHARACTERS = 20_000_000
 """Characters that YAML may have once its aliases are written out."""
@@ -124,6 +124,15 @@ def check_apart(data: Any, outputs: Iterable[Path]) -> None:
     """Raises ExportError if one of the `outputs` would overwrite the input `data`."""
     if isinstance(data, str | Path) and any(Path(data).resolve() == path.resolve() for path in outputs):
         raise ExportError(f"{data}: is where the results would go; choose another folder with out")
+
+
+@contextmanager
+def after_answers() -> Iterator[None]:
+    """Raises RunStopped in place of an ExportError: what could not be written is made of answers that are kept."""
+    try:
+        yield
+    except ExportError as error:
+        raise RunStopped(f"{error}; the answers are kept: the same command pays for none of them again") from None
 
 
 @contextmanager

@@ -165,6 +165,28 @@ def test_a_signal_after_the_command_has_ended_changes_nothing(home: Path, number
     assert (done.returncode, done.stdout, done.stderr) == (0, "2 samples in made.jsonl\n", "")
 
 
+AS_IT_ENDS = """
+import signal, sys
+import refed_dspy.cli as cli
+end_process = cli.end_process
+def interrupted(code):
+    cli.end_process = end_process
+    signal.raise_signal(signal.SIGINT)
+cli.end_process = interrupted
+sys.argv = ["refed", "export", "run", "--out", "made.jsonl"]
+cli.main()
+"""
+
+
+def test_a_signal_as_the_command_ends_changes_nothing(home: Path) -> None:
+    synthesize(None, references(2), size=2, teacher=fake_lm(Writer()), run_dir=home / "run", track=False)
+    done = subprocess.run(
+        [sys.executable, "-c", AS_IT_ENDS],
+        cwd=home, capture_output=True, text=True, check=False, preexec_fn=heeding_ctrl_c,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "2 samples in made.jsonl\n", "")
+
+
 def outcomes(folder: Path) -> dict[str, int]:
     with sqlite3.connect(folder / "ledger.sqlite") as db:
         return dict(db.execute("SELECT outcome, count(*) FROM calls GROUP BY outcome"))

@@ -12,8 +12,8 @@ from refed_dspy.config.jobs import AnswerFormat, AnswersConfig
 from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
 from refed_dspy.data.prompts import Prompts, load_prompts
-from refed_dspy.errors import ExportError, RunStopped, briefly
-from refed_dspy.files import as_path, check_apart, check_own
+from refed_dspy.errors import RunStopped, briefly
+from refed_dspy.files import after_answers, as_path, check_apart, check_own
 from refed_dspy.ledger.connection import FILE, locked
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import spent
@@ -122,8 +122,6 @@ def _written(asking: Asking, prompts: Prompts, format_: AnswerFormat, generator:
         with Ledger.read(asking.folder) as ledger:
             used = spent(ledger)
         made = Answers(asking.folder, prompts, format_, generator, asking.answered(), asking.failed, used, stopped)
-        try:
+        with after_answers():
             write_answers(made)
-        except ExportError as error:
-            raise RunStopped(f"{error}; the answers are kept: the same command pays for none of them again") from None
     return made

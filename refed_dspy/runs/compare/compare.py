@@ -17,6 +17,7 @@ from refed_dspy.config.loading import check_config
 from refed_dspy.config.scorer import ScorerConfig
 from refed_dspy.data.references import load_references
 from refed_dspy.errors import ConfigError, RefedError, RunStopped, briefly, one_line
+from refed_dspy.files import after_answers
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs import ReferenceLevelFeedback, SeedOnly
 from refed_dspy.programs.baselines import METHODS
@@ -206,5 +207,6 @@ async def _evaluate(
         if not compared.rows:
             raise RunStopped(f"{folder}: nothing to compare yet; {stopped or 'no instruction was answered'}")
         comparison = tally(ledger, compared, spec.models, config, diversity, stopped)
-    write_comparison(comparison, compared)
+    with after_answers():
+        write_comparison(comparison, compared)
     return comparison

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
@@ -17,8 +17,8 @@ from refed_dspy.data.dataset import DataSet, load_dataset, texts_of
 from refed_dspy.data.on_disk import RowsOnDisk
 from refed_dspy.data.sources import source_of
 from refed_dspy.data.stored import SOURCE, read_json
-from refed_dspy.errors import ConfigError, ExportError, RowError, RunDirError, RunStopped, briefly, one_line
-from refed_dspy.files import as_path, check_apart, check_own
+from refed_dspy.errors import ConfigError, RowError, RunDirError, RunStopped, briefly, one_line
+from refed_dspy.files import after_answers, as_path, check_apart, check_own
 from refed_dspy.filters.base import Decision, JudgeFilter, Step, labels, validated
 from refed_dspy.filters.build import build
 from refed_dspy.filters.judge import FAILED
@@ -170,14 +170,8 @@ async def _filter(
         filtered = await apply_filters(data.rows, steps, config.seed, ask_judge)
     used = _used(folder) if models else None
     filtering = Filtering(folder, data, filtered, used, "".join(stopped[:1]), source)
-    try:
+    with nullcontext() if used is None else after_answers():
         write_filtering(filtering)
-    except ExportError as error:
-        if filtering.used is None:
-            raise
-        raise RunStopped(
-            f"{error}; the judge's answers are kept: the same command pays for none of them again"
-        ) from None
     return filtering
 
 

@@ -15,7 +15,7 @@ from refed_dspy.config.scorer import ScorerConfig
 from refed_dspy.data.dataset import data_identity, drawn, load_dataset
 from refed_dspy.data.sources import source_of
 from refed_dspy.errors import ConfigError, RunStopped, briefly
-from refed_dspy.files import as_path, check_apart, check_own
+from refed_dspy.files import after_answers, as_path, check_apart, check_own
 from refed_dspy.ledger.connection import FILE, locked
 from refed_dspy.metrics.figures import open_tools, scoring
 from refed_dspy.programs.load import refuse_bound_models, warn_of_another_teacher
@@ -110,13 +110,15 @@ def recycle(
             recycling = so_far(row_by_row(rows, passes, made))
     except (RunStopped, KeyboardInterrupt):
         if made:
-            write_rows(so_far(PassResults(made)))
+            with after_answers():
+                write_rows(so_far(PassResults(made)))
         raise
-    with locked(folder), scoring(resume_hint(folder)):
+    with locked(folder), scoring(resume_hint(folder)), after_answers():
         write_rows(recycling)
         figures = old_and_new(list(recycling.kept()), tools, config.sample, config.seed)
     recycling = replace(recycling, figures=figures, scored=tools.scored())
-    write_table(recycling)
+    with after_answers():
+        write_table(recycling)
     return recycling
 
 

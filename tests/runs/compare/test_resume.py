@@ -46,6 +46,16 @@ def test_the_same_command_again_asks_nothing_and_says_the_same(server: Simulated
     assert larger.instructions == 10 and server.stats()["repeated"] == 0
 
 
+def test_a_file_that_cannot_be_written_loses_no_answer(server: SimulatedTeacher, tmp_path: Path) -> None:
+    (tmp_path / "c" / "rows.jsonl").mkdir(parents=True)
+    with pytest.raises(RunStopped, match=r"rows\.jsonl: cannot be written: .*pays for none of them again"):
+        run(server, tmp_path / "c")
+    (tmp_path / "c" / "rows.jsonl").rmdir()
+    before = requests(server)
+    run(server, tmp_path / "c")
+    assert requests(server) == before
+
+
 def test_a_cap_leaves_a_table_and_says_how_to_go_on(server: SimulatedTeacher, tmp_path: Path) -> None:
     short = run(server, tmp_path / "c", max_calls=60)
     assert 0 < short.instructions < 9 and requests(server) <= 60

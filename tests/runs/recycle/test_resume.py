@@ -28,6 +28,16 @@ def test_the_same_call_again_pays_nothing_and_writes_the_same(server: SimulatedT
     assert before == {path.name: path.read_bytes() for path in (tmp_path / "r").glob("*.json*")}
 
 
+def test_a_file_that_cannot_be_written_loses_no_answer(server: SimulatedTeacher, tmp_path: Path) -> None:
+    recycled(tmp_path / "r", config(server))
+    (tmp_path / "r" / "recycled.jsonl").unlink()
+    (tmp_path / "r" / "recycled.jsonl").mkdir()
+    with pytest.raises(RunStopped, match=r"recycled\.jsonl: cannot be written: .*pays for none of them again"):
+        recycled(tmp_path / "r", config(server))
+    (tmp_path / "r" / "recycled.jsonl").rmdir()
+    assert len(recycled(tmp_path / "r", config(server)).rows) == 6 and requests(server) == 12
+
+
 def test_at_a_cap_the_rows_so_far_are_written_and_counted(server: SimulatedTeacher, tmp_path: Path) -> None:
     made = recycled(tmp_path / "r", config(server, concurrency=1), max_calls=7)
     assert made.state == "at its cap"

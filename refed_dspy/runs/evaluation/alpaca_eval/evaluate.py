@@ -13,7 +13,7 @@ from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
 from refed_dspy.data.stored import EVALUATION, PICTURE, TABLE
 from refed_dspy.errors import ReferencesError, RunStopped, briefly, one_line
-from refed_dspy.files import as_path, check_apart, check_own
+from refed_dspy.files import after_answers, as_path, check_apart, check_own
 from refed_dspy.filters.overlap import Contamination
 from refed_dspy.ledger.connection import FILE, locked
 from refed_dspy.ledger.states import note_failure
@@ -153,7 +153,7 @@ class _Job:
             simulated=given.simulated,
             stopped=stopped,
         )
-        with locked(folder):
+        with locked(folder), after_answers():
             write_evaluation(made, self.workspace.results)
             self.workspace.clear()
         return made

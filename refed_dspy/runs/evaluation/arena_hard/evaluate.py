@@ -14,7 +14,7 @@ from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
 from refed_dspy.data.stored import EVALUATION, PICTURE, TABLE
 from refed_dspy.errors import RunStopped, briefly
-from refed_dspy.files import as_path, check_apart, check_own
+from refed_dspy.files import after_answers, as_path, check_apart, check_own
 from refed_dspy.filters.overlap import Contamination
 from refed_dspy.ledger.connection import FILE, locked
 from refed_dspy.ledger.states import note_failure
@@ -179,7 +179,7 @@ class _Job:
             simulated=given.simulated,
             stopped=stopped,
         )
-        with locked(folder):
+        with locked(folder), after_answers():
             write_leaderboard(made, {arm.name: space.judged(arm) for arm in space.arms})
             space.clear()
         return made
