@@ -19,7 +19,7 @@ from benchmarks.chaos_jobs import KINDS, Step
 from benchmarks.chaos_starts import ROOT, Ended, Starter
 from benchmarks.chaos_weather import CLUSTER_EVENTS, EVENTS, PRICE, Event
 from benchmarks.chaos_written import CHECKS, written
-from benchmarks.nodes import Nodes
+from benchmarks.nodes import Nodes, processes
 from benchmarks.simulated import SimulatedTeacher
 
 KEY = "CHAOS_KEY"
@@ -183,7 +183,7 @@ class Round:
     def _quiet(self) -> None:
         """Wait until nobody works any more, and the server has noticed that nobody waits for its answers."""
         until = time.monotonic() + 60
-        while self.starter.nodes is not None and self.starter.nodes.workers() and time.monotonic() < until:
+        while self.starter.nodes is not None and processes("worker-") and time.monotonic() < until:
             time.sleep(0.1)
         until = time.monotonic() + 5
         while self.server.stats()["in_flight"] and time.monotonic() < until:

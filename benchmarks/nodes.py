@@ -62,11 +62,6 @@ class Nodes:
         while len(self.there) < nodes:
             self.add()
 
-    def workers(self) -> list[psutil.Process]:
-        """The processes of its workers that are there; other clusters on this machine have others."""
-        own = {process.pid for process in psutil.Process().children(recursive=True)}
-        return [process for process in processes("worker-") if process.pid in own]
-
     def stop(self) -> None:
         self._cluster.shutdown()
 
@@ -89,9 +84,10 @@ class Nodes:
 
 
 def processes(title: str) -> list[psutil.Process]:
-    """The processes of Ray whose task or actor begins so: `worker-`, `Coordinator`."""
+    """The processes of Ray, of clusters that this process has started, whose task or actor begins so: `worker-`,
+    `Coordinator`."""
     found = []
-    for process in psutil.process_iter():
+    for process in psutil.Process().children(recursive=True):
         try:
             if " ".join(process.cmdline()).startswith(f"ray::{title}"):
                 found.append(process)

@@ -105,7 +105,7 @@ def test_ctrl_c_gathers_and_the_same_command_goes_on(nodes: Nodes, server: Simul
     wait_until(partial(made.has_sent, 100))
     os.killpg(driver.pid, signal.SIGINT)
     code, told = ended(driver, seconds=15)
-    assert code == 130 and told.endswith("continue with: the same command\n"), told
+    assert code == 130 and told.endswith("continue with the same command\n"), told
     assert charged(made)[0] >= 100 and not (made.folder / JUDGING).exists()
     assert made.complete()[0] == 0
     assert made.requests() <= charged(made)[0] <= 2 * ROWS + 2 * CONCURRENCY
