@@ -98,11 +98,10 @@ class Crew:
         if not new:
             return
         await self._tell_who_is_there([name for name, _ in new])
-        workers = len(new) + len(self.working)
         for name, node in new:
             task = self.ray.remote(work).options(name=name, max_retries=0, **on_node(nodes[node]))
             folder = str(self.folder.absolute())  # a worker has another working folder
-            asked = task.remote(folder, self.mark, name, self.coordinator.actor, workers)
+            asked = task.remote(folder, self.mark, name, self.coordinator.actor)
             self.working[asyncio.wrap_future(asked.future())] = name, node
 
     async def _tell_who_is_there(self, new: list[str]) -> None:

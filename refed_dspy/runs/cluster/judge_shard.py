@@ -83,14 +83,14 @@ def make_shard(folder: Path, work: Work, rows: RowsOnDisk, whole: Ledger) -> Non
 
 
 class JudgeShard(ShardWork):
-    """The work on one lease. `workers`: how many share what a judge away from the nodes allows a minute; `last`: this
-    worker's last lease, whose filter knows whether its judge decides anything."""
+    """The work on one lease, with its share of what a judge away from the nodes allows a minute. `last`: this worker's
+    last lease, whose filter knows whether its judge decides anything."""
 
-    def __init__(self, ledger: Ledger, lease: Lease, workers: int, last: ShardWork | None) -> None:
+    def __init__(self, ledger: Ledger, lease: Lease, last: ShardWork | None) -> None:
         config, judge = remembered_judges(ledger)
         self.filter: JudgeFilter = last.filter if isinstance(last, JudgeShard) else _built(config, ledger.meta("place"))
         self.rows = OnDisk(map(_row, json_lines(ledger.path.parent / ROWS)))
-        self.judge = open_judge_model(shared(judge, workers))
+        self.judge = open_judge_model(shared(judge, lease.workers))
         work = Work(
             kind="filtering",
             identity=ledger.meta("identity"),

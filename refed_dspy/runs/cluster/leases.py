@@ -8,7 +8,7 @@ bookkeeping: no clock, no network, no disk.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Literal
 
@@ -23,7 +23,8 @@ one, each waiting for what the last one's worst case gives back."""
 class Lease:
     """The right to work on a shard until it has `size` samples, or has cost `max_cost` picodollars or `max_calls` calls
     (None: no cap), each over all its starts. After a holder that died they may be what the shard has already: then
-    there is only to look, and to give it back.
+    there is only to look, and to give it back. `workers`: how many there were when it was asked for, who share what an
+    endpoint allows a minute.
     """
 
     shard: int
@@ -31,13 +32,14 @@ class Lease:
     size: int
     max_cost: int | None
     max_calls: int | None
+    workers: int = field(default=1, compare=False)
 
     @classmethod
-    def of(cls, account: Account) -> Lease:
+    def of(cls, account: Account, workers: int) -> Lease:
         """The last lease of a shard."""
         size, *caps = account.bounds
         max_cost, max_calls = (None if cap >= UNLIMITED else cap for cap in caps)
-        return cls(account.shard, account.epoch, size, max_cost, max_calls)
+        return cls(account.shard, account.epoch, size, max_cost, max_calls, workers)
 
 
 class Reply(StrEnum):
@@ -99,11 +101,11 @@ class Leases:
     def take(self, worker: str) -> Lease | None:
         """A lease for `worker`: the one it has, or a new one; None where there is none now."""
         if (held := self.holders().get(worker)) is not None:
-            return Lease.of(self.accounts[held])
+            return Lease.of(self.accounts[held], len(self.workers))
         if self.stopped or (leased := self._next(worker)) is None:
             return None
         self.accounts[leased.shard] = leased
-        return Lease.of(leased)
+        return Lease.of(leased, len(self.workers))
 
     def report(self, worker: str, shard: int, epoch: int, used: Amounts) -> Reply:
         """`worker` has looked, and the shard has so much. Ignored where the lease is not its own."""

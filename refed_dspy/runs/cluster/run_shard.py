@@ -15,15 +15,15 @@ from refed_dspy.teachers.session import Session
 
 
 class RunShard(ShardWork):
-    """The work on one lease. `workers`: how many share what a teacher away from the nodes allows a minute."""
+    """The work on one lease, with its share of what a teacher away from the nodes allows a minute."""
 
-    def __init__(self, ledger: Ledger, lease: Lease, workers: int, claim: Claim) -> None:
+    def __init__(self, ledger: Ledger, lease: Lease, claim: Claim) -> None:
         program, references, settings = remembered(ledger)
         # As the driver recorded them: with all of what a teacher allows a minute.
         facts = {name: ledger.meta(name) for name in ("teacher", "pools", "judge")}
         for role in ("teacher", "judge"):
-            settings[role] = shared(settings[role], workers)
-        settings["teachers"] = {stage: shared(pool, workers) for stage, pool in settings["teachers"].items()}
+            settings[role] = shared(settings[role], lease.workers)
+        settings["teachers"] = {stage: shared(pool, lease.workers) for stage, pool in settings["teachers"].items()}
         settings |= {**caps_of(lease), "size": max(1, lease.size), "track": False, "run_dir": ledger.path.parent}
         self.spec: RunSpec = replace(prepare(program, references, **settings), claim=claim)
         self.lease, work = lease, self.spec.work()

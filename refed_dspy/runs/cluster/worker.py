@@ -58,10 +58,10 @@ class Ended(NamedTuple):
 
 
 class Worker:
-    """Works on leases of the run in `run` until none is left. `workers`: how many there are."""
+    """Works on leases of the run in `run` until none is left."""
 
-    def __init__(self, run: Path, name: str, coordinator: CoordinatorActor, workers: int) -> None:
-        self.run_dir, self.name, self.coordinator, self.workers = run, name, coordinator, workers
+    def __init__(self, run: Path, name: str, coordinator: CoordinatorActor) -> None:
+        self.run_dir, self.name, self.coordinator = run, name, coordinator
         self.warned = Warned()
         self.failed = set[int]()
         """Shards in whose lease every call failed, too few to say that the teacher is at fault."""
@@ -126,8 +126,8 @@ class Worker:
         with Ledger.create(folder) as ledger:
             take_over(folder, lease.epoch)  # not before the lock is held: who has it may still have answers to write
             if ledger.holds() == "filtering":
-                return JudgeShard(ledger, lease, self.workers, self.last)
-            return RunShard(ledger, lease, self.workers, Claims(self.coordinator, lease.shard))
+                return JudgeShard(ledger, lease, self.last)
+            return RunShard(ledger, lease, Claims(self.coordinator, lease.shard))
 
     async def _give_back(self, lease: Lease, done: Done) -> bool:
         return bool(await self.coordinator.ask("give_back", self.name, lease.shard, lease.epoch, done.used, done.dry))
@@ -152,13 +152,13 @@ class Worker:
         return Reply(await self.coordinator.ask("report", self.name, lease.shard, lease.epoch, used, told))
 
 
-def work(run: str, mark: str, name: str, coordinator: Any, workers: int) -> Ended:
+def work(run: str, mark: str, name: str, coordinator: Any) -> Ended:
     """The task of Ray that is a worker. `mark`: what the driver wrote into the run's folder."""
     folder = Path(run)
     if not _is_shared(folder, mark):
         why = "does not see this folder; choose one on a file system that all nodes share"
         return Ended(How.UNSHARED, f"{folder}: {why}")
-    return asyncio.run(Worker(folder, name, CoordinatorActor(coordinator, LOST), workers).run())
+    return asyncio.run(Worker(folder, name, CoordinatorActor(coordinator, LOST)).run())
 
 
 def _is_shared(folder: Path, mark: str) -> bool:

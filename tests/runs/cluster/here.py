@@ -40,7 +40,7 @@ class CrewHere(Crew):
     async def run(self) -> None:
         """Raises RunStopped where all have failed, as a crew on nodes."""
         await self.coordinator.ask("workers", WORKERS)
-        workers = [Worker(self.folder, name, self.coordinator, len(WORKERS)) for name in WORKERS]
+        workers = [Worker(self.folder, name, self.coordinator) for name in WORKERS]
         self.tasks = [asyncio.ensure_future(each.run()) for each in workers]
         await asyncio.wait(self.tasks)
         await self._show()

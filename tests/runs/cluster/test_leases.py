@@ -66,6 +66,13 @@ def test_an_end_when_all_is_made() -> None:
 # --- money and calls
 
 
+def test_a_lease_says_how_many_share_what_an_endpoint_allows() -> None:
+    leases = leases_of(3, size=90, workers="ab")
+    assert taken(leases, "a").workers == 2
+    leases.have_workers("abc")
+    assert taken(leases, "b").workers == 3
+
+
 def test_money_is_divided_among_the_workers_that_hold_nothing() -> None:
     leases = leases_of(9, size=90, max_cost=900, max_calls=90)
     assert [taken(leases, name).max_cost for name in "abc"] == [300, 300, 300]

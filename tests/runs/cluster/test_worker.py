@@ -47,9 +47,9 @@ def shards_of(folder: Path, teacher: TeacherConfig, references: Sequence[Mapping
         prepare_shard(part.folder, part.work())
 
 
-async def worked(folder: Path, here: Here, name: str = "a", among: int = 1) -> Ended:
+async def worked(folder: Path, here: Here, name: str = "a") -> Ended:
     here.actor.workers([name])
-    return await Worker(folder, name, here, among).run()
+    return await Worker(folder, name, here).run()
 
 
 def kept(folder: Path) -> list[int]:
@@ -122,7 +122,8 @@ async def test_a_lost_lease_ends_the_worker(server: SimulatedTeacher, here: Here
 async def test_a_minutes_limit_is_divided_once(server: SimulatedTeacher, here: Here, tmp_path: Path) -> None:
     limited = teacher_config(server, 4).model_copy(update={"requests_per_minute": 60_000.0})
     shards_of(tmp_path, limited)
-    await worked(tmp_path, here, among=4)
+    here.actor.workers(["a", "b", "c", "d"])
+    await Worker(tmp_path, "a", here).run()
     with Ledger.create(shard_folder(tmp_path, 0)) as ledger:
         assert ledger.meta("teacher")["config"]["requests_per_minute"] == 60_000, "the next lease would divide again"
 
@@ -135,10 +136,10 @@ async def test_its_warnings_are_told_at_its_end(server: SimulatedTeacher, here: 
 
 
 def test_a_folder_that_it_does_not_see(tmp_path: Path) -> None:
-    ended = work(str(tmp_path), "mark", "a", None, 1)
+    ended = work(str(tmp_path), "mark", "a", None)
     assert ended.how is How.UNSHARED and ended.why.startswith(f"{tmp_path}: does not see this folder")
     (tmp_path / workers.MARK).write_text("another")
-    assert work(str(tmp_path), "mark", "a", None, 1).how is How.UNSHARED
+    assert work(str(tmp_path), "mark", "a", None).how is How.UNSHARED
 
 
 def test_an_error_of_the_disk_is_not_taken_for_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +149,7 @@ def test_an_error_of_the_disk_is_not_taken_for_another_folder(tmp_path: Path, mo
     (tmp_path / workers.MARK).write_text("mark\n")
     monkeypatch.setattr(Worker, "run", run)
     with pytest.raises(OSError, match="No space left"):
-        work(str(tmp_path), "mark", "a", None, 1)
+        work(str(tmp_path), "mark", "a", None)
 
 
 async def test_a_reference_that_nobody_answers_ends_no_worker(
