@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from refed_dspy.ledger.statements import text_digest
 from refed_dspy.ledger.states import CAPPED, DONE, SHORT, End, write_end
 from refed_dspy.ledger.summary import decisions_by_filter
 from refed_dspy.runs.cluster.gather import gather
-from refed_dspy.runs.cluster.job import Job, gathered, let_go, note_time, refuse_objects
+from refed_dspy.runs.cluster.job import STATE, Job, gathered, let_go, note_time, refuse_objects
 from refed_dspy.runs.cluster.ray_cluster import connected
 from refed_dspy.runs.cluster.shards import number_of_shards, prepare_shard, shard_folder, shard_of
 from refed_dspy.runs.cluster.watching import Watching
@@ -49,6 +50,7 @@ async def drive(spec: RunSpec, watch: Watch[Progress]) -> Synthesis:
         with Ledger.read(folder) as ledger:  # before Ray is asked for, which takes a while
             work.refuse_another(ledger)
     folders = [shard_folder(folder, number) for number in range(shards)]
+    _refuse_lost_coordinator(folder, folders)
     with tracking(folder, copy_run, run_wanted(config.track, folder), TRACKING_INTERVAL) as tracker:
         with (
             connected(config.cluster) as ray,
@@ -61,6 +63,20 @@ async def drive(spec: RunSpec, watch: Watch[Progress]) -> Synthesis:
         await tracker.told()
     refresh_samples(folder)
     return read_run(folder)
+
+
+def _refuse_lost_coordinator(folder: Path, shards: Sequence[Path]) -> None:
+    """Raises RunDirError where the shards have calls, and the file is gone that says what each may still use."""
+    if (folder / STATE).is_file():
+        return
+    for shard in shards:
+        if (shard / FILE).is_file():
+            with Ledger.create(shard) as ledger:
+                if ledger.last_call():
+                    raise RunDirError(
+                        f"{folder / STATE}: is missing, and with it what each shard may still use; restore it, or "
+                        f"choose another folder: reuse={str(folder)!r} takes over what was paid for"
+                    )
 
 
 async def _one_start(spec: RunSpec, shards: int, start: Start, ray: Any, watch: Watch[Progress]) -> End | CapReached:

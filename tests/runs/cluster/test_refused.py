@@ -15,6 +15,8 @@ from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.errors import ConfigError, RunDirError
 from refed_dspy.filters.base import Decision, JudgeFilter
 from refed_dspy.records import DataRow
+from refed_dspy.runs.cluster.job import STATE
+from refed_dspy.runs.cluster.shards import shard_folder
 
 NOWHERE = "127.0.0.1:9"
 
@@ -44,6 +46,18 @@ def test_a_teacher_that_is_an_object(settings: dict[str, Any], server: Simulated
     with pytest.raises(ConfigError, match="cluster: its teacher was a Python object; workers on other nodes build"):
         refed_dspy.synthesize(**settings, cluster=NOWHERE)
     assert not settings["run_dir"].exists() and server.stats()["requests"] == 0
+
+
+def test_a_run_that_has_lost_its_coordinators_file(settings: dict[str, Any], server: SimulatedTeacher) -> None:
+    folder = settings["run_dir"]
+    refed_dspy.synthesize(**{**settings, "size": 1, "run_dir": shard_folder(folder, 1)})
+    before = server.stats()["requests"]
+    with pytest.raises(RunDirError, match=r"coordinator\.sqlite: is missing, .*; restore it, or choose another folder"):
+        refed_dspy.synthesize(**settings, cluster=NOWHERE, shards=2)
+    (folder / STATE).touch()
+    with pytest.raises(ConfigError, match=r"needs Ray|cluster 127"):
+        refed_dspy.synthesize(**settings, cluster=NOWHERE, shards=2)
+    assert server.stats()["requests"] == before
 
 
 def test_no_ray(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
