@@ -23,7 +23,7 @@ class Ended:
 
     baseline: str
     best: str
-    estimate: dict[str, float | None]
+    estimate: dict[str, int | float | None]
     proof: Proof
     champion: str | None = None
     judge: JudgeReport | None = None
