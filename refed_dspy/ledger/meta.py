@@ -108,7 +108,7 @@ class _Outcome(TypedDict):
     failures: list[_Failed]
     proof: _Proof | None
     validation: dict[str, float | None]
-    agreement: dict[str, Any] | None
+    agreement: NotRequired[dict[str, Any] | None]
     cost: float | None
     calls: int
 
