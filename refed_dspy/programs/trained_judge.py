@@ -73,8 +73,9 @@ class TrainedJudge(PairwiseJudge):
         verdict = await super().judge(instruction, answer_a, answer_b, criterion, item)
         if verdict.in_orders is None:
             return verdict
-        nats = [await self.corrections.nats(PAIRS, instruction, answer) for answer in (answer_a, answer_b)]
-        return self.rescored(verdict, answer_figures.of_pair(verdict.in_orders, answer_a, answer_b, *nats))
+        nats_a = await self.corrections.nats(PAIRS, instruction, answer_a)
+        nats_b = await self.corrections.nats(PAIRS, instruction, answer_b)
+        return self.rescored(verdict, answer_figures.of_pair(verdict.in_orders, answer_a, answer_b, nats_a, nats_b))
 
     def rescored(self, verdict: Verdict, figures: Mapping[str, float]) -> Verdict:
         """What people are expected to say, by the `figures` of the comparison (`answer_figures.of_pair`)."""

@@ -40,9 +40,9 @@ def test_exchanged_answers_have_exactly_exchanged_shares() -> None:
         by = correction({name: rng.gauss(0, 2) for name in answer_figures.of_pair((0, 0), "", "")})
         a, b = (" ".join(rng.choices(words, k=rng.randint(0, 60))) for _ in range(2))
         first, second = rng.randint(-2, 2), rng.randint(-2, 2)
-        nats = rng.uniform(0, 5), rng.uniform(0, 5)
-        shares = by.shares(answer_figures.of_pair((first, second), a, b, *nats))
-        turned = by.shares(answer_figures.of_pair((-second, -first), b, a, *reversed(nats)))
+        nats_a, nats_b = rng.uniform(0, 5), rng.uniform(0, 5)
+        shares = by.shares(answer_figures.of_pair((first, second), a, b, nats_a, nats_b))
+        turned = by.shares(answer_figures.of_pair((-second, -first), b, a, nats_b, nats_a))
         assert turned[0] == shares[2] and turned[2] == shares[0]
 
 

@@ -67,7 +67,10 @@ def graded_answers(pairs: Iterable[Pair]) -> list[GradedAnswer]:
             for text, system, grade in sides:
                 if grade is not None and text.strip():
                     grades[pair.instruction, text, criterion, system].append(grade)
-    return [GradedAnswer(*key, tuple(given)) for key, given in grades.items()]
+    return [
+        GradedAnswer(instruction, text, criterion, system, tuple(given))
+        for (instruction, text, criterion, system), given in grades.items()
+    ]
 
 
 def annotators(pairs: Sequence[Pair]) -> int:

@@ -27,7 +27,7 @@ from refed_dspy.ledger.states import FUNNEL, state_in
 from refed_dspy.programs.judges import Judgements
 from refed_dspy.runs.filter.apply import FilteredRows, FilterPass
 from refed_dspy.runs.filter.decisions import Decisions
-from refed_dspy.text import table_lines
+from refed_dspy.text import counted, table_lines
 
 KEPT, UNDECIDED, TABLE = ROWS["filtering"], "undecided.jsonl", "funnel.txt"
 OUTPUTS = (KEPT, DROPPED, UNDECIDED, FUNNEL, TABLE, SOURCE)
@@ -156,9 +156,10 @@ class Filtering(KeptRows):
         if self.used is not None:
             lines.append(str(self.used))
         if self.stopped:
+            undecided = counted(len(self.filtered.undecided), "row")
             lines.append(
-                f"stopped: {self.stopped} is reached with {len(self.filtered.undecided)} rows undecided; raise it and "
-                "run the same command to continue"
+                f"stopped: {self.stopped} is reached with {undecided} undecided; raise it and run the same command to "
+                "continue"
             )
         return [*lines, self._describe()]
 
