@@ -13,8 +13,8 @@ from axe_playwright_python.sync_playwright import Axe
 from refed_dspy import annotate
 from refed_dspy.data.pairs import load_pairs
 from tests.browser.conftest import Opened
-from tests.cli.test_runs import refed
 from tests.support.annotators import page_data
+from tests.support.command_line import refed
 from tests.support.example_run import HOSTILE
 
 pytestmark = pytest.mark.browser

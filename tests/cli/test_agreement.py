@@ -10,13 +10,13 @@ import pytest
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.programs import PairwiseJudge
 from refed_dspy.programs.saved import program_digests, save_program
-from tests.cli import test_compile, test_runs
+from tests.cli import test_compile
 from tests.cli.test_compile import agreement, no_traceback, pairs
-from tests.cli.test_runs import refed, refused
 from tests.support import mlflow_stores
+from tests.support.command_line import refed, refused
 from tests.support.mlflow_stores import Mlflow
 
-working_folder, home = test_runs.home, test_compile.home
+home = test_compile.home
 mlflow_template, tracked = mlflow_stores.mlflow_template, mlflow_stores.tracked
 
 

@@ -11,14 +11,14 @@ import pytest
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.cli.evaluate import FORMATS
 from refed_dspy.config.jobs import AnswerFormat
-from tests.cli.test_runs import home, refed, refused, teacher_file  # noqa: F401 — home is a fixture
 from tests.conftest import KEY, KEY_VARIABLE
+from tests.support.command_line import refed, refused, teacher_file
 
 PROMPTS = [{"uid": f"u{n}", "category": "hard_prompt", "prompt": f"Name fish {n}."} for n in range(12)]
 
 
 @pytest.fixture
-def prompts(home: Path) -> str:  # noqa: F811
+def prompts(home: Path) -> str:
     Path("q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in PROMPTS))
     return "q.jsonl"
 

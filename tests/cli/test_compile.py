@@ -16,27 +16,25 @@ from typer.testing import Result
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
 from refed_dspy.programs.saved import save_program
-from tests.cli import test_runs
-from tests.cli.test_runs import refed, refused, teacher_file
 from tests.conftest import KEY, KEY_VARIABLE
 from tests.support import mlflow_stores
+from tests.support.command_line import refed, refused, teacher_file
 from tests.support.mlflow_stores import Mlflow, written
 from tests.support.scripted_engine import references
 from tests.tracking.test_compile import candidates_in
 
-working_folder = test_runs.home
 mlflow_template, tracked = mlflow_stores.mlflow_template, mlflow_stores.tracked
 SMALL = {"optimizer": "bootstrap", "train": 2, "validation": 2, "test": 3, "instructions_per_feature": 1}
 PRICE = "{prompt: 1, completion: 2}"
 
 
 @pytest.fixture
-def home(working_folder: Path) -> Path:
+def home(home: Path) -> Path:
     """A working folder with references, pairs and a compile's settings."""
-    (working_folder / "references.jsonl").write_text("".join(json.dumps(r) + "\n" for r in references(7)))
-    (working_folder / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs(8)))
+    (home / "references.jsonl").write_text("".join(json.dumps(r) + "\n" for r in references(7)))
+    (home / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs(8)))
     settings({})
-    return working_folder
+    return home
 
 
 def pairs(count: int) -> list[dict[str, str]]:

@@ -18,9 +18,8 @@ from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import save_program
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs import PairwiseJudge
-from tests.cli.test_runs import REFED, heeding_ctrl_c, refed, refused, synth, teacher_file
-from tests.cli.test_runs import home as empty_home  # noqa: F401 — a fixture
 from tests.conftest import KEY, KEY_VARIABLE
+from tests.support.command_line import REFED, refed, refused, synth, teacher_file
 
 DOWN = "model: sim/x\napi_base: http://127.0.0.1:9/v1\nretries: 0\n"
 
@@ -36,10 +35,10 @@ def judge_file(folder: Path, server: SimulatedTeacher, **settings: Any) -> str:
 
 
 @pytest.fixture
-def home(empty_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:  # noqa: F811
+def home(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with references, and the figures that need no model."""
     monkeypatch.setenv("REFED_EMBEDDINGS", "false")
-    return empty_home
+    return home
 
 
 @pytest.fixture
@@ -267,7 +266,7 @@ def test_ctrl_c_in_filter_keeps_what_was_paid_for(rows: str, home: Path, server:
     server.control(latency=0.3)
     words = ["filter", rows, "--filter", "judge", "--judge", judge_file(home, server, concurrency=2)]
     command = [*REFED, *words, "--config", "plain.yaml", "--out", "out"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heeding_ctrl_c) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
             while server.stats()["answered"] < 6:
                 time.sleep(0.02)

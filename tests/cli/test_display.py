@@ -12,7 +12,7 @@ from rich.console import Console
 from refed_dspy.cli import stopping
 from refed_dspy.cli.display import CompileDisplay, Display, rows_shown
 from refed_dspy.teachers.progress import CompileProgress, Progress
-from tests.cli.test_runs import refed, refused
+from tests.support.command_line import refed, refused
 from tests.support.gateways import until
 
 

@@ -9,15 +9,15 @@ import pytest
 
 from benchmarks.alpaca import DATA
 from benchmarks.simulated import SimulatedTeacher
-from tests.cli.test_runs import home, refed, refused  # noqa: F401 — home is a fixture
 from tests.runs.evaluation.alpaca_eval.conftest import SIZE, outputs, toy
+from tests.support.command_line import refed, refused
 
 __all__ = ["toy"]
 TABLE = "model  baseline  n   win rate %  standard error  95% interval"
 
 
 @pytest.fixture
-def words(home: Path, server: SimulatedTeacher, toy: Path) -> tuple[str, ...]:  # noqa: F811
+def words(home: Path, server: SimulatedTeacher, toy: Path) -> tuple[str, ...]:
     server.control(verdicts=["m", "M"])
     for name in ("mine", "theirs"):
         Path(f"{name}.json").write_text(json.dumps(outputs(name)), "utf-8")
@@ -85,7 +85,7 @@ def test_published_preferences_have_their_published_figures() -> None:
     ]
 
 
-def test_a_file_that_has_no_annotations_is_one_line(home: Path) -> None:  # noqa: F811
+def test_a_file_that_has_no_annotations_is_one_line(home: Path) -> None:
     for text, message in {
         "": "a.json: cannot be read as annotations: ",
         "{}": "a.json: no annotations; AlpacaEval's code writes a list of comparisons",

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.simulated import SimulatedTeacher
-from tests.cli.test_runs import home, refed, refused  # noqa: F401 — home is a fixture
 from tests.runs.evaluation.arena_hard.conftest import QUESTIONS, toy_python
 from tests.runs.evaluation.ifeval.test_evaluate import GOOD, POOR, PROMPTS, responses, toy_checker
+from tests.support.command_line import refed, refused
 from tests.support.toy_arena_hard import VERDICTS, make_clone, write_answers
 from tests.support.toy_lm_eval import make_models
 
@@ -21,7 +21,7 @@ __all__ = ["toy_checker", "toy_python"]
 
 
 @pytest.fixture
-def arena(home: Path, server: SimulatedTeacher, toy_python: Path) -> tuple[str, ...]:  # noqa: F811
+def arena(home: Path, server: SimulatedTeacher, toy_python: Path) -> tuple[str, ...]:
     server.control(verdicts=VERDICTS)
     make_clone(Path("clone"), QUESTIONS)
     for name in ("short", "long"):
@@ -91,7 +91,7 @@ def test_arena_hard_without_answers_or_with_strange_ones_is_one_line(
 
 
 def test_ifeval_prints_its_table(
-    home: Path,  # noqa: F811
+    home: Path,
     toy_checker: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

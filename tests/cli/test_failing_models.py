@@ -11,8 +11,8 @@ import pytest
 
 from benchmarks.simulated import SimulatedTeacher
 from benchmarks.wires import UNFIT
-from tests.cli import test_compile, test_runs
-from tests.cli.test_runs import refed
+from tests.cli import test_compile
+from tests.support.command_line import refed
 from tests.support.scripted_engine import references
 
 CONCURRENCY = 4
@@ -57,9 +57,6 @@ def files(tmp_path: Path, two: Servers, monkeypatch: pytest.MonkeyPatch) -> Path
         model: dict[str, Any] = {"model": f"sim/{name}", "api_base": server.base_url, "retries": 0, "max_tokens": 512}
         (tmp_path / name).write_text(json.dumps({**model, "concurrency": CONCURRENCY}))
     return tmp_path
-
-
-home = test_runs.home
 
 
 @pytest.mark.parametrize("name", ["synth", "agreement", "filter", "recycle", "check", "preview"])

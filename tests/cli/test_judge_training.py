@@ -11,12 +11,10 @@ import yaml
 from typer.testing import Result
 
 from benchmarks.biased_judge import Bias, BiasedJudge
-from tests.cli import test_runs
 from tests.cli.test_compile import no_traceback
-from tests.cli.test_runs import refed, refused
+from tests.support.command_line import refed, refused
 from tests.support.judged_pairs import judged_pairs, lines_of, without_grades, written
 
-home = test_runs.home
 PEOPLE = without_grades(judged_pairs(14, 4))
 
 

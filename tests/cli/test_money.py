@@ -3,39 +3,28 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy.cli.main import app
 from refed_dspy.records import PICO, dollars
-from tests.support.scripted_engine import references
+from tests.support.command_line import refed, refused
 
 PRICE = "{prompt: 1, completion: 10, cached: 0.5}"
 MONEY = re.compile(r"\$\d[\d,]*(\.\d+)?")
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: SimulatedTeacher) -> Path:
-    """An empty working folder with references and two teachers: one whose price is set, one whose price is not."""
-    monkeypatch.chdir(tmp_path)
-    for name in [name for name in os.environ if name.startswith("REFED_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("REFED_TRACK", "false")
-    (tmp_path / "references.jsonl").write_text("".join(json.dumps(r) + "\n" for r in references(12)))
+def home(home: Path, server: SimulatedTeacher) -> Path:
+    """A working folder with references and two teachers: one whose price is set, one whose price is not."""
     teacher = f"model: sim/sim-model\napi_base: {server.base_url}\nretries: 1\nmax_tokens: 1024\ntimeout: 5\n"
-    (tmp_path / "unpriced.yaml").write_text(teacher)
-    (tmp_path / "priced.yaml").write_text(f"{teacher}price: {PRICE}\n")
-    return tmp_path
-
-
-def refed(*words: object) -> Result:
-    return CliRunner().invoke(app, [str(word) for word in words])
+    (home / "unpriced.yaml").write_text(teacher)
+    (home / "priced.yaml").write_text(f"{teacher}price: {PRICE}\n")
+    return home
 
 
 def synth(*more: object, teacher: str = "priced.yaml", run: str = "run") -> Result:
@@ -45,15 +34,6 @@ def synth(*more: object, teacher: str = "priced.yaml", run: str = "run") -> Resu
 def facts(run: str = "run") -> dict[str, Any]:
     status: dict[str, Any] = json.loads(refed("status", run, "--json").stdout)
     return status
-
-
-def refused(result: Result, *expected: str) -> None:
-    """Bad input: exit code 2 and one line on stderr that says all of `expected`, nothing on stdout."""
-    assert result.exit_code == 2, result.output
-    assert result.stderr.startswith("refed: ") and result.stderr.count("\n") == 1, result.stderr
-    assert "Traceback" not in result.output and not result.stdout
-    for text in expected:
-        assert text in result.stderr
 
 
 def last_line(result: Result) -> str:

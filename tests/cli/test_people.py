@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks.simulated import SimulatedTeacher
-from tests.cli import test_compile, test_runs
-from tests.cli.test_runs import refed, refused, teacher_file
+from tests.cli import test_compile
 from tests.support.annotators import annotated, lines_of, page_data, prefers, write
+from tests.support.command_line import refed, refused, teacher_file
 
-working_folder, home = test_runs.home, test_compile.home
+home = test_compile.home
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.cli.main import app
 from refed_dspy.cli.printing import PlainFormatter, as_options, printable
-from tests.cli.test_runs import home, refed, synth, teacher_file  # noqa: F401 — `home` is a fixture
+from tests.support.command_line import refed, synth, teacher_file
 
 EVIL = "\x1b]0;title\x07 \x1b[2J \x9b31m \x7f \x08 \r over \u202e back \u2066 x \x00"
 STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -38,7 +38,7 @@ def test_every_control_character_is_written_out() -> None:
     assert json.loads(printable(json.dumps({"a": EVIL}, ensure_ascii=False))) == {"a": EVIL}
 
 
-def test_references_and_what_a_model_wrote_in_preview(home: Path, server: SimulatedTeacher) -> None:  # noqa: F811
+def test_references_and_what_a_model_wrote_in_preview(home: Path, server: SimulatedTeacher) -> None:
     row = {"instruction": f"Say {EVIL}", "response": f"Said {EVIL}"}
     (home / f"{ODD}.jsonl").write_text(json.dumps(row) + "\n")
     teacher = teacher_file(home, server)
@@ -48,7 +48,7 @@ def test_references_and_what_a_model_wrote_in_preview(home: Path, server: Simula
 
 @pytest.mark.slow
 def test_every_command_that_shows_a_run(
-    home: Path,  # noqa: F811
+    home: Path,
     server: SimulatedTeacher,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -89,7 +89,7 @@ def test_a_logs_lines() -> None:
 
 
 @pytest.mark.parametrize("words", [["push", "FOLDER", "a/b"], ["status", "FOLDER"], ["report", "FOLDER"]])
-def test_a_name_that_is_no_utf_8(home: Path, words: list[str]) -> None:  # noqa: F811
+def test_a_name_that_is_no_utf_8(home: Path, words: list[str]) -> None:
     folder = home / "caf\udce9"
     folder.mkdir()
     done = refed(*[str(folder) if word == "FOLDER" else word for word in words])

@@ -9,54 +9,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
 
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy.cli.main import app
 from refed_dspy.records import Failure
 from refed_dspy.runs.result import why_short
 from tests.conftest import KEY, KEY_VARIABLE
-from tests.support.scripted_engine import references
-
-REFED = [sys.executable, "-m", "refed_dspy.cli"]
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder with a file of references."""
-    monkeypatch.chdir(tmp_path)
-    for name in [name for name in os.environ if name.startswith("REFED_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("REFED_TRACK", "false")
-    (tmp_path / "references.jsonl").write_text("".join(json.dumps(r) + "\n" for r in references(12)))
-    return tmp_path
-
-
-def teacher_file(home: Path, server: SimulatedTeacher, **settings: Any) -> Path:
-    values = {"model": "sim/sim-model", "api_base": server.base_url, "retries": 1, "timeout": 20, **settings}
-    path = home / "teacher.yaml"
-    path.write_text("".join(f"{key}: {value}\n" for key, value in values.items()))
-    return path
-
-
-def refed(*words: object) -> Result:
-    return CliRunner().invoke(app, [str(word) for word in words])
-
-
-def synth(*more: object) -> Result:
-    return refed("synth", "--references", "references.jsonl", "--run-dir", "run", *more)
-
-
-def refused(result: Result, *expected: str, code: int = 2) -> None:
-    """One line on stderr that says all of `expected`, and the exit code."""
-    assert result.exit_code == code, result.output
-    assert result.stderr.startswith("refed: ") and result.stderr.count("\n") == 1, result.stderr
-    assert "Traceback" not in result.output
-    for text in expected:
-        assert text in result.stderr
+from tests.support.command_line import REFED, refed, refused, synth, teacher_file
 
 
 def test_synth_status_export(home: Path, server: SimulatedTeacher) -> None:
@@ -307,17 +267,12 @@ def test_a_disk_that_is_full(home: Path, server: SimulatedTeacher) -> None:
     assert refed("resume", "run").exit_code == 0
 
 
-def heeding_ctrl_c() -> None:
-    """In a child before it starts: a shell's background jobs, CI among them, hand down a SIGINT that is ignored."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 @pytest.mark.slow
 def test_ctrl_c_saves_and_says_how_to_go_on(home: Path, server: SimulatedTeacher) -> None:
     server.control(latency=0.1, sigma=0.5)
     words = ["synth", "--references", "references.jsonl", "--run-dir", "run", "--size", "150"]
     command = [*REFED, *words, "--teacher", str(teacher_file(home, server))]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heeding_ctrl_c) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
             while server.stats()["answered"] < 30:
                 time.sleep(0.02)

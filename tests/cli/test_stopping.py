@@ -21,10 +21,10 @@ from refed_dspy import synthesize
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import INTERRUPTED, state_of
 from tests.support import mlflow_stores
+from tests.support.command_line import REFED
 from tests.support.scripted_engine import Writer, fake_lm, references
 
 mlflow_template = mlflow_stores.mlflow_template
-REFED = [sys.executable, "-m", "refed_dspy.cli"]
 DURING_IMPORT = """
 import os, signal, sys
 number, module, *words = sys.argv[1:]
@@ -74,11 +74,6 @@ COMMANDS = {
 }
 
 
-def heeding_ctrl_c() -> None:
-    """In a child before it starts: a shell's background jobs, CI among them, hand down a SIGINT that is ignored."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def ignoring_ctrl_c() -> None:
     """As a shell starts its background jobs."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -108,7 +103,7 @@ def test_during_the_imports_the_command_ends_at_once(home: Path, number: signal.
     words = [str(int(number)), module, *COMMANDS["synth"].split()]
     done = subprocess.run(
         [sys.executable, "-c", DURING_IMPORT, *words],
-        cwd=home, capture_output=True, text=True, check=False, preexec_fn=heeding_ctrl_c,
+        cwd=home, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (128 + number, "refed: stopped\n")
     assert not (home / "out").exists()
@@ -129,7 +124,7 @@ def test_inside_an_import_at_work_what_was_begun_is_cleaned_up(home: Path, modul
     before = {path.name for path in home.iterdir()}
     done = subprocess.run(
         [sys.executable, "-c", DURING_IMPORT, str(int(signal.SIGTERM)), module, *words.split()],
-        cwd=home, capture_output=True, text=True, check=False, preexec_fn=heeding_ctrl_c,
+        cwd=home, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 128 + signal.SIGTERM
     assert done.stderr.endswith("refed: stopped; everything made so far is kept; continue with the same command\n"), (
@@ -145,7 +140,7 @@ def test_ctrl_c_says_what_is_kept_and_how_to_go_on(home: Path) -> None:
     (home / "run.yaml").write_text(json.dumps({**settings, "filters": ["own:Interrupting"]}))
     done = subprocess.run(
         [*REFED, "synth", "--config", "run.yaml"],
-        cwd=home, capture_output=True, text=True, check=False, preexec_fn=heeding_ctrl_c,
+        cwd=home, capture_output=True, text=True, check=False,
     )  # fmt: skip
     with Ledger.read(home / "out") as ledger:
         kept = f"refed: stopped; {ledger.kept()} of 400 samples are kept in out"
@@ -160,7 +155,7 @@ def test_a_signal_after_the_command_has_ended_changes_nothing(home: Path, number
     words = [str(int(number)), "export", "run", "--out", "made.jsonl"]
     done = subprocess.run(
         [sys.executable, "-c", WHEN_OVER, *words],
-        cwd=home, capture_output=True, text=True, check=False, preexec_fn=heeding_ctrl_c,
+        cwd=home, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "2 samples in made.jsonl\n", "")
 
@@ -182,7 +177,7 @@ def test_a_signal_as_the_command_ends_changes_nothing(home: Path) -> None:
     synthesize(None, references(2), size=2, teacher=fake_lm(Writer()), run_dir=home / "run", track=False)
     done = subprocess.run(
         [sys.executable, "-c", AS_IT_ENDS],
-        cwd=home, capture_output=True, text=True, check=False, preexec_fn=heeding_ctrl_c,
+        cwd=home, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "2 samples in made.jsonl\n", "")
 
@@ -259,9 +254,7 @@ def test_ctrl_c_of_tracked_work(
     monkeypatch.setenv("REFED_TRACK", "true")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}")
     command = [*REFED, *COMMANDS[name].split()]
-    with subprocess.Popen(
-        command, cwd=home, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, preexec_fn=heeding_ctrl_c
-    ) as process:
+    with subprocess.Popen(command, cwd=home, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
         try:
             while server.stats()["answered"] < 6 and process.poll() is None:
                 time.sleep(0.02)
@@ -294,7 +287,6 @@ def test_a_second_signal_ends_it_at_once(
     server.control(latency=60)
     with subprocess.Popen(
         [*REFED, *COMMANDS[name].split()], cwd=home, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
-        preexec_fn=heeding_ctrl_c,
     ) as process:  # fmt: skip
         try:
             while server.stats()["requests"] < 1 and process.poll() is None:
@@ -318,7 +310,6 @@ def test_a_terminal_that_goes_away(home: Path, server: SimulatedTeacher) -> None
     child, terminal = pty.fork()
     if child == 0:
         os.chdir(home)
-        heeding_ctrl_c()
         os.execv(REFED[0], [*REFED, *COMMANDS["synth"].split()])
     while server.stats()["answered"] < 6:
         time.sleep(0.02)

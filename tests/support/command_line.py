@@ -1,0 +1,38 @@
+"""The command line as a person meets it: in this process, in a folder of its own, and what a refusal must look like."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from typer.testing import CliRunner, Result
+
+from benchmarks.simulated import SimulatedTeacher
+from refed_dspy.cli.main import app
+
+REFED = [sys.executable, "-m", "refed_dspy.cli"]
+
+
+def teacher_file(home: Path, server: SimulatedTeacher, **settings: Any) -> Path:
+    values = {"model": "sim/sim-model", "api_base": server.base_url, "retries": 1, "timeout": 20, **settings}
+    path = home / "teacher.yaml"
+    path.write_text("".join(f"{key}: {value}\n" for key, value in values.items()))
+    return path
+
+
+def refed(*words: object) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def synth(*more: object) -> Result:
+    return refed("synth", "--references", "references.jsonl", "--run-dir", "run", *more)
+
+
+def refused(result: Result, *expected: str, code: int = 2) -> None:
+    """One line on stderr that says all of `expected`, and the exit code; nothing on stdout where it is bad input."""
+    assert result.exit_code == code, result.output
+    assert result.stderr.startswith("refed: ") and result.stderr.count("\n") == 1, result.stderr
+    assert "Traceback" not in result.output and not (code == 2 and result.stdout)
+    for text in expected:
+        assert text in result.stderr
