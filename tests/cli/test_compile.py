@@ -143,7 +143,7 @@ def test_a_metric_from_the_config(home: Path, server: SimulatedTeacher) -> None:
     assert manifest["metric"]["grades"] == 0.8 and list(manifest["metric"]["criteria"]) == ["clear"]
 
 
-def wrong(home: Path) -> dict[str, tuple[list[object], list[str]]]:
+def write_bad_files(home: Path) -> None:
     (home / "down.yaml").write_text("model: sim/x\napi_base: http://127.0.0.1:9/v1\nretries: 0\n")
     (home / "akey.yaml").write_text(f"model: sim/x\napi_base: http://127.0.0.1:9/v1\napi_key: {KEY}\n")
     (home / "unknown.yaml").write_text("optimizr: gepa\n")
@@ -151,32 +151,35 @@ def wrong(home: Path) -> dict[str, tuple[list[object], list[str]]]:
     (home / "few.jsonl").write_text("".join(json.dumps(r) + "\n" for r in references(2)))
     (home / "program.json").write_text("{}")
     (home / "file").write_text("")
-    down: list[object] = ["--teacher", "down.yaml", "--references", "references.jsonl"]
-    out = [*down, "--out", "out"]
-    return {
-        "no out": (down, ["out:", "--out DIR"]),
-        "no teacher": (["--out", "out"], ["no teacher", "--teacher"]),
-        "unknown key": ([*out, "--config", "unknown.yaml"], ["optimizr", "did you mean optimizer?"]),
-        "unknown optimizer": ([*out, "--optimizer", "nosuch"], ["nosuch"]),
-        "no such dotted name": ([*out, "--optimizer", "no.such.Thing"], ["no.such.Thing"]),
-        "missing references": ([*out, "--references", "none.jsonl"], ["none.jsonl", "no such file"]),
-        "two references": ([*out, "--references", "few.jsonl"], ["a compile needs at least 3"]),
-        "broken pairs": ([*out, "--pairs", "broken-pairs.jsonl"], ["broken-pairs.jsonl line 1"]),
-        "not a program": ([*out, "--program", "program.json"], ["program.json", "it lacks"]),
-        "no price": ([*out, "--max-cost", 1], ["max_cost", "price"]),
-        "cap of nothing": ([*out, "--max-calls", 0], ["max_calls"]),
-        "a negative cap": ([*out, "--max-cost", -1], ["max_cost"]),
-        "a name that is none": ([*out, "--name", "a/b"], ["name"]),
-        "a key in a file": ([*out, "--teacher", "akey.yaml"], ["api_key: unknown key"]),
-        "endpoint down": (out, ["cannot be reached"]),
-        "judge is none": ([*out, "--judge", "nosuch/model"], ["provider is unknown"]),
-        "out is a file": ([*down, "--out", "file"], ["file"]),
-    }
 
 
-@pytest.mark.parametrize("case", wrong(Path("/tmp")))
+TEACHER_DOWN: list[object] = ["--teacher", "down.yaml", "--references", "references.jsonl"]
+TO_OUT: list[object] = [*TEACHER_DOWN, "--out", "out"]
+BAD_INPUTS: dict[str, tuple[list[object], list[str]]] = {
+    "no out": (TEACHER_DOWN, ["out:", "--out DIR"]),
+    "no teacher": (["--out", "out"], ["no teacher", "--teacher"]),
+    "unknown key": ([*TO_OUT, "--config", "unknown.yaml"], ["optimizr", "did you mean optimizer?"]),
+    "unknown optimizer": ([*TO_OUT, "--optimizer", "nosuch"], ["nosuch"]),
+    "no such dotted name": ([*TO_OUT, "--optimizer", "no.such.Thing"], ["no.such.Thing"]),
+    "missing references": ([*TO_OUT, "--references", "none.jsonl"], ["none.jsonl", "no such file"]),
+    "two references": ([*TO_OUT, "--references", "few.jsonl"], ["a compile needs at least 3"]),
+    "broken pairs": ([*TO_OUT, "--pairs", "broken-pairs.jsonl"], ["broken-pairs.jsonl line 1"]),
+    "not a program": ([*TO_OUT, "--program", "program.json"], ["program.json", "it lacks"]),
+    "no price": ([*TO_OUT, "--max-cost", 1], ["max_cost", "price"]),
+    "cap of nothing": ([*TO_OUT, "--max-calls", 0], ["max_calls"]),
+    "a negative cap": ([*TO_OUT, "--max-cost", -1], ["max_cost"]),
+    "a name that is none": ([*TO_OUT, "--name", "a/b"], ["name"]),
+    "a key in a file": ([*TO_OUT, "--teacher", "akey.yaml"], ["api_key: unknown key"]),
+    "endpoint down": (TO_OUT, ["cannot be reached"]),
+    "judge is none": ([*TO_OUT, "--judge", "nosuch/model"], ["provider is unknown"]),
+    "out is a file": ([*TEACHER_DOWN, "--out", "file"], ["file"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUTS)
 def test_bad_input_is_one_line(home: Path, case: str) -> None:
-    words, expected = wrong(home)[case]
+    write_bad_files(home)
+    words, expected = BAD_INPUTS[case]
     result = refed("compile", *words)
     no_traceback(result)
     lines = [line for line in result.stderr.splitlines() if not line.startswith(("refed: judge and", "uncompiled"))]

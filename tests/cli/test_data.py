@@ -1,5 +1,5 @@
-"""compare, filter, recycle and stats on the command line, and what synth, status, resume and export say of filters: one
-line for a mistake, the right exit code, nothing paid twice, no key in any file."""
+"""compare, filter, recycle and stats on the command line: one line for a mistake, the right exit code, nothing paid
+twice, no key in any file."""
 
 from __future__ import annotations
 
@@ -10,28 +10,12 @@ import signal
 import subprocess
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy import save_program
-from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.programs import PairwiseJudge
 from tests.conftest import KEY, KEY_VARIABLE
-from tests.support.command_line import REFED, refed, refused, synth, teacher_file
-
-DOWN = "model: sim/x\napi_base: http://127.0.0.1:9/v1\nretries: 0\n"
-
-
-def written(folder: Path, name: str, text: str) -> str:
-    (folder / name).write_text(text, encoding="utf-8")
-    return name
-
-
-def judge_file(folder: Path, server: SimulatedTeacher, **settings: Any) -> str:
-    values = {"model": "sim/other-model", "api_base": server.base_url, "retries": 0, **settings}
-    return written(folder, "judge.yaml", "".join(f"{key}: {value}\n" for key, value in values.items()))
+from tests.support.command_line import DOWN, REFED, judge_file, refed, refused, synth, teacher_file, written
 
 
 @pytest.fixture
@@ -47,121 +31,6 @@ def rows(home: Path) -> str:
     written(home, "plain.yaml", "columns: {plain: first}\n")
     many = [{"instruction": f"Say {i}.", "response": f"Word {i} at length.", "first": f"Word {i}."} for i in range(24)]
     return written(home, "rows.jsonl", "".join(json.dumps(row) + "\n" for row in many))
-
-
-@pytest.fixture
-def filtered(home: Path, server: SimulatedTeacher) -> Path:
-    """A run of 4 samples that a judge gave the highest grade, and more that it dropped."""
-    written(home, "run.yaml", "filters: [refusals, {rubric: {at_least: 5}}]\n")
-    teacher = teacher_file(home, server, concurrency=4)
-    made = synth("--size", 4, "--teacher", teacher, "--judge", judge_file(home, server), "--config", "run.yaml")
-    assert made.exit_code == 0, made.output
-    return home / "run"
-
-
-# --- filters of a run
-
-
-def test_status_tells_what_each_filter_dropped_and_why(filtered: Path) -> None:
-    facts = json.loads(refed("status", "run", "--json").stdout)
-    *_, refusals, rubric = facts["filters"]
-    assert (refusals["filter"], refusals["dropped"]) == ("refusals", 0) and rubric["kept"] == 4
-    assert rubric["dropped"] == sum(rubric["reasons"].values()) == refusals["kept"] - 4 > 0
-    assert set(rubric["reasons"]) <= {"below 5", "judge abstained"}
-    shown = refed("status", "run").stdout
-    assert f"filters: {rubric['dropped']} dropped by rubric (" in shown
-    assert all(f"{count} {reason}" in shown for reason, count in rubric["reasons"].items())
-
-
-def test_export_dropped(filtered: Path) -> None:
-    facts = json.loads(refed("status", "run", "--json").stdout)
-    result = refed("export", "run", "--dropped")
-    assert result.exit_code == 0 and f"{facts['filters'][-1]['dropped']} dropped rows in dropped.jsonl" in result.output
-    rows = [json.loads(line) for line in Path("dropped.jsonl").read_text().splitlines()]
-    assert len(rows) == facts["filters"][-1]["dropped"]
-    for row in rows:
-        assert row["filter"] == "rubric" and row["reason"] and row["instruction"] and row["improved_response"]
-        assert (row["score"] is None) == (row["reason"] == "judge abstained")
-    refused(refed("export", "run", "--dropped"), "dropped.jsonl: already exists", "--force")
-    assert refed("export", "run", "--dropped", "--force").exit_code == 0
-    refused(
-        refed("export", "run", "--dropped", "--format", "parquet", "--out", "x"), "dropped rows are written as jsonl"
-    )
-    refused(refed("export", "run", "--dropped", "--out", "none/x.jsonl"), "none/x.jsonl: cannot be written")
-    kept = refed("export", "run")
-    assert "4 samples in samples.jsonl" in kept.output
-
-
-def test_resume_goes_on_with_the_runs_filters_and_judge(
-    filtered: Path,
-    server: SimulatedTeacher,
-    home: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    (home / "elsewhere").mkdir()
-    written(home, "elsewhere/down.yaml", DOWN)
-    monkeypatch.chdir(home / "elsewhere")
-    grown = refed("resume", "../run", "--size", 6)
-    assert grown.exit_code == 0 and "6 of 6 samples" in grown.output and "dropped by rubric" in grown.output
-    other = written(home, "moved.yaml", f"model: sim/other-model\napi_base: {server.root}/v1/\n")
-    refused(refed("resume", "../run", "--size", 7, "--judge", "down.yaml"), "judge.model was")
-    assert refed("resume", "../run", "--size", 7, "--judge", f"../{other}").exit_code == 0
-    assert server.stats()["repeated"] == 0
-
-
-def test_a_judge_that_is_the_teacher_moves_with_it(home: Path, server: SimulatedTeacher) -> None:
-    """No judge is named: the endpoint moves, and nobody is asked at the old address any more."""
-    written(home, "run.yaml", "filters: [{rubric: {at_least: 2}}]\n")
-    with SimulatedTeacher(latency=0, sigma=0) as old:
-        made = synth("--size", 1, "--teacher", teacher_file(home, old, concurrency=2), "--config", "run.yaml")
-        assert made.exit_code == 0, made.output
-    moved = refed("resume", "run", "--size", 2, "--teacher", teacher_file(home, server, concurrency=2))
-    assert moved.exit_code == 0, moved.output
-    with Ledger.read(home / "run") as ledger:
-        asked = dict(ledger.db.execute("SELECT endpoint, count(*) FROM calls WHERE stage='rubric_judge' GROUP BY 1"))
-    assert asked[server.base_url] > 0
-
-
-def test_a_compiled_judges_file_is_found_from_any_folder(
-    home: Path,
-    server: SimulatedTeacher,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    compiled = PairwiseJudge()
-    compiled.compare.signature = compiled.compare.signature.with_instructions("You compare two answers, strictly.")
-    save_program(compiled, home / "judge.json")
-    written(home, "run.yaml", "filters: [judge]\njudge_program: judge.json\n")
-    settings = ("--judge", judge_file(home, server), "--config", "run.yaml")
-    assert synth("--size", 1, "--teacher", teacher_file(home, server, concurrency=2), *settings).exit_code == 0
-    (home / "elsewhere").mkdir()
-    monkeypatch.chdir(home / "elsewhere")
-    assert refed("resume", "../run", "--size", 2).exit_code == 0
-
-
-def test_a_judge_that_is_down_is_told_before_and_after_the_first_answer(home: Path, server: SimulatedTeacher) -> None:
-    written(home, "run.yaml", "filters: [judge]\n")
-    words = ("--size", 3, "--teacher", teacher_file(home, server), "--config", "run.yaml")
-    down = synth(*words, "--judge", written(home, "down.yaml", DOWN))
-    refused(down, "127.0.0.1:9", "cannot be reached", "refed resume run", code=1)
-    refused(synth(*words, "--judge", "nosuch/judge"), "judge", "provider is unknown")
-    nokey = written(home, "nokey.yaml", "model: sim/x\napi_base: http://127.0.0.1:9/v1\napi_key_env: NOT_SET_HERE\n")
-    refused(synth(*words, "--judge", nokey), "judge: the variable NOT_SET_HERE", "export it")
-
-
-def test_a_run_that_its_filters_end_says_what_is_kept(home: Path, server: SimulatedTeacher) -> None:
-    written(home, "run.yaml", "filters: [{random: {share: 1.0e-12}}]\n")
-    ended = synth("--size", 300, "--teacher", teacher_file(home, server), "--config", "run.yaml")
-    assert ended.stdout.startswith("ended short: 0 of 300 samples, ") and "dropped by random" in ended.stdout
-    refused(ended, "filters: the last ", "0 of 300 samples are kept in run", code=1)
-
-
-def test_methods(home: Path, server: SimulatedTeacher) -> None:
-    teacher = teacher_file(home, server)
-    made = synth("--size", 3, "--teacher", teacher, "--method", "sample-level")
-    assert made.exit_code == 0 and "sample_feedback: 3 calls" in refed("status", "run", "--tokens").output
-    assert "5 of 5 samples" in refed("resume", "run", "--size", 5).output and server.stats()["repeated"] == 0
-    refused(synth("--size", 3, "--teacher", teacher), "contains another run", "kind was SampleLevelFeedback")
-    refused(synth("--method", "smaple-level", "--teacher", teacher), "method: input should be 'reference-level'")
 
 
 # --- filter
@@ -193,7 +62,7 @@ def test_filter_at_a_cap_says_how_to_go_on(rows: str, home: Path, server: Simula
     assert server.stats()["requests"] == 48 and server.stats()["repeated"] == 0
 
 
-def bad_filtering(folder: Path) -> dict[str, tuple[list[object], list[str], int]]:
+def write_bad_files(folder: Path) -> None:
     written(folder, "empty.jsonl", "")
     written(folder, "shapeless.jsonl", '{"q": "a", "a": "b"}\n')
     written(folder, "broken.jsonl", '{"instruction": "a", "resp')
@@ -201,43 +70,46 @@ def bad_filtering(folder: Path) -> dict[str, tuple[list[object], list[str], int]
     written(folder, "bad.yaml", "filters: [\n b")
     written(folder, "wrong.yaml", "columns: {plain: nosuch}\n")
     written(folder, "typo.yaml", "columns: {plian: first}\n")
-    judged: list[object] = ["rows.jsonl", "--filter", "judge", "--judge", "down.yaml"]
-    return {
-        "empty": (["empty.jsonl", "--filter", "refusals"], ["empty.jsonl: no rows"], 2),
-        "shapeless": (["shapeless.jsonl", "--filter", "refusals"], ["no usable row", "q, a", "columns"], 2),
-        "broken": (["broken.jsonl", "--filter", "refusals"], ["broken.jsonl line 1"], 2),
-        "missing file": (["none.jsonl", "--filter", "refusals"], ["none.jsonl: no such file"], 2),
-        "a folder": ([".", "--filter", "refusals"], ["is a folder"], 2),
-        "no data": (["--filter", "refusals"], ["data: no data set"], 2),
-        "no filter": (["rows.jsonl"], ["filters: needs at least one"], 2),
-        "unknown filter": (["rows.jsonl", "--filter", "rogue"], ["rogue: unknown key; did you mean rouge?"], 2),
-        "not YAML": (["rows.jsonl", "--filter", "rouge: {threshold"], ["--filter", "not YAML"], 2),
-        "nothing": (["rows.jsonl", "--filter", ""], ["--filter is empty"], 2),
-        "wrong type": (
-            ["rows.jsonl", "--filter", "rouge: 5"],
-            ["filters 1: a filter's settings need their names: 'rouge: {keep: 5}'"],
-            2,
-        ),
-        "no braces": (["rows.jsonl", "--filter", "near_duplicates:0.8"], ["'near_duplicates: {threshold: 0.8}'"], 2),
-        "a list's braces": (["rows.jsonl", "--filter", "language: de"], ["'language: {allowed: [de]}'"], 2),
-        "no space": (["rows.jsonl", "--filter", "length:{min_words: 3}"], ["'length: {min_words: 3}'"], 2),
-        "by another setting": (["rows.jsonl", "--filter", "rouge:40"], ["'rouge: {keep: 40}'"], 2),
-        "broken config": (["rows.jsonl", "--config", "bad.yaml"], ["bad.yaml line 2: not YAML"], 2),
-        "no benchmark": (["rows.jsonl", "--filter", "overlap: {against: none.txt}"], ["none.txt", "no such file"], 2),
-        "no judge": (["rows.jsonl", "--filter", "rubric"], ["judge", "--judge"], 2),
-        "no plain column": (judged, ["judge", "24 rows", "plain"], 2),
-        "wrong column": ([*judged, "--config", "wrong.yaml"], ["rows.jsonl", "plain"], 2),
-        "misspelt column": ([*judged, "--config", "typo.yaml"], ["plian: unknown key; did you mean plain?"], 2),
-        "judge down": ([*judged, "--config", "plain.yaml"], ["127.0.0.1:9", "cannot be reached"], 2),
-        "keeps nothing": (["rows.jsonl", "--filter", "length: {min_words: 50}"], ["length", "too short", "loosen"], 1),
-        "cap too low": ([*judged, "--config", "plain.yaml", "--max-cost", "1e-9"], ["max_cost", "price"], 2),
-        "over the data": (["rows.jsonl", "--filter", "refusals", "--out", "rows.jsonl"], ["rows.jsonl", "folder"], 2),
-    }
 
 
-@pytest.mark.parametrize("case", bad_filtering(Path("/tmp")))
+JUDGED: list[object] = ["rows.jsonl", "--filter", "judge", "--judge", "down.yaml"]
+BAD_FILTERINGS: dict[str, tuple[list[object], list[str], int]] = {
+    "empty": (["empty.jsonl", "--filter", "refusals"], ["empty.jsonl: no rows"], 2),
+    "shapeless": (["shapeless.jsonl", "--filter", "refusals"], ["no usable row", "q, a", "columns"], 2),
+    "broken": (["broken.jsonl", "--filter", "refusals"], ["broken.jsonl line 1"], 2),
+    "missing file": (["none.jsonl", "--filter", "refusals"], ["none.jsonl: no such file"], 2),
+    "a folder": ([".", "--filter", "refusals"], ["is a folder"], 2),
+    "no data": (["--filter", "refusals"], ["data: no data set"], 2),
+    "no filter": (["rows.jsonl"], ["filters: needs at least one"], 2),
+    "unknown filter": (["rows.jsonl", "--filter", "rogue"], ["rogue: unknown key; did you mean rouge?"], 2),
+    "not YAML": (["rows.jsonl", "--filter", "rouge: {threshold"], ["--filter", "not YAML"], 2),
+    "nothing": (["rows.jsonl", "--filter", ""], ["--filter is empty"], 2),
+    "wrong type": (
+        ["rows.jsonl", "--filter", "rouge: 5"],
+        ["filters 1: a filter's settings need their names: 'rouge: {keep: 5}'"],
+        2,
+    ),
+    "no braces": (["rows.jsonl", "--filter", "near_duplicates:0.8"], ["'near_duplicates: {threshold: 0.8}'"], 2),
+    "a list's braces": (["rows.jsonl", "--filter", "language: de"], ["'language: {allowed: [de]}'"], 2),
+    "no space": (["rows.jsonl", "--filter", "length:{min_words: 3}"], ["'length: {min_words: 3}'"], 2),
+    "by another setting": (["rows.jsonl", "--filter", "rouge:40"], ["'rouge: {keep: 40}'"], 2),
+    "broken config": (["rows.jsonl", "--config", "bad.yaml"], ["bad.yaml line 2: not YAML"], 2),
+    "no benchmark": (["rows.jsonl", "--filter", "overlap: {against: none.txt}"], ["none.txt", "no such file"], 2),
+    "no judge": (["rows.jsonl", "--filter", "rubric"], ["judge", "--judge"], 2),
+    "no plain column": (JUDGED, ["judge", "24 rows", "plain"], 2),
+    "wrong column": ([*JUDGED, "--config", "wrong.yaml"], ["rows.jsonl", "plain"], 2),
+    "misspelt column": ([*JUDGED, "--config", "typo.yaml"], ["plian: unknown key; did you mean plain?"], 2),
+    "judge down": ([*JUDGED, "--config", "plain.yaml"], ["127.0.0.1:9", "cannot be reached"], 2),
+    "keeps nothing": (["rows.jsonl", "--filter", "length: {min_words: 50}"], ["length", "too short", "loosen"], 1),
+    "cap too low": ([*JUDGED, "--config", "plain.yaml", "--max-cost", "1e-9"], ["max_cost", "price"], 2),
+    "over the data": (["rows.jsonl", "--filter", "refusals", "--out", "rows.jsonl"], ["rows.jsonl", "folder"], 2),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FILTERINGS)
 def test_bad_input_to_filter_is_one_line(rows: str, home: Path, case: str) -> None:
-    words, expected, code = bad_filtering(home)[case]
+    write_bad_files(home)
+    words, expected, code = BAD_FILTERINGS[case]
     before = Path(rows).read_bytes()
     refused(refed("filter", *words, *(() if "--out" in words else ("--out", "out"))), *expected, code=code)
     assert Path(rows).read_bytes() == before

@@ -154,7 +154,7 @@ def test_why_a_run_ends_short(failures: list[Failure], dropped: int, words: str)
     assert why_short(failures, dropped) == words
 
 
-def bad_inputs(home: Path) -> dict[str, tuple[list[object], list[str]]]:
+def write_bad_files(home: Path) -> None:
     (home / "broken.jsonl").write_text('{"instruction": "a", "response": "b"}\n{"instruction": "a", \n')
     (home / "latin.jsonl").write_bytes('{"instruction": "é", "response": "b"}\n'.encode("latin-1"))
     (home / "shapeless.jsonl").write_text('{"ask": "a", "reply": "b"}\n')
@@ -164,28 +164,31 @@ def bad_inputs(home: Path) -> dict[str, tuple[list[object], list[str]]]:
     (home / "nokey.yaml").write_text("model: sim/x\napi_base: http://127.0.0.1:9/v1\napi_key_env: NOT_SET_HERE\n")
     (home / "akey.yaml").write_text(f"model: sim/x\napi_base: http://127.0.0.1:9/v1\napi_key: {KEY}\n")
     (home / "program.json").write_text("{}")
-    down: list[object] = ["--teacher", "down.yaml"]
-    return {
-        "missing file": ([*down, "--references", "none.jsonl"], ["none.jsonl", "no such file"]),
-        "broken JSON": ([*down, "--references", "broken.jsonl"], ["broken.jsonl line 2", "broken JSON"]),
-        "wrong encoding": ([*down, "--references", "latin.jsonl"], ["latin.jsonl line 1", "UTF-8"]),
-        "no usable row": ([*down, "--references", "shapeless.jsonl"], ["no usable row", "ask, reply", "columns"]),
-        "unknown config key": (["--config", "config.yaml"], ["config.yaml", "teachr", "did you mean teacher?"]),
-        "broken config": (["--config", "broken.yaml"], ["broken.yaml line 2", "not YAML"]),
-        "missing key variable": (["--teacher", "nokey.yaml"], ["NOT_SET_HERE", "export it"]),
-        "a key in a file": (["--teacher", "akey.yaml"], ["api_key: unknown key", "did you mean api_key_env?"]),
-        "endpoint down": (down, ["cannot be reached", "check api_base"]),
-        "size 0": ([*down, "--size", 0], ["size", "greater than or equal to 1"]),
-        "no teacher": ([], ["no teacher", "--teacher"]),
-        "unknown provider": (["--teacher", "nosuch/model"], ["provider is unknown", "api_base"]),
-        "not a program": ([*down, "--program", "program.json"], ["program program.json", "it lacks"]),
-        "no program": ([*down, "--program", "none.json"], ["program none.json", "no such file"]),
-    }
 
 
-@pytest.mark.parametrize("case", bad_inputs(Path("/tmp")))
+DOWN: list[object] = ["--teacher", "down.yaml"]
+BAD_INPUTS: dict[str, tuple[list[object], list[str]]] = {
+    "missing file": ([*DOWN, "--references", "none.jsonl"], ["none.jsonl", "no such file"]),
+    "broken JSON": ([*DOWN, "--references", "broken.jsonl"], ["broken.jsonl line 2", "broken JSON"]),
+    "wrong encoding": ([*DOWN, "--references", "latin.jsonl"], ["latin.jsonl line 1", "UTF-8"]),
+    "no usable row": ([*DOWN, "--references", "shapeless.jsonl"], ["no usable row", "ask, reply", "columns"]),
+    "unknown config key": (["--config", "config.yaml"], ["config.yaml", "teachr", "did you mean teacher?"]),
+    "broken config": (["--config", "broken.yaml"], ["broken.yaml line 2", "not YAML"]),
+    "missing key variable": (["--teacher", "nokey.yaml"], ["NOT_SET_HERE", "export it"]),
+    "a key in a file": (["--teacher", "akey.yaml"], ["api_key: unknown key", "did you mean api_key_env?"]),
+    "endpoint down": (DOWN, ["cannot be reached", "check api_base"]),
+    "size 0": ([*DOWN, "--size", 0], ["size", "greater than or equal to 1"]),
+    "no teacher": ([], ["no teacher", "--teacher"]),
+    "unknown provider": (["--teacher", "nosuch/model"], ["provider is unknown", "api_base"]),
+    "not a program": ([*DOWN, "--program", "program.json"], ["program program.json", "it lacks"]),
+    "no program": ([*DOWN, "--program", "none.json"], ["program none.json", "no such file"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUTS)
 def test_bad_input_is_one_line_before_the_first_call(home: Path, case: str) -> None:
-    words, expected = bad_inputs(home)[case]
+    write_bad_files(home)
+    words, expected = BAD_INPUTS[case]
     result = synth(*words)
     refused(result, *expected)
     assert KEY not in result.output

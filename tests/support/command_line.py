@@ -11,7 +11,18 @@ from typer.testing import CliRunner, Result
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.cli.main import app
 
+DOWN = "model: sim/x\napi_base: http://127.0.0.1:9/v1\nretries: 0\n"
 REFED = [sys.executable, "-m", "refed_dspy.cli"]
+
+
+def written(folder: Path, name: str, text: str) -> str:
+    (folder / name).write_text(text, encoding="utf-8")
+    return name
+
+
+def judge_file(folder: Path, server: SimulatedTeacher, **settings: Any) -> str:
+    values = {"model": "sim/other-model", "api_base": server.base_url, "retries": 0, **settings}
+    return written(folder, "judge.yaml", "".join(f"{key}: {value}\n" for key, value in values.items()))
 
 
 def teacher_file(home: Path, server: SimulatedTeacher, **settings: Any) -> Path:

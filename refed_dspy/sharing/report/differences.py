@@ -76,32 +76,30 @@ def _settle(before: list[str], changed: list[str], after: list[str]) -> None:
 
 
 def _pieces(old: _Words, new: _Words) -> Iterator[_Change]:
-    """The changes as they were found."""
+    """The changes as they were found: each word and space by itself, and none that is empty."""
     same, removed, added = list[str](), list[str](), list[str]()
-    for kind, text in _found(old, new):
-        if kind == BOTH and (removed or added):
-            yield same, removed, added
-            same, removed, added = [], [], []
-        if text:
-            (same, removed, added)[kind].append(text)
+    for tag, start, end, other_start, other_end in _opcodes(old, new):
+        ours, theirs = old[start:end], new[other_start:other_end]
+        if tag != "equal":
+            removed += [text for word in ours for text in word if text]
+            added += [text for word in theirs for text in word if text]
+            continue
+        for (word, space), (_, other) in zip(ours, theirs, strict=True):
+            if removed or added:
+                yield same, removed, added
+                same, removed, added = [], [], []
+            same.append(word)
+            for texts, text in [(same, space)] if space == other else [(removed, space), (added, other)]:
+                if text:
+                    texts.append(text)
     yield same, removed, added
 
 
-def _found(old: _Words, new: _Words) -> Iterator[tuple[int, str]]:
-    """(kind, text) of each word and space."""
+def _opcodes(old: _Words, new: _Words) -> Any:
+    """("equal" or another word, from, to in `old`, from, to in `new`) of each stretch of words."""
     if max(len(old), len(new)) > LONGEST:
-        ops: Any = [("equal" if old == new else "replace", 0, len(old), 0, len(new))]
-    else:
-        ops = LCSseq.opcodes([word for word, _ in old], [word for word, _ in new]).as_list()
-    for tag, start, end, other_start, other_end in ops:
-        ours, theirs = old[start:end], new[other_start:other_end]
-        if tag == "equal":
-            for (word, space), (_, other) in zip(ours, theirs, strict=True):
-                yield BOTH, word
-                yield from [(BOTH, space)] if space == other else [(PLAIN, space), (IMPROVED, other)]
-        else:
-            yield from ((PLAIN, piece) for word in ours for piece in word)
-            yield from ((IMPROVED, piece) for word in theirs for piece in word)
+        return [("equal" if old == new else "replace", 0, len(old), 0, len(new))]
+    return LCSseq.opcodes([word for word, _ in old], [word for word, _ in new]).as_list()
 
 
 def _utf16_units(text: str) -> int:
