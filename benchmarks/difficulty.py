@@ -33,8 +33,8 @@ from refed_dspy.metrics.perplexity import GUESS, SEPARATOR, TEMPLATES, Difficult
 from refed_dspy.metrics.transformers_scorer import TransformersScorer
 from refed_dspy.weights import SMOKE, find
 
-ROWS = Path("/work/shared/data/self_instruct_seed_tasks.jsonl")
-FOLDER = Path("/tmp/smollm")
+ROWS = Path(__file__).parents[2] / "shared/data/self_instruct_seed_tasks.jsonl"
+FOLDER = Path(tempfile.gettempdir()) / "refed-smollm"
 COUNT = 40
 WITHIN = 0.01
 LEAST = 0.99

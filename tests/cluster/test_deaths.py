@@ -56,6 +56,19 @@ def test_the_driver_killed_and_stopped(run: Begin) -> None:
     assert made.requests() - complete(made).answers <= 4 * CONCURRENCY, "at two ends of two workers"
 
 
+@pytest.mark.parametrize("requests", [0, 100])
+def test_a_driver_that_is_told_to_end(run: Begin, requests: int) -> None:
+    """While it connects, and at work. Ray's own handlers of SIGTERM would print a stack and end with 15."""
+    made = run(400)
+    driver = made.start()
+    assert driver.stderr is not None and "connecting to Ray" in driver.stderr.readline()
+    if requests:
+        wait_until(partial(made.has_sent, requests))
+    driver.terminate()
+    code, told = ended(driver, seconds=12)
+    assert code == 143 and "SIGTERM" not in told and "Traceback" not in told, told
+
+
 def test_the_coordinator_killed_and_a_node_that_joins_later(run: Begin, nodes: Nodes) -> None:
     nodes.have(1)
     made = run(400)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 import socket
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +20,8 @@ SLOT = "refed_worker"
 """The resource that a node may have: how many workers it takes. Without it, one where the node has a CPU to give."""
 KNOCK = 10.0
 """Seconds in which a cluster's head must answer."""
+MOMENT = 0.01
+"""Seconds for which a handler of Ray's own may be there."""
 _SETTINGS = b"\x04"
 _HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + _SETTINGS + bytes(5)
 """The beginning of a connection: the preface, and settings of which none are changed."""
@@ -39,13 +44,32 @@ def connected(cluster: str) -> Iterator[Any]:
         return
     log.info("%s Ray …", "starting" if settings["address"] == "local" else "connecting to")
     try:
-        ray.init(**settings, namespace="refed-dspy", log_to_driver=False, logging_level=logging.ERROR)
+        _connect(ray, settings)
     except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
         raise ConfigError(f"cluster {one_line(cluster, 100)}: {one_line(error, 300)}") from None
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _connect(ray: Any, settings: dict[str, Any]) -> None:
+    """`ray.init`, through which SIGTERM keeps doing what it does.
+
+    In the main thread Ray would have SIGTERM end the process with code 15. From any thread it has SIGTERM print a
+    stack, which Python's own handler, set anew, ends.
+    """
+    handler, in_main = signal.getsignal(signal.SIGTERM), threading.current_thread() is threading.main_thread()
+    with ThreadPoolExecutor(1) as pool:
+        connecting = pool.submit(
+            ray.init, **settings, namespace="refed-dspy", log_to_driver=False, logging_level=logging.ERROR
+        )
+        while in_main and not connecting.done():
+            signal.signal(signal.SIGTERM, handler)
+            wait([connecting], MOMENT)
+        if in_main:
+            signal.signal(signal.SIGTERM, handler)
+        connecting.result()
 
 
 def slots(node: dict[str, Any]) -> int:
