@@ -30,10 +30,11 @@ from refed_dspy.data.read import read_rows
 from refed_dspy.errors import RefedError, ReferencesError, RunDirError, RunStopped, one_line
 from refed_dspy.files import write_json, write_lines, write_text
 from refed_dspy.ledger.spending import Spent
+from refed_dspy.metrics.drawing import save
 from refed_dspy.metrics.intervals import Interval
 from refed_dspy.metrics.win_rates import LC_NOTE, LengthControlled, length_controlled, win_rate
 from refed_dspy.records import digest
-from refed_dspy.runs.compare.pictures import Point, filter_picture, save
+from refed_dspy.runs.compare.pictures import Point, filter_picture
 from refed_dspy.runs.filter.result import Filtering
 from refed_dspy.teachers import open_teacher
 from refed_dspy.text import NO_VALUE, table_lines
@@ -80,7 +81,8 @@ class Figure:
     """The figure's work in its folder, step by step. The constructor writes nothing. Raises InputError."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.args, self.out = args, args.out
+        self.args = args
+        self.out: Path = args.out
         sft.arguments([*args.sft, "--data", "-", "--model", args.model, "--out", "-"])  # ends with code 2 if wrong
         open_teacher(args.judge)
         data = load_dataset(args.data)
@@ -96,7 +98,8 @@ class Figure:
 
     def plan(self) -> list[str]:
         """The most there is to do, and how much of it is done."""
-        args, models = self.args, [*self.subsets, *([] if self.baseline else [BASE])]
+        args = self.args
+        models: list[Subset | str] = [*self.subsets, *([] if self.baseline else [BASE])]
         trained = sum((self._model(subset) / sft.RESULT).is_file() for subset in self.subsets)
         answered = sum(self._answers(model).is_file() for model in models)
         of_data = 2 * len(self.rows) if "judge" in args.filters else 0
@@ -203,7 +206,8 @@ class Figure:
         lines = []
         for name, size in points:
             mine = [number for number, (subset, *_) in enumerate(asked, start=1) if subset[:2] == (name, size)]
-            scored = [(n, decisions[n].score) for n in mine if n in decisions and decisions[n].score is not None]
+            scores = {n: decisions[n].score for n in mine if n in decisions}
+            scored = [(n, score) for n, score in scores.items() if score is not None]
             wins = [0.5 if score == 0 else float(score > 0) for _, score in scored]
             clusters, longer = [asked[n - 1][1] for n, _ in scored], [asked[n - 1][2] for n, _ in scored]
             seeds = len({asked[n - 1][0].seed for n in mine})
