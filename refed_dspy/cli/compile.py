@@ -1,4 +1,4 @@
-"""The commands around compiling: compile, judge agreement, promote, track."""
+"""The commands around compiling: compile, plan-compile, judge agreement, judge train, promote, track."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What a setting names of a caller's own: `package.module:Name`, `package.module.Name`, or an entry point of another
-package, by its name there."""
+"""A caller's own objects that settings name: by `package.module:Name`, by `package.module.Name`, or by the name of
+another package's entry point."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether an instruction is a reference's again, and whether a response copies a reference's."""
+"""Whether an instruction repeats a reference's, and whether a response copies a reference's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from refed_dspy.metrics.rouge import Alphabet, Index, rouge_l, tokens
 from refed_dspy.records import DataRow, Reference
 
 THRESHOLD = 0.7
-"""The ROUGE-L F from which on an instruction is its reference's again."""
+"""The ROUGE-L F from which on an instruction repeats its reference's."""
 RUN, GRAM, SHARE = 25, 8, 0.3
 """A copy has a run of `RUN` words, or more than this share of its runs of `GRAM` words, in the reference's response."""
 RUN_SHOWN = 12

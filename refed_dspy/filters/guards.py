@@ -1,6 +1,6 @@
-"""Guards: filters of what only a text that was made from a reference can get wrong.
+"""Guards: filters of what can go wrong only in a text that was made from a reference.
 
-An instruction that is its reference's again, or a demonstration's; a response that copies either; a text that speaks of
+An instruction that repeats its reference's, or a demonstration's; a response that copies either; a text that speaks of
 the prompt it was written for; an instruction that needs a text which is not there. A row is compared with its own
 reference: of a run, the one that it was made from; else the one of `references` whose id the row's column `reference`
 has, or all of them. Where there is none, the decision says so.

@@ -2,8 +2,8 @@
 
 SQLite's log in shared memory does not work between machines, and file locks are not reliable on every network file
 system. Such a ledger is therefore opened for one process alone, each commit is on the disk before it counts, and the
-folder has a file with the number of the lease that may write. A later lease writes a higher number; who held an earlier
-one can then write nothing more, even if it was frozen and wakes up.
+folder has a file with the number of the lease that may write. A later lease writes a higher number; the holder of an
+earlier one can then write nothing more, even if it was frozen and wakes up.
 """
 
 from __future__ import annotations

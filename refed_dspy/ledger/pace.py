@@ -1,4 +1,4 @@
-"""How long work will still take, from the moments at which its samples came, and how that is said."""
+"""The time left: how long work will still take, from the moments at which its samples came, and how that is said."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The state of whatever has a ledger: a run, a comparison, a compile, a filtering, a recycling, a measurement.
 
-`running` is asked of the lock. Each start writes `killed` as it begins, and what it really came to as it ends: who is
-killed can write nothing.
+`running` follows from the lock. Each start writes `killed` as it begins, and its real outcome as it ends, since a
+killed process can write nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SHORT, CAPPED, DONE = "ended short", "at its cap", "done"
 ESTIMATED = "this was only an estimate"
 INTERRUPTED = "interrupted; run the same command to continue"
 NO_WORD = "its process was killed; run the same command to continue"
-"""The reason for `killed`: who is killed writes none."""
+"""The reason for `killed`: a killed process writes none."""
 _LAST_ACTIVE = "SELECT max(max(begun, last)) FROM starts"
 
 

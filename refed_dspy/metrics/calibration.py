@@ -1,7 +1,7 @@
 """Whether a judge's probabilities can be believed: Brier score, expected calibration error, and a reliability curve.
 
-A comparison has no order, so each is told from the side that the judge prefers: with which confidence (0.5 to 1), and
-how often people preferred that side, too (a tie is half).
+A comparison has no order, so each is described from the side that the judge prefers: its confidence (0.5 to 1), and how
+often people preferred that side, too (a tie is half).
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""What a compile takes at the least, before anything is asked: caps below that are refused, with what would do."""
+"""The least that a compile takes, worked out before any call: lower caps are refused, and an amount that is enough is
+named."""
 
 from __future__ import annotations
 
@@ -13,10 +14,10 @@ from refed_dspy.records import PICO, dollars
 from refed_dspy.teachers import Teacher
 
 LEAST_TOKENS = 250, 40
-"""Tokens that a call reads and writes, set low: a cap that is refused by them would be reached for sure."""
+"""Tokens that a call reads and writes, set low: a cap that they refuse would be reached for sure."""
 USUAL_TOKENS = 900, 450
-"""The same, set high (docs/how-to/costs.md has the usual ones): the cap that is named first shall do, and not be found
-too small by `estimate.warn_of_small_caps` once the first calls are measured."""
+"""The same, set high (docs/how-to/costs.md has the usual ones): the amount that is named must be enough, and not be
+found too small by `estimate.warn_of_small_caps` once the first calls are measured."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""From what `synthesize` takes to what a run is made of: settings checked, teachers, judge and filters opened."""
+"""Prepares a run from the arguments of `synthesize`: settings are checked, teachers, judge and filters opened."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The program of a run, from what `synthesize` takes and a run's settings say of it."""
+"""Opens the program of a run, from the argument of `synthesize` and the run's settings."""
 
 from __future__ import annotations
 

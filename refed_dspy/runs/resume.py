@@ -1,4 +1,4 @@
-"""Go on with a run from its folder alone."""
+"""Continues a run, given only its folder."""
 
 from __future__ import annotations
 

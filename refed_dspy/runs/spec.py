@@ -1,4 +1,4 @@
-"""What a run is made of."""
+"""What a run is made of: its program, references, teachers and filters, the plan's settings, and its identity."""
 
 from __future__ import annotations
 

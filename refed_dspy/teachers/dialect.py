@@ -1,4 +1,4 @@
-"""What an endpoint takes of a request: at first as its address and the model's name tell, then in its own words.
+"""What an endpoint accepts in a request: at first judged by its address and the model's name, then by its own errors.
 
 Gateways and free deployment names hide which model is behind them. One that refuses a parameter says so in its error,
 which costs nothing; the request is then sent again without that parameter, and so are all later ones.

@@ -1,4 +1,4 @@
-"""What endpoints do not take, as `refed teacher check` found it, remembered for later runs: a file in the user's cache
+"""What endpoints do not accept, as `refed teacher check` found it, kept for later runs in a file in the user's cache
 folder."""
 
 from __future__ import annotations

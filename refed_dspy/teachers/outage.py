@@ -1,4 +1,4 @@
-"""For how long a teacher that is down is not asked."""
+"""Outages: for how long a teacher that is down is not asked."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Claims of new instructions, a worker's to the coordinator: what comes within a moment goes in one question, which
-costs both as much as one claim."""
+"""A worker's claims of new instructions: those made within a moment go to the coordinator together, at the cost of
+one."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The coordinator of a run on a cluster: leases of its shards, and the claims of instructions.
 
-What it says is in its file before it says it, and the file is all its state: built again after a kill it goes on, and
-whatever is asked twice is answered alike. Only what workers tell for those who watch is kept in memory.
+It writes every answer into its file before it gives it, and the file is all its state: started again after a kill, it
+continues, and whatever is asked twice is answered alike. Only what workers report for display is kept in memory.
 """
 
 from __future__ import annotations

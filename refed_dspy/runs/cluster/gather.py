@@ -1,4 +1,4 @@
-"""The run's own ledger, written anew from those of its shards: from then on it is read as any run's."""
+"""Writes the run's own ledger anew from those of its shards: from then on it is read like any run's."""
 
 from __future__ import annotations
 

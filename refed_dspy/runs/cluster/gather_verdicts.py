@@ -1,5 +1,5 @@
-"""What workers heard of a judge, taken over into the filtering's own ledger: from then on its questions are answered
-there. The shards are removed."""
+"""Takes what a judge told the workers over into the filtering's own ledger, which answers its questions from then on,
+and removes the shards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What workers warn of, for those who started the run: a worker's own log is on its node, where nobody looks."""
+"""The warnings of workers, shown where the run was started: a worker's own log is on its node, where nobody looks."""
 
 from __future__ import annotations
 

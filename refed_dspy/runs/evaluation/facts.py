@@ -1,4 +1,4 @@
-"""What the results of all benchmarks tell alike: their figures in JSON types, and what the training data overlaps."""
+"""What the results of all benchmarks have in common: figures in JSON types, and how the training data overlaps."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ at a provider, and has the same answer at a later start.
     async with open_proxy(session, "alpaca-eval") as proxy:
         await proxy.during(run_program(Program(…, variables={"OPENAI_BASE_URL": proxy.address, …})))
 
-Only who knows `proxy.token`, which the code gets as its API key, can ask; it is another one at each start.
+Only a client with `proxy.token`, which the code gets as its API key, can ask; it is another one at each start.
 """
 
 from __future__ import annotations
