@@ -88,7 +88,7 @@ class Figure:
         data = load_dataset(args.data)
         self.rows = [_row(row.instruction, row.response, row.plain) for row in data.rows]
         if "judge" in args.filters and not data.has_plain:
-            raise ReferencesError(f"{args.data}: the judge's filter needs two responses in each row; leave judge out")
+            raise ReferencesError(f"{args.data}: the judge's filter needs two responses in each row; remove judge")
         self.prompts = list(_outputs(args.prompts, ()))[: args.count]
         self.baseline = _outputs(args.baseline, ("output", "response")) if args.baseline else None
         if self.baseline is not None and (lost := [text for text in self.prompts if text not in self.baseline]):
@@ -128,12 +128,12 @@ class Figure:
         settings = self.out / "settings.json"
         there = json.loads(settings.read_text()) if settings.is_file() else made_by
         if changed := [name for name in made_by if there.get(name) != made_by[name]]:
-            raise RunDirError(f"{self.out}: holds a figure with another {', '.join(changed)}; name another --out")
+            raise RunDirError(f"{self.out}: contains a figure with another {', '.join(changed)}; choose another --out")
         try:
             for name in ("subsets", "models", "answers"):
                 (self.out / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RunDirError(f"{self.out}: cannot be written: {error.strerror}; name another --out") from None
+            raise RunDirError(f"{self.out}: cannot be written: {error.strerror}; choose another --out") from None
         write_json(settings, made_by)
         write_lines(self.out / "prompts.jsonl", ({"instruction": text} for text in self.prompts))
 
@@ -157,7 +157,7 @@ class Figure:
             filtering = self._judged(self.rows, subset.size, subset.seed)
         else:
             filters, out = [{subset.filter: {"keep": subset.size}}], self.out / "filtered" / subset.filter
-            filtering = refed_dspy.filter_data(self.rows, filters, out=out, seed=subset.seed)
+            filtering = refed_dspy.filter_data(self.rows, filters, out=out, force=True, seed=subset.seed)
         return [row.fields for row in filtering.filtered.kept]
 
     def _judged(self, rows: Sequence[Mapping[str, Any]], keep: int | None = None, seed: int = 0) -> Filtering:
@@ -167,6 +167,7 @@ class Figure:
             [{"judge": {} if keep is None else {"keep": keep}}],
             judge=self.args.judge,
             out=self.out / "judge",
+            force=True,
             max_cost=self.args.max_cost,
             seed=seed,
         )
