@@ -81,7 +81,7 @@ ui: setup ## MLflow's pages over the store in the user's data folder (or MLFLOW_
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --workers 1 --backend-store-uri \
 	  "$$($(BIN)/python -c 'from refed_dspy.programs.mlflow_address import tracking_uri; print(tracking_uri())')"
 
-bench: setup ## the figures of benchmarks/README.md, about an hour
+bench: setup ## the figures of benchmarks/README.md, an hour and a half
 	$(BIN)/python -m benchmarks.calls
 	$(BIN)/python -m benchmarks.kills
 	$(BIN)/python -m benchmarks.batch_kills
@@ -102,6 +102,8 @@ bench: setup ## the figures of benchmarks/README.md, about an hour
 	$(BIN)/python -m benchmarks.caps
 	$(BIN)/python -m benchmarks.claims
 	$(BIN)/python -m benchmarks.promotion
+	$(BIN)/python -m benchmarks.topics
+	$(BIN)/python -m benchmarks.null_compiles
 	$(BIN)/python -m benchmarks.optimization
 	$(BIN)/python -m benchmarks.judge_training
 	$(BIN)/python -m benchmarks.tracking
@@ -109,6 +111,7 @@ bench: setup ## the figures of benchmarks/README.md, about an hour
 	$(BIN)/python -m benchmarks.rouge
 	$(BIN)/python -m benchmarks.duplicates
 	$(BIN)/python -m benchmarks.filters
+	$(BIN)/python -m benchmarks.guards
 	$(BIN)/python -m benchmarks.alpaca
 	$(BIN)/python -m benchmarks.collections
 	$(BIN)/python -m benchmarks.report
