@@ -11,6 +11,7 @@ from refed_dspy.cli.options import (
     NO_OUT,
     NO_TEACHER,
     AcceptChanged,
+    AnyDir,
     ConfigOption,
     CriteriaOption,
     JudgeOption,
@@ -20,7 +21,6 @@ from refed_dspy.cli.options import (
     OutOption,
     ProgramOption,
     ReferencesOption,
-    RunDir,
     TeacherOption,
     TrackOption,
     ended_short,
@@ -265,8 +265,8 @@ def promote(
 
 @app.command()
 @reporting
-def track(folder: RunDir) -> None:
-    """Log a run or a compile to MLflow, or add what is still missing there."""
+def track(folder: AnyDir) -> None:
+    """Log a run, a compile, a comparison or an evaluation to MLflow, or add what is still missing there."""
     from refed_dspy.tracking.track import track as track_folder
 
     at_work()

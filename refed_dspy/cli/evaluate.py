@@ -156,7 +156,7 @@ def alpaca_eval_(
 def annotations_(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="AlpacaEval's annotations.json.")],
 ) -> None:
-    """Print figures of AlpacaEval's annotations. Nobody is asked."""
+    """Print figures of AlpacaEval's annotations. Calls no model."""
     from refed_dspy.runs.evaluation.alpaca_eval.annotations import annotation_lines, read_annotations
 
     print_lines(annotation_lines(read_annotations(file)))
@@ -228,7 +228,7 @@ def ifeval_(
     config: ConfigOption = None,
     track: TrackOption = None,
 ) -> None:
-    """Check answers by IFEval's own checker. Nobody is asked."""
+    """Check answers by IFEval's own checker. Calls no model."""
     from refed_dspy.config.evaluation import IFEvalConfig
     from refed_dspy.runs.evaluation.ifeval.evaluate import ifeval
 

@@ -111,6 +111,7 @@ CriteriaOption = Annotated[
     str | None, typer.Option(help="Only these criteria, with commas between.", metavar="NAMES", show_default="all")
 ]
 RunDir = Annotated[Path, typer.Argument(metavar="DIR", help="The run's folder.")]
+AnyDir = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run or other work.")]
 WorkDir = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run, a filtering or a recycling.")]
 ReferencesOption = Annotated[
     str | None,

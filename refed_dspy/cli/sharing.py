@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from refed_dspy.cli.options import RunDir, WorkDir, reporting
+from refed_dspy.cli.options import AnyDir, RunDir, WorkDir, reporting
 from refed_dspy.cli.printing import as_options, say
 from refed_dspy.cli.stopping import at_work
 from refed_dspy.text import counted
@@ -20,7 +20,7 @@ app = typer.Typer()
 @app.command()
 @reporting
 def report(
-    run_dir: RunDir,
+    run_dir: AnyDir,
     out: Annotated[
         Path | None, typer.Option(help="File to write.", metavar="FILE", show_default="report.html in DIR")
     ] = None,

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from refed_dspy.cli.lines import batch_line, given_up_line
-from refed_dspy.cli.options import JsonOption, RunDir, reporting
+from refed_dspy.cli.options import AnyDir, JsonOption, reporting
 from refed_dspy.cli.printing import say
 from refed_dspy.cli.stopping import at_work
 from refed_dspy.errors import InputError, one_line
@@ -71,7 +71,7 @@ def fetch(
 @app.command()
 @reporting
 def batches(
-    run_dir: RunDir,
+    run_dir: AnyDir,
     give_up: Annotated[
         bool, typer.Option("--give-up", help="Abandon open batches; their calls stay charged and are sent again.")
     ] = False,

@@ -26,25 +26,30 @@ def track(folder: Path | str) -> str:
     """Log to MLflow what is new in the run, compile or evaluation in `folder`. Returns the id of its MLflow run.
 
     Raises:
-        RunDirError: there is no run or compile.
+        RunDirError: there is nothing to log, or work of another kind.
         NotTracked: MLflow cannot be reached, or refuses.
     """
     path = path_of(folder, "folder").absolute()
     copy = _copy_of(path)
-    if copy is None:
-        raise RunDirError(f"{folder}: no answers yet, so nothing to log")
     store = Store(path)
     store.connect()
     copy(store, True)
     return str(noted_run(path))
 
 
-def _copy_of(folder: Path) -> Callable[[Store, bool], None] | None:
-    """What copies the folder's kind of work; None where there is nothing to copy. Raises RunDirError."""
+def _copy_of(folder: Path) -> Callable[[Store, bool], None]:
+    """What copies the folder's kind of work. Raises RunDirError."""
     if (folder / EVALUATION).is_file() and not (folder / FILE).is_file():
-        return copy_evaluation  # by a program: nobody was asked
+        return copy_evaluation  # by a program: no model was called
     with Ledger.read(folder) as ledger:
-        return _COPIES.get(ledger.holds()) if ledger.has_answers() else None
+        kind, begun = ledger.holds(), ledger.has_answers()
+    if not begun:
+        raise RunDirError(f"{folder}: no answers yet, so nothing to log")
+    if kind not in _COPIES:
+        raise RunDirError(
+            f"{folder}: its work ({kind}) is not logged; only runs, comparisons, compiles and evaluations are"
+        )
+    return _COPIES[kind]
 
 
 def log_page(folder: Path, page: Path) -> bool:

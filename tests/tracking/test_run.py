@@ -11,7 +11,7 @@ import pytest
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
-from refed_dspy.errors import TeacherError
+from refed_dspy.errors import RunDirError, TeacherError
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.live import LIVE
 from refed_dspy.tracking.run import copy_run, per_minute
@@ -25,6 +25,16 @@ from tests.support.tracked_runs import COUNTS, made, spread_over_minutes, teache
 mlflow_template, tracked = mlflow_stores.mlflow_template, mlflow_stores.tracked
 
 # --- what MLflow gets
+
+
+def test_work_that_is_not_logged_and_work_that_has_not_begun(tracked: Mlflow, server: SimulatedTeacher) -> None:
+    judge = teacher(server).model_copy(update={"model": "sim/other-model"})
+    refed_dspy.filter_data(references(3), [{"rubric": {"at_least": 2}}], judge=judge, out="filtered")
+    with pytest.raises(RunDirError, match=r"filtered: its work \(filtering\) is not logged"):
+        track("filtered")
+    Ledger.create(Path("begun")).close()
+    with pytest.raises(RunDirError, match=r"begun: no answers yet, so nothing to log"):
+        track("begun")
 
 
 def test_a_run_with_what_it_was_what_it_made_and_what_it_cost(tracked: Mlflow, server: SimulatedTeacher) -> None:
