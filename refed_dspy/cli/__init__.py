@@ -1,7 +1,5 @@
 """The command line: one file a group of commands."""
 
-import os
-
 from refed_dspy.cli.stopping import end_process, stop_on_signals
 
 
@@ -12,14 +10,8 @@ def main() -> None:
     from refed_dspy.cli.main import run  # takes a while: Ctrl-C must be in good hands by then
 
     try:
-        try:
-            run()
-        except SystemExit as ended:
-            if isinstance(ended.code, int):
-                end_process(ended.code)
-            raise
-    except KeyboardInterrupt as late:
-        if not isinstance(settled := late.__context__, SystemExit) or not isinstance(settled.code, int):
-            raise
-        end_process(settled.code)  # the command had ended: its output is flushed, and nobody is waited for
-        os._exit(settled.code)
+        run()
+    except SystemExit as ended:
+        if isinstance(ended.code, int):
+            end_process(ended.code)
+        raise

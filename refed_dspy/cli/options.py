@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 import typer
 
 from refed_dspy.cli.printing import as_options, say
-from refed_dspy.cli.stopping import exit_code, in_command, say_no_more
+from refed_dspy.cli.stopping import command_over, exit_code, in_command, say_no_more
 from refed_dspy.errors import InputError, RefedError, one_line
 
 if TYPE_CHECKING:  # the commands import what they need when they run: help should not wait for DSPy
@@ -35,7 +35,10 @@ def reporting(command: F) -> F:
     def wrapped(*args: Any, **kwargs: Any) -> None:
         in_command(command.__name__)
         try:
-            command(*args, **kwargs)
+            try:
+                command(*args, **kwargs)
+            finally:
+                command_over()
         except RefedError as error:
             line = as_options(one_line(error, 600))
             say("\n".join([f"refed: {line}", *getattr(error, "__notes__", ())]), err=True)

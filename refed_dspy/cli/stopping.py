@@ -73,6 +73,17 @@ def say_no_more() -> None:
     _print_line.append(lambda _: None)
 
 
+def command_over() -> None:
+    """The command's function has ended, and nothing is left to stop: a signal changes nothing from now on. Click would
+    print an empty line and exit with 130, whatever the signal."""
+    if signal.getsignal(_FIRST_CAME) is not _no_second:  # called by a program that sees to its signals itself
+        return
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
+
+
 def end_process(code: int) -> None:
     """The command has ended with `code`. After a signal the process ends here: all is cleaned up, and Python's own end
     would wait for threads of libraries, and take a second on a busy machine. A signal from now on ends it as well."""
@@ -81,7 +92,7 @@ def end_process(code: int) -> None:
             stream.flush()
     if _handler_before:
         os._exit(code)
-    signal.set_wakeup_fd(-1)  # there is nothing to stop, so nobody says so
+    signal.set_wakeup_fd(-1)  # also where no command began, as for --help: there is nothing to stop
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda *_: os._exit(code))

@@ -163,20 +163,27 @@ def test_a_signal_after_the_command_has_ended_changes_nothing(home: Path, number
 AS_IT_ENDS = """
 import signal, sys
 import refed_dspy.cli as cli
-end_process = cli.end_process
-def interrupted(code):
-    cli.end_process = end_process
-    signal.raise_signal(signal.SIGINT)
-cli.end_process = interrupted
-sys.argv = ["refed", "export", "run", "--out", "made.jsonl"]
+number, function, *words = sys.argv[1:]
+returned = []
+def interrupting(frame, event, _):
+    if event == "return" and (returned or frame.f_code.co_name == "wrapped"):
+        returned.append(frame.f_code.co_name)
+        if returned[-1] == function:
+            sys.setprofile(None)
+            signal.raise_signal(int(number))
+sys.setprofile(interrupting)
+sys.argv = ["refed", *words]
 cli.main()
 """
 
 
-def test_a_signal_as_the_command_ends_changes_nothing(home: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("function", ["wrapped", "invoke", "run"])
+def test_a_signal_as_the_command_ends_changes_nothing(home: Path, number: signal.Signals, function: str) -> None:
+    """It comes as the command's function, Click's, or all of it returns."""
     synthesize(None, references(2), size=2, teacher=fake_lm(Writer()), run_dir=home / "run", track=False)
     done = subprocess.run(
-        [sys.executable, "-c", AS_IT_ENDS],
+        [sys.executable, "-c", AS_IT_ENDS, str(int(number)), function, "export", "run", "--out", "made.jsonl"],
         cwd=home, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "2 samples in made.jsonl\n", "")
