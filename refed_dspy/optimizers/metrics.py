@@ -21,7 +21,7 @@ _REPAIR = "repair it; a repaired metric is another compile, in a folder of its o
 
 
 class NotScored(RefedError):
-    """This evaluation cannot be scored: the judge decided on none of it, or no model answered.
+    """This evaluation cannot be scored: of what is weighed the judge decided nothing, or no model answered.
 
     It is recorded without a score, so it counts neither for nor against the candidate.
     """
@@ -31,8 +31,8 @@ class NotScored(RefedError):
 class Evaluation:
     """A program's score on one example, 0 to 1, and the components that it is made of.
 
-    `compared`: the verdicts behind it, with the answers' lengths; None for metrics that compare no answers. What length
-    took from the score is its component `length_cost`.
+    `compared`: the verdicts behind it, with the answers' lengths; None where no answers were compared. What length took
+    from the score is its component `length_cost`.
     """
 
     score: float
