@@ -62,6 +62,8 @@ class MetricConfig(Settings):
             raise ValueError(f"{others[0]}: a metric of your own has no such part; remove it")
         if not self.wins + self.grades:
             raise ValueError("wins and grades cannot both be 0: diversity alone says nothing about quality")
+        if not self.wins and self.criteria == {}:
+            raise ValueError("wins cannot be 0 without criteria to grade by; set wins, or name criteria")
         return self
 
 

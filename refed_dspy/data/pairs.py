@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from refed_dspy.data.verdicts import CANNOT_TELL, PosedPair, is_folder_of_pages,
 from refed_dspy.errors import ConfigError, ReferencesError, one_line
 from refed_dspy.records import Record
 
+log = logging.getLogger("refed_dspy.data")
 T = TypeVar("T")
 SHAPES = {
     "refed": ("instruction", "answer_a", "answer_b", "preferred"),
@@ -115,6 +117,27 @@ def majority(annotations: Iterable[Annotation]) -> float | None:
         return None
     verdict, count = verdicts.most_common(1)[0]
     return verdict if count > verdicts.total() / 2 else 0.0
+
+
+def merged(pairs: Sequence[Pair]) -> list[Pair]:
+    """Each of `pairs` once, as they first come: equal ones have everybody's annotations, and the verdict that more than
+    half of them have, a tie where none has."""
+    groups: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        groups.setdefault(pair.id, []).append(pair)
+    if len(groups) < len(pairs):
+        log.warning(
+            "pairs: %d of %d repeat others: each pair counts once, with the verdict of most, or as a tie if there is "
+            "none", len(pairs) - len(groups), len(pairs),
+        )  # fmt: skip
+    return [group[0] if len(group) == 1 else _merged(group) for group in groups.values()]
+
+
+def _merged(group: Sequence[Pair]) -> Pair:
+    """The pair that all of `group` are."""
+    annotations = {name: said for pair in group for name, said in pair.annotations.items()}
+    verdict = majority(Annotation(verdict=pair.verdict) for pair in group)
+    return group[0].model_copy(update={"verdict": verdict, "annotations": annotations})
 
 
 def load_pairs(source: str | Path, criteria: Sequence[str] | None = None) -> list[Pair]:

@@ -63,6 +63,7 @@ class _About(TypedDict, total=False):
     examples: str
     source: str
     sets: dict[str, Annotated[tuple[str, int], _AS_TUPLE]]
+    clusters: dict[str, dict[str, str]]
 
 
 @with_config(_MORE)

@@ -62,7 +62,8 @@ def equal_length_gain(
     """The mean of `gains` (example → score of the new program less that of the old one) at equal length, with its 95%
     interval by cluster (see the module's docstring); infinite where that cannot be told.
 
-    `new` and `old` hold the verdicts behind the scores; an example may lack them. Raises ValueError without a gain.
+    `new` and `old` hold the verdicts behind the scores; an example may lack them, and where all of `new` do nothing
+    tells how long its answers are. Raises ValueError without a gain.
     """
     gains = dict(sorted(gains.items()))  # the order in which answers arrived must not change the last digit
     names = list(dict.fromkeys(clusters[example] for example in gains))
@@ -72,7 +73,7 @@ def equal_length_gain(
     means = np.bincount(of_cluster, list(gains.values())) / sizes
     rows = _rows([number[clusters[example]] for example in gains], [(new.get(e), old.get(e)) for e in gains], sizes)
     level = {clusters[example] for example in gains if _overlap(new.get(example), old.get(example))}
-    if len(names) == 1 or (rows.new.any() and len(level) < min(LEAST_OVERLAP, len(names))):
+    if len(names) == 1 or len(level) < min(LEAST_OVERLAP, len(names)):
         return Interval(float(means.mean()), -math.inf, math.inf, len(gains), len(names))
     intervals = [_interval(means, rows, f, seed) for f in (_by_how_much, np.sign)]
     lowest = min(intervals, key=lambda each: each.low)

@@ -89,8 +89,8 @@ def compile(  # noqa: A001
         examples: references for a ReferenceLevelFeedback; pairs with human verdicts for a PairwiseJudge;
             `dspy.Example`s for any other program.
         metric: weights and rules of this package's metric (a `MetricConfig`, or its fields); or your own metric, which
-            programs of other kinds need: a function of (example, prediction) or with GEPA's five arguments, or its
-            name, `module:Name`.
+            programs of other kinds need: a function of (example, prediction) or with GEPA's five arguments that scores
+            from 0 to 1, or its name, `module:Name`.
         teacher: the model that runs the program; what `synthesize` takes.
         judge: the model that judges; None: the teacher's at temperature 0 (a `dspy.LM` as it is), with a warning.
         reflection: the model that rewrites prompts; None: the judge's.

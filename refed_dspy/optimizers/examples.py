@@ -12,7 +12,7 @@ from typing import Any
 import dspy
 
 from refed_dspy.config.base import Turns
-from refed_dspy.data.pairs import Pair, load_pairs
+from refed_dspy.data.pairs import Pair, load_pairs, merged
 from refed_dspy.data.references import References, load_references
 from refed_dspy.errors import ConfigError
 from refed_dspy.optimizers.agreement import criterion_of
@@ -72,7 +72,7 @@ def instruction_of(example: dspy.Example) -> tuple[str, str | None]:
 def as_examples(
     program: dspy.Module, source: Any, columns: Mapping[str, str] | None = None, turns: Turns = "leave_out"
 ) -> list[dspy.Example]:
-    """The examples that `program` is tuned on, one for each item.
+    """The examples that `program` is tuned on, one for each item; equal ones are one.
 
     References (anything `load_references` takes) for a `ReferenceLevelFeedback`; pairs with people's verdicts (a file,
     or a list of `Pair`) for a `PairwiseJudge`; `dspy.Example`s with their inputs named for any other program.
@@ -84,10 +84,13 @@ def as_examples(
         loaded = source if isinstance(source, References) else load_references(source, columns, turns)
         return [reference_example(reference) for reference in loaded]
     if isinstance(program, PairwiseJudge):
-        return [_judged(item) for item in (load_pairs(source) if isinstance(source, str | Path) else _as_list(source))]
+        items = load_pairs(source) if isinstance(source, str | Path) else _as_list(source)
+        pairs = merged([item for item in items if isinstance(item, Pair)])
+        others = [_judged(item) for item in items if not isinstance(item, Pair)]
+        return _distinct([*map(pair_example, pairs), *others])
     if not _are_examples(source):
         raise ConfigError(f"examples: {type(program).__name__} needs a list of dspy.Example, each with_inputs(…)")
-    return list({example_id(example): example for example in source}.values())
+    return _distinct(source)
 
 
 class ReferenceExample(dspy.Example):
@@ -109,6 +112,10 @@ def pair_example(pair: Pair) -> dspy.Example:
     return dspy.Example(**fields, people=pair.verdict).with_inputs(*fields)
 
 
+def _distinct(examples: Sequence[dspy.Example]) -> list[dspy.Example]:
+    return list({example_id(example): example for example in examples}.values())
+
+
 def _as_list(source: Any) -> list[Any]:
     if not isinstance(source, Sequence) or not source:
         raise ConfigError("examples: a judge needs a file of pairs or a list of Pair")
@@ -116,9 +123,7 @@ def _as_list(source: Any) -> list[Any]:
 
 
 def _judged(item: Any) -> dspy.Example:
-    """The example of a Pair; an example with a pair's fields and people's verdict as it is."""
-    if isinstance(item, Pair):
-        return pair_example(item)
+    """An example with a pair's fields and people's verdict, its inputs named."""
     needed = {"instruction", "answer_a", "answer_b", "people"}
     if not isinstance(item, dspy.Example) or needed - set(item.keys()) or item.people not in (1, 0, -1):
         raise ConfigError(

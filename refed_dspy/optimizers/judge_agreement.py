@@ -12,7 +12,7 @@ from refed_dspy.config.base import Capped
 from refed_dspy.config.loading import check_config
 from refed_dspy.config.scorer import ScorerConfig
 from refed_dspy.config.teacher import WithJudge
-from refed_dspy.data.pairs import Pair, load_pairs, sample_pairs
+from refed_dspy.data.pairs import Pair, load_pairs, merged, sample_pairs
 from refed_dspy.errors import RunStopped, briefly
 from refed_dspy.files import path_of
 from refed_dspy.ledger.ledger import Ledger
@@ -87,8 +87,8 @@ def measure_agreement(
     """Have `judge` (what `synthesize` takes as teacher) judge pairs that people have judged.
 
     Args:
-        pairs: a file or a folder of pages that `load_pairs` reads, with `criteria` as it takes them; or pairs; `count`
-            of them are drawn with `seed`, or all are used.
+        pairs: a file or a folder of pages that `load_pairs` reads, with `criteria` as it takes them; or pairs. Equal
+            ones count once (`merged`); `count` of them are drawn with `seed`, or all are used.
         out: the folder that keeps the verdicts; None: a folder in `refed-verdicts/`, named after pairs, judge and
             program. The same call continues from them.
         program: a compiled or trained judge, or its file or MLflow address; None: the judge with its own prompts.
@@ -103,7 +103,7 @@ def measure_agreement(
     """
     capped = check_config(Capped, {"max_cost": max_cost, "max_calls": max_calls, "max_minutes": max_minutes})
     opened = program if isinstance(program, PairwiseJudge) else _opened(program, judge_scorer, accept_changed)
-    chosen = load_pairs(pairs, criteria) if isinstance(pairs, str | Path) else list(pairs)
+    chosen = merged(load_pairs(pairs, criteria) if isinstance(pairs, str | Path) else list(pairs))
     if count is not None:
         chosen = sample_pairs(chosen, count, seed)
     teacher = open_judge_model(judge)

@@ -16,16 +16,21 @@ MOST_GRADES = 6
 
 @dataclass(frozen=True)
 class JudgedSample:
-    """The judge's verdict and grades of one sample. `verdict` is None where the uncompiled program had no answer."""
+    """The judge's verdict and grades of one sample. `verdict` is None where the uncompiled program had no answer, be it
+    that the endpoint gave none, or that it failed (`baseline_failed`): its answer was cut, malformed or refused."""
 
     sample: Sample
     baseline: str | None
     verdict: Verdict | None
     grades: tuple[Graded, ...]
+    baseline_failed: bool = False
 
     @property
     def win(self) -> float | None:
-        """1 where the final answer won, 0.5 for a tie, 0 where it lost; None without a verdict."""
+        """1 where the final answer won, 0.5 for a tie and where the uncompiled program failed, 0 where it lost; None
+        where that was not decided."""
+        if self.baseline_failed:
+            return 0.5
         return None if self.verdict is None else self.verdict.win
 
     @property

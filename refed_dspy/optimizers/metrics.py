@@ -17,11 +17,13 @@ from refed_dspy.config.named import METRICS, code_of, made, raised, resolve
 from refed_dspy.errors import ConfigError, RefedError, RunStopped, one_line
 from refed_dspy.records import Compared, Reference
 
+_ROUNDING = 1e-6
+"""So far outside 0 to 1 a score may be: a cosine in 32 bits is 1.0000001 at times."""
 _REPAIR = "repair it; a repaired metric is another compile, in a folder of its own (out=…)"
 
 
 class NotScored(RefedError):
-    """This evaluation cannot be scored: the judge decided on none of it, or no model answered.
+    """This evaluation cannot be scored: of what is weighed the judge decided nothing, or no model answered.
 
     It is recorded without a score, so it counts neither for nor against the candidate.
     """
@@ -31,8 +33,8 @@ class NotScored(RefedError):
 class Evaluation:
     """A program's score on one example, 0 to 1, and the components that it is made of.
 
-    `compared`: the verdicts behind it, with the answers' lengths; None for metrics that compare no answers. What length
-    took from the score is its component `length_cost`.
+    `compared`: the verdicts behind it, with the answers' lengths; None where no answers were compared. What length took
+    from the score is its component `length_cost`.
     """
 
     score: float
@@ -122,10 +124,10 @@ class CustomMetric:
         return {"function": name_of(self.function), "accept": self.accept}
 
     def score(self, example: dspy.Example, prediction: Any, trace: Any = None) -> Evaluation:
-        """The score that the function returns: a number, a bool, or an object with a `score`, and perhaps
+        """The score that the function returns: a number from 0 to 1, a bool, or an object with a `score`, and perhaps
         `objective_scores`.
 
-        Raises RunStopped where it raises, or returns anything else, or a number that is not finite.
+        Raises RunStopped where it raises, or returns anything else.
         """
         result, score = self._call(example, prediction, trace, None, None)
         parts = {str(name): float(part) for name, part in (getattr(result, "objective_scores", None) or {}).items()}
@@ -151,8 +153,8 @@ class CustomMetric:
             raise RunStopped(f"{self._where(example)}: {raised(error)}{line}; {_REPAIR}") from error
         if (score := _number(getattr(result, "score", result))) is None:
             raise RunStopped(
-                f"{self._where(example)}: it returned {one_line(repr(result), 60)}; it must return a finite number, a "
-                f"bool, or an object with one as its score; {_REPAIR}"
+                f"{self._where(example)}: it returned {one_line(repr(result), 60)}; it must return a number from 0 to "
+                f"1, a bool, or an object with one as its score; {_REPAIR}"
             )
         return result, score
 
@@ -176,11 +178,12 @@ def _takes(function: Callable[..., Any], count: int) -> bool:
 
 
 def _number(score: Any) -> float | None:
+    """A score from 0 to 1, or None. A failed prediction scores 0, so below that whoever fails would gain."""
     try:
         number = math.nan if isinstance(score, str) else float(score)
     except (TypeError, ValueError):
         return None
-    return number if math.isfinite(number) else None
+    return min(1.0, max(0.0, number)) if -_ROUNDING <= number <= 1 + _ROUNDING else None
 
 
 def named_metric(name: str) -> Callable[..., Any]:

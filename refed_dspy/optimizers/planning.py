@@ -27,7 +27,8 @@ class CompilePlan(Shown):
 
     `spread`: the standard deviation of a candidate's gain from reference to reference, over all candidates; `noise`:
     the part of it that is its samples', of which a reference had `samples` (both 0 where the metric compares no
-    answers). `references`: how many it rests on; `held_out`: how many the test set of that compile has.
+    answers). `references`: how many it rests on; `held_out`: how many the test set of that compile has. As in a proof,
+    examples of one instruction count as one reference, which is called by its `unit`.
     """
 
     folder: Path
@@ -38,6 +39,7 @@ class CompilePlan(Shown):
     spread: float
     noise: float
     samples: float
+    unit: str = "references"
 
     def spread_with(self, times: float) -> float:
         """The spread with so many times as many samples of each reference."""
@@ -50,7 +52,7 @@ class CompilePlan(Shown):
     def lines(self) -> list[str]:
         """For a terminal."""
         times = _TIMES if self.noise else (1,)
-        heads = ["gain", *(f"{self.samples * each:.0f} samples" if self.noise else "references" for each in times)]
+        heads = ["gain", *(f"{self.samples * each:.0f} samples" if self.noise else self.unit for each in times)]
         heads.append(f"found with {self.held_out}")
         rows = [
             [
@@ -62,15 +64,15 @@ class CompilePlan(Shown):
         ]
         of_samples = f", {self.noise:.2f} of it from sample to sample" if self.noise else ""
         return [
-            f"{self.folder}: gains of {counted(self.candidates, 'candidate')} on {self.references} references vary by "
+            f"{self.folder}: gains of {counted(self.candidates, 'candidate')} on {self.references} {self.unit} vary by "
             f"{self.spread:.2f}{of_samples}",
-            "references to hold out (test:), so that a gain is proved four times out of five:",
+            f"{self.unit} to hold out (test:), so that a gain is proved four times out of five:",
             *table_lines([heads, *rows]),
-            f"if references are independent; with fewer than {MIN_CLUSTERS} nothing is proved",
+            f"if {self.unit} are independent; with fewer than {MIN_CLUSTERS} nothing is proved",
         ]
 
     def _describe(self) -> str:
-        return f"gains vary by {self.spread:.2f} over {self.references} references"
+        return f"gains vary by {self.spread:.2f} over {self.references} {self.unit}"
 
     def _repr_html_(self) -> str:
         return html_lines(repr(self), self.lines())
@@ -79,11 +81,12 @@ class CompilePlan(Shown):
 @briefly
 def plan_compile(folder: str | Path, gains: Sequence[float] = GAINS) -> CompilePlan:
     """How many references the next compile must hold out for each of `gains` (of 1), by the compile in `folder`, which
-    need not have ended.
+    need not have ended. Of a judge's compile, how many instructions.
 
     Raises:
         ConfigError: a gain that is not above zero.
-        RunDirError: no compile is there, or one that scored no second program on MIN_CLUSTERS examples.
+        RunDirError: no compile is there, or one that scored no second program on MIN_CLUSTERS references, or one of an
+            earlier version.
     """
     if not gains or any(not 0 < gain < math.inf for gain in gains):
         raise ConfigError("gain: must be above 0; a score goes from 0 to 1")
@@ -91,22 +94,30 @@ def plan_compile(folder: str | Path, gains: Sequence[float] = GAINS) -> CompileP
     with Ledger.read(folder) as ledger:
         if ledger.holds() != "compile":
             raise RunDirError(f"{folder}: no compile; name the folder of one")
-        candidates, sets = load_candidates(ledger), (ledger.meta("about") or {}).get("sets") or {}
+        candidates, about = load_candidates(ledger), ledger.meta("about") or {}
+    unit, sets = about.get("examples", "references"), about.get("clusters")
+    if sets is None:
+        raise RunDirError(
+            f"{folder}: an earlier version did not note which examples share an instruction; run the same compile "
+            "again, and it will"
+        )
+    clusters = {example: cluster for examples in sets.values() for example, cluster in examples.items()}
     baseline, others = (candidates[0], candidates[1:]) if candidates else (None, [])
-    measured = [pair for each in others if (pair := _measured(each, baseline)) is not None] if baseline else []
+    measured = [each for other in others if (each := _measured(other, baseline, clusters))] if baseline else []
     if not measured:
         raise RunDirError(
-            f"{folder}: no program but the first was scored on {MIN_CLUSTERS} examples or more; let it tune further"
+            f"{folder}: no program but the first was scored on {MIN_CLUSTERS} {unit} or more; let it tune further"
         )
     return CompilePlan(
         folder=folder,
         gains=tuple(gains),
         candidates=len(measured),
         references=max(each.references for each in measured),
-        held_out=int(sets["test"][1]) if "test" in sets else 0,
+        held_out=len({*sets.get("test", {}).values()}),
         spread=_root_mean_square([each.spread for each in measured]),
         noise=_root_mean_square([each.noise for each in measured]),
         samples=sum(each.samples for each in measured) / len(measured),
+        unit=unit,
     )
 
 
@@ -120,8 +131,8 @@ class _Measured:
     samples: float
 
 
-def _measured(candidate: Candidate, baseline: Candidate) -> _Measured | None:
-    """None where too few examples have scores by both."""
+def _measured(candidate: Candidate, baseline: Candidate, clusters: Mapping[str, str]) -> _Measured | None:
+    """None where too few clusters have scores by both."""
     subsets = [name for name in ("validation", "test") if name in candidate.scores]
     differences = {
         example: score - before
@@ -129,11 +140,12 @@ def _measured(candidate: Candidate, baseline: Candidate) -> _Measured | None:
         for example, score in candidate.undiscounted(name).items()
         if (before := baseline.undiscounted(name).get(example)) is not None
     }
-    if len(differences) < MIN_CLUSTERS or not any(differences.values()):
+    groups = [clusters.get(example, example) for example in differences]
+    if len({*groups}) < MIN_CLUSTERS or not any(differences.values()):
         return None
-    spread = spread_of(list(differences.values()), list(differences))
+    spread = spread_of(list(differences.values()), groups)
     compared = {example: each for name in subsets for example, each in candidate.compared.get(name, {}).items()}
-    return _Measured(len(differences), spread, *_noise(compared, spread))
+    return _Measured(len({*groups}), spread, *_noise(compared, spread))
 
 
 def _noise(compared: Mapping[str, Compared], spread: float) -> tuple[float, float]:

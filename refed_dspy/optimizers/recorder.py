@@ -11,6 +11,7 @@ import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
+from statistics import fmean
 from typing import Any
 
 import dspy
@@ -95,8 +96,11 @@ class ScoreRecorder:
         self.metric, self._gateway, self._subset_of, self._watch = metric, gateway, subset_of, watch
         self.evaluations = 0
         """How many evaluations were scored in this process."""
-        self.neutral = 0.5
-        """The score that an optimizer gets for an evaluation that could not be scored."""
+        self.uncompiled: Mapping[str, float] = {}
+        """The uncompiled program's scores, by example. An optimizer gets them for evaluations that could not be scored,
+        and their mean where the example has none."""
+        self.unscored = ""
+        """Why an evaluation could not be scored, of the last such one."""
         self.failures: Counter[str] = Counter()
         """Failures among the rows of predictions: "cut in response_improvement" → how many."""
 
@@ -133,11 +137,13 @@ class ScoreRecorder:
         try:
             evaluation = self.metric.score(gold, pred, trace)
         except NotScored as not_scored:
-            # Recorded without a score. The optimizer gets the uncompiled program's mean instead, so that the abstention
+            # Recorded without a score. The optimizer gets the uncompiled program's instead, so that the abstention
             # counts neither for nor against the candidate. It cannot become a demonstration.
+            self.unscored = one_line(not_scored)
             if pred_name is None:
-                self._gateway.write(evaluation_abstained(candidate, example, subset, one_line(not_scored)))
-            return MetricScore(self.neutral, one_line(f"It could not be judged: {not_scored}"), math.inf)
+                self._gateway.write(evaluation_abstained(candidate, example, subset, self.unscored))
+            neutral = self.uncompiled.get(example, fmean(self.uncompiled.values() or [0.5]))
+            return MetricScore(neutral, one_line(f"It could not be judged: {not_scored}"), math.inf)
         if pred_name is not None:
             feedback = self.metric.feedback(gold, pred, pred_name, pred_trace)
             return MetricScore(evaluation.score, feedback, self.metric.accept, evaluation.objectives)

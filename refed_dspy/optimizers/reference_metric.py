@@ -53,7 +53,9 @@ class ReferenceMetric:
     - diversity: 1 - the mean ROUGE-L (F) of each pair among a reference's instructions and its own.
     - coverage: samples made over samples asked for; those lost to an endpoint's failure do not count as asked for.
 
-    A component on which the judge decided nothing is left out, and the weights of the others are scaled up.
+    Weights are shares of their sum, that of grades being 0 without criteria. Where the judge decided nothing of a
+    component that has a weight there is no score: what is left of it would be another measure than the uncompiled
+    program's. An instruction to which the uncompiled program failed to answer is a tie.
     """
 
     def __init__(
@@ -69,6 +71,8 @@ class ReferenceMetric:
         self.criteria = tuple(INSTRUCTION_CRITERIA.values())
         if config.criteria is not None:
             self.criteria = tuple(Criterion(name, text) for name, text in config.criteria.items())
+        weights = {name: float(getattr(config, name)) for name in COMPONENTS if name != "grades" or self.criteria}
+        self.shares = {name: weight / sum(weights.values()) for name, weight in weights.items() if weight}
         self.pairwise, self.rubric = pairwise or PairwiseJudge(), RubricJudge()
         self._recent: deque[tuple[Any, list[JudgedSample]]] = deque(maxlen=64)
 
@@ -112,18 +116,22 @@ class ReferenceMetric:
     # --- asking the judge
 
     async def _judge(self, reference: Reference, samples: Sequence[Sample]) -> list[JudgedSample]:
+        if not samples:
+            return []
         instructions = [sample.instruction for sample in samples]
         with _metric_context():
-            feedback = await self._of_baseline(self.baseline.collect_response_feedback(reference)) if samples else None
+            feedback = await self._of_baseline(self.baseline.collect_response_feedback(reference))
             return await all_of(self._judge_sample(reference, feedback, sample, instructions) for sample in samples)
 
     async def _judge_sample(
-        self, reference: Reference, feedback: str | None, sample: Sample, siblings: Sequence[str]
+        self, reference: Reference, feedback: str | RowError, sample: Sample, siblings: Sequence[str]
     ) -> JudgedSample:
-        answered = None
-        if feedback is not None:
-            answered = await self._of_baseline(self.baseline.respond(reference, feedback, sample.instruction))
-        baseline = None if answered is None else answered.improved_response
+        answered = (
+            feedback
+            if isinstance(feedback, RowError)
+            else await self._of_baseline(self.baseline.respond(reference, feedback, sample.instruction))
+        )
+        baseline = None if isinstance(answered, RowError) else answered.improved_response
         context = _instruction_context(reference, sample.instruction, siblings)
         asked = reference.posed(sample.instruction)
         with dspy.context(lm=self.judge_lm):
@@ -135,15 +143,16 @@ class ReferenceMetric:
                 verdict = None
                 if baseline is not None:
                     verdict = await self.pairwise.judge(asked, sample.improved_response, baseline)
-            return JudgedSample(sample, baseline, verdict, tuple(grade.result() for grade in grades))
+            failed = isinstance(answered, RowError) and answered.final
+            return JudgedSample(sample, baseline, verdict, tuple(grade.result() for grade in grades), failed)
 
-    async def _of_baseline(self, question: Coroutine[Any, Any, T]) -> T | None:
-        """The answer to a `question` of the uncompiled program, or None where that failed."""
+    async def _of_baseline(self, question: Coroutine[Any, Any, T]) -> T | RowError:
+        """The answer to a `question` of the uncompiled program, or why there is none."""
         try:
             with dspy.context(lm=self.teacher):
                 return await question
-        except RowError:
-            return None
+        except RowError as error:
+            return error
 
     async def _grade_answers(self, reference: Reference, judged: Sequence[JudgedSample]) -> list[list[Graded]]:
         with _metric_context(), dspy.context(lm=self.judge_lm):
@@ -159,22 +168,26 @@ class ReferenceMetric:
         coverage = self._coverage(prediction)
         if not judged:
             return Evaluation(0.0, {"coverage": 0.0}, objectives=dict.fromkeys((*COMPONENTS, "coverage"), 0.0))
-        verdicts = [each for each in judged if each.win is not None]
-        grades = [grade.share for each in judged for grade in each.grades if grade.share is not None]
         judgements = Judgements.of(one for each in judged for one in (each.verdict, *each.grades) if one is not None)
+        wins = [each.win for each in judged if each.win is not None]
         components = {
-            "wins": _mean(each.win for each in verdicts),
-            "grades": _mean(grades),
+            "wins": _mean(wins),
+            "grades": _mean(grade.share for each in judged for grade in each.grades),
             "diversity": diversity([reference.instruction, *(each.sample.instruction for each in judged)]),
         }
-        weights = {name: getattr(self.config, name) for name in COMPONENTS if not math.isnan(components[name])}
-        if set(weights) <= {"diversity"} or not (whole := sum(weights.values())):
-            raise NotScored(f"{reference.id}: the judge decided none of its samples: {judgements}, {judgements.why}")
-        score = coverage * sum(weight * components[name] for name, weight in weights.items()) / whole
-        of_wins = coverage * weights.get("wins", 0.0) / whole
-        controlled = {"wins": _mean(map(_discounted, verdicts))} if verdicts else {}
-        length_cost = of_wins * (components["wins"] - controlled["wins"]) if verdicts else 0.0
         defined = {name: value for name, value in components.items() if not math.isnan(value)}
+        if undecided := [name for name in self.shares if name not in defined]:
+            why = judgements.why or "the endpoint gave the uncompiled program no answer"
+            raise NotScored(f"{reference.id}: no {' and no '.join(undecided)} decided: {judgements}, {why}")
+        score = coverage * sum(share * components[name] for name, share in self.shares.items())
+        of_wins = coverage * self.shares.get("wins", 0.0)
+        controlled = {"wins": _mean(map(_discounted, judged))} if "wins" in defined else {}
+        length_cost = of_wins * (components["wins"] - controlled["wins"]) if controlled else 0.0
+        verdicts = [
+            (each.verdict.win, math.log(each.length_ratio))
+            for each in judged
+            if each.verdict is not None and each.verdict.win is not None
+        ]
         return Evaluation(
             score - length_cost,
             {
@@ -182,10 +195,10 @@ class ReferenceMetric:
                 "length_ratio": _mean(each.length_ratio for each in judged),
                 "length_cost": length_cost,
                 "coverage": coverage,
-                "abstained": judgements.abstained / judgements.asked,
-                "judge_failed": judgements.failed / judgements.asked,
+                "abstained": judgements.abstained / max(1, judgements.asked),
+                "judge_failed": judgements.failed / max(1, judgements.asked),
             },
-            Compared(of_wins, [(each.win or 0.0, math.log(each.length_ratio)) for each in verdicts]),
+            Compared(of_wins * len(verdicts) / len(wins), verdicts) if verdicts else None,
             objectives={**defined, **controlled, "coverage": coverage},
         )
 
@@ -214,11 +227,12 @@ def worst_first(judged: Iterable[JudgedSample]) -> list[JudgedSample]:
     return sorted(judged, key=lambda each: 0.5 if each.verdict is None else each.verdict.preference or 0)
 
 
-def _discounted(judged: JudgedSample) -> float:
+def _discounted(judged: JudgedSample) -> float | None:
     """The win, or less where its answer is longer. By the square: divided by the length alone, longer answers would pay
     up to twice the length with a judge whose liking grows slowly."""
-    win = judged.win or 0.0
-    return 0.5 + (win - 0.5) / max(1.0, judged.length_ratio) ** 2 if win > 0.5 else win
+    if (win := judged.win) is None or win <= 0.5:
+        return win
+    return 0.5 + (win - 0.5) / max(1.0, judged.length_ratio) ** 2
 
 
 def _mean(values: Iterable[float | None]) -> float:

@@ -48,7 +48,8 @@ class Compiled(Shown):
     proof: Proof | None
     """None where a cap was reached before the proof, or only an estimate was asked for."""
     stopped: str
-    """What ended it early: a cap's name, or "no answer to N requests". Else an empty text."""
+    """What ended it early: a cap's name, "no answer to N requests", or that none of the test set could be scored. Else
+    an empty text."""
     changed: bool
     """False where no candidate was better than the uncompiled program: then `program` is the uncompiled one."""
     estimate: Mapping[str, Any]
@@ -80,7 +81,7 @@ class Compiled(Shown):
         lines = [warning] if proof is not None and (warning := proof.warning()) else []
         lines.append(f"validation: {before} uncompiled, {after} compiled")
         if proof is None:
-            lines.append("no proof: the compile ended before the test set was scored")
+            lines.append("no proof: the test set was not scored")
         else:
             lines += [*proof.lines(), *(self.judge.lines() if self.judge is not None else []), *proof.doubts()]
         lines.append(f"cost: {_money(manifest['cost'])}, {counted(manifest['calls'], 'call')}")
@@ -265,5 +266,5 @@ def _failure_lines(facts: Mapping[str, Any]) -> list[str]:
 
 
 def why_stopped(stopped: str, remedy: str = "") -> str:
-    """What ended a compile early, in words: a cap, with its `remedy`, or missing answers."""
+    """What ended a compile early, in words: a cap, with its `remedy`, or missing scores."""
     return f"{stopped} is reached{remedy}" if stopped.startswith("max_") else stopped

@@ -16,7 +16,7 @@ from refed_dspy.config.named import code_of
 from refed_dspy.data.references import References
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.optimizers.dspy_optimizers import Optimizer, OptimizerInputs, choose
-from refed_dspy.optimizers.examples import Split, as_examples, example_id, split_examples
+from refed_dspy.optimizers.examples import Split, as_examples, cluster_of, example_id, split_examples
 from refed_dspy.optimizers.metrics import CustomMetric, HumanAgreement, Metric, name_of, named_metric
 from refed_dspy.optimizers.reference_metric import ReferenceMetric
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
@@ -142,6 +142,7 @@ class CompileSpec:
     def about(self) -> dict[str, Any]:
         """What the ledger records about the compile besides its identity, in JSON types."""
         settings, digests = self.settings, self._set_digests
+        measured = {"validation": self.split.validation, "test": self.split.test}
         return {
             "name": settings.name,
             "models": {role: {"model": t.model, "endpoint": t.endpoint} for role, t in self.teachers.items()},
@@ -149,6 +150,7 @@ class CompileSpec:
             "examples": self.unit,
             "source": settings.pairs or settings.references or "",
             "sets": {name: [digests[name], len(examples)] for name, examples in self.split.sets.items()},
+            "clusters": {name: {example_id(each): cluster_of(each) for each in of} for name, of in measured.items()},
             "max_cost": settings.max_cost,
             "max_calls": settings.max_calls,
         }

@@ -37,7 +37,7 @@ log = logging.getLogger("refed_dspy.optimizers")
 
 @dataclass(frozen=True)
 class CompileOutcome:
-    """What a compile came to. `stopped`: what ended it early, a cap's name or missing answers; else an empty text."""
+    """What a compile came to. `stopped`: what ended it early, a cap's name or missing scores; else an empty text."""
 
     baseline: Candidate
     best: Candidate
@@ -102,8 +102,7 @@ class CompileSteps:
             self._evaluate("uncompiled program on the validation set", self.student, self.spec.split.validation)
             uncompiled = self._candidates()[baseline]
             self._raise_if_nothing_scored(uncompiled)
-            if (mean := uncompiled.mean("validation")) is not None:
-                self.recorder.neutral = mean
+            self.recorder.uncompiled = uncompiled.scores.get("validation", {})
             estimate = estimate_compile(self.spec, self.gateway, uncompiled, optimizer, self.champion is not None)
             self.progress.expected = int(optimizer.expected) + 2 * len(
                 self.spec.split.validation + self.spec.split.test
@@ -116,7 +115,12 @@ class CompileSteps:
             proof, report = self._prove(baseline, best), self._judge_report(baseline, best)
             stopped = self.tuning_ended_at or self.gateway.cap_reached
             if proof is None and not stopped:
-                stopped = f"no answer to {self.gateway.unanswered} requests"
+                lost = self.gateway.unanswered
+                stopped = (
+                    f"no answer to {lost} requests"
+                    if lost
+                    else "none of the test set could be scored for both programs"
+                )
             candidates, version = self._candidates(), self.champion.version if self.champion else None
             return CompileOutcome(candidates[baseline], candidates[best], estimate, proof, stopped, version, report)
 
@@ -267,9 +271,10 @@ class CompileSteps:
         if self.gateway.cap_reached or any(scores.values()) or (custom and scores):
             return
         failures = ", ".join(f"{count} {kind}" for kind, count in self.recorder.failures.most_common(2))
+        why = failures or self.recorder.unscored
         raise RunStopped(
             f"the uncompiled program scored {'0 on' if scores else 'nothing on'} every validation example"
-            f"{f' ({failures})' if failures else ''}; check the models and their max_tokens first; paid "
+            f"{f' ({why})' if why else ''}; check the models and their max_tokens first; paid "
             "answers are kept"
         )
 

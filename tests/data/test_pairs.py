@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from refed_dspy.data.pairs import Annotation, Pair, load_pairs, majority, sample_pairs, texts_id
+from refed_dspy.data.pairs import Annotation, Pair, load_pairs, majority, merged, sample_pairs, texts_id
 from refed_dspy.errors import ConfigError, InputError, ReferencesError
 from tests.support import ROOT
 
@@ -168,6 +168,29 @@ def test_a_verdict_counts_more_than_the_grades_and_one_settled_by_hand_more_than
 )  # fmt: skip
 def test_the_majority_of_those_who_could_tell(said: tuple[float | None, ...], expected: float | None) -> None:
     assert majority(Annotation(verdict=each) for each in said) == expected
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "expected"), [((1, 1, -1), 1), ((1, -1), 0), ((0, 1, -1), 0), ((-1, -1), -1), ((0, 0, 1), 0)]
+)
+def test_equal_pairs_are_one_with_the_verdict_of_most(
+    verdicts: tuple[float, ...], expected: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    texts: dict[str, Any] = {"instruction": "i", "answer_a": "a", "answer_b": "b"}
+    rows = [
+        Pair(**texts, verdict=each, annotations={f"p{number}": Annotation(verdict=each)}, system_a=f"s{number}")
+        for number, each in enumerate(verdicts)
+    ]
+    other = Pair(**texts, verdict=1, criterion="depth")
+    one, two = merged([rows[0], other, *rows[1:]])
+    assert (one.id, one.verdict, one.system_a, two) == (rows[0].id, expected, "s0", other)
+    assert [said.verdict for said in one.annotations.values()] == list(verdicts)
+    assert f"{len(rows) - 1} of {len(rows) + 1} repeat others" in caplog.text
+
+
+def test_pairs_that_differ_are_left_as_they_are(caplog: pytest.LogCaptureFixture) -> None:
+    pairs = [Pair(instruction="i", answer_a=answer, answer_b="b", verdict=0) for answer in "ac"]
+    assert merged(pairs) == pairs and not caplog.text
 
 
 def test_a_pair_of_which_nobody_could_tell_is_left_out(tmp_path: Path) -> None:

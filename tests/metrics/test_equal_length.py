@@ -110,7 +110,9 @@ def test_answers_that_are_always_shorter_are_not_suspected() -> None:
 
 def test_references_without_a_verdict_and_one_reference_alone() -> None:
     gains, clusters = {"a": 0.2, "b": 0.1}, {"a": "a", "b": "b"}
-    assert equal_length_gain(gains, {}, {}, clusters).mean == pytest.approx(0.15)
+    old = {name: Compared(0.6, [(0.5, 0.0)]) for name in gains}
+    made = equal_length_gain(gains, {name: Compared(0.6, []) for name in gains}, old, clusters)
+    assert made.mean == pytest.approx(0.15) and math.isinf(made.low)
     assert math.isinf(equal_length_gain({"a": 0.2}, {}, {}, clusters).low)
 
 

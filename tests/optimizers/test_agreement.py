@@ -177,6 +177,14 @@ def test_a_pair_that_comes_twice_is_judged_once(tmp_path: Path) -> None:
     assert len(writer.requests) == 4
 
 
+def test_a_pair_that_comes_twice_counts_once(tmp_path: Path) -> None:
+    """A row for each annotator: two of three prefer what the judge prefers."""
+    rows = [pair(1, 1).model_copy(update={"verdict": verdict}) for verdict in (1, -1, 1)]
+    made = measure_agreement([*rows, pair(2, -1)], fake_lm(writer_by(perfect)), tmp_path / "v", progress=False)
+    assert (made.pairs, made.judgements.decided, made.rows[0].pairs) == (2, 2, 2)
+    assert mean_figures(made.rows[0]) == (1, 1)
+
+
 def test_the_same_judge_of_the_same_context_is_asked_by_each_pairs_criterion(tmp_path: Path) -> None:
     pairs = [
         pair(1, 1),

@@ -14,6 +14,7 @@ from refed_dspy import ReferenceLevelFeedback
 from refed_dspy.metrics.gains import is_gain
 from refed_dspy.optimizers.proof import Proof
 from refed_dspy.optimizers.result import Compiled
+from refed_dspy.teachers.progress import CompileProgress
 from tests.support.simulated_compiles import compiled
 
 LONGER = "Write much longer, exhaustive answers."
@@ -97,3 +98,44 @@ def test_a_program_that_writes_longer_and_better_is_proved(tmp_path: Path) -> No
         0.3, abs=0.05
     )
     assert not [line for line in made.lines() if "proved" in line]
+
+
+class Undecided(Wordy):
+    """A judge that cannot tell longer answers from others, in phases with these words."""
+
+    def __init__(self, phase: str) -> None:
+        super().__init__(5.2)
+        self.phase, self.progress = phase, CompileProgress()
+
+    def follow(self, progress: CompileProgress) -> None:
+        self.progress = progress
+
+    def _compared(self, asked: str) -> dict[str, str]:
+        if "Exhaustively" in asked and self.phase in self.progress.phase:
+            return {"reason": "They are long.", "verdict": "cannot tell"}
+        return super()._compared(asked)
+
+
+@pytest.mark.parametrize("weights", [{}, {"wins": 0.9, "grades": 0, "diversity": 0.1}], ids=str)
+def test_a_program_that_the_judge_never_decides_on_is_not_kept(weights: Any, tmp_path: Path) -> None:
+    made = undecided(tmp_path / "c", Undecided(""), metric=weights)
+    assert not made.changed and made.proof is not None and not made.proof.proved
+    assert "not judged: 2 more evaluations; they count neither for nor against a candidate" in made.lines()
+
+
+def test_a_test_set_that_the_judge_does_not_decide_on_is_named(tmp_path: Path) -> None:
+    made = undecided(tmp_path / "c", Undecided("test set"))
+    assert made.changed and made.proof is None and "no proof: the test set was not scored" in made.lines()
+    assert any("stopped: none of the test set could be scored for both programs;" in line for line in made.lines())
+
+
+def undecided(folder: Path, world: Undecided, **settings: Any) -> Compiled:
+    return compiled(
+        folder,
+        ReferenceLevelFeedback({"subject": "what it is about"}),
+        PREFERENCE.references(9),
+        **{
+            "teacher": model(world), "judge": model(world, 0.0), "optimizer": f"{__name__}.Writes", "test": 5,
+            "on_progress": world.follow, **settings,
+        },
+    )  # fmt: skip

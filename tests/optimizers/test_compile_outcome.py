@@ -172,6 +172,15 @@ def test_a_program_that_makes_nothing_says_why(tmp_path: Path) -> None:
     )
 
 
+def test_a_judge_that_grades_nothing_is_told_of_before_anything_is_tuned(tmp_path: Path) -> None:
+    world = Watched()
+    world.answer = lambda text, fields: (
+        json.dumps({"reason": "hm", "grade": "cannot tell"}) if "grade" in fields else None
+    )
+    with pytest.raises(RunStopped, match=r"scored nothing on every .* \(.*: no grades decided: 1 abstention, 0 fail"):
+        compiled(tmp_path / "c", refed(), REFERENCES, world, metric=ONE_CRITERION)
+
+
 def test_a_program_that_makes_everything_and_wins_nothing_can_be_tuned(tmp_path: Path) -> None:
     def strict(example: Any, prediction: Any) -> bool:
         return WISHES[PREFERENCE.answers[0]] in prediction.response

@@ -213,6 +213,14 @@ def test_pairs_become_examples_that_do_not_show_people_s_verdict(tmp_path: Path)
     assert ids(as_examples(PairwiseJudge(), [listed])) == [example_id(example)]
 
 
+def test_equal_pairs_are_one_example() -> None:
+    """Scores are kept by example, so what is there twice can never be scored as often as it is counted."""
+    rows = [Pair(instruction="i", answer_a="a", answer_b="b", verdict=verdict) for verdict in (1, 1, -1)]
+    (example,) = as_examples(PairwiseJudge(), rows)
+    assert example.people == 1
+    assert as_examples(PairwiseJudge(), [example, example.copy()]) == [example]
+
+
 def test_examples_of_another_program_are_kept_as_they_are_once() -> None:
     first, second = (dspy.Example(question=f"q{n}", answer="a").with_inputs("question") for n in range(2))
     assert as_examples(dspy.ChainOfThought("question -> answer"), [first, second, first.copy()]) == [first, second]

@@ -109,14 +109,27 @@ def test_a_metric_of_its_own_hears_that_it_is_bootstrapping() -> None:
     assert traces == [["a trace"]]
 
 
-@pytest.mark.parametrize("result", [None, "good", "0.5", math.nan, [1], dspy.Prediction(score="0.5")])
-def test_a_metric_that_returns_no_number_ends_it_and_is_named_with_its_item(result: Any) -> None:
+@pytest.mark.parametrize(
+    "result", [None, "good", "0.5", math.nan, math.inf, [1], dspy.Prediction(score="0.5"), -0.01, -3, 1.01, 73]
+)
+def test_a_metric_that_returns_no_number_from_0_to_1_ends_it_and_is_named_with_its_item(result: Any) -> None:
+    """A failed prediction scores 0: below that, a program that only fails would be proved better."""
     gateway = FakeGateway()
     with pytest.raises(RunStopped) as told:
         recorder(gateway, CustomMetric(lambda example, pred: result))(EXAMPLES[0], dspy.Prediction(answer="x"))
     assert len(gateway.stop_errors) == 1 and not gateway.evaluations and "\n" not in str(told.value)
-    for part in ("metric tests.optimizers.test_metrics.", "on {'question': ", "it returned ", "must return a finite"):
+    for part in (
+        "metric tests.optimizers.test_metrics.",
+        "on {'question': ",
+        "it returned ",
+        "return a number from 0 to 1, a",
+    ):
         assert part in str(told.value)
+
+
+@pytest.mark.parametrize(("result", "score"), [(1 + 1.2e-7, 1.0), (-1e-15, 0.0), (1, 1.0), (False, 0.0)])
+def test_a_rounding_error_is_no_score_of_another_kind(result: Any, score: float) -> None:
+    assert CustomMetric(lambda example, pred: result).score(EXAMPLES[0], dspy.Prediction(answer="x")).score == score
 
 
 def test_an_error_of_a_model_that_a_metric_asks_stays_itself() -> None:

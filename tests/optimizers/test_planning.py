@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import random
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from dspy.lm15 import Request, Response
 from typer.testing import CliRunner
 
+from benchmarks.preference import World
 from refed_dspy.cli.main import app
 from refed_dspy.errors import ConfigError, RunDirError
-from refed_dspy.ledger.candidates import candidate_seen, evaluation_scored
+from refed_dspy.ledger.candidates import candidate_seen, evaluation_scored, load_candidates
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.metrics.gains import clusters_for
 from refed_dspy.optimizers.planning import plan_compile
+from refed_dspy.programs import PairwiseJudge
 from refed_dspy.records import Compared
+from tests.support.scripted_engine import response
+from tests.support.simulated_compiles import PREFERENCE, compiled, pair
 
 BETWEEN, WITHIN, SAMPLES, WEIGHT = 0.05, 0.2, 4, 0.5
 
@@ -22,8 +31,12 @@ BETWEEN, WITHIN, SAMPLES, WEIGHT = 0.05, 0.2, 4, 0.5
 def pilot(folder: Path, references: int, candidates: int = 1, seed: int = 0) -> Path:
     """A compile whose candidates gain 0.1, by samples whose wins vary."""
     rng = np.random.default_rng(seed)
+    clusters = {
+        "validation": {f"e{number}": f"c{number}" for number in range(references)},
+        "test": {f"t{number}": f"of t{number}" for number in range(12)},
+    }
     with Ledger.create(folder) as ledger:
-        ledger.begin([], work="compile", about={"sets": {"train": ["", 8], "validation": ["", 8], "test": ["", 12]}})
+        ledger.begin([], work="compile", about={"examples": "references", "clusters": clusters})
         ledger.commit(candidate_seen("first", 0, {}))
         for number in range(references):
             ledger.commit(evaluation_scored("first", f"e{number}", "validation", 0.5, {}, 0))
@@ -69,8 +82,67 @@ def test_the_command(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("references", [0, 4])
 def test_a_pilot_that_says_nothing_is_refused(tmp_path: Path, references: int) -> None:
-    with pytest.raises(RunDirError, match="no program but the first was scored on 5 examples or more"):
+    with pytest.raises(RunDirError, match="no program but the first was scored on 5 references or more"):
         plan_compile(pilot(tmp_path, references))
+
+
+class Fair:
+    """An optimizer in DSPy's shape with one thing to say."""
+
+    def __init__(self, metric: Any) -> None:
+        self.metric = metric
+
+    def compile(self, student: Any, *, trainset: list[Any], valset: list[Any]) -> Any:
+        program = student.deepcopy()
+        predictor = program.predictors()[0]
+        predictor.signature = predictor.signature.with_instructions(f"{predictor.signature.instructions}\nBe fair.")
+        return program
+
+
+class Guesses(World):
+    """A judge that guesses, and less often when it is told to be fair."""
+
+    def __init__(self) -> None:
+        super().__init__(PREFERENCE)
+
+    def complete(self, request: Request) -> Response:
+        prompt = f"{request.system} {request.messages}"
+        rng, right = random.Random(prompt), "B>A" if "<answer_a>\\nplain" in prompt else "A>B"
+        guesses = rng.random() < (0.5 if "Be fair." in prompt else 1)
+        return response(
+            json.dumps({"reason": "so", "verdict": rng.choice(["A>B", "B>A", "A=B"]) if guesses else right})
+        )
+
+
+def test_a_judge_s_examples_are_counted_by_instruction_as_in_its_proof(tmp_path: Path) -> None:
+    """Each instruction is judged by three criteria: three examples that are no independent witnesses."""
+    pairs = [pair(number, criterion) for number in range(12) for criterion in ("rigor", "depth", "tone")]
+    sets = {"train": 2, "validation": 4, "test": 6, "optimizer": f"{__name__}.Fair"}
+    made = compiled(tmp_path / "c", PairwiseJudge(), pairs, Guesses(), **sets)
+    plan = plan_compile(tmp_path / "c")
+    assert (plan.references, plan.held_out, plan.unit) == (10, 6, "instructions")
+    by_instruction = [
+        [score - before[example] for example, score in scores.items() if instruction == of[example]]
+        for before, scores, of in _both(tmp_path / "c")
+        for instruction in {*of.values()}
+    ]
+    assert plan.spread == pytest.approx(np.std([np.mean(each) for each in by_instruction], ddof=1))
+    assert "10 instructions vary by" in plan.lines()[0] and plan.lines()[-1].startswith("if instructions are indep")
+    assert made.proof is not None and "6 held-out instructions" in made.proof.lines()[3]
+
+
+def _both(folder: Path) -> list[tuple[Mapping[str, float], Mapping[str, float], Mapping[str, str]]]:
+    """Of each set: the first program's scores, the second's, and which instruction an example is of."""
+    with Ledger.read(folder) as ledger:
+        (first, second), about = load_candidates(ledger), ledger.meta("about")
+    return [(first.scores[name], second.scores[name], of) for name, of in about["clusters"].items()]
+
+
+def test_a_compile_that_did_not_note_which_examples_belong_together_is_refused(tmp_path: Path) -> None:
+    with Ledger.create(pilot(tmp_path / "c", 12)) as ledger:
+        ledger.set_meta(about={"examples": "instructions"})
+    with pytest.raises(RunDirError, match="an earlier version did not note which examples share an instruction; run"):
+        plan_compile(tmp_path / "c")
 
 
 def test_what_is_no_compile_or_no_gain(tmp_path: Path) -> None:

@@ -217,13 +217,20 @@ def test_what_cannot_be_judged_counts_as_the_uncompiled_program_does() -> None:
     """An optimizer wants a number. This one speaks neither for nor against, and makes no demonstration."""
     gateway = FakeGateway()
     record = recorder(gateway, ByWorth(q9=NotScored("the judge\nabstained")))
-    record.neutral = 0.25
+    record.uncompiled = {example_id(EXAMPLES[0]): 0.4, "another": 0.1}
     score = record(EXAMPLES[9], dspy.Prediction(answer="x"))
     assert score.score == float(score) == 0.25 and bool(score) is False
     assert score.feedback == "It could not be judged: the judge abstained"
     with running():
         assert evaluate(program(), record, [EXAMPLES[5], EXAMPLES[9]]).score == pytest.approx(37.5)
     assert record.evaluations == 1 and [row[3] for row in gateway.evaluations] == [0.5]
+
+
+def test_what_cannot_be_judged_is_no_better_than_the_uncompiled_program_on_any_example() -> None:
+    """GEPA keeps whoever is best on one: a mean would be the best score on what the uncompiled program is bad at."""
+    record = recorder(FakeGateway(), ByWorth(q9=NotScored("the judge abstained")))
+    record.uncompiled = {example_id(EXAMPLES[9]): 0.1, "another": 0.7}
+    assert record(EXAMPLES[9], dspy.Prediction(answer="x")).score == 0.1
 
 
 def test_what_cannot_be_judged_is_written_down_for_its_candidate() -> None:

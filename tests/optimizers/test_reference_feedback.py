@@ -57,7 +57,8 @@ def test_a_stage_of_the_whole_reference_hears_of_the_two_worst_answers() -> None
 
 
 def test_it_says_why_the_judge_could_not_tell() -> None:
-    feedback = Bench().feedback([sample(1, "?")], "response_improvement", call({"instruction": "task1 g=3"}))
+    samples = [sample(1, "?"), sample(2, "3")]
+    feedback = Bench().feedback(samples, "response_improvement", call({"instruction": "task1 g=3"}))
     assert "could not be judged (the judge could not tell)" in feedback and "? of 5" in feedback
 
 
@@ -108,8 +109,9 @@ def test_odd_text_from_a_model_passes_through(stage: str) -> None:
 
 
 def test_a_judge_that_copies_the_prompt_has_failed() -> None:
-    bench = Bench(reason="<answer_a> is better", per_feature=1)
-    assert component(bench.score([sample(1, "5", "5")]), "judge_failed") == pytest.approx(1 / 5)
+    bench = Bench(reason="<answer_a> is better", per_feature=2)
+    same_as_base = sample(2).model_copy(update={"improved_response": BASE})
+    assert component(bench.score([sample(1, "5", "5"), same_as_base]), "judge_failed") == pytest.approx(1 / 10)
 
 
 @pytest.mark.parametrize("stage", ["instruction_feedback", "instruction_synthesis", "response_improvement"])
