@@ -87,14 +87,18 @@ class TrainingSpec:
             notes = [*notes, few]
         return notes
 
+    def seen(self) -> list[str]:
+        """Digests of the training pairs' instructions, and of those that the prompts were tuned on before."""
+        train = {digest(pair.instruction) for pair in self.held_out.train(self.pairs)}
+        return sorted({*train, *self.began_as.tuned_on})
+
     def facts(self) -> dict[str, Any]:
         """What the trained judge's file says of how it was made, in JSON types; no key and no address."""
-        train = self.held_out.train(self.pairs)
         scorer = self.settings.scorer
         return {
             "models": {"teacher": {"model": self.teacher.model}},
-            "seen": sorted({digest(pair.instruction) for pair in train}),
-            "pairs": len(train),
+            "seen": self.seen(),
+            "pairs": len(self.held_out.train(self.pairs)),
             "held_out": {"criteria": list(self.held_out.criteria), "systems": list(self.held_out.systems)},
             "optimizer": self.settings.optimizer,
             "seed": self.settings.seed,

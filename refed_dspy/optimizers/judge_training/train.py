@@ -112,6 +112,7 @@ def _train(
         if not said.judgements.decided:
             raise RunStopped(said.judgements.none_decided("pairs"))
         trained = learn(lesson, prompts.judge)
+        trained.tuned_on = spec.seen()
         judged = judged_by(lesson, trained)
         report = report_of(lesson, trained, judged)
         if scorer is not None and spec.settings.scorer is not None:

@@ -86,6 +86,15 @@ def test_pairs_that_the_prompts_were_tuned_on_are_left_out(people: list[Pair], j
     assert "left out: 4 pairs that the judge's prompts were tuned on" in spec.notes()
 
 
+def test_a_trained_judge_remembers_what_its_prompts_were_tuned_on_too(people: list[Pair], judge: BiasedJudge) -> None:
+    """So that no later training holds any of it out."""
+    program = PairwiseJudge()
+    program.tuned_on = [digest(pair.instruction) for pair in people[:60:4]]
+    spec = prepare(people, judge.teacher(BIASED), program, JudgeTrainingConfig())
+    train = {digest(pair.instruction) for pair in spec.held_out.train(spec.pairs)}
+    assert train and spec.facts()["seen"] == sorted({*program.tuned_on, *train})
+
+
 def test_grades_come_nearer_to_peoples(made: JudgeTraining) -> None:
     assert made.report is not None
     everything = made.report.grades[-1]
@@ -117,6 +126,7 @@ def test_the_trained_judge_is_one_file_that_says_what_it_is(
     assert set(state["corrections"]) == {"pairs", "grades"} and "127.0.0.1" not in made.path.read_text()
     loaded = open_judge(made.path)
     assert isinstance(loaded, TrainedJudge) and loaded.rubric is not None
+    assert made.judge is not None and made.judge.tuned_on == loaded.tuned_on == manifest["seen"] != []
     teacher, paid = judge.teacher(BIASED), judge.requests
     measured = measure_agreement(people, teacher, tmp_path / "out", program=made.path, progress=False)
     assert judge.requests == paid + 320  # the questions are those of the judge without a correction
