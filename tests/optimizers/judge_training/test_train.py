@@ -83,7 +83,7 @@ def test_pairs_that_the_prompts_were_tuned_on_are_left_out(people: list[Pair], j
     program.tuned_on = [digest(people[0].instruction)]
     spec = prepare(people, judge.teacher(BIASED), program, JudgeTrainingConfig())
     assert spec.left_out == 4 and people[0].instruction not in {pair.instruction for pair in spec.pairs}
-    assert "left out: 4 pairs that the judge's prompts were tuned on" in spec.notes()
+    assert "left out: 4 pairs that the judge's prompts were tuned on" in spec.notes(spec.pairs)
 
 
 def test_a_trained_judge_remembers_what_its_prompts_were_tuned_on_too(people: list[Pair], judge: BiasedJudge) -> None:
@@ -172,11 +172,40 @@ def test_at_a_cap_nothing_is_trained_and_the_same_call_goes_on(
     assert done.judge is not None and judge.requests - before == done.calls == 320
 
 
+@pytest.mark.parametrize(
+    ("graded", "note"),
+    [
+        (4, "grades: too few to learn from: 8 graded answers, of 40 that it takes"),
+        (20, "grades: too few to learn from: 19 graded answers to train on, of 20 that it takes"),
+    ],
+)
+def test_few_grades_are_told_and_not_asked_for(people: list[Pair], judge: BiasedJudge, graded: int, note: str) -> None:
+    pairs = [*people[:graded], *without_grades(people[graded:])]
+    spec = prepare(pairs, judge.teacher(BIASED), None, JudgeTrainingConfig())
+    assert spec.answers(pairs) == [] and note in spec.notes(pairs)
+    assert not any("grades" in line for line in spec.notes(without_grades(pairs)))
+    assert not any(
+        "grades" in line for line in prepare(people, judge.teacher(BIASED), None, spec.settings).notes(people)
+    )
+
+
 @pytest.mark.slow
-def test_few_grades_are_told_and_not_learned_from(people: list[Pair], judge: BiasedJudge, tmp_path: Path) -> None:
-    made = trained([*people[:5], *without_grades(people[5:])], judge, tmp_path)
-    assert made.judge is not None and made.judge.rubric is None
-    assert any(line.startswith("grades: 10 graded answers are too few") for line in made.lines())
+def test_few_grades_cost_nothing(people: list[Pair], judge: BiasedJudge, tmp_path: Path) -> None:
+    made = trained([*people[:20], *without_grades(people[20:])], judge, tmp_path)
+    assert made.judge is not None and made.judge.rubric is None and made.calls == 320
+    assert any(line.startswith("grades: too few to learn from: 19 ") for line in made.lines())
+
+
+@pytest.mark.slow
+def test_grades_that_the_judge_does_not_give_are_told_of(people: list[Pair], tmp_path: Path) -> None:
+    writer = Writer()
+    says = {"grade": {"reason": "hm", "grade": "cannot tell"}, "verdict": {"reason": "hm", "verdict": "A=B"}}
+    writer.on_request = lambda request: json.dumps(says["grade" if "grade" in writer.fields(request) else "verdict"])
+    made = train_judge(people[:60], fake_lm(writer), out=tmp_path, progress=False)
+    (note,) = [line for line in made.lines() if line.startswith("grades: ")]
+    assert note.startswith(
+        "grades: too few to learn from: 0 graded answers to train on, of 20 that it takes; the judge"
+    )
 
 
 @pytest.mark.slow
