@@ -4,6 +4,7 @@ that nobody filled in."""
 from __future__ import annotations
 
 import html
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
@@ -28,8 +29,9 @@ def counted(count: float, singular: str, plural: str = "") -> str:
 
 
 def format_number(value: float | None, digits: int = 2) -> str:
-    """`value` for people: with thousands separators and `digits` decimals, none from 10,000 on. None is NO_VALUE."""
-    if value is None:
+    """`value` for people: with thousands separators and `digits` decimals, none from 10,000 on. None and NaN are
+    NO_VALUE."""
+    if value is None or math.isnan(value):
         return NO_VALUE
     return f"{value:,.0f}" if digits == 0 or abs(value) >= 10_000 else f"{value:z,.{digits}f}"
 

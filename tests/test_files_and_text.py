@@ -134,6 +134,7 @@ def test_what_is_read_is_not_written_over(tmp_path: Path) -> None:
     ("value", "digits", "text"),
     [
         (None, 2, NO_VALUE),
+        (math.nan, 2, NO_VALUE),
         (0.0, 2, "0.00"),
         (-0.001, 2, "0.00"),
         (1.005, 1, "1.0"),

@@ -23,9 +23,9 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -50,8 +50,22 @@ class Interval:
     n: int
     clusters: int
 
+    @classmethod
+    def of_stored(cls, stored: Mapping[str, Any]) -> Self:
+        """The one that was stored as JSON, where an infinite end is None."""
+        low, high = stored["low"], stored["high"]
+        ends = {"low": -math.inf if low is None else low, "high": math.inf if high is None else high}
+        return cls(**{**stored, **ends})
+
+    @property
+    def ends(self) -> str:
+        """Both ends for people."""
+        if math.isinf(self.low) and math.isinf(self.high):
+            return "no interval"
+        return f"{self.low:z.2f} to {self.high:z.2f}"
+
     def __str__(self) -> str:
-        return f"{self.mean:z.2f} ({self.low:z.2f} to {self.high:z.2f})"
+        return f"{self.mean:z.2f} ({self.ends})"
 
 
 @dataclass(frozen=True)

@@ -150,12 +150,14 @@ def split_examples(
 
     With fewer clusters than `sizes` ask for, each set gets its share, and at least one. Examples by a criterion of
     `held_out` are in the test set alone, of which up to half are clusters with no other criterion. No cluster is in two
-    sets, so the tuned program has seen none of the test set's texts.
+    sets, and none of `seen` (which the program was tuned on before) is in the test set, so the tuned program has seen
+    none of the test set's texts.
 
     Raises:
-        ConfigError: fewer than three clusters; a criterion that no example has.
+        ConfigError: fewer than three clusters; a criterion that no example has, or only examples of `seen`; too few
+            clusters that are not in `seen`.
     """
-    held_out_criteria = _held_out_criteria(examples, held_out)
+    held_out_criteria = _held_out_criteria(examples, held_out, seen)
     groups: dict[str, list[dspy.Example]] = {}
     for example in examples:
         groups.setdefault(cluster_of(example), []).append(example)
@@ -163,7 +165,7 @@ def split_examples(
     names = sorted(
         name for name, group in groups.items() if not {_criterion(example) for example in group} <= held_out_criteria
     )
-    only_held_out = sorted(set(groups) - set(names))
+    only_held_out = sorted(set(groups) - set(names) - set(seen))
     _check_enough(len(examples), len(names), held_out_criteria)
     rng.shuffle(names)
     rng.shuffle(only_held_out)
@@ -186,13 +188,20 @@ def split_examples(
     return Split(train, validation, (*sets[2], *extra_examples))
 
 
-def _held_out_criteria(examples: Sequence[dspy.Example], names: Collection[str]) -> set[str]:
-    """The held-out criteria, named as in the judge's prompt. Raises ConfigError for one that no example has."""
+def _held_out_criteria(examples: Sequence[dspy.Example], names: Collection[str], seen: Collection[str]) -> set[str]:
+    """The held-out criteria, named as in the judge's prompt. Raises ConfigError for one that no example has, or only
+    examples of clusters in `seen`, of which none may be in the test set."""
     held_out = {name.replace("_", " ") for name in names}
     criteria = {_criterion(example) for example in examples}
     if unknown := sorted(held_out - criteria):
         listed = ", ".join(sorted(criteria))
         raise ConfigError(f"held_out_criteria: no example is judged by {unknown[0]!r}; use one of {listed}")
+    unseen = {_criterion(example) for example in examples if cluster_of(example) not in seen}
+    if lacking := sorted(held_out - unseen):
+        raise ConfigError(
+            f"held_out_criteria: the program was already tuned on every instruction judged by {lacking[0]!r}; add "
+            "others or do not hold it out"
+        )
     return held_out
 
 

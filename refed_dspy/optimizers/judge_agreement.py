@@ -38,7 +38,8 @@ from refed_dspy.text import Shown, html_lines
 @dataclass(frozen=True, repr=False)
 class Measurement(Shown):
     """How a judge agrees with people: a row for each criterion, and what it cost. `stopped`: the cap that ended it;
-    `people`: how the annotators agree with each other and each with the judge, None where no two judged a pair."""
+    `people`: how the annotators agree with each other and each with the judge, None where no two judged a pair; `seen`:
+    how many of the pairs are of instructions that the judge was tuned on."""
 
     rows: Sequence[Agreement]
     judgements: Judgements
@@ -48,6 +49,7 @@ class Measurement(Shown):
     calls: int
     stopped: str
     people: People | None = None
+    seen: int = 0
 
     def _describe(self) -> str:
         return f"{self.judgements.decided} of {self.pairs} pairs judged, {dollars(self.cost * PICO)}"
@@ -61,6 +63,9 @@ class Measurement(Shown):
         counts = f"{judged.decided} of {self.pairs} pairs judged, {judged}"
         people = self.people.lines() if self.people else []
         lines = [*agreement_lines(self.rows), *people, f"{counts}, {dollars(self.cost * PICO)}, {self.calls} calls"]
+        if self.seen:
+            tuned_on = f"{self.seen} of {self.pairs} pairs are of instructions that the judge was tuned on"
+            lines.insert(0, f"{tuned_on}: the figures flatter it; measure it on others")
         if warning := judged.warning():
             lines.insert(0, warning)
         return [*lines, f"stopped: {why_stopped(self.stopped, '; raise it to continue')}"] if self.stopped else lines
@@ -130,7 +135,9 @@ def measure_agreement(
         raise RunStopped(why)
     rows = agreement(judged_pairs, [verdicts[pair.id] for pair in judged_pairs], seed)
     people = people_of(judged_pairs, verdicts, seed=seed) if shared(judged_pairs) else None
-    return Measurement(rows, judgements, len(chosen), spending.cost, spending.calls, stopped, people)
+    tuned_on = set(getattr(opened, "tuned_on", ()))
+    seen = len({pair.id for pair in chosen if digest(pair.instruction) in tuned_on})
+    return Measurement(rows, judgements, len(chosen), spending.cost, spending.calls, stopped, people, seen)
 
 
 def _opened(

@@ -11,7 +11,7 @@ _MARKDOWN = {
     "bold": re.compile(r"\*\*[^*\n]+\*\*|__[^_\n]+__"),
 }
 PERPLEXITY = "log_perplexity"
-"""The figure that takes a model to compute."""
+"""The figure that takes a model to compute; NaN where it is not known."""
 
 
 def of_pair(
@@ -44,7 +44,7 @@ def of_pair(
         "longer": math.tanh(longer),
         **marked,
         "markdown": float(_sign(math.fsum(marked.values()))),
-        PERPLEXITY: 0.0 if nats_a is None or nats_b is None else nats_a - nats_b,
+        PERPLEXITY: math.nan if nats_a is None or nats_b is None else nats_a - nats_b,
     }
 
 
@@ -54,7 +54,7 @@ def of_grading(grade: int, text: str, context: str, nats: float | None = None) -
         "grade": float(grade),
         **of_text(text),
         "likeness": likeness(text, context),
-        PERPLEXITY: nats or 0.0,
+        PERPLEXITY: math.nan if nats is None else nats,
     }
 
 

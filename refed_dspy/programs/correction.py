@@ -49,7 +49,8 @@ class Correction(Record):
         return self
 
     def shares(self, figures: Mapping[str, float]) -> tuple[float, ...]:
-        """The probability of each level, the worst first; together 1. `figures` must have every term's."""
+        """The probability of each level, the worst first; together 1. `figures` must have every term's; one that is NaN
+        adds nothing."""
         score = math.fsum(
             term.coefficient * standardised(figures[name], term.mean, term.scale) for name, term in self.terms.items()
         )
@@ -60,7 +61,9 @@ class Correction(Record):
 
 
 def standardised(value: float, mean: float, scale: float) -> float:
-    """`value` in standard deviations from its mean, cut off at FARTHEST."""
+    """`value` in standard deviations from its mean, cut off at FARTHEST; 0 for NaN: it is not known."""
+    if math.isnan(value):
+        return 0.0
     return max(-FARTHEST, min(FARTHEST, (value - mean) / scale))
 
 

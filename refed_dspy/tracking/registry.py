@@ -87,11 +87,11 @@ def _registered(store: Store, run_id: str, name: str, outcome: Mapping[str, Any]
 
 
 def _gain(proof: Mapping[str, Any]) -> str:
-    """The gain in a proof's facts, with its 95% interval: against the champion where there was one."""
+    """The gain in a proof's facts, with its 98.5% interval: against the champion where there was one."""
     if (gain := proof.get("over_champion")) is not None:
-        return f"{Interval(**gain)} against the champion"
+        return f"{Interval.of_stored(gain)} against the champion"
     if (gain := proof.get("gain")) is not None:
-        return f"{Interval(**gain)} against the uncompiled program"
+        return f"{Interval.of_stored(gain)} against the uncompiled program"
     return "none measured: the compile ended before its proof"
 
 

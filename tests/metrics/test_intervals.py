@@ -97,7 +97,9 @@ def test_the_interval_turns_with_the_signs() -> None:
 def test_one_cluster_says_nothing_of_the_others() -> None:
     interval = mean_interval([0.25, 0.75, 0.5], ["a"] * 3)
     assert interval == Interval(0.5, -math.inf, math.inf, 3, 1)
-    assert str(interval) == "0.50 (-inf to inf)"
+    assert str(interval) == "0.50 (no interval)"
+    stored = {"mean": 0.5, "low": None, "high": None, "n": 3, "clusters": 1}
+    assert Interval.of_stored(stored) == interval
 
 
 @pytest.mark.parametrize("n", [2, 3, 4])

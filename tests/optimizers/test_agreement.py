@@ -29,6 +29,7 @@ from refed_dspy.optimizers.agreement import (
 from refed_dspy.optimizers.judge_agreement import judge_pairs, measure_agreement
 from refed_dspy.programs.judges import OVERALL, RESPONSE_CRITERIA, Criterion, PairwiseJudge, Verdict
 from refed_dspy.programs.lm_errors import AnswerCut, NotReached
+from refed_dspy.records import digest
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.caps import CapSettings
 from refed_dspy.teachers.failures import CallPolicy
@@ -159,6 +160,16 @@ def test_a_judge_that_decides_nothing_is_one_line(tmp_path: Path) -> None:
     with Ledger.read(tmp_path) as ledger:
         facts = state_of(ledger)
     assert (facts["state"], facts["reason"]) == ("ended short", str(stopped.value))
+
+
+def test_pairs_that_the_judge_was_tuned_on_are_told_of(tmp_path: Path) -> None:
+    pairs, judge, program = [pair(number, 1) for number in range(5)], fake_lm(writer_by(perfect)), PairwiseJudge()
+    program.tuned_on = [digest(each.instruction) for each in pairs[:2]]
+    measured = measure_agreement(pairs, judge, tmp_path, program=program, progress=False)
+    told = "2 of 5 pairs are of instructions that the judge was tuned on: the figures flatter it; measure it on others"
+    assert measured.seen == 2 and measured.lines()[0] == told
+    others = measure_agreement(pairs[2:], judge, tmp_path / "others", program=program, progress=False)
+    assert others.seen == 0 and not any("tuned on" in line for line in others.lines())
 
 
 def number_of(request: Request) -> int:

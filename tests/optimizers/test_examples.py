@@ -164,6 +164,23 @@ def test_instructions_of_held_out_criteria_are_not_seen_by_another_criterion() -
     assert not set(made.seen()) & {cluster_of(example) for example in made.test}
 
 
+def test_nothing_that_was_seen_before_is_in_the_test_set_of_a_held_out_criterion() -> None:
+    examples = pairs(20, criterion="rigor") + [pair_example(pair(n, "tone")) for n in range(100, 120)]
+    seen = split_examples(examples, SIZES, seed=0).seen()
+    again = split_examples(examples, (4, 4, 10), seed=0, held_out=["tone"], seen=seen)
+    assert Counter(e.criterion for e in again.test) == {"tone": 5, "rigor": 5}
+    assert not {cluster_of(e) for e in again.test} & set(seen)
+
+
+def test_a_held_out_criterion_that_was_seen_whole_is_told_of() -> None:
+    tone = [pair_example(pair(n, "tone")) for n in range(100, 103)]
+    seen = {cluster_of(example) for example in tone}
+    with pytest.raises(
+        ConfigError, match=r"^held_out_criteria: .* already tuned on every instruction judged by 'tone'"
+    ):
+        split_examples([*pairs(9, criterion="rigor"), *tone], (3, 3, 3), seed=0, held_out=["tone"], seen=seen)
+
+
 def test_a_held_out_criterion_that_is_none_is_told_of() -> None:
     with pytest.raises(ConfigError, match="stlye"):
         split_examples(pairs(9, criterion="style"), SIZES, seed=0, held_out=["stlye"])

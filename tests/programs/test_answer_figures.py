@@ -48,6 +48,6 @@ def test_likeness_is_of_words_in_order() -> None:
 
 
 def test_an_unknown_perplexity_is_no_figure() -> None:
-    assert of_pair((0, 0), "a", "b", 3.0)["log_perplexity"] == 0
-    assert of_grading(4, "a", "b")["log_perplexity"] == 0 and of_grading(4, "a", "b", 2.0)["log_perplexity"] == 2
-    assert of_grading(4, "a", "b")["grade"] == 4
+    assert math.isnan(of_pair((0, 0), "a", "b", 3.0)["log_perplexity"])
+    assert math.isnan(of_grading(4, "a", "b")["log_perplexity"]) and of_grading(4, "a", "b")["grade"] == 4
+    assert [of_grading(4, "a", "b", nats)["log_perplexity"] for nats in (2.0, 0.0)] == [2, 0]

@@ -53,6 +53,15 @@ def test_what_is_far_out_counts_no_more_than_the_farthest() -> None:
     assert correction({"preference": 1e300}).shares({"preference": -1e300}) == pytest.approx((1.0, 0.0, 0.0))
 
 
+def test_a_figure_that_is_not_known_adds_nothing() -> None:
+    term = Term(mean=2.5, scale=0.5, coefficient=-0.8)
+    by = Correction(terms={"log_perplexity": term}, thresholds=(-3, -1, 0, 2))
+    unknown, usual, likely = (by.shares(answer_figures.of_grading(3, "a text", "", n)) for n in (None, 2.5, 1.5))
+    assert unknown == usual != likely
+    pair = correction({"log_perplexity": -0.8}).shares(answer_figures.of_pair((0, 0), "a", "b", 3.0))
+    assert pair[0] == pair[2]
+
+
 def test_five_levels_rise_with_the_score() -> None:
     by = correction({"grade": 1.0}, (-2, -1, 1, 2))
     means = [sum(k * p for k, p in enumerate(by.shares({"grade": grade}), 1)) for grade in (-2.0, 0.0, 2.0)]

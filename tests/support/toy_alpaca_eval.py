@@ -47,7 +47,8 @@ def main(arguments: list[str]) -> None:
     results.mkdir()
     (results / "annotations.json").write_text(json.dumps(rows), "utf-8")
     with (results / "leaderboard.csv").open("w", encoding="utf-8") as file:
-        csv.writer(file).writerows([["", "win_rate", "standard_error", "n_total"], ["m", rate, 1.5, len(known)]])
+        error = 1.5 if len(known) > 1 else ""  # as pandas writes what is not a number
+        csv.writer(file).writerows([["", "win_rate", "standard_error", "n_total"], ["m", rate, error, len(known)]])
 
 
 def preference(client: Any, settings: Any, mine: Any, theirs: Any) -> float | None:

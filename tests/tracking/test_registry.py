@@ -174,6 +174,20 @@ def test_a_champion_of_another_class_is_not_compared_with(tracked: Mlflow, caplo
 
 
 @pytest.mark.slow
+def test_a_proof_on_one_reference_has_no_interval_and_is_tracked_all_the_same(
+    tracked: Mlflow, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = compiled_in_the_world("c", **BETTER, test=1, track=True)
+    assert made.proof is not None and made.proof.gain.raw.clusters == 1
+    gain = tracked.version("1").tags["refed.gain"]
+    assert gain == f"{made.proof.gain.raw.mean:.2f} (no interval) against the uncompiled program"
+    assert gain.removesuffix(" against the uncompiled program") in Path("c/proof.txt").read_text()
+    (run,) = tracked.runs("compile")
+    assert run.info.status == "FINISHED" and not {"gain_low", "gain_high"} & set(run.data.metrics)
+    assert "tracking failed" not in caplog.text
+
+
+@pytest.mark.slow
 def test_an_estimate_is_no_version(tracked: Mlflow) -> None:
     compiled_in_the_world("c", estimate=True)
     assert not tracked.client.search_registered_models()

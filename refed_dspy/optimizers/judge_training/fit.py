@@ -66,12 +66,14 @@ class _Rows:
 
     @classmethod
     def of(cls, examples: Sequence[Example]) -> Self:
-        """A figure that is the same in all examples is left out."""
-        table = np.array([list(example.figures.values()) for example in examples], dtype=np.float64)
-        varied = np.ptp(table, axis=0) > 0
+        """A figure that is the same in all examples is left out. One that is NaN in some is standardised by the others,
+        and 0 there, as in `standardised`."""
+        table = np.ma.masked_invalid([list(example.figures.values()) for example in examples])
+        varied = np.ma.filled(np.ma.ptp(table, axis=0), 0.0) > 0
         names = tuple(name for name, varies in zip(examples[0].figures, varied, strict=True) if varies)
-        means, scales = table.mean(axis=0)[varied], table.std(axis=0)[varied]
-        figures = np.clip((table[:, varied] - means) / scales, *_range())
+        known = table[:, varied]
+        means, scales = np.ma.getdata(known.mean(axis=0)), np.ma.getdata(known.std(axis=0))
+        figures = np.ma.filled(np.clip((known - means) / scales, *_range()), 0.0)
         extended = list(_extended(figures, np.array([example.shares for example in examples])))
         values, above, weights = (np.concatenate(parts) for parts in zip(*extended, strict=True))
         clusters = np.tile([example.instruction for example in examples], len(extended))

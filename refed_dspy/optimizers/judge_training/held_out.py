@@ -11,12 +11,13 @@ from refed_dspy.data.pairs import Pair
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.metrics.gains import MIN_CLUSTERS
 from refed_dspy.optimizers.agreement import criterion_of
+from refed_dspy.optimizers.judge_training.people import GradedAnswer
 from refed_dspy.text import counted
 
 PAIRS, CRITERIA, SYSTEMS = "new pairs", "unseen criteria", "unseen systems"
 SETS = (PAIRS, CRITERIA, SYSTEMS)
 """The names of the held-out sets."""
-FEWEST_PAIRS, FEWEST_TRAIN = 40, 20
+FEWEST_PAIRS, FEWEST_GRADED, FEWEST_TRAIN = 40, 40, 20
 FEWEST_CRITERIA, FEWEST_SYSTEMS = 3, 4
 """With fewer of them, whole ones are held out only if they are named."""
 FEWEST_INSTRUCTIONS = 2 * MIN_CLUSTERS
@@ -48,9 +49,16 @@ class HeldOut:
     def of_pair(self, pair: Pair) -> tuple[str, ...]:
         return self.sets_of(pair.instruction, criterion_of(pair).name, (pair.system_a, pair.system_b))
 
+    def of_answer(self, answer: GradedAnswer) -> tuple[str, ...]:
+        return self.sets_of(answer.instruction, answer.criterion.name, [answer.system])
+
     def train(self, pairs: Sequence[Pair]) -> list[Pair]:
         """Those of `pairs` that are for training."""
         return [pair for pair in pairs if not self.of_pair(pair)]
+
+    def train_answers(self, answers: Sequence[GradedAnswer]) -> list[GradedAnswer]:
+        """Those of `answers` that are for training."""
+        return [answer for answer in answers if not self.of_answer(answer)]
 
     def lines(self) -> list[str]:
         """What is held out, for people."""
@@ -86,6 +94,16 @@ def hold_out(pairs: Sequence[Pair], settings: JudgeTrainingConfig) -> HeldOut:
             "pairs"
         )
     return held_out
+
+
+def lacking(answers: Sequence[GradedAnswer]) -> str:
+    """Why nothing can be learned from the grades of `answers`, which are for training; empty where something can."""
+    if len(answers) < FEWEST_TRAIN:
+        graded = counted(len(answers), "graded answer")
+        return f"too few to learn from: {graded} to train on, of {FEWEST_TRAIN} that it takes"
+    if len({grade for answer in answers for grade in answer.grades}) == 1:
+        return "nothing to learn from: people gave all answers to train on the same grade"
+    return ""
 
 
 def _check_enough(pairs: Sequence[Pair]) -> None:

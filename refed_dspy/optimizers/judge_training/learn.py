@@ -9,7 +9,7 @@ from refed_dspy.data.pairs import Pair
 from refed_dspy.errors import RunStopped
 from refed_dspy.optimizers.judge_training.asked import Said
 from refed_dspy.optimizers.judge_training.fit import Example, fit_grades, fit_pairs
-from refed_dspy.optimizers.judge_training.held_out import FEWEST_TRAIN, HeldOut
+from refed_dspy.optimizers.judge_training.held_out import FEWEST_TRAIN, HeldOut, lacking
 from refed_dspy.optimizers.judge_training.people import GradedAnswer, shares_of
 from refed_dspy.optimizers.judge_training.report import Judged, TrainingReport, report_on
 from refed_dspy.programs import PairwiseJudge, Verdict, answer_figures
@@ -39,19 +39,16 @@ class Lesson:
         a, b = (self.nats.get((pair.instruction, text)) for text in (pair.answer_a, pair.answer_b))
         return answer_figures.of_pair(verdict.in_orders, pair.answer_a, pair.answer_b, a, b)
 
-    def figures_of_answer(self, answer: GradedAnswer, grade: int) -> dict[str, float]:
-        return answer_figures.of_grading(
-            grade, answer.text, answer.context, self.nats.get((answer.context, answer.text))
-        )
+    def figures_of_answer(self, answer: GradedAnswer, graded: Graded) -> dict[str, float]:
+        """The judge must have graded it."""
+        assert graded.grade is not None
+        nats = self.nats.get((answer.context, answer.text))
+        return answer_figures.of_grading(graded.grade, answer.text, answer.context, nats)
 
-    def grade_of(self, answer: GradedAnswer) -> Graded | None:
-        """The judge's grade; None where it gave none."""
-        graded = self.said.grades.get(answer.id)
-        return graded if graded is not None and graded.grade is not None else None
-
-    def sets_of(self, answer: GradedAnswer) -> tuple[str, ...]:
-        """The held-out sets of a graded answer."""
-        return self.held_out.sets_of(answer.instruction, answer.criterion.name, [answer.system])
+    def grades(self) -> dict[GradedAnswer, Graded]:
+        """The answers that the judge graded, with what it said of them."""
+        said = {answer: self.said.grades.get(answer.id) for answer in self.answers}
+        return {answer: graded for answer, graded in said.items() if graded is not None and graded.grade is not None}
 
 
 def learn(lesson: Lesson, prompts: PairwiseJudge) -> TrainedJudge:
@@ -84,14 +81,22 @@ def _pairs_correction(lesson: Lesson) -> Correction:
 
 
 def _grades_correction(lesson: Lesson) -> Correction | None:
-    """None where people's grades are too few, or all the same."""
-    examples = [
-        Example(lesson.figures_of_answer(answer, graded.grade), answer.shares, answer.instruction)
-        for answer in lesson.answers
-        if not lesson.sets_of(answer) and (graded := lesson.grade_of(answer)) is not None and graded.grade is not None
-    ]
-    levels = {level for example in examples for level, share in enumerate(example.shares) if share}
-    return fit_grades(examples) if len(examples) >= FEWEST_TRAIN and len(levels) > 1 else None
+    """None where nothing can be learned from people's grades."""
+    grades = lesson.grades()
+    train = lesson.held_out.train_answers([*grades])
+    if lacking(train):
+        return None
+    return fit_grades(
+        [Example(lesson.figures_of_answer(each, grades[each]), each.shares, each.instruction) for each in train]
+    )
+
+
+def grades_notes(lesson: Lesson) -> list[str]:
+    """Why nothing is learned from the answers that the judge was asked to grade; nothing where something is."""
+    asked, graded = (lesson.held_out.train_answers(some) for some in (lesson.answers, [*lesson.grades()]))
+    if not asked or not (why := lacking(graded)):
+        return []
+    return [f"grades: {why}; the judge graded {len(graded)} of {len(asked)}"]
 
 
 def judged_by(lesson: Lesson, trained: TrainedJudge) -> list[Judged]:
@@ -123,7 +128,7 @@ def _graded(lesson: Lesson, rubric: object) -> list[tuple[GradedAnswer, Graded, 
     if not isinstance(rubric, TrainedRubric):
         return []
     return [
-        (answer, graded, rubric.rescored(graded, lesson.figures_of_answer(answer, graded.grade)))
-        for answer in lesson.answers
-        if lesson.sets_of(answer) and (graded := lesson.grade_of(answer)) is not None and graded.grade is not None
+        (answer, graded, rubric.rescored(graded, lesson.figures_of_answer(answer, graded)))
+        for answer, graded in lesson.grades().items()
+        if lesson.held_out.of_answer(answer)
     ]

@@ -54,9 +54,9 @@ class JudgeTraining(Shown):
         """The trained judge's file, which `judge_program` takes."""
         return self.folder / JUDGE
 
-    def with_judge(self, judge: TrainedJudge, report: TrainingReport) -> JudgeTraining:
-        """The same once there is a judge."""
-        return replace(self, judge=judge, report=report)
+    def with_judge(self, judge: TrainedJudge, report: TrainingReport, notes: Sequence[str]) -> JudgeTraining:
+        """The same once there is a judge. `notes`: what is to be told of it besides."""
+        return replace(self, judge=judge, report=report, notes=[*self.notes, *notes])
 
     def _describe(self) -> str:
         worth = "nothing trained yet" if self.report is None else "proved" if self.report.proved else "not proved"

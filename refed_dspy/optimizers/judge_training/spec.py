@@ -10,7 +10,7 @@ from typing import Any
 from refed_dspy.config.judge_training import JudgeTrainingConfig
 from refed_dspy.data.pairs import Pair, load_pairs
 from refed_dspy.errors import ConfigError
-from refed_dspy.optimizers.judge_training.held_out import FEWEST_TRAIN, HeldOut, hold_out
+from refed_dspy.optimizers.judge_training.held_out import FEWEST_GRADED, FEWEST_TRAIN, HeldOut, hold_out, lacking
 from refed_dspy.optimizers.judge_training.people import GradedAnswer, annotators, graded_answers
 from refed_dspy.programs import PairwiseJudge
 from refed_dspy.programs.load import open_judge, refuse_bound_models
@@ -43,9 +43,18 @@ class TrainingSpec:
         return caps_of(self.settings)
 
     def answers(self, pairs: Sequence[Pair]) -> list[GradedAnswer]:
-        """The graded answers of `pairs`; none where there are too few to learn from, or none are wanted."""
-        graded = graded_answers(pairs) if self.settings.grades else []
-        return graded if len(graded) >= 2 * FEWEST_TRAIN else []
+        """The graded answers of `pairs`; none where too little can be learned from them, or none are wanted."""
+        graded = self._graded(pairs)
+        return [] if self._lacking(graded) else graded
+
+    def _graded(self, pairs: Sequence[Pair]) -> list[GradedAnswer]:
+        return graded_answers(pairs) if self.settings.grades else []
+
+    def _lacking(self, graded: Sequence[GradedAnswer]) -> str:
+        """Why nothing can be learned from these grades; empty where something can."""
+        if len(graded) < FEWEST_GRADED:
+            return f"too few to learn from: {counted(len(graded), 'graded answer')}, of {FEWEST_GRADED} that it takes"
+        return lacking(self.held_out.train_answers(graded))
 
     def identity(self) -> dict[str, Any]:
         """What may not change between starts. What is held out may, where no prompts were compiled on the rest."""
@@ -75,26 +84,28 @@ class TrainingSpec:
             way_out="choose another folder with out=…",
         )
 
-    def notes(self) -> list[str]:
-        """What is to be told of the data, for people."""
+    def notes(self, pairs: Sequence[Pair]) -> list[str]:
+        """What is to be told of the data, for people. `pairs`: those that a correction is fitted to and measured on."""
         people = annotators(self.pairs)
         notes = {1: ["one annotator: how far people agree with each other is not known"]}.get(people, [])
         if self.left_out:
             notes = [*notes, f"left out: {counted(self.left_out, 'pair')} that the judge's prompts were tuned on"]
-        graded = graded_answers(self.pairs)
-        if self.settings.grades and graded and not self.answers(self.pairs):
-            few = f"grades: {counted(len(graded), 'graded answer')} are too few to learn from ({2 * FEWEST_TRAIN})"
-            notes = [*notes, few]
+        if (graded := self._graded(pairs)) and (why := self._lacking(graded)):
+            notes = [*notes, f"grades: {why}"]
         return notes
+
+    def seen(self) -> list[str]:
+        """Digests of the training pairs' instructions, and of those that the prompts were tuned on before."""
+        train = {digest(pair.instruction) for pair in self.held_out.train(self.pairs)}
+        return sorted({*train, *self.began_as.tuned_on})
 
     def facts(self) -> dict[str, Any]:
         """What the trained judge's file says of how it was made, in JSON types; no key and no address."""
-        train = self.held_out.train(self.pairs)
         scorer = self.settings.scorer
         return {
             "models": {"teacher": {"model": self.teacher.model}},
-            "seen": sorted({digest(pair.instruction) for pair in train}),
-            "pairs": len(train),
+            "seen": self.seen(),
+            "pairs": len(self.held_out.train(self.pairs)),
             "held_out": {"criteria": list(self.held_out.criteria), "systems": list(self.held_out.systems)},
             "optimizer": self.settings.optimizer,
             "seed": self.settings.seed,

@@ -22,7 +22,7 @@ from refed_dspy.ledger.states import note_failure
 from refed_dspy.metrics.figures import open_scorer, scoring
 from refed_dspy.metrics.perplexity import Scorer, log_perplexities
 from refed_dspy.optimizers.judge_training.asked import Asked, Said, ask
-from refed_dspy.optimizers.judge_training.learn import Lesson, Nats, judged_by, learn, report_of
+from refed_dspy.optimizers.judge_training.learn import Lesson, Nats, grades_notes, judged_by, learn, report_of
 from refed_dspy.optimizers.judge_training.prompts import Prompts, compiled_prompts
 from refed_dspy.optimizers.judge_training.result import OUTPUTS, JudgeTraining, write_training
 from refed_dspy.optimizers.judge_training.spec import TrainingSpec, prepare
@@ -112,6 +112,7 @@ def _train(
         if not said.judgements.decided:
             raise RunStopped(said.judgements.none_decided("pairs"))
         trained = learn(lesson, prompts.judge)
+        trained.tuned_on = spec.seen()
         judged = judged_by(lesson, trained)
         report = report_of(lesson, trained, judged)
         if scorer is not None and spec.settings.scorer is not None:
@@ -119,7 +120,7 @@ def _train(
     except RunStopped as error:
         note_failure(folder, str(error))
         raise
-    made = _made(spec, prompts, folder, said).with_judge(trained, report)
+    made = _made(spec, prompts, folder, said).with_judge(trained, report, grades_notes(lesson))
     write_training(made, judged, spec.facts())
     return made
 
@@ -139,15 +140,16 @@ def _made(spec: TrainingSpec, prompts: Prompts, folder: Path, said: Said, stoppe
         with Ledger.read(folder) as ledger:
             used = spent(ledger)
         cost, calls = cost + used.cost, calls + used.calls
+    pairs = prompts.unseen(spec.pairs)
     return JudgeTraining(
         folder=folder,
         judge=None,
         report=None,
         held_out=spec.held_out,
         judgements=said.judgements,
-        train=len(spec.held_out.train(prompts.unseen(spec.pairs))),
-        pairs=len({pair.id for pair in prompts.unseen(spec.pairs)}),
-        notes=[*spec.notes(), *prompts.notes()],
+        train=len(spec.held_out.train(pairs)),
+        pairs=len({pair.id for pair in pairs}),
+        notes=[*spec.notes(pairs), *prompts.notes()],
         cost=cost,
         calls=calls,
         stopped=stopped,

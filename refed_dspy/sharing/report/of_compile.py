@@ -10,6 +10,7 @@ from typing import Any
 from refed_dspy.ledger.candidates import Candidate, load_candidates
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.summary import usage_by_model, work_status
+from refed_dspy.metrics import intervals
 from refed_dspy.metrics.gains import gain_or_loss
 from refed_dspy.programs.prompt_diff import changed_predictors
 from refed_dspy.records import dollars
@@ -176,7 +177,7 @@ def _interval(stored: Mapping[str, Any]) -> Interval | None:
 
 
 def _ends(stored: Mapping[str, Any]) -> str:
-    return "no interval" if stored["low"] is None else f"{stored['low']:z.2f} to {stored['high']:z.2f}"
+    return intervals.Interval.of_stored(stored).ends
 
 
 def _percent(share: float | None) -> str:

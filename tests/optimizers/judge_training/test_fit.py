@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -108,6 +109,22 @@ def test_grades_that_nobody_gave_leave_thresholds_in_order() -> None:
     assert list(fitted.thresholds) == sorted(fitted.thresholds)
     shares = fitted.shares({name: term.mean for name, term in fitted.terms.items()})
     assert shares[2] + shares[4] > 0.9
+
+
+def test_figures_that_are_not_known_in_some_examples_are_learned_from_the_others() -> None:
+    thresholds, rng = (-2.0, -1.0, 0.5, 2.0), random.Random(3)
+    examples = []
+    for each in planted(3_000, thresholds):
+        figures = {name: value + 7 for name, value in each.figures.items()}
+        if rng.random() < 0.3:
+            figures["noise"] = math.nan
+        examples.append(replace(each, figures={**figures, "unknown": math.nan}))
+    fitted = fit_grades(examples)
+    assert (fitted.terms["noise"].mean, fitted.terms["noise"].scale) == pytest.approx((7, 1), abs=0.1)
+    assert slopes(fitted)["good"] == pytest.approx(1.5, abs=0.15) and abs(slopes(fitted)["noise"]) < 0.1
+    assert "unknown" not in fitted.terms
+    of_pairs = fit_pairs([replace(each, shares=each.shares[:3]) for each in examples])
+    assert "noise" in of_pairs.terms and "unknown" not in of_pairs.terms
 
 
 def test_a_fit_is_the_same_each_time() -> None:

@@ -10,13 +10,13 @@ import pytest
 from refed_dspy.data.pairs import Pair
 from refed_dspy.errors import RunStopped
 from refed_dspy.optimizers.judge_training.asked import Said
-from refed_dspy.optimizers.judge_training.held_out import HeldOut
-from refed_dspy.optimizers.judge_training.learn import Lesson, judged_by, learn, report_of
+from refed_dspy.optimizers.judge_training.held_out import HeldOut, lacking
+from refed_dspy.optimizers.judge_training.learn import Lesson, grades_notes, judged_by, learn, report_of
 from refed_dspy.optimizers.judge_training.people import graded_answers
 from refed_dspy.programs import PairwiseJudge
 from refed_dspy.programs.judges import SAME, Graded, Verdict
 from refed_dspy.programs.trained_judge import GRADES, PAIRS
-from tests.support.judged_pairs import judged_pairs
+from tests.support.judged_pairs import judged_pairs, without_grades
 
 PEOPLE = judged_pairs(30, 4)
 HELD = HeldOut(frozenset(), ("tone",), ())
@@ -81,6 +81,24 @@ def test_before_is_what_the_judge_said_that_it_began_as() -> None:
     report = report_of(some, trained, judged_by(some, trained))
     assert report.sets[-1].before.accuracy is not None and report.sets[-1].before.accuracy.mean == 0.5
     assert report.proved and report.grades
+
+
+def test_grades_that_are_not_learned_from_are_told_of() -> None:
+    said = said_of(PEOPLE)
+    assert grades_notes(lesson(PEOPLE, said)) == []
+    train = HELD.train_answers(graded_answers(PEOPLE))
+    few = replace(said, grades={answer.id: said.grades[answer.id] for answer in train[:19]})
+    made = learn(lesson(PEOPLE, few), PairwiseJudge())
+    assert set(made.corrections.by_name) == {PAIRS} and made.rubric is None
+    told = "grades: too few to learn from: 19 graded answers to train on, of 20 that it takes"
+    assert grades_notes(lesson(PEOPLE, few)) == [f"{told}; the judge graded 19 of {len(train)}"]
+    assert grades_notes(lesson(without_grades(PEOPLE), said)) == []
+
+
+def test_grades_that_are_all_the_same_teach_nothing() -> None:
+    alike = [answer for answer in graded_answers([turned(pair) for pair in PEOPLE]) if set(answer.grades) == {1}]
+    assert len(alike) > 20 and lacking(alike).startswith("nothing to learn from: people gave all answers")
+    assert lacking(alike[:19]).startswith("too few") and lacking(graded_answers(PEOPLE)) == ""
 
 
 def test_a_judge_that_decided_too_little_is_told() -> None:

@@ -83,7 +83,16 @@ def test_pairs_that_the_prompts_were_tuned_on_are_left_out(people: list[Pair], j
     program.tuned_on = [digest(people[0].instruction)]
     spec = prepare(people, judge.teacher(BIASED), program, JudgeTrainingConfig())
     assert spec.left_out == 4 and people[0].instruction not in {pair.instruction for pair in spec.pairs}
-    assert "left out: 4 pairs that the judge's prompts were tuned on" in spec.notes()
+    assert "left out: 4 pairs that the judge's prompts were tuned on" in spec.notes(spec.pairs)
+
+
+def test_a_trained_judge_remembers_what_its_prompts_were_tuned_on_too(people: list[Pair], judge: BiasedJudge) -> None:
+    """So that no later training holds any of it out."""
+    program = PairwiseJudge()
+    program.tuned_on = [digest(pair.instruction) for pair in people[:60:4]]
+    spec = prepare(people, judge.teacher(BIASED), program, JudgeTrainingConfig())
+    train = {digest(pair.instruction) for pair in spec.held_out.train(spec.pairs)}
+    assert train and spec.facts()["seen"] == sorted({*program.tuned_on, *train})
 
 
 def test_grades_come_nearer_to_peoples(made: JudgeTraining) -> None:
@@ -117,6 +126,7 @@ def test_the_trained_judge_is_one_file_that_says_what_it_is(
     assert set(state["corrections"]) == {"pairs", "grades"} and "127.0.0.1" not in made.path.read_text()
     loaded = open_judge(made.path)
     assert isinstance(loaded, TrainedJudge) and loaded.rubric is not None
+    assert made.judge is not None and made.judge.tuned_on == loaded.tuned_on == manifest["seen"] != []
     teacher, paid = judge.teacher(BIASED), judge.requests
     measured = measure_agreement(people, teacher, tmp_path / "out", program=made.path, progress=False)
     assert judge.requests == paid + 320  # the questions are those of the judge without a correction
@@ -162,11 +172,40 @@ def test_at_a_cap_nothing_is_trained_and_the_same_call_goes_on(
     assert done.judge is not None and judge.requests - before == done.calls == 320
 
 
+@pytest.mark.parametrize(
+    ("graded", "note"),
+    [
+        (4, "grades: too few to learn from: 8 graded answers, of 40 that it takes"),
+        (20, "grades: too few to learn from: 19 graded answers to train on, of 20 that it takes"),
+    ],
+)
+def test_few_grades_are_told_and_not_asked_for(people: list[Pair], judge: BiasedJudge, graded: int, note: str) -> None:
+    pairs = [*people[:graded], *without_grades(people[graded:])]
+    spec = prepare(pairs, judge.teacher(BIASED), None, JudgeTrainingConfig())
+    assert spec.answers(pairs) == [] and note in spec.notes(pairs)
+    assert not any("grades" in line for line in spec.notes(without_grades(pairs)))
+    assert not any(
+        "grades" in line for line in prepare(people, judge.teacher(BIASED), None, spec.settings).notes(people)
+    )
+
+
 @pytest.mark.slow
-def test_few_grades_are_told_and_not_learned_from(people: list[Pair], judge: BiasedJudge, tmp_path: Path) -> None:
-    made = trained([*people[:5], *without_grades(people[5:])], judge, tmp_path)
-    assert made.judge is not None and made.judge.rubric is None
-    assert any(line.startswith("grades: 10 graded answers are too few") for line in made.lines())
+def test_few_grades_cost_nothing(people: list[Pair], judge: BiasedJudge, tmp_path: Path) -> None:
+    made = trained([*people[:20], *without_grades(people[20:])], judge, tmp_path)
+    assert made.judge is not None and made.judge.rubric is None and made.calls == 320
+    assert any(line.startswith("grades: too few to learn from: 19 ") for line in made.lines())
+
+
+@pytest.mark.slow
+def test_grades_that_the_judge_does_not_give_are_told_of(people: list[Pair], tmp_path: Path) -> None:
+    writer = Writer()
+    says = {"grade": {"reason": "hm", "grade": "cannot tell"}, "verdict": {"reason": "hm", "verdict": "A=B"}}
+    writer.on_request = lambda request: json.dumps(says["grade" if "grade" in writer.fields(request) else "verdict"])
+    made = train_judge(people[:60], fake_lm(writer), out=tmp_path, progress=False)
+    (note,) = [line for line in made.lines() if line.startswith("grades: ")]
+    assert note.startswith(
+        "grades: too few to learn from: 0 graded answers to train on, of 20 that it takes; the judge"
+    )
 
 
 @pytest.mark.slow

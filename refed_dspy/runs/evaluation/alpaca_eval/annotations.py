@@ -15,7 +15,7 @@ from refed_dspy.errors import ReferencesError, one_line
 from refed_dspy.files import read_bytes
 from refed_dspy.metrics.intervals import Interval
 from refed_dspy.metrics.win_rates import LengthControlled, Preferences, length_controlled, preferences, win_rate
-from refed_dspy.text import NO_VALUE, table_lines
+from refed_dspy.text import NO_VALUE, format_number, table_lines
 
 
 @dataclass(frozen=True)
@@ -71,12 +71,14 @@ def read_annotations(file: Path) -> list[Annotations]:
 
 
 def official_figures(leaderboard: Path) -> dict[str, float]:
-    """The figures that AlpacaEval's code computed, of the one model in its `leaderboard.csv`. Raises OSError, KeyError
-    or ValueError for another file."""
+    """The figures that AlpacaEval's code computed, of the one model in its `leaderboard.csv`; the standard error of a
+    single preference is NaN. Raises OSError, KeyError or ValueError for another file."""
     with leaderboard.open(encoding="utf-8", newline="") as opened:
         (row,) = csv.DictReader(opened)
     names = ("win_rate", "standard_error", "n_total", "length_controlled_winrate", "lc_standard_error")
-    return {name: float(row[name]) for name in names if name in row or name in names[:3]}
+    cells = {name: row[name] for name in names if name in row or name in names[:3]}
+    # pandas writes NaN as an empty cell
+    return {name: float(cell or ("nan" if name.endswith("error") else "")) for name, cell in cells.items()}
 
 
 def annotation_lines(found: Iterable[Annotations]) -> list[str]:
@@ -90,7 +92,7 @@ def annotation_lines(found: Iterable[Annotations]) -> list[str]:
                 one_line(each.model, 60),
                 str(each.figures.n),
                 f"{each.figures.win_rate:.2f}",
-                f"{each.figures.standard_error:.2f}",
+                format_number(each.figures.standard_error),
                 f"{interval.low:.1f} to {interval.high:.1f}",
                 NO_VALUE if at_equal is None else str(at_equal),
             ]

@@ -14,7 +14,7 @@ from refed_dspy.ledger.states import state_in
 from refed_dspy.metrics.intervals import Interval
 from refed_dspy.metrics.win_rates import LC_NOTE
 from refed_dspy.runs.evaluation.facts import facts_of, overlap_lines
-from refed_dspy.text import NO_VALUE, Shown, counted, table_lines
+from refed_dspy.text import NO_VALUE, Shown, counted, format_number, table_lines
 
 RETIRED = (
     "Published AlpacaEval 2 figures were judged by gpt-4-1106-preview, which is retired: compare only models that the "
@@ -41,6 +41,7 @@ class Judged:
     """Comparisons with a preference."""
     win_rate: float
     standard_error: float
+    """NaN of a single comparison."""
     interval: Interval
     """95%, by a bootstrap over instructions."""
     length_controlled: AtEqualLength
@@ -143,7 +144,7 @@ def _cells(made: Evaluation, judged: Judged) -> list[str]:
         one_line(made.baseline, 40),
         str(judged.n),
         f"{judged.win_rate:.2f}",
-        f"{judged.standard_error:.2f}",
+        format_number(judged.standard_error),
         f"{judged.interval.low:.1f} to {judged.interval.high:.1f}",
         NO_VALUE if equal.interval is None else str(equal.interval),
         "AlpacaEval's fit" if equal.official else "our fit",

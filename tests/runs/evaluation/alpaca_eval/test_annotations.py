@@ -54,6 +54,12 @@ def test_the_codes_own_figures(tmp_path: Path) -> None:
     file = tmp_path / "leaderboard.csv"
     file.write_text(",win_rate,standard_error,mode,n_total\nmine,53.805511675692685,3.5,community,60\n", "utf-8")
     assert official_figures(file) == {"win_rate": 53.805511675692685, "standard_error": 3.5, "n_total": 60}
+    file.write_text(",win_rate,standard_error,n_total\nmine,99.5,,1\n", "utf-8")
+    alone = official_figures(file)
+    assert math.isnan(alone.pop("standard_error")) and alone == {"win_rate": 99.5, "n_total": 1}
+    file.write_text(",win_rate,standard_error,n_total\nmine,,,0\n", "utf-8")
+    with pytest.raises(ValueError, match="could not convert"):
+        official_figures(file)
     file.write_text(",win_rate\nmine,53\n", "utf-8")
     with pytest.raises(KeyError):
         official_figures(file)

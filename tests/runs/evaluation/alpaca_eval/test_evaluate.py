@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,10 @@ import pytest
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.errors import ConfigError, ExportError, ReferencesError, RunDirError, RunStopped
 from refed_dspy.ledger.states import CAPPED, DONE, SHORT
+from refed_dspy.runs.evaluation.alpaca_eval.annotations import annotation_lines, read_annotations
 from refed_dspy.runs.evaluation.alpaca_eval.evaluate import alpaca_eval
 from refed_dspy.runs.evaluation.alpaca_eval.result import LICENCE, RETIRED, Evaluation
+from refed_dspy.text import NO_VALUE
 from tests.runs.evaluation.alpaca_eval.conftest import SIZE, outputs
 
 WRITTEN = {
@@ -49,6 +53,18 @@ def test_the_figures_are_the_codes_own_and_ours_around_them(home: Path, toy: Pat
     facts = json.loads(Path("out/evaluation.json").read_text())
     assert facts["figures"]["win_rate"] == judged.win_rate and facts["figures"]["n"] == SIZE
     assert "length_controlled_own_fit" in facts["figures"] and facts["used"]["cost"] > 0
+
+
+def test_a_single_preference_has_a_win_rate_and_no_standard_error(home: Path, toy: Path) -> None:
+    made = evaluated(toy, outputs=outputs("mine", 1))
+    assert made.judged is not None and made.judged.n == made.size == 1 and made.state == DONE
+    assert math.isnan(made.judged.standard_error)
+    figures = json.loads(Path("out/evaluation.json").read_text(), parse_constant=pytest.fail)["figures"]
+    assert figures["standard_error"] is None and figures["win_rate"] == made.judged.win_rate
+    (annotations,) = read_annotations(Path("out/annotations.json"))
+    for row in (Path("out/evaluation.txt").read_text().splitlines()[1], annotation_lines([annotations])[1]):
+        cells = re.split(r"  +", row)
+        assert cells[cells.index(f"{made.judged.win_rate:.2f}") + 1] == NO_VALUE
 
 
 def test_what_must_be_known_stands_in_the_table(home: Path, toy: Path) -> None:
