@@ -34,6 +34,13 @@ def no_known_keys() -> None:
         known.clear()
 
 
+@pytest.fixture(autouse=True)
+def own_cache(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this machine has downloaded (weights, benchmarks' code) is there for tests that are marked for it alone."""
+    if not {"live", "evaluate", "finetune"} & {mark.name for mark in request.node.iter_markers()}:
+        monkeypatch.setenv("REFED_CACHE", f"{_data.name}/cache")
+
+
 def reset_server(server: SimulatedTeacher) -> None:
     """Reset every setting that a test may have changed, and the counts."""
     server.control(**asdict(Settings(latency=0, sigma=0)))

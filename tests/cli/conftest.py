@@ -13,7 +13,7 @@ from tests.support.scripted_engine import references
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working folder with a file of references."""
     monkeypatch.chdir(tmp_path)
-    for name in [name for name in os.environ if name.startswith("REFED_")]:
+    for name in [name for name in os.environ if name.startswith("REFED_") and name != "REFED_CACHE"]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("REFED_TRACK", "false")
     (tmp_path / "references.jsonl").write_text("".join(json.dumps(r) + "\n" for r in references(12)))
