@@ -60,7 +60,7 @@ class Books:
 
             return cls(
                 frozenset((kind, f"{folder.name} {text}") for kind, text in committed(folder)),
-                count("SELECT count(*) FROM calls WHERE outcome != 'unused'"),
+                count("SELECT count(*) FROM calls"),
                 count("SELECT count(*) FROM answers"),
                 count("SELECT coalesce(sum(cost), 0) FROM calls"),
                 count("SELECT coalesce(sum(cost), 0) FROM calls WHERE prompt_tokens IS NOT NULL"),
