@@ -22,6 +22,11 @@ JUDGING = "judging"
 """Where in a filtering's folder the shards are whose rows a cluster judges, while there are any."""
 
 
+def whole_run(folder: Path) -> Path:
+    """The folder of the run whose shard is in `folder`; where there is no shard, `folder` itself."""
+    return folder.parent.parent if (folder / EPOCH).is_file() and folder.parent.name == SHARDS else folder
+
+
 class Fence:
     """Holds the writer of one folder to the lease that it was opened with."""
 
