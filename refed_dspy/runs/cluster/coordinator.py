@@ -104,9 +104,9 @@ class Coordinator:
         """A lease for `worker`, or the one that it holds. None: nothing now; ask again later, unless `finished`."""
         return self._change(lambda leases: leases.take(worker))
 
-    def finished(self) -> bool:
-        """Whether no lease will be granted any more in this job."""
-        return self._leases.finished()
+    def finished(self, worker: str | None = None) -> bool:
+        """Whether no lease will be granted any more in this job; or none to this `worker`, which was given up."""
+        return self._leases.finished() or (worker is not None and worker not in self._leases.workers)
 
     def report(
         self, worker: str, shard: int, epoch: int, used: Amounts, progress: Mapping[str, Any] | None = None

@@ -99,10 +99,11 @@ class Leases:
     # --- what workers and the driver tell
 
     def take(self, worker: str) -> Lease | None:
-        """A lease for `worker`: the one it has, or a new one; None where there is none now."""
+        """A lease for `worker`: the one it has, or a new one; None where there is none now, or `worker` is not among
+        those who are there."""
         if (held := self.holders().get(worker)) is not None:
             return Lease.of(self.accounts[held], len(self.workers))
-        if self.stopped or (leased := self._next(worker)) is None:
+        if self.stopped or worker not in self.workers or (leased := self._next(worker)) is None:
             return None
         self.accounts[leased.shard] = leased
         return Lease.of(leased, len(self.workers))

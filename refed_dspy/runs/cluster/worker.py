@@ -94,7 +94,7 @@ class Worker:
             if lease is not None:
                 if not await self._work_or_leave(lease):
                     return
-            elif await self.coordinator.ask("finished"):
+            elif await self.coordinator.ask("finished", self.name):
                 return
             else:
                 await asyncio.sleep(EVERY)

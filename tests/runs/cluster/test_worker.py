@@ -170,3 +170,15 @@ async def test_a_call_that_fails_near_the_cap_ends_no_worker(server: SimulatedTe
     assert await worked(tmp_path, Here(made)) == Ended(How.DONE, warned=[])
     assert server.stats()["requests"] == made.totals().calls == 1
     made.close()
+
+
+async def test_one_that_was_given_up_ends_and_gets_no_other_shard(
+    server: SimulatedTeacher, here: Here, tmp_path: Path
+) -> None:
+    shards_of(tmp_path, teacher_config(server, 4))
+    with Ledger.create(shard_folder(tmp_path, 0)):  # somebody else has its shard's files when it wakes
+        working = asyncio.create_task(worked(tmp_path, here))
+        await until(lambda: "take" in here.asked)
+        here.actor.workers(["another"])
+        assert (await asyncio.wait_for(working, 5)).how is How.DONE
+    assert server.stats()["requests"] == 0
