@@ -127,10 +127,10 @@ class Coordinator:
         """
         return self._change(lambda leases: leases.give_back(worker, shard, epoch, used, dry))
 
-    def put_off(self, worker: str, shard: int, epoch: int) -> None:
+    def put_off(self, worker: str, shard: int, epoch: int) -> bool:
         """`worker` leaves the shard for later and takes another: somebody else still has its files, a holder that was
-        believed dead, or every call failed."""
-        self._change(lambda leases: leases.leave(worker, shard, epoch))
+        believed dead, or it was worked on in vain. Returns False where the lease is not its own any more."""
+        return self._change(lambda leases: leases.leave(worker, shard, epoch))
 
     def claim(self, shard: int, digests: Sequence[bytes]) -> list[bytes]:
         """Those of `digests` (as `text_digest` makes them) that belong to another shard; all others belong to `shard`

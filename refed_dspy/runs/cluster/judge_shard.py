@@ -98,7 +98,7 @@ class JudgeShard(ShardWork):
             caps=caps_of(lease),
             policy=CallPolicy(config.seed),
         )
-        super().__init__(ledger, work, asked_items(ledger))
+        super().__init__(ledger, lease, work, asked_items(ledger))
 
     async def carry_out(self, session: Session) -> None:
         async def ask(row: DataRow) -> None:

@@ -128,11 +128,14 @@ class Leases:
             self.accounts[shard] = account.given_back(used, dry)
         return True
 
-    def leave(self, worker: str, shard: int, epoch: int) -> None:
-        """`worker` leaves the shard as it is. It is tried again when nothing else can be had."""
+    def leave(self, worker: str, shard: int, epoch: int) -> bool:
+        """`worker` leaves the shard as it is. It is tried again when nothing else can be had. False, and ignored, where
+        the lease is not its own."""
         account = self.accounts[shard]
-        if (account.worker, account.epoch, account.state) == (worker, epoch, State.HELD):
-            self.accounts[shard], self.put_off = account.lost(), self.put_off | {shard}
+        if (account.worker, account.epoch, account.state) != (worker, epoch, State.HELD):
+            return False
+        self.accounts[shard], self.put_off = account.lost(), self.put_off | {shard}
+        return True
 
     def have_workers(self, names: Collection[str]) -> None:
         """These are there, and no others: a holder that is not among them has died."""

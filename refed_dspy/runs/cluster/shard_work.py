@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -41,8 +42,8 @@ class Done(NamedTuple):
 class ShardWork(ABC):
     """The `work` on one lease of a shard, whose `ledger` is open while this is made, and only then."""
 
-    def __init__(self, ledger: Ledger, work: Work, kept: int) -> None:
-        self.folder, self.work = ledger.path.parent, work
+    def __init__(self, ledger: Ledger, lease: Lease, work: Work, kept: int) -> None:
+        self.folder, self.work = ledger.path.parent, replace(work, epoch=lease.epoch)
         self.before = _used(ledger, kept)
         """What the shard has before it."""
         self.progress: Progress | None = None

@@ -100,13 +100,15 @@ class Worker:
                 await asyncio.sleep(EVERY)
 
     async def _work_or_leave(self, lease: Lease) -> bool:
-        """`_work`. What it raises may be the shard's fault, which the next worker therefore does not take first."""
+        """`_work`. What it raises may be the shard's fault, which the next worker therefore does not take first. It is
+        nobody's where the lease went to another worker, as where this one was frozen."""
         try:
             return await self._work(lease)
         except CoordinatorLost:
             raise
         except RefedError:
-            await self._put_off(lease)
+            if not await self._put_off(lease):
+                return False
             raise
 
     async def _work(self, lease: Lease) -> bool:
@@ -177,8 +179,8 @@ class Worker:
         before, self.kept = self.kept, totals.kept
         return totals.kept == before or (totals.kept == 0 and totals.dry > 0)
 
-    async def _put_off(self, lease: Lease) -> None:
-        await self.coordinator.ask("put_off", self.name, lease.shard, lease.epoch)
+    async def _put_off(self, lease: Lease) -> bool:
+        return bool(await self.coordinator.ask("put_off", self.name, lease.shard, lease.epoch))
 
     async def _report(self, lease: Lease, used: Amounts, progress: Progress | None) -> Reply:
         told: dict[str, Any] = {"warned": self.warned.texts, PID: os.getpid()}
