@@ -22,7 +22,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class LastWord:
-    """What a worker reported last: about which shard, when (seconds since 1970), and what it told besides."""
+    """What a worker reported last in its lease: about which shard, when (seconds since 1970), and what it told
+    besides."""
 
     shard: int
     at: float
@@ -102,7 +103,10 @@ class Coordinator:
 
     def take(self, worker: str) -> Lease | None:
         """A lease for `worker`, or the one that it holds. None: nothing now; ask again later, unless `finished`."""
-        return self._change(lambda leases: leases.take(worker))
+        lease = self._change(lambda leases: leases.take(worker))
+        if lease is not None:
+            self._last_words.pop(worker, None)  # it was about another lease
+        return lease
 
     def finished(self, worker: str | None = None) -> bool:
         """Whether no lease will be granted any more in this job; or none to this `worker`, which was given up."""

@@ -146,7 +146,7 @@ class Crew:
             for name in silent:
                 log.warning(
                     "%s: no word for %.0f s; its shard goes to another as soon as it lets go of the files",
-                    self._at(name, known[name]), silence.SILENT,
+                    self._at(name, known[name]), self.silence.quiet[name],
                 )  # fmt: skip
             self.given_up |= dict.fromkeys(silent, time.monotonic())
             await self._tell_who_is_there([])

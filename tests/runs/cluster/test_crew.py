@@ -15,6 +15,8 @@ import pytest
 
 from refed_dspy.errors import RunStopped
 from refed_dspy.runs.cluster import crew as crews
+from refed_dspy.runs.cluster import silence
+from refed_dspy.runs.cluster.account import NOTHING, Amounts
 from refed_dspy.runs.cluster.coordinator import Coordinator
 from refed_dspy.runs.cluster.crew import Crew
 from refed_dspy.runs.cluster.watching import Watching
@@ -134,3 +136,23 @@ async def test_whoever_ends_while_the_run_is_stopped_the_others_get_their_time(
     assert len(told) == MANY and {line.partition(" on ")[0] for line in told} == {
         f"worker-{n + 1}" for n in range(MANY)
     }
+
+
+async def test_a_worker_may_load_models_before_its_first_word_about_each_shard(
+    crew: Crew, nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(silence, "SILENT", 0.1)
+    running = asyncio.create_task(crew.run())
+    await until(lambda: len(crew.working) == MANY + FEW)
+    coordinator = crew.coordinator.actor
+    for epoch in (1, 2):
+        lease = coordinator.take("worker-1")
+        await asyncio.sleep(0.4)
+        assert not crew.given_up, f"lease {epoch}"
+        coordinator.report("worker-1", lease.shard, lease.epoch, NOTHING)
+        coordinator.give_back("worker-1", lease.shard, lease.epoch, Amounts(lease.size - 1, 9, 9), dry=False)
+    lease = coordinator.take("worker-1")
+    coordinator.report("worker-1", lease.shard, lease.epoch, NOTHING)
+    await until(lambda: list(crew.given_up) == ["worker-1"])
+    running.cancel()
+    await asyncio.wait([running])
