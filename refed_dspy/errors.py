@@ -19,6 +19,7 @@
     ├── TeacherError            the run stops: the key, the model, the account or the endpoint
     └── RunStopped              the run ended before its size was reached; it can be resumed
         ├── EndpointBusy        nothing but refusals for minutes, or no answers at all
+        ├── TooManyFailed       a model failed on its first calls, or on too large a share of a stage's last ones
         ├── WrongCode           a filter of one's own returned no decision
         ├── NothingKept         the filters drop every row, or the judge never decides
         └── CapReached          at max_cost, max_calls or max_minutes; `synthesize` then returns, and says so
@@ -174,6 +175,10 @@ class RunStopped(RefedError):
 class EndpointBusy(RunStopped):
     """The endpoint's rate limit has refused every request for minutes, or it answers nothing. Another teacher of a pool
     may answer."""
+
+
+class TooManyFailed(RunStopped):
+    """A model failed on its first calls, or on too large a share of a stage's last ones."""
 
 
 class WrongCode(RunStopped):

@@ -12,6 +12,7 @@ from refed_dspy.errors import NothingKept, one_line
 from refed_dspy.filters.base import Decision, Filter, JudgeFilter, Step, TextFilter, decide, labels, validated
 from refed_dspy.filters.judge import NO_JUDGE
 from refed_dspy.ledger.decisions import Decided, decided_so_far, decisions_of
+from refed_dspy.ledger.fence import whole_run
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.statements import DecisionRow
 from refed_dspy.records import DataRow
@@ -123,7 +124,7 @@ class Screening:
 
         Raises NothingKept where earlier starts showed that nothing will be kept.
         """
-        self._folder = one_line(ledger.path.parent, 200)
+        self._folder = one_line(whole_run(ledger.path.parent), 200)
         for _, label, filter_ in (*self._of_instruction, *self._instruction_judges, *self._of_sample):
             if isinstance(filter_, JudgeFilter):
                 for decided in decisions_of(ledger, label):

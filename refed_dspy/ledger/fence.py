@@ -22,31 +22,42 @@ JUDGING = "judging"
 """Where in a filtering's folder the shards are whose rows a cluster judges, while there are any."""
 
 
-class Fence:
-    """Holds the writer of one folder to the lease that it was opened with."""
+def whole_run(folder: Path) -> Path:
+    """The folder of the run whose shard is in `folder`; where there is no shard, `folder` itself."""
+    return folder.parent.parent if (folder / EPOCH).is_file() and folder.parent.name == SHARDS else folder
 
-    def __init__(self, path: Path, epoch: str) -> None:
-        self._path, self._epoch = path, epoch
+
+class Fence:
+    """Holds the writer of one folder to lease number `epoch`."""
+
+    def __init__(self, path: Path, epoch: int) -> None:
+        self._path, self.epoch = path, epoch
 
     @classmethod
-    def of(cls, folder: Path) -> Fence | None:
-        """The fence of `folder`; None where it is no shard. Raises RunDirError where it cannot be read."""
+    def of(cls, folder: Path, epoch: int | None = None) -> Fence | None:
+        """The fence of `folder`, for lease number `epoch`, or else for the last one; None where it is no shard.
+
+        Raises RunDirError where it cannot be read, RunStopped where `epoch` is not the last lease.
+        """
         path = folder / EPOCH
         try:
-            return cls(path, path.read_text(encoding="utf-8"))
+            last = cls(path, _read(path))
         except FileNotFoundError:
             return None
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise RunDirError(f"{path}: cannot be read: {one_line(error)}") from None
+        if epoch not in {None, last.epoch}:
+            raise _taken_over(folder)
+        return last
 
     def check(self) -> None:
         """Raises RunStopped where a later lease has taken the folder over."""
         try:
-            current = self._path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            current = _read(self._path)
+        except (OSError, ValueError) as error:
             raise RunStopped(f"{self._path}: cannot be read: {one_line(error)}") from None
-        if current != self._epoch:
-            raise RunStopped(f"{self._path.parent}: another worker has taken this shard over")
+        if current != self.epoch:
+            raise _taken_over(self._path.parent)
 
     @staticmethod
     def set_up(db: sqlite3.Connection) -> None:
@@ -56,6 +67,17 @@ class Fence:
 
 
 def take_over(folder: Path, epoch: int) -> None:
-    """From now on only lease number `epoch` writes the ledger in `folder`."""
+    """From now on only lease number `epoch` writes the ledger in `folder`. Raises as `Fence.of`, RunStopped where a
+    later lease does."""
+    if (last := Fence.of(folder)) is not None and last.epoch > epoch:
+        raise _taken_over(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / EPOCH, [str(epoch)])
+
+
+def _read(path: Path) -> int:
+    return int(path.read_text(encoding="utf-8"))
+
+
+def _taken_over(folder: Path) -> RunStopped:
+    return RunStopped(f"{folder}: another worker has taken this shard over")

@@ -51,11 +51,13 @@ class Ledger:
         self.path, self.db, self._lock, self._fence = path, db, lock, fence
 
     @classmethod
-    def create(cls, run_dir: Path) -> Self:
-        """Open `run_dir`'s ledger for writing. Creates the folder and the file where they do not exist.
+    def create(cls, run_dir: Path, epoch: int | None = None) -> Self:
+        """Open `run_dir`'s ledger for writing. Creates the folder and the file where they do not exist. `epoch`: the
+        number of the lease of a shard that is to be written.
 
         Raises:
             RunDirError: the folder cannot be written, another process writes it, or the file is damaged.
+            RunStopped: a later lease of the shard writes it.
         """
         try:
             run_dir.mkdir(parents=True, exist_ok=True)
@@ -65,7 +67,7 @@ class Ledger:
         try:
             with connected(run_dir / FILE, "rwc") as db:
                 db.execute("PRAGMA synchronous=NORMAL")
-                if (fence := Fence.of(run_dir)) is not None:
+                if (fence := Fence.of(run_dir, epoch)) is not None:
                     fence.set_up(db)
                 db.execute("PRAGMA journal_mode=WAL")
                 if not is_made(run_dir / FILE, db):  # whole or not at all: a reader may look meanwhile

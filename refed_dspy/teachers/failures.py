@@ -15,9 +15,9 @@ from refed_dspy.errors import (
     RefedError,
     RefusedAnswer,
     RowError,
-    RunStopped,
     TeacherError,
     TooLong,
+    TooManyFailed,
     UnfitRequest,
 )
 
@@ -69,7 +69,7 @@ class Failures:
 
     def failed(self, stage: str, error: RowError) -> None:
         """A call of `stage` failed. Where too many did, raises TeacherError if the endpoint refused all so far, else
-        RunStopped."""
+        TooManyFailed."""
         self._last, self._failed = error, self._failed + 1
         recent = self._recent[stage]
         if isinstance(error, self._uncounted) and (stage in self._answered or self._ever_answered([stage])):
@@ -89,7 +89,7 @@ class Failures:
         return 0 if self._answered or self._ever_answered(self._recent) else self._failed
 
     def check_useful(self) -> None:
-        """Raises TeacherError or RunStopped where every call failed, and no start had an answer in their stages."""
+        """Raises TeacherError or TooManyFailed where every call failed, and no start had an answer in their stages."""
         if self.unanswered:
             calls = f"all {self._failed} calls" if self._failed > 1 else "the only call"
             raise self._error(f"{self.role}: {calls} failed", "")
@@ -103,4 +103,4 @@ class Failures:
         assert self._last is not None
         text = f"{what}, the last one {self._last.kind}: {self._last.reason} — check the {self.role}{remedy}"
         refused = isinstance(self._last, UnfitRequest | NoConnection) and not self.paid
-        return TeacherError(text) if refused else RunStopped(text)
+        return TeacherError(text) if refused else TooManyFailed(text)

@@ -8,9 +8,10 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakValueDictionary
 
 from refed_dspy.config import sampling
-from refed_dspy.config.scorer import Template
+from refed_dspy.config.scorer import ScorerConfig, Template
 from refed_dspy.config.teacher import TeacherConfig, WithJudge
 from refed_dspy.errors import ConfigError, ModelError
 from refed_dspy.metrics.perplexity import Scorer, log_perplexities
@@ -20,6 +21,9 @@ from refed_dspy.programs.trained_judge import LogPerplexity, TrainedJudge
 from refed_dspy.teachers.teacher import Teacher, open_teacher
 
 log = logging.getLogger("refed_dspy.teachers")
+_in_use = WeakValueDictionary[ScorerConfig, Scorer]()
+"""The scorers of the judges in use: a worker of a cluster opens the same judge for each lease, and weights take a
+while."""
 
 
 def open_judge_program(settings: WithJudge) -> PairwiseJudge | None:
@@ -36,10 +40,17 @@ def open_judge_program(settings: WithJudge) -> PairwiseJudge | None:
     if scorer is not None and not needed:
         raise ConfigError("judge_scorer: no judge_program was trained with perplexities; remove it")
     if scorer is not None and isinstance(judge, TrainedJudge):
-        from refed_dspy.metrics.figures import open_scorer  # NumPy and more come with it
-
-        judge.corrections.log_perplexity = log_perplexity_by(open_scorer(scorer), scorer.template)
+        judge.corrections.log_perplexity = log_perplexity_by(_opened(scorer), scorer.template)
     return judge
+
+
+def _opened(config: ScorerConfig) -> Scorer:
+    """The scorer that is in use already, or a new one. Raises ConfigError."""
+    from refed_dspy.metrics.figures import open_scorer  # NumPy and more come with it
+
+    if (scorer := _in_use.get(config)) is None:
+        scorer = _in_use[config] = open_scorer(config)
+    return scorer
 
 
 def log_perplexity_by(scorer: Scorer, template: Template) -> LogPerplexity:

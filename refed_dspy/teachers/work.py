@@ -60,6 +60,8 @@ class Work:
     way_out: str = "choose another folder"
     most_changes: int | None = None
     """How many changes a refusal names; None: all."""
+    epoch: int | None = None
+    """The number of the lease of a shard under which it is done; None: without one."""
 
     @property
     def stored_identity(self) -> dict[str, Any]:
@@ -148,13 +150,14 @@ def begin(folder: Path, work: Work) -> Iterator[Start]:
     Raises:
         RunDirError: the folder holds other work, is in use, or cannot be written; or there is no run to reuse.
         ConfigError: a cap that cannot be kept, or calls that wait in the batch of another model.
+        RunStopped: a later lease of the shard writes it.
         KeyboardInterrupt, CancelledError: where the block raises one: what is kept, and how to go on.
     """
     if not (folder / FILE).is_file():  # a mistake leaves no folder behind
         budget_caps(work.models, work.caps)
     with ExitStack() as stack:
         reused_from = None if work.reuse is None else stack.enter_context(Ledger.read(work.reuse))
-        ledger = stack.enter_context(Ledger.create(folder))
+        ledger = stack.enter_context(Ledger.create(folder, work.epoch))
         work.refuse_another(ledger)  # first: the caps and costs of other work mean nothing here
         caps = lasting_caps(ledger, work.caps)
         caps_left = check_caps(ledger, work.models, caps)

@@ -28,6 +28,19 @@ def test_who_holds_an_earlier_lease_writes_nothing_more(tmp_path: Path) -> None:
         assert ledger.meta("size") == 5
 
 
+def test_a_lease_is_opened_only_while_it_is_the_last_one(tmp_path: Path) -> None:
+    take_over(tmp_path, 3)
+    with Ledger.create(tmp_path, 3) as ledger:
+        ledger.set_meta(size=3)
+    take_over(tmp_path, 4)
+    with pytest.raises(RunStopped, match="another worker has taken this shard over"):
+        Ledger.create(tmp_path, 3)
+    with pytest.raises(RunStopped, match="another worker has taken this shard over"):
+        take_over(tmp_path, 3)
+    with Ledger.create(tmp_path, 4) as ledger:
+        assert ledger.meta("size") == 3
+
+
 def test_a_shard_is_for_one_process_and_on_the_disk_before_it_counts(tmp_path: Path) -> None:
     take_over(tmp_path, 1)
     with Ledger.create(tmp_path) as ledger:

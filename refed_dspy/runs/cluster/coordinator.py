@@ -22,7 +22,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class LastWord:
-    """What a worker reported last: about which shard, when (seconds since 1970), and what it told besides."""
+    """What a worker reported last in its lease: about which shard, when (seconds since 1970), and what it told
+    besides."""
 
     shard: int
     at: float
@@ -102,11 +103,14 @@ class Coordinator:
 
     def take(self, worker: str) -> Lease | None:
         """A lease for `worker`, or the one that it holds. None: nothing now; ask again later, unless `finished`."""
-        return self._change(lambda leases: leases.take(worker))
+        lease = self._change(lambda leases: leases.take(worker))
+        if lease is not None:
+            self._last_words.pop(worker, None)  # it was about another lease
+        return lease
 
-    def finished(self) -> bool:
-        """Whether no lease will be granted any more in this job."""
-        return self._leases.finished()
+    def finished(self, worker: str | None = None) -> bool:
+        """Whether no lease will be granted any more in this job; or none to this `worker`, which was given up."""
+        return self._leases.finished() or (worker is not None and worker not in self._leases.workers)
 
     def report(
         self, worker: str, shard: int, epoch: int, used: Amounts, progress: Mapping[str, Any] | None = None
@@ -127,10 +131,10 @@ class Coordinator:
         """
         return self._change(lambda leases: leases.give_back(worker, shard, epoch, used, dry))
 
-    def put_off(self, worker: str, shard: int, epoch: int) -> None:
+    def put_off(self, worker: str, shard: int, epoch: int) -> bool:
         """`worker` leaves the shard for later and takes another: somebody else still has its files, a holder that was
-        believed dead, or every call failed."""
-        self._change(lambda leases: leases.leave(worker, shard, epoch))
+        believed dead, or it was worked on in vain. Returns False where the lease is not its own any more."""
+        return self._change(lambda leases: leases.leave(worker, shard, epoch))
 
     def claim(self, shard: int, digests: Sequence[bytes]) -> list[bytes]:
         """Those of `digests` (as `text_digest` makes them) that belong to another shard; all others belong to `shard`

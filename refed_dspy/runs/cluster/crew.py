@@ -22,9 +22,10 @@ from refed_dspy.runs.cluster.watching import Watching
 from refed_dspy.runs.cluster.worker import PID, REPORTED, Ended, How, work
 
 DEATHS = 10
-"""Workers in a row that may die without a sample in between: after that, it is what they work on."""
+"""Times in a row that workers may die without a sample in between: after that, it is what they work on."""
 REST = 5.0
-"""Seconds after a death in which no worker begins on that node: Ray may not know yet that it is gone."""
+"""Seconds after a death in which no worker begins on that node, since Ray may not know yet that it is gone, and in
+which all deaths count as one: a node has many workers, and all of them one coordinator."""
 FROZEN = 60.0
 """Seconds after which a worker that was given up is killed, unless it has waked and ended."""
 GRACE = 4.0
@@ -51,7 +52,12 @@ class Crew:
     """What the last one ended with that failed."""
     begun: int = 0
     deaths: int = 0
-    deaths_in_a_row: int = 0
+    times_in_a_row: int = 0
+    """How often workers died since the last sample."""
+    died_at: float = -math.inf
+    """When workers died last, by the first of those that count as one."""
+    fatal: BaseException | None = None
+    """What the run ends with, as soon as it is seen: a worker's bug, or too many deaths."""
     silence: Silence = field(default_factory=Silence)
     given_up: dict[str, float] = field(default_factory=dict)
     """Workers that were silent for too long, and since when they are given up. Each still has its slot and its shard's
@@ -69,12 +75,18 @@ class Crew:
             if not self.working and self.error is not None:
                 raise self.error
             await self._look()
+            self._raise_fatal()
         await self._see_out(silence.SILENT)
+        self._raise_fatal()
 
     async def stop(self) -> None:
-        """End all workers: calls in flight get a moment to be committed."""
+        """End all workers: calls in flight get a moment to be committed, however other workers end meanwhile."""
         await self.coordinator.ask("stop")
         await self._see_out(GRACE)
+
+    def _raise_fatal(self) -> None:
+        if self.fatal is not None:
+            raise self.fatal from None
 
     async def _see_out(self, seconds: float) -> None:
         """Wait for the workers' ends, at most so long: one may be frozen."""
@@ -120,7 +132,7 @@ class Crew:
                 await self._tell_who_is_there([])
         totals: Totals = await self.coordinator.ask("totals")
         if self.watching.gains(totals):
-            self.deaths_in_a_row = 0
+            self.times_in_a_row = 0
         await self._give_up_silent(totals)
         await self._end_frozen()
         nodes = len({node for _, node in self.working.values()})
@@ -134,7 +146,7 @@ class Crew:
             for name in silent:
                 log.warning(
                     "%s: no word for %.0f s; its shard goes to another as soon as it lets go of the files",
-                    self._at(name, known[name]), silence.SILENT,
+                    self._at(name, known[name]), self.silence.quiet[name],
                 )  # fmt: skip
             self.given_up |= dict.fromkeys(silent, time.monotonic())
             await self._tell_who_is_there([])
@@ -155,13 +167,18 @@ class Crew:
         try:
             ended: Ended = task.result()
         except RayTaskError as error:  # a bug: in the worker's code, or in the caller's program
-            raise error.as_instanceof_cause() from None
+            self.fatal = error.as_instanceof_cause()
+            log.warning("%s ended: %s", self._at(name, node), one_line(error.cause))
+            return
         except Exception as error:  # noqa: BLE001 — it died, or its node: whatever Ray calls it
-            self._died(name, node, one_line(error, 300))
+            self.deaths += 1
+            log.warning("%s died; its shard goes to another", self._at(name, node))
+            self._gone(node, one_line(error, 300))
             return
         self.watching.pass_on(name, ended.warned)
         if ended.how is How.LOST:
-            self._died(name, node, ended.why)
+            log.warning("%s ended: %s", self._at(name, node), ended.why)
+            self._gone(node, ended.why)
         elif ended.how is not How.DONE:
             # A folder that nobody sees is the caller's mistake, unless somebody has worked in it.
             mistaken = ended.how is How.UNSHARED and not self.watching.progress.calls
@@ -169,12 +186,15 @@ class Crew:
             self.retired[node] = self.retired.get(node, 0) + 1
             log.warning("%s ended: %s", self._at(name, node), ended.why)
 
-    def _died(self, name: str, node: str, why: str) -> None:
-        self.deaths, self.deaths_in_a_row = self.deaths + 1, self.deaths_in_a_row + 1
-        self.resting[node] = time.monotonic() + REST
-        log.warning("%s died; its shard goes to another", self._at(name, node))
-        if self.deaths_in_a_row >= DEATHS:
-            raise RunStopped(f"{DEATHS} workers died one after the other, the last one of: {why}") from None
+    def _gone(self, node: str, why: str) -> None:
+        """A worker on `node` is gone that another one shall follow."""
+        now = time.monotonic()
+        self.resting[node] = now + REST
+        if now < self.died_at + REST:
+            return
+        self.died_at, self.times_in_a_row = now, self.times_in_a_row + 1
+        if self.times_in_a_row >= DEATHS:
+            self.fatal = RunStopped(f"workers died {DEATHS} times without a sample in between, the last one of: {why}")
 
     def _at(self, name: str, node: str) -> str:
         return f"{name} on {self.hosts.get(node, node)}"

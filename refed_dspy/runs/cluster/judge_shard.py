@@ -12,7 +12,6 @@ from refed_dspy.config.loading import check_config
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.data.on_disk import OnDisk, RowsOnDisk
 from refed_dspy.data.stored import json_lines
-from refed_dspy.errors import NothingKept, RefedError
 from refed_dspy.files import write_lines
 from refed_dspy.filters.base import JudgeFilter, Step, labels
 from refed_dspy.filters.build import build
@@ -26,7 +25,7 @@ from refed_dspy.runs.filter.filter import judged
 from refed_dspy.runs.remembered import remembered_filters, remembered_judge
 from refed_dspy.runs.spec import absolute
 from refed_dspy.teachers import Teacher
-from refed_dspy.teachers.failures import LEAST_CALLS, CallPolicy
+from refed_dspy.teachers.failures import CallPolicy
 from refed_dspy.teachers.judge import open_judge_model, open_judge_program
 from refed_dspy.teachers.row_jobs import for_each_row
 from refed_dspy.teachers.session import Session
@@ -99,7 +98,7 @@ class JudgeShard(ShardWork):
             caps=caps_of(lease),
             policy=CallPolicy(config.seed),
         )
-        super().__init__(ledger, work, asked_items(ledger))
+        super().__init__(ledger, lease, work, asked_items(ledger))
 
     async def carry_out(self, session: Session) -> None:
         async def ask(row: DataRow) -> None:
@@ -107,11 +106,6 @@ class JudgeShard(ShardWork):
 
         async with session.running():
             await for_each_row(session, self.rows, ask, self.judge.concurrency)
-
-    def in_vain(self, session: Session, error: RefedError) -> int:
-        """As of all work; where the judge decided none of the worker's first rows, half of what ends it: the next shard
-        may tell whether these rows are at fault, which are then tried again."""
-        return LEAST_CALLS // 2 if isinstance(error, NothingKept) else super().in_vain(session, error)
 
     def kept(self, session: Session) -> int:
         return session.progress.kept

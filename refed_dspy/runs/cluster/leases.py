@@ -99,10 +99,11 @@ class Leases:
     # --- what workers and the driver tell
 
     def take(self, worker: str) -> Lease | None:
-        """A lease for `worker`: the one it has, or a new one; None where there is none now."""
+        """A lease for `worker`: the one it has, or a new one; None where there is none now, or `worker` is not among
+        those who are there."""
         if (held := self.holders().get(worker)) is not None:
             return Lease.of(self.accounts[held], len(self.workers))
-        if self.stopped or (leased := self._next(worker)) is None:
+        if self.stopped or worker not in self.workers or (leased := self._next(worker)) is None:
             return None
         self.accounts[leased.shard] = leased
         return Lease.of(leased, len(self.workers))
@@ -127,11 +128,14 @@ class Leases:
             self.accounts[shard] = account.given_back(used, dry)
         return True
 
-    def leave(self, worker: str, shard: int, epoch: int) -> None:
-        """`worker` leaves the shard as it is. It is tried again when nothing else can be had."""
+    def leave(self, worker: str, shard: int, epoch: int) -> bool:
+        """`worker` leaves the shard as it is. It is tried again when nothing else can be had. False, and ignored, where
+        the lease is not its own."""
         account = self.accounts[shard]
-        if (account.worker, account.epoch, account.state) == (worker, epoch, State.HELD):
-            self.accounts[shard], self.put_off = account.lost(), self.put_off | {shard}
+        if (account.worker, account.epoch, account.state) != (worker, epoch, State.HELD):
+            return False
+        self.accounts[shard], self.put_off = account.lost(), self.put_off | {shard}
+        return True
 
     def have_workers(self, names: Collection[str]) -> None:
         """These are there, and no others: a holder that is not among them has died."""

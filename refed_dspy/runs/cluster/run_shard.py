@@ -27,7 +27,7 @@ class RunShard(ShardWork):
         settings |= {**caps_of(lease), "size": max(1, lease.size), "track": False, "run_dir": ledger.path.parent}
         self.spec: RunSpec = replace(prepare(program, references, **settings), claim=claim)
         self.lease, work = lease, self.spec.work()
-        super().__init__(ledger, replace(work, facts={**work.facts, **facts}), ledger.kept())
+        super().__init__(ledger, lease, replace(work, facts={**work.facts, **facts}), ledger.kept())
 
     async def run(self) -> Done:
         return Done(self.before) if self.lease.size <= self.before.kept else await super().run()

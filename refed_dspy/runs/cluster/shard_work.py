@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from refed_dspy.config.teacher import TeacherConfig
-from refed_dspy.errors import CapTooSmall, RefedError, RunStopped, TeacherError
+from refed_dspy.errors import CapTooSmall, NothingKept, RefedError, RunStopped, TeacherError, TooManyFailed
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import spent
 from refed_dspy.records import PICO
@@ -28,21 +29,21 @@ HERE = ("localhost", "127.0.0.1", "::1")
 class Done(NamedTuple):
     """What came of a lease: what the shard has used, over all its starts. `dry`: it gives nothing more.
 
-    `unanswered`: how many calls failed where all did, fewer than it takes to say that the teacher is at fault; `error`:
-    what work in one process would end with.
+    `in_vain`: how many of the calls count as such that together say that it is not this shard that is at fault;
+    `error`: what work in one process would end with.
     """
 
     used: Amounts
     dry: bool = False
-    unanswered: int = 0
+    in_vain: int = 0
     error: RefedError | None = None
 
 
 class ShardWork(ABC):
     """The `work` on one lease of a shard, whose `ledger` is open while this is made, and only then."""
 
-    def __init__(self, ledger: Ledger, work: Work, kept: int) -> None:
-        self.folder, self.work = ledger.path.parent, work
+    def __init__(self, ledger: Ledger, lease: Lease, work: Work, kept: int) -> None:
+        self.folder, self.work = ledger.path.parent, replace(work, epoch=lease.epoch)
         self.before = _used(ledger, kept)
         """What the shard has before it."""
         self.progress: Progress | None = None
@@ -60,24 +61,19 @@ class ShardWork(ABC):
         with begin(self.folder, self.work) as start:
             session = Session(start)
             self.progress = session.progress
-            error, unanswered = None, 0
+            error, in_vain = None, 0
             try:
                 await self.carry_out(session)
             except (RunStopped, TeacherError) as stopped:
-                if not 0 < (unanswered := self.in_vain(session, stopped)) < LEAST_CALLS:
+                if not 0 < (in_vain := _in_vain(session, stopped)) < LEAST_CALLS:
                     raise
                 error = stopped
             dry = session.cap_reached is None and self.is_dry(session)
-            return Done(_used(start.ledger, self.kept(session)), dry, unanswered, error)
+            return Done(_used(start.ledger, self.kept(session)), dry, in_vain, error)
 
     @abstractmethod
     async def carry_out(self, session: Session) -> None:
         """Do what is left, as far as the caps allow."""
-
-    def in_vain(self, session: Session, error: RefedError) -> int:  # noqa: ARG002
-        """How many calls were in vain, if all were, before this `error` ended the work; 0: it concerns other shards,
-        too."""
-        return session.unanswered
 
     @abstractmethod
     def kept(self, session: Session) -> int:
@@ -92,6 +88,14 @@ class ShardWork(ABC):
         if (progress := self.progress) is None:
             return self.before
         return Amounts(progress.kept, progress.picodollars, self.before.calls + progress.calls)
+
+
+def _in_vain(session: Session, error: RefedError) -> int:
+    """How many calls were in vain before this `error` ended the work; 0: it concerns other shards, too. Where the shard
+    may be at fault, half of what ends the worker: the next shard tells."""
+    if isinstance(error, NothingKept) or isinstance(error.__cause__, TooManyFailed):
+        return LEAST_CALLS // 2
+    return session.unanswered
 
 
 def _used(ledger: Ledger, kept: int) -> Amounts:

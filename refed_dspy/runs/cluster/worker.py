@@ -6,17 +6,19 @@ It runs in a task of Ray on some node, and asks the coordinator, an actor. Only 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from refed_dspy.errors import FolderInUse, RefedError, one_line
+from refed_dspy.errors import FolderInUse, NothingKept, RefedError, one_line
 from refed_dspy.ledger.fence import take_over
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.runs.cluster.account import Amounts
 from refed_dspy.runs.cluster.claims import Claims
+from refed_dspy.runs.cluster.coordinator import Totals
 from refed_dspy.runs.cluster.coordinator_actor import CoordinatorActor, CoordinatorLost
 from refed_dspy.runs.cluster.judge_shard import JudgeShard
 from refed_dspy.runs.cluster.leases import Lease, Reply
@@ -37,6 +39,9 @@ PID = "pid"
 """The name under which a worker tells its process."""
 MARK = "cluster"
 """The file in a run's folder by which a worker sees that it has the driver's folder before it."""
+
+
+log = logging.getLogger("refed_dspy.cluster")
 
 
 class How(StrEnum):
@@ -64,9 +69,11 @@ class Worker:
         self.run_dir, self.name, self.coordinator = run, name, coordinator
         self.warned = Warned()
         self.failed = set[int]()
-        """Shards in whose lease every call failed, too few to say that the teacher is at fault."""
-        self.unanswered = 0
-        """Calls that failed in such leases since the last other one."""
+        """Shards in whose lease the calls were in vain, too few to say that it is not the shard that is at fault."""
+        self.in_vain = 0
+        """Calls in such leases since the last other one."""
+        self.kept: int | None = None
+        """What the run had when the filters last dropped everything in a lease of this worker's."""
         self.last: ShardWork | None = None
         """The last lease that went well."""
 
@@ -78,20 +85,31 @@ class Worker:
             except CoordinatorLost as error:
                 return Ended(How.LOST, str(error), self.warned.texts)
             except RefedError as error:
-                told = error.__cause__ if isinstance(error.__cause__, RefedError) else error  # not how a shard goes on
-                return Ended(How.FAILED, one_line(told, 600), self.warned.texts)
+                return Ended(How.FAILED, one_line(_told(error), 600), self.warned.texts)
             return Ended(How.DONE, warned=self.warned.texts)
 
     async def _work_on_leases(self) -> None:
         while True:
             lease = await self.coordinator.ask("take", self.name)
             if lease is not None:
-                if not await self._work(lease):
+                if not await self._work_or_leave(lease):
                     return
-            elif await self.coordinator.ask("finished"):
+            elif await self.coordinator.ask("finished", self.name):
                 return
             else:
                 await asyncio.sleep(EVERY)
+
+    async def _work_or_leave(self, lease: Lease) -> bool:
+        """`_work`. What it raises may be the shard's fault, which the next worker therefore does not take first. It is
+        nobody's where the lease went to another worker, as where this one was frozen."""
+        try:
+            return await self._work(lease)
+        except CoordinatorLost:
+            raise
+        except RefedError:
+            if not await self._put_off(lease):
+                return False
+            raise
 
     async def _work(self, lease: Lease) -> bool:
         """Whether the worker goes on after this lease: not where it has lost it, or the run ends.
@@ -102,7 +120,7 @@ class Worker:
         try:
             work = self._opened(lease)
         except FolderInUse:  # its last worker may be frozen
-            await self.coordinator.ask("put_off", self.name, lease.shard, lease.epoch)
+            await self._put_off(lease)
             await asyncio.sleep(EVERY)
             return True
         told, task = await self._report(lease, work.before, None), asyncio.ensure_future(work.run())
@@ -116,8 +134,8 @@ class Worker:
             return False
         done = task.result()
         if done.error is not None:
-            return await self._leave(lease, done, done.error)
-        self.unanswered, self.last = 0, work
+            return await self._leave(lease, work.before, done, done.error)
+        self.in_vain, self.last = 0, work
         return await self._give_back(lease, done)
 
     def _opened(self, lease: Lease) -> ShardWork:
@@ -132,24 +150,48 @@ class Worker:
     async def _give_back(self, lease: Lease, done: Done) -> bool:
         return bool(await self.coordinator.ask("give_back", self.name, lease.shard, lease.epoch, done.used, done.dry))
 
-    async def _leave(self, lease: Lease, done: Done, error: RefedError) -> bool:
-        """Leave a shard whose calls all failed for later, and perhaps for a worker whose teacher answers; if it fails
-        here again, its references are at fault. Raises `error` where the teacher is."""
-        self.unanswered += done.unanswered
-        if self.unanswered >= LEAST_CALLS:
-            raise error
-        if lease.shard in self.failed:
-            return await self._give_back(lease, done)
-        self.failed.add(lease.shard)
+    async def _leave(self, lease: Lease, before: Amounts, done: Done, error: RefedError) -> bool:
+        """Leave a shard whose calls were in vain for later, and perhaps for a worker whose teacher answers. It is dry
+        where they are so here again, and where the filters of a run drop everything, which do so everywhere: other
+        shards make up for it. Raises `error` where it is not this shard alone."""
         await self._report(lease, done.used, None)
-        await self.coordinator.ask("put_off", self.name, lease.shard, lease.epoch)
+        dropped = isinstance(error, NothingKept)
+        if dropped and done.dry and await self._drops_everywhere(paid=done.used.calls > before.calls):
+            raise error
+        if done.dry if dropped else lease.shard in self.failed:
+            why = str(_told(error)).partition(";")[0]
+            log.warning("shard %d gives nothing more in this start: %s", lease.shard, why)
+            return await self._give_back(lease, done._replace(dry=True))
+        self.in_vain += done.in_vain
+        if self.in_vain >= LEAST_CALLS:
+            raise error
+        self.failed.add(lease.shard)
+        await self._put_off(lease)
         return True
+
+    async def _drops_everywhere(self, paid: bool) -> bool:
+        """Whether the filters drop everything not only in the shard at hand: so they did in another one, and no shard
+        has kept anything since. Of one that an earlier start left so, and that was not `paid` for again, this is known
+        only as long as the run has nothing at all."""
+        totals: Totals = await self.coordinator.ask("totals")
+        if totals.kept and not paid:
+            return False
+        before, self.kept = self.kept, totals.kept
+        return totals.kept == before or (totals.kept == 0 and totals.dry > 0)
+
+    async def _put_off(self, lease: Lease) -> bool:
+        return bool(await self.coordinator.ask("put_off", self.name, lease.shard, lease.epoch))
 
     async def _report(self, lease: Lease, used: Amounts, progress: Progress | None) -> Reply:
         told: dict[str, Any] = {"warned": self.warned.texts, PID: os.getpid()}
         if progress is not None:
             told["in_flight"] = progress.in_flight
         return Reply(await self.coordinator.ask("report", self.name, lease.shard, lease.epoch, used, told))
+
+
+def _told(error: RefedError) -> RefedError:
+    """What is told of an error that ended a lease: not how the shard goes on."""
+    return error.__cause__ if isinstance(error.__cause__, RefedError) else error
 
 
 def work(run: str, mark: str, name: str, coordinator: Any) -> Ended:

@@ -119,6 +119,7 @@ def test_a_second_one_goes_on_with_the_same_job(path: Path) -> None:
 
 def test_another_job_finds_the_holders_dead_and_what_is_claimed(path: Path) -> None:
     with closing(coordinator(path)) as first:
+        first.workers(["a"])
         lease = first.take("a")
         assert lease is not None
         first.claim(0, [ONE])
@@ -127,6 +128,7 @@ def test_another_job_finds_the_holders_dead_and_what_is_claimed(path: Path) -> N
         assert again.finished() and again.report("a", lease.shard, lease.epoch, Amounts(1, 1, 1)) is Reply.STOP
     with closing(coordinator(path, job="second", size=60)) as second:
         assert second.report("a", lease.shard, lease.epoch, Amounts(2, 2, 2)) is Reply.NOT_YOURS
+        second.workers(["b", "c"])
         assert second.take("b") == Lease(lease.shard, 2, 10, None, None)
         assert second.claim(2, [ONE]) == [ONE]
         assert second.take("c") == Lease(1, 1, 20 + 10 // 2, None, None)
@@ -205,6 +207,7 @@ def test_a_damaged_file_and_one_of_another_version_are_refused(path: Path) -> No
 
 def test_what_cannot_be_written_has_not_happened(path: Path) -> None:
     with closing(coordinator(path, shards=200, size=2000)) as made:
+        made.workers(["a"])
         made._file.db.execute("PRAGMA query_only=ON")
         with pytest.raises(RunStopped, match="could not be written"):
             made.take("a")
@@ -219,6 +222,7 @@ def test_what_cannot_be_written_has_not_happened(path: Path) -> None:
 def _work_until_killed(path: Path, words: int, rng: random.Random) -> None:
     """Take, report and claim without end; each answer goes into the pipe `words` once it was given."""
     made, kept = coordinator(path, shards=50, size=5_000_000), 0
+    made.workers([f"worker {number}" for number in range(40)])
     while True:
         worker = f"worker {rng.randrange(40)}"
         lease = made.take(worker)

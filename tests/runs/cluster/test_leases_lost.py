@@ -59,6 +59,13 @@ def test_one_that_was_believed_dead_is_heard_until_the_shard_is_leased_again() -
     assert leases == before
 
 
+def test_one_that_was_believed_dead_gets_no_other_lease() -> None:
+    leases = leases_of(2, size=90)
+    taken(leases, "a")
+    leases.have_workers("bc")
+    assert leases.take("a") is None and leases.take("b") is not None
+
+
 def test_one_that_was_believed_dead_and_moved_nothing_says_nothing_of_its_shard() -> None:
     leases = leases_of(1, size=90)
     lease = taken(leases, "a")

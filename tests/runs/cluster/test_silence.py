@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import pytest
 
 from refed_dspy.runs.cluster.coordinator import LastWord
-from refed_dspy.runs.cluster.silence import LONGEST_LOOK, SILENT, Silence
+from refed_dspy.runs.cluster.silence import LONGEST_LOOK, OPENING, SILENT, Silence
 from tests.support.clocks import Clock
 
 
@@ -31,10 +31,18 @@ LOOKS = int(2 * SILENT)
 
 def test_who_says_nothing_for_long_is_silent(clock: Clock) -> None:
     silent = Silence()
-    assert looked_at(silent, clock, range(LOOKS)) == []
-    assert looked_at(silent, clock, range(2)) == ["a"], "b said another word each time"
-    looked_at(silent, clock, [7.0] * (LOOKS + 2))
+    assert looked_at(silent, clock, range(LOOKS)) == [], "b said another word each time"
+    assert looked_at(silent, clock, [7.0] * LOOKS) == []
+    assert looked_at(silent, clock, [7.0] * 2) == ["b"]
     assert min(silent.quiet.values()) >= SILENT
+
+
+def test_before_the_first_word_about_a_shard_models_may_be_loading(clock: Clock) -> None:
+    silent = Silence()
+    looks = int(2 * OPENING)
+    assert looked_at(silent, clock, range(looks)) == []
+    assert silent.slow() == ["a"]
+    assert looked_at(silent, clock, range(2)) == ["a"]
 
 
 def test_a_word_or_another_lease_begins_the_time_anew(clock: Clock) -> None:

@@ -13,10 +13,12 @@ from benchmarks.runs import REFERENCES, teacher_config
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
 from refed_dspy.ledger.connection import FILE
+from refed_dspy.ledger.fence import take_over
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.runs.cluster import worker as workers
-from refed_dspy.runs.cluster.account import State
+from refed_dspy.runs.cluster.account import NOTHING, State
 from refed_dspy.runs.cluster.coordinator import Coordinator
+from refed_dspy.runs.cluster.leases import Reply
 from refed_dspy.runs.cluster.shards import prepare_shard, shard_folder, shard_of
 from refed_dspy.runs.cluster.worker import Ended, How, Worker, work
 from refed_dspy.runs.prepare import prepare
@@ -170,3 +172,37 @@ async def test_a_call_that_fails_near_the_cap_ends_no_worker(server: SimulatedTe
     assert await worked(tmp_path, Here(made)) == Ended(How.DONE, warned=[])
     assert server.stats()["requests"] == made.totals().calls == 1
     made.close()
+
+
+async def test_one_that_was_given_up_ends_and_gets_no_other_shard(
+    server: SimulatedTeacher, here: Here, tmp_path: Path
+) -> None:
+    shards_of(tmp_path, teacher_config(server, 4))
+    with Ledger.create(shard_folder(tmp_path, 0)):  # somebody else has its shard's files when it wakes
+        working = asyncio.create_task(worked(tmp_path, here))
+        await until(lambda: "take" in here.asked)
+        here.actor.workers(["another"])
+        assert (await asyncio.wait_for(working, 5)).how is How.DONE
+    assert server.stats()["requests"] == 0
+
+
+async def test_one_that_freezes_before_it_begins_writes_nothing_under_the_next_lease(
+    server: SimulatedTeacher, here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards_of(tmp_path, teacher_config(server, 4))
+
+    async def slowly(worker: Worker, *_: Any) -> Reply:
+        """Its first word, after which another worker has had the shard and given it back."""
+        monkeypatch.undo()
+        here.actor.workers(["b"])
+        lease = here.actor.take("b")
+        with Ledger.create(shard_folder(tmp_path, lease.shard)):
+            take_over(shard_folder(tmp_path, lease.shard), lease.epoch)
+        here.actor.give_back("b", lease.shard, lease.epoch, NOTHING, True)
+        return Reply.GO_ON
+
+    monkeypatch.setattr(Worker, "_report", slowly)
+    assert await worked(tmp_path, here) == Ended(How.DONE, warned=[])
+    with Ledger.create(shard_folder(tmp_path, 0)) as ledger:
+        starts = ledger.db.execute("SELECT count(*) FROM starts").fetchone()
+    assert starts == (0,) and server.stats()["requests"] == 0
