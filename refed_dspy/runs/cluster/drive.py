@@ -17,6 +17,7 @@ from refed_dspy.ledger.statements import text_digest
 from refed_dspy.ledger.states import CAPPED, DONE, SHORT, End, write_end
 from refed_dspy.ledger.summary import decisions_by_filter
 from refed_dspy.runs.cluster.gather import gather
+from refed_dspy.runs.cluster.gathered import UNGATHERED
 from refed_dspy.runs.cluster.job import STATE, Job, gathered, let_go, note_time, refuse_objects
 from refed_dspy.runs.cluster.ray_cluster import connected
 from refed_dspy.runs.cluster.shards import number_of_shards, prepare_shard, shard_folder, shard_of
@@ -37,7 +38,8 @@ async def drive(spec: RunSpec, watch: Watch[Progress]) -> Synthesis:
     Raises:
         ConfigError: no such cluster, or it cannot be used; fewer references than shards; a program or model that only a
             script can build.
-        RunDirError: the folder holds another run, or one without a cluster; or no node sees it.
+        RunDirError: the folder holds another run, or one without a cluster; or no node sees it; or a start that was
+            killed left what cannot be gathered.
         RunStopped: every worker ended with an error; the last one's is told. What was made is gathered.
     """
     config = spec.config
@@ -46,6 +48,7 @@ async def drive(spec: RunSpec, watch: Watch[Progress]) -> Synthesis:
     shards = number_of_shards(config.shards or _shards_before(folder), len(spec.references))
     work = replace(spec.work(), identity={**spec.identity(), "shards": shards})
     refuse_objects(work, remembered)
+    await _gather_left(folder)
     if (folder / FILE).is_file():
         with Ledger.read(folder) as ledger:  # before Ray is asked for, which takes a while
             work.refuse_another(ledger)
@@ -65,6 +68,23 @@ async def drive(spec: RunSpec, watch: Watch[Progress]) -> Synthesis:
     return read_run(folder)
 
 
+async def _gather_left(folder: Path) -> None:
+    """Gather what a start left in `folder` that was killed. Until then the run's own ledger knows of none of its
+    answers, and so neither that it has begun, with these settings and under these caps, nor how long it worked.
+
+    Raises as `let_go` and `gather`.
+    """
+    if not (folder / FILE).is_file():
+        return
+    with Ledger.read(folder) as ledger:
+        if not ledger.meta(UNGATHERED):
+            return
+        shards = range(ledger.meta("identity")["shards"])
+    folders = [shard_folder(folder, number) for number in shards]
+    await let_go(folder, folders)
+    gather(folder, folders)
+
+
 def _refuse_lost_coordinator(folder: Path, shards: Sequence[Path]) -> None:
     """Raises RunDirError where the shards have calls, and the file is gone that says what each may still use."""
     if (folder / STATE).is_file():
@@ -82,7 +102,6 @@ def _refuse_lost_coordinator(folder: Path, shards: Sequence[Path]) -> None:
 async def _one_start(spec: RunSpec, shards: int, start: Start, ray: Any, watch: Watch[Progress]) -> End | CapReached:
     """Have workers work until nothing is left to do. How it ended."""
     folder = spec.folder
-    await let_go(shard_folder(folder, number) for number in range(shards))
     for number in range(shards):
         part = shard_of(spec, number, shards)
         prepare_shard(part.folder, part.work())
@@ -90,6 +109,8 @@ async def _one_start(spec: RunSpec, shards: int, start: Start, ray: Any, watch: 
     priced = all(model.price is not None for model in spec.models.values())
     progress = Progress(start.size, start.ledger.kept(), priced=priced)
     barred = [text_digest(each.instruction) for each in spec.references]
+    start.ledger.db.execute("PRAGMA synchronous=FULL")  # on the disk before anything is paid for
+    start.ledger.set_meta(**{UNGATHERED: True})
     async with watch.following(progress):
         try:
             totals = await job.carry_out(ray, Watching(folder, progress), start.caps_left.seconds, barred)

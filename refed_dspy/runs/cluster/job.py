@@ -17,7 +17,7 @@ from typing import Any
 from refed_dspy.errors import CapReached, ConfigError, InputError, RunDirError, RunStopped
 from refed_dspy.files import write_text
 from refed_dspy.ledger.budget import Caps
-from refed_dspy.ledger.connection import is_at_work
+from refed_dspy.ledger.connection import is_at_work, locked
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.runs.cluster.coordinator import Coordinator, Totals
 from refed_dspy.runs.cluster.coordinator_actor import CoordinatorActor
@@ -135,12 +135,14 @@ def gathered(folder: Path, gather: Callable[[], object], work: Work) -> Iterator
     gather()
 
 
-async def let_go(shards: Iterable[Path]) -> None:
-    """Give the workers of a driver that was killed the time to end: they notice it, or have lost the coordinator."""
+async def let_go(folder: Path, shards: Iterable[Path]) -> None:
+    """Give the workers of a driver that was killed in `folder` the time to end: they notice it, or have lost the
+    coordinator. Raises FolderInUse where a driver is at work there."""
     until = time.monotonic() + LOST + 10
-    for folder in shards:
-        while is_at_work(folder) and time.monotonic() < until:  # noqa: ASYNC110 — another process
-            await asyncio.sleep(EVERY)
+    with locked(folder):
+        for shard in shards:
+            while is_at_work(shard) and time.monotonic() < until:  # noqa: ASYNC110 — another process
+                await asyncio.sleep(EVERY)
 
 
 def note_time(ledger: Ledger) -> None:

@@ -106,8 +106,8 @@ class ClusterJudges:
 
 
 async def gather_left(folder: Path) -> None:
-    """Gather what a start on a cluster left in `folder` that was killed. Raises as `gather_verdicts`."""
-    await let_go(shards_in(folder))
+    """Gather what a start on a cluster left in `folder` that was killed. Raises as `let_go` and `gather_verdicts`."""
+    await let_go(folder, shards_in(folder))
     gather_verdicts(folder)
 
 

@@ -1,0 +1,93 @@
+"""A run on a cluster from its beginning to its end, with workers in this process: what is left of a killed one."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import refed_dspy
+from benchmarks.runs import REFERENCES
+from benchmarks.simulated import SimulatedTeacher
+from refed_dspy.errors import FolderInUse, RunDirError
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.runs.cluster import drive
+from refed_dspy.runs.cluster.shards import shard_folder
+from refed_dspy.runs.cluster.worker import LOST
+from refed_dspy.runs.result import Synthesis
+from tests.runs.cluster.here import work_here
+from tests.runs.filter.helpers import http
+
+SIZE = 24
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster of two workers in this process."""
+    work_here(monkeypatch)
+
+
+def made(server: SimulatedTeacher, folder: Path, **more: Any) -> Synthesis:
+    """A run in two shards."""
+    settings = {"size": SIZE, "teacher": http(server, max_tokens=2000), "shards": 2, "cluster": "here", **more}
+    return refed_dspy.synthesize(None, REFERENCES[:12], run_dir=folder, progress=False, **settings)
+
+
+def killed(server: SimulatedTeacher, folder: Path, requests: int, **more: Any) -> int:
+    """Begin the run, and kill it once so many `requests` were sent; how many there were in all."""
+    server.control(latency=0.05)
+    keywords = {"server": server, "folder": folder, **more}
+    process = multiprocessing.get_context("fork").Process(target=made, kwargs=keywords)
+    process.start()
+    while server.stats()["requests"] < requests and process.is_alive():
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    server.control(latency=0)
+    return int(server.stats()["requests"])
+
+
+def stored(folder: Path, name: str) -> Any:
+    with Ledger.read(folder) as ledger:
+        return ledger.meta(name)
+
+
+def test_caps_and_used_time_count_after_a_kill(server: SimulatedTeacher, tmp_path: Path) -> None:
+    sent = killed(server, tmp_path, 20, max_calls=40, max_cost=5.0, max_minutes=3)
+    assert 20 <= sent < 40
+    again = made(server, tmp_path)
+    assert again.state == "at its cap" and sent < server.stats()["requests"] <= 40
+    caps = {"max_calls": 40, "max_cost": 5.0, "max_minutes": 3}
+    assert {name: again.status["caps"][name] for name in caps} == caps
+    with Ledger.read(tmp_path) as ledger:
+        (begun, last), _ = ledger.db.execute("SELECT begun, last FROM starts ORDER BY begun").fetchall()
+    assert last > begun
+    assert made(server, tmp_path, max_calls=1000).complete
+
+
+def test_another_run_and_a_second_driver_are_refused_before_anything_is_written(
+    server: SimulatedTeacher, tmp_path: Path
+) -> None:
+    sent = killed(server, tmp_path, 20)
+    before, begun = stored(tmp_path, "identity"), time.monotonic()
+    shard = shard_folder(tmp_path, 0)
+    with Ledger.create(tmp_path), Ledger.create(shard), pytest.raises(FolderInUse, match="still working on this run"):
+        made(server, tmp_path)
+    assert time.monotonic() - begun < LOST, "it did not wait for the workers of the first"
+    with pytest.raises(RunDirError, match="contains another run: seed was 0, is 7"):
+        made(server, tmp_path, seed=7)
+    with pytest.raises(RunDirError, match="contains another run: shards was 2, is 3"):
+        made(server, tmp_path, shards=3)
+    assert stored(tmp_path, "identity") == before and server.stats()["requests"] == sent
+    assert made(server, tmp_path).complete
+
+
+def test_a_run_that_was_gathered_is_not_gathered_again(
+    server: SimulatedTeacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert made(server, tmp_path, size=4).complete
+    monkeypatch.setattr(drive, "let_go", None)
+    assert made(server, tmp_path, size=8).complete
