@@ -18,7 +18,7 @@ from refed_dspy.ledger.states import CAPPED, DONE, SHORT, End, write_end
 from refed_dspy.ledger.summary import decisions_by_filter
 from refed_dspy.runs.cluster.gather import gather
 from refed_dspy.runs.cluster.gathered import UNGATHERED
-from refed_dspy.runs.cluster.job import STATE, Job, gathered, let_go, note_time, refuse_objects
+from refed_dspy.runs.cluster.job import STATE, Job, gathered, let_go, refuse_objects
 from refed_dspy.runs.cluster.ray_cluster import connected
 from refed_dspy.runs.cluster.shards import number_of_shards, prepare_shard, shard_folder, shard_of
 from refed_dspy.runs.cluster.watching import Watching
@@ -27,7 +27,7 @@ from refed_dspy.runs.resume import remembered
 from refed_dspy.runs.spec import RunSpec
 from refed_dspy.runs.synthesize import TRACKING_INTERVAL
 from refed_dspy.teachers.progress import Progress, Watch
-from refed_dspy.teachers.work import Start, Work, begin
+from refed_dspy.teachers.work import Start, Work
 from refed_dspy.tracking.background import run_wanted, tracking
 from refed_dspy.tracking.run import copy_run
 
@@ -55,13 +55,8 @@ async def drive(spec: RunSpec, watch: Watch[Progress]) -> Synthesis:
     folders = [shard_folder(folder, number) for number in range(shards)]
     _refuse_lost_coordinator(folder, folders)
     with tracking(folder, copy_run, run_wanted(config.track, folder), TRACKING_INTERVAL) as tracker:
-        with (
-            connected(config.cluster) as ray,
-            gathered(folder, partial(gather, folder, folders), work),
-            begin(folder, work) as start,
-        ):
+        with connected(config.cluster) as ray, gathered(folder, partial(gather, folder, folders), work) as start:
             end = await _one_start(spec, shards, start, ray, watch)
-            note_time(start.ledger)
         _tell(folder, end, work)
         await tracker.told()
     refresh_samples(folder)

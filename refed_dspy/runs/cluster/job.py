@@ -19,6 +19,7 @@ from refed_dspy.files import write_text
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.connection import is_at_work, locked
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.states import STOPPED, End, write_end
 from refed_dspy.runs.cluster.coordinator import Coordinator, Totals
 from refed_dspy.runs.cluster.coordinator_actor import CoordinatorActor
 from refed_dspy.runs.cluster.coordinator_file import CoordinatorFile
@@ -28,11 +29,13 @@ from refed_dspy.runs.cluster.watching import Watching
 from refed_dspy.runs.cluster.worker import EVERY, LOST, MARK
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.caps import NO_CAPS
-from refed_dspy.teachers.work import Work
+from refed_dspy.teachers.work import Start, Work, begin
 
 STATE = "coordinator.sqlite"
 PATIENCE = 300.0
 """Seconds in which a coordinator that begins again has read its file. Workers are lost sooner, and then replaced."""
+NOT_YET = "what the workers made is not gathered yet; run the same command to continue"
+"""Why a start is not at its end whose workers are."""
 NOBODY = -1
 """The shard that no worker has: what is claimed for it is nobody's."""
 log = logging.getLogger("refed_dspy.cluster")
@@ -113,11 +116,15 @@ def refuse_objects(work: Work, remembered: Callable[[Ledger], object]) -> None:
 
 
 @contextmanager
-def gathered(folder: Path, gather: Callable[[], object], work: Work) -> Iterator[None]:
-    """After the block, however it ends, what the shards have is in the ledger of `folder`, by `gather`. A RunStopped of
-    the block, and an interruption, then say what is kept, and how to go on."""
+def gathered(folder: Path, gather: Callable[[], object], work: Work) -> Iterator[Start]:
+    """One more start of `work` in `folder`, as `begin`. After the block, however it ends, what the shards have is in
+    the folder's ledger, by `gather`. A RunStopped of the block, and an interruption, then say what is kept, and how to
+    go on. Where the block ends well, how the start ended is still to be written afterwards."""
     try:
-        yield
+        with begin(folder, work) as start:
+            yield start
+            _note_time(start.ledger)
+            write_end(start.ledger, End(STOPPED, NOT_YET))
     except InputError:  # nothing was made
         raise
     except BaseException as error:
@@ -145,7 +152,7 @@ async def let_go(folder: Path, shards: Iterable[Path]) -> None:
                 await asyncio.sleep(EVERY)
 
 
-def note_time(ledger: Ledger) -> None:
+def _note_time(ledger: Ledger) -> None:
     """Count the time until now as time of work."""
     now = time.time()
     ledger.commit([("UPDATE starts SET last = ? WHERE begun = (SELECT max(begun) FROM starts)", (now,))])

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ import pytest
 import refed_dspy
 from benchmarks.runs import REFERENCES
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy.errors import FolderInUse, RunDirError
+from refed_dspy.errors import FolderInUse, RunDirError, RunStopped
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.runs.cluster import drive
 from refed_dspy.runs.cluster.shards import shard_folder
@@ -83,6 +86,27 @@ def test_another_run_and_a_second_driver_are_refused_before_anything_is_written(
         made(server, tmp_path, shards=3)
     assert stored(tmp_path, "identity") == before and server.stats()["requests"] == sent
     assert made(server, tmp_path).complete
+
+
+def _full(*_: Any) -> None:
+    raise RunStopped("the disk is full")
+
+
+def _killed(*_: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("end", [_full, _killed])
+def test_it_is_not_done_before_it_is_gathered(
+    end: Callable[..., None], server: SimulatedTeacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(drive, "gather", end)
+        sent = killed(server, tmp_path, 1000, size=8)  # by itself
+    there = refed_dspy.read_run(tmp_path)
+    assert (there.state, there.status["kept"]) == ("stopped", 0)
+    assert there.reason == "what the workers made is not gathered yet; run the same command to continue"
+    assert made(server, tmp_path, size=8).state == "done" and server.stats()["requests"] == sent
 
 
 def test_a_run_that_was_gathered_is_not_gathered_again(
