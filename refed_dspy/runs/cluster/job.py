@@ -119,15 +119,18 @@ def refuse_objects(work: Work, remembered: Callable[[Ledger], object]) -> None:
 def gathered(folder: Path, gather: Callable[[], object], work: Work) -> Iterator[Start]:
     """One more start of `work` in `folder`, as `begin`. After the block, however it ends, what the shards have is in
     the folder's ledger, by `gather`. A RunStopped of the block, and an interruption, then say what is kept, and how to
-    go on. Where the block ends well, how the start ended is still to be written afterwards."""
+    go on; and an InputError becomes a RunStopped where something was paid for. Where the block ends well, how the start
+    ended is still to be written afterwards."""
+    start, paid = None, None
     try:
         with begin(folder, work) as start:
+            paid = _paid(start.ledger)
             yield start
             _note_time(start.ledger)
             write_end(start.ledger, End(STOPPED, NOT_YET))
-    except InputError:  # nothing was made
-        raise
     except BaseException as error:
+        if start is None:  # nothing was begun
+            raise
         try:
             gather()
         except (RunDirError, RunStopped) as why:  # a frozen worker still has the files, say: the next start gathers
@@ -136,10 +139,15 @@ def gathered(folder: Path, gather: Callable[[], object], work: Work) -> Iterator
         with Ledger.read(folder) as ledger:
             if isinstance(error, KeyboardInterrupt | asyncio.CancelledError):
                 raise type(error)(work.kept_line(ledger)) from None
-            if type(error) is RunStopped:
+            if type(error) is RunStopped or (isinstance(error, InputError) and _paid(ledger) != paid):
                 raise RunStopped(f"{error}; {work.resume_hint(ledger)}") from None
         raise
     gather()
+
+
+def _paid(ledger: Ledger) -> Any:
+    """What was paid for so far: answers, also those that cost nothing, and picodollars."""
+    return ledger.db.execute("SELECT total(answered), total(cost) FROM usage").fetchone()
 
 
 async def let_go(folder: Path, shards: Iterable[Path]) -> None:

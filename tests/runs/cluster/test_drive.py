@@ -15,12 +15,14 @@ import pytest
 import refed_dspy
 from benchmarks.runs import REFERENCES
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy.errors import FolderInUse, RunDirError, RunStopped
+from refed_dspy.errors import ExportError, FolderInUse, RunDirError, RunStopped
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.live import LIVE
 from refed_dspy.runs.cluster import drive
 from refed_dspy.runs.cluster.shards import shard_folder
 from refed_dspy.runs.cluster.worker import LOST
 from refed_dspy.runs.result import Synthesis
+from refed_dspy.teachers.progress import Progress
 from tests.runs.cluster.here import work_here
 from tests.runs.filter.helpers import http
 
@@ -107,6 +109,30 @@ def test_it_is_not_done_before_it_is_gathered(
     assert (there.state, there.status["kept"]) == ("stopped", 0)
     assert there.reason == "what the workers made is not gathered yet; run the same command to continue"
     assert made(server, tmp_path, size=8).state == "done" and server.stats()["requests"] == sent
+
+
+def test_numbers_that_cannot_be_written_are_said_once_and_the_run_goes_on(
+    server: SimulatedTeacher, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / LIVE).mkdir()
+    assert made(server, tmp_path, size=8).complete
+    assert caplog.text.count("refed status: shows older numbers: ") == 1
+
+
+def test_mistaken_input_that_is_seen_late_is_told_with_what_was_paid_for(
+    server: SimulatedTeacher, tmp_path: Path
+) -> None:
+    def full(progress: Progress) -> None:
+        if progress.calls > 10:
+            raise ExportError("chart.png: cannot be written")
+
+    server.control(latency=0.05)
+    with pytest.raises(RunStopped, match=r"chart\.png: cannot be written; .* kept; continue with: refed_dspy\.resume"):
+        made(server, tmp_path, on_progress=full)
+    with Ledger.read(tmp_path) as ledger:
+        assert ledger.has_answers(), "what was made is gathered"
+    server.control(latency=0)
+    assert made(server, tmp_path, size=8).complete
 
 
 def test_a_run_that_was_gathered_is_not_gathered_again(
