@@ -40,7 +40,8 @@ async def drive(spec: RunSpec, watch: Watch[Progress]) -> Synthesis:
             script can build.
         RunDirError: the folder holds another run, or one without a cluster; or no node sees it; or a start that was
             killed left what cannot be gathered.
-        RunStopped: every worker ended with an error; the last one's is told. What was made is gathered.
+        RunStopped: every worker ended with an error; the last one's is told. What was made is gathered. An InputError
+            where the last one could not use what it was given, and nothing was paid for.
     """
     config = spec.config
     assert isinstance(config, RunConfig) and config.cluster is not None

@@ -146,8 +146,8 @@ def gathered(folder: Path, gather: Callable[[], object], work: Work) -> Iterator
 
 
 def _paid(ledger: Ledger) -> Any:
-    """What was paid for so far: answers, also those that cost nothing, and picodollars."""
-    return ledger.db.execute("SELECT total(answered), total(cost) FROM usage").fetchone()
+    """What was paid for so far, as in one process: calls with an answer, and tokens that others were billed for."""
+    return ledger.db.execute("SELECT total(answered), total(prompt_tokens) FROM usage").fetchone()
 
 
 async def let_go(folder: Path, shards: Iterable[Path]) -> None:

@@ -11,12 +11,11 @@ from typing import Any
 
 import pytest
 
-from refed_dspy.errors import RunStopped
 from refed_dspy.runs.cluster import drive, job, judging, worker
 from refed_dspy.runs.cluster.coordinator import Coordinator
 from refed_dspy.runs.cluster.coordinator_actor import CoordinatorActor
-from refed_dspy.runs.cluster.crew import GRACE, Crew
-from refed_dspy.runs.cluster.worker import Ended, How, Worker
+from refed_dspy.runs.cluster.crew import ERRORS, GRACE, Crew
+from refed_dspy.runs.cluster.worker import Ended, Worker
 
 WORKERS = ("a", "b")
 
@@ -39,15 +38,15 @@ class CrewHere(Crew):
     tasks: list[asyncio.Task[Ended]]
 
     async def run(self) -> None:
-        """Raises RunStopped where all have failed, as a crew on nodes."""
+        """Raises as a crew on nodes where all have failed."""
         await self.coordinator.ask("workers", WORKERS)
         workers = [Worker(self.folder, name, self.coordinator) for name in WORKERS]
         self.tasks = [asyncio.ensure_future(each.run()) for each in workers]
         await asyncio.wait(self.tasks)
         await self._show()
         ended = [task.result() for task in self.tasks]
-        if all(each.how is How.FAILED for each in ended):
-            raise RunStopped(ended[0].why)
+        if all(each.how in ERRORS for each in ended):
+            raise ERRORS[ended[-1].how](ended[-1].why)
 
     async def stop(self) -> None:
         await self.coordinator.ask("stop")

@@ -15,7 +15,7 @@ import pytest
 import refed_dspy
 from benchmarks.runs import REFERENCES
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy.errors import ExportError, FolderInUse, RunDirError, RunStopped
+from refed_dspy.errors import ExportError, FolderInUse, InputError, RunDirError, RunStopped
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.live import LIVE
 from refed_dspy.runs.cluster import drive
@@ -132,6 +132,20 @@ def test_mistaken_input_that_is_seen_late_is_told_with_what_was_paid_for(
     with Ledger.read(tmp_path) as ledger:
         assert ledger.has_answers(), "what was made is gathered"
     server.control(latency=0)
+    assert made(server, tmp_path, size=8).complete
+
+
+def test_a_key_that_is_refused_is_mistaken_input_until_something_is_paid_for(
+    server: SimulatedTeacher, tmp_path: Path
+) -> None:
+    server.control(auth_fails_after=0)
+    with pytest.raises(InputError, match="Incorrect API key") as refused:
+        made(server, tmp_path)
+    assert refused.value.exit_code == 2 and refed_dspy.read_run(tmp_path).state == "stopped"
+    server.control(auth_fails_after=20)
+    with pytest.raises(RunStopped, match=r"Incorrect API key.* kept; continue with: refed_dspy\.resume"):
+        made(server, tmp_path)
+    server.control(auth_fails_after=None)
     assert made(server, tmp_path, size=8).complete
 
 
