@@ -135,7 +135,7 @@ def gathered(folder: Path, gather: Callable[[], object], work: Work) -> Iterator
             gather()
         except (RunDirError, RunStopped) as why:  # a frozen worker still has the files, say: the next start gathers
             log.warning("what was made is kept in the shards, and not yet gathered: %s", why)
-            raise error from None
+            raise (RunStopped(str(error)) if isinstance(error, InputError) else error) from None  # perhaps paid
         with Ledger.read(folder) as ledger:
             if isinstance(error, KeyboardInterrupt | asyncio.CancelledError):
                 raise type(error)(work.kept_line(ledger)) from None
