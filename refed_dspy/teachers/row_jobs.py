@@ -34,12 +34,17 @@ async def row_job(folder: Path, work: Work, watch: Watch[Progress] = NOBODY) -> 
 
 def _end(session: Session) -> End:
     if (reached := session.cap_reached) is not None:
-        return End(CAPPED, f"{reached.cap} is reached; raise it and run the same command to continue")
+        return at_cap(reached.cap)
     if session.start.work.then:
         return End(STOPPED, f"{session.start.work.then}; run the same command to continue")
     if unanswered := len(session.start.recorder.passing):
         return End(SHORT, f"{unanswered} questions had no answer; run the same command to ask them again")
     return End(DONE)
+
+
+def at_cap(cap: str) -> End:
+    """The end of a start that this cap ended."""
+    return End(CAPPED, f"{cap} is reached; raise it and run the same command to continue")
 
 
 async def for_each_row(session: Session, items: Iterable[T], work: Callable[[T], Awaitable[None]], slots: int) -> None:

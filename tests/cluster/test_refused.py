@@ -73,6 +73,13 @@ def test_a_folder_that_no_node_sees(run: Begin) -> None:
     )
 
 
+def test_a_key_that_is_wrong_from_the_start(run: Begin, server: SimulatedTeacher) -> None:
+    made = run(10)
+    server.control(auth_fails_after=0)
+    code, told = made.complete()
+    assert code == 2 and "Incorrect API key" in told.splitlines()[-1] and "kept" not in told, told
+
+
 def test_a_cap_below_one_call(run: Begin) -> None:
     assert "max_cost: " in refused(run(10, settings={"max_cost": 0.000001}))
 

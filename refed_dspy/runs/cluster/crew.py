@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from refed_dspy.errors import RefedError, RunDirError, RunStopped, one_line
+from refed_dspy.errors import InputError, RefedError, RunDirError, RunStopped, one_line
 from refed_dspy.runs.cluster import silence
 from refed_dspy.runs.cluster.coordinator import Totals
 from refed_dspy.runs.cluster.coordinator_actor import CoordinatorActor
@@ -28,6 +28,8 @@ REST = 5.0
 which all deaths count as one: a node has many workers, and all of them one coordinator."""
 FROZEN = 60.0
 """Seconds after which a worker that was given up is killed, unless it has waked and ended."""
+ERRORS = {How.FAILED: RunStopped, How.REFUSED: InputError, How.UNSHARED: RunDirError}
+"""What a run ends with whose last worker ended so."""
 GRACE = 4.0
 """Seconds that workers get to commit calls in flight and give back their leases when the run must stop."""
 log = logging.getLogger("refed_dspy.cluster")
@@ -69,7 +71,7 @@ class Crew:
 
     async def run(self) -> None:
         """Return once nothing is left that a worker could do. Raises RunStopped where all workers ended with errors, or
-        die one after the other; RunDirError where none sees the run's folder."""
+        die one after the other; InputError where the last one could not use what it was given."""
         while not await self.coordinator.ask("finished"):
             await self._fill_slots()
             if not self.working and self.error is not None:
@@ -180,9 +182,7 @@ class Crew:
             log.warning("%s ended: %s", self._at(name, node), ended.why)
             self._gone(node, ended.why)
         elif ended.how is not How.DONE:
-            # A folder that nobody sees is the caller's mistake, unless somebody has worked in it.
-            mistaken = ended.how is How.UNSHARED and not self.watching.progress.calls
-            self.error = (RunDirError if mistaken else RunStopped)(f"{self._at(name, node)}: {ended.why}")
+            self.error = ERRORS[ended.how](f"{self._at(name, node)}: {ended.why}")
             self.retired[node] = self.retired.get(node, 0) + 1
             log.warning("%s ended: %s", self._at(name, node), ended.why)
 

@@ -17,7 +17,8 @@ from refed_dspy.ledger.statements import text_digest
 from refed_dspy.ledger.states import CAPPED, DONE, SHORT, End, write_end
 from refed_dspy.ledger.summary import decisions_by_filter
 from refed_dspy.runs.cluster.gather import gather
-from refed_dspy.runs.cluster.job import STATE, Job, gathered, let_go, note_time, refuse_objects
+from refed_dspy.runs.cluster.gathered import UNGATHERED
+from refed_dspy.runs.cluster.job import STATE, Job, gathered, let_go, refuse_objects
 from refed_dspy.runs.cluster.ray_cluster import connected
 from refed_dspy.runs.cluster.shards import number_of_shards, prepare_shard, shard_folder, shard_of
 from refed_dspy.runs.cluster.watching import Watching
@@ -26,7 +27,7 @@ from refed_dspy.runs.resume import remembered
 from refed_dspy.runs.spec import RunSpec
 from refed_dspy.runs.synthesize import TRACKING_INTERVAL
 from refed_dspy.teachers.progress import Progress, Watch
-from refed_dspy.teachers.work import Start, Work, begin
+from refed_dspy.teachers.work import Start, Work
 from refed_dspy.tracking.background import run_wanted, tracking
 from refed_dspy.tracking.run import copy_run
 
@@ -37,8 +38,10 @@ async def drive(spec: RunSpec, watch: Watch[Progress]) -> Synthesis:
     Raises:
         ConfigError: no such cluster, or it cannot be used; fewer references than shards; a program or model that only a
             script can build.
-        RunDirError: the folder holds another run, or one without a cluster; or no node sees it.
-        RunStopped: every worker ended with an error; the last one's is told. What was made is gathered.
+        RunDirError: the folder holds another run, or one without a cluster; or no node sees it; or a start that was
+            killed left what cannot be gathered.
+        RunStopped: every worker ended with an error; the last one's is told. What was made is gathered. An InputError
+            where the last one could not use what it was given, and nothing was paid for.
     """
     config = spec.config
     assert isinstance(config, RunConfig) and config.cluster is not None
@@ -46,23 +49,36 @@ async def drive(spec: RunSpec, watch: Watch[Progress]) -> Synthesis:
     shards = number_of_shards(config.shards or _shards_before(folder), len(spec.references))
     work = replace(spec.work(), identity={**spec.identity(), "shards": shards})
     refuse_objects(work, remembered)
+    await _gather_left(folder)
     if (folder / FILE).is_file():
         with Ledger.read(folder) as ledger:  # before Ray is asked for, which takes a while
             work.refuse_another(ledger)
     folders = [shard_folder(folder, number) for number in range(shards)]
     _refuse_lost_coordinator(folder, folders)
     with tracking(folder, copy_run, run_wanted(config.track, folder), TRACKING_INTERVAL) as tracker:
-        with (
-            connected(config.cluster) as ray,
-            gathered(folder, partial(gather, folder, folders), work),
-            begin(folder, work) as start,
-        ):
+        with connected(config.cluster) as ray, gathered(folder, partial(gather, folder, folders), work) as start:
             end = await _one_start(spec, shards, start, ray, watch)
-            note_time(start.ledger)
         _tell(folder, end, work)
         await tracker.told()
     refresh_samples(folder)
     return read_run(folder)
+
+
+async def _gather_left(folder: Path) -> None:
+    """Gather what a start left in `folder` that was killed. Until then the run's own ledger knows of none of its
+    answers, and so neither that it has begun, with these settings and under these caps, nor how long it worked.
+
+    Raises as `let_go` and `gather`.
+    """
+    if not (folder / FILE).is_file():
+        return
+    with Ledger.read(folder) as ledger:
+        if not ledger.meta(UNGATHERED):
+            return
+        shards = range(ledger.meta("identity")["shards"])
+    folders = [shard_folder(folder, number) for number in shards]
+    await let_go(folder, folders)
+    gather(folder, folders)
 
 
 def _refuse_lost_coordinator(folder: Path, shards: Sequence[Path]) -> None:
@@ -82,7 +98,6 @@ def _refuse_lost_coordinator(folder: Path, shards: Sequence[Path]) -> None:
 async def _one_start(spec: RunSpec, shards: int, start: Start, ray: Any, watch: Watch[Progress]) -> End | CapReached:
     """Have workers work until nothing is left to do. How it ended."""
     folder = spec.folder
-    await let_go(shard_folder(folder, number) for number in range(shards))
     for number in range(shards):
         part = shard_of(spec, number, shards)
         prepare_shard(part.folder, part.work())
@@ -90,6 +105,8 @@ async def _one_start(spec: RunSpec, shards: int, start: Start, ray: Any, watch: 
     priced = all(model.price is not None for model in spec.models.values())
     progress = Progress(start.size, start.ledger.kept(), priced=priced)
     barred = [text_digest(each.instruction) for each in spec.references]
+    start.ledger.db.execute("PRAGMA synchronous=FULL")  # on the disk before anything is paid for
+    start.ledger.set_meta(**{UNGATHERED: True})
     async with watch.following(progress):
         try:
             totals = await job.carry_out(ray, Watching(folder, progress), start.caps_left.seconds, barred)

@@ -16,6 +16,8 @@ from refed_dspy.ledger.check import schema
 from refed_dspy.ledger.connection import FORMAT
 from refed_dspy.ledger.ledger import Ledger
 
+UNGATHERED = "ungathered"
+"""What a run's ledger says from when workers begin until what they made is gathered."""
 _CACHE = 64
 """MiB of pages in memory: the index of the answers' keys is filled in no order."""
 
@@ -31,8 +33,8 @@ CREATE TEMP TABLE made (place INTEGER PRIMARY KEY, instruction INTEGER, created 
 CREATE TEMP TABLE numbered (instruction INTEGER PRIMARY KEY, seq INTEGER);
 CREATE TEMP TABLE ordered (number INTEGER PRIMARY KEY, call INTEGER);
 """
-_OF_THE_RUN = """
-INSERT INTO meta SELECT * FROM before.meta;
+_OF_THE_RUN = f"""
+INSERT INTO meta SELECT * FROM before.meta WHERE name <> '{UNGATHERED}';
 INSERT INTO refs SELECT * FROM before.refs;
 INSERT INTO starts SELECT begun, last FROM before.starts ORDER BY rowid;
 """

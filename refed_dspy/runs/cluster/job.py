@@ -17,8 +17,9 @@ from typing import Any
 from refed_dspy.errors import CapReached, ConfigError, InputError, RunDirError, RunStopped
 from refed_dspy.files import write_text
 from refed_dspy.ledger.budget import Caps
-from refed_dspy.ledger.connection import is_at_work
+from refed_dspy.ledger.connection import is_at_work, locked
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.states import STOPPED, End, write_end
 from refed_dspy.runs.cluster.coordinator import Coordinator, Totals
 from refed_dspy.runs.cluster.coordinator_actor import CoordinatorActor
 from refed_dspy.runs.cluster.coordinator_file import CoordinatorFile
@@ -28,11 +29,13 @@ from refed_dspy.runs.cluster.watching import Watching
 from refed_dspy.runs.cluster.worker import EVERY, LOST, MARK
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.caps import NO_CAPS
-from refed_dspy.teachers.work import Work
+from refed_dspy.teachers.work import Start, Work, begin
 
 STATE = "coordinator.sqlite"
 PATIENCE = 300.0
 """Seconds in which a coordinator that begins again has read its file. Workers are lost sooner, and then replaced."""
+NOT_YET = "what the workers made is not gathered yet; run the same command to continue"
+"""Why a start is not at its end whose workers are."""
 NOBODY = -1
 """The shard that no worker has: what is claimed for it is nobody's."""
 log = logging.getLogger("refed_dspy.cluster")
@@ -113,37 +116,51 @@ def refuse_objects(work: Work, remembered: Callable[[Ledger], object]) -> None:
 
 
 @contextmanager
-def gathered(folder: Path, gather: Callable[[], object], work: Work) -> Iterator[None]:
-    """After the block, however it ends, what the shards have is in the ledger of `folder`, by `gather`. A RunStopped of
-    the block, and an interruption, then say what is kept, and how to go on."""
+def gathered(folder: Path, gather: Callable[[], object], work: Work) -> Iterator[Start]:
+    """One more start of `work` in `folder`, as `begin`. After the block, however it ends, what the shards have is in
+    the folder's ledger, by `gather`. A RunStopped of the block, and an interruption, then say what is kept, and how to
+    go on; and an InputError becomes a RunStopped where something was paid for. Where the block ends well, how the start
+    ended is still to be written afterwards."""
+    start, paid = None, None
     try:
-        yield
-    except InputError:  # nothing was made
-        raise
+        with begin(folder, work) as start:
+            paid = _paid(start.ledger)
+            yield start
+            _note_time(start.ledger)
+            write_end(start.ledger, End(STOPPED, NOT_YET))
     except BaseException as error:
+        if start is None:  # nothing was begun
+            raise
         try:
             gather()
         except (RunDirError, RunStopped) as why:  # a frozen worker still has the files, say: the next start gathers
             log.warning("what was made is kept in the shards, and not yet gathered: %s", why)
-            raise error from None
+            raise (RunStopped(str(error)) if isinstance(error, InputError) else error) from None  # perhaps paid
         with Ledger.read(folder) as ledger:
             if isinstance(error, KeyboardInterrupt | asyncio.CancelledError):
                 raise type(error)(work.kept_line(ledger)) from None
-            if type(error) is RunStopped:
+            if type(error) is RunStopped or (isinstance(error, InputError) and _paid(ledger) != paid):
                 raise RunStopped(f"{error}; {work.resume_hint(ledger)}") from None
         raise
     gather()
 
 
-async def let_go(shards: Iterable[Path]) -> None:
-    """Give the workers of a driver that was killed the time to end: they notice it, or have lost the coordinator."""
+def _paid(ledger: Ledger) -> Any:
+    """What was paid for so far, as in one process: calls with an answer, and tokens that others were billed for."""
+    return ledger.db.execute("SELECT total(answered), total(prompt_tokens) FROM usage").fetchone()
+
+
+async def let_go(folder: Path, shards: Iterable[Path]) -> None:
+    """Give the workers of a driver that was killed in `folder` the time to end: they notice it, or have lost the
+    coordinator. Raises FolderInUse where a driver is at work there."""
     until = time.monotonic() + LOST + 10
-    for folder in shards:
-        while is_at_work(folder) and time.monotonic() < until:  # noqa: ASYNC110 — another process
-            await asyncio.sleep(EVERY)
+    with locked(folder):
+        for shard in shards:
+            while is_at_work(shard) and time.monotonic() < until:  # noqa: ASYNC110 — another process
+                await asyncio.sleep(EVERY)
 
 
-def note_time(ledger: Ledger) -> None:
+def _note_time(ledger: Ledger) -> None:
     """Count the time until now as time of work."""
     now = time.time()
     ledger.commit([("UPDATE starts SET last = ? WHERE begun = (SELECT max(begun) FROM starts)", (now,))])

@@ -19,10 +19,9 @@ from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.fence import JUDGING
 from refed_dspy.ledger.statements import text_digest
-from refed_dspy.ledger.states import STOPPED, End, write_end
 from refed_dspy.runs.cluster.account import Amounts
 from refed_dspy.runs.cluster.gather_verdicts import gather_verdicts, shards_in
-from refed_dspy.runs.cluster.job import Job, gathered, let_go, note_time, refuse_objects
+from refed_dspy.runs.cluster.job import Job, gathered, let_go, refuse_objects
 from refed_dspy.runs.cluster.judge_shard import facts_of, make_shard, remembered_judges
 from refed_dspy.runs.cluster.ray_cluster import connected, slots
 from refed_dspy.runs.cluster.shards import USUAL, shard_folder
@@ -31,7 +30,7 @@ from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.caps import NO_CAPS
 from refed_dspy.teachers.progress import Progress, Watch
 from refed_dspy.teachers.row_jobs import recalled, row_job
-from refed_dspy.teachers.work import Start, Work, begin
+from refed_dspy.teachers.work import Start, Work
 
 FEWEST = 20
 """Rows of a shard: with fewer, a worker has few calls in flight, and takes the next lease all the time."""
@@ -79,10 +78,8 @@ class ClusterJudges:
         if left:
             facts = {**self._facts, "place": self._filters.index(judge_filter)}
             gather = partial(gather_verdicts, folder)
-            with connected(self._cluster) as ray, gathered(folder, gather, work), begin(folder, work) as start:
+            with connected(self._cluster) as ray, gathered(folder, gather, work) as start:
                 reached = await _one_start(ray, start, rows.at(left), facts, watch)
-                note_time(start.ledger)
-                write_end(start.ledger, End(STOPPED, f"{NOT_YET}; run the same command to continue"))
         async with row_job(folder, work, watch) as session:
             session.progress.kept = len(rows) - len(left)
             session.cap_reached = reached
@@ -106,8 +103,8 @@ class ClusterJudges:
 
 
 async def gather_left(folder: Path) -> None:
-    """Gather what a start on a cluster left in `folder` that was killed. Raises as `gather_verdicts`."""
-    await let_go(shards_in(folder))
+    """Gather what a start on a cluster left in `folder` that was killed. Raises as `let_go` and `gather_verdicts`."""
+    await let_go(folder, shards_in(folder))
     gather_verdicts(folder)
 
 

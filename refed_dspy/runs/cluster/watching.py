@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from refed_dspy.errors import ExportError
 from refed_dspy.files import write_json
 from refed_dspy.ledger.live import LIVE
 from refed_dspy.runs.cluster.account import NOTHING, Amounts
@@ -57,10 +58,13 @@ class Watching:
             "in_flight": progress.in_flight,
             "shards": {"all": totals.shards, "done": totals.done, "dry": totals.dry},
         }
-        write_json(self.folder / LIVE, {**numbers, **at_work})
+        try:
+            write_json(self.folder / LIVE, {**numbers, **at_work})
+        except ExportError as error:  # the work goes on, whoever cannot watch it
+            self.pass_on("refed status", [f"shows older numbers: {error}"])
 
     def pass_on(self, name: str, texts: Iterable[str]) -> None:
-        """Say what a worker warned of, each text once."""
+        """Say what a worker, or whoever has this `name`, warned of, each text once."""
         for text in texts:
             if text not in self.said:
                 self.said.add(text)

@@ -13,7 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from refed_dspy.errors import FolderInUse, NothingKept, RefedError, one_line
+from refed_dspy.errors import FolderInUse, InputError, NothingKept, RefedError, one_line
 from refed_dspy.ledger.fence import take_over
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.runs.cluster.account import Amounts
@@ -45,11 +45,12 @@ log = logging.getLogger("refed_dspy.cluster")
 
 
 class How(StrEnum):
-    """How a worker ended: nothing was left to do; the run failed there; it does not see the run's folder; or it lost
-    the coordinator, which another worker may find."""
+    """How a worker ended: nothing was left to do; the run failed there; it cannot use what it was given, such as the
+    teacher, or does not see the run's folder; or it lost the coordinator, which another worker may find."""
 
     DONE = "done"
     FAILED = "failed"
+    REFUSED = "refused"
     UNSHARED = "unshared"
     LOST = "lost"
 
@@ -85,7 +86,8 @@ class Worker:
             except CoordinatorLost as error:
                 return Ended(How.LOST, str(error), self.warned.texts)
             except RefedError as error:
-                return Ended(How.FAILED, one_line(_told(error), 600), self.warned.texts)
+                how = How.REFUSED if isinstance(error, InputError) else How.FAILED
+                return Ended(how, one_line(_told(error), 600), self.warned.texts)
             return Ended(How.DONE, warned=self.warned.texts)
 
     async def _work_on_leases(self) -> None:

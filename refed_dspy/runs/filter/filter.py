@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
@@ -27,7 +28,7 @@ from refed_dspy.ledger.fence import JUDGING
 from refed_dspy.ledger.identity import differences
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import Spent, spent
-from refed_dspy.ledger.states import FUNNEL, note_failure
+from refed_dspy.ledger.states import DONE, FUNNEL, SHORT, End, note_failure, write_end
 from refed_dspy.programs.load import warn_of_another_teacher
 from refed_dspy.records import DataRow, digest_of
 from refed_dspy.runs.filter.apply import apply_filters
@@ -38,13 +39,15 @@ from refed_dspy.teachers.caps import caps_of
 from refed_dspy.teachers.failures import CallPolicy
 from refed_dspy.teachers.judge import in_role, open_judge_model, open_judge_program
 from refed_dspy.teachers.progress import Progress, Watch
-from refed_dspy.teachers.row_jobs import for_each_row, row_job
+from refed_dspy.teachers.row_jobs import at_cap, for_each_row, row_job
 from refed_dspy.teachers.work import Work
 
 if TYPE_CHECKING:
     from refed_dspy.runs.cluster.judging import ClusterJudges
 
 NO_PLAIN = "no plain response"
+NOT_WRITTEN = "the rows are not written yet"
+"""Why work is not at its end whose judges have decided."""
 
 
 class FilterKeywords(TypedDict, total=False):
@@ -136,7 +139,7 @@ async def _filter(
     cluster: ClusterJudges | None,
 ) -> Filtering:
     stopped: list[str] = []
-    judges = [step.filter for step in steps if isinstance(step.filter, JudgeFilter)]
+    work = _work(models, config, identity)
 
     async def ask_judge(judge_filter: JudgeFilter, rows: RowsOnDisk) -> Decisions:
         decisions = Decisions()
@@ -145,19 +148,18 @@ async def _filter(
             from refed_dspy.runs.cluster.judging import gather_left
 
             await gather_left(folder)
-        then = "" if judge_filter is judges[-1] else "the judge's rows are decided first by another filter"
-        work = _work(models, len(rows), config, identity, then)
+        asked = replace(work, size=len(rows))
 
         async def judge(place: int) -> None:
             if (decision := await judged(judge_filter, row := rows[place])) is not None:
                 decisions[row.number] = decision
 
         if cluster is None:
-            async with row_job(folder, work, watch) as session:
+            async with row_job(folder, asked, watch) as session:
                 await for_each_row(session, range(len(rows)), judge, models["judge"].concurrency)
             reached = session.cap_reached
         else:
-            reached = await cluster.ask(judge_filter, rows, judge, folder, work, watch)
+            reached = await cluster.ask(judge_filter, rows, judge, folder, asked, watch)
         if reached is not None:
             stopped.append(reached.cap)
         elif reason := judge_filter.hopeless():
@@ -170,9 +172,25 @@ async def _filter(
         filtered = await apply_filters(data.rows, steps, config.seed, ask_judge)
     used = _used(folder) if models else None
     filtering = Filtering(folder, data, filtered, used, "".join(stopped[:1]), source)
-    with nullcontext() if used is None else after_answers():
-        write_filtering(filtering)
+    _write(filtering)
     return filtering
+
+
+def _write(filtering: Filtering) -> None:
+    """Write the result, and then, where a judge was asked, how the work ended: not before, whatever filters and rows
+    come after the judge's last one. Raises RunStopped where that fails, ExportError where nothing was paid."""
+    if filtering.used is None:
+        write_filtering(filtering)
+        return
+    with after_answers(), Ledger.create(filtering.out) as ledger:
+        write_filtering(filtering)
+        write_end(ledger, _end(filtering))
+
+
+def _end(filtering: Filtering) -> End:
+    if filtering.stopped:
+        return at_cap(filtering.stopped)
+    return End(SHORT, filtering.problem) if filtering.filtered.undecided else End(DONE)
 
 
 async def judged(judge_filter: JudgeFilter, row: DataRow) -> Decision | None:
@@ -194,26 +212,25 @@ def _on_cluster(config: FilterRunConfig, steps: Sequence[Step], models: Mapping[
     return ClusterJudges(config, steps, models)
 
 
-def _work(
-    models: Mapping[str, Teacher], rows: int, config: FilterRunConfig, identity: Mapping[str, Any], then: str
-) -> Work:
+def _work(models: Mapping[str, Teacher], config: FilterRunConfig, identity: Mapping[str, Any]) -> Work:
+    """What a judge is asked for, of no rows yet."""
     return Work(
         kind="filtering",
         identity=identity,
         models=models,
-        size=rows,
+        size=0,
         caps=caps_of(config),
         policy=CallPolicy(config.seed),
-        then=then,
+        then=NOT_WRITTEN,
     )
 
 
 def _used(folder: Path) -> Spent | None:
-    """None if no row reached a judge."""
+    """None if no row reached a judge; the folder may have other work's ledger then."""
     if not (folder / FILE).is_file():
         return None
     with Ledger.read(folder) as ledger:
-        return spent(ledger)
+        return spent(ledger) if ledger.holds() == "filtering" else None
 
 
 def _identity(data: DataSet, models: Mapping[str, Teacher]) -> dict[str, Any]:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from refed_dspy.errors import RunStopped
-from refed_dspy.runs.cluster import job, judging, worker
+from refed_dspy.runs.cluster import drive, job, judging, worker
 from refed_dspy.runs.cluster.coordinator import Coordinator
 from refed_dspy.runs.cluster.coordinator_actor import CoordinatorActor
-from refed_dspy.runs.cluster.crew import GRACE, Crew
-from refed_dspy.runs.cluster.worker import Ended, How, Worker
+from refed_dspy.runs.cluster.crew import ERRORS, GRACE, Crew
+from refed_dspy.runs.cluster.worker import Ended, Worker
 
 WORKERS = ("a", "b")
 
@@ -38,15 +38,15 @@ class CrewHere(Crew):
     tasks: list[asyncio.Task[Ended]]
 
     async def run(self) -> None:
-        """Raises RunStopped where all have failed, as a crew on nodes."""
+        """Raises as a crew on nodes where all have failed."""
         await self.coordinator.ask("workers", WORKERS)
         workers = [Worker(self.folder, name, self.coordinator) for name in WORKERS]
         self.tasks = [asyncio.ensure_future(each.run()) for each in workers]
         await asyncio.wait(self.tasks)
         await self._show()
         ended = [task.result() for task in self.tasks]
-        if all(each.how is How.FAILED for each in ended):
-            raise RunStopped(ended[0].why)
+        if all(each.how in ERRORS for each in ended):
+            raise ERRORS[ended[-1].how](ended[-1].why)
 
     async def stop(self) -> None:
         await self.coordinator.ask("stop")
@@ -61,7 +61,8 @@ class CrewHere(Crew):
 def work_here(patch: pytest.MonkeyPatch) -> None:
     """Have jobs work in this process."""
 
-    patch.setattr(judging, "connected", connected)
+    for module in (drive, judging):
+        patch.setattr(module, "connected", connected)
     patch.setattr(job, "beside_driver", lambda _: {})
     patch.setattr(job, "CoordinatorActor", Here)
     patch.setattr(job, "Crew", CrewHere)
@@ -71,9 +72,13 @@ def work_here(patch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def connected(_: str) -> Iterator[Any]:
-    """What stands for Ray: no nodes, and an actor is its object."""
+    """What stands for Ray: no nodes, and an actor is its object, which ends with the connection."""
+    with ExitStack() as actors:
 
-    def remote(kind: type[Any]) -> Any:
-        return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=kind))
+        def begun(kind: type[Any], *arguments: Any, **keywords: Any) -> Any:
+            return actors.enter_context(closing(kind(*arguments, **keywords)))
 
-    yield SimpleNamespace(nodes=list, remote=remote)
+        def remote(kind: type[Any]) -> Any:
+            return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=partial(begun, kind)))
+
+        yield SimpleNamespace(nodes=list, remote=remote)

@@ -83,7 +83,7 @@ async def test_a_damaged_shard_ends_the_worker(server: SimulatedTeacher, here: H
     shards_of(tmp_path, teacher_config(server, 4))
     (shard_folder(tmp_path, 0) / FILE).write_bytes(b"no ledger at all" * 500)
     ended = await asyncio.wait_for(worked(tmp_path, here), 20)
-    assert ended.how is How.FAILED and "not a readable ledger" in ended.why
+    assert ended.how is How.REFUSED and "not a readable ledger" in ended.why
 
 
 async def test_after_an_error_another_worker_takes_the_shard(

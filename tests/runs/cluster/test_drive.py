@@ -1,0 +1,157 @@
+"""A run on a cluster from its beginning to its end, with workers in this process: what is left of a killed one."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import refed_dspy
+from benchmarks.runs import REFERENCES
+from benchmarks.simulated import SimulatedTeacher
+from refed_dspy.errors import ExportError, FolderInUse, InputError, RunDirError, RunStopped
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.live import LIVE
+from refed_dspy.runs.cluster import drive
+from refed_dspy.runs.cluster.shards import shard_folder
+from refed_dspy.runs.cluster.worker import LOST
+from refed_dspy.runs.result import Synthesis
+from refed_dspy.teachers.progress import Progress
+from tests.runs.cluster.here import work_here
+from tests.runs.filter.helpers import http
+
+SIZE = 24
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster of two workers in this process."""
+    work_here(monkeypatch)
+
+
+def made(server: SimulatedTeacher, folder: Path, **more: Any) -> Synthesis:
+    """A run in two shards."""
+    settings = {"size": SIZE, "teacher": http(server, max_tokens=2000), "shards": 2, "cluster": "here", **more}
+    return refed_dspy.synthesize(None, REFERENCES[:12], run_dir=folder, progress=False, **settings)
+
+
+def killed(server: SimulatedTeacher, folder: Path, requests: int, **more: Any) -> int:
+    """Begin the run, and kill it once so many `requests` were sent; how many there were in all."""
+    server.control(latency=0.05)
+    keywords = {"server": server, "folder": folder, **more}
+    process = multiprocessing.get_context("fork").Process(target=made, kwargs=keywords)
+    process.start()
+    while server.stats()["requests"] < requests and process.is_alive():
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    server.control(latency=0)
+    return int(server.stats()["requests"])
+
+
+def stored(folder: Path, name: str) -> Any:
+    with Ledger.read(folder) as ledger:
+        return ledger.meta(name)
+
+
+def test_caps_and_used_time_count_after_a_kill(server: SimulatedTeacher, tmp_path: Path) -> None:
+    sent = killed(server, tmp_path, 20, max_calls=40, max_cost=5.0, max_minutes=3)
+    assert 20 <= sent < 40
+    again = made(server, tmp_path)
+    assert again.state == "at its cap" and sent < server.stats()["requests"] <= 40
+    caps = {"max_calls": 40, "max_cost": 5.0, "max_minutes": 3}
+    assert {name: again.status["caps"][name] for name in caps} == caps
+    with Ledger.read(tmp_path) as ledger:
+        (begun, last), _ = ledger.db.execute("SELECT begun, last FROM starts ORDER BY begun").fetchall()
+    assert last > begun
+    assert made(server, tmp_path, max_calls=1000).complete
+
+
+def test_another_run_and_a_second_driver_are_refused_before_anything_is_written(
+    server: SimulatedTeacher, tmp_path: Path
+) -> None:
+    sent = killed(server, tmp_path, 20)
+    before, begun = stored(tmp_path, "identity"), time.monotonic()
+    shard = shard_folder(tmp_path, 0)
+    with Ledger.create(tmp_path), Ledger.create(shard), pytest.raises(FolderInUse, match="still working on this run"):
+        made(server, tmp_path)
+    assert time.monotonic() - begun < LOST, "it did not wait for the workers of the first"
+    with pytest.raises(RunDirError, match="contains another run: seed was 0, is 7"):
+        made(server, tmp_path, seed=7)
+    with pytest.raises(RunDirError, match="contains another run: shards was 2, is 3"):
+        made(server, tmp_path, shards=3)
+    assert stored(tmp_path, "identity") == before and server.stats()["requests"] == sent
+    assert made(server, tmp_path).complete
+
+
+def _full(*_: Any) -> None:
+    raise RunStopped("the disk is full")
+
+
+def _killed(*_: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("end", [_full, _killed])
+def test_it_is_not_done_before_it_is_gathered(
+    end: Callable[..., None], server: SimulatedTeacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(drive, "gather", end)
+        sent = killed(server, tmp_path, 1000, size=8)  # by itself
+    there = refed_dspy.read_run(tmp_path)
+    assert (there.state, there.status["kept"]) == ("stopped", 0)
+    assert there.reason == "what the workers made is not gathered yet; run the same command to continue"
+    assert made(server, tmp_path, size=8).state == "done" and server.stats()["requests"] == sent
+
+
+def test_numbers_that_cannot_be_written_are_said_once_and_the_run_goes_on(
+    server: SimulatedTeacher, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / LIVE).mkdir()
+    assert made(server, tmp_path, size=8).complete
+    assert caplog.text.count("refed status: shows older numbers: ") == 1
+
+
+def test_mistaken_input_that_is_seen_late_is_told_with_what_was_paid_for(
+    server: SimulatedTeacher, tmp_path: Path
+) -> None:
+    def full(progress: Progress) -> None:
+        if progress.calls > 10:
+            raise ExportError("chart.png: cannot be written")
+
+    server.control(latency=0.05)
+    with pytest.raises(RunStopped, match=r"chart\.png: cannot be written; .* kept; continue with: refed_dspy\.resume"):
+        made(server, tmp_path, on_progress=full)
+    with Ledger.read(tmp_path) as ledger:
+        assert ledger.has_answers(), "what was made is gathered"
+    server.control(latency=0)
+    assert made(server, tmp_path, size=8).complete
+
+
+def test_a_key_that_is_refused_is_mistaken_input_until_something_is_paid_for(
+    server: SimulatedTeacher, tmp_path: Path
+) -> None:
+    server.control(auth_fails_after=0)
+    with pytest.raises(InputError, match="Incorrect API key") as refused:
+        made(server, tmp_path)
+    assert refused.value.exit_code == 2 and refed_dspy.read_run(tmp_path).state == "stopped"
+    server.control(auth_fails_after=20)
+    with pytest.raises(RunStopped, match=r"Incorrect API key.* kept; continue with: refed_dspy\.resume"):
+        made(server, tmp_path)
+    server.control(auth_fails_after=None)
+    assert made(server, tmp_path, size=8).complete
+
+
+def test_a_run_that_was_gathered_is_not_gathered_again(
+    server: SimulatedTeacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert made(server, tmp_path, size=4).complete
+    monkeypatch.setattr(drive, "let_go", None)
+    assert made(server, tmp_path, size=8).complete
