@@ -132,5 +132,5 @@ async def test_a_shard_that_ended_a_worker_comes_last(server: SimulatedTeacher, 
     run = Run(tmp_path, server)
     (shard_folder(tmp_path, 0) / FILE).write_bytes(b"no ledger at all" * 500)
     ended, totals, _ = await run.start()
-    assert [each.how for each in ended] == [How.FAILED] * 2
+    assert [each.how for each in ended] == [How.REFUSED] * 2
     assert totals.done == SHARDS - 1, "the others are worked on first"
