@@ -162,14 +162,10 @@ class Figure:
 
     def _judged(self, rows: Sequence[Mapping[str, Any]], keep: int | None = None, seed: int = 0) -> Filtering:
         """All verdicts, on data and on answers, go into one folder: each is paid for once, under one cap."""
+        filters = [{"judge": {} if keep is None else {"keep": keep}}]
+        judge, cap = self.args.judge, self.args.max_cost
         filtering = refed_dspy.filter_data(
-            rows,
-            [{"judge": {} if keep is None else {"keep": keep}}],
-            judge=self.args.judge,
-            out=self.out / "judge",
-            force=True,
-            max_cost=self.args.max_cost,
-            seed=seed,
+            rows, filters, judge=judge, out=self.out / "judge", force=True, max_cost=cap, seed=seed
         )
         if lost := len(filtering.filtered.undecided):
             why = f"{filtering.stopped} is reached" if filtering.stopped else "the judge did not answer"
