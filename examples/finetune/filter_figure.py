@@ -41,8 +41,7 @@ from refed_dspy.text import NO_VALUE, table_lines
 
 HERE = Path(__file__).resolve().parent
 FILTERS = ("random", "rouge", "judge")
-SIZES = (1000, 2000, 4000, 8000)
-"""The paper's."""
+SIZES = (1000, 2000, 4000, 8000)  # the paper's
 BASE = "base"
 EMPTY = "(no answer)"
 """Shown to the judge for an empty answer, so that it is compared, and loses."""
