@@ -56,6 +56,15 @@ def test_the_driver_killed_and_stopped(run: Begin) -> None:
     assert made.requests() - complete(made).answers <= 4 * CONCURRENCY, "at two ends of two workers"
 
 
+def test_a_cluster_of_the_runs_own(run: Begin) -> None:
+    """It lives as long as the run does."""
+    made = run(60)
+    made.cluster = "local:2"
+    code, told = made.complete()
+    assert code == 0, told
+    complete(made)
+
+
 @pytest.mark.parametrize("requests", [0, 100])
 def test_a_driver_that_is_told_to_end(run: Begin, requests: int) -> None:
     """While it connects, and at work. Ray's own handlers of SIGTERM would print a stack and end with 15."""

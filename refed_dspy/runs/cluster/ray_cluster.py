@@ -43,33 +43,33 @@ def connected(cluster: str) -> Iterator[Any]:
         yield ray
         return
     log.info("%s Ray …", "starting" if settings["address"] == "local" else "connecting to")
-    try:
-        _connect(ray, settings)
-    except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
-        raise ConfigError(f"cluster {one_line(cluster, 100)}: {one_line(error, 300)}") from None
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
+    with ThreadPoolExecutor(1) as thread:  # Linux ends the processes of a local cluster with the thread that began them
+        try:
+            _connect(ray, settings, thread)
+        except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
+            raise ConfigError(f"cluster {one_line(cluster, 100)}: {one_line(error, 300)}") from None
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
 
 
-def _connect(ray: Any, settings: dict[str, Any]) -> None:
+def _connect(ray: Any, settings: dict[str, Any], thread: ThreadPoolExecutor) -> None:
     """`ray.init`, through which SIGTERM keeps doing what it does.
 
     In the main thread Ray would have SIGTERM end the process with code 15. From any thread it has SIGTERM print a
     stack, which Python's own handler, set anew, ends.
     """
     handler, in_main = signal.getsignal(signal.SIGTERM), threading.current_thread() is threading.main_thread()
-    with ThreadPoolExecutor(1) as pool:
-        connecting = pool.submit(
-            ray.init, **settings, namespace="refed-dspy", log_to_driver=False, logging_level=logging.ERROR
-        )
-        while in_main and not connecting.done():
-            signal.signal(signal.SIGTERM, handler)
-            wait([connecting], MOMENT)
-        if in_main:
-            signal.signal(signal.SIGTERM, handler)
-        connecting.result()
+    connecting = thread.submit(
+        ray.init, **settings, namespace="refed-dspy", log_to_driver=False, logging_level=logging.ERROR
+    )
+    while in_main and not connecting.done():
+        signal.signal(signal.SIGTERM, handler)
+        wait([connecting], MOMENT)
+    if in_main:
+        signal.signal(signal.SIGTERM, handler)
+    connecting.result()
 
 
 def slots(node: dict[str, Any]) -> int:
