@@ -233,12 +233,12 @@ def test_ctrl_c_ends_any_optimizer_and_leaves_the_ledger_whole(
         assert not process.is_alive() and time.monotonic() - begun < 5
     with Ledger.read(folder) as ledger:
         outcomes = dict(ledger.db.execute("SELECT outcome, count(*) FROM calls GROUP BY outcome"))
-    stored_answers, asked = answers(folder), requests(server)
+    stored_answers, recorded = answers(folder), sum(outcomes.values())
     assert set(outcomes) <= {"ok", "cancelled"} and stored_answers == outcomes["ok"] > 0
-    assert sum(outcomes.values()) == asked
+    assert outcomes["ok"] <= requests(server) <= recorded, "a cancelled call may not have got as far as the server"
     server.control(latency=0)
-    made = compiled(server, folder, optimizer, max_calls=asked + 5)
-    assert made.stopped == "max_calls" and requests(server) <= asked + 5
+    made = compiled(server, folder, optimizer, max_calls=recorded + 5)
+    assert made.stopped == "max_calls" and requests(server) <= recorded + 5
 
 
 def test_ctrl_c_while_a_model_starts_ends_its_thread(server: SimulatedTeacher, tmp_path: Path) -> None:
