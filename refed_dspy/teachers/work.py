@@ -18,7 +18,7 @@ from refed_dspy.ledger.identity import differences, has_begun, named_work
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import RunRecorder
 from refed_dspy.ledger.spending import begin_start
-from refed_dspy.ledger.states import DONE, KILLED, End, last_end, write_end
+from refed_dspy.ledger.states import DONE, KILLED, UNGATHERED, End, last_end, write_end
 from refed_dspy.records import Reference
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.caps import CapSettings, CapsLeft, budget_caps, check_caps, lasting_caps
@@ -140,6 +140,16 @@ class Start:
     """The ledger of a run whose answers count here too."""
 
 
+def _to_reuse(folder: Path) -> Ledger:
+    """The ledger of the run in `folder`. Raises RunDirError where there is none, or where it lacks what a cluster's
+    workers made."""
+    ledger = Ledger.read(folder)
+    if ledger.meta(UNGATHERED):
+        ledger.close()
+        raise RunDirError(f"reuse: {folder}: its shards are not gathered yet; run its own command again first")
+    return ledger
+
+
 @contextmanager
 def begin(folder: Path, work: Work) -> Iterator[Start]:
     """The folder's ledger, open for one more start of `work`, which is new there or the same as before.
@@ -156,7 +166,7 @@ def begin(folder: Path, work: Work) -> Iterator[Start]:
     if not (folder / FILE).is_file():  # a mistake leaves no folder behind
         budget_caps(work.models, work.caps)
     with ExitStack() as stack:
-        reused_from = None if work.reuse is None else stack.enter_context(Ledger.read(work.reuse))
+        reused_from = None if work.reuse is None else stack.enter_context(_to_reuse(work.reuse))
         ledger = stack.enter_context(Ledger.create(folder, work.epoch))
         work.refuse_another(ledger)  # first: the caps and costs of other work mean nothing here
         caps = lasting_caps(ledger, work.caps)

@@ -18,6 +18,7 @@ from refed_dspy.config.loading import load_config
 from refed_dspy.config.run import RunConfig
 from refed_dspy.errors import ConfigError, RunDirError
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.states import UNGATHERED
 from refed_dspy.runs.result import Synthesis
 from refed_dspy.teachers import open_teacher
 from tests.support.scripted_engine import AsyncWriter, Writer, fake_lm, references
@@ -67,6 +68,17 @@ def test_a_resume_remembers_what_it_may_reuse(tmp_path: Path, server: SimulatedT
     assert server.stats()["requests"] == 2 + 1 + 16
     made = refed_dspy.resume(tmp_path / "new", size=8)
     assert len(made.samples) == 8 and server.stats()["requests"] == 2 + 1 + 16
+
+
+def test_a_run_whose_shards_are_not_gathered_is_not_reused(tmp_path: Path) -> None:
+    """Its ledger lacks what its workers made: it would be paid for again."""
+    run(tmp_path / "old", Writer(), size=2)
+    with Ledger.create(tmp_path / "old") as ledger:
+        ledger.set_meta(**{UNGATHERED: True})
+    writer = Writer()
+    with pytest.raises(RunDirError, match=r"reuse: .*old: its shards are not gathered yet; run its own command again"):
+        run(tmp_path / "new", writer, size=2, reuse=tmp_path / "old")
+    assert not writer.requests and not (tmp_path / "new").exists()
 
 
 def test_a_resume_goes_on_at_the_last_address(tmp_path: Path, server: SimulatedTeacher) -> None:

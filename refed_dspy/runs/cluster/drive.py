@@ -14,10 +14,9 @@ from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.identity import has_begun
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.statements import text_digest
-from refed_dspy.ledger.states import CAPPED, DONE, SHORT, End, write_end
+from refed_dspy.ledger.states import CAPPED, DONE, SHORT, UNGATHERED, End, write_end
 from refed_dspy.ledger.summary import decisions_by_filter
 from refed_dspy.runs.cluster.gather import gather
-from refed_dspy.runs.cluster.gathered import UNGATHERED
 from refed_dspy.runs.cluster.job import STATE, Job, gathered, let_go, refuse_objects
 from refed_dspy.runs.cluster.ray_cluster import connected
 from refed_dspy.runs.cluster.shards import number_of_shards, prepare_shard, shard_folder, shard_of

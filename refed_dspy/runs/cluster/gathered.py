@@ -15,9 +15,8 @@ from refed_dspy.errors import RunDirError, one_line
 from refed_dspy.ledger.check import schema
 from refed_dspy.ledger.connection import FORMAT
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.states import UNGATHERED
 
-UNGATHERED = "ungathered"
-"""What a run's ledger says from when workers begin until what they made is gathered."""
 _CACHE = 64
 """MiB of pages in memory: the index of the answers' keys is filled in no order."""
 
