@@ -17,7 +17,7 @@ from dspy import lm15
 from dspy.utils import exceptions as lm_errors
 
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy.errors import EndpointBusy, RunStopped, TeacherError
+from refed_dspy.errors import EndpointBusy, RunStopped, TeacherError, TooManyFailed
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.optimizers.gateway import Gateway
 from refed_dspy.programs.lm_errors import InTransit, LMCapReached
@@ -48,7 +48,7 @@ def server(server: SimulatedTeacher) -> SimulatedTeacher:
 
 def stopped_by(gateway: Gateway) -> str:
     error = gateway.stop_error
-    assert type(error) in {TeacherError, RunStopped, EndpointBusy} and "\n" not in str(error)
+    assert type(error) in {TeacherError, RunStopped, TooManyFailed, EndpointBusy} and "\n" not in str(error)
     return str(error)
 
 
