@@ -12,6 +12,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
+# Where this is set, every command that a test starts would compile the whole package anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help setup demo test live slow browser finetune cluster evaluate docs docs-serve bench planted chaos ui lock wheel clean
 help: ## show this

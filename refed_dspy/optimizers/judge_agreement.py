@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,8 @@ from refed_dspy.teachers.row_jobs import for_each_row, row_job
 from refed_dspy.teachers.work import Work
 from refed_dspy.text import Shown, html_lines
 
+log = logging.getLogger("refed_dspy.optimizers")
+
 
 @dataclass(frozen=True, repr=False)
 class Measurement(Shown):
@@ -64,8 +67,7 @@ class Measurement(Shown):
         people = self.people.lines() if self.people else []
         lines = [*agreement_lines(self.rows), *people, f"{counts}, {dollars(self.cost * PICO)}, {self.calls} calls"]
         if self.seen:
-            tuned_on = f"{self.seen} of {self.pairs} pairs are of instructions that the judge was tuned on"
-            lines.insert(0, f"{tuned_on}: the figures flatter it; measure it on others")
+            lines.insert(0, _flattered(self.seen, self.pairs))
         if warning := judged.warning():
             lines.insert(0, warning)
         return [*lines, f"stopped: {why_stopped(self.stopped, '; raise it to continue')}"] if self.stopped else lines
@@ -113,6 +115,9 @@ def measure_agreement(
         chosen = sample_pairs(chosen, count, seed)
     teacher = open_judge_model(judge)
     warn_of_another_teacher(opened, teacher.model)
+    tuned_on = set(getattr(opened, "tuned_on", ()))
+    if seen := len({pair.id for pair in chosen if digest(pair.instruction) in tuned_on}):
+        log.warning("%s", _flattered(seen, len(chosen)))
     identity = {"pairs": digest([pair.id for pair in chosen]), "program": program_digests(opened)}
     folder = path_of(out, "out") if out is not None else Path("refed-verdicts") / digest([identity, teacher.identity])
     work = Work(
@@ -135,9 +140,12 @@ def measure_agreement(
         raise RunStopped(why)
     rows = agreement(judged_pairs, [verdicts[pair.id] for pair in judged_pairs], seed)
     people = people_of(judged_pairs, verdicts, seed=seed) if shared(judged_pairs) else None
-    tuned_on = set(getattr(opened, "tuned_on", ()))
-    seen = len({pair.id for pair in chosen if digest(pair.instruction) in tuned_on})
     return Measurement(rows, judgements, len(chosen), spending.cost, spending.calls, stopped, people, seen)
+
+
+def _flattered(seen: int, pairs: int) -> str:
+    tuned_on = f"{seen} of {pairs} pairs are of instructions that the judge was tuned on"
+    return f"{tuned_on}: the figures flatter it; measure it on others"
 
 
 def _opened(

@@ -162,12 +162,19 @@ def test_a_judge_that_decides_nothing_is_one_line(tmp_path: Path) -> None:
     assert (facts["state"], facts["reason"]) == ("ended short", str(stopped.value))
 
 
-def test_pairs_that_the_judge_was_tuned_on_are_told_of(tmp_path: Path) -> None:
-    pairs, judge, program = [pair(number, 1) for number in range(5)], fake_lm(writer_by(perfect)), PairwiseJudge()
+def test_pairs_that_the_judge_was_tuned_on_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    told_when_asked = list[str]()
+
+    def asked(request: Request) -> str:
+        told_when_asked.append(caplog.text)
+        return perfect(request)
+
+    pairs, judge, program = [pair(number, 1) for number in range(5)], fake_lm(writer_by(asked)), PairwiseJudge()
     program.tuned_on = [digest(each.instruction) for each in pairs[:2]]
     measured = measure_agreement(pairs, judge, tmp_path, program=program, progress=False)
     told = "2 of 5 pairs are of instructions that the judge was tuned on: the figures flatter it; measure it on others"
     assert measured.seen == 2 and measured.lines()[0] == told
+    assert told_when_asked and told in told_when_asked[0]  # before anything is paid for
     others = measure_agreement(pairs[2:], judge, tmp_path / "others", program=program, progress=False)
     assert others.seen == 0 and not any("tuned on" in line for line in others.lines())
 
