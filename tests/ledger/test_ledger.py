@@ -60,6 +60,10 @@ def test_the_same_answer_twice_is_one(tmp_path: Path) -> None:
         ledger.commit(answered(key("a", "judge", "2"), Answer("another"), "elsewhere", []))
         assert ledger.db.execute("SELECT count(*) FROM answers").fetchone() == (1,)
         assert ledger.answer("a") == ANSWER and ledger.endpoint("a") == "endpoint", "what was given stays"
+        first, second = (Answer("{}", reasoning=thought) for thought in ("the first thought", "the second"))
+        for answer in (first, second):
+            ledger.commit(answered(key("b"), answer, "endpoint", []))
+        assert ledger.answer("b") == first, "with what was thought before it"
 
 
 def test_an_answers_text_is_kept_where_its_json_is_not_what_was_read(tmp_path: Path) -> None:
