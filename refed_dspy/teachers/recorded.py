@@ -193,7 +193,6 @@ class RecordedTeacher:
         """Record and count a request without an answer. Raises TeacherError where the endpoint is not there, and as
         `fail`."""
         if isinstance(error, NoConnection) and not self.failures.paid:
-            recorder.write()
             raise self.failures.not_reached(error) from error
         await self.fail(key, error, recorder.take())
 

@@ -100,7 +100,7 @@ def test_one_stage_says_nothing_about_another() -> None:
         fails(failures, 1)
 
 
-@pytest.mark.parametrize(("count", "words"), [(1, "the only call failed"), (3, "all 3 calls failed")])
+@pytest.mark.parametrize(("count", "words"), [(1, "the only call failed"), (2, "all 2 calls failed")])
 def test_fewer_calls_all_of_which_failed_are_useless(count: int, words: str) -> None:
     failures, resumed = failures_of("judge"), failures_of("judge", CallPolicy(), "writing")
     for each in (failures, resumed):

@@ -153,6 +153,25 @@ def test_after_a_pause_those_who_waited_come_within_the_window() -> None:
     virtually(main)
 
 
+def test_after_a_pause_they_come_one_by_one_over_the_time_that_an_answer_takes() -> None:
+    async def main() -> None:
+        limits, loop = virtual_limits(), asyncio.get_running_loop()
+        for _ in range(60):
+            slot = await limits.acquire(1)
+            limits.sent(slot)
+            await asyncio.sleep(0.1)
+            limits.went_well(slot)
+        (refused,) = await sent(limits, 1)
+        limits.refused(refused, 2)
+        came = list[float]()
+        for _ in range(int(limits.window)):
+            await limits.acquire(1)
+            came.append(loop.time())
+        assert len(came) > 4 and 0.05 < came[-1] - came[0] <= 0.11
+
+    virtually(main)
+
+
 @pytest.mark.parametrize(
     ("retry_after", "said"),
     [

@@ -14,6 +14,7 @@ from typing import Any
 import dspy
 import pytest
 from dspy.lm15 import Message, Request
+from dspy.utils import exceptions as lm_errors
 
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.errors import ConfigError
@@ -24,7 +25,7 @@ from refed_dspy.ledger.spending import spent
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.asking import about
 from refed_dspy.programs.lm_errors import InTransit
-from refed_dspy.programs.question import Question
+from refed_dspy.programs.question import Fit, Question, fitting
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.recorded import Asked
 from refed_dspy.teachers.recorded_lm import RecordedLM, recorded_lm
@@ -256,6 +257,18 @@ async def test_equal_requests_of_two_stages_and_items_are_one_call_and_both_have
     asked = rows(tmp_path, "SELECT stage, item FROM asked")
     assert set(asked) == {("a", "1"), ("b", "1"), ("a", "2")}
     assert call in asked if at_once else call == ("a", "1"), "DSPy's threads decide who comes first of several at once"
+
+
+class Broken(Fit):
+    def checked(self, text: str) -> tuple[str, str | None]:
+        raise ZeroDivisionError("a bug")
+
+
+async def test_a_bug_after_an_answer_leaves_its_call_settled(tmp_path: Path) -> None:
+    async with recorded(tmp_path, writer()) as lm:
+        with fitting(Broken()), pytest.raises(lm_errors.LMUnexpectedError, match="a bug"):
+            await lm.acall("What is the tide?")
+    assert rows(tmp_path, "SELECT outcome FROM calls") == [("ok",)], "not as if it were still in flight"
 
 
 def test_half_a_surrogate_pair_in_an_answer_can_be_stored() -> None:

@@ -137,6 +137,37 @@ async def test_refusals_at_random_shrink_the_window_by_half_their_share() -> Non
     assert limits.window == FIRST_WINDOW * (1 - 1 / 4 / 2)
 
 
+async def test_being_full_halves_the_window_whatever_was_refused_by_chance_before() -> None:
+    clock = Clock()
+    limits = RateLimits(64, clock=clock)
+    for _ in range(40):
+        limits.went_well(*await sent(limits, 1))
+    clock.now += 1
+    together, before = await sent(limits, 40), limits.window
+    for slot in together:
+        clock.now += 0.01
+        limits.refused(slot, None)
+    assert before / 4 < limits.window <= before / 2, "once: all were sent before it was known to be full"
+
+
+async def refusals_until_full(answers: int) -> int:
+    """How many calls sent together are refused, after so many answers, before the window is halved."""
+    limits = RateLimits(64, clock=(clock := Clock()))
+    for _ in range(answers):
+        limits.went_well(*await sent(limits, 1))
+    for number, slot in enumerate(await sent(limits, 30), 1):
+        clock.now += 0.01
+        before = limits.window
+        limits.refused(slot, None)
+        if limits.window <= before / 2:
+            return number
+    pytest.fail("it is never full")
+
+
+async def test_the_more_answers_the_fewer_refusals_in_a_row_mean_that_it_is_full() -> None:
+    assert await refusals_until_full(600) < await refusals_until_full(60)
+
+
 async def test_connections_that_cannot_be_made_mean_fewer_at_once_and_no_alarm() -> None:
     limits = RateLimits(400, probes=2)
     limits.window = 400.0

@@ -22,6 +22,8 @@ from refed_dspy import TeacherConfig
 from refed_dspy.records import Call
 from refed_dspy.teachers.rate_limits import RateLimits
 from refed_dspy.teachers.transport import (
+    BYTES_A_LOGPROB,
+    BYTES_A_TOKEN,
     ENVELOPE,
     PolledPool,
     WatchedTransport,
@@ -107,7 +109,9 @@ async def test_an_answer_as_long_as_its_tokens_allow_is_read() -> None:
     long["choices"][0]["message"]["content"] = json.dumps({"response": "漢" * 300_000})
     answers, _ = await answers_to(json.dumps(long).encode(), max_tokens=100_000)
     assert [len(answer.response) for answer in answers] == [300_000] * 3
-    assert longest_answer(TeacherConfig(model="a/b", max_tokens=16)) > ENVELOPE
+    assert longest_answer(TeacherConfig(model="a/b", max_tokens=16)) == ENVELOPE + 16 * BYTES_A_TOKEN
+    with_logprobs = TeacherConfig(model="a/b", max_tokens=16, params={"logprobs": True})
+    assert longest_answer(with_logprobs) == ENVELOPE + 16 * (BYTES_A_TOKEN + BYTES_A_LOGPROB)
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,14 @@ async def test_a_last_line_that_is_too_long_is_counted_too(end: bytes, caplog: p
     assert "left out of a batch's file: 1" in caplog.text
 
 
+@pytest.mark.parametrize("end", [b"", b"\n"])
+async def test_a_last_line_of_just_the_length_is_read(end: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    answer = {"a": "x" * 41}
+    data = json.dumps(answer).encode() + end
+    assert [value async for value in json_lines(in_pieces(data, random.Random(0)), 50, 9)] == [answer]
+    assert not caplog.records
+
+
 class Pieces(httpx.AsyncByteStream):
     def __init__(self, *pieces: bytes) -> None:
         self.pieces = pieces
