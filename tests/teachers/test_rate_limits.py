@@ -308,3 +308,11 @@ def test_nobody_is_stuck_and_no_slot_leaks(seed: int) -> None:
         assert limits.in_flight == 0
 
     virtually(main)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(119, "119 s"), (120, "2 minutes"), (7200, "2 hours"), (172_800, "2 days"), (63_115_200, "2 years")],
+)
+def test_a_wait_is_told_in_the_largest_unit_that_it_has_twice(seconds: float, told: str) -> None:
+    assert f"allows nothing more for {told}," in str(WaitTooLong(seconds))
