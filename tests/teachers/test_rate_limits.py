@@ -15,6 +15,7 @@ from refed_dspy.teachers.rate_limits import (
     RateLimits,
     WaitTooLong,
     current_slot,
+    seconds_alone,
 )
 from tests.support.clocks import Clock, settle_down, virtual_limits, virtually
 from tests.support.slots import at_once, sent, slots
@@ -116,6 +117,29 @@ def test_who_is_asked_to_wait_longer_than_is_worth_it_hears_so_at_once_and_with_
         assert loop.time() == begun
 
     virtually(main)
+
+
+def test_after_the_pause_of_a_full_endpoint_a_refused_call_waits_alone_again() -> None:
+    async def main() -> None:
+        limits, loop = virtual_limits(), asyncio.get_running_loop()
+        limits.refused(await limits.acquire(1), 30)
+        await limits.acquire(1)
+        begun = loop.time()
+        await limits.alone(5)
+        assert loop.time() - begun >= 5
+
+    virtually(main)
+
+
+@pytest.mark.parametrize(("refusals", "longest"), [(0, 0.2), (1, 0.4), (5, 6.4), (30, LONGEST_PAUSE)])
+def test_the_longest_wait_doubles_with_each_refusal(refusals: int, longest: float) -> None:
+    waits = [seconds_alone(None, refusals) for _ in range(400)]
+    assert min(waits) < 0.1 * longest < 0.9 * longest < max(waits) <= longest
+
+
+def test_a_wait_that_was_asked_for_is_a_tenth_longer_at_most() -> None:
+    waits = [seconds_alone(10.0, 30) for _ in range(400)]
+    assert min(waits) >= 10 and 10.9 < max(waits) <= 11
 
 
 def test_a_longer_pause_is_not_cut_short_by_a_shorter_one() -> None:
