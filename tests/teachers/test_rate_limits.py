@@ -177,21 +177,41 @@ def test_after_a_pause_those_who_waited_come_within_the_window() -> None:
     virtually(main)
 
 
+async def refused_after_answers(limits: RateLimits) -> None:
+    """Sixty answers after a tenth of a second each, then a pause of two seconds."""
+    for _ in range(60):
+        limits.sent(slot := await limits.acquire(1))
+        await asyncio.sleep(0.1)
+        limits.went_well(slot)
+    (slot,) = await sent(limits, 1)
+    limits.refused(slot, 2)
+
+
 def test_after_a_pause_they_come_one_by_one_over_the_time_that_an_answer_takes() -> None:
     async def main() -> None:
         limits, loop = virtual_limits(), asyncio.get_running_loop()
-        for _ in range(60):
-            slot = await limits.acquire(1)
-            limits.sent(slot)
-            await asyncio.sleep(0.1)
-            limits.went_well(slot)
-        (refused,) = await sent(limits, 1)
-        limits.refused(refused, 2)
+        await refused_after_answers(limits)
         came = list[float]()
         for _ in range(int(limits.window)):
             await limits.acquire(1)
             came.append(loop.time())
         assert len(came) > 4 and 0.05 < came[-1] - came[0] <= 0.11
+
+    virtually(main)
+
+
+def test_once_as_many_as_may_are_in_flight_again_the_others_come_as_slots_are_free() -> None:
+    async def main() -> None:
+        limits, loop = virtual_limits(), asyncio.get_running_loop()
+        await refused_after_answers(limits)
+        in_flight = [await limits.acquire(1) for _ in range(int(limits.window))]
+        waiting = [asyncio.create_task(limits.acquire(1)) for _ in range(4)]
+        await asyncio.sleep(0.1)
+        ended = loop.time()
+        for slot in in_flight[:4]:
+            limits.ended(slot)
+        await asyncio.gather(*waiting)
+        assert loop.time() == ended
 
     virtually(main)
 
@@ -261,6 +281,18 @@ def test_a_limit_that_is_used_up_for_long_refuses_who_needs_it_and_lets_others_i
 
 
 # --- who waits
+
+
+def test_a_small_call_does_not_overtake_a_large_one() -> None:
+    async def main() -> None:
+        limits = virtual_limits(tokens=600)
+        await limits.acquire(500)
+        large, small = (asyncio.create_task(limits.acquire(tokens)) for tokens in (400, 5))
+        await settle_down()
+        assert not small.done()
+        await large
+
+    virtually(main)
 
 
 def test_those_who_wait_are_let_in_in_order() -> None:

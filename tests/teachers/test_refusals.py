@@ -96,6 +96,8 @@ def test_who_never_answers_is_asked_a_few_times_more_and_no_longer() -> None:
                 if waiting is not None:
                     await waiting
         assert asked == HOLD_FROM + PROBES
+        await asyncio.sleep(60)
+        await limits.acquire(1)  # a later job asks again
 
     virtually(main)
 
