@@ -42,6 +42,26 @@ async def test_an_endpoint_that_names_a_large_limit_is_asked_as_much_at_once() -
     assert limits.window >= 5000
 
 
+async def test_after_a_refusal_a_large_limit_in_a_header_does_not_open_the_window() -> None:
+    limits = RateLimits(8000, clock=(clock := Clock()))
+    (slot,) = await sent(limits, 1)
+    limits.refused(slot, 1)
+    clock.now += 2
+    window = limits.window
+    limits.learn({"x-ratelimit-limit-requests": "10000", "x-ratelimit-remaining-requests": "5000"})
+    assert limits.window == window
+
+
+async def test_after_a_connection_that_could_not_be_made_the_window_grows_slowly() -> None:
+    limits = RateLimits(200, clock=(clock := Clock()))
+    before, after = await sent(limits, 2)
+    limits.not_reached(before)
+    clock.now += 1
+    window = limits.window
+    limits.went_well(after)
+    assert window < limits.window < window + 1.5
+
+
 async def test_after_it_was_full_the_window_grows_by_one_and_a_sixteenth_a_round_trip() -> None:
     clock = Clock()
     limits = RateLimits(64, clock=clock)
