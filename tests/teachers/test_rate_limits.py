@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from contextlib import suppress
 
 import pytest
@@ -40,6 +41,13 @@ async def test_an_endpoint_that_names_a_large_limit_is_asked_as_much_at_once() -
     limits.learn({"x-ratelimit-limit-requests": "10000", "x-ratelimit-remaining-requests": "5000"})
     limits.went_well(slot)
     assert limits.window >= 5000
+
+
+async def test_an_endpoint_that_names_no_limit_is_asked_as_much_as_before() -> None:
+    limits = RateLimits(8000, clock=Clock())
+    limits.sent(await limits.acquire(1))
+    limits.learn({})
+    assert limits.window == FIRST_WINDOW
 
 
 async def test_after_a_refusal_a_large_limit_in_a_header_does_not_open_the_window() -> None:
@@ -303,6 +311,15 @@ def test_a_limit_that_is_used_up_for_long_refuses_who_needs_it_and_lets_others_i
 # --- who waits
 
 
+async def test_the_last_request_of_a_minute_is_let_in_at_once() -> None:
+    limits = RateLimits(8, requests_per_minute=3, clock=Clock())
+    assert len(await slots(limits, 3)) == 3
+    waiting = asyncio.create_task(limits.acquire(1))
+    await settle_down()
+    assert not waiting.done()
+    waiting.cancel()
+
+
 def test_a_small_call_does_not_overtake_a_large_one() -> None:
     async def main() -> None:
         limits = virtual_limits(tokens=600)
@@ -384,6 +401,13 @@ def test_nobody_is_stuck_and_no_slot_leaks(seed: int) -> None:
         assert limits.in_flight == 0
 
     virtually(main)
+
+
+def test_a_wait_says_until_when() -> None:
+    begun = time.time()
+    text = str(WaitTooLong(7200))
+    moments = {time.strftime("until %H:%M", time.localtime(now + 7200)) for now in (begun, time.time())}
+    assert any(moment in text for moment in moments)
 
 
 @pytest.mark.parametrize(

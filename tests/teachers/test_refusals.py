@@ -84,6 +84,14 @@ async def test_calls_without_an_answer_hold_all_others_back_until_one_is_answere
     assert len(await slots(limits, 20)) == 20
 
 
+async def test_silence_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    limits = RateLimits(64, clock=Clock())
+    for slot in await sent(limits, 8):
+        limits.unanswered(slot, "no answer")
+    (told,) = (record.getMessage() for record in caplog.records)
+    assert "no answer to 3 calls in a row" in told
+
+
 def test_who_never_answers_is_asked_a_few_times_more_and_no_longer() -> None:
     async def main() -> None:
         limits, asked = virtual_limits(), 0
@@ -152,6 +160,17 @@ async def test_being_full_halves_the_window_whatever_was_refused_by_chance_befor
     assert before / 4 < limits.window <= before / 2, "once: all were sent before it was known to be full"
 
 
+async def test_a_call_sent_after_the_last_decrease_counts_however_long_ago_it_got_its_slot() -> None:
+    limits = RateLimits(64, clock=(clock := Clock()))
+    first, later = await slots(limits, 2)
+    for slot in (first, later):
+        clock.now += 1
+        limits.sent(slot)
+        window = limits.window
+        limits.not_reached(slot)
+        assert limits.window < window
+
+
 async def refusals_until_full(answers: int) -> int:
     """How many calls sent together are refused, after so many answers, before the window is halved."""
     limits = RateLimits(64, clock=(clock := Clock()))
@@ -195,3 +214,16 @@ async def test_a_few_drops_among_many_calls_hold_nobody() -> None:
     assert not limits.silence.holds
     limits.unanswered(slots[19], "closed")
     assert limits.silence.holds, "one in 32 of those in flight"
+
+
+async def test_after_any_other_ending_an_endpoint_is_hopeless_only_by_as_many_refusals_again() -> None:
+    limits = RateLimits(4, clock=(clock := Clock()))
+    limits.ended(*await slots(limits, 1))
+    for _ in range(MIN_REFUSALS - 1):
+        (slot,) = await slots(limits, 1)
+        limits.refused(slot, 30)
+        clock.now += PATIENCE
+    assert not limits.hopeless
+    (slot,) = await slots(limits, 1)
+    limits.refused(slot, 30)
+    assert limits.hopeless
