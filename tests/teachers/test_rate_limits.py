@@ -43,6 +43,14 @@ async def test_an_endpoint_that_names_a_large_limit_is_asked_as_much_at_once() -
     assert limits.window >= 5000
 
 
+async def test_of_a_limit_in_tokens_the_window_opens_for_as_many_calls_as_are_left_of_this_size() -> None:
+    limits = RateLimits(8000, clock=Clock())
+    for _ in range(2):
+        limits.sent(await limits.acquire(100))
+    limits.learn({"x-ratelimit-limit-tokens": "100000", "x-ratelimit-remaining-tokens": "50000"})
+    assert limits.window == 500
+
+
 async def test_an_endpoint_that_names_no_limit_is_asked_as_much_as_before() -> None:
     limits = RateLimits(8000, clock=Clock())
     limits.sent(await limits.acquire(1))
