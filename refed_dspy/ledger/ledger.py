@@ -11,12 +11,11 @@ import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
 from filelock import FileLock
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from refed_dspy.errors import RunDirError, one_line
 from refed_dspy.ledger.check import check_if_new, check_tables, close, schema
@@ -180,7 +179,7 @@ class Ledger:
     def parsed(self, kind: type[T], text: str) -> T:
         """The JSON `text`, which is one of this ledger's, as a `kind`. Raises RunDirError where it is damaged."""
         try:
-            return cast(T, _adapter(cast(Any, kind)).validate_json(text))
+            return cast(T, adapter_of(kind).validate_json(text))
         except ValidationError:
             raise damaged(self.path, f"a value is no {kind.__name__}") from None
 
@@ -288,8 +287,3 @@ class Ledger:
         """Every failed unit, oldest first."""
         rows = self.db.execute("SELECT stage, item, kind, reason FROM failures ORDER BY created")
         return [Failure(stage=stage, item=item, kind=kind, reason=reason) for stage, item, kind, reason in rows]
-
-
-@cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import cache
 from typing import Annotated, Any, NotRequired
 
 from pydantic import BeforeValidator, ConfigDict, TypeAdapter, with_config
@@ -156,7 +157,13 @@ def damaged_name(values: Mapping[str, str]) -> str | None:
     for name, value in values.items():
         shape = _OfRun if runs and name == "identity" else _SHAPES.get(name, Any)
         try:
-            TypeAdapter(shape).validate_python(json.loads(value), strict=True)
+            adapter_of(shape).validate_python(json.loads(value), strict=True)
         except (ValueError, RecursionError):
             return name
     return None
+
+
+@cache
+def adapter_of(shape: Any) -> TypeAdapter[Any]:
+    """What validates values of this type; made once, since making it takes longer than most validations."""
+    return TypeAdapter(shape)
