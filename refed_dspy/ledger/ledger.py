@@ -180,7 +180,7 @@ class Ledger:
     def parsed(self, kind: type[T], text: str) -> T:
         """The JSON `text`, which is one of this ledger's, as a `kind`. Raises RunDirError where it is damaged."""
         try:
-            return cast(T, adapter_of(kind).validate_json(text))
+            return cast(T, adapter_of(cast(Any, kind)).validate_json(text))
         except ValidationError:
             raise damaged(self.path, f"a value is no {kind.__name__}") from None
 
