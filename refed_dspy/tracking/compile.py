@@ -115,9 +115,9 @@ def compile_parameters(identity: Mapping[str, Any], about: Mapping[str, Any]) ->
 def _copy_data(store: Store, run_id: str, about: Mapping[str, Any]) -> None:
     if store.noted("data") or "sets" not in about:
         return
-    for subset, (digest, rows) in about["sets"].items():
+    for subset, (sha, rows) in about["sets"].items():
         store.data_set(
-            run_id, f"{about.get('examples', 'examples')}:{subset}", digest, about.get("source", ""), rows, subset
+            run_id, f"{about.get('examples', 'examples')}:{subset}", sha, about.get("source", ""), rows, subset
         )
     store.remember(data=True)
 
