@@ -1,7 +1,7 @@
 """Every error this package raises, in one tree.
 
     RefedError                  exit code 1
-    ├── InputError              exit code 2: the caller's input cannot be used; no call was paid for
+    ├── InputError              exit code 2: the caller's input cannot be used; this start paid for no answer
     │   ├── ConfigError         a setting, a flag, an environment variable, a program file
     │   │   └── ModelError      a model that cannot be used with its settings
     │   ├── ReferencesError     the references: file, row, shape
@@ -53,7 +53,7 @@ class RefedError(Exception):
 
 
 class InputError(RefedError):
-    """The caller's input cannot be used. Nothing was sent or paid for."""
+    """The caller's input cannot be used. This start paid for no answer."""
 
     exit_code = 2
 
@@ -163,7 +163,8 @@ class TeacherError(RefedError):
 
 
 class TeacherRefused(TeacherError, InputError):
-    """The same before the first answer: nothing was paid for, so it counts as bad input."""
+    """The same before this start's first answer, so it counts as bad input. Nothing was paid for, unless the endpoint
+    bills calls that were open and got no answer: those are charged at their worst case."""
 
     exit_code = 2
 
