@@ -195,15 +195,15 @@ class NothingKept(RunStopped):
 
 class CapReached(RunStopped):
     """A further call could pass `cap`, and no call in flight can free any of it. `synthesize` ends the run cleanly and
-    returns. `worst`: the most that the refused call could have cost, in picodollars. `cap` is empty where a compile
-    that is ending for another reason refused the call."""
+    returns. `worst_picodollars`: the most that the refused call could have cost. `cap` is empty where a compile that is
+    ending for another reason refused the call."""
 
     def __init__(self, cap: str, worst: int = 0, reason: str = "") -> None:
         super().__init__(reason or f"{cap} is reached")
-        self.cap, self.worst = cap, worst
+        self.cap, self.worst_picodollars = cap, worst
 
     def __reduce__(self) -> tuple[type[CapReached], tuple[str, int, str]]:
-        return type(self), (self.cap, self.worst, str(self))
+        return type(self), (self.cap, self.worst_picodollars, str(self))
 
 
 def briefly(call: Callable[P, T]) -> Callable[P, T]:
