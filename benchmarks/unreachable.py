@@ -73,7 +73,7 @@ def jobs(folder: Path, teacher: dict[str, object]) -> dict[str, list[str]]:
         ],
         "filter": [
             "filter", str(rows), "--config",
-            config("filter", filters=[{"judge": {"keep": 0.5}}], judge=teacher, max_cost=5.0),
+            config("filter", filters=[{"judge": {"keep": 10}}], judge=teacher, max_cost=5.0),
         ],
     }  # fmt: skip
 
