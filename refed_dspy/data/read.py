@@ -54,6 +54,18 @@ def read_rows(source: str | Path) -> Rows:
     return _hub(str(source))
 
 
+def names_references(source: str | Path) -> bool:
+    """Whether it is rows that `source` names: a file of a kind that only rows have, a JSON list, one of `OWN`, or a
+    data set of the Hub. A program's file is a JSON object."""
+    path, kind = Path(source), Path(source).suffix.lower()
+    if source in OWN or (kind in {*_READERS, ".parquet"} and kind != ".json"):
+        return True
+    if not path.is_file():
+        return kind != ".json" and _HUB_NAME.fullmatch(str(source)) is not None and not path.exists()
+    with path.open("rb") as file:
+        return file.read(1_000).lstrip().startswith(b"[")
+
+
 def rows_of(source: Any, noun: str) -> tuple[str, Rows]:
     """(name, numbered rows) of `source`: what `read_rows` takes, a `DatasetDict` of one split, a data frame, or a list
     of mappings, (instruction, response) pairs, `Reference`s or `dspy.Example`s, called `noun`. Raises ReferencesError.

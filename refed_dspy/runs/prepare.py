@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
@@ -25,11 +26,12 @@ from refed_dspy.runs.program import ProgramLike, open_program
 from refed_dspy.runs.spec import RunSpec
 from refed_dspy.teachers import Teacher, TeacherLike, open_teacher
 from refed_dspy.teachers.by_stage import TeachersByStage, open_teachers, stages_of
-from refed_dspy.teachers.judge import in_role, judge_for, open_judge_program
+from refed_dspy.teachers.judge import in_role, judge_for, open_judge_model, open_judge_program
 
 if TYPE_CHECKING:
     from refed_dspy.filters.copies import Known
 
+log = logging.getLogger("refed_dspy")
 MODELS = ("teacher", "teachers", "judge")
 """Settings that may be objects, which no file can hold: they are opened as they are."""
 
@@ -72,10 +74,12 @@ def prepare(program: ProgramLike, references: Any, **settings: Unpack[RunSetting
     """What the run is made of, checked; its folder is not touched. Raises InputError."""
     config = check_config(RunConfig, {name: value for name, value in settings.items() if name not in MODELS})
     module, bound = without_models(open_program(program, config))
-    teacher = settings.get("teacher")
+    teacher, named = settings.get("teacher"), settings.get("teachers") or {}
+    if not isinstance(named, Mapping):
+        raise ConfigError(f"teachers: got a {type(named).__name__}; pass each stage's teacher: {{stage: teacher}}")
     if teacher is None and dspy.settings.lm is None:
         teacher = next(iter(bound.values()), None)
-    by_stage = open_teachers(teacher, bound | dict(settings.get("teachers") or {}), stages_of(module))
+    by_stage = open_teachers(teacher, bound | named, stages_of(module))
     usable = load_references(references, config.columns or None, config.turns)
     for teacher in by_stage.teachers:
         usable = usable.fitting(teacher.window, teacher.max_tokens)
@@ -107,6 +111,9 @@ def _screening(
         what = next(what for what, asked in compared.items() if asked)
         raise ConfigError(f"{what}, and {type(program).__name__} makes none; remove it or use another method")
     if not judges:
+        if asked is not None:
+            open_judge_model(asked)  # a wrong one is refused, needed or not
+            log.warning("judge: none of the filters asks one, so it is not used")
         return screening, None
     with in_role("judge"):
         teacher = by_stage.first if asked is None else _teacher_of_model(by_stage, open_teacher(asked, role="judge"))

@@ -104,10 +104,11 @@ def in_role(role: str) -> Iterator[None]:
 
 def open_judge_model(asked: Any, beside: Teacher | None = None) -> Teacher:
     """The judge `asked` for, at temperature 0 if its settings name none: verdicts must not depend on chance."""
-    judge = open_teacher(asked, beside, role="judge")
-    if judge.config is not None and "temperature" not in judge.config.model_fields_set:
-        return _at_temperature_zero(judge.config, beside)
-    return judge
+    with in_role("judge"):
+        judge = open_teacher(asked, beside, role="judge")
+        if judge.config is not None and "temperature" not in judge.config.model_fields_set:
+            return _at_temperature_zero(judge.config, beside)
+        return judge
 
 
 def _at_temperature_zero(config: TeacherConfig, beside: Teacher | None) -> Teacher:

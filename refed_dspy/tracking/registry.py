@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from refed_dspy.config.keywords import checked
 from refed_dspy.errors import ConfigError, briefly, one_line
 from refed_dspy.metrics.intervals import Interval
 from refed_dspy.programs.changed import prompts_digest
@@ -114,6 +115,7 @@ def champion(name: str) -> Registered | None:
 
 
 @briefly
+@checked
 def promote(name: str, version: str | None = None, accept_longer: bool = False, unproved: bool = False) -> str:
     """Make a version of `name` the champion; without `version`, the challenger. Returns its number.
 

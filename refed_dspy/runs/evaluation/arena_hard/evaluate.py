@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -60,7 +61,7 @@ class ArenaHardKeywords(TypedDict, total=False):
 @with_keywords(ArenaHardConfig, ArenaHardKeywords)
 def arena_hard(
     clone: str | Path,
-    answers: Any,
+    answers: str | PathLike[str] | Sequence[str | PathLike[str]],
     judge: Any,
     out: str | Path | None = None,
     *,
