@@ -1,5 +1,5 @@
 """A service that never says no and never comes to an end: one byte at a time, or bytes without end. Run as a program it
-prints its port; as `Dripping` it runs in a process of its own.
+prints its port, and a line when the first such request has come; as `Dripping` it runs in a process of its own.
 
 It is taken for MLflow's server or the Hub. With `--after N` its first N requests are answered as MLflow's artifact
 store would, and it drips from then on.
@@ -21,7 +21,7 @@ _BYTES = 5_000_000
 
 
 class _Handler(BaseHTTPRequestHandler):
-    way, interval, left = "drip", 1.0, 0
+    way, interval, left, asked = "drip", 1.0, 0, False
 
     def _answer(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -29,6 +29,9 @@ class _Handler(BaseHTTPRequestHandler):
             _Handler.left -= 1
             self._whole(b'{"files": []}')
             return
+        if not _Handler.asked:
+            _Handler.asked = True
+            print("asked", flush=True)
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         if self.way != "endless":
@@ -67,6 +70,11 @@ class Dripping:
         assert self._process.stdout is not None
         self.url = f"http://127.0.0.1:{int(self._process.stdout.readline())}"
         return self
+
+    def asked(self) -> None:
+        """Returns when the first request has come that it drips at."""
+        assert self._process.stdout is not None
+        self._process.stdout.readline()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._process.kill()

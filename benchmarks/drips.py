@@ -1,5 +1,5 @@
 """How long a command waits for a MLflow or a Hub that drips one byte a second, sends without end, or says nothing; and
-how long Ctrl-C takes then.
+how long Ctrl-C takes then; both from the first request that gets no end.
 
     python -m benchmarks.drips [--timeout 2]
 
@@ -60,17 +60,20 @@ def ended(process: subprocess.Popen[str], most: float) -> tuple[float, str]:
 def measured(what: str, way: str, timeout: float) -> None:
     words, after = COMMANDS[what]
     with Dripping(way, after=after) as server:
-        waited, said = ended(started(words, server.url, timeout), MOST)
+        process = started(words, server.url, timeout)
+        server.asked()
+        waited, said = ended(process, MOST)
     with Dripping(way, after=after) as server:
         process = started(words, server.url, timeout)
+        server.asked()
         time.sleep(HEAD_START)
         process.send_signal(signal.SIGINT)
         stopped, _ = ended(process, 60)
     print(f"{what:30} {way:8} {waited:7.1f} s {stopped:6.1f} s  {said}", flush=True)
 
 
-HEAD_START = 8.0
-"""Seconds after which Ctrl-C comes: imports are over, and the service is being asked."""
+HEAD_START = 1.0
+"""Seconds after the first request at which Ctrl-C comes."""
 HOME = Path(tempfile.mkdtemp(prefix="refed-drips-"))
 
 

@@ -116,11 +116,11 @@ def _refusing(function: Callable[..., Any], names: Iterable[str]) -> Callable[[M
 
 
 def _check(type_: TypeAdapter[Any], name: str, value: Any) -> None:
-    if isinstance(value, os.PathLike):  # a result, which stands for its folder
-        value = Path(value)
+    if isinstance(value, os.PathLike):  # a result, say, which stands for its folder
+        value = Path()
     if value == "" and isinstance(value, str):
         raise ConfigError(f"{name}: is empty; is a shell variable unset?")
     try:
         type_.validate_python(value)
     except ValidationError as error:
-        raise ConfigError(f"{name}: {first_fault(error)[1]}") from None
+        raise ConfigError(f"{name}: got a {type(value).__name__}; {first_fault(error)[1]}") from None

@@ -75,7 +75,7 @@ def test_another_compile_in_the_same_folder_is_refused_with_the_difference(
 
 def test_another_kind_of_program_is_refused(server: SimulatedTeacher, finished: Path) -> None:
     with pytest.raises(RunDirError, match="kind was ReferenceLevelFeedback, is Answerer"):
-        compiled(server, finished, "bootstrap", program=Answerer(), references=questions(10), metric=full_marks)
+        compiled(server, finished, "bootstrap", program=Answerer(), examples=questions(10), metric=full_marks)
     assert requests(server) == 0
 
 

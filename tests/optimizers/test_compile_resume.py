@@ -280,7 +280,7 @@ def test_a_metric_of_ones_own_that_breaks_ends_it_and_is_named_with_its_item(
         raise ZeroDivisionError("my metric")
 
     with pytest.raises(RunStopped, match=r"broken on \{'question': .*ZeroDivisionError: my metric"):
-        compiled(server, tmp_path / "compile", "gepa", program=Answerer(), references=questions(10), metric=broken)
+        compiled(server, tmp_path / "compile", "gepa", program=Answerer(), examples=questions(10), metric=broken)
     with suppress(RunDirError), Ledger.read(tmp_path / "compile") as ledger:
         assert ledger.db.execute("SELECT count(*) FROM evaluations").fetchone() == (0,)
 
