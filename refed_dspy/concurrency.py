@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -17,6 +18,8 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 P = ParamSpec("P")
 T = TypeVar("T")
+_LOOKS = 0.05
+"""Seconds between two looks whether a task was cancelled that blocks its own loop."""
 _abandoned: list[Thread] = []
 """The threads that were left alone with what they had asked."""
 
@@ -30,9 +33,12 @@ class Unanswered(TimeoutError):
 
 
 def within(seconds: float, ask: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:
-    """What `ask` returns or raises, in a thread of its own. Raises Unanswered after so many `seconds`, and
-    KeyboardInterrupt at once: the thread is left alone then. A time-out of a library's own holds for each byte that
-    arrives, and so bounds nothing."""
+    """What `ask` returns or raises, in a thread of its own. A library's own time-out holds for each byte that arrives,
+    and so bounds nothing.
+
+    Raises Unanswered after so many `seconds`, and at once KeyboardInterrupt, or CancelledError in the task of an event
+    loop: the thread is left alone then.
+    """
     outcome: Future[T] = Future()
 
     def work() -> None:
@@ -43,8 +49,12 @@ def within(seconds: float, ask: Callable[P, T], *arguments: P.args, **keywords: 
 
     thread = Thread(target=copy_context().run, args=(work,), name="refed-asking", daemon=True)
     thread.start()
+    end = time.monotonic() + seconds
     try:
-        wait([outcome], seconds)
+        while not outcome.done() and (left := end - time.monotonic()) > 0:
+            wait([outcome], min(left, _LOOKS))
+            if in_event_loop() and (task := asyncio.current_task()) is not None and task.cancelling():
+                raise asyncio.CancelledError  # Ctrl-C is no exception in asyncio's own thread
     finally:
         if not outcome.done():
             _abandoned.append(thread)

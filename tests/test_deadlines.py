@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
+import signal
 import threading
 from collections.abc import Iterator
 
@@ -42,3 +44,15 @@ def test_an_answer_and_an_error_are_those_of_the_call(never: threading.Event) ->
 
 def _fails() -> None:
     raise TimeoutError("its own")
+
+
+def test_ctrl_c_in_an_event_loop_ends_what_blocks_it(never: threading.Event) -> None:
+    """asyncio's own handler cancels the task, and raises nothing."""
+
+    async def blocked() -> None:
+        threading.Timer(0.1, signal.raise_signal, [signal.SIGINT]).start()
+        within(60, never.wait)
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(blocked())
+    assert left_alone() and not never.is_set()

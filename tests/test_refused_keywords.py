@@ -186,6 +186,23 @@ def test_references_in_the_first_place_are_told_where_they_go(home: Path, name: 
 
 
 @pytest.mark.parametrize(
+    ("name", "keywords", "message"),
+    [
+        ("synthesize", {"shards": 4}, "^shards: only a run on a cluster has shards"),
+        ("recycle", {"unimproved": "keep"}, "^unimproved: only selective mode"),
+        ("measure", {"judge": None, "out": "new"}, "^out: only a judge's verdicts"),
+        ("load_references", {"source": refed_dspy.load_references(), "turns": "last"}, "^turns: these .* read already"),
+        ("load_references", {"source": refed_dspy.load_references(), "columns": {"input": "a"}}, "^columns: these"),
+    ],
+)
+def test_a_setting_of_another_is_refused_without_it(
+    home: Path, name: str, keywords: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(RefedError, match=message):
+        called(FUNCTIONS[name], {**CALLS[name], **keywords})
+
+
+@pytest.mark.parametrize(
     ("keywords", "message"),
     [
         ({"references": "refs.jsonl", "pairs": "pairs.jsonl"}, "^pairs: references are given, too"),

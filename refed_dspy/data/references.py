@@ -91,6 +91,8 @@ def load_references(
         ReferencesError: it cannot be read, or has no usable row; one line names file, row and remedy.
     """
     if isinstance(source, References):
+        if columns or turns != "leave_out":
+            raise ConfigError(f"{'columns' if columns else 'turns'}: these references are read already; remove it")
         return source
     if turns not in get_args(Turns):
         raise ConfigError(f"turns: {one_line(turns, 40)!r} is not one of {', '.join(get_args(Turns))}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
@@ -26,12 +25,11 @@ from refed_dspy.runs.program import ProgramLike, open_program
 from refed_dspy.runs.spec import RunSpec
 from refed_dspy.teachers import Teacher, TeacherLike, open_teacher
 from refed_dspy.teachers.by_stage import TeachersByStage, open_teachers, stages_of
-from refed_dspy.teachers.judge import in_role, judge_for, open_judge_model, open_judge_program
+from refed_dspy.teachers.judge import in_role, judge_for, open_judge_program, warn_of_unasked
 
 if TYPE_CHECKING:
     from refed_dspy.filters.copies import Known
 
-log = logging.getLogger("refed_dspy")
 MODELS = ("teacher", "teachers", "judge")
 """Settings that may be objects, which no file can hold: they are opened as they are."""
 
@@ -73,6 +71,8 @@ run_keywords = with_keywords(RunConfig, RunSettings)
 def prepare(program: ProgramLike, references: Any, **settings: Unpack[RunSettings]) -> RunSpec:
     """What the run is made of, checked; its folder is not touched. Raises InputError."""
     config = check_config(RunConfig, {name: value for name, value in settings.items() if name not in MODELS})
+    if config.shards is not None and config.cluster is None:
+        raise ConfigError("shards: only a run on a cluster has shards; set cluster, too, or remove it")
     module, bound = without_models(open_program(program, config))
     teacher, named = settings.get("teacher"), settings.get("teachers") or {}
     if not isinstance(named, Mapping):
@@ -111,9 +111,7 @@ def _screening(
         what = next(what for what, asked in compared.items() if asked)
         raise ConfigError(f"{what}, and {type(program).__name__} makes none; remove it or use another method")
     if not judges:
-        if asked is not None:
-            open_judge_model(asked)  # a wrong one is refused, needed or not
-            log.warning("judge: none of the filters asks one, so it is not used")
+        warn_of_unasked(asked)
         return screening, None
     with in_role("judge"):
         teacher = by_stage.first if asked is None else _teacher_of_model(by_stage, open_teacher(asked, role="judge"))

@@ -111,6 +111,14 @@ def open_judge_model(asked: Any, beside: Teacher | None = None) -> Teacher:
         return judge
 
 
+def warn_of_unasked(judge: Any) -> None:
+    """Warn of a judge (None: there is none) that no filter asks. Raises as `open_judge_model`: a wrong one is refused,
+    needed or not."""
+    if judge is not None:
+        open_judge_model(judge)
+        log.warning("judge: none of the filters asks one, so it is not used")
+
+
 def _at_temperature_zero(config: TeacherConfig, beside: Teacher | None) -> Teacher:
     """`config`'s model at temperature 0, or as it is where the model does not take that."""
     if config.without_endpoint or sampling.takes_zero(str(config.model), config.params):
