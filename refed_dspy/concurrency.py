@@ -28,7 +28,7 @@ class Unanswered(TimeoutError):
     """There was no answer in time; `thread` is still waiting for one."""
 
     def __init__(self, seconds: float, thread: Thread) -> None:
-        super().__init__(f"no answer within {seconds:g} s")
+        super().__init__(f"no answer within {seconds:.3g} s")
         self.thread = thread
 
 

@@ -69,18 +69,19 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder := tmp_path_factory.mktemp("home"))
         numbers = range(40)
-        for name, row in {
+        made: dict[str, Callable[[int], Any]] = {
             "rows": lambda n: {"instruction": f"Say {n}.", "response": f"{n}.", "improved_response": f"So: {n}."},
             "refs": lambda n: {"instruction": f"Say {n}.", "response": f"So: {n}."},
             "pairs": lambda n: {"instruction": f"Say {n}.", "answer_a": "!", "answer_b": "?", "preferred": "ab"[n % 2]},
             "ifeval": lambda n: {"key": n, "prompt": f"{n}", "instruction_id_list": ["x:y"], "kwargs": [{}]},
             "responses": lambda n: {"prompt": f"{n}", "response": "1"},
-        }.items():
+        }
+        for name, row in made.items():
             rows = "".join(json.dumps(row(n)) + "\n" for n in numbers)
             (folder / f"{name}.jsonl").write_text(rows, "utf-8")
         for name in ("mine", "theirs"):
-            row = {"instruction": "Say 1.", "output": name, "generator": name, "dataset": "d"}
-            (folder / f"{name}.json").write_text(json.dumps([row]), "utf-8")
+            output = {"instruction": "Say 1.", "output": name, "generator": name, "dataset": "d"}
+            (folder / f"{name}.json").write_text(json.dumps([output]), "utf-8")
         make_clone(folder / "clone", 1)
         write_answers(folder / "arm.jsonl", 1)
         refed_dspy.save_program(ReferenceLevelFeedback(), folder / "program.json")

@@ -79,7 +79,7 @@ def prepare(program: ProgramLike, references: Any, **settings: Unpack[RunSetting
         raise ConfigError(f"teachers: got a {type(named).__name__}; pass each stage's teacher: {{stage: teacher}}")
     if teacher is None and dspy.settings.lm is None:
         teacher = next(iter(bound.values()), None)
-    by_stage = open_teachers(teacher, bound | named, stages_of(module))
+    by_stage = open_teachers(teacher, {**bound, **named}, stages_of(module))
     usable = load_references(references, config.columns or None, config.turns)
     for teacher in by_stage.teachers:
         usable = usable.fitting(teacher.window, teacher.max_tokens)

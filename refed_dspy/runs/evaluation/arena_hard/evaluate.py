@@ -96,7 +96,7 @@ def arena_hard(
     """
     config = check_config(ArenaHardConfig, settings)
     opened_clone = open_clone(Path(clone), config.benchmark, config.category, config.questions)
-    files = [Path(as_path(one)) for one in ([answers] if isinstance(answers, str | Path) else answers)]
+    files = [Path(as_path(one)) for one in ([answers] if isinstance(answers, str | PathLike) else answers)]
     arms, baseline = load_arms(opened_clone, files), load_baseline(opened_clone)
     if config.style_control:
         check_styled(arms, baseline)

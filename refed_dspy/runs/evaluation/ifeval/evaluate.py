@@ -66,7 +66,8 @@ def ifeval(
     source = Path(as_path(prompts))
     rows = load_instructions(source)
     arms = [
-        load_responses(rows, Path(as_path(one))) for one in ([answers] if isinstance(answers, str | Path) else answers)
+        load_responses(rows, Path(as_path(one)))
+        for one in ([answers] if isinstance(answers, str | PathLike) else answers)
     ]
     _check_names(arms)
     found = overlap_with(data, [row["prompt"] for row in rows])
