@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -36,7 +36,6 @@ from refed_dspy.cli.printing import as_options, say
 from refed_dspy.cli.stopping import at_work
 
 if TYPE_CHECKING:  # the commands import what they need when they run: help should not wait for DSPy
-    from refed_dspy.config.compile import CompileConfig
     from refed_dspy.optimizers.result import Compiled
 
 NO_JUDGE = "no judge: choose one with --judge (PROVIDER/NAME, a teacher file, embedded or simulated) or REFED_JUDGE"
@@ -101,8 +100,7 @@ def compile_(
     needed(settings.teacher, NO_TEACHER)
     with CompileDisplay().showing() as display:
         made = tune(
-            _tuned(settings),
-            settings.pairs or settings.references or "builtin",
+            settings.program,
             **given(settings, "program"),
             estimate=estimate,
             progress=False,
@@ -125,18 +123,6 @@ def plan_compile_(
 
     for line in plan_compile(folder, gain or GAINS).lines():
         say(line)
-
-
-def _tuned(settings: CompileConfig) -> Any:
-    """What `compile` is to tune: a judge for pairs, else the program that is named, if one is."""
-    from refed_dspy.programs import PairwiseJudge
-    from refed_dspy.programs.load import load_program
-
-    if not settings.pairs:
-        return settings.program
-    if settings.program is None:
-        return PairwiseJudge()
-    return load_program(settings.program, into=PairwiseJudge(), accept_changed=settings.accept_changed)
 
 
 def _print_outcome(made: Compiled, estimate: bool) -> None:

@@ -86,11 +86,13 @@ def command_over() -> None:
 
 def end_process(code: int) -> None:
     """The command has ended with `code`. After a signal the process ends here: all is cleaned up, and Python's own end
-    would wait for threads of libraries, and take a second on a busy machine. A signal from now on ends it as well."""
+    would wait for threads of libraries, and take a second on a busy machine. So it does where such a thread was left
+    alone. A signal from now on ends it as well."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()
-    if _handler_before:
+    concurrency = sys.modules.get("refed_dspy.concurrency")
+    if _handler_before or (concurrency is not None and concurrency.left_alone()):
         os._exit(code)
     signal.set_wakeup_fd(-1)  # also where no command began, as for --help: there is nothing to stop
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

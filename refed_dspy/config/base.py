@@ -63,7 +63,7 @@ class Settings(BaseModel):
         if not isinstance(value, dict):
             raise ValueError("input should be `key: value` settings")
         if (unknown := next((key for key in value if key not in cls.model_fields), None)) is not None:
-            error = PydanticCustomError("unknown_key", "{hint}", {"hint": _unknown_key(str(unknown), cls.model_fields)})
+            error = PydanticCustomError("unknown_key", "{hint}", {"hint": unknown_key(str(unknown), cls.model_fields)})
             details = InitErrorDetails(type=error, loc=(str(unknown),), input=None)
             raise ValidationError.from_exception_data(cls.__name__, [details])
         if (empty := next((key for key in PLACES if value.get(key) == ""), None)) is not None:
@@ -111,7 +111,8 @@ _MESSAGES = {
 """Pydantic's type of error → a message that speaks of YAML."""
 
 
-def _unknown_key(key: str, known: Iterable[str]) -> str:
+def unknown_key(key: str, known: Iterable[str]) -> str:
+    """What to say of a key that is none of the `known` ones."""
     near = get_close_matches(key, known, n=3, cutoff=0.5)
     near.sort(key=lambda other: sorted(other) != sorted(key))  # two letters that changed places come first
     return "unknown key; " + (f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}")
@@ -120,7 +121,7 @@ def _unknown_key(key: str, known: Iterable[str]) -> str:
 def _check_columns(fields: Sequence[str], columns: dict[str, str]) -> dict[str, str]:
     """`columns`, checked. Raises ValueError for a key that is none of `fields`: it would be ignored silently."""
     if (unknown := next((name for name in columns if name not in fields), None)) is not None:
-        raise ValueError(f"{one_line(unknown, 40)}: {_unknown_key(unknown, fields)}")
+        raise ValueError(f"{one_line(unknown, 40)}: {unknown_key(unknown, fields)}")
     return columns
 
 

@@ -71,7 +71,7 @@ class CompileConfig(Capped, WithJudge, FromReferences):
     """One compile: of which program, on which examples, by which optimizer and judge, under which caps."""
 
     pairs: str | None = None
-    """A file of answer pairs with human verdicts. If set, the judge is tuned instead of a program."""
+    """In place of references, a file of answer pairs with human verdicts: the judge is tuned instead of a program."""
     held_out_criteria: list[str] = Field(default_factory=list)
     """Criteria of `pairs` to use only in the test set."""
     optimizer: str = "gepa"

@@ -66,8 +66,9 @@ class CompileKeywords(TypedDict, total=False):
 @with_keywords(CompileConfig, CompileKeywords)
 def compile(  # noqa: A001
     program: Any = None,
-    examples: Any = "builtin",
+    references: Any = None,
     *,
+    pairs: str | Path | Sequence[Any] | None = None,
     metric: Callable[..., Any] | MetricConfig | Mapping[str, Any] | str | None = None,
     teacher: Any = None,
     judge: Any = None,
@@ -86,8 +87,10 @@ def compile(  # noqa: A001
     Args:
         program: a `ReferenceLevelFeedback`, a `PairwiseJudge`, any `dspy.Module`, a program's file or MLflow address;
             None for a new ReferenceLevelFeedback.
-        examples: references for a ReferenceLevelFeedback; pairs with human verdicts for a PairwiseJudge;
-            `dspy.Example`s for any other program.
+        references: what to learn from; None: `builtin`. For a ReferenceLevelFeedback whatever `load_references` takes;
+            for any other program `dspy.Example`s.
+        pairs: in their place, pairs with human verdicts (a file, or a list of `Pair`), which a `PairwiseJudge` is tuned
+            on: `program`, or with None a new one.
         metric: weights and rules of this package's metric (a `MetricConfig`, or its fields); or your own metric, which
             programs of other kinds need: a function of (example, prediction) or with GEPA's five arguments that scores
             from 0 to 1, or its name, `module:Name`.
@@ -106,8 +109,8 @@ def compile(  # noqa: A001
         RunStopped, TeacherError: the compile ended early; the same call continues it.
     """
     models = {"teacher": teacher, "judge": judge, "reflection": reflection}
-    spec = prepare(program, examples, metric, {**settings, **models})
-    folder = Path(out) if out is not None else Path("refed-compiles") / digest(spec.identity())
+    spec = prepare(program, references, metric, {**settings, **models, "pairs": pairs, "out": out})
+    folder = spec.settings.out or Path("refed-compiles") / digest(spec.identity())
     if not estimate and not (folder / FILE).is_file():
         refuse_small_caps(spec)
     with begin(folder, spec.work()) as start:

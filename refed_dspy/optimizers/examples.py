@@ -89,7 +89,7 @@ def as_examples(
         others = [_judged(item) for item in items if not isinstance(item, Pair)]
         return _distinct([*map(pair_example, pairs), *others])
     if not _are_examples(source):
-        raise ConfigError(f"examples: {type(program).__name__} needs a list of dspy.Example, each with_inputs(…)")
+        raise ConfigError(f"references: {type(program).__name__} needs a list of dspy.Example, each with_inputs(…)")
     return _distinct(source)
 
 
@@ -118,7 +118,7 @@ def _distinct(examples: Sequence[dspy.Example]) -> list[dspy.Example]:
 
 def _as_list(source: Any) -> list[Any]:
     if not isinstance(source, Sequence) or not source:
-        raise ConfigError("examples: a judge needs a file of pairs or a list of Pair")
+        raise ConfigError("pairs: a judge needs a file of pairs or a list of Pair")
     return list(source)
 
 
@@ -127,8 +127,8 @@ def _judged(item: Any) -> dspy.Example:
     needed = {"instruction", "answer_a", "answer_b", "people"}
     if not isinstance(item, dspy.Example) or needed - set(item.keys()) or item.people not in (1, 0, -1):
         raise ConfigError(
-            "examples: a judge needs pairs: Pair objects, or dspy.Examples with instruction, answer_a, answer_b "
-            "and people (1: A is preferred, 0: a tie, -1: B)"
+            "pairs: a judge needs Pair objects, or dspy.Examples with instruction, answer_a, answer_b and "
+            "people (1: A is preferred, 0: a tie, -1: B)"
         )
     return item if item._input_keys else item.with_inputs(*(set(item.keys()) - {"people"}))
 

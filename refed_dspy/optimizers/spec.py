@@ -13,7 +13,8 @@ import dspy
 from refed_dspy.config.compile import CompileConfig, MetricConfig
 from refed_dspy.config.loading import check_config
 from refed_dspy.config.named import code_of
-from refed_dspy.data.references import References
+from refed_dspy.data.read import BUILTIN
+from refed_dspy.data.references import References, refuse_references
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.optimizers.dspy_optimizers import Optimizer, OptimizerInputs, choose
 from refed_dspy.optimizers.examples import Split, as_examples, cluster_of, example_id, split_examples
@@ -167,23 +168,32 @@ def _named(value: Any) -> Any:
     return name_of(value)
 
 
-def prepare(program: Any, examples: Any, metric: Any, arguments: Mapping[str, Any]) -> CompileSpec:
-    """Check what a compile is called with. `arguments`: the models by role, and the settings.
+def prepare(program: Any, references: Any, metric: Any, arguments: Mapping[str, Any]) -> CompileSpec:
+    """Check what a compile is called with. `arguments`: the models by role, `pairs`, and the settings.
 
     Nothing is written or paid for. Raises InputError.
     """
-    models = {role: arguments.get(role) for role in ROLES}
+    models, pairs = {role: arguments.get(role) for role in ROLES}, arguments.get("pairs")
     if isinstance(metric, MetricConfig | Mapping | str):
         arguments, metric = {**arguments, "metric": metric}, None
     if metric is not None and not callable(metric):
         raise ConfigError(f"metric: got a {type(metric).__name__}; pass a function, its name or a MetricConfig")
-    settings = check_config(CompileConfig, {k: v for k, v in arguments.items() if k not in ROLES})
+    if references is not None and pairs is not None:
+        raise ConfigError(
+            "pairs: references are given, too; keep one: a judge learns from pairs, all else from references"
+        )
+    sources = {"references": references, "pairs": pairs}
+    named = {name: str(source) if isinstance(source, str | Path) else None for name, source in sources.items()}
+    settings = check_config(CompileConfig, {k: v for k, v in {**arguments, **named}.items() if k not in ROLES})
     if metric is None and settings.metric.function is not None:
         metric = named_metric(settings.metric.function)
-    module = _program(program, settings)
+    refuse_references(program, "program")
+    module = _program(program, settings) if pairs is None else _judge(program, settings)
+    _refuse_unused(module, program, settings)
     teachers = open_teachers(models)
     warn_of_another_teacher(module, teachers["teacher"].model)
-    items = as_examples(module, examples, settings.columns or None, settings.turns)
+    source = pairs if pairs is not None else BUILTIN if references is None else references
+    items = as_examples(module, source, settings.columns or None, settings.turns)
     if isinstance(module, ReferenceLevelFeedback):
         items = _fitting(items, teachers["teacher"])
         if metric is None:
@@ -201,6 +211,19 @@ def prepare(program: Any, examples: Any, metric: Any, arguments: Mapping[str, An
         )  # fmt: skip
     warn_of_another_teacher(judge, teachers["judge"].model)
     return spec
+
+
+def _refuse_unused(module: dspy.Module, program: Any, settings: CompileConfig) -> None:
+    """Raises ConfigError for a setting that says nothing of this program."""
+    unused: set[str] = set()
+    if not isinstance(module, ReferenceLevelFeedback):
+        unused |= {"columns", "turns", "features", "instructions_per_feature", "guidance"}
+    elif isinstance(program, dspy.Module):
+        unused |= {"features", "guidance"}
+    if not isinstance(module, PairwiseJudge):
+        unused |= {"held_out_criteria"}
+    if said := unused & settings.model_fields_set:
+        raise ConfigError(f"{min(said)}: does not apply to the {type(module).__name__} that is compiled; remove it")
 
 
 def _no_metric(example: Any, prediction: Any, trace: Any = None, name: Any = None, pred_trace: Any = None) -> float:  # noqa: ARG001
@@ -245,6 +268,20 @@ def _program(program: Any, settings: CompileConfig) -> dspy.Module:
     if not program.named_predictors():
         raise ConfigError(f"program: {type(program).__name__} has no predictors to tune")
     return program
+
+
+def _judge(program: Any, settings: CompileConfig) -> PairwiseJudge:
+    """The judge that is tuned on pairs. Raises ConfigError."""
+    program = settings.program if program is None else program
+    if program is None:
+        return PairwiseJudge()
+    if isinstance(program, str | Path):
+        program = load_program(program, into=PairwiseJudge(), accept_changed=settings.accept_changed)
+    if not isinstance(program, PairwiseJudge):
+        raise ConfigError(f"pairs: only a PairwiseJudge learns from pairs; {type(program).__name__} needs references=…")
+    module = _program(program, settings)
+    assert isinstance(module, PairwiseJudge)
+    return module
 
 
 def _fitting(examples: list[dspy.Example], teacher: Teacher) -> list[dspy.Example]:

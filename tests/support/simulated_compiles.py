@@ -67,6 +67,8 @@ def compiled(folder: Path, program: Any, examples: Any, world: World | None = No
         **SETS,
         "on_progress": world.follow if isinstance(world, Watched) else None,
     }
+    if isinstance(program, dspy.Module) and not isinstance(program, ReferenceLevelFeedback):
+        del settings["instructions_per_feature"]
     with silence():
         return tune(program, examples, **{**settings, **more})
 

@@ -15,7 +15,7 @@ from refed_dspy.config.jobs import CompareConfig
 from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
 from refed_dspy.config.scorer import ScorerConfig
-from refed_dspy.data.references import load_references
+from refed_dspy.data.references import load_references, refuse_references
 from refed_dspy.errors import ConfigError, RefedError, RunStopped, briefly, one_line
 from refed_dspy.files import after_answers
 from refed_dspy.ledger.ledger import Ledger
@@ -67,7 +67,7 @@ class CompareKeywords(TypedDict, total=False):
 @briefly
 @with_keywords(CompareConfig, CompareKeywords)
 def compare(
-    programs: Mapping[str, Any] | Sequence[Any] | None = None,
+    programs: Any = None,
     references: Any = "builtin",
     *,
     teacher: Any = None,
@@ -160,6 +160,7 @@ def _is_seed(source: Any) -> bool:
 def _by_name(programs: Mapping[str, Any] | Sequence[Any]) -> Mapping[str, Any]:
     if isinstance(programs, Mapping):
         return programs
+    refuse_references(programs, "programs")
     if isinstance(programs, str) or not isinstance(programs, Sequence):
         kind = type(programs).__name__
         raise ConfigError(f'programs: got a {kind}; pass a list, or names: {{"tuned": program, "plain": "seed-only"}}')

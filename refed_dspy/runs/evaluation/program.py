@@ -41,7 +41,7 @@ class Program:
 
     def environment(self) -> dict[str, str]:
         """Its whole environment."""
-        kept = {name: os.environ[name] for name in KEPT if name in os.environ}
+        kept = {name: value for name in KEPT if (value := os.environ.get(name)) is not None}
         home = str(self.folder.absolute())
         return {**kept, "HOME": home, "USERPROFILE": home, "LOGNAME": "refed", "PYTHONUTF8": "1", **self.variables}
 

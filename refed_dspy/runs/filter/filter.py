@@ -37,7 +37,7 @@ from refed_dspy.runs.filter.result import OUTPUTS, Filtering, write_filtering
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.caps import caps_of
 from refed_dspy.teachers.failures import CallPolicy
-from refed_dspy.teachers.judge import in_role, open_judge_model, open_judge_program
+from refed_dspy.teachers.judge import in_role, open_judge_model, open_judge_program, warn_of_unasked
 from refed_dspy.teachers.progress import Progress, Watch
 from refed_dspy.teachers.row_jobs import at_cap, for_each_row, row_job
 from refed_dspy.teachers.work import Work
@@ -114,6 +114,8 @@ def filter_data(
         models = {"judge": open_judge_model(judge)} if paid else {}
     if paid:
         warn_of_another_teacher(judge_program, models["judge"].model)
+    else:
+        warn_of_unasked(judge)
     cluster = _on_cluster(config, steps, models)
     identity = _identity(loaded, models)
     folder = Path(out) if out is not None else Path("refed-filtered") / _folder_name(loaded, steps, models, config.seed)

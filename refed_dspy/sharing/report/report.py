@@ -7,6 +7,7 @@ from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
 
+from refed_dspy.config.keywords import checked
 from refed_dspy.errors import ExportError, RunDirError, briefly, one_line
 from refed_dspy.files import path_of, whole_file
 from refed_dspy.ledger.connection import FILE
@@ -26,6 +27,7 @@ NAME = "report.html"
 
 
 @briefly
+@checked
 def report(
     run_dir: str | PathLike[str],
     out: str | Path | None = None,

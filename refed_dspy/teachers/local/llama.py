@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+from refed_dspy.concurrency import current_environ
 from refed_dspy.errors import ConfigError, one_line
 
 HOST = "127.0.0.1"
@@ -112,7 +113,7 @@ class LlamaServer:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env={**_ENVIRONMENT, **os.environ},
+                env={**_ENVIRONMENT, **current_environ()},
                 start_new_session=True,  # a Ctrl-C in the terminal reaches only this process
                 creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -60,7 +61,7 @@ class ArenaHardKeywords(TypedDict, total=False):
 @with_keywords(ArenaHardConfig, ArenaHardKeywords)
 def arena_hard(
     clone: str | Path,
-    answers: Any,
+    answers: str | PathLike[str] | Sequence[str | PathLike[str]],
     judge: Any,
     out: str | Path | None = None,
     *,
@@ -95,7 +96,7 @@ def arena_hard(
     """
     config = check_config(ArenaHardConfig, settings)
     opened_clone = open_clone(Path(clone), config.benchmark, config.category, config.questions)
-    files = [Path(as_path(one)) for one in ([answers] if isinstance(answers, str | Path) else answers)]
+    files = [Path(as_path(one)) for one in ([answers] if isinstance(answers, str | PathLike) else answers)]
     arms, baseline = load_arms(opened_clone, files), load_baseline(opened_clone)
     if config.style_control:
         check_styled(arms, baseline)

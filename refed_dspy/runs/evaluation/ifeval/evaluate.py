@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -36,7 +37,7 @@ class IFEvalKeywords(TypedDict, total=False):
 @with_keywords(IFEvalConfig, IFEvalKeywords)
 def ifeval(
     prompts: str | Path,
-    answers: Any,
+    answers: str | PathLike[str] | Sequence[str | PathLike[str]],
     out: str | Path,
     *,
     data: Any = None,
@@ -65,7 +66,8 @@ def ifeval(
     source = Path(as_path(prompts))
     rows = load_instructions(source)
     arms = [
-        load_responses(rows, Path(as_path(one))) for one in ([answers] if isinstance(answers, str | Path) else answers)
+        load_responses(rows, Path(as_path(one)))
+        for one in ([answers] if isinstance(answers, str | PathLike) else answers)
     ]
     _check_names(arms)
     found = overlap_with(data, [row["prompt"] for row in rows])
