@@ -24,7 +24,7 @@ _abandoned: list[Thread] = []
 """The threads that were left alone with what they had asked."""
 
 
-class Unanswered(TimeoutError):
+class OutOfTime(TimeoutError):
     """There was no answer in time; `thread` is still waiting for one."""
 
     def __init__(self, seconds: float, thread: Thread) -> None:
@@ -36,7 +36,7 @@ def within(seconds: float, ask: Callable[P, T], *arguments: P.args, **keywords: 
     """What `ask` returns or raises, in a thread of its own. A library's own time-out holds for each byte that arrives,
     and so bounds nothing.
 
-    Raises Unanswered after so many `seconds`, and at once KeyboardInterrupt, or CancelledError in the task of an event
+    Raises OutOfTime after so many `seconds`, and at once KeyboardInterrupt, or CancelledError in the task of an event
     loop: the thread is left alone then.
     """
     outcome: Future[T] = Future()
@@ -59,7 +59,7 @@ def within(seconds: float, ask: Callable[P, T], *arguments: P.args, **keywords: 
         if not outcome.done():
             _abandoned.append(thread)
     if not outcome.done():
-        raise Unanswered(seconds, thread)
+        raise OutOfTime(seconds, thread)
     return outcome.result()
 
 

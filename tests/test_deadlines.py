@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from refed_dspy import concurrency
-from refed_dspy.concurrency import Unanswered, left_alone, within
+from refed_dspy.concurrency import OutOfTime, left_alone, within
 
 WORD = contextvars.ContextVar("word", default="none")
 
@@ -26,7 +26,7 @@ def never(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
 
 def test_what_does_not_answer_is_left_alone(never: threading.Event) -> None:
-    with pytest.raises(Unanswered, match=r"no answer within 0\.01 s") as raised:
+    with pytest.raises(OutOfTime, match=r"no answer within 0\.01 s") as raised:
         within(0.01, never.wait)
     assert raised.value.thread.is_alive() and left_alone()
     never.set()
@@ -39,7 +39,7 @@ def test_an_answer_and_an_error_are_those_of_the_call(never: threading.Event) ->
     assert within(60, WORD.get) == "mine", "in the caller's context"
     with pytest.raises(TimeoutError, match="its own") as raised:
         within(60, _fails)
-    assert not isinstance(raised.value, Unanswered) and not left_alone()
+    assert not isinstance(raised.value, OutOfTime) and not left_alone()
 
 
 def _fails() -> None:

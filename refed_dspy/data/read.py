@@ -16,7 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
-from refed_dspy.concurrency import Unanswered, within
+from refed_dspy.concurrency import OutOfTime, within
 from refed_dspy.errors import ReferencesError, one_line
 from refed_dspy.files import read_bytes
 from refed_dspy.records import Reference, Sample
@@ -240,7 +240,7 @@ def _hub(source: str) -> Rows:
     try:
         seconds = HUB_PATIENCE + within(HUB_PATIENCE, _hub_bytes, name) / HUB_SLOWEST
         rows = within(seconds, datasets.load_dataset, name, split=split or "train")
-    except Unanswered as error:
+    except OutOfTime as error:
         raise ReferencesError(f"{name}: the Hub gives {error}; try again later, or pass a local file") from None
     except DatasetNotFoundError as error:
         if "gated" in str(error).lower():

@@ -92,7 +92,7 @@ def _number(variable: str) -> float:
 
 
 def ask_mlflow(ask: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:
-    """What `ask`, which asks MLflow, returns or raises. Raises Unanswered after `patience` seconds."""
+    """What `ask`, which asks MLflow, returns or raises. Raises OutOfTime after `patience` seconds."""
     quiet_mlflow()  # here: its import takes seconds, and asks nobody
     return within(patience(), ask, *arguments, **keywords)
 

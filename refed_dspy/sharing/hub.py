@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from refed_dspy.concurrency import Unanswered, within
+from refed_dspy.concurrency import OutOfTime, within
 from refed_dspy.data.read import HUB_PATIENCE, HUB_SLOWEST
 from refed_dspy.errors import InputError, RefedError, one_line
 from refed_dspy.sharing.manifest import SharedFile
@@ -175,7 +175,7 @@ def _hub_errors(target: Target) -> Iterator[None]:
         yield
     except RefedError:
         raise
-    except Unanswered as error:
+    except OutOfTime as error:
         raise RefedError(f"the Hub gives {error}; what was sent may still arrive; {_AGAIN}") from None
     except HfHubHTTPError as error:
         raise _refusal(target, error) from None

@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from refed_dspy.concurrency import Unanswered
+from refed_dspy.concurrency import OutOfTime
 from refed_dspy.errors import RefedError, one_line
 from refed_dspy.files import whole_file
 from refed_dspy.programs.mlflow_address import ask_mlflow, mlflow_client, store_folder, without_secrets
@@ -80,7 +80,7 @@ class Store:
             raise NotTracked("it has not answered yet")
         try:
             return ask_mlflow(function, *args, **kwargs)
-        except Unanswered as error:
+        except OutOfTime as error:
             self._unanswered = error.thread
             raise NotTracked(str(error)) from None
         except Exception as error:  # noqa: BLE001 — MLflow's own, SQLAlchemy's, its HTTP client's, the disk's

@@ -1,7 +1,7 @@
 """Services that drip, never end or never answer: how long does each client wait, and how soon does Ctrl-C end it?
 
-`python -m benchmarks.dripping`: `timeout: 2` and one retry. A teacher, each step of a batch, a list of batches whose
-pages do not end, and a scorer.
+`python -m benchmarks.drips_endpoints [STEP …]`: `timeout: 2` and one retry. A teacher, each step of a batch, a list of
+batches whose pages do not end, and a scorer.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ async def serve(step: str, way: str) -> None:
 
 @contextlib.contextmanager
 def service(step: str, way: str) -> Iterator[str]:
-    command = [sys.executable, "-m", "benchmarks.dripping", "serve", step, way]
+    command = [sys.executable, "-m", "benchmarks.drips_endpoints", "serve", step, way]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
