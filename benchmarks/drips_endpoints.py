@@ -34,7 +34,7 @@ class Service:
     def __init__(self, step: str, way: str) -> None:
         self.step, self.way = step, way
 
-    async def handle(self, request: web.Request) -> web.StreamResponse:
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         step, answer = self.asked(request)
         await request.read()
         if (step, self.step) == ("create", "list"):  # then it looks for the batch before it makes another
@@ -57,7 +57,7 @@ class Service:
                 await asyncio.sleep(0.5 if self.way == "drip" else 0.001)
         return response
 
-    def asked(self, request: web.Request) -> tuple[str, Any]:
+    def asked(self, request: web.BaseRequest) -> tuple[str, Any]:
         """(Step, answer) of a request."""
         path, posts = request.path, request.method == "POST"
         if path.endswith("/tokenize"):
