@@ -1,8 +1,8 @@
 """What endpoints do to a run: two that serve the same model name, and one that lies about the tokens it bills.
 
 `python -m benchmarks.endpoints [mixed] [lies]`. `mixed`: two runs at once, twice: whose answers does each hold?
-`lies`: every kind of `benchmarks.lies` against a cap, interactively at OpenAI's and Anthropic's wire and in batches, with
-tokens by o200k_base: dollars over the cap by the server's bill.
+`lies`: every kind of `benchmarks.lies` against a cap, at OpenAI's and Anthropic's wire and in batches, with tokens by
+o200k_base: dollars over the cap by the server's bill.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def lies() -> None:
     logging.getLogger("refed_dspy").setLevel(logging.ERROR)
     with SimulatedTeacher(latency=0.01, sigma=0.3) as server, tempfile.TemporaryDirectory() as home:
         server.control(tokenizer="o200k_base", cache_warm="answer", batch_seconds=0.05)
-        over = {way: 0 for way in WAYS}
+        over = dict.fromkeys(WAYS, 0)
         for number, lie in enumerate(["", *LIES, *WITHIN]):
             for way in WAYS:
                 billed, charged, kept = lied_to(server, Path(home) / f"{number} {way}", lie, way)

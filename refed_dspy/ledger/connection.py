@@ -90,7 +90,59 @@ def transaction(path: Path, db: sqlite3.Connection) -> Iterator[sqlite3.Connecti
             db.execute("ROLLBACK")
         if not isinstance(error, sqlite3.Error):
             raise
-        raise RunStopped(f"{path}: could not be written ({one_line(error)}); make room, then resume") from error
+        todo = "make room, then resume"
+        if isinstance(error, sqlite3.IntegrityError):
+            todo = "another process seems to write it, too; stop that one, then resume"
+        raise RunStopped(f"{path}: could not be written ({one_line(error)}); {todo}") from error
+
+
+class OnDisk:
+    """The files of a ledger that this process writes, compared before each transaction with those at its path: what is
+    written to a file that was removed is lost, and whoever finds another `.lock` there writes too."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._log, self._lock = path, path.with_name(f"{path.name}-wal"), path.parent / LOCK
+        self._held = {file: _identity(stats) for file in (path, self._lock) if (stats := _stats(file))}
+        self._longest: dict[Path, int] = {}
+
+    def lost(self) -> str:
+        """What became of the file if it is not at its path any more; "" where it is. It can still be written: its
+        folder may have been moved.
+
+        Raises RunStopped where it must not be written: another process has taken the lock, or a part was cut off.
+        """
+        found = {file: _stats(file) for file in (self._path, self._log, self._lock)}
+        if (why := self._moved(found[self._path], self._path)) is not None:
+            return f"{self._path} was {why} while it was written, so nothing more is asked; resume where it is now"
+        if self._moved(found[self._lock], self._lock) is not None:
+            raise RunStopped(
+                f"{self._lock} was removed or replaced, so another process may write {self._path.parent}, too; stop "
+                "that one, then resume"
+            )
+        for file in (self._path, self._log):
+            stats, longest = found[file], self._longest.get(file, 0)
+            if longest and stats is None:
+                return f"{file} was removed while it was written, so nothing more is asked; resume"
+            if stats is not None and stats.st_size < longest:
+                raise RunStopped(f"{file} was cut off while it was written; what is whole is still there: resume")
+            self._longest[file] = stats.st_size if stats is not None else 0
+        return ""
+
+    def _moved(self, stats: os.stat_result | None, file: Path) -> str | None:
+        if stats is None:
+            return "removed"
+        return None if _identity(stats) == self._held.get(file) else "replaced"
+
+
+def _stats(file: Path) -> os.stat_result | None:
+    try:
+        return file.stat()
+    except OSError:
+        return None
+
+
+def _identity(stats: os.stat_result) -> tuple[int, int]:
+    return stats.st_dev, stats.st_ino
 
 
 def is_at_work(folder: Path) -> bool:

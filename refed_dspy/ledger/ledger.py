@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,9 +18,19 @@ from typing import Any, Self, TypeVar, cast
 from filelock import FileLock
 from pydantic import ValidationError
 
-from refed_dspy.errors import RunDirError, one_line
+from refed_dspy.errors import LedgerLost, RunDirError, one_line
 from refed_dspy.ledger.check import check_if_new, check_tables, close, schema
-from refed_dspy.ledger.connection import FILE, FORMAT, connected, damaged, is_at_work, is_made, take_lock, transaction
+from refed_dspy.ledger.connection import (
+    FILE,
+    FORMAT,
+    OnDisk,
+    connected,
+    damaged,
+    is_at_work,
+    is_made,
+    take_lock,
+    transaction,
+)
 from refed_dspy.ledger.fence import Fence
 from refed_dspy.ledger.meta import adapter_of
 from refed_dspy.ledger.statements import Answer, DecisionRow, Statement, decided, text_digest, unusable
@@ -49,6 +60,8 @@ class Ledger:
 
     def __init__(self, path: Path, db: sqlite3.Connection, lock: FileLock | None, fence: Fence | None = None) -> None:
         self.path, self.db, self._lock, self._fence = path, db, lock, fence
+        self._on_disk = OnDisk(path)
+        self._started: tuple[int, float] | None = None
 
     @classmethod
     def create(cls, run_dir: Path, epoch: int | None = None) -> Self:
@@ -112,12 +125,27 @@ class Ledger:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """A transaction: committed whole at the end of the block, or not at all. Raises RunStopped where it fails, and
-        where the ledger is another lease's by now."""
+        """A transaction: committed whole at the end of the block, or not at all. Raises RunStopped where it fails,
+        where the ledger is another lease's by now, and, though it is written, where the file is no longer there."""
+        lost = self._on_disk.lost()
         with transaction(self.path, self.db) as db:
             yield db
+            if self._started is not None:
+                number, since = self._started
+                passed = time.monotonic() - since  # neither sleep nor a jump of the clock is work
+                db.execute("UPDATE starts SET last = begun + ? WHERE rowid = ?", (passed, number))
             if self._fence is not None:
                 self._fence.check()
+        if lost:
+            raise LedgerLost(lost)
+
+    def start(self, statements: Iterable[Statement]) -> None:
+        """Begin a start, with `statements` in the same transaction; from now on its time is counted."""
+        with self._transaction() as db:
+            for sql, values in statements:
+                db.execute(sql, values)
+            number = db.execute("INSERT INTO starts (begun) VALUES (?)", (time.time(),)).lastrowid
+        self._started = int(number or 0), time.monotonic()
 
     # --- the run itself
 

@@ -58,7 +58,7 @@ def is_incredible(usage: Any, prompt_bound: int, max_tokens: int) -> bool:
 
 
 class Used(NamedTuple):
-    """Tokens of a call: of its prompt, of these cached and written to a cache, of its completion. None: not reported."""
+    """Tokens of a call: of its prompt, of them cached and written to a cache; of its completion. None: not said."""
 
     prompt: int | None = None
     cached: int | None = None
@@ -126,7 +126,7 @@ _PIECE, _PIECES = 256, 65_536
 
 
 @cache
-def sent_before(endpoint: str, model: str) -> SentBefore:
+def sent_before(endpoint: str, model: str) -> SentBefore:  # noqa: ARG001 — by which it is cached
     """One for all engines of a model at an endpoint: they share its cache."""
     return SentBefore()
 
