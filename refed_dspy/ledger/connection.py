@@ -14,13 +14,14 @@ from weakref import WeakSet
 from filelock import FileLock, Timeout
 
 from refed_dspy.errors import FolderInUse, RunDirError, RunStopped, one_line
+from refed_dspy.ledger.sums import FAILED, intact
 
 FILE = "ledger.sqlite"
 """The file's name in a run's folder."""
 LOCK = ".lock"
 """The file that the process at work in a folder holds locked."""
-FORMAT = 7
-"""The format of the file: its `user_version`. Others are refused."""
+FORMAT, OLDER = 8, 7
+"""The format of the file (its `user_version`), and that of 0.2.0, which has no checksums. Others are refused."""
 _FULL = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_FSYNC}
 """What SQLite says where there is no room, a quota or a limit of a file's size among the reasons."""
 
@@ -34,6 +35,7 @@ def connected(path: Path, mode: str) -> Iterator[sqlite3.Connection]:
     except sqlite3.Error as error:
         raise damaged(path, error) from None
     db.text_factory = partial(_text, path)
+    db.create_function("intact", -1, intact, deterministic=True)
     try:
         yield db
     except BaseException as error:
@@ -54,6 +56,8 @@ def damaged(path: Path, why: object) -> RunDirError:
     """The error for a ledger at `path` that cannot be read, or that is whole and cannot be opened: on a full disk, or
     without the right to write."""
     code = getattr(why, "sqlite_errorcode", None)
+    if str(why) == FAILED:
+        why = "a text is not what was written: its checksum is another"
     why = one_line(why)
     if code in _FULL:
         return RunDirError(f"{path}: could not be written ({why}); make room, then run the same command again")
@@ -62,11 +66,35 @@ def damaged(path: Path, why: object) -> RunDirError:
     return RunDirError(f"{path}: not a readable ledger ({why}); restore it from a backup or choose another folder")
 
 
+def version_of(db: sqlite3.Connection) -> int:
+    """The format of the file; 0 before it is made."""
+    return int(db.execute("PRAGMA user_version").fetchone()[0])
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Raises RunDirError where what is read in the block is damaged."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        if not is_damage(error):
+            raise
+        raise damaged(path, error) from None
+
+
+def is_damage(error: BaseException | None) -> bool:
+    """Whether `error` is the file's fault, not a wrong statement of ours."""
+    if not isinstance(error, sqlite3.DatabaseError):
+        return False
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return str(error) == FAILED or code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR}
+
+
 def is_made(path: Path, db: sqlite3.Connection, format_: int = FORMAT) -> bool:
     """Whether the file has its tables. Raises RunDirError for a file of another format, sqlite3.DatabaseError for one
     that is another database."""
-    version = db.execute("PRAGMA user_version").fetchone()[0]
-    if version not in {0, format_}:
+    version = version_of(db)
+    if version not in {0, format_, *([OLDER] if format_ == FORMAT else [])}:
         raise RunDirError(
             f"{path}: written by another version (format {version}, this one uses {format_}); use that version"
         )
