@@ -224,10 +224,15 @@ class Ledger:
             rows = self.db.execute("SELECT id, intact(sum, record, id) FROM refs ORDER BY position").fetchall()
         return [self.parsed(Reference, record) for id_, record in rows if ids is None or id_ in ids]
 
+    def check_sum(self, stored: int | None, *texts: str | None) -> None:
+        """Raises RunDirError where `texts` are not those of which `stored` is the checksum."""
+        if stored is not None and stored != checksum(*texts):
+            raise damaged(self.path, sums.FAILED)
+
     def parsed(self, kind: type[T], text: str) -> T:
         """The JSON `text`, which is one of this ledger's, as a `kind`. Raises RunDirError where it is damaged."""
         try:
-            return cast(T, adapter_of(kind).validate_json(text))
+            return cast(T, adapter_of(cast(Any, kind)).validate_json(text))
         except ValidationError:
             raise damaged(self.path, f"a value is no {kind.__name__}") from None
 
