@@ -320,6 +320,14 @@ def flips(seed: int, count: int) -> None:
             if done == "0":
                 texts, before = (_texts(rows) for rows in (Path("rows.jsonl").read_bytes(), written))
                 unsaid += texts != before
+                if texts != before:
+                    altered = [
+                        (a, b)
+                        for one, other in zip(texts, before, strict=False)
+                        for a, b in zip(one, other, strict=False)
+                        if a != b
+                    ]
+                    print(f"unsaid: {len(texts)} rows: {altered[:2]}"[:400], file=sys.stderr, flush=True)
             said += done != "0"
             for end in (done, outcome(rng.choice(FLIPPED))):
                 ends[end.partition(":")[0]] += 1

@@ -40,7 +40,7 @@ def connected(path: Path, mode: str) -> Iterator[sqlite3.Connection]:
         yield db
     except BaseException as error:
         db.close()
-        if isinstance(error, sqlite3.Error):
+        if isinstance(error, sqlite3.Error | UnicodeDecodeError):  # the second: of a column's name
             raise damaged(path, error) from None
         raise
 
@@ -87,7 +87,12 @@ def is_damage(error: BaseException | None) -> bool:
     if not isinstance(error, sqlite3.DatabaseError):
         return False
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    return str(error) == FAILED or code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR}
+    # The second: a flipped bit made a text a blob.
+    return str(error) in {FAILED, "JSON cannot hold BLOB values"} or code in {
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_NOTADB,
+        sqlite3.SQLITE_IOERR,
+    }
 
 
 def is_made(path: Path, db: sqlite3.Connection, format_: int = FORMAT) -> bool:

@@ -67,7 +67,7 @@ class Ledger:
     def __init__(self, path: Path, db: sqlite3.Connection, lock: FileLock | None, fence: Fence | None = None) -> None:
         self.path, self.db, self._lock, self._fence = path, db, lock, fence
         self._on_disk = OnDisk(path)
-        self._started: tuple[int, float] | None = None
+        self._started: tuple[int, float, float] | None = None
 
     @classmethod
     def create(cls, run_dir: Path, epoch: int | None = None) -> Self:
@@ -146,9 +146,9 @@ class Ledger:
         with transaction(self.path, self.db) as db:
             yield db
             if self._started is not None:
-                number, since = self._started
-                passed = time.monotonic() - since  # neither sleep nor a jump of the clock is work
-                db.execute("UPDATE starts SET last = begun + ? WHERE rowid = ?", (passed, number))
+                number, begun, since = self._started  # neither sleep nor a jump of the clock is work
+                last = begun + time.monotonic() - since
+                db.execute("UPDATE starts SET last = ? WHERE rowid = ? AND last > 0", (last, number))
             if self._fence is not None:
                 self._fence.check()
         if lost:
@@ -159,8 +159,8 @@ class Ledger:
         with self._transaction() as db:
             for sql, values in statements:
                 db.execute(sql, values)
-            number = db.execute("INSERT INTO starts (begun) VALUES (?)", (time.time(),)).lastrowid
-        self._started = int(number or 0), time.monotonic()
+            number = db.execute("INSERT INTO starts (begun) VALUES (?)", (begun := time.time(),)).lastrowid
+        self._started = int(number or 0), begun, time.monotonic()
 
     # --- the run itself
 

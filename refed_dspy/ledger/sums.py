@@ -17,7 +17,7 @@ COLUMNS = {"answers": ["sum"], "reasoning": ["sum"], "refs": ["sum"], "instructi
 
 def checksum(*texts: str | None) -> int:
     """Of `texts` in this order."""
-    return zlib.crc32("\0".join(text or "" for text in texts).encode("utf-8", "surrogatepass"))
+    return zlib.crc32("\0".join(str(text or "") for text in texts).encode("utf-8", "surrogatepass"))
 
 
 def intact(stored: int | None, *texts: str | None) -> str | None:

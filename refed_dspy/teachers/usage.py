@@ -17,8 +17,9 @@ from dspy.lm15 import Response
 from refed_dspy.ledger.budget import LEEWAY
 
 MOST_TOKENS = 10**9
-BELOW = 4
-"""A usage of less than the least over this is not believed: some tokenizers have tokens of two words or three."""
+BELOW, FEW = 4, 8
+"""A usage of less than the least over the first is not believed, since some tokenizers have tokens of two words or
+three; but for so many words, since some endpoints estimate."""
 _LONG, _PACKED = 24, 12
 """Characters a word above which words do not count a text (Chinese, or base64), and its packed bytes a token, at most:
 in no script known a token has as many."""
@@ -71,7 +72,7 @@ class Used(NamedTuple):
         if self.cached and self.cached == self.prompt:
             return None
         counts = (self.prompt, least_tokens(prompt)), (self.completion, least_tokens(answer))
-        if any(said is not None and BELOW * said < least for said, least in counts):
+        if any(said is not None and BELOW * said + FEW < least for said, least in counts):
             return None
         read, completion = (None if said is None else max(said, least) for said, least in counts)
         cached = self.cached
