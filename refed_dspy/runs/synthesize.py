@@ -15,7 +15,7 @@ from refed_dspy.ledger.states import ESTIMATED
 from refed_dspy.runs.plan import Plan, PlanSettings
 from refed_dspy.runs.prepare import RunSettings, prepare, run_keywords
 from refed_dspy.runs.program import ProgramLike
-from refed_dspy.runs.result import Synthesis, read_run, refresh_samples
+from refed_dspy.runs.result import Synthesis, read_run
 from refed_dspy.runs.scheduler import run_plan
 from refed_dspy.runs.spec import RunSpec
 from refed_dspy.runs.work import note_end
@@ -141,7 +141,6 @@ async def produce(
                 await carry_out(spec, session, plan)
             note_end(session, plan)
             await tracker.told()
-    refresh_samples(folder)
     return read_run(folder)
 
 
