@@ -9,6 +9,7 @@ a folder of its own, without keys. A connection is refused and reported, whateve
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -198,6 +199,7 @@ def _make_home(home: Path) -> None:
     ):
         done = ended(words, home)
         assert done.code == 0, done
+    ended(["promote"], home)  # makes MLflow's store, which takes seconds
 
 
 def _environment(home: Path) -> dict[str, str]:
@@ -273,11 +275,12 @@ def _waited(child: int, begun: float) -> int:
 
 
 def _preload() -> None:
-    """Import what the commands import, once."""
+    """Import what the commands import, once for all of them."""
     for module in pkgutil.walk_packages(refed_dspy.__path__, "refed_dspy."):
         if not module.name.endswith(("__main__", "launch", "seeded", "llama_child", ".check", ".checker")):
             with suppress(ImportError):
                 importlib.import_module(module.name)
+    gc.freeze()  # else the first collection in each child copies all of that
 
 
 def tried(seed: int, count: int, only: int | None = None) -> Iterator[tuple[int, list[str], Ended]]:
@@ -290,7 +293,7 @@ def tried(seed: int, count: int, only: int | None = None) -> Iterator[tuple[int,
         for number in range(count) if only is None else [only]:
             line = drawn(random.Random(f"{seed}/{number}"))
             shutil.rmtree(home, ignore_errors=True)
-            shutil.copytree(template, home, symlinks=True, ignore=shutil.ignore_patterns("pipe"))
+            shutil.copytree(template, home, symlinks=True, ignore=shutil.ignore_patterns("pipe"))  # the copy would wait
             os.mkfifo(home / "pipe")
             yield number, line, ended(line, home)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, cast
 
@@ -37,6 +36,7 @@ from refed_dspy.teachers.by_stage import TeachersByStage
 from refed_dspy.teachers.judge import judge_for, open_judge_program
 from refed_dspy.teachers.progress import Progress, Watch
 from refed_dspy.teachers.work import Work
+from refed_dspy.text import nearest
 
 
 class CompareKeywords(TypedDict, total=False):
@@ -188,8 +188,8 @@ def _program(name: str, source: Any, config: CompareConfig) -> ReferenceLevelFee
         return source
     if isinstance(source, str) and source in METHODS:
         return METHODS[source](config.features or DEFAULT_FEATURES, per_feature)
-    if isinstance(source, str) and (near := get_close_matches(source, METHODS, 1)) and not Path(source).is_file():
-        raise ConfigError(f"programs: {one_line(source, 60)}: no such program; did you mean {near[0]}?")
+    if isinstance(source, str) and (near := nearest(source, METHODS)) and not Path(source).is_file():
+        raise ConfigError(f"programs: {one_line(source, 60)}: no such program; did you mean {near}?")
     if isinstance(source, str | Path):
         explicit = per_feature if "instructions_per_feature" in config.model_fields_set else None
         return load_program(source, config.features, explicit, accept_changed=config.accept_changed)

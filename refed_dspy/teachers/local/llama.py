@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from refed_dspy.errors import ConfigError, one_line
+from refed_dspy.text import install_command
 
 HOST = "127.0.0.1"
 CACHE_RAM_MIB = 1024
@@ -179,7 +180,7 @@ def _engine_folder() -> Path:
 
 def _no_engine(reason: str) -> ConfigError:
     return ConfigError(
-        f"the embedded model needs llama.cpp ({reason}): pip install 'refed-dspy[local]' on glibc Linux, "
+        f"the embedded model needs llama.cpp ({reason}): {install_command('local')} on glibc Linux, "
         f"macOS or 64-bit Windows, {_OTHER_ENGINE}"
     )
 
