@@ -135,9 +135,7 @@ def test_a_missing_parquet_file_is_not_looked_for_on_the_hub() -> None:
     assert "no such file" in refusal("folder/train.parquet")
 
 
-@pytest.mark.parametrize(
-    "name", ["../refs.xlsx", "../refs", "./a/refs", "/nowhere/refs", "a/b/refs", "a/b.txt", "r"]
-)
+@pytest.mark.parametrize("name", ["../refs.xlsx", "../refs", "./a/refs", "/nowhere/refs", "a/b/refs", "a/b.txt", "r"])
 def test_what_is_written_like_a_path_is_not_asked_of_the_hub(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(read, "_hub", lambda _: pytest.fail("asked the Hub"))
     assert refusal(name).startswith(f"{name}: no such file")
