@@ -16,7 +16,8 @@ from refed_dspy.config.loading import check_config
 from refed_dspy.config.scorer import ScorerConfig
 from refed_dspy.data.references import load_references
 from refed_dspy.errors import ConfigError, RefedError, RunStopped, briefly, one_line
-from refed_dspy.files import after_answers
+from refed_dspy.files import after_answers, as_path, check_outputs
+from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs import ReferenceLevelFeedback, SeedOnly
 from refed_dspy.programs.baselines import METHODS
@@ -27,7 +28,7 @@ from refed_dspy.records import digest
 from refed_dspy.runs.compare.figures import SEED, Diversity, tally
 from refed_dspy.runs.compare.replay import read_compared
 from refed_dspy.runs.compare.result import Comparison
-from refed_dspy.runs.compare.write import write_comparison
+from refed_dspy.runs.compare.write import OUTPUTS, write_comparison
 from refed_dspy.runs.spec import RunSpec
 from refed_dspy.runs.synthesize import produce
 from refed_dspy.signatures import DEFAULT_FEATURES
@@ -102,6 +103,7 @@ def compare(
     spec = prepare(config, named or config.programs, references, teacher, judge)
     diversity = Diversity.open(config.embeddings)
     folder = spec.folder
+    check_outputs(folder, OUTPUTS, FILE, as_path(references), *(named or config.programs).values())
     try:
         made = run_blocking(produce(spec, Watch(on_progress, progress)))
     except RunStopped as error:

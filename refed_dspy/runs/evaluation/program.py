@@ -57,6 +57,7 @@ async def run_program(program: Program) -> None:
     Raises RunStopped, with its last lines, where it does not end well or cannot be started.
     """
     try:
+        program.log.unlink(missing_ok=True)  # a link's other end is somebody's file
         with program.log.open("wb") as log:
             process = await asyncio.create_subprocess_exec(
                 *children.python(str(_LAUNCH), *program.arguments, interpreter=program.python),
