@@ -21,6 +21,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -107,6 +108,8 @@ class Ended:
         if found := _STEERING.search(self.out + self.err):
             return f"steers the terminal: {found[0]!r}"
         if self.code == 0 or (self.code == 2 and "\nOptions:" in self.out + self.err):  # the help of a group
+            return ""
+        if self.code == 1 and (self.out + self.err).startswith("Shell "):  # Typer's line where it finds no shell
             return ""
         if not told or not told[-1].startswith(("refed: ", "Error: ")) or len(told[-1]) > LONGEST:
             return f"no line that tells why: {self.err[-200:]!r}"
@@ -235,7 +238,7 @@ def _in_child(line: Sequence[str], home: Path, files: Sequence[int]) -> None:
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
     except BaseException:  # noqa: BLE001
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        traceback.print_exc()
         code = 1
     finally:
         with suppress(OSError, ValueError):
@@ -259,7 +262,8 @@ def ended(line: Sequence[str], home: Path) -> Ended:
         for file in (out, err, asked):
             file.seek(0)
             texts.append(file.read().decode("utf-8", "surrogateescape"))
-    return Ended(code, *texts, seconds)
+    printed, told, connected = texts
+    return Ended(code, printed, told, connected, seconds)
 
 
 def _waited(child: int, begun: float) -> int:
@@ -300,9 +304,10 @@ def tried(seed: int, count: int, only: int | None = None) -> Iterator[tuple[int,
 
 def main() -> None:
     numbers = [int(word) for word in sys.argv[1:]]
-    seed, count, only = (*numbers, *(0, LINES, None)[len(numbers) :])
+    seed, count = (*numbers[:2], *(0, LINES)[len(numbers) :])
+    only = numbers[2] if len(numbers) > 2 else None
     codes, kinds, slowest = Counter[int](), Counter[str](), (0.0, "")
-    for number, line, end in tried(int(seed or 0), int(count or 0), only):
+    for number, line, end in tried(seed, count, only):
         codes[end.code] += 1
         slowest = max(slowest, (end.seconds, " ".join(line)[:100]))
         if only is not None:

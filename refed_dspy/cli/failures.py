@@ -44,6 +44,8 @@ def _line(error: BaseException) -> tuple[str, int] | None:
         return "there is not enough memory, or there are too many threads (ulimit -v, ulimit -u)", 1
     if isinstance(error, UnicodeEncodeError):
         return f"{one_line(ascii(error.object), 200)}: contains bytes that are not UTF-8; give it another name", 2
+    if isinstance(error, RuntimeError) and text.startswith("symlink loop"):  # `Path.resolve`, before Python 3.13
+        return f"{one_line(error)}: links in a circle; give it another name", 2
     if isinstance(error, ImportError):
         return f"a library cannot be loaded: {one_line(error)}; install refed again", 1
     if not isinstance(error, OSError):

@@ -46,10 +46,10 @@ class _Grouped(TyperGroup):
                 raise typer.Exit(2)
         return super().resolve_command(ctx, args)
 
-    def main(self, args: Any = None, prog_name: str | None = None, **more: Any) -> Any:
+    def main(self, *arguments: Any, **more: Any) -> Any:
         """Run a command line, and exit: here every command's end is seen, and each mistake is a line."""
         try:
-            code = super().main(args, prog_name, **{**more, "standalone_mode": False})
+            code = super().main(*arguments, **{**more, "standalone_mode": False})
         except _ClickError as error:
             code = _usage(error)
         except Exception as error:

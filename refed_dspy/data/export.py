@@ -169,8 +169,9 @@ def _export_pairs(pairs: Pairs, out: Path) -> Exported:
     lines = iter(pairs)
     if (first := next(lines, None)) is None:
         raise ExportError(f"{pairs.format}: no pairs to write; {pairs.told()}")
-    write_lines(out, chain([first], lines))
-    return Exported(pairs.count, pairs.told())
+    written = write_lines(out, chain([first], lines))
+    apart = f"{written} lines: the answers of a pair apart" if written != pairs.count else ""
+    return Exported(pairs.count, "; ".join(filter(None, (apart, pairs.told()))))
 
 
 @contextmanager
