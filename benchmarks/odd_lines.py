@@ -44,6 +44,7 @@ VARIABLES = {
     "REFED_MAX_CALLS": "40",  # a line that happens to be right should not take minutes
     "REFED_TRACK": "false",
     "HF_HUB_OFFLINE": "1",
+    "LITELLM_LOCAL_MODEL_COST_MAP": "true",  # the package sets it as it is imported, which is over
     "PIP_NO_INDEX": "1",
     "PATH": "/nowhere",
     "LANG": "C.UTF-8",
