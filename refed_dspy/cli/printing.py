@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from shlex import quote
 
@@ -51,8 +51,9 @@ def _settings(keywords: str | None) -> list[str]:
 
 
 def say(text: object, err: bool = False) -> None:
-    """Print `text` and a line feed: on stdout, or on stderr."""
-    typer.echo(printable(str(text)), err=err)
+    """Print `text` and a line feed: on stdout, or on stderr, where nothing is lost if that cannot be written."""
+    with suppress(OSError) if err else nullcontext():
+        typer.echo(printable(str(text)), err=err)
 
 
 @contextmanager
@@ -70,6 +71,7 @@ def written(out: Path) -> Iterator[tuple[Path, Callable[..., None]]]:
         yield (path := Path(folder) / "rows"), report
         with path.open("rb") as file:
             shutil.copyfileobj(file, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
 
 
 class PlainFormatter(logging.Formatter):

@@ -25,11 +25,13 @@ log = logging.getLogger("refed_dspy.hub")
 BUILTIN = "builtin"
 OWN = {BUILTIN: "references.jsonl", "builtin-short": "short_references.jsonl"}
 """The package's own references: their name → their file. The short ones are for small models."""
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
+_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*(:[\w.-]+)?")
 HUB_PATIENCE = 60.0
 """Seconds that the Hub gets for whatever it is asked, three of its library's time-outs: these hold for each byte."""
 HUB_SLOWEST = 20_000
 """Bytes a second that it must come to, or take, beyond that."""
+_OF_FILES = {".arrow", ".gz", ".md", ".ods", ".sqlite", ".tsv", ".txt", ".xls", ".xlsx", ".yaml", ".yml", ".zip"}
+"""Endings that no data set's name has, of files that are not read."""
 _BEYOND_MEASURE = "JSON that cannot be read: a number with thousands of digits, or endless nesting"
 Rows = Iterator[tuple[int, Mapping[str, Any]]]
 
@@ -47,15 +49,19 @@ def read_rows(source: str | Path) -> Rows:
     path = Path(source)
     try:
         there = path.stat()
-    except (OSError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         there = None
+    except OSError as error:
+        why = one_line(error.strerror or error)
+        raise ReferencesError(f"{one_line(source, 200)}: cannot be read: {why}") from None
     if there is not None and stat.S_ISREG(there.st_mode):
         return _file(path)
     if there is not None:
         kind = "a folder" if stat.S_ISDIR(there.st_mode) else "no file"
         raise ReferencesError(f"{source}: is {kind}; pass a JSONL, JSON, CSV or Parquet file")
-    if path.suffix.lower() in {*_READERS, ".parquet"} or not _HUB_NAME.fullmatch(str(source)):
-        raise ReferencesError(f"{one_line(source, 200)}: no such file (a Hub data set is named OWNER/NAME)")
+    if path.suffix.lower() in {*_READERS, ".parquet", *_OF_FILES} or not _HUB_NAME.fullmatch(str(source)):
+        hint = "" if path.suffix or len(path.parts) > 1 else " (a Hub data set is named OWNER/NAME)"
+        raise ReferencesError(f"{one_line(source, 200)}: no such file{hint}")
     return _hub(str(source))
 
 
@@ -194,14 +200,23 @@ def _json(path: Path) -> Rows:
 def _csv(path: Path) -> Rows:
     csv.field_size_limit(2**31 - 1)  # the default of 131,072 characters is too small
     with _opened(path) as file:
-        table = csv.DictReader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), strict=True)
+        text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
         try:
+            between = _delimiter(text.readline())
+            text.seek(0)
+            table = csv.DictReader(text, strict=True, delimiter=between)
             yield from enumerate(table, start=1)
         except csv.Error as error:
             raise ReferencesError(f"{path} line {table.reader.line_num}: broken CSV: {one_line(error)}") from None
         except UnicodeDecodeError:
             read_text(path)  # says in which line
             raise
+
+
+def _delimiter(heading: str) -> str:
+    """What stands between a table's columns: a comma, or where it would have one column only, what makes more of it.
+    Spreadsheets in much of Europe write semicolons."""
+    return next((mark for mark in ",;\t|" if len(next(csv.reader([heading], delimiter=mark), ())) > 1), ",")
 
 
 def _parquet(path: Path) -> Rows:

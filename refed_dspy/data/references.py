@@ -20,6 +20,7 @@ from refed_dspy.text import Shown
 
 # A cautious guess, for any tokenizer: English runs at 4 to 5 characters a token, code and other scripts below it.
 CHARACTERS_PER_TOKEN = 3
+NAME_COLUMNS = "name the right ones in a --config file, or in Python: `columns: {instruction: …, response: …}`"
 PROMPT_TOKENS = 600
 """Room left for a stage's prompt text."""
 
@@ -149,5 +150,5 @@ def none_usable(name: str, left_out: Counter[str], columns: list[str]) -> str:
     hint = "; set turns to first or last to learn from one exchange of each" if "multi-turn" in left_out else ""
     if any(reason == "unrecognised" or reason.startswith("no column") for reason in left_out):
         names = one_line(", ".join(map(str, columns)), 200)
-        hint = f"; its columns are {names}; choose the right ones with columns: {{instruction: …, response: …}}"
+        hint = f"; its columns are {names}; {NAME_COLUMNS}"
     return f"{name}: no usable row ({reasons}){hint}"

@@ -29,7 +29,7 @@ def works_below(root: Path) -> tuple[list[dict[str, Any]], list[str]]:
     be read.
 
     Each has its `folder`, `work`, `state`, `reason`, `last_active`, the `count` that it has made of `size` (samples,
-    rows or, in a compile, evaluations; a size may be None) with its `unit` where it needs one ("kept", of a filtering),
+    rows or, in a compile, evaluations; a size may be None) with its `unit` where it needs one ("kept" of a filtering),
     and `cost` in dollars (None: no price is known), of it `in_flight_cost`. Files are not checked for damage, which
     takes long: `Ledger.read` does that.
     """
@@ -82,7 +82,7 @@ def _glance(folder: Path) -> dict[str, Any]:
             **state,
             "count": int(db.execute(of).fetchone()[0]),
             "size": size if counted != "evaluations" else None,
-            "unit": "",
+            "unit": "evaluations" if work == "compile" else "",
             **(_kept(folder) if (folder / FUNNEL).is_file() else {}),
             "cost": None if unpriced and not cost else cost / PICO,
             "in_flight_cost": in_flight_cost(ledger),

@@ -12,14 +12,15 @@ from refed_dspy.config.compile import CompileConfig, MetricConfig
 from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.scorer import ScorerConfig
 from refed_dspy.errors import TeacherError, TeacherRefused, briefly
+from refed_dspy.files import as_path, check_outputs
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.spending import spent
 from refed_dspy.ledger.states import CAPPED, DONE, ESTIMATED, SHORT, STOPPED, End, write_end
 from refed_dspy.optimizers.ended import ended_outcome
 from refed_dspy.optimizers.gateway import open_gateway
 from refed_dspy.optimizers.least import refuse_small_caps
-from refed_dspy.optimizers.printed import printed_to_file
-from refed_dspy.optimizers.result import Compiled, why_stopped, write_outcome
+from refed_dspy.optimizers.printed import LOG, printed_to_file
+from refed_dspy.optimizers.result import OUTPUTS, Compiled, why_stopped, write_outcome
 from refed_dspy.optimizers.spec import CompileSpec, prepare
 from refed_dspy.optimizers.steps import CompileOutcome, CompileSteps
 from refed_dspy.records import digest
@@ -111,6 +112,7 @@ def compile(  # noqa: A001
     models = {"teacher": teacher, "judge": judge, "reflection": reflection}
     spec = prepare(program, references, metric, {**settings, **models, "pairs": pairs, "out": out})
     folder = spec.settings.out or Path("refed-compiles") / digest(spec.identity())
+    check_outputs(folder, (*OUTPUTS, LOG), FILE, as_path(references), as_path(program))
     if not estimate and not (folder / FILE).is_file():
         refuse_small_caps(spec)
     with begin(folder, spec.work()) as start:

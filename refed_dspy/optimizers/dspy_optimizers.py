@@ -18,6 +18,7 @@ import dspy
 
 from refed_dspy.config.named import OPTIMIZERS, is_named, resolve
 from refed_dspy.errors import ConfigError, one_line
+from refed_dspy.text import install_command
 
 Examples: TypeAlias = Sequence[dspy.Example]
 AUTO = ("light", "medium", "heavy")
@@ -93,7 +94,7 @@ def choose(name: str, options: Mapping[str, Any], inputs: OptimizerInputs) -> Op
 def _runnable(optimizer: Optimizer) -> Optimizer:
     """`optimizer`, which would import Optuna only after paid work. Raises ConfigError where that is not installed."""
     if isinstance(optimizer.kind, _SEARCH_BY_OPTUNA) and find_spec("optuna") is None:
-        raise ConfigError(f'optimizer {optimizer.name} needs Optuna: run `pip install "refed-dspy[mipro]"`')
+        raise ConfigError(f"optimizer {optimizer.name} needs Optuna: run {install_command('mipro')}")
     return optimizer
 
 

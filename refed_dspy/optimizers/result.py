@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from refed_dspy.optimizers.steps import CompileOutcome
 
 PROGRAM, PROOF = "program.json", "proof.txt"
+OUTPUTS = (PROGRAM, PROOF, DIFF)
 FORMAT = 1
 
 

@@ -174,8 +174,8 @@ def _check_plain(data: DataSet, lacking: int, column: str | None, judged: bool) 
         raise ConfigError(f"columns: plain: no row of {data.name} has a text in {one_line(column, 60)!r}")
     if judged and lacking:
         raise ConfigError(
-            f"judge: {lacking} of {len(data.rows)} rows of {data.name} have no plain response to compare with; give "
-            "the column with columns: {plain: …} or remove judge"
+            f"judge: {lacking} of {len(data.rows)} rows of {data.name} have no plain response to compare with; name "
+            "the column in a --config file, or in Python, `columns: {plain: …}`, or remove judge"
         )
 
 

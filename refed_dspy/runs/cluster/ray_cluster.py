@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from refed_dspy.errors import ConfigError, one_line
+from refed_dspy.text import install_command
 
 log = logging.getLogger("refed_dspy.cluster")
 SLOT = "refed_worker"
@@ -105,7 +106,7 @@ def _ray() -> Any:
     try:
         import ray
     except ImportError:
-        raise ConfigError("cluster: needs Ray; install it with: pip install 'refed-dspy[cluster]'") from None
+        raise ConfigError(f"cluster: needs Ray; install it with: {install_command('cluster')}") from None
     return ray
 
 

@@ -19,7 +19,7 @@ from refed_dspy.data.on_disk import RowsOnDisk
 from refed_dspy.data.sources import source_of
 from refed_dspy.data.stored import SOURCE, read_json
 from refed_dspy.errors import ConfigError, RowError, RunDirError, RunStopped, briefly, one_line
-from refed_dspy.files import after_answers, as_path, check_apart, check_own
+from refed_dspy.files import after_answers, as_path, check_outputs
 from refed_dspy.filters.base import Decision, JudgeFilter, Step, labels, validated
 from refed_dspy.filters.build import build
 from refed_dspy.filters.judge import FAILED
@@ -119,8 +119,7 @@ def filter_data(
     cluster = _on_cluster(config, steps, models)
     identity = _identity(loaded, models)
     folder = Path(out) if out is not None else Path("refed-filtered") / _folder_name(loaded, steps, models, config.seed)
-    check_apart(data, [folder, *(folder / name for name in OUTPUTS)])
-    check_own(folder, OUTPUTS, FUNNEL)
+    check_outputs(folder, OUTPUTS, FUNNEL, data)
     source = {**source_of(data, loaded, config.columns), "filters": _named(steps), "seed": config.seed}
     if out is not None and not force:
         _refuse_another(folder, source, paid)
