@@ -103,6 +103,9 @@ class CompileConfig(Capped, WithJudge, FromReferences):
     program: str | None = None
     """The program to start from: a file, an MLflow address, `embedded`, or one of your own: `module:Name`, or with its
     compiled prompts `module:Name@FILE`."""
+    prove: bool = True
+    """Prove the gain on the test references. False: score nothing on them; needed where they are too few for a
+    proof."""
     accept_longer: bool = False
     """Accept a gain that rests on longer answers: one that disappears, or cannot be measured, at equal length."""
     seed: int = Field(default=0, ge=0, lt=2**31)

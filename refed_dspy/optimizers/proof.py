@@ -81,9 +81,14 @@ class Gain:
 
     def basis(self, unit: str) -> str:
         """What it rests on: "16 held-out references of 12 topics"."""
-        held_out = self.raw.clusters if self.held_out is None else self.held_out
-        topics = "" if held_out == self.raw.clusters else f" of {counted(self.raw.clusters, 'topic')}"
-        return f"{held_out} held-out {unit}{topics}"
+        return basis(self.raw.clusters if self.held_out is None else self.held_out, self.raw.clusters, unit)
+
+
+def basis(held_out: int, topics: int, unit: str) -> str:
+    """What a proof rests on: "16 held-out references of 12 topics"."""
+    of_topics = "" if held_out == topics else f" of {counted(topics, 'topic')}"
+    one = unit.removesuffix("s")
+    return f"{counted(held_out, f'held-out {one}')}{of_topics}"
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,16 @@ class Compiled(Shown):
         return state_in(self.folder)
 
     @property
+    def proved(self) -> bool:
+        """Whether there is a proof, and it says that `program` is better."""
+        return self.proof is not None and self.proof.proved
+
+    @property
+    def why(self) -> str:
+        """What ended it early, in figures, and how to continue; else an empty text."""
+        return how_to_continue(self.stopped, self.manifest.get("why", "")) if self.stopped else ""
+
+    @property
     def path(self) -> Path:
         """The program's file."""
         return self.folder / PROGRAM
@@ -81,7 +91,7 @@ class Compiled(Shown):
         lines = [warning] if proof is not None and (warning := proof.warning()) else []
         lines.append(f"validation: {before} uncompiled, {after} compiled")
         if proof is None:
-            lines.append("no proof: the test set was not scored")
+            lines.append("no proof: nothing was scored on the test set")
         else:
             lines += [*proof.lines(), *(self.judge.lines() if self.judge is not None else []), *proof.doubts()]
         lines.append(f"cost: {_money(manifest['cost'])}, {counted(manifest['calls'], 'call')}")
@@ -89,8 +99,7 @@ class Compiled(Shown):
         if not self.changed:
             lines.append("no candidate was better, so the uncompiled program is kept")
         if self.stopped:
-            why = why_stopped(self.stopped, "; raise it")
-            lines.append(f"stopped: {why}; this is the best program so far; run the same command to continue")
+            lines.append(f"stopped: {self.why}; this is the best program so far")
         return [*lines, f"program: {self.path}"]
 
     def estimate_lines(self) -> list[str]:
@@ -210,6 +219,7 @@ def _manifest(ledger: Ledger, spec: CompileSpec, outcome: CompileOutcome, progra
         "calls": spending.calls,
         "usage": usage_by_stage(ledger),
         "stopped": outcome.stopped,
+        "why": outcome.why,
         "features": dict(getattr(program, "features", {})),
         "instructions_per_feature": getattr(program, "instructions_per_feature", None),
     }
@@ -263,6 +273,13 @@ def _failure_lines(facts: Mapping[str, Any]) -> list[str]:
     uncounted = f"not judged: {abstained} more evaluations; they count neither for nor against a candidate"
     failed = (f"failed: {each['count']} {each['kind']} in {each['stage']}" for each in facts.get("failures", ()))
     return [*([uncounted] if abstained else []), *failed]
+
+
+def how_to_continue(stopped: str, why: str = "") -> str:
+    """What ended a compile early, in figures where there are some (`why`), and how to continue it."""
+    if stopped.startswith("max_"):
+        return f"{why or why_stopped(stopped)}; to continue, raise it and run the same command"
+    return f"{stopped}; run the same command to continue"
 
 
 def why_stopped(stopped: str, remedy: str = "") -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from refed_dspy.optimizers.dspy_optimizers import Optimizer, OptimizerInputs, ch
 from refed_dspy.optimizers.examples import Split, as_examples, cluster_of, example_id, split_examples
 from refed_dspy.optimizers.metrics import CustomMetric, HumanAgreement, Metric, name_of, named_metric
 from refed_dspy.optimizers.reference_metric import ReferenceMetric
+from refed_dspy.optimizers.topics import find_topics
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
 from refed_dspy.programs.load import load_program, own_program, refuse_bound_models, warn_of_another_teacher
 from refed_dspy.programs.saved import program_digests
@@ -63,6 +65,16 @@ class CompileSpec:
         if isinstance(self.program, ReferenceLevelFeedback):
             return "references"
         return "instructions" if isinstance(self.program, PairwiseJudge) else "examples"
+
+    @property
+    def compares(self) -> bool:
+        """Whether the metric compares answers with the uncompiled program's."""
+        return self.metric is None and isinstance(self.program, ReferenceLevelFeedback)
+
+    @cached_property
+    def topics(self) -> Mapping[str, str] | None:
+        """As `find_topics`."""
+        return find_topics(self.split)
 
     def metric_with(self, teacher: dspy.LM, judge: dspy.LM) -> Metric:
         """The metric, asking these models."""

@@ -15,6 +15,7 @@ from refed_dspy.errors import ConfigError, RunStopped, one_line
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.candidates import Candidate, baseline_and_best, enough, load_candidates
 from refed_dspy.optimizers.agreement import JudgeReport, agreement_of_results
+from refed_dspy.optimizers.at_cap import Tuned, at_cap
 from refed_dspy.optimizers.dspy_optimizers import DOES, NO_ERROR_LIMIT, Optimizer
 from refed_dspy.optimizers.estimate import caps_before_proof, estimate_compile, warn_of_small_caps
 from refed_dspy.optimizers.gateway import Gateway, current_candidate
@@ -22,7 +23,6 @@ from refed_dspy.optimizers.proof import Proof, gain_over, program_score
 from refed_dspy.optimizers.recorder import CandidateCallback, ScoreRecorder, is_recoverable
 from refed_dspy.optimizers.reference_metric import ReferenceMetric
 from refed_dspy.optimizers.spec import CompileSpec
-from refed_dspy.optimizers.topics import find_topics
 from refed_dspy.optimizers.turns import Turns
 from refed_dspy.programs import PairwiseJudge
 from refed_dspy.programs.adapter import SchemaAdapter
@@ -48,6 +48,8 @@ class CompileOutcome:
     """The version of the champion that the proof compares with."""
     judge: JudgeReport | None = None
     """Where the program is a judge."""
+    why: str = ""
+    """How far it came, where a cap ended it."""
 
     def facts(self) -> dict[str, Any] | None:
         """What `ended.py` makes the outcome of again, in JSON's types; None where it has not ended: a cap stopped it,
@@ -83,6 +85,8 @@ class CompileSteps:
         """Candidate → the results of `dspy.Evaluate` on the test set: (example, prediction, score)."""
         self.unit_costs: dict[str, float] = {}
         """Candidate → picodollars a sample (or an example) on the test set."""
+        self.tuned: Tuned | None = None
+        """How far the optimizer came."""
 
     def run(self, estimate_only: bool = False) -> CompileOutcome:
         """Baseline, estimate, optimizer, choice, proof. Raises the error that ended it, unless that was a cap."""
@@ -103,18 +107,22 @@ class CompileSteps:
             uncompiled = self._candidates()[baseline]
             self._raise_if_nothing_scored(uncompiled)
             self.recorder.uncompiled = uncompiled.scores.get("validation", {})
-            estimate = estimate_compile(self.spec, self.gateway, uncompiled, optimizer, self.champion is not None)
-            self.progress.expected = int(optimizer.expected) + 2 * len(
-                self.spec.split.validation + self.spec.split.test
-            )
+            estimate = estimate_compile(self.spec, self.gateway, uncompiled, self.champion is not None)
+            sets, prove = self.spec.split, self.spec.settings.prove
+            self.progress.expected = optimizer.expected + 2 * len(sets.validation + sets.test * prove)
             if estimate_only or self.gateway.cap_reached:
-                return CompileOutcome(uncompiled, uncompiled, estimate, stopped=self.gateway.cap_reached)
+                stopped = self.gateway.cap_reached
+                return CompileOutcome(
+                    uncompiled, uncompiled, estimate, stopped=stopped, why=self._why(stopped, estimate)
+                )
             warn_of_small_caps(self.caps, estimate)
             self._tune(optimizer, estimate)
             best = self._best(baseline)
-            proof, report = self._prove(baseline, best), self._judge_report(baseline, best)
+            proof, report = None, None
+            if prove:
+                proof, report = self._prove(baseline, best), self._judge_report(baseline, best)
             stopped = self.tuning_ended_at or self.gateway.cap_reached
-            if proof is None and not stopped:
+            if prove and proof is None and not stopped:
                 lost = self.gateway.unanswered
                 stopped = (
                     f"no answer to {lost} requests"
@@ -122,7 +130,10 @@ class CompileSteps:
                     else "none of the test set could be scored for both programs"
                 )
             candidates, version = self._candidates(), self.champion.version if self.champion else None
-            return CompileOutcome(candidates[baseline], candidates[best], estimate, proof, stopped, version, report)
+            why = self._why(stopped, estimate)
+            return CompileOutcome(
+                candidates[baseline], candidates[best], estimate, proof, stopped, version, report, why
+            )
 
     # --- the steps
 
@@ -130,6 +141,7 @@ class CompileSteps:
         """Run the optimizer under what the proof leaves of the caps."""
         self._begin(f"{optimizer.name}: {DOES.get(optimizer.name, 'tuning')}")
         self.gateway.allow(*caps_before_proof(self.caps, self.seconds, estimate))
+        before = self.recorder.evaluations
         try:
             tuned = optimizer.tune(self.student, list(self.spec.split.train), list(self.spec.split.validation))
         except Exception as error:
@@ -140,11 +152,13 @@ class CompileSteps:
                 log.warning("the optimizer ended early (%s); continuing with what it found", one_line(error, 200))
             tuned = None
         self._raise_if_stopped()
-        self.tuning_ended_at = self.gateway.cap_reached
-        self.gateway.allow(self.caps, self.seconds)
+        budget, done = self.gateway.recorder.budget, self.recorder.evaluations - before
+        self.tuned = Tuned(optimizer.name, done, optimizer.expected, budget.spent, budget.calls)
         if tuned is not None:
             tuned = self._with_prompts(program_state(tuned))
             self._evaluate("tuned program on the validation set", tuned, self.spec.split.validation)
+        self.tuning_ended_at = self.gateway.cap_reached
+        self.gateway.allow(self.caps, self.seconds)
         if len(self._candidates()) == 1 and not self.tuning_ended_at:
             log.warning(
                 "%s made no candidate: a demonstration takes a score of %s or more; set accept under metric",
@@ -162,7 +176,7 @@ class CompileSteps:
             label: program_score(candidates[name], self.clusters, self.unit_costs.get(name), seed)
             for label, name in names.items()
         }
-        topics = find_topics(self.spec.split)
+        topics = self.spec.topics
         gain = gain_over(candidates[best], candidates[baseline], self.clusters, topics, seed=seed)
         baseline_score, best_score = scores["uncompiled"], scores["compiled"]
         if baseline_score is None or best_score is None or gain is None or self.gateway.cap_reached:
@@ -180,6 +194,12 @@ class CompileSteps:
             accept_longer=self.spec.settings.accept_longer,
             topics=topics is not None,
         )  # fmt: skip
+
+    def _why(self, stopped: str, estimate: Mapping[str, Any]) -> str:
+        """How far it came, where a cap ended it; else an empty text."""
+        if not stopped.startswith("max_"):
+            return ""
+        return at_cap(stopped, self.caps, self.gateway.recorder.budget, estimate, self.tuned)
 
     def _judge_report(self, baseline: str, best: str) -> JudgeReport | None:
         """How a judge agrees with people, before and after the compile."""

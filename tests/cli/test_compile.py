@@ -24,15 +24,15 @@ from tests.support.scripted_engine import references
 from tests.tracking.test_compile import candidates_in
 
 mlflow_template, tracked = mlflow_stores.mlflow_template, mlflow_stores.tracked
-SMALL = {"optimizer": "bootstrap", "train": 2, "validation": 2, "test": 3, "instructions_per_feature": 1}
+SMALL = {"optimizer": "bootstrap", "train": 2, "validation": 2, "test": 5, "instructions_per_feature": 1}
 PRICE = "{prompt: 1, completion: 2}"
 
 
 @pytest.fixture
 def home(home: Path) -> Path:
     """A working folder with references, pairs and a compile's settings."""
-    (home / "references.jsonl").write_text("".join(json.dumps(r) + "\n" for r in references(7)))
-    (home / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs(8)))
+    (home / "references.jsonl").write_text("".join(json.dumps(r) + "\n" for r in references(20)))
+    (home / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs(10)))
     settings({})
     return home
 
@@ -72,7 +72,7 @@ def test_compile_says_what_it_came_to_and_where_it_is(home: Path, server: Simula
     assert lines[0].startswith("validation: 0.") and "uncompiled" in lines[0] and "compiled" in lines[0]
     heads = [line.split("  ")[0] for line in lines]
     assert heads.index("program") < heads.index("uncompiled") < heads.index("compiled")
-    assert any(re.match(r"gain over|loss against", line) and "3 held-out references" in line for line in lines)
+    assert any(re.match(r"gain over|loss against", line) and "5 held-out references" in line for line in lines)
     assert "not proved" in done.stdout  # three references prove nothing
     cost = next(line for line in lines if line.startswith("cost: $"))
     assert cost.endswith(f"{server.stats()['requests']} calls")

@@ -73,7 +73,7 @@ def _notes(outcome: Mapping[str, Any], candidates: Sequence[Candidate], best: Ca
     if not outcome:
         return []
     models = {role: model["model"] for role, model in outcome["models"].items()}
-    unscored = {"doubts": ["no proof: the test set was not scored"]}
+    unscored = {"doubts": ["no proof: nothing was scored on the test set"]}
     notes = list((outcome["proof"] or unscored).get("doubts", ()))  # an older compile stored none
     if best is candidates[0]:
         notes.append("no candidate was better, so the uncompiled program is kept")
