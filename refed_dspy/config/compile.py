@@ -13,6 +13,7 @@ from refed_dspy.config.named import METRICS, is_named
 from refed_dspy.config.teacher import TeacherConfig, WithJudge
 from refed_dspy.errors import one_line
 
+_OPTIMIZERS = {"bootstrap", "gepa", "mipro", "simba"}
 _REFLECTION = "set `reflection` instead: the caps would miss other models"
 _TEACHER = "set `teacher` instead: the caps would miss other models"
 _RESERVED_OPTIONS = {
@@ -118,6 +119,13 @@ class CompileConfig(Capped, WithJudge, FromReferences):
     """The registered model's name."""
     track: bool | None = None
     """Log the compile to MLflow. Unset: yes."""
+
+    @field_validator("optimizer", mode="before")
+    @classmethod
+    def _in_its_own_letters(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return value.lower() if value.lower() in _OPTIMIZERS else value
+        raise ValueError("needs a name: gepa, or of any other its dotted name, such as dspy.teleprompt.COPRO")
 
     @field_validator("options")
     @classmethod

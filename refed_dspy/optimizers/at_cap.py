@@ -39,7 +39,7 @@ def at_cap(cap: str, caps: Caps, budget: Budget, estimate: Mapping[str, Any], tu
         return f"{cap} is reached {done}"
     if tuned is not None and by_then is not None and 0 < tuned.evaluations < tuned.expected:
         foreseen = then + (by_then - then) * tuned.expected / tuned.evaluations + (kept or 0)
-    held_back = f", {said(kept)} of it kept for the proof" if kept else ""
+    held_back = f" ({said(kept)} had been kept for the proof)" if kept else ""
     name = f"{cap} {said(limit or 0)}".removesuffix(" calls")
     enough = f"; {said(with_room(foreseen))} would leave room for the rest" if foreseen else ""
     return f"{name} is reached {done}: {said(used)} used{held_back}{enough}"

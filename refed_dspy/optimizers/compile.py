@@ -19,6 +19,7 @@ from refed_dspy.optimizers.ended import ended_outcome
 from refed_dspy.optimizers.gateway import open_gateway
 from refed_dspy.optimizers.least import refuse_small_caps, refuse_unprovable
 from refed_dspy.optimizers.printed import printed_to_file
+from refed_dspy.optimizers.rehearsal import rehearse
 from refed_dspy.optimizers.result import Compiled, how_to_continue, write_outcome
 from refed_dspy.optimizers.spec import CompileSpec, prepare
 from refed_dspy.optimizers.steps import CompileOutcome, CompileSteps
@@ -112,6 +113,7 @@ def compile(  # noqa: A001
     if new := not (folder / FILE).is_file():
         refuse_unprovable(spec)
         refuse_small_caps(spec)
+        rehearse(spec)
     with begin(folder, spec.work()) as start:
         track = not estimate and wanted(spec.settings.track)
         with tracking(folder, copy_compile, track, TRACKING_INTERVAL, AT_STOP) as tracker:

@@ -109,7 +109,7 @@ class CompileSpec:
     def expected_evaluations(self) -> int:
         """About how many evaluations the optimizer will ask for. Raises ConfigError as `optimizer`."""
         no_model: Any = object()  # stands for a model: setting up an optimizer asks nothing
-        return self.optimizer(_no_metric, no_model, no_model, stopping=lambda: False).expected
+        return self.optimizer(no_metric, no_model, no_model, stopping=lambda: False).expected
 
     def identity(self) -> dict[str, Any]:
         """What must be the same on every start, in JSON types. A refusal quotes these names."""
@@ -215,7 +215,7 @@ def prepare(program: Any, examples: Any, metric: Any, arguments: Mapping[str, An
     return spec
 
 
-def _no_metric(example: Any, prediction: Any, trace: Any = None, name: Any = None, pred_trace: Any = None) -> float:  # noqa: ARG001
+def no_metric(example: Any, prediction: Any, trace: Any = None, name: Any = None, pred_trace: Any = None) -> float:  # noqa: ARG001
     """Stands for a metric, with the arguments that GEPA looks for."""
     return 0.0
 
