@@ -21,8 +21,9 @@ from refed_dspy.ledger.provenance import simulated_note
 from refed_dspy.ledger.spending import in_flight_cost, spent
 from refed_dspy.ledger.states import state_in, state_of
 from refed_dspy.ledger.summary import failure_counts, limited_since, usage_by_stage
+from refed_dspy.metrics.intervals import Interval
 from refed_dspy.optimizers.agreement import JudgeReport
-from refed_dspy.optimizers.proof import Proof, finite
+from refed_dspy.optimizers.proof import FORMAT, Proof, finite
 from refed_dspy.optimizers.spec import CompileSpec
 from refed_dspy.programs.changed import DIFF
 from refed_dspy.programs.prompt_diff import prompt_diff
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from refed_dspy.optimizers.steps import CompileOutcome
 
 PROGRAM, PROOF = "program.json", "proof.txt"
-FORMAT = 1
 
 
 @dataclass(frozen=True, repr=False)
@@ -59,6 +59,7 @@ class Compiled(Shown):
 
     def _describe(self) -> str:
         proved = "no proof" if self.proof is None else "proved better" if self.proof.proved else "not proved better"
+        proved = "unchanged" if not self.changed else proved
         return f"a {type(self.program).__name__}, {proved}, {_money(self.manifest['cost'])}, in {self.path}"
 
     def _repr_html_(self) -> str:
@@ -73,6 +74,16 @@ class Compiled(Shown):
     def proved(self) -> bool:
         """Whether there is a proof, and it says that `program` is better."""
         return self.proof is not None and self.proof.proved
+
+    @property
+    def cost(self) -> float | None:
+        """Dollars, over all starts; None where a price is unknown."""
+        return None if self.manifest["cost"] is None else float(self.manifest["cost"])
+
+    @property
+    def gain(self) -> Interval | None:
+        """Over the uncompiled program, from -1 to 1, with its 98.5% interval; None where there is no proof."""
+        return None if self.proof is None else self.proof.gain.raw
 
     @property
     def why(self) -> str:
@@ -96,7 +107,7 @@ class Compiled(Shown):
             lines += [*proof.lines(), *(self.judge.lines() if self.judge is not None else []), *proof.doubts()]
         lines.append(f"cost: {_money(manifest['cost'])}, {counted(manifest['calls'], 'call')}")
         lines += _failure_lines(manifest)
-        if not self.changed:
+        if not self.changed and (proof is None or proof.champion is not None):
             lines.append("no candidate was better, so the uncompiled program is kept")
         if self.stopped:
             lines.append(f"stopped: {self.why}; this is the best program so far")

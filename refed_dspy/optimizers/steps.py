@@ -19,7 +19,7 @@ from refed_dspy.optimizers.at_cap import Tuned, at_cap
 from refed_dspy.optimizers.dspy_optimizers import DOES, NO_ERROR_LIMIT, Optimizer
 from refed_dspy.optimizers.estimate import caps_before_proof, estimate_compile, warn_of_small_caps
 from refed_dspy.optimizers.gateway import Gateway, current_candidate
-from refed_dspy.optimizers.proof import Proof, gain_over, program_score
+from refed_dspy.optimizers.proof import FORMAT, Proof, gain_over, program_score
 from refed_dspy.optimizers.recorder import CandidateCallback, ScoreRecorder, is_recoverable
 from refed_dspy.optimizers.reference_metric import ReferenceMetric
 from refed_dspy.optimizers.spec import CompileSpec
@@ -27,6 +27,7 @@ from refed_dspy.optimizers.turns import Turns
 from refed_dspy.programs import PairwiseJudge
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.saved import MANIFEST, load_state, program_state
+from refed_dspy.records import PICO
 from refed_dspy.teachers.progress import CompileProgress, Teller
 from refed_dspy.tracking.background import wanted
 from refed_dspy.tracking.registry import Registered, champion
@@ -56,7 +57,8 @@ class CompileOutcome:
         or too little of the test set could be scored, which another start may mend."""
         if self.stopped or self.proof is None or not self.proof.whole:
             return None
-        return {**asdict(self), "baseline": self.baseline.digest, "best": self.best.digest}
+        named = {"format": FORMAT, "baseline": self.baseline.digest, "best": self.best.digest}
+        return {**asdict(self), **named}
 
 
 class CompileSteps:
@@ -84,7 +86,7 @@ class CompileSteps:
         self.test_results: dict[str, list[Any]] = {}
         """Candidate → the results of `dspy.Evaluate` on the test set: (example, prediction, score)."""
         self.unit_costs: dict[str, float] = {}
-        """Candidate → picodollars a sample (or an example) on the test set."""
+        """Candidate → dollars a sample (or an example) on the test set."""
         self.tuned: Tuned | None = None
         """How far the optimizer came."""
 
@@ -193,6 +195,7 @@ class CompileSteps:
             whole=all(enough(len(candidates[name].scores.get("test", {})), size) for name in names.values()),
             accept_longer=self.spec.settings.accept_longer,
             topics=topics is not None,
+            same=best == baseline,
         )  # fmt: skip
 
     def _why(self, stopped: str, estimate: Mapping[str, Any]) -> str:
@@ -230,7 +233,7 @@ class CompileSteps:
         if self.spec.teachers["teacher"].price is not None:
             for name in names:
                 units = sum(_samples(prediction) for _, prediction, _ in results[name])
-                self.unit_costs[name] = (self.gateway.candidate_costs[name] - before[name]) / max(1, units)
+                self.unit_costs[name] = (self.gateway.candidate_costs[name] - before[name]) / PICO / max(1, units)
 
     def _evaluator(self, examples: Sequence[dspy.Example], metric: Callable[..., Any]) -> dspy.Evaluate:
         return dspy.Evaluate(

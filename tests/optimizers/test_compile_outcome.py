@@ -77,8 +77,12 @@ def test_the_outcome_is_told_in_a_few_lines(tmp_path: Path) -> None:
     made = compiled(tmp_path / "c", answerer(), QUESTIONS, metric=lambda example, prediction: 0.5)
     lines = made.lines()
     assert lines[0] == "validation: 0.50 uncompiled, 0.50 compiled" and lines[-1] == f"program: {made.path}"
-    assert "no candidate was better, so the uncompiled program is kept" in lines
-    assert any(line.startswith("not proved: ") for line in lines) and "cost: price unknown, 11 calls" in lines
+    assert "nothing to prove: no candidate was better, so the uncompiled program is kept" in lines
+    assert (
+        sum("is kept" in line for line in lines) == 1
+        and not any("gain" in line for line in lines)
+        and "cost: price unknown, 11 calls" in lines
+    )
     assert all(line.isprintable() for line in lines) and made.diff() == "no prompts changed\n"
 
 

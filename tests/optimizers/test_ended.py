@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from refed_dspy.errors import RunDirError
+from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.optimizers.result import Compiled
 from refed_dspy.programs import PairwiseJudge
 from refed_dspy.programs.saved import program_digests
@@ -115,3 +116,17 @@ def test_a_gain_that_rests_on_length_can_be_accepted_later(tmp_path: Path) -> No
     again = questioned(tmp_path / "c", world, accept_longer=True)
     assert first.proof is not None and again.proof is not None and world.requests == asked
     assert (first.proof.accept_longer, again.proof.accept_longer) == (False, True)
+
+
+def test_the_money_of_an_earlier_versions_outcome_is_in_dollars_too(tmp_path: Path) -> None:
+    """It stored picodollars, and no format of what had ended."""
+    first = questioned(tmp_path / "c", Watched())
+    with Ledger.create(tmp_path / "c") as ledger:
+        ended = ledger.meta("ended")
+        assert ended is not None and ended.pop("format") == 2
+        ended["proof"]["baseline"]["unit_cost"] = 2e9
+        del ended["proof"]["same"]
+        ledger.set_meta(ended=ended)
+    again = questioned(tmp_path / "c", Watched())
+    assert again.proof is not None and first.proof is not None
+    assert again.proof.baseline.unit_cost == 0.002 and again.proof.gain == first.proof.gain

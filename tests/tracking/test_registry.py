@@ -207,7 +207,7 @@ def test_the_next_compile_is_compared_with_the_champion(tracked: Mlflow, caplog:
     Compile("by hand").register(outcome("p", proved=True), better)
     made = compiled_in_the_world("c")
     assert made.manifest["champion"] == "1" and made.proof is not None and made.proof.champion is not None
-    assert "loss against the champion" in Path("c/proof.txt").read_text()
+    assert "change from the champion" in Path("c/proof.txt").read_text()
     assert champion_is("1", tracked)  # a program that changed nothing proves nothing
     assert "not compared" not in caplog.text
 

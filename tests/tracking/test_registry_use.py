@@ -44,7 +44,7 @@ def test_what_was_not_proved_is_promoted_by_a_word_alone_and_its_gain_is_told(tr
 
     worse = {"proved": False, "gain": gain(-0.04)}
     Compile("one").register({**outcome("p1"), "proof": worse})
-    refused(refed("promote"), "version 1", "not proved (loss -0.04 (-0.14 to 0.06) against the uncomp", "--unproved")
+    refused(refed("promote"), "version 1", "not proved (change -0.04 (-0.14 to 0.06) against the uncomp", "--unproved")
     refused(refed("promote", "--accept-longer"), "not proved")
     Compile("two").register({**outcome("p2"), "proof": {**worse, "champion": {}, "over_champion": gain(0.05)}})
     Compile("three").register({**outcome("p3"), "proof": None})

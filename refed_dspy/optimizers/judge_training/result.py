@@ -13,7 +13,7 @@ from typing import Any
 
 from refed_dspy.files import write_json, write_lines, write_text
 from refed_dspy.metrics.drawing import save
-from refed_dspy.metrics.gains import gain_or_loss
+from refed_dspy.metrics.gains import gain_or_change
 from refed_dspy.optimizers.agreement import criterion_of
 from refed_dspy.optimizers.judge_training.held_out import HeldOut
 from refed_dspy.optimizers.judge_training.picture import reliability_picture
@@ -86,7 +86,7 @@ def _verdict_on(report: TrainingReport) -> str:
     gain = report.gain
     if gain is None:
         return "not proved: people decided none of the held-out pairs"
-    what = f"{gain_or_loss(gain.mean)} in accuracy on all held-out pairs: {gain}, {gain.clusters} instructions"
+    what = f"{gain_or_change(gain.mean)} in accuracy on all held-out pairs: {gain}, {gain.clusters} instructions"
     return f"proved: {what}" if report.proved else f"not proved: {what}"
 
 
