@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,7 @@ def at_cap(cap: str, caps: Caps, budget: Budget, estimate: Mapping[str, Any], tu
         done = "before the optimizer began"
     else:
         done = f"after {tuned.evaluations} of about {tuned.expected} evaluations of {tuned.optimizer}"
+    said: Callable[[float], str]
     if cap == "max_cost":
         limit, used, kept, said = caps.max_cost, budget.spent, _kept(caps, estimate).max_cost, dollars
         foreseen, then, by_then = estimate["cost"], estimate["spent_then"], tuned and tuned.spent

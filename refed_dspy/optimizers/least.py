@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from statistics import fmean
 
@@ -34,16 +35,19 @@ class Calls:
         return self.teacher + self.judge
 
 
-def refuse_unprovable(spec: CompileSpec) -> None:
+def refuse_unprovable(spec: CompileSpec, seen: Collection[str] = ()) -> None:
     """Raises ConfigError where so few references or topics are held out that no gain could be proved, unless no proof
-    is wanted."""
+    is wanted. `seen`: the clusters that the champion was tuned on, which prove nothing over it."""
     if not spec.settings.prove:
         return
-    clusters = {cluster_of(example) for example in spec.split.test}
+    clusters = {cluster_of(example) for example in spec.split.test} - {*seen}
     topics = {(spec.topics or {}).get(cluster, cluster) for cluster in clusters}
     if len(topics) < MIN_CLUSTERS:
         there = basis(len(clusters), len(topics), spec.unit)
         remedy = f"add {spec.unit} on other subjects" if len(clusters) >= MIN_CLUSTERS else _more_held_out(spec)
+        if seen:
+            there += " that the champion has not seen"
+            remedy = f"use the champion's seed, other {spec.unit} or another name"
         raise ConfigError(f"test: only {there}, and a proof needs {MIN_CLUSTERS} or more; {remedy}, or {GO_ON}")
 
 
@@ -65,7 +69,7 @@ def _more_held_out(spec: CompileSpec) -> str:
 def refuse_small_caps(spec: CompileSpec) -> None:
     """Raises ConfigError for a cap in calls or dollars below what the compile is expected to take with its proof. Of an
     optimizer of unknown size: with one candidate. Also as `budget_caps`."""
-    settings, foreseen = spec.settings, _foreseen(spec)
+    settings, foreseen = spec.settings, expected(spec)
     budget_caps(spec.teachers, caps_of(settings))
     what = f"{settings.optimizer} with evaluations: {settings.evaluations}"
     what = f"{what if settings.optimizer in PAID else 'one candidate'}{' and its proof' * settings.prove}"
@@ -82,14 +86,14 @@ def refuse_small_caps(spec: CompileSpec) -> None:
 
 
 @dataclass(frozen=True)
-class _Foreseen:
+class Expected:
     """Of a whole compile: picodollars and calls."""
 
     cost: float
     calls: float
 
 
-def _foreseen(spec: CompileSpec) -> _Foreseen:
+def expected(spec: CompileSpec) -> Expected:
     """By the program's stages and the references' lengths, without the reflection model's calls. A model whose price is
     unknown counts for nothing."""
     evaluations = spec.expected_evaluations if spec.settings.optimizer in PAID else len(spec.split.validation)
@@ -99,7 +103,7 @@ def _foreseen(spec: CompileSpec) -> _Foreseen:
         for role, count in (("teacher", calls.teacher), ("judge", calls.judge))
         if (model := spec.teachers[role]).price is not None
     )
-    return _Foreseen(whole.cost * cost, whole.calls * calls.total)
+    return Expected(whole.cost * cost, whole.calls * calls.total)
 
 
 def _or_fewer(spec: CompileSpec) -> str:
@@ -109,7 +113,7 @@ def _or_fewer(spec: CompileSpec) -> str:
     for evaluations in range(most, 2 * len(spec.split.validation), -10):
         fewer = replace(spec, settings=settings.model_copy(update={"evaluations": evaluations}))
         try:
-            foreseen = _foreseen(fewer)
+            foreseen = expected(fewer)
         except ConfigError:
             break
         cost, calls = settings.max_cost, settings.max_calls
@@ -130,12 +134,12 @@ def _calls(spec: CompileSpec) -> Calls:
 
 
 def _tokens(spec: CompileSpec) -> dict[str, tuple[int, int]]:
-    """Role → tokens that its calls read and write on average. What is written is about as long as the references (of
-    450 tokens: 1,000 and 460 for the teacher, 660 and 60 for the judge)."""
+    """Role → tokens that its calls read, at full price, and write on average: of references of 600 tokens, 1,150 and
+    470 for the teacher, 350 and 50 for the judge, who grades several short texts of one prompt."""
     if not isinstance(spec.program, ReferenceLevelFeedback):
         return {"teacher": FEW_TOKENS, "judge": FEW_TOKENS}
     length = fmean(_length(example.reference) for _, example in spec.split.named_examples())
-    return {"teacher": (int(550 + length), int(100 + 0.8 * length)), "judge": (int(300 + 0.8 * length), 60)}
+    return {"teacher": (int(550 + length), int(50 + 0.7 * length)), "judge": (int(200 + 0.25 * length), 50)}
 
 
 def _length(reference: Reference) -> float:

@@ -19,7 +19,7 @@ class _Begun(BaseException):
     """Ends a rehearsal. No `Exception`: optimizers, programs and DSPy's evaluation let those of a row pass."""
 
 
-class _Listener(dspy.LM):  # type: ignore[misc]
+class _Listener(dspy.LM):
     """A language model that ends the rehearsal as soon as it is asked."""
 
     def __init__(self) -> None:

@@ -19,6 +19,7 @@ from refed_dspy.optimizers.at_cap import Tuned, at_cap
 from refed_dspy.optimizers.dspy_optimizers import DOES, NO_ERROR_LIMIT, Optimizer
 from refed_dspy.optimizers.estimate import caps_before_proof, estimate_compile, warn_of_small_caps
 from refed_dspy.optimizers.gateway import Gateway, current_candidate
+from refed_dspy.optimizers.least import refuse_unprovable
 from refed_dspy.optimizers.proof import FORMAT, Proof, gain_over, program_score
 from refed_dspy.optimizers.recorder import CandidateCallback, ScoreRecorder, is_recoverable
 from refed_dspy.optimizers.reference_metric import ReferenceMetric
@@ -103,6 +104,8 @@ class CompileSteps:
         with settings, _quiet_dspy_log(self.gateway):
             # First, so that options that it does not take cost nothing.
             optimizer = self.spec.optimizer(self.recorder, self.teacher, self.reflection, self._stopping)
+            if self.champion is not None:
+                refuse_unprovable(self.spec, self.champion.state.get(MANIFEST, {}).get("seen", []))
             baseline = self.candidates.note(self.student)
             self.gateway.allow(self.caps, self.seconds)
             self._evaluate("uncompiled program on the validation set", self.student, self.spec.split.validation)

@@ -102,9 +102,15 @@ def write_training(made: JudgeTraining, judged: Sequence[Judged], facts: Mapping
     assert made.judge is not None and made.report is not None
     gain = made.report.gain
     proof = {"proved": made.report.proved, "gain": gain and gain.mean, "low": gain and gain.low}
-    proof |= {"ruler": made.report.ruler}
+    ruler = {"ruler": made.report.ruler}
     state = program_state(made.judge)
-    state[MANIFEST] |= {"kind": "TrainedJudge", "made": _now(), "versions": _versions(), **facts, "proof": proof}
+    state[MANIFEST] |= {
+        "kind": "TrainedJudge",
+        "made": _now(),
+        "versions": _versions(),
+        **facts,
+        "proof": {**proof, **ruler},
+    }
     write_lines(made.folder / ROWS, _rows(judged, made.held_out))
     write_json(made.folder / FIGURES, _in_json(made))
     save(reliability_picture(made.report), made.folder / RELIABILITY)

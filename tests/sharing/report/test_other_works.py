@@ -6,6 +6,7 @@ import json
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -135,7 +136,12 @@ def test_a_compile_shows_candidates_gain_and_what_changed_in_the_prompts(tmp_pat
 def test_a_compile_proved_on_one_reference_has_no_intervals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As an earlier version proved them."""
     monkeypatch.setattr("refed_dspy.optimizers.compile.refuse_unprovable", lambda _: None)
-    knows = {"optimizer": "tests.support.simulated_compiles.Knows", "train": 2, "validation": 2, "test": 1}
+    knows: dict[str, Any] = {
+        "optimizer": "tests.support.simulated_compiles.Knows",
+        "train": 2,
+        "validation": 2,
+        "test": 1,
+    }
     made = compiled(tmp_path, answerer(), QUESTIONS[:5], metric=marks, **knows)
     assert made.proof is not None and made.proof.gain.raw.low == -math.inf
     page = read_page(tmp_path, no_map)
