@@ -36,12 +36,15 @@ ALONE = Share(1, 1)
 PAID = {
     "bootstrap": Share(1.2, 0.8),
     "gepa": Share(0.8, 0.6),
-    "mipro": Share(1.3, 1.0),
+    "mipro": Share(1.2, 1.0),
     "simba": Share(0.7, 0.6),
 }
 """Of that, what one of an optimizer's evaluations takes on average (`python -m benchmarks.compile_costs`): GEPA and
 SIMBA score programs again and change few stages at a time, so much was asked before; demonstrations make prompts
 longer. Other optimizers: all of it."""
+PROPOSALS, OF_PROPOSAL = 19, (5_000, 50)
+"""Calls of the reflection model with which MIPRO begins, for each predictor, and the tokens that one reads and writes.
+What the others ask of it is in PAID."""
 LEEWAY = 1.25
 """What is named as enough is so many times what is expected."""
 
@@ -71,6 +74,15 @@ class Work:
         return Share(self.tuning.cost + self.proof.cost, self.tuning.calls + self.proof.calls)
 
 
+def proposals(spec: CompileSpec) -> Share:
+    """Picodollars and calls that the optimizer begins with; a model whose price is unknown counts for nothing."""
+    if spec.settings.optimizer != "mipro":
+        return Share(0, 0)
+    price, calls = spec.teachers["reflection"].price, PROPOSALS * len(spec.program.predictors())
+    read, written = OF_PROPOSAL
+    return Share(0 if price is None else calls * price.cost(read, 0, 0, written), calls)
+
+
 def estimate_compile(spec: CompileSpec, gateway: Gateway, uncompiled: Candidate, champion: bool) -> dict[str, Any]:
     """What the whole will take, judging by the uncompiled program's evaluations. Costs are in picodollars.
 
@@ -78,11 +90,12 @@ def estimate_compile(spec: CompileSpec, gateway: Gateway, uncompiled: Candidate,
     """
     evaluations = spec.expected_evaluations
     first, work = _first_figures(gateway, uncompiled), Work.of(spec, evaluations, champion)
+    begun_with = proposals(spec)
     priced = all(teacher.price is not None for teacher in spec.teachers.values())
     return {
         "evaluations": evaluations,
-        "cost": first["cost"] * work.whole.cost if priced else None,
-        "calls": first["calls"] * work.whole.calls,
+        "cost": first["cost"] * work.whole.cost + begun_with.cost if priced else None,
+        "calls": first["calls"] * work.whole.calls + begun_with.calls,
         "proof_cost": first["cost"] * work.proof.cost,
         "proof_calls": first["calls"] * work.proof.calls,
         "spent": gateway.recorder.budget.spent,

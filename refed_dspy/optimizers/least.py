@@ -8,7 +8,7 @@ from statistics import fmean
 
 from refed_dspy.errors import ConfigError
 from refed_dspy.metrics.gains import MIN_CLUSTERS
-from refed_dspy.optimizers.estimate import PAID, Work, with_room
+from refed_dspy.optimizers.estimate import PAID, Work, proposals, with_room
 from refed_dspy.optimizers.examples import cluster_of, set_sizes
 from refed_dspy.optimizers.proof import basis
 from refed_dspy.optimizers.spec import CompileSpec
@@ -94,8 +94,7 @@ class Expected:
 
 
 def expected(spec: CompileSpec) -> Expected:
-    """By the program's stages and the references' lengths, without the reflection model's calls. A model whose price is
-    unknown counts for nothing."""
+    """By the program's stages and the references' lengths. A model whose price is unknown counts for nothing."""
     evaluations = spec.expected_evaluations if spec.settings.optimizer in PAID else len(spec.split.validation)
     whole, calls, tokens = Work.of(spec, evaluations).whole, _calls(spec), _tokens(spec)
     cost = sum(
@@ -103,7 +102,8 @@ def expected(spec: CompileSpec) -> Expected:
         for role, count in (("teacher", calls.teacher), ("judge", calls.judge))
         if (model := spec.teachers[role]).price is not None
     )
-    return Expected(whole.cost * cost, whole.calls * calls.total)
+    begun_with = proposals(spec)
+    return Expected(whole.cost * cost + begun_with.cost, whole.calls * calls.total + begun_with.calls)
 
 
 def _or_fewer(spec: CompileSpec) -> str:

@@ -116,10 +116,10 @@ class Compiled(Shown):
     def estimate_lines(self) -> list[str]:
         """What the whole compile would take, judging by the uncompiled program's evaluations."""
         estimate = self.estimate
+        proof = " and the proof" if estimate["proof_calls"] else ""
         return [
             f"uncompiled program on the validation set: {format_number(self.manifest['validation']['uncompiled'])}",
-            f"whole compile: {self._whole()}, for about {estimate['evaluations']} evaluations and the proof; less if "
-            "candidates share calls; without the reflection model's calls",
+            f"whole compile: {self._whole()}, for about {estimate['evaluations']} evaluations{proof}",
             f"so far: {_money(estimate['spent'])}; to continue, run the same command without estimate=True",
         ]
 
