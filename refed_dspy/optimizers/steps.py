@@ -115,30 +115,25 @@ class CompileSteps:
             estimate = estimate_compile(self.spec, self.gateway, uncompiled, self.champion is not None)
             sets, prove = self.spec.split, self.spec.settings.prove
             self.progress.expected = optimizer.expected + 2 * len(sets.validation + sets.test * prove)
-            if estimate_only or self.gateway.cap_reached:
-                stopped = self.gateway.cap_reached
-                return CompileOutcome(
-                    uncompiled, uncompiled, estimate, stopped=stopped, why=self._why(stopped, estimate)
-                )
-            warn_of_small_caps(self.caps, estimate)
-            self._tune(optimizer, estimate)
-            best = self._best(baseline)
-            proof, report = None, None
-            if prove:
-                proof, report = self._prove(baseline, best), self._judge_report(baseline, best)
-            stopped = self.tuning_ended_at or self.gateway.cap_reached
-            if prove and proof is None and not stopped:
-                lost = self.gateway.unanswered
-                stopped = (
-                    f"no answer to {lost} requests"
-                    if lost
-                    else "none of the test set could be scored for both programs"
-                )
-            candidates, version = self._candidates(), self.champion.version if self.champion else None
-            why = self._why(stopped, estimate)
-            return CompileOutcome(
-                candidates[baseline], candidates[best], estimate, proof, stopped, version, report, why
-            )
+            if not estimate_only and not self.gateway.cap_reached:
+                warn_of_small_caps(self.caps, estimate)
+                self._tune(optimizer, estimate)
+                return self._outcome(baseline, self._best(baseline), estimate)
+            why = self._why(self.gateway.cap_reached, estimate)
+            return CompileOutcome(uncompiled, uncompiled, estimate, stopped=self.gateway.cap_reached, why=why)
+
+    def _outcome(self, baseline: str, best: str, estimate: dict[str, Any]) -> CompileOutcome:
+        """What came of the tuning, with its proof where one is wanted."""
+        prove = self.spec.settings.prove
+        proof, report = (self._prove(baseline, best), self._judge_report(baseline, best)) if prove else (None, None)
+        stopped = self.tuning_ended_at or self.gateway.cap_reached
+        if prove and proof is None and not stopped:
+            lost = self.gateway.unanswered
+            unscored = "none of the test set could be scored for both programs"
+            stopped = f"no answer to {lost} requests" if lost else unscored
+        candidates, version = self._candidates(), self.champion.version if self.champion else None
+        why = self._why(stopped, estimate)
+        return CompileOutcome(candidates[baseline], candidates[best], estimate, proof, stopped, version, report, why)
 
     # --- the steps
 

@@ -61,7 +61,7 @@ def test_a_compile_that_fits_ends_as_ever(server: SimulatedTeacher, tmp_path: Pa
 
 def test_the_proof_is_paid_for_by_what_was_held_back(server: SimulatedTeacher, tmp_path: Path) -> None:
     told: list[CompileProgress] = []
-    made = compiled(server, tmp_path, evaluations=30, max_calls=160, on_progress=told.append)
+    made = compiled(server, tmp_path, evaluations=60, max_calls=260, on_progress=told.append)
     assert made.proof is not None and made.stopped == "max_calls"
     assert (told[-1].phase, told[-1].calls) == ("at its cap", charged(tmp_path)[1])
     assert made.proof.baseline.score.mean >= 0 and (tmp_path / "proof.txt").exists()
