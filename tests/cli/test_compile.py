@@ -109,14 +109,15 @@ def test_an_estimate_asks_a_little_and_says_what_all_would_take(home: Path, serv
 
 @pytest.mark.slow
 def test_at_a_cap_it_ends_with_one_line_and_the_same_command_goes_on(home: Path, server: SimulatedTeacher) -> None:
-    cut = compile_(home, server, "--max-calls", 120)
-    assert cut.exit_code == 1 and server.stats()["requests"] == 120
-    lines = [line for line in cut.stderr.splitlines() if line.startswith("refed: max_calls")]
-    assert lines == ["refed: max_calls is reached; raise it; run the same command to continue"]
+    assert compile_(home, server, "--estimate").exit_code == 0  # after it no cap is refused
+    cut = compile_(home, server, "--max-calls", 60)
+    assert cut.exit_code == 1 and server.stats()["requests"] == 60
+    lines = [line for line in cut.stderr.splitlines() if line.startswith("refed: max_calls 60 is reached")]
+    assert len(lines) == 1 and "60 calls used" in lines[0] and "; to continue, raise it and run the same" in lines[0]
     assert refed("status", "out").stdout.startswith("at its cap: compile by ")
-    assert "stopped: max_calls is reached" in cut.stdout and Path("out/program.json").is_file()
+    assert "stopped: max_calls 60 is reached after " in cut.stdout and Path("out/program.json").is_file()
     again = compile_(home, server)
-    assert again.exit_code == 1 and server.stats()["requests"] == 120  # a cap stays
+    assert again.exit_code == 1 and server.stats()["requests"] == 60  # a cap stays
     done = compile_(home, server, "--max-calls", 5_000)
     assert done.exit_code == 0 and server.stats()["repeated"] == 0 and Path("out/proof.txt").is_file()
 

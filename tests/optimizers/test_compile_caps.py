@@ -182,10 +182,10 @@ def test_an_earlier_whole_candidate_is_chosen_over_a_better_one_that_was_cut(
 
 @pytest.mark.slow
 def test_a_compile_called_again_at_its_cap_does_not_lose_its_proof(server: SimulatedTeacher, tmp_path: Path) -> None:
-    first = stepped(server, tmp_path, 21, "Worth 0.6", "Worth 0.9", back=0)
+    first = stepped(server, tmp_path, 30, "Worth 0.6", "Worth 0.9", "Worth 0.3", back=0)
     if first.proof is None or first.stopped != "max_calls" or not first.changed:
         pytest.fail("the first start should have proved its gain", pytrace=False)
-    again = stepped(server, tmp_path, 21, "Worth 0.6", "Worth 0.9", back=0)
+    again = stepped(server, tmp_path, 30, "Worth 0.6", "Worth 0.9", "Worth 0.3", back=0)
     assert again.proof is not None
     assert again.manifest["candidate"] == first.manifest["candidate"]
 
