@@ -176,7 +176,10 @@ def test_an_address_of_nothing_is_one_line(tracked: Mlflow, address: str) -> Non
 
 
 @pytest.mark.slow
-def test_a_capped_compile_promotes_what_it_comes_to_in_the_end(tracked: Mlflow, server: Any) -> None:
+def test_a_capped_compile_promotes_what_it_comes_to_in_the_end(
+    tracked: Mlflow, server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("refed_dspy.optimizers.compile.refuse_small_caps", lambda _: None)
     first = compiled_over_http("c", server, max_calls=120)
     assert first.proof is None and champion_is(None, tracked)
     whole = compiled_over_http("c", server, max_calls=5_000)
