@@ -44,9 +44,10 @@ def format_number(value: float | None, digits: int = 2) -> str:
 # --- hints
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def nearest(word: object, known: Iterable[str]) -> str:
     """The one of `known` that `word` is a slip of. Empty where none is: no suggestion is better than a wrong one."""
-    word, parts = word.lower(), set(re.split("[_-]", word.lower()))
+    word = str(word).lower()
+    parts = set(re.split("[_-]", word))
     near = get_close_matches(word, known, n=3)
     near = [
         other for other in near if SequenceMatcher(None, word, other).ratio() >= _ALIKE or parts & set(other.split("_"))

@@ -83,6 +83,10 @@ def compile_(
     max_calls: MaxCalls = None,
     max_minutes: MaxMinutes = None,
     track: TrackOption = None,
+    prove: Annotated[
+        bool | None,
+        typer.Option("--prove/--no-prove", help="Prove the gain on the test references.", show_default="prove"),
+    ] = None,
     accept_longer: Annotated[
         bool | None, typer.Option("--accept-longer", help="Accept a gain that rests on longer answers.")
     ] = None,
@@ -127,13 +131,11 @@ def plan_compile_(
 
 def _print_outcome(made: Compiled, estimate: bool) -> None:
     """Print the outcome. Raises typer.Exit where a cap or an endpoint ended it early."""
-    from refed_dspy.optimizers.result import why_stopped
-
     for line in made.estimate_lines() if estimate else made.lines():
         say(as_options(line))
     say_where_tracked(made.folder)
     if made.stopped:
-        say(f"refed: {why_stopped(made.stopped, '; raise it')}; run the same command to continue", err=True)
+        say(f"refed: {made.why}", err=True)
         raise typer.Exit(1)
 
 

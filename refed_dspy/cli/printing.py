@@ -40,6 +40,7 @@ def as_options(text: str) -> str:
     text = _CAP.sub(lambda found: f"--{found[1].replace('_', '-')} {found[2]}", text)
     text = re.sub(r"\b(reuse|cluster)='([^']*)'", lambda found: f"--{found[1]} {quote(found[2])}", text)
     text = text.replace("the same call", "the same command")
+    text = text.replace("prove=False", "--no-prove")
     return _KEYWORD.sub(
         lambda found: f"--{found['name'].replace('_', '-')}{' …' if found['value'] == '…' else ''}", text
     )

@@ -15,6 +15,7 @@ from refed_dspy.config.base import Turns
 from refed_dspy.data.pairs import Pair, load_pairs, merged
 from refed_dspy.data.references import References, load_references
 from refed_dspy.errors import ConfigError
+from refed_dspy.metrics.gains import MIN_CLUSTERS
 from refed_dspy.optimizers.agreement import criterion_of
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
 from refed_dspy.records import Reference, digest
@@ -170,7 +171,7 @@ def split_examples(
     rng.shuffle(names)
     rng.shuffle(only_held_out)
     extra = min(len(only_held_out), sizes[2] // 2)
-    counts = _set_sizes(len(names), (*sizes[:2], sizes[2] - extra))
+    counts = set_sizes(len(names), (*sizes[:2], sizes[2] - extra))
     # Clusters that the program was tuned on come first; the test set is taken from the end.
     names.sort(key=lambda name: name not in seen)
     names = [*names[: counts[0] + counts[1]], *names[len(names) - counts[2] :]]
@@ -212,7 +213,7 @@ def _check_enough(examples: int, clusters: int, held_out: Collection[str]) -> No
     if clusters < FEWEST_CLUSTERS:
         raise ConfigError(
             f"examples: {examples} of them, with {clusters} references or instructions to tune on; a compile needs at "
-            f"least {FEWEST_CLUSTERS} (train, validation, test), and 20 or more to prove anything"
+            f"least {FEWEST_CLUSTERS} (train, validation, test), and {MIN_CLUSTERS} in the test set to prove anything"
         )
 
 
@@ -221,7 +222,7 @@ def _criterion(example: dspy.Example) -> str:
     return str(example.get("criterion", "")).replace("_", " ")
 
 
-def _set_sizes(available: int, sizes: Sequence[int]) -> list[int]:
+def set_sizes(available: int, sizes: Sequence[int]) -> list[int]:
     """`sizes`, scaled down in proportion where `available` is less than their sum; each at least 1."""
     wanted = sum(sizes)
     if available >= wanted:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from refed_dspy.optimizers.dspy_optimizers import Optimizer, OptimizerInputs, ch
 from refed_dspy.optimizers.examples import Split, as_examples, cluster_of, example_id, split_examples
 from refed_dspy.optimizers.metrics import CustomMetric, HumanAgreement, Metric, name_of, named_metric
 from refed_dspy.optimizers.reference_metric import ReferenceMetric
+from refed_dspy.optimizers.topics import find_topics
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
 from refed_dspy.programs.load import load_program, own_program, refuse_bound_models, warn_of_another_teacher
 from refed_dspy.programs.saved import program_digests
@@ -65,6 +67,16 @@ class CompileSpec:
             return "references"
         return "instructions" if isinstance(self.program, PairwiseJudge) else "examples"
 
+    @property
+    def compares(self) -> bool:
+        """Whether the metric compares answers with the uncompiled program's."""
+        return self.metric is None and isinstance(self.program, ReferenceLevelFeedback)
+
+    @cached_property
+    def topics(self) -> Mapping[str, str] | None:
+        """As `find_topics`."""
+        return find_topics(self.split)
+
     def metric_with(self, teacher: dspy.LM, judge: dspy.LM) -> Metric:
         """The metric, asking these models."""
         if self.metric is not None:
@@ -98,7 +110,7 @@ class CompileSpec:
     def expected_evaluations(self) -> int:
         """About how many evaluations the optimizer will ask for. Raises ConfigError as `optimizer`."""
         no_model: Any = object()  # stands for a model: setting up an optimizer asks nothing
-        return self.optimizer(_no_metric, no_model, no_model, stopping=lambda: False).expected
+        return self.optimizer(no_metric, no_model, no_model, stopping=lambda: False).expected
 
     def identity(self) -> dict[str, Any]:
         """What must be the same on every start, in JSON types. A refusal quotes these names."""
@@ -226,7 +238,7 @@ def _refuse_unused(module: dspy.Module, program: Any, settings: CompileConfig) -
         raise ConfigError(f"{min(said)}: does not apply to the {type(module).__name__} that is compiled; remove it")
 
 
-def _no_metric(example: Any, prediction: Any, trace: Any = None, name: Any = None, pred_trace: Any = None) -> float:  # noqa: ARG001
+def no_metric(example: Any, prediction: Any, trace: Any = None, name: Any = None, pred_trace: Any = None) -> float:  # noqa: ARG001
     """Stands for a metric, with the arguments that GEPA looks for."""
     return 0.0
 

@@ -10,6 +10,10 @@ _MARKDOWN = {
     "headings": re.compile(r"^[ \t]{0,3}#{1,6}[ \t]+\S", re.MULTILINE),
     "bold": re.compile(r"\*\*[^*\n]+\*\*|__[^_\n]+__"),
 }
+LENGTH = ("length", "longer")
+"""The figures of a comparison that say which answer is longer."""
+VERDICT = ("preference", "winner", "preference_where_orders_disagree", "preference_by_likeness")
+"""Those that say what the judge answered."""
 PERPLEXITY = "log_perplexity"
 """The figure that takes a model to compute; NaN where it is not known."""
 

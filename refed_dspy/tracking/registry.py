@@ -161,7 +161,7 @@ def _check_registered(client: Any, name: str) -> None:
 def _refusal(tags: Mapping[str, str], accept_longer: bool) -> str:
     """Why a version with these tags is not promoted, and the word that would do it; empty where it is."""
     measured = one_line(tags.get(GAIN, "not recorded"), 120)
-    gain = f"{'loss' if measured.startswith('-') else 'gain'} {measured}"
+    gain = f"{'change' if measured.startswith('-') else 'gain'} {measured}"
     if tags.get(RESTS) == str(True):
         return (
             "" if accept_longer else f"its gain rests on length ({gain}); to promote it anyway, use accept_longer=True"

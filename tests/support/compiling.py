@@ -21,7 +21,7 @@ RATES = {"prompt": 1.0, "completion": 10.0}
 SMALL: dict[str, Any] = {
     "train": 3,
     "validation": 2,
-    "test": 2,
+    "test": 5,
     "features": {"topic": "What it is about."},
     "instructions_per_feature": 1,
     "track": False,
