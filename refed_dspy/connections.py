@@ -199,6 +199,8 @@ def _place(proxy: str) -> str:
 
 def _told(error: Exception) -> str:
     """What happened, in one line; the operating system's own words where it has some."""
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return "the server closed the connection"
     cause = getattr(error, "os_error", None)
     return str(cause or error or type(error).__name__)
 

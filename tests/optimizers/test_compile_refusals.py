@@ -141,7 +141,7 @@ def test_an_endpoint_that_goes_down_ends_it(
     server.control(down_after=BASELINE + 5)
     model = config(server, retries=0)
     message = ends_with(RunStopped, caplog, server=server, folder=tmp_path, teacher=model, judge=model, evaluations=60)
-    assert "did not answer the last" in message and "server closed connection" in message
+    assert "did not answer the last" in message and "the server closed the connection" in message
     assert requests(server) <= BASELINE + 5 + 20 + 32
 
 

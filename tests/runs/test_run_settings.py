@@ -42,7 +42,7 @@ def test_editors_complete_the_keys_of_the_model_and_help_tells_of_each() -> None
         ({"size": True}, "size: input should be a valid integer"),
         ({"max_minutes": "5"}, "max_minutes: input should be a valid number"),
         ({"columns": {"instructon": "q"}}, "columns: instructon: unknown key; did you mean instruction?"),
-        ({"filters": ["rogue"]}, "filters 1: rogue: unknown key; did you mean rouge?"),
+        ({"filters": ["rogue"]}, "filters 1: no filter 'rogue'; did you mean rouge?"),
         ({"features": {}}, "features: needs at least one feature"),
         ({"max_calls": 1.5}, "max_calls: input should be a valid integer, got a number with a fractional part"),
         ({"method": "magic"}, "method: input should be 'reference-level', 'sample-level' or 'instruction-only'"),

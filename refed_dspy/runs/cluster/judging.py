@@ -49,7 +49,6 @@ class ClusterJudges:
 
     def __init__(self, config: FilterRunConfig, steps: Sequence[Step], models: Mapping[str, Teacher]) -> None:
         assert config.cluster is not None
-        refuse_unreachable(config.cluster)
         self._cluster = config.cluster
         self._filters = [step.filter for step in steps if isinstance(step.filter, JudgeFilter)]
         if not self._filters:
@@ -63,6 +62,7 @@ class ClusterJudges:
         self._facts = facts_of(config, steps, models["judge"])
         told = Work(kind="filtering", identity={}, models=models, size=1, caps=NO_CAPS, facts=self._facts)
         refuse_objects(told, remembered_judges)
+        refuse_unreachable(config.cluster)
 
     async def ask(
         self,

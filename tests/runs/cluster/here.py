@@ -63,6 +63,7 @@ def work_here(patch: pytest.MonkeyPatch) -> None:
 
     for module in (drive, judging):
         patch.setattr(module, "connected", connected)
+    patch.setattr(judging, "refuse_unreachable", lambda _: None)
     patch.setattr(job, "beside_driver", lambda _: {})
     patch.setattr(job, "CoordinatorActor", Here)
     patch.setattr(job, "Crew", CrewHere)

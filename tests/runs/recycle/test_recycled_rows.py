@@ -137,7 +137,7 @@ def test_a_custom_program_is_used(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("program", "settings", "message"),
     [
-        (ReferenceLevelFeedback(), {}, "program: ReferenceLevelFeedback cannot recycle"),
+        (ReferenceLevelFeedback(), {}, "program: got a ReferenceLevelFeedback"),
         (ReflectionTuning(), {"response_criteria": {"a": "b"}}, "the program you pass has its own"),
         ("nowhere.json", {}, "nowhere.json: no such file"),
     ],
