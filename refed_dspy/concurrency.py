@@ -14,6 +14,8 @@ from threading import Lock
 from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
+LONG = 100_000
+"""Characters. What reads a longer text does so in a thread: the event loop has other calls to attend to."""
 
 
 def run_blocking(work: Coroutine[Any, Any, T]) -> T:
@@ -28,6 +30,11 @@ def run_blocking(work: Coroutine[Any, Any, T]) -> T:
         if isinstance(ended := interrupt.__context__, asyncio.CancelledError):
             raise KeyboardInterrupt(*ended.args) from None
         raise
+
+
+async def aside(length: float, work: Callable[..., T], *arguments: Any) -> T:
+    """`work(*arguments)`, in a thread if the text that it reads has a `length` above LONG."""
+    return await asyncio.to_thread(work, *arguments) if length > LONG else work(*arguments)
 
 
 def in_event_loop() -> bool:

@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 def one_line(text: object, limit: int = 300) -> str:
     """`text` without line breaks or control characters, at most `limit` characters: safe to print."""
-    flat = " ".join(str(text).split())
+    flat = " ".join(str(text).split(None, limit + 1))[: limit + 1]  # a text of megabytes is not gone through
     clean = "".join(ch if ch.isprintable() else "?" for ch in flat)
     return clean if len(clean) <= limit else clean[: limit - 1] + "…"
 

@@ -128,7 +128,7 @@ UNFILLED_SLOT = re.compile(rf"[\[<{{(]{{1,2}}\s?{_REQUEST}\s?[\]>}})]{{1,2}}")
 _WHOLE_TEXT = re.compile(
     any_of(
         r"n\s?/\s?a|tbd|tba|to ?do|to be (?:determined|added|announced|completed)|coming soon|x{3,}",
-        r"[.…_*–—-]{2,}|…",
+        r"[.…_*–—-]{2,}+|…",
         "placeholder(?: text)?|no ?(?:in|out)put",
         rf"(?:insert |enter |your |the )?{_NOUN}(?: goes)? here|insert (?:your |the |a )?{_NOUN}",
         r"(?:new |the )?(?:instruction|response|answer|output|input|question|task|example)s? ?#?\d*\s*:",

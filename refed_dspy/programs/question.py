@@ -50,6 +50,8 @@ class Fit(ABC):
 
     takes_cut = False
     """Whether an answer that ended at the token limit counts as one."""
+    slow = False
+    """Whether the check may take long whatever the length of the answer."""
 
     @abstractmethod
     def checked(self, text: str) -> tuple[str, str | None]:

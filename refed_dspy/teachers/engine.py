@@ -29,8 +29,8 @@ from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused, NotReached, 
 from refed_dspy.programs.question import takes_cut
 from refed_dspy.teachers.outcomes import (
     SentAttempt,
-    as_text,
     error_to_raise,
+    in_text,
     is_overload,
     is_rate_limit,
     is_transient,
@@ -108,7 +108,7 @@ class TeacherEngine:
             dialect = self.outgoing.dialect
             try:
                 outgoing, bound = self.outgoing(request, recorder.seed)
-                return await ask(outgoing, bound)
+                return await in_text(await ask(outgoing, bound))
             except LM15Error as error:
                 if recorder.stopping or not self.outgoing.learned(error, dialect):
                     raise
@@ -284,7 +284,7 @@ class TeacherEngine:
             raise AnswerCut(f"cut at max_tokens={self.config.max_tokens}; raise it in the teacher's settings")
         if outcome == "refused":
             raise AnswerRefused("declined by the model or its content filter")
-        return as_text(response)
+        return response
 
     def failed(self, error: BaseException, attempt: SentAttempt, recorder: Recorder) -> BaseException:
         """Record an attempt without an answer. Returns the error to raise: never with a key in it."""

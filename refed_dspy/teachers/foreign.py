@@ -27,7 +27,7 @@ from refed_dspy.ledger.recorder import current_recorder
 from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused
 from refed_dspy.programs.question import takes_cut
 from refed_dspy.records import Call
-from refed_dspy.teachers.outcomes import as_text, outcome_of
+from refed_dspy.teachers.outcomes import in_text, outcome_of
 from refed_dspy.teachers.usage import reasoning_tokens, used_tokens, whole
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class ForeignEngine:
         return response
 
     async def _answer(self, request: Request) -> Response:
-        return as_text(await self.lm.acall(request=self._fitted(request)))
+        return await in_text(await self.lm.acall(request=self._fitted(request)))
 
     def _fitted(self, request: Request) -> Request:
         """`request` with the LM's own settings where it has none, and without a schema that the LM does not take."""
@@ -113,7 +113,7 @@ class MessagesEngine(ForeignEngine):
         )
         text = str((first.get("text") if isinstance(first, dict) else first) or "")
         message = Message.assistant(text or " ")
-        return as_text(Response(id="-", model=self.lm.model, message=message, finish_reason="stop", usage=usage))
+        return await in_text(Response(id="-", model=self.lm.model, message=message, finish_reason="stop", usage=usage))
 
     def _others(self, config: Config) -> dict[str, Any]:
         """The settings of a request that are not the model's own."""
