@@ -16,7 +16,7 @@ the ratio named. A judge that counts words prefers the longer answer, always; on
 a probability that grows with the log (logistic, its slope 3), in each of two orders, and ties where they disagree.
 
 How much can be expected: a rule that promotes no more than 3.5% where most references gain a little and a few lose much
-pays for it where references are few: of 8 with scores as above it finds a gain of 0.15 in seven of ten comparisons,
+pays for it where references are few: of 8 with scores as above it finds a gain of 0.15 in two of three comparisons,
 where Student's test finds nine, and promotes 10% of the skewed ones. Sixteen references (the number a compile holds out
 if it has them) make up for that.
 

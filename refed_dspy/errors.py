@@ -1,7 +1,7 @@
 """Every error this package raises, in one tree.
 
     RefedError                  exit code 1
-    ├── InputError              exit code 2: the caller's input cannot be used; no call was paid for
+    ├── InputError              exit code 2: the caller's input cannot be used; this start paid for no answer
     │   ├── ConfigError         a setting, a flag, an environment variable, a program file
     │   │   └── ModelError      a model that cannot be used with its settings
     │   ├── ReferencesError     the references: file, row, shape
@@ -53,7 +53,7 @@ class RefedError(Exception):
 
 
 class InputError(RefedError):
-    """The caller's input cannot be used. Nothing was sent or paid for."""
+    """The caller's input cannot be used. This start paid for no answer."""
 
     exit_code = 2
 
@@ -163,7 +163,8 @@ class TeacherError(RefedError):
 
 
 class TeacherRefused(TeacherError, InputError):
-    """The same before the first answer: nothing was paid for, so it counts as bad input."""
+    """The same before this start's first answer, so it counts as bad input. Nothing was paid for, unless the endpoint
+    bills calls that were open and got no answer: those are charged at their worst case."""
 
     exit_code = 2
 
@@ -194,15 +195,15 @@ class NothingKept(RunStopped):
 
 class CapReached(RunStopped):
     """A further call could pass `cap`, and no call in flight can free any of it. `synthesize` ends the run cleanly and
-    returns. `worst`: the most that the refused call could have cost, in picodollars. `cap` is empty where a compile
-    that is ending for another reason refused the call."""
+    returns. `worst_picodollars`: the most that the refused call could have cost. `cap` is empty where a compile that is
+    ending for another reason refused the call."""
 
     def __init__(self, cap: str, worst: int = 0, reason: str = "") -> None:
         super().__init__(reason or f"{cap} is reached")
-        self.cap, self.worst = cap, worst
+        self.cap, self.worst_picodollars = cap, worst
 
     def __reduce__(self) -> tuple[type[CapReached], tuple[str, int, str]]:
-        return type(self), (self.cap, self.worst, str(self))
+        return type(self), (self.cap, self.worst_picodollars, str(self))
 
 
 def briefly(call: Callable[P, T]) -> Callable[P, T]:

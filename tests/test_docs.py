@@ -294,6 +294,7 @@ def test_the_reference_is_made_from_the_program(site: Path) -> None:
     assert "max_cost: float | None = ..." in python  # a keyword of synthesize, in its signature
     assert not re.search(r"–\s+(teacher|seed|reuse)\s+\(", python)  # and not told of again without a word
     assert not re.search(r"<!--|generated:", commands + keys)
+    assert "interactive | batch | mixed" in keys and r"\|" not in keys
 
 
 @pytest.mark.slow

@@ -47,7 +47,7 @@ def test_only_the_public_names_are_listed_and_no_other_is_there() -> None:
 
 def test_a_cap_survives_a_pickle() -> None:
     copied = pickle.loads(pickle.dumps(errors.CapReached("max_cost", 5)))
-    assert (copied.cap, copied.worst, str(copied)) == ("max_cost", 5, "max_cost is reached")
+    assert (copied.cap, copied.worst_picodollars, str(copied)) == ("max_cost", 5, "max_cost is reached")
 
 
 def test_what_a_model_is_for_survives_a_pickle() -> None:

@@ -51,7 +51,7 @@ _NO_DATA = "data: no data set; pass a file, a Hub data set or a run's folder"
 app = typer.Typer()
 
 
-@app.command("compare", options_metavar="--config FILE --out DIR [OPTIONS]")
+@app.command("compare", options_metavar="--teacher FILE_OR_NAME --out DIR [OPTIONS]")
 @reporting
 def compare_(
     context: typer.Context,

@@ -30,7 +30,7 @@ teacher:
 {teacher}
 #judge: {{model: {judge}}}  # for filters that need one; ideally a stronger model than the teacher
 
-# The run stops before it exceeds any of these, over all its starts.
+# The run stops before all its starts exceed any of these, if the endpoint keeps to max_tokens.
 {cost}
 #max_calls: 1000
 #max_minutes: 60

@@ -133,7 +133,10 @@ ConfigOption = Annotated[
     typer.Option(help="YAML settings: filters, batches, teachers by stage, …; options override them.", metavar="FILE"),
 ]
 MaxCost = Annotated[
-    float | None, typer.Option(help="Stop before the total cost exceeds this, over all starts.", metavar="DOLLARS")
+    float | None,
+    typer.Option(
+        help="Stop before all starts together cost more, if the endpoint keeps to max_tokens.", metavar="DOLLARS"
+    ),
 ]
 MaxCalls = Annotated[int | None, typer.Option(help="Stop after this many calls, over all starts.", metavar="N")]
 MaxMinutes = Annotated[

@@ -125,4 +125,4 @@ class Budget:
     def _close(self, worst: int) -> CapReached:
         """Refuse everything from now on. Returns the error to raise."""
         self.reached = self.reached or CapReached(self._cap(worst), worst)
-        return CapReached(self.reached.cap, self.reached.worst)
+        return CapReached(self.reached.cap, self.reached.worst_picodollars)

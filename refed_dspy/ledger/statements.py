@@ -20,7 +20,8 @@ UNUSED = "unused"
 
 @dataclass(frozen=True)
 class Key:
-    """The identity of a request, `digest`: one with an equal one is never paid for twice. And what it is made for."""
+    """The identity of a request, `digest`: an answer recorded under an equal one is not paid for again. And what it is
+    made for."""
 
     stage: str
     item: str

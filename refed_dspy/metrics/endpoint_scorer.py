@@ -9,24 +9,37 @@ text, are refused.
 
 from __future__ import annotations
 
+import asyncio
+import json
 import math
-import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from dspy.lm15 import ProviderError, TransportError
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from refed_dspy.concurrency import all_of, run_blocking
 from refed_dspy.config.keys import read_key, without_keys
-from refed_dspy.errors import ConfigError, RefedError, TeacherError, one_line
+from refed_dspy.connections import Connections, proxy_for
+from refed_dspy.errors import ConfigError, TeacherError, one_line
 from refed_dspy.metrics.perplexity import SEPARATOR, ScoredText, ScoringPrompt, check_pairs, check_window, join
 
 _ATTEMPTS = 3
 _MORE_IN_A_ROW = 4
 """An endpoint is given up once `concurrency` and this many texts in a row got no answer. One short outage fails all
 requests that are open."""
+_ENVELOPE, _BYTES_A_TOKEN = 1 << 20, 4_096
+"""No answer is longer than the envelope, and so many bytes for each character or token that was sent."""
+_LEAST = -1e6
+"""No log-probability is lower, but for minus infinity."""
 
 
 class _NoAnswer(Exception):
-    """A request got no usable answer, even after the last attempt. Another request may get one."""
+    """A request got no usable answer. Another request may get one; so may the same one, where this is `passing`."""
+
+    def __init__(self, why: str, *, passing: bool = True) -> None:
+        super().__init__(why)
+        self.passing = passing
 
 
 class EndpointScorer:
@@ -52,8 +65,6 @@ class EndpointScorer:
     ) -> None:
         """`timeout`: seconds an attempt may take. Nothing is sent yet. Raises ConfigError for an address that is none
         or a variable not set."""
-        from openai import DefaultHttpxClient, OpenAI
-
         if not api_base.startswith(("http://", "https://")):
             raise ConfigError(
                 f"api_base {one_line(api_base, 80)}: give a full address such as http://localhost:8000/v1"
@@ -68,14 +79,9 @@ class EndpointScorer:
         self._start_text, self._concurrency = start, concurrency
         self._start_and_window: tuple[list[int], int] | None = None
         self._in_a_row = 0
-        self._lock = threading.Lock()
-        self._client = OpenAI(
-            base_url=self.api_base,
-            api_key=_key(api_key_env),
-            timeout=timeout,
-            max_retries=_ATTEMPTS - 1,
-            http_client=DefaultHttpxClient(follow_redirects=False),  # texts stay with the host that was named
-        )
+        self._timeout, self._key_env = timeout, api_key_env
+        self._http = Connections(proxy_for(self.api_base))
+        _key(api_key_env)
 
     def __repr__(self) -> str:
         return f"EndpointScorer({self.model!r}, {_place(self.api_base)!r})"
@@ -89,52 +95,51 @@ class EndpointScorer:
         check_pairs(contexts, texts)
         if not any(texts):
             return [ScoredText(0.0, 0) for _ in texts]
-        if self._start_and_window is None:
-            self._start_and_window = self._read_start_and_window()
-        with ThreadPoolExecutor(self._concurrency) as pool:
-            stop = threading.Event()
-            return list(pool.map(lambda context, text: self._score_unless(stop, context, text), contexts, texts))
+        return run_blocking(self._all(contexts, texts))
 
-    def _score_unless(self, stop: threading.Event, context: str, text: str) -> ScoredText | None:
-        """A text's score. An error that ends the run sets `stop`, so that no further text is paid for."""
-        if stop.is_set():
-            return None
+    async def _all(self, contexts: Sequence[str], texts: Sequence[str]) -> list[ScoredText | None]:
+        scores: list[ScoredText | None] = [None] * len(texts)
+        places = iter(range(len(texts)))
+
+        async def worker() -> None:
+            for at in places:
+                scores[at] = await self._score(contexts[at], texts[at])
+
         try:
-            return self._score(context, text)
-        except RefedError:
-            stop.set()
-            raise
+            if self._start_and_window is None:
+                self._start_and_window = await self._read_start_and_window()
+            await all_of(worker() for _ in range(self._concurrency))  # an error ends all: no further text is paid for
+        finally:
+            await self._http.aclose()
+        return scores
 
-    def _score(self, context: str, text: str) -> ScoredText | None:
+    async def _score(self, context: str, text: str) -> ScoredText | None:
         assert self._start_and_window is not None
         start, window = self._start_and_window
         try:
-            first, whole = len(self._ids(context)), self._ids(context + text if text else "")
+            first, whole = len(await self._ids(context)), await self._ids(context + text if text else "")
             prompt = join(start, whole[:first], whole[first:], window)
-            scored = ScoredText(self._nll(prompt) if prompt.scored else 0.0, prompt.scored)
+            scored = ScoredText(await self._nll(prompt) if prompt.scored else 0.0, prompt.scored)
         except _NoAnswer as error:
-            with self._lock:
-                self.unanswered += 1
-                self._in_a_row += 1
-                in_a_row = self._in_a_row
-            if in_a_row >= self._concurrency + _MORE_IN_A_ROW:
+            self.unanswered += 1
+            self._in_a_row += 1
+            if self._in_a_row >= self._concurrency + _MORE_IN_A_ROW:
                 raise TeacherError(
-                    f"{_place(self.api_base)} gave no answer {in_a_row} times in a row ({error}; {self.calls} calls "
-                    "answered); check the server, then score again"
+                    f"{_place(self.api_base)} gave no answer {self._in_a_row} times in a row ({error}; {self.calls} "
+                    "calls answered); check the server, then score again"
                 ) from error
             return None
-        with self._lock:
-            self._in_a_row = 0
+        self._in_a_row = 0
         return scored
 
-    def _read_start_and_window(self) -> tuple[list[int], int]:
+    async def _read_start_and_window(self) -> tuple[list[int], int]:
         """The tokens that a document starts with, and the window."""
         try:
-            empty = self._tokenize("", special=True)
-            start = empty["tokens"] if self._start_text is None else self._ids(self._start_text)
-            if self._start_text is None and not start and len(separator := self._ids(SEPARATOR)) == 1:
+            empty = await self._tokenize("", special=True)
+            start = empty["tokens"] if self._start_text is None else await self._ids(self._start_text)
+            if self._start_text is None and not start and len(separator := await self._ids(SEPARATOR)) == 1:
                 start = separator
-            if not self._ids("a"):  # llama.cpp's /tokenize reads another field, so it sees no text
+            if not await self._ids("a"):  # llama.cpp's /tokenize reads another field, so it sees no text
                 raise self._unfit("answers /tokenize without tokens")
         except _NoAnswer as error:
             raise TeacherError(f"{_place(self.api_base)} gave no answer ({error}); check the server") from error
@@ -142,25 +147,25 @@ class EndpointScorer:
         # A token of it is for the answer, which is thrown away.
         return start, check_window(4_096 if served is None else served - 1)
 
-    def _ids(self, text: str) -> list[int]:
-        return list(self._tokenize(text, special=False)["tokens"]) if text else []
+    async def _ids(self, text: str) -> list[int]:
+        return list((await self._tokenize(text, special=False))["tokens"]) if text else []
 
-    def _tokenize(self, text: str, *, special: bool) -> Mapping[str, Any]:
+    async def _tokenize(self, text: str, *, special: bool) -> Mapping[str, Any]:
         root = self.api_base.removesuffix("/v1")
-        answer = self._post(f"{root}/tokenize", {"model": self.model, "prompt": text, "add_special_tokens": special})
+        body = {"model": self.model, "prompt": text, "add_special_tokens": special}
+        answer = await self._post(f"{root}/tokenize", body, len(text))
         tokens = answer.get("tokens")
         if not isinstance(tokens, list) or not all(type(token) is int for token in tokens):
             raise self._unfit("answers /tokenize without tokens")
         return answer
 
-    def _nll(self, prompt: ScoringPrompt) -> float:
+    async def _nll(self, prompt: ScoringPrompt) -> float:
         body = {"model": self.model, "prompt": prompt.ids, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
-        answer = self._post("/completions", body)
+        answer = await self._post(f"{self.api_base}/completions", body, len(prompt.ids))
         usage = answer.get("usage")
         reported = _whole(usage.get("prompt_tokens")) if isinstance(usage, Mapping) else None
-        with self._lock:
-            self.calls += 1
-            self.tokens += len(prompt.ids) if reported is None else reported
+        self.calls += 1
+        self.tokens += len(prompt.ids) if reported is None else reported
         try:
             places = answer["choices"][0].get("prompt_logprobs")
         except (KeyError, IndexError, TypeError, AttributeError):
@@ -180,28 +185,56 @@ class EndpointScorer:
             raise self._unfit("returns log-probabilities for tokens it was not sent") from error
         if not all(value <= 1e-6 for value in logprobs):
             raise self._unfit("returns log-probabilities above 0")
+        if any(-math.inf < value < _LEAST for value in logprobs):
+            raise self._unfit("returns log-probabilities that no token has")
         return logprobs
 
-    def _post(self, path: str, body: dict[str, Any]) -> Mapping[str, Any]:
-        """The JSON object in the answer. Of an error only the status is reported: its text may quote the key."""
-        from openai import APIConnectionError, APIStatusError, APITimeoutError, OpenAIError
+    async def _post(self, address: str, body: dict[str, Any], sent: int) -> Mapping[str, Any]:
+        """The JSON object in the answer to `sent` characters or tokens. Raises _NoAnswer after the last attempt."""
+        async for attempt in AsyncRetrying(
+            stop=stop_after_attempt(_ATTEMPTS),
+            wait=wait_random_exponential(multiplier=0.5, max=8),
+            retry=retry_if_exception(lambda error: isinstance(error, _NoAnswer) and error.passing),
+            reraise=True,
+        ):
+            with attempt:
+                status, raw = await self._answer(address, json.dumps(body).encode(), sent)
+                if status >= 300:
+                    raise self._failed(status, address)
+                try:
+                    answer = json.loads(raw)
+                except (ValueError, RecursionError):
+                    answer = None
+                if not isinstance(answer, Mapping):
+                    raise self._unfit("answers with something other than JSON, perhaps a web page")
+                return answer
+        raise AssertionError("tenacity ends by returning or raising")
 
+    async def _answer(self, address: str, body: bytes, sent: int) -> tuple[int, bytes]:
+        """(HTTP status, body) of the answer."""
+        headers = [("Content-Type", "application/json")]
+        if self._key_env is not None or "@" not in self.api_base:  # else the address has a name and password in it
+            headers.append(("Authorization", f"Bearer {_key(self._key_env)}"))
+        most = _ENVELOPE + _BYTES_A_TOKEN * sent
         try:
-            answer: object = self._client.post(path, cast_to=object, body=body)
-        except APITimeoutError as error:
-            raise _NoAnswer("no answer in time") from error
-        except APIConnectionError as error:
-            raise _NoAnswer("no connection") from error
-        except APIStatusError as error:
-            temporary = error.status_code in (408, 409, 429) or error.status_code >= 500
-            if temporary or (self.calls and error.status_code in (400, 413, 422)):  # a text that the model cannot take
-                raise _NoAnswer(f"HTTP {error.status_code}") from error
-            raise self._refused(error.status_code, path) from error
-        except (OpenAIError, ValueError) as error:
-            raise self._unfit("answers with something other than JSON") from error
-        if not isinstance(answer, Mapping):
-            raise self._unfit("answers with something other than a JSON object, perhaps a web page")
-        return answer
+            async with (
+                asyncio.timeout(self._timeout),
+                self._http.ask("POST", address, headers, body, most=most) as reply,
+            ):
+                return reply.status, await reply.read()
+        except TimeoutError:
+            raise _NoAnswer("no answer in time") from None
+        except TransportError:
+            raise _NoAnswer("no connection") from None
+        except ProviderError:
+            raise self._unfit("answers with more than was asked for") from None
+
+    def _failed(self, status: int, address: str) -> Exception:
+        """The error for an answer of this status. Its text is not told: it may quote the key."""
+        passing = status in (408, 409, 429) or status >= 500
+        if passing or (self.calls and status in (400, 413, 422)):  # a text that the model cannot take
+            return _NoAnswer(f"HTTP {status}", passing=passing)
+        return self._refused(status, address)
 
     def _refused(self, status: int, path: str) -> ConfigError:
         where = _place(self.api_base)

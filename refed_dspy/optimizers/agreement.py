@@ -25,7 +25,7 @@ ALL = "all"
 PAIR_INPUTS = ("criterion", "description", "instruction", "answer_a", "answer_b")
 """What a judge sees of a pair, by the names of its signature."""
 _COLUMNS = (
-    "criterion", "pairs", "abstained", "failed", "accuracy", "same verdict", "consistent", "Pearson", "Spearman",
+    "criterion", "pairs", "undecided", "failed", "accuracy", "same verdict", "consistent", "Pearson", "Spearman",
 )  # fmt: skip
 
 

@@ -80,7 +80,7 @@ def compile(  # noqa: A001
 ) -> Compiled:
     """Tune `program`'s prompts and demonstrations, and prove the gain on examples that the optimizer never saw.
 
-    It may be stopped at any moment. The same call then continues, and nothing is paid for twice. A compile that has
+    It may be stopped at any moment. The same call then continues, with all recorded answers. A compile that has
     ended is not run again: the same call returns its outcome. The other keywords are settings of `CompileConfig`.
 
     Args:

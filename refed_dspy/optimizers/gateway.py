@@ -2,8 +2,8 @@
 
 DSPy's optimizers call programs, judges and reflection models from many threads. Each request is handed to one event
 loop, where a recorded teacher of its role answers it: from the compile's ledger, or paid for under one budget. So
-nothing is paid for twice, neither in one process nor by the next one after a kill: that one replays the recorded
-answers until it is where the first one ended.
+no recorded answer is paid for again, neither in one process nor by the next one after a kill: that one replays the
+recorded answers until it is where the first one ended.
 """
 
 from __future__ import annotations

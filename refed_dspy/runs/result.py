@@ -223,7 +223,7 @@ def _to_go_on(cap: CapReached, prediction: Forecast, used: Spent, limit: float) 
         )
         cost = f"about {about} ({low} to {high})"
     if cap.cap == "max_cost":
-        return f"cost {cost}", _rounded_up(max(prediction.high or 0, limit) + cap.worst / PICO)
+        return f"cost {cost}", _rounded_up(max(prediction.high or 0, limit) + cap.worst_picodollars / PICO)
     also = f", {cost}" if cost else ""
     calls, at_most = prediction.calls_to_come, prediction.calls_to_come * (1 + prediction.spread)
     if cap.cap == "max_calls":

@@ -58,9 +58,9 @@ def synthesize(
             that the same call continues it.
         seed: for the order of references and, where a teacher takes a seed, for each call (0).
         per_reference: maximum number of samples per reference in a round.
-        max_cost: dollars the run may cost, over all its starts; never exceeded, not even by one call, as long as the
-            provider keeps to `max_tokens`. At the cap the run ends cleanly and this returns: see `Synthesis.reason`.
-            A cap once set stays; `math.inf` lifts it.
+        max_cost: dollars the run may cost, over all its starts. The run stops before it costs more, as long as the
+            provider keeps to `max_tokens` and bills what it reports (docs/limits.md). At the cap the run ends cleanly
+            and this returns: see `Synthesis.reason`. A cap once set stays; `math.inf` lifts it.
         max_calls: the same for calls, whatever becomes of them.
         max_minutes: the same for the time at work.
         max_failure_share: the run stops where this share of a stage's last 50 calls failed, or of its first 20 or more

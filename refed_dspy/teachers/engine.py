@@ -16,13 +16,13 @@ from functools import partial
 from typing import Any, Self
 from weakref import WeakKeyDictionary
 
-from dspy._vendor.lm15.transports import ConnectError
 from dspy.lm15 import LM15Error, Request, Response, TransportError, response_to_events
 from dspy.lm15 import TimeoutError as AnswerTimeout
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 from tenacity.wait import wait_random_exponential
 
 from refed_dspy.config.teacher import TeacherConfig
+from refed_dspy.connections import Connections, NotConnected
 from refed_dspy.errors import one_line
 from refed_dspy.ledger.recorder import Recorder, current_recorder
 from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused, NotReached, StillLimited
@@ -56,11 +56,11 @@ _BACKOFF = wait_random_exponential(multiplier=0.5, max=30)
 
 
 @dataclass
-class Connections:
-    """What each event loop has for itself: lm15's client, its transport, and limits whose waits belong to the loop."""
+class OfLoop:
+    """What each event loop has for itself: lm15's client, connections, and limits whose waits belong to the loop."""
 
     lm: Any
-    transport: Any
+    http: Connections
     limits: RateLimits
 
 
@@ -78,7 +78,7 @@ class TeacherEngine:
         self.outgoing = Outgoing(config, route)
         self.answered = False
         """Whether this endpoint ever answered. Until it has, a refused connection is not waited for."""
-        self._of_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, Connections] = WeakKeyDictionary()
+        self._of_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, OfLoop] = WeakKeyDictionary()
         self.shares_limits_with: TeacherEngine | None = None
         """Another engine of the same model at the same endpoint, whose rate limits this one uses."""
         self._doubted = False
@@ -139,7 +139,7 @@ class TeacherEngine:
 
     async def _attempt(
         self,
-        connections: Connections,
+        connections: OfLoop,
         request: Request,
         bound: Bound,
         recorder: Recorder,
@@ -159,7 +159,7 @@ class TeacherEngine:
                 response = await self._in_time(connections, request, slot)
             except BaseException as error:
                 end = _after_failure(limits, error)
-                if (raised := self.failed(error, attempt, recorder)) is not error:
+                if (raised := self.failed(error, attempt, recorder, left=slot.left)) is not error:
                     raise raised from None
                 raise
             end = limits.went_well
@@ -167,15 +167,19 @@ class TeacherEngine:
         finally:
             end(slot)
 
-    async def _in_time(self, connections: Connections, request: Request, slot: Slot) -> Response:
-        """The answer, within one deadline for the whole attempt. Raises lm15's TimeoutError, a subclass of Python's."""
+    async def _in_time(self, connections: OfLoop, request: Request, slot: Slot) -> Response:
+        """The answer, within one deadline for the whole attempt. Raises lm15's TimeoutError, a subclass of Python's, or
+        NotConnected."""
         try:
             async with asyncio.timeout(self.config.timeout):
                 return await self.answer_from(connections.lm, request, lambda: slot.answered)
         except LM15Error:
             raise
         except TimeoutError:
-            raise AnswerTimeout(f"no answer in {self.config.timeout:g} s") from None
+            seconds = f"in {self.config.timeout:g} s"
+            if not slot.left:
+                raise NotConnected(f"no connection {seconds}") from None
+            raise AnswerTimeout(f"no answer {seconds}") from None
 
     async def answer_from(self, lm: Any, request: Request, arrived: Callable[[], bool]) -> Response:
         """The answer of `lm`, lm15's client. Raises LM15Error.
@@ -206,7 +210,7 @@ class TeacherEngine:
             )
         self._doubted = True
 
-    def _connections(self) -> Connections:
+    def _connections(self) -> OfLoop:
         """The connections of the running event loop, made at its first call."""
         loop = asyncio.get_running_loop()
         if (connections := self._of_loop.get(loop)) is None:
@@ -222,15 +226,15 @@ class TeacherEngine:
                     probes=min(PROBES, config.retries + 2),
                 )
             )
-            transport = self.route.async_transport()
-            watched = WatchedTransport(transport, limits, longest_answer(config))
-            connections = self._of_loop[loop] = Connections(self.route.async_lm(watched), transport, limits)
+            http = self.route.connections()
+            watched = WatchedTransport(http, limits, longest_answer(config))
+            connections = self._of_loop[loop] = OfLoop(self.route.async_lm(watched), http, limits)
         return connections
 
     async def aclose(self) -> None:
         """Close this loop's connections."""
         if (connections := self._of_loop.pop(asyncio.get_running_loop(), None)) is not None:
-            await connections.transport.aclose()
+            await connections.http.aclose()
 
     async def retried(self, ask: Callable[[], Awaitable[Response]], recorder: Recorder) -> Response:
         """What `ask` returns, repeated after errors that may pass, as often as the settings say."""
@@ -286,15 +290,18 @@ class TeacherEngine:
             raise AnswerRefused("declined by the model or its content filter")
         return response
 
-    def failed(self, error: BaseException, attempt: SentAttempt, recorder: Recorder) -> BaseException:
-        """Record an attempt without an answer. Returns the error to raise: never with a key in it."""
+    def failed(
+        self, error: BaseException, attempt: SentAttempt, recorder: Recorder, *, left: bool = True
+    ) -> BaseException:
+        """Record an attempt without an answer; one of which nothing has `left` is no call, and is not charged. Returns
+        the error to raise: never with a key in it."""
         raised = error
         if isinstance(error, LM15Error):
             raised = error_to_raise(error, self.endpoint, self.answered)
-        if isinstance(raised, NotReached):
-            recorder.not_sent(attempt.number)
-        else:
+        if left:
             recorder.report(attempt.failed(error))
+        else:
+            recorder.not_sent(attempt.number)
         return raised
 
 
@@ -319,7 +326,7 @@ def _after_failure(limits: RateLimits, error: BaseException) -> Callable[[Slot],
     """Which method of `limits` ends the slot of an attempt that failed with `error`."""
     if is_rate_limit(error) or is_overload(error):
         return partial(limits.refused, retry_after=getattr(error, "retry_after", None))
-    if isinstance(error.__cause__, ConnectError):
+    if isinstance(error, NotConnected):
         return limits.not_reached
     if isinstance(error, TransportError | AnswerTimeout):
         return partial(limits.unanswered, why=one_line(error, 100))

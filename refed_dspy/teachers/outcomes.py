@@ -9,7 +9,6 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dspy._vendor.lm15.transports import ConnectError
 from dspy.lm15 import (
     BillingError,
     DataPart,
@@ -27,6 +26,7 @@ from dspy.lm15 import TimeoutError as AnswerTimeout
 
 from refed_dspy.concurrency import aside
 from refed_dspy.config.keys import without_keys, without_keys_in
+from refed_dspy.connections import NotConnected
 from refed_dspy.programs.lm_errors import AnswerRefused, NotAnApi, NotReached, Redirected
 from refed_dspy.programs.reasoning import with_reasoning_apart
 from refed_dspy.records import Call
@@ -151,7 +151,7 @@ def error_to_raise(error: LM15Error, endpoint: str, answered: bool) -> BaseExcep
     # Some endpoints send a list or a number in the message's place.
     error.message = without_keys(str(error.message))
     error.args = tuple(without_keys_in(arg) for arg in error.args)
-    if isinstance(error, TransportError) and isinstance(error.__cause__, ConnectError):
+    if isinstance(error, NotConnected):
         return NotReached(f"{endpoint} cannot be reached: {error.message}")
     if error.status is not None and 300 <= error.status < 400:
         return Redirected(endpoint, error.status)

@@ -1,4 +1,5 @@
-"""The recorded teacher: it answers from the ledger, and asks the teacher for the rest, so that nothing is paid twice.
+"""The recorded teacher: it answers from the ledger, and asks the teacher for the rest, so that none that is
+recorded is paid for again.
 
 A recorded answer is returned, a recorded final failure is raised again at no cost, and any other request is made; its
 answer is committed before anyone sees it. Two requests are equal when model, sampling, settings, messages and

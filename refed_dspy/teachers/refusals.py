@@ -26,6 +26,8 @@ class Slot:
 
     since: float
     taken: tuple[float, float] = (0.0, 0.0)
+    left: bool = False
+    """Whether a byte of the request has left: before that it cannot be billed."""
     answered: bool = False
     """Whether anything came back."""
     number: int = 0

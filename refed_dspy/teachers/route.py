@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote, urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 from dspy._vendor.lm15.features import HostSpec  # not in dspy.lm15's public names
 from dspy.lm15 import (
@@ -26,13 +25,12 @@ from dspy.lm15 import (
 from refed_dspy.config.keys import read_key
 from refed_dspy.config.sampling import is_reasoning_deployment
 from refed_dspy.config.teacher import TeacherConfig
+from refed_dspy.connections import Connections, proxy_for
 from refed_dspy.errors import ModelError, one_line
 from refed_dspy.teachers.dialect import Schema
-from refed_dspy.teachers.transport import PlainTransport
 
 CUSTOM_PROVIDER = "refed-teacher"
 """The name under which lm15 knows an endpoint that is given by its address."""
-CONNECT_SECONDS = 10.0
 # Their decoders need length bounds in the schema. Hosted strict modes refuse or ignore them.
 LOCAL_PROVIDERS = {"ollama", "vllm", "sglang"}
 
@@ -51,12 +49,12 @@ class Route:
     key_env: tuple[str, ...]
     schema: Schema
     """How much of a schema its decoder is known to take."""
-    transport: dict[str, Any]
-    """How connections are made: keywords of lm15's transports."""
+    proxy: str | None
+    """Through which all requests go."""
 
-    def async_transport(self) -> PlainTransport:
+    def connections(self) -> Connections:
         """Connections for one event loop; the caller closes them."""
-        return PlainTransport(**self.transport)
+        return Connections(self.proxy)
 
     def async_lm(self, transport: Any) -> Any:
         """lm15's client for this wire format over `transport`. It holds the key, in memory only."""
@@ -139,7 +137,7 @@ def _at(
     if config.api_key_env is None and provider == "anthropic":
         router = replace(router, api_keys={provider: "none"})  # never send the provider's own key to another host
     env = _required_variable(config)
-    return Route(provider, name, base, router, env, schema, _transport(config, base))
+    return Route(provider, name, base, router, env, schema, proxy_for(base))
 
 
 def _known_provider(config: TeacherConfig) -> Route:
@@ -162,8 +160,7 @@ def _known_provider(config: TeacherConfig) -> Route:
         raise ModelError(f"{one_line(error.message)}; or set api_base to its endpoint's address") from None
     endpoint = str(getattr(lm, "base_url", None) or provider)
     schema: Schema = "bounded" if provider in LOCAL_PROVIDERS else "strict"
-    transport = _transport(config, endpoint)
-    return Route(provider, resolution.model, endpoint, RouterConfig(), env, schema, transport)
+    return Route(provider, resolution.model, endpoint, RouterConfig(), env, schema, proxy_for(endpoint))
 
 
 def key_variable(model: str) -> str | None:
@@ -173,24 +170,6 @@ def key_variable(model: str) -> str | None:
     except LM15Error:
         return None
     return variable
-
-
-def _transport(config: TeacherConfig, endpoint: str) -> dict[str, Any]:
-    where = urlsplit(endpoint)
-    host = where.hostname or ""
-    direct = host in {"127.0.0.1", "localhost", "::1"} or bool(proxy_bypass(host))
-    proxies = {} if direct else getproxies()
-    # By default lm15 reads the whole environment for proxies at each request (0.5 ms) and sends loopback calls to a
-    # proxy. engine.py sets one deadline for the whole attempt: lm15's own timeouts would make a task each read.
-    return {
-        "connect_timeout": CONNECT_SECONDS,
-        "read_timeout": None,
-        "write_timeout": None,
-        "pool_timeout": None,
-        "max_connections": (config.concurrency or 32) + 2,
-        "proxy": proxies.get(where.scheme) or proxies.get("all"),
-        "trust_env": False,
-    }
 
 
 def _required_variable(config: TeacherConfig) -> tuple[str, ...]:

@@ -153,9 +153,10 @@ class Session:
             except CapReached:
                 reached = budget.reached
                 if reached is not None and not budget.calls:
+                    worst = dollars(reached.worst_picodollars)
                     raise CapTooSmall(
-                        f"{reached.cap}: below the worst case of the first call, {dollars(reached.worst)}; raise it or "
-                        "lower the teacher's max_tokens"
+                        f"{reached.cap}: below the worst case of the first call, {worst}; raise it or lower the "
+                        "teacher's max_tokens"
                     ) from None
                 self.cap_reached = reached or CapReached("max_minutes")
             for recorded in dict.fromkeys(self.recorded_teachers.values()):

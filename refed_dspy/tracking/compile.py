@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from refed_dspy.ledger.candidates import Candidate, enough, load_candidates
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import spent
 from refed_dspy.programs.prompt_diff import changed_predictors, prompt_diff
-from refed_dspy.records import PICO
+from refed_dspy.records import PICO, digest
 from refed_dspy.tracking.registry import register
 from refed_dspy.tracking.store import Store
 
@@ -27,10 +28,12 @@ def copy_compile(store: Store, last: bool) -> None:
         if not identity or not ledger.has_answers():
             return
         candidates, spending = load_candidates(ledger), spent(ledger)
-        about = ledger.meta("about") or {}
-    run_id = store.run("compile", store.folder.absolute().name, compile_parameters(identity, about))
-    if last and outcome is None:  # what must be true comes first: after Ctrl-C there may be no time for the rest
-        store.ended(run_id, "KILLED")
+        about, begun = ledger.meta("about") or {}, ledger.db.execute("SELECT min(begun) FROM starts").fetchone()[0]
+    name = run_name(store.folder.absolute().name, identity, begun)
+    run_id = store.run("compile", name, compile_parameters(identity, about))
+    done = outcome is not None and not outcome.get("stopped")
+    if last:  # what must be true comes first: after Ctrl-C there may be no time for the rest
+        store.ended(run_id, "FINISHED" if done else "KILLED")
     _copy_data(store, run_id, about)
     copied = dict(store.noted("candidates") or {})
     for candidate in candidates:
@@ -92,8 +95,16 @@ def evaluation_table(candidates: Sequence[Candidate]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
+def run_name(folder: str, identity: Mapping[str, Any], begun: float | None) -> str:
+    """The run's name: the folder's; for a folder that the compile named itself, by a digest, optimizer and date."""
+    if begun is None or folder != digest(identity):
+        return folder
+    return f"{identity['optimizer']} {datetime.fromtimestamp(begun):%Y-%m-%d %H:%M}"
+
+
 def compile_parameters(identity: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
-    flat = {name: value for name, value in identity.items() if not isinstance(value, dict)}
+    """What the compile was called with. The identity's `options` are a digest; `about` has them."""
+    flat = {name: value for name, value in identity.items() if not isinstance(value, dict) and name != "options"}
     models = {role: model["model"] for role, model in about.get("models", {}).items()}
     metric = identity.get("metric")
     weights = {f"metric.{k}": v for k, v in metric.items() if v is not None} if isinstance(metric, dict) else {}
@@ -104,9 +115,9 @@ def compile_parameters(identity: Mapping[str, Any], about: Mapping[str, Any]) ->
 def _copy_data(store: Store, run_id: str, about: Mapping[str, Any]) -> None:
     if store.noted("data") or "sets" not in about:
         return
-    for subset, (digest, rows) in about["sets"].items():
+    for subset, (sha, rows) in about["sets"].items():
         store.data_set(
-            run_id, f"{about.get('examples', 'examples')}:{subset}", digest, about.get("source", ""), rows, subset
+            run_id, f"{about.get('examples', 'examples')}:{subset}", sha, about.get("source", ""), rows, subset
         )
     store.remember(data=True)
 
@@ -170,4 +181,3 @@ def _finish(
             store.remember(proof=step)
     store.stopped(run_id, outcome.get("stopped"))
     register(store, run_id, about["name"], outcome)
-    store.ended(run_id)

@@ -46,7 +46,7 @@ async def test_what_is_set_aside_and_spent_fits_the_cap_to_the_last_unit() -> No
     assert (budget.spent, budget.reserved) == (100, 0)
     with pytest.raises(CapReached) as reached:
         await budget.reserve(1)
-    assert reached.value.cap == "max_cost" and reached.value.worst == 1
+    assert reached.value.cap == "max_cost" and reached.value.worst_picodollars == 1
 
 
 async def test_earlier_starts_count() -> None:
@@ -89,7 +89,7 @@ async def test_the_cap_is_reached_only_when_nothing_in_flight_could_give_back() 
     budget.settle(50, 45)
     with pytest.raises(CapReached):
         await at_once(third)
-    assert budget.reached is not None and budget.reached.worst == 60
+    assert budget.reached is not None and budget.reached.worst_picodollars == 60
 
 
 async def test_once_a_cap_is_reached_nothing_is_granted_that_would_fit() -> None:

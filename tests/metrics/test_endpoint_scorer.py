@@ -198,7 +198,8 @@ def test_a_key_is_stripped_and_one_that_no_header_takes_is_refused(
     toy: ToyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(VARIABLE, f" {KEY}\r\n")
-    assert open_scorer(toy, api_key_env=VARIABLE)._client.api_key == KEY
+    toy.key = KEY
+    assert open_scorer(toy, api_key_env=VARIABLE).nll([""], ["text"])[0] is not None
     monkeypatch.setenv(VARIABLE, f"{KEY}\n{KEY}")
     with pytest.raises(ConfigError, match=f"scorer: the key in {VARIABLE}") as error:
         open_scorer(toy, api_key_env=VARIABLE)

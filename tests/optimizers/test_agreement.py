@@ -322,7 +322,7 @@ def test_the_table() -> None:
     lines = agreement_lines(rows)
     assert len(lines) == 4
     assert [re.split(r"  +", line) for line in lines[:3]] == [
-        ["criterion", "pairs", "abstained", "failed", "accuracy", "same verdict", "consistent", "Pearson", "Spearman"],
+        ["criterion", "pairs", "undecided", "failed", "accuracy", "same verdict", "consistent", "Pearson", "Spearman"],
         ["overall quality", "8", "0", "0", "1.00 (1.00 to 1.00)", "1.00 (1.00 to 1.00)", "1.00", "–", "–"],
         ["depth", "2", "2", "0", "–", "–", "–", "–", "–"],
     ]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-import socket
-import sys
 import zlib
 from collections.abc import Iterable
 from contextlib import nullcontext
@@ -14,21 +12,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from dspy._vendor.lm15.transports._async import _AsyncConnection
 
 from benchmarks.long_answers import LongAnswers, measured
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
+from refed_dspy.connections import Connections, inflated
 from refed_dspy.records import Call
 from refed_dspy.teachers.rate_limits import RateLimits
 from refed_dspy.teachers.transport import (
     BYTES_A_LOGPROB,
     BYTES_A_TOKEN,
     ENVELOPE,
-    PolledPool,
     WatchedTransport,
     WebPage,
-    inflated,
     is_wait,
     longest_answer,
 )
@@ -179,27 +175,7 @@ def test_no_answer_fills_the_memory(mode: str) -> None:
 
 @pytest.mark.parametrize(("status", "is_error"), [(200, True), (499, True), (429, False), (500, False), (502, False)])
 def test_a_web_page_is_an_error_of_its_own_where_its_status_says_nothing(status: int, is_error: bool) -> None:
-    page = SimpleNamespace(status=status, headers=[("Content-Type", "text/html")])
-    transport = WatchedTransport(None, RateLimits(1), 100)
+    page: Any = SimpleNamespace(status=status, headers=[("Content-Type", "text/html")])
+    transport = WatchedTransport(Connections(), RateLimits(1), 100)
     with pytest.raises(WebPage) if is_error else nullcontext():
-        transport._read_headers(page, 100)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="select has no such bound there")
-async def test_a_connection_with_a_descriptor_above_1023_is_used_again() -> None:
-    """`select` cannot look at one."""
-    fcntl, resource = pytest.importorskip("fcntl"), pytest.importorskip("resource")
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 2048)), hard))
-    near, far = socket.socketpair()
-    with near, far, socket.socket(fileno=fcntl.fcntl(near, fcntl.F_DUPFD, 1100)) as high:
-        reader, writer = await asyncio.open_connection(sock=high)
-        connection = _AsyncConnection(("http", "there", 80), reader, writer)
-        assert connection.is_stale(), "what lm15 says of it"
-        pool = PolledPool(4)
-        await pool.checkin(connection)
-        assert await pool.checkout(connection.origin) is connection
-        await pool.checkin(connection)
-        far.close()
-        assert await pool.checkout(connection.origin) is None
-        assert connection.closed
+        transport._read_headers(page)

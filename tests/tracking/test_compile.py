@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from refed_dspy.ledger.statements import Statement
 from refed_dspy.optimizers.compile import compile as tune
 from refed_dspy.optimizers.result import Compiled
 from refed_dspy.records import PICO
-from refed_dspy.tracking.compile import best_so_far, copy_compile
+from refed_dspy.tracking.compile import best_so_far, compile_parameters, copy_compile
 from refed_dspy.tracking.store import Store
 from refed_dspy.tracking.track import track
 from tests.conftest import KEY, KEY_VARIABLE
@@ -60,7 +61,7 @@ class Adding:
 BETTER = {"optimizer": "tests.tracking.test_compile.Adding"}
 
 
-def compiled_in_the_world(folder: Path | str, **settings: Any) -> Compiled:
+def compiled_in_the_world(folder: Path | str | None, **settings: Any) -> Compiled:
     """A compile of models in this process; bootstrap's, which is quick, unless the caller says otherwise."""
     world, preference = World(Preference(0)), Preference(0)
     models = {"teacher": model(world), "judge": model(world, 0.0)}
@@ -139,6 +140,13 @@ def test_the_parent_run(gepa: Tuned) -> None:
     assert best == sorted(set(best)) and best[-1] == pytest.approx(made.manifest["validation"]["compiled"])
 
 
+def test_options_are_told_by_name_and_not_by_a_digest(gepa: Tuned) -> None:
+    store, _, _ = gepa
+    assert not [name for name in parent_of(store).data.params if name.startswith("options")]
+    given = compile_parameters({"options": "0a1b", "seed": 0}, {"options": {"num_threads": 2}})
+    assert given["options.num_threads"] == 2 and "options" not in given
+
+
 def test_its_files_and_data_sets(gepa: Tuned) -> None:
     store, folder, _ = gepa
     parent = parent_of(store)
@@ -210,6 +218,12 @@ def test_an_ended_compile_that_is_printed_again_is_the_same_run_and_version(trac
     assert len(tracked.client.search_model_versions("name='refed'")) == 1
 
 
+def test_a_compile_that_named_its_folder_itself_has_a_name_to_read(tracked: Mlflow) -> None:
+    made = compiled_in_the_world(None)
+    name, folder = parent_of(tracked).info.run_name, made.folder
+    assert re.fullmatch(r"bootstrap \d{4}-\d\d-\d\d \d\d:\d\d", name) and re.fullmatch(r"[0-9a-f]{16}", folder.name)
+
+
 # --- candidates that are scored on more, later
 
 
@@ -278,6 +292,7 @@ def test_a_compile_at_its_cap_goes_on_as_the_same_run(tracked: Mlflow, server: S
     made = compiled_over_http("compile", server, max_calls=120)
     first = parent_of(tracked)
     assert made.stopped == "max_calls" and first.data.tags["refed.stopped"] == "max_calls"
+    assert first.info.status == "KILLED"
     assert first.data.metrics["calls"] == 120 == server.stats()["requests"]
     assert first.data.params["max_calls"] == "120"
     whole = compiled_over_http("compile", server, max_calls=5_000)

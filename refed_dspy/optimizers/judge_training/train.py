@@ -67,7 +67,7 @@ def train_judge(
     """Train `judge` on people's verdicts: fit a small correction over its answers and figures of the texts, and measure
     its agreement with people before and after on pairs, criteria and systems that the training did not see.
 
-    It may be stopped at any moment. The same call then continues, and nothing is paid for twice. The other keywords are
+    It may be stopped at any moment. The same call then continues, with all recorded answers. The other keywords are
     settings of `JudgeTrainingConfig`.
 
     Args:

@@ -103,8 +103,10 @@ class Comparison(Shown):
         return _HEADING, map(_cells, self.programs)
 
     def table(self) -> list[str]:
-        """The table of programs, a line each."""
-        return table_lines([_HEADING, *map(_cells, self.programs)])
+        """The table of programs, a line each: three, one below the other, since a terminal is not that wide."""
+        rows = [_HEADING, *map(_cells, self.programs)]
+        tables = [table_lines([[row[at] for at in columns] for row in rows]) for columns in _TABLES]
+        return [line for table in tables for line in ("", *table)][1:]
 
     def to_pandas(self) -> pd.DataFrame:
         """The same as a data frame: a program a row, every bound in a column of its own."""
@@ -151,9 +153,11 @@ class Comparison(Shown):
 
 
 _HEADING = (
-    "program", "rows", "win rate %", "length-controlled %", "abstained", "judge failed", "consistent", "grade",
-    "feedback", "calls", "dollars", "a 1,000 rows", "words", "distinct-2", "diversity",
+    "program", "rows", "win rate %", "length-controlled %", "undecided", "judge failed", "both orders agree", "grade",
+    "words", "distinct word pairs", "diversity", "feedback", "calls", "dollars", "dollars per 1,000 rows",
 )  # fmt: skip
+_TABLES = ((0, 1, 2, 3, 7), (0, 4, 5, 6, 8, 9, 10), (0, 11, 12, 13, 14))
+"""The columns of each table: what the judge preferred, how far to trust it and how varied the rows are, their cost."""
 
 
 def _cells(line: Line) -> list[str]:
@@ -167,13 +171,13 @@ def _cells(line: Line) -> list[str]:
         *(map(str, (judged.abstained, judged.failed)) if judged.asked else (NO_VALUE, NO_VALUE)),
         format_number(line.consistent),
         _interval(line.grade),
+        format_number(line.words, 0),
+        format_number(line.distinct),
+        format_number(line.diversity),
         str(line.feedback),
         str(line.calls),
         NO_VALUE if line.cost is None else dollars(line.cost * PICO),
         NO_VALUE if per_thousand is None else dollars(per_thousand * PICO),
-        format_number(line.words, 0),
-        format_number(line.distinct),
-        format_number(line.diversity),
     ]
 
 

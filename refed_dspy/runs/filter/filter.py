@@ -88,8 +88,8 @@ def filter_data(
         out: the folder for `kept.jsonl`, `dropped.jsonl`, the funnel, and the ledger of the judge's answers. None:
             `refed-filtered/` and a name made from the rows and the judge (from the rows and the filters, if none asks a
             judge). The same call continues in it, also where the data has grown or changed.
-        force: replace a filtering by other filters or of other data in `out`. No verdict is paid for twice in one
-            folder, whatever filters use it.
+        force: replace a filtering by other filters or of other data in `out`. No recorded verdict is paid for again in
+            one folder, whatever filters use it.
         progress, on_progress: as `synthesize`, where a judge is asked.
 
     Rows that a judge did not answer on, or could not because of a cap, are in `undecided.jsonl`: the same call asks

@@ -88,14 +88,14 @@ def _programs(lines: Sequence[Mapping[str, Any]]) -> Table:
         "program",
         "rows",
         "both orders agree",
-        "abstained",
+        "undecided",
         "judge failed",
         "feedback",
         "calls",
         "dollars",
-        "1,000 rows",
+        "dollars per 1,000 rows",
         "words",
-        "distinct-2",
+        "distinct word pairs",
     )
     rows = [
         [

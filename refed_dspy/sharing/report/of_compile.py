@@ -130,7 +130,7 @@ def _agreement(judge: Mapping[str, Any]) -> Table:
         for program, part in (("uncompiled", "before"), ("compiled", "after"))
         for row in judge[part]
     ]  # fmt: skip
-    columns = ("criterion", "judge", "pairs", "abstained", "failed", "accuracy", "same verdict", "both orders agree")
+    columns = ("criterion", "judge", "pairs", "undecided", "failed", "accuracy", "same verdict", "both orders agree")
     return Table("agreement", "Agreement with people", "On the test pairs.", columns, rows)
 
 

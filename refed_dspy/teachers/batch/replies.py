@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import httpx
+from dspy.lm15 import TransportError
 
 from refed_dspy.config.keys import without_keys_in
-from refed_dspy.teachers.transport import AnswerTooLong, inflated
+from refed_dspy.connections import BYTES_A_SECOND, Connections, NotConnected, Reply
 
 log = logging.getLogger("refed_dspy.batches")
 LONGEST_REPLY = 1 << 24
 """Bytes of a reply about batches; a list of 100 takes 100 KB."""
 Lines: TypeAlias = AsyncIterator[dict[str, Any]]
+_ABOUT_THE_BODY = {"content-type", "content-length", "accept"}
 _NAME = re.compile(r"call-([0-9]{1,18})")
 
 
@@ -94,29 +98,75 @@ def _was_not_executed(line: Mapping[str, Any]) -> bool:
     return code in {"batch_expired", "batch_cancelled"}
 
 
-async def bound(response: httpx.Response) -> None:
-    """A hook of httpx: what is read of `response` is decompressed piece by piece, and bounded unless it is a file,
-    whose lines are."""
-    coding = response.headers.pop("content-encoding", "").strip().lower()
-    is_file = response.status_code < 400 and response.request.url.path.endswith("/content")
-    stream = cast(httpx.AsyncByteStream, response.stream)
-    response.stream = _Decompressed(stream, coding, None if is_file else LONGEST_REPLY)
+class ServiceTransport(httpx.AsyncBaseTransport):
+    """What the `openai` client sends through: our connections. Of the headers that it makes only those about the body
+    leave, and `auth`: the client reads tokens, organizations and more from the environment.
 
+    A request and its reply have `seconds`, and one more for every BYTES_A_SECOND of a file.
+    """
 
-class _Decompressed(httpx.AsyncByteStream):
-    """The bytes of `stream` without their `coding`. Raises AnswerTooLong where they are more than `most`."""
+    def __init__(self, connections: Connections, auth: tuple[str, str], seconds: float) -> None:
+        self._connections, self._auth, self._seconds = connections, auth, seconds
 
-    def __init__(self, stream: httpx.AsyncByteStream, coding: str, most: int | None) -> None:
-        self._stream, self._most = stream, most
-        self._chunks = stream if coding in {"", "identity"} else inflated(stream, coding)
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        length = 0
-        async for chunk in self._chunks:
-            length += len(chunk)
-            if self._most is not None and length > self._most:
-                raise AnswerTooLong(f"its reply is longer than {self._most / 1e6:.0f} MB")
-            yield chunk
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        own = [(name, value) for name, value in request.headers.items() if name.lower() in _ABOUT_THE_BODY]
+        sent = int(request.headers.get("content-length") or 0)
+        is_file = request.url.path.endswith("/content")
+        most = None if is_file else LONGEST_REPLY  # the lines of a file are bounded
+        exchange = AsyncExitStack()
+        try:
+            with _as_httpx():
+                async with asyncio.timeout(self._seconds + sent / BYTES_A_SECOND):
+                    ask = self._connections.ask(
+                        request.method,
+                        str(request.url),
+                        [*own, self._auth],
+                        request.stream if sent else None,
+                        most=most,
+                    )
+                    reply = await exchange.enter_async_context(ask)
+                    if not is_file or reply.status >= 400:
+                        content = await reply.read()
+                        await exchange.aclose()
+                        return httpx.Response(reply.status, headers=reply.headers, content=content)
+        except BaseException:
+            await exchange.aclose()
+            raise
+        return httpx.Response(reply.status, headers=reply.headers, stream=_File(exchange, reply, self._seconds))
 
     async def aclose(self) -> None:
-        await self._stream.aclose()
+        await self._connections.aclose()
+
+
+class _File(httpx.AsyncByteStream):
+    """The bytes of a file, which ends `exchange`."""
+
+    def __init__(self, exchange: AsyncExitStack, reply: Reply, seconds: float) -> None:
+        self._exchange, self._pieces, self._seconds = exchange, aiter(reply), seconds
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        read, began = 0, asyncio.get_running_loop().time()
+        while True:
+            with _as_httpx():
+                async with asyncio.timeout_at(began + self._seconds + read / BYTES_A_SECOND):
+                    piece = await anext(self._pieces, b"")
+            if not piece:
+                return
+            read += len(piece)
+            yield piece
+
+    async def aclose(self) -> None:
+        await self._exchange.aclose()
+
+
+@contextmanager
+def _as_httpx() -> Iterator[None]:
+    """Raise what our connections raise, and a deadline's end, as the `openai` client knows it."""
+    try:
+        yield
+    except NotConnected as error:
+        raise httpx.ConnectError(error.message) from None
+    except TransportError as error:
+        raise httpx.ReadError(error.message) from None
+    except TimeoutError:
+        raise httpx.ReadTimeout("no whole answer in time") from None

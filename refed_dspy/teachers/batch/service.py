@@ -7,6 +7,7 @@ and what it made is found again by its nonce.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Awaitable, Callable
 from typing import IO, Any, TypeVar
@@ -18,9 +19,10 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_r
 
 from refed_dspy.config.keys import without_keys
 from refed_dspy.config.teacher import TeacherConfig
+from refed_dspy.connections import AnswerTooLong
 from refed_dspy.errors import one_line
 from refed_dspy.programs.lm_errors import BatchOutOfReach, BatchRejected, NoBatches, NotAnApi, NotReached, Redirected
-from refed_dspy.teachers.batch.replies import Lines, bound, json_lines
+from refed_dspy.teachers.batch.replies import Lines, ServiceTransport, json_lines
 from refed_dspy.teachers.rate_limits import LONGEST_PAUSE, PATIENCE
 from refed_dspy.teachers.route import Route
 from refed_dspy.teachers.transport import longest_answer
@@ -35,6 +37,8 @@ OLDER = 100
 """So many earlier batches in a row end a search: lists are newest first, but not exactly."""
 YOUNG, LAG = 60.0, 10.0
 """Seconds: a batch younger than YOUNG may not be listed yet, and is looked for again for LAG."""
+MOST_LISTED = 20_000
+"""A list of more batches than this does not end."""
 PROCESSING = {"pending", "running", "notRunning"}
 """Azure's statuses of a file that is not processed yet."""
 T = TypeVar("T")
@@ -46,7 +50,7 @@ class BatchService:
     def __init__(self, config: TeacherConfig, route: Route, patience: float = PATIENCE) -> None:
         """`patience`: seconds for which an endpoint that does not answer is asked again."""
         self.endpoint, self._patience = route.endpoint, patience
-        self._longest = longest_answer(config)
+        self._longest, self._retries = longest_answer(config), config.retries
         self._look_again = min(1.0, config.batch.poll)
         self._lag = min(LAG, 10 * config.batch.poll)
         self._client = _client(config, route)
@@ -123,8 +127,10 @@ class BatchService:
     async def _search(self, nonce: str, since: float, file: str | None) -> Any | None:
 
         async def look() -> Any | None:
-            older = 0
+            older = seen = 0
             async for batch in self._client.batches.list(limit=100):
+                if (seen := seen + 1) > MOST_LISTED:
+                    raise AnswerTooLong("its list of batches does not end")
                 if (batch.metadata or {}).get(NONCE) == nonce or (file is not None and batch.input_file_id == file):
                     return batch
                 older = older + 1 if batch.created_at < since - EARLIER else 0
@@ -164,11 +170,18 @@ class BatchService:
         """`ask`, retried while the endpoint is out of reach or busy. `what`: its path, for the LMError raised."""
         import openai
 
+        too_slow = itertools.count(1)
+
+        def is_passing(error: BaseException) -> bool:
+            if isinstance(error, openai.APITimeoutError) and next(too_slow) > self._retries:
+                return False
+            return self._is_passing(error)
+
         try:
             async for attempt in AsyncRetrying(
                 stop=stop_after_delay(self._patience),
                 wait=wait_random_exponential(multiplier=0.5, max=LONGEST_PAUSE),
-                retry=retry_if_exception(self._is_passing),
+                retry=retry_if_exception(is_passing),
                 reraise=True,
             ):
                 with attempt:
@@ -179,7 +192,8 @@ class BatchService:
                     return answer
         except (openai.OpenAIError, httpx.HTTPError, LM15Error) as error:
             if isinstance(error, openai.APIConnectionError) and not self.reached:
-                raise NotReached(f"{self.endpoint} cannot be reached: {one_line(without_keys(str(error)))}") from None
+                why = one_line(without_keys(str(error.__cause__ or error)))
+                raise NotReached(f"{self.endpoint} cannot be reached: {why}") from None
             raise self._translated(error, what) from None
         raise AssertionError("tenacity ends by returning or raising")
 
@@ -225,6 +239,8 @@ def _used_up(error: Exception) -> bool:
 def _message(error: Exception) -> str:
     if isinstance(error.__cause__, LM15Error):
         return str(error.__cause__.message)
+    if isinstance(error.__cause__, httpx.HTTPError):
+        return str(error.__cause__)
     body = getattr(error, "body", None)
     message = body.get("message") if isinstance(body, dict) else None
     return str(message or getattr(error, "message", "") or error)
@@ -235,24 +251,18 @@ def _is_azure(config: TeacherConfig) -> bool:
 
 
 def _client(config: TeacherConfig, route: Route) -> Any:
-    """The `openai` client. Its own retries are off: they do not know that making a batch twice costs money.
-
-    No redirect is followed: it would send prompts, and on Azure the key, to a host that is not in the settings.
-    """
+    """The `openai` client. Its own retries are off: they do not know that making a batch twice costs money."""
     import openai
 
-    http = openai.DefaultAsyncHttpxClient(
-        proxy=route.transport["proxy"],
-        trust_env=False,
-        timeout=config.timeout,
-        follow_redirects=False,
-        headers={"Accept-Encoding": "gzip"},
-        event_hooks={"response": [bound]},
-    )
-    settings: dict[str, Any] = {"api_key": route.key() or "none", "max_retries": 0, "http_client": http}
-    if not _is_azure(config):
+    key, azure = route.key() or "none", _is_azure(config)
+    dated = azure and config.api_version is not None
+    auth = ("api-key", key) if dated else ("Authorization", f"Bearer {key}")
+    transport = ServiceTransport(route.connections(), auth, config.timeout)
+    http = httpx.AsyncClient(transport=transport, trust_env=False, timeout=None, follow_redirects=False)  # noqa: S113
+    settings: dict[str, Any] = {"api_key": key, "max_retries": 0, "http_client": http}
+    if not azure:
         return openai.AsyncOpenAI(base_url=route.endpoint, **settings)
     root = route.endpoint.removesuffix("/openai/v1").removesuffix("/openai")
-    if config.api_version is None:
+    if not dated:
         return openai.AsyncOpenAI(base_url=f"{root}/openai/v1", **settings)
     return openai.AsyncAzureOpenAI(azure_endpoint=root, api_version=config.api_version, **settings)

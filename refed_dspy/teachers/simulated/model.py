@@ -41,7 +41,7 @@ class SimulatedRoute(Route):
         return SimulatedModel()
 
 
-ROUTE = SimulatedRoute(SIMULATED, SIMULATED, SIMULATED, RouterConfig(), (), "bounded", {})
+ROUTE = SimulatedRoute(SIMULATED, SIMULATED, SIMULATED, RouterConfig(), (), "bounded", None)
 
 
 class SimulatedModel:

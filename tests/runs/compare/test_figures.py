@@ -57,6 +57,7 @@ def test_figures_are_by_reference_and_agree_with_the_rows(server: SimulatedTeach
         assert figures.grade.mean == pytest.approx(fmean(fmean(grades) for grades in by_reference.values()))
         assert figures.consistent == pytest.approx(fmean(row["consistent"] for row in decided))
         assert figures.length_controlled is not None and figures.length_controlled.interval is not None
+    assert max(map(len, [*made.table(), *made.filter_table()])) <= 100, made.table()
     assert (tmp_path / "c" / "win-rates.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "c" / "filters.png").read_bytes().startswith(b"\x89PNG")
 

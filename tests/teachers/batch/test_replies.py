@@ -6,15 +6,19 @@ import gzip
 import json
 import random
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from pathlib import Path
 
-import httpx
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import TestServer
 
+from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.programs.lm_errors import BatchOutOfReach
-from refed_dspy.teachers.batch.replies import LONGEST_REPLY, bound, json_lines
-from refed_dspy.teachers.transport import AnswerTooLong, longest_answer
+from refed_dspy.teachers.batch.replies import LONGEST_REPLY, json_lines
+from refed_dspy.teachers.batch.service import BatchService
+from refed_dspy.teachers.route import resolve
+from refed_dspy.teachers.transport import longest_answer
 from tests.support.scripted_batches import (
     ScriptedService,
     ask_all,
@@ -85,25 +89,19 @@ async def test_a_last_line_of_just_the_length_is_read(end: bytes, caplog: pytest
     assert not caplog.records
 
 
-class Pieces(httpx.AsyncByteStream):
-    def __init__(self, *pieces: bytes) -> None:
-        self.pieces = pieces
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        for piece in self.pieces:
-            yield piece
-
-
 @pytest.mark.parametrize("more", [0, 1])
 async def test_the_bound_is_kept_to_the_byte(more: int) -> None:
-    stream = Pieces(b"x" * (LONGEST_REPLY - 1), b"y" * (1 + more))
-    reply = httpx.Response(200, request=httpx.Request("GET", "http://there/v1/batches"), stream=stream)
-    await bound(reply)
-    if more:
-        with pytest.raises(AnswerTooLong):
-            await reply.aread()
-    else:
-        assert len(await reply.aread()) == LONGEST_REPLY
+    async def listed(_: web.Request) -> web.Response:
+        return web.Response(body=b" " * (LONGEST_REPLY - 2 + more) + b"{}", content_type="application/json")
+
+    app = web.Application()
+    app.router.add_get("/v1/batches", listed)
+    async with TestServer(app) as there:
+        config = TeacherConfig.model_validate({"model": "a/b", "api_base": f"{there.make_url('/v1')}"})
+        service = BatchService(config, resolve(config))
+        with pytest.raises(BatchOutOfReach, match="longer than") if more else nullcontext():
+            await service.exists()
+        await service.aclose()
 
 
 async def test_an_answer_that_is_too_long_is_left_out_and_the_others_are_read(
@@ -141,6 +139,6 @@ async def test_a_reply_without_end_is_not_read_on(service: ScriptedService, comp
     data = gzip.compress(long) if compressed else long
     service.hooks["look"] = [lambda: web.Response(body=data, headers=headers)]
     async with client(teacher_config(service)) as there:
-        with pytest.raises(BatchOutOfReach, match="longer than 17 MB"):
+        with pytest.raises(BatchOutOfReach, match=r"longer than 16\.8 MB"):
             await there.look("b")
     assert service.calls["look"] == 1

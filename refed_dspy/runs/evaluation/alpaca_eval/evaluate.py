@@ -63,8 +63,9 @@ def alpaca_eval(
 ) -> Evaluation:
     """Have AlpacaEval 2's official code, prompt and parser compare a model's answers with a baseline's.
 
-    Its requests go to `judge` through a server on this machine, so that caps hold and no answer is paid for twice. The
-    code runs in an environment of its own, which is made at the first call: 670 MB, in one to three minutes.
+    Its requests go to `judge` through a server on this machine, so that it has caps, and no recorded
+    answer is paid for again. The code runs in an environment of its own, which is made at the first call: 670 MB, in
+    one to three minutes.
 
     The other keywords are settings of `AlpacaEvalConfig`.
 

@@ -72,9 +72,9 @@ def arena_hard(
     """Have the code of a clone of lmarena/arena-hard-auto compare models' answers with its baseline's, each in both
     orders, and score them as its leaderboards do: with and without style control.
 
-    Its requests go to `judge` through a server on this machine, so that caps hold and no answer is paid for twice. The
-    code is copied out of the clone, into which nothing is written, and runs in an environment of its own, which is made
-    at the first call.
+    Its requests go to `judge` through a server on this machine, so that it has caps, and no recorded
+    answer is paid for again. The code is copied out of the clone, into which nothing is written, and runs in an
+    environment of its own, which is made at the first call.
 
     The other keywords are settings of `ArenaHardConfig`.
 
