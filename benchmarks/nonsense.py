@@ -8,23 +8,9 @@ asked for. A ticker in the loop says how long it stood still. About five minutes
 
 from __future__ import annotations
 
-import asyncio
 import functools
-import gc
-import json
-import multiprocessing
 import random
-import re
-import signal
-import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from itertools import count
-from multiprocessing.connection import Connection
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
 
 LENGTH = 1_500_000
 """Bytes of nonsense, about."""
@@ -40,9 +26,11 @@ UNITS: Mapping[str, str] = {
     "thoughts": "<think></think>", "fields": "[[ ## response ## ]]\n", "cut fields": "[[ ## ",
     "openings": '{"a":"', "objects": '{"a":1}', "lists": '{"a":[', "fences": "```", "fence lines": "\n```python\n",
     "ticks": "` ", "digits": "7", "numbered": "1. ", "numbered lines": "1.\n", "table": "| a | b |\n|---|---|\n",
-    "stars": "*", "bold": "**a", "underscores": "_", "hashes": "#", "dashes": "- ", "dots": ".", "colons": "the following: ",
+    "stars": "*", "bold": "**a", "underscores": "_", "hashes": "#", "dashes": "- ", "dots": ".",
+    "colons": "the following: ",
     "addresses": "http://", "one word": "a", "capitals": "A", "words": "the reference ", "short words": "a b ",
-    "CJK": "漢", "marks": "e\u0301\u0302", "marks alone": "\u0301", "emoji": "👩‍👩‍👧", "flags": "🇩", "half pairs": "\ud800",
+    "CJK": "漢", "marks": "e\u0301\u0302", "marks alone": "\u0301", "emoji": "👩‍👩‍👧",
+    "flags": "🇩", "half pairs": "\ud800",
     "slots": "[your ", "refusals": "i cannot ", "commas": ",", "please": "please ", "equals": "=", "at": "@a.",
     "ampersands": "&amp;", "NUL": "\0", "right to left": "\u202e",
 }  # fmt: skip

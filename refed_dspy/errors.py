@@ -14,6 +14,7 @@
     │   ├── RefusedAnswer       a content filter, or the model itself, declined
     │   ├── UnfitRequest        the endpoint refused this one request
     │   │   └── TooLong         it does not fit the context window
+    │   ├── CodeFailed          an error in a program, module or filter of the caller's own
     │   └── NoAnswer            time-outs, 429s, 5xx, dropped connections, after the last retry
     │       └── NoConnection    the endpoint was not even reached
     ├── TeacherError            the run stops: the key, the model, the account or the endpoint
@@ -102,6 +103,8 @@ class RowError(RefedError):
     kind = "failed"
     final = True
     """False where asking again on a later run may well succeed."""
+    recorded = False
+    """Whether a call ended by it, so that it is among the ledger's failures. One that a program raises is not yet."""
 
     def __init__(self, stage: str, item: str, reason: str) -> None:
         self.stage, self.item, self.reason = stage, item, one_line(reason)
@@ -154,7 +157,15 @@ class NoConnection(NoAnswer):
     kind = "no connection"
 
 
-PASSING = frozenset(kind.kind for kind in (UnfitRequest, NoAnswer, NoConnection))
+class CodeFailed(RowError):
+    """The caller's own code raised an error on the row. What the row's calls answered is kept, so the next start tries
+    the code again at no cost."""
+
+    kind = "own code"
+    final = False
+
+
+PASSING = frozenset(kind.kind for kind in (UnfitRequest, NoAnswer, NoConnection, CodeFailed))
 """The kinds of failures that are not final: another start asks again."""
 
 

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from refed_dspy.concurrency import aside
 from refed_dspy.data.rows import passed_rows
-from refed_dspy.errors import NothingKept, one_line
-from refed_dspy.filters.base import Decision, Filter, JudgeFilter, Step, TextFilter, decide, labels, validated
+from refed_dspy.errors import NothingKept, RefedError, RowError, one_line
+from refed_dspy.filters.base import (
+    Decision,
+    Filter,
+    JudgeFilter,
+    Step,
+    TextFilter,
+    decide,
+    is_custom,
+    labels,
+    validated,
+)
 from refed_dspy.filters.judge import NO_JUDGE
 from refed_dspy.ledger.decisions import Decided, decided_so_far, decisions_of
 from refed_dspy.ledger.fence import whole_run
@@ -25,6 +38,10 @@ ASKED_AGAIN = "asked again"
 FAR = 15
 """Where few are kept anyway, a run ends after FAR times as many drops in a row as one kept row has cost so far. If a
 share p is kept, 15 / p in a row are all dropped by chance with (1 - p)^(15 / p) < 4e-7."""
+
+
+class FilterFailed(Exception):
+    """The caller's own filter of this label raised the error that is the cause."""
 
 
 @dataclass(frozen=True)
@@ -63,16 +80,20 @@ class Screening:
         self._instructions = Streak("instructions", INSTRUCTIONS_IN_A_ROW)
         self._samples = Streak("samples", SAMPLES_IN_A_ROW)
         self._folder = "DIR"
+        self.one_at_a_time = asyncio.Lock()
+        """Held while a filter looks at a row, perhaps in a thread: some compare rows. `restore` makes it anew."""
 
     def identity(self) -> list[Any]:
         """What must not change between starts."""
         return [[label, dict(step.settings)] for label, step in zip(labels(self.steps), self.steps, strict=True)]
 
     def screen_instruction(self, row: DataRow) -> list[DecisionRow]:
-        """The free filters' decisions on a new instruction, up to the first drop."""
+        """The free filters' decisions on a new instruction, up to the first drop. Raises FilterFailed for an error of a
+        caller's own."""
         decisions = list[DecisionRow]()
         for position, label, filter_ in self._of_instruction:
-            decisions.append(_decision_row(label, position, decide(filter_, label, row)))
+            with _own_errors(filter_, label):
+                decisions.append(_decision_row(label, position, decide(filter_, label, row)))
             if not decisions[-1].kept:
                 break
         if decisions:
@@ -84,23 +105,40 @@ class Screening:
 
         Raises NoAnswer where a judge did not answer: the instruction stays open, and is judged on the next start.
         """
-        return await _apply(self._instruction_judges, row, item)
+        return await self._apply(self._instruction_judges, row, item)
 
     async def screen_sample(self, row: DataRow, item: str) -> list[DecisionRow]:
         """The decisions on a sample, up to the first drop.
 
         Raises NoAnswer where a judge did not answer: the sample is undecided, and judged on the next start.
         """
-        return await _apply(self._of_sample, row, item)
+        return await self._apply(self._of_sample, row, item)
 
-    def fault(self, row: DataRow, decisions: Sequence[DecisionRow]) -> Fault | None:
+    async def _apply(self, filters: Sequence[tuple[int, str, Filter]], row: DataRow, item: str) -> list[DecisionRow]:
+        """The filters' decisions on `row`, up to the first drop. Raises FilterFailed for an error of a caller's own."""
+        decisions = list[DecisionRow]()
+        for position, label, filter_ in filters:
+            with _own_errors(filter_, label):
+                if isinstance(filter_, JudgeFilter):
+                    decision = validated(await filter_.judged(row, item), label)
+                else:
+                    async with self.one_at_a_time:
+                        decision = await aside(_length(row), decide, filter_, label, row)
+            decisions.append(_decision_row(label, position, decision))
+            if not decision.kept:
+                break
+        return decisions
+
+    async def fault(self, row: DataRow, decisions: Sequence[DecisionRow]) -> Fault | None:
         """What is wrong with a sample on which these `decisions` were made, where another answer may be better: a guard
         (a filter that can say `plain_is_bad`) dropped it before any other filter saw it."""
         if len(decisions) != 1 or decisions[0].kept:
             return None
         _, _, first = self._of_sample[0]
         plain_is_bad: Callable[[DataRow], bool] | None = getattr(first, "plain_is_bad", None)
-        return None if plain_is_bad is None else Fault(plain_is_bad(row), decisions[0].reason)
+        if plain_is_bad is None:
+            return None
+        return Fault(await aside(_length(row), plain_is_bad, row), decisions[0].reason)
 
     def count_sample(self, decisions: Sequence[DecisionRow]) -> None:
         """Count a sample by all `decisions` on it, or on its instruction where judges dropped that."""
@@ -124,6 +162,7 @@ class Screening:
 
         Raises NothingKept where earlier starts showed that nothing will be kept.
         """
+        self.one_at_a_time = asyncio.Lock()
         self._folder = one_line(whole_run(ledger.path.parent), 200)
         for _, label, filter_ in (*self._of_instruction, *self._instruction_judges, *self._of_sample):
             if isinstance(filter_, JudgeFilter):
@@ -172,18 +211,22 @@ class Streak:
         return f"the last {dropped} {self._noun} were all dropped, {count} of them by {name} ({one_line(reason, 60)})"
 
 
-async def _apply(filters: Sequence[tuple[int, str, Filter]], row: DataRow, item: str) -> list[DecisionRow]:
-    """The filters' decisions on `row`, up to the first drop."""
-    decisions = list[DecisionRow]()
-    for position, label, filter_ in filters:
-        if isinstance(filter_, JudgeFilter):
-            decision = validated(await filter_.judged(row, item), label)
-        else:
-            decision = decide(filter_, label, row)
-        decisions.append(_decision_row(label, position, decision))
-        if not decision.kept:
-            break
-    return decisions
+@contextmanager
+def _own_errors(filter_: Filter, label: str) -> Iterator[None]:
+    """Raises FilterFailed in place of an error that the caller's own filter raises in the block."""
+    try:
+        yield
+    except Exception as error:
+        of_a_call = isinstance(filter_, JudgeFilter) and isinstance(error, RowError)
+        ends_the_run = isinstance(error, RefedError) and not isinstance(error, RowError)
+        if of_a_call or ends_the_run or not is_custom(filter_):
+            raise
+        raise FilterFailed(label) from error
+
+
+def _length(row: DataRow) -> int:
+    """Characters of a row's texts."""
+    return len(row.instruction) + len(row.response) + len(row.plain or "")
 
 
 def _decision_row(label: str, position: int, decision: Decision) -> DecisionRow:

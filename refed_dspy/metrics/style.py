@@ -29,7 +29,7 @@ _LISTS = {
     "ordered": re.compile(r"^[^\S\n]*\d+\.\s", re.MULTILINE),
     "unordered": re.compile(r"^[^\S\n]*[-*+]\s", re.MULTILINE),
 }
-"""The benchmark's `^\s*` also begins on the empty lines before, which counts the same and is slow where they are many."""
+r"""The benchmark's `^\s*` also begins on empty lines before, which counts the same, but is slow where they are many."""
 _BOLD = {"**": re.compile(r"\*\*[^*\n]+\*\*"), "__": re.compile(r"__[^_\n]+__")}
 
 

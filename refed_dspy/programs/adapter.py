@@ -229,12 +229,12 @@ class _AdapterFit(Fit):
         elif others := [name for name, field in signature.output_fields.items() if field.annotation is not str]:
             as_texts = reduce(lambda made, name: made.with_updated_fields(name, type_=str), others, signature)
             texts = adapter.parse(as_texts, text) if len(text) > QUICK else {}
-            repaired = any([self._is_repaired(str(texts.get(name, ""))) for name in others])
+            repaired = sum(self._is_repaired(str(texts.get(name, ""))) for name in others) > 0
         values = adapter.parse(signature, text)
         return values, adapter.format_assistant_message_content(signature, values) if repaired else text
 
     def _is_repaired(self, text: str) -> bool:
-        """Whether DSPy will repair a text, and take its time for it. Raises AdapterParseError for one that it may not."""
+        """Whether DSPy will repair a text, and take its time for it. Raises AdapterParseError where it may not."""
         if len(text) <= QUICK or _is_json(text):
             return False
         if len(text) > MOST_REPAIRED or _depth(text) > DEEPEST_REPAIRED:
