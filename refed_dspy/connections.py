@@ -104,6 +104,7 @@ class Connections:
     def __init__(self, proxy: str | None = None) -> None:
         """`proxy`: the address of the HTTP proxy that all requests go through."""
         self._proxy = proxy
+        self._by_proxy = f", through the proxy {_place(proxy)} of the environment" if proxy else ""
         self._session: aiohttp.ClientSession | None = None
 
     @asynccontextmanager
@@ -137,7 +138,7 @@ class Connections:
             response = await ask.__aenter__()
         except (aiohttp.ClientError, OSError, ValueError) as error:
             kind = TransportError if sent.yes else NotConnected
-            raise kind(_told(error)) from None
+            raise kind(_told(error) + self._by_proxy) from None
         try:
             yield Reply(response, most)
         finally:
@@ -179,6 +180,11 @@ async def _leaves(session: aiohttp.ClientSession, context: Any, params: Any) -> 
     sent = context.trace_request_ctx
     sent.yes = True
     sent.leaves()
+
+
+def _place(proxy: str) -> str:
+    """The host and port of a proxy, without the password that its address may have."""
+    return proxy.rpartition("@")[2].rpartition("//")[2]
 
 
 def _told(error: Exception) -> str:
