@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from refed_dspy.concurrency import aside
 from refed_dspy.data.rows import passed_rows
@@ -30,6 +31,7 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.statements import DecisionRow
 from refed_dspy.records import DataRow
 
+K = TypeVar("K")
 INSTRUCTIONS_IN_A_ROW, SAMPLES_IN_A_ROW = 100, 50
 """A run ends when this many in a row are dropped: it would pay for ever. An instruction costs a twentieth of a
 sample."""
@@ -80,6 +82,7 @@ class Screening:
         self._instructions = Streak("instructions", INSTRUCTIONS_IN_A_ROW)
         self._samples = Streak("samples", SAMPLES_IN_A_ROW)
         self._folder = "DIR"
+        self._warm = set[int]()
         self.one_at_a_time = asyncio.Lock()
         """Held while a filter looks at a row, perhaps in a thread: some compare rows. `restore` makes it anew."""
 
@@ -87,7 +90,29 @@ class Screening:
         """What must not change between starts."""
         return [[label, dict(step.settings)] for label, step in zip(labels(self.steps), self.steps, strict=True)]
 
-    def screen_instruction(self, row: DataRow) -> list[DecisionRow]:
+    async def screen_instructions(
+        self, rows: Mapping[K, DataRow]
+    ) -> tuple[dict[K, list[DecisionRow]], dict[K, FilterFailed]]:
+        """The free filters' decisions on new instructions, each up to the first drop; and the errors of filters of the
+        caller's own. `one_at_a_time` must be held."""
+        made, errors = dict[K, list[DecisionRow]](), dict[K, FilterFailed]()
+
+        def screen() -> None:
+            for key, row in rows.items():
+                try:
+                    made[key] = self._screen_instruction(row)
+                except FilterFailed as error:
+                    errors[key] = error
+
+        filters = [filter_ for _, _, filter_ in self._of_instruction]
+        if filters and rows:
+            all_rows = DataRow(0, "".join(row.instruction for row in rows.values()), "")
+            await aside(self._reading(all_rows, *filters), screen)
+        else:
+            made |= {key: [] for key in rows}
+        return made, errors
+
+    def _screen_instruction(self, row: DataRow) -> list[DecisionRow]:
         """The free filters' decisions on a new instruction, up to the first drop. Raises FilterFailed for an error of a
         caller's own."""
         decisions = list[DecisionRow]()
@@ -123,7 +148,7 @@ class Screening:
                     decision = validated(await filter_.judged(row, item), label)
                 else:
                     async with self.one_at_a_time:
-                        decision = await aside(_length(row), decide, filter_, label, row)
+                        decision = await aside(self._reading(row, filter_), decide, filter_, label, row)
             decisions.append(_decision_row(label, position, decision))
             if not decision.kept:
                 break
@@ -138,7 +163,17 @@ class Screening:
         plain_is_bad: Callable[[DataRow], bool] | None = getattr(first, "plain_is_bad", None)
         if plain_is_bad is None:
             return None
-        return Fault(await aside(_length(row), plain_is_bad, row), decisions[0].reason)
+        return Fault(await aside(self._reading(row, first), plain_is_bad, row), decisions[0].reason)
+
+    def _reading(self, row: DataRow, *filters: Filter) -> float:
+        """How long a text `filters` read (`aside`). A filter of the caller's own may belong to its thread, so it stays
+        there; the first row takes long, since some load something for it."""
+        if any(map(is_custom, filters)):
+            return 0
+        if new := {id(filter_) for filter_ in filters} - self._warm:
+            self._warm |= new
+            return math.inf
+        return len(row.instruction) + len(row.response) + len(row.plain or "")
 
     def count_sample(self, decisions: Sequence[DecisionRow]) -> None:
         """Count a sample by all `decisions` on it, or on its instruction where judges dropped that."""
@@ -222,11 +257,6 @@ def _own_errors(filter_: Filter, label: str) -> Iterator[None]:
         if of_a_call or ends_the_run or not is_custom(filter_):
             raise
         raise FilterFailed(label) from error
-
-
-def _length(row: DataRow) -> int:
-    """Characters of a row's texts."""
-    return len(row.instruction) + len(row.response) + len(row.plain or "")
 
 
 def _decision_row(label: str, position: int, decision: Decision) -> DecisionRow:

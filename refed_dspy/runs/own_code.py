@@ -76,10 +76,13 @@ class OwnCode:
         """So many units went well."""
         self._recent[kind].extend([False] * times)
 
-    def filter_failed(self, label: str, error: Exception, item: str, text: str) -> CodeFailed:
+    def filter_failed(self, error: FilterFailed, item: str, text: str) -> CodeFailed:
         """The failure of an instruction, by this digest of its `text`, on which a filter raised an error; it is
         recorded and counted. Raises TooManyFailed."""
-        return self._failed("filter", f"filters: {label}", item, error, digest(["own code", label, text]))
+        assert isinstance(error.__cause__, Exception)
+        return self._failed(
+            "filter", f"filters: {error}", item, error.__cause__, digest(["own code", str(error), text])
+        )
 
     def _failed(self, kind: str, stage: str, item: str, error: Exception, key: str) -> CodeFailed:
         failure = code_failed(stage, item, error)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any
 
-from refed_dspy.concurrency import aside
 from refed_dspy.errors import RowError
-from refed_dspy.filters.screening import FilterFailed
 from refed_dspy.ledger.ledger import Added
 from refed_dspy.ledger.statements import DecisionRow, decided, sampled, text_digest, unusable
 from refed_dspy.programs.asking import about_unnamed, predictor_names, same_teacher
@@ -72,24 +70,15 @@ class SynthesisWorker:
         An instruction on which a filter of the caller's own raised an error is left out. Where there is no other, that
         is raised, so that the next start decides on all of them anew.
         """
-        reference, failures = self.references[unit.reference], dict[bytes, tuple[str, Exception]]()
-
-        def screen(new: Mapping[bytes, str]) -> dict[bytes, list[DecisionRow]]:
-            made = dict[bytes, list[DecisionRow]]()
-            for digest, text in new.items():
-                try:
-                    made[digest] = self.screening.screen_instruction(DataRow(0, text, "", reference=reference))
-                except FilterFailed as error:
-                    failures[digest] = str(error), cast(Exception, error.__cause__)
-            return made
-
+        reference = self.references[unit.reference]
         async with self.screening.one_at_a_time:
-            made = await aside(sum(map(len, texts)), screen, self._new(texts, barred))
+            new = {key: DataRow(0, text, "", reference=reference) for key, text in self._new(texts, barred).items()}
+            made, errors = await self.screening.screen_instructions(new)
             self.own.worked("filter", len(made))
-            failed = [self.own.filter_failed(*why, item, digest.hex()) for digest, why in failures.items()]
+            failed = [self.own.filter_failed(error, item, key.hex()) for key, error in errors.items()]
             if failed and not made:
                 raise failed[-1]
-            texts = [text for text in texts if text_digest(text) not in failures]
+            texts = [text for text in texts if text_digest(text) not in errors]
             return self.ledger.commit_proposal(
                 unit.reference, unit.feature, unit.round, texts, surplus, barred, lambda text: made[text_digest(text)]
             )
