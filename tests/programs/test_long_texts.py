@@ -20,6 +20,7 @@ from refed_dspy.programs import reasoning
 from refed_dspy.programs.adapter import MOST_REPAIRED, _AdapterFit
 from refed_dspy.programs.reasoning import split_reasoning
 from refed_dspy.signatures import InstructionSynthesis, ResponseGeneration
+from refed_dspy.text import found
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -99,3 +100,13 @@ def test_styles_are_counted_as_the_benchmark_counts_them() -> None:
         for block in re.findall(r"```([^`]*)```", text):
             left = left.replace(block, "")
         assert _without_code(text) == left
+
+
+def test_a_search_by_pieces_finds_the_same() -> None:
+    pattern = re.compile(r"\bneedle(?:s)?\b")
+    for at in (0, 49_990, 49_995, 50_000, 50_294, 99_999, 150_000):
+        for needle in ("needle", "needles", "needlework needle"):
+            text = f"{'x' * at} {needle} {'y' * 120_000} needle"
+            assert (match := found(pattern, text)) is not None
+            assert match.span() == pattern.search(text).span()  # type: ignore[union-attr]
+    assert found(pattern, "x" * 200_000) is None
