@@ -62,15 +62,24 @@ class OwnCode:
         except RefedError:
             raise
         except Exception as raised:
-            error, own = raised, self._is_own
-            if isinstance(raised, FilterFailed) and isinstance(raised.__cause__, Exception):
-                error, own, question.stage = raised.__cause__, True, f"filters: {raised}"
-            if not own:
-                raise
-            self._check_going_on(error)
-            raise self._failed(kind, question.stage, item, error, key) from error
+            failure = self._failure_of(raised, kind, question, key)
+            raise failure from raised
         self.worked(kind)
         self._session.post(self._session.start.recorder.recovered(key))
+
+    def _failure_of(self, raised: Exception, kind: str, question: UnnamedStage, key: str) -> CodeFailed:
+        """What an error is, where it is the caller's; else it is raised as it is. Raises what ended the run, too."""
+        error, own = raised, self._is_own
+        if isinstance(raised, FilterFailed) and isinstance(raised.__cause__, Exception):
+            error, own, question.stage = raised.__cause__, True, f"filters: {raised}"
+        if not own:
+            raise raised
+        while isinstance(error, ExceptionGroup):  # of a task group of the caller's
+            error = error.exceptions[0]
+        if isinstance(error, RefedError):
+            raise error
+        self._check_going_on(error)
+        return self._failed(kind, question.stage, question.item, error, key)
 
     def worked(self, kind: str, times: int = 1) -> None:
         """So many units went well."""
@@ -106,7 +115,7 @@ class OwnCode:
 
     def check_useful(self) -> None:
         """Raises TooManyFailed where the caller's code failed on every row, or every filter on every instruction."""
-        if any(map(all, self._recent.values())):
+        if any(recent and all(recent) for recent in self._recent.values()):
             raise self._too_many("every row")
 
     def _tell(self, error: Exception) -> None:

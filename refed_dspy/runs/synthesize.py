@@ -162,7 +162,8 @@ async def carry_out(spec: RunSpec, session: Session, plan: Plan) -> None:
         async with session.running():  # in here DSPy's language model is the recorded one
             worker = SynthesisWorker(spec, session)
             await run_plan(plan, worker, spec.slots, session.grace)
-            worker.own.check_useful()
+            if not plan.complete:
+                worker.own.check_useful()
 
 
 @contextmanager

@@ -106,7 +106,7 @@ class MessagesEngine(ForeignEngine):
         if isinstance(request.system, str):
             messages.insert(0, {"role": "system", "content": request.system})
         with dspy.track_usage() as tracker:
-            first = (await self._call(messages=messages, **self._others(request.config)))[0]
+            first = (await self._asked(messages=messages, **self._others(request.config)))[0]
         tokens: dict[str, Any] = next(iter(tracker.get_total_tokens().values()), {})
         usage = Usage(
             input_tokens=whole(tokens.get("prompt_tokens")), output_tokens=whole(tokens.get("completion_tokens"))
@@ -116,10 +116,11 @@ class MessagesEngine(ForeignEngine):
         return await in_text(Response(id="-", model=self.lm.model, message=message, finish_reason="stop", usage=usage))
 
     @property
-    def _call(self) -> Callable[..., Awaitable[Any]]:
+    def _asked(self) -> Callable[..., Awaitable[Any]]:
         """The model from an event loop; in a thread, where its class has nothing but `forward`."""
         asynchronous = type(self.lm).aforward is not BaseLM.aforward
-        return self.lm.acall if asynchronous else dspy.asyncify(self.lm)
+        ask: Callable[..., Awaitable[Any]] = self.lm.acall if asynchronous else dspy.asyncify(self.lm)
+        return ask
 
     def _others(self, config: Config) -> dict[str, Any]:
         """The settings of a request that are not the model's own."""

@@ -26,7 +26,12 @@ from refed_dspy.text import found
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_answer_is_looked_for_once(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[str] = []
-    monkeypatch.setattr(reasoning, "_is_json_object", lambda text: looked.append(text) or False)
+
+    def look(text: str) -> bool:
+        looked.append(text)
+        return False
+
+    monkeypatch.setattr(reasoning, "_is_json_object", look)
     text = nonsense(kind, 2_000)
     for each in (text, f"<think>{text}", f"x{text}</think>", f"<think>{text}" + '{"a": "' + text + '"}', text + "}"):
         looked.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 
 import dspy
 import pytest
+from dspy.lm15 import Request
 
 import refed_dspy
 from refed_dspy import ReferenceLevelFeedback
@@ -45,7 +47,7 @@ class Fragile:
             raise self.error()
 
 
-class Stage(dspy.Module):
+class Stage(dspy.Module):  # type: ignore[misc]
     def __init__(self, stage: Any, fragile: Fragile) -> None:
         super().__init__()
         self.inner, self.fragile = dspy.Predict(stage.signature), fragile
@@ -159,6 +161,26 @@ def test_a_row_error_of_own_code_is_in_the_list(tmp_path: Path) -> None:
     assert {(failure.stage, failure.item, failure.reason) for failure in made.failures} == {
         ("polish", "some row", "too plain")
     }
+
+
+def test_a_call_that_fails_in_a_task_group_is_no_error_of_own_code(tmp_path: Path) -> None:
+    class Own(ReferenceLevelFeedback):
+        async def respond(self, *inputs: Any, **named: Any) -> Sample:
+            async with asyncio.TaskGroup() as group:
+                task = group.create_task(super().respond(*inputs, **named))
+            return task.result()
+
+    writer = Writer()
+
+    def spoilt(request: Request) -> str | None:
+        """No JSON for one instruction, however often it is answered."""
+        answers = writer.fields(request) == ["response"]
+        return "no JSON" if answers and "Task 3:" in str(request.messages[-1]) else None
+
+    writer.on_request = spoilt
+    made = run(Own(), tmp_path / "run", writer)
+    assert len(made.samples) == SIZE
+    assert {(failure.stage, failure.kind) for failure in made.failures} == {("response_generation", "malformed")}
 
 
 def test_where_nothing_is_own_an_error_is_a_bug_and_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

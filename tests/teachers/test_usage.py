@@ -135,7 +135,7 @@ def test_an_answer_is_read_without_its_usage_only_where_it_says_one(answer: Any,
 
 @pytest.mark.parametrize("usage", [SAID, {**SAID, "prompt_tokens": "many"}, None])
 def test_of_several_choices_the_first_one_is_taken(usage: Any) -> None:
-    (choice,) = OPENAI["choices"]
+    choice: dict[str, Any] = OPENAI["choices"][0]  # type: ignore[index]
     texts = ['{"response": "the first"}', '{"response": "another"}', "no JSON"]
     messages = [{**choice["message"], "content": text} for text in texts]
     choices = [{**choice, "index": place, "message": message} for place, message in enumerate(messages)]
