@@ -1,6 +1,8 @@
 """Damaged ledgers of a run, a compile, a comparison and a filtering, eight commands on each: tracebacks and hangs.
 
 `python -m benchmarks.damage [SEED] [LEDGERS]`; LEDGERS 0: every damage there is.
+`python -m benchmarks.damage flips [SEED] [FLIPS]`: a bit of a run's ledger is flipped, half of the times as a disk does
+it, so that size and times stay; then it is exported, and the other half of the commands are tried.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from typer.testing import CliRunner
 from benchmarks.runs import REFERENCES
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.cli.main import app
+from refed_dspy.ledger.check import _note, _state
 
 LEDGERS, PATIENCE = 266, 60.0
 FILE = "ledger.sqlite"
@@ -279,7 +282,69 @@ def tried(folder: str, commands: list[list[str]], damage: Damage) -> Iterator[tu
         yield " ".join(words), outcome(words)
 
 
+def flip(path: Path, rng: random.Random, *, silently: bool) -> None:
+    """Flip one bit of the file; `silently`: as a disk does it, so that the file looks as it was when last checked."""
+    before = path.stat()
+    with path.open("r+b") as file:
+        file.seek(place := rng.randrange(before.st_size))
+        (byte,) = file.read(1)
+        file.seek(place)
+        file.write(bytes([byte ^ (1 << rng.randrange(8))]))
+    if silently:
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        _note(path, _state(path))
+
+
+FLIPPED = [["status", "d"], ["export", "d", "--dropped", "--force"], ["report", "d", "--force"], ["show", "d"],
+           ["share", "d", "--out", "shared", "--force"], ["filter", "d", "--filter", "refusals", "--out", "filtered"],
+           ["stats", "d"], ["resume", "d", "--size", "7"]]  # fmt: skip
+
+
+def flips(seed: int, count: int) -> None:
+    """Texts that a flipped bit altered and `refed export` wrote, unsaid; and tracebacks."""
+    rng, ends, unsaid, said = random.Random(seed), Counter[str](), 0, 0
+    os.environ["REFED_EMBEDDINGS"] = "false"
+    with SimulatedTeacher(latency=0, sigma=0) as server, tempfile.TemporaryDirectory() as home:
+        os.chdir(home)
+        made_folders(Path(home), server, ["run"])
+        export = ["export", "d", "--out", "rows.jsonl", "--force", "--reasoning"]
+        shutil.copytree("run", "d")
+        assert refed(*export).exit_code == 0
+        written = Path("rows.jsonl").read_bytes()
+        for number in range(count):
+            for leftover in ("d", "shared", "filtered"):
+                shutil.rmtree(leftover, ignore_errors=True)
+            shutil.copytree("run", "d")
+            flip(Path("d") / FILE, rng, silently=number % 2 == 0)
+            done = outcome(export)
+            if done == "0":
+                texts, before = (_texts(rows) for rows in (Path("rows.jsonl").read_bytes(), written))
+                unsaid += texts != before
+                if texts != before:
+                    altered = [
+                        (a, b)
+                        for one, other in zip(texts, before, strict=False)
+                        for a, b in zip(one, other, strict=False)
+                        if a != b
+                    ]
+                    print(f"unsaid: {len(texts)} rows: {altered[:2]}"[:400], file=sys.stderr, flush=True)
+            said += done != "0"
+            for end in (done, outcome(rng.choice(FLIPPED))):
+                ends[end.partition(":")[0]] += 1
+                if not end.isdigit():
+                    print(end, file=sys.stderr, flush=True)
+    print(f"{count} flipped bits: {unsaid} exports with another text, unsaid (must be 0); {said} refused; {dict(ends)}")
+
+
+def _texts(rows: bytes) -> list[list[str]]:
+    """The texts of exported rows."""
+    return [sorted(map(str, json.loads(line).values())) for line in rows.splitlines()]
+
+
 def main() -> None:
+    if sys.argv[1:2] == ["flips"]:
+        flips(*(int(word) for word in (*sys.argv[2:], *("0", "600")[len(sys.argv) - 2 :])))
+        return
     seed, count = (int(word) for word in (*sys.argv[1:], *("0", str(LEDGERS))[len(sys.argv) - 1 :]))
     rng, ends, kinds = random.Random(seed), Counter[str](), Counter[str]()
     os.environ["REFED_EMBEDDINGS"] = "false"

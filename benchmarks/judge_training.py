@@ -10,7 +10,8 @@ noise and holds out other instructions, criteria and systems.
 
 Printed is the mean accuracy over seeds on each held-out set, and how much of the gap between the biased and the
 unbiased judge the training closes. Then what must not be: a gain by training on verdicts that were dealt out anew, or a
-loss of the judge that has no bias. Exits with 1 where less than two thirds is closed, or that fails.
+loss of the judge that has no bias; or a proof where made-up people prefer the longer answer and the judge is asked in
+vain: it answers at random. Exits with 1 where less than two thirds is closed, or that fails.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ DATA = Path(__file__).parents[2] / "shared/data"
 PANDALM, MT_BENCH = DATA / "pandalm_testset_v1.json", DATA / "llmbar_mtbench_200.json"
 BIASED = Bias(skill=1.2, position=1.0, length=2.0, style=1.5)
 UNBIASED = Bias(skill=1.2)
+AT_RANDOM = Bias(skill=0.0)
+LONGER = "people who prefer longer answers, a judge at random"
 SHARE = 2 / 3
 """Of the gap that must be closed."""
 
@@ -79,6 +82,17 @@ def training_dealt_anew(pairs: Sequence[Pair], seed: int) -> list[Pair]:
     return [anew.get(pair.id, pair) for pair in pairs]
 
 
+def who_prefer_longer(pairs: Sequence[Pair], _: int) -> list[Pair]:
+    """The pairs as judged by one who prefers the longer answer in all of them."""
+    longer = [
+        float((len(pair.answer_a) > len(pair.answer_b)) - (len(pair.answer_a) < len(pair.answer_b))) for pair in pairs
+    ]
+    return [
+        pair.model_copy(update={"verdict": verdict, "annotations": {}})
+        for pair, verdict in zip(pairs, longer, strict=True)
+    ]
+
+
 Rows = dict[str, list[dict[str, tuple[float, float]]]]
 """Experiment → for each seed, accuracy before and after by held-out set."""
 
@@ -92,10 +106,11 @@ def run(judge: BiasedJudge, pairs: Sequence[Pair], seeds: int, folder: Path) -> 
         "unbiased": (UNBIASED, lambda pairs, _: pairs),
         "all verdicts dealt anew": (BIASED, dealt_anew),
         "training verdicts dealt anew": (BIASED, training_dealt_anew),
+        LONGER: (AT_RANDOM, who_prefer_longer),
     }
     for seed in range(seeds):
         for name, (bias, change) in experiments.items():
-            out = folder / f"{seed}-{'un' if bias == UNBIASED else ''}biased"  # the same answers: paid once
+            out = folder / f"{seed}-{bias.skill}-{bias.length}"  # the same answers: paid once
             teacher = judge.teacher(replace(bias, seed=seed))
             made = train_judge(change(pairs, seed), teacher, out=out, seed=seed, progress=False)
             assert made.report is not None
@@ -129,6 +144,8 @@ def report(rows: Rows, proved: dict[str, int]) -> bool:
         mean = mean_interval(gains)
         print(f"{name}: gain on all held out {mean}, called proved in {proved[name]} of {len(gains)} ({must})")
         good &= mean.high >= 0 if must == "no loss" else mean.low <= 0
+    print(f"{LONGER}: called proved in {proved[LONGER]} of {len(rows[LONGER])} (0)")
+    good &= not proved[LONGER]
     return good
 
 

@@ -22,6 +22,7 @@ from benchmarks.runs import teacher_config
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.statements import text_digest
+from refed_dspy.ledger.sums import checksum
 from refed_dspy.records import digest
 
 BASE, SAMPLES_EACH = 1_000, 16
@@ -29,12 +30,13 @@ BASE, SAMPLES_EACH = 1_000, 16
 _TEXT = "Topic {0} is about many things, and this sentence says so. " * 8
 _COPY = """
 INSERT INTO instructions
-  SELECT id + :instructions, place.new, feature, round, new_digest(text || :copy), text || :copy, used, sample
+  SELECT id + :instructions, place.new, feature, round, new_digest(text || :copy), text || :copy, used, sample,
+    checksum(text || :copy, feature), sample_sum
   FROM base.instructions JOIN place ON place.old = reference;
 INSERT INTO samples SELECT seq + :samples, instruction + :instructions, created FROM base.samples;
 INSERT INTO proposals SELECT place.new, feature, round, kept, duplicates, surplus
   FROM base.proposals JOIN place ON place.old = reference;
-INSERT INTO answers SELECT new_key(key, :copy), stage, new_item(item), repetition, output, raw, endpoint, created
+INSERT INTO answers SELECT new_key(key, :copy), stage, new_item(item), repetition, output, raw, endpoint, created, sum
   FROM base.answers;
 INSERT INTO calls SELECT id + :calls, new_key(key, :copy), stage, new_item(item), model, endpoint, outcome, seconds,
   prompt_tokens, cached_tokens, completion_tokens, reserved, cost, created, reasoning_tokens FROM base.calls;
@@ -95,6 +97,7 @@ def _copies(db: sqlite3.Connection, copies: int) -> None:
     db.create_function("new_item", 1, new_item)
     db.create_function("new_key", 2, lambda key, copy: digest([key, copy]))
     db.create_function("new_digest", 1, text_digest)
+    db.create_function("checksum", 2, checksum)
     db.execute("CREATE TEMP TABLE place (old INTEGER PRIMARY KEY, new INTEGER)")
     db.execute("BEGIN")
     for number in range(1, copies + 1):

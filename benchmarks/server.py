@@ -33,6 +33,7 @@ from benchmarks.batches_server import Batches, place
 from benchmarks.counts import Bucket, Stats
 from benchmarks.hostile import HOSTILE
 from benchmarks.hostile import answer as hostile
+from benchmarks.lies import LIES, WITHIN
 from benchmarks.logprobs import logprobs_of, verdict_of
 from benchmarks.model_rules import keep_rules
 from benchmarks.simulated import Settings
@@ -217,6 +218,8 @@ class Simulator:
             data["usage"] = odd(data["usage"], next(self.oddities))
         elif fate == "lyingusage":
             data["usage"] |= {"prompt_tokens": 10**9, "completion_tokens": 10**9}
+        elif settings.lie:
+            data["usage"] = (LIES | WITHIN)[settings.lie](data["usage"], next(self.oddities))
         return data, spent
 
     def gate(self, wire: OpenAI, request: web.BaseRequest) -> None:

@@ -19,6 +19,8 @@ from typing import Any
 
 import orjson
 
+from benchmarks.lies import LIES, WITHIN
+
 FAULTS = {"400", "429", "500", "malformed", "cut", "drop", "hang", "refusal", "empty"}
 FAULTS |= {"html", "html502", "filtered", "nousage", "oddusage", "keyerror", "keytext"}
 FAULTS |= {"lyingusage", "redirect", "controls", "deep", "bomb", "endless", "short", "pause"}
@@ -52,7 +54,7 @@ class Settings:
     for ten minutes); and spoiled answers: malformed (not JSON), cut, empty, refusal, nousage (no usage object),
     oddusage (counts that are strings, fractions or negative, alternating). As a debugging proxy does, keyerror repeats
     the key in the message of a 400, and keytext in the text of an answer. lyingusage claims a billion tokens each. The
-    rest are in `benchmarks.hostile`.
+    rest are in `benchmarks.hostile`. lie, a name in `benchmarks.lies`, is what every usage says in place of the bill.
 
     tokenizer is "" (a token is four characters) or "o200k_base". The prefix cache works in steps of 128 tokens; a
     prompt or a match of fewer than cache_minimum tokens (OpenAI's is 1024) is not cached. cache_warm says when a prompt
@@ -90,6 +92,7 @@ class Settings:
     limit_tokens_burst: float | None = None
     rate_headers: bool = True
     signature: str = ""
+    lie: str = ""
     auth_fails_after: int | None = None
     down_after: int | None = None
     fail_stage: str | None = None
@@ -159,6 +162,7 @@ CHECKS: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("signature", "thinking", "reasoning", "filtered_text"), lambda value: isinstance(value, str)),
     "fail_stage": lambda value: isinstance(value, str) and value != "",
     "tokenizer": lambda value: value in ("", "o200k_base"),
+    "lie": lambda value: isinstance(value, str) and (not value or value in LIES | WITHIN),
     "cache_warm": lambda value: value in ("arrival", "answer"),
     "verdicts": lambda value: isinstance(value, list) and all(isinstance(one, str) and one for one in value),
 } | {

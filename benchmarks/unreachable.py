@@ -1,8 +1,8 @@
 """Endpoints that cannot be reached: what does the ledger charge for them, over three starts?
 
 `python -m benchmarks.unreachable`: a host that does not resolve, a refused port, a failed TLS handshake, a proxy that
-is not there; each for a run of 8 and of 1,000 samples, a compile, a filtering, a comparison and a run in batches, by the
-command line. Nothing can have been billed: 0 calls, $0 and exit code 2 each time.
+is not there; each for a run of 8 and of 1,000 samples, a compile, a filtering, a comparison and a run in batches, by
+the command line. Nothing can have been billed: 0 calls, $0 and exit code 2 each time.
 """
 
 from __future__ import annotations

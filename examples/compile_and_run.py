@@ -8,7 +8,7 @@ import sys
 import refed_dspy
 
 teacher = sys.argv[1] if len(sys.argv) > 1 else "openai/gpt-4o-mini"
-judge = sys.argv[2] if len(sys.argv) > 2 else "openai/gpt-4.1"
+judge = sys.argv[2] if len(sys.argv) > 2 else "openai/gpt-4.1-mini"
 
 references = refed_dspy.load_references("builtin")
 compiled = refed_dspy.compile(
@@ -17,7 +17,7 @@ compiled = refed_dspy.compile(
     optimizer="gepa",
     teacher=teacher,
     judge=judge,
-    max_cost=2.00,
+    max_cost=3.00,
     out="refed-compiles/first",
 )
 print("\n".join(compiled.lines()))

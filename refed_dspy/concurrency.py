@@ -1,21 +1,78 @@
 """Helpers for asyncio: running a coroutine from ordinary code, also in a notebook whose event loop runs already; tasks
-that end together; limits on the work under way at once; and fewer garbage collections during a run."""
+that end together; limits on the work under way at once; and fewer garbage collections during a run. And a deadline for
+what only a library's own blocking call can be asked."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import os
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import copy_context
 from itertools import islice
-from threading import Lock
-from typing import Any, TypeVar, cast
+from threading import Lock, Thread
+from typing import Any, ParamSpec, TypeVar, cast
 
+P = ParamSpec("P")
 T = TypeVar("T")
 LONG = 100_000
 """Characters. What reads a longer text does so in a thread: the event loop has other calls to attend to."""
+_LOOKS = 0.05
+"""Seconds between two looks whether a task was cancelled that blocks its own loop."""
+_abandoned: list[Thread] = []
+"""The threads that were left alone with what they had asked."""
+
+
+class OutOfTime(TimeoutError):
+    """There was no answer in time; `thread` is still waiting for one."""
+
+    def __init__(self, seconds: float, thread: Thread) -> None:
+        super().__init__(f"no answer within {seconds:.3g} s")
+        self.thread = thread
+
+
+def within(seconds: float, ask: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:
+    """What `ask` returns or raises, in a thread of its own. A library's own time-out holds for each byte that arrives,
+    and so bounds nothing.
+
+    Raises OutOfTime after so many `seconds`, and at once KeyboardInterrupt, or CancelledError in the task of an event
+    loop: the thread is left alone then.
+    """
+    outcome: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            outcome.set_result(ask(*arguments, **keywords))
+        except BaseException as error:  # noqa: BLE001 — it is raised below
+            outcome.set_exception(error)
+
+    thread = Thread(target=copy_context().run, args=(work,), name="refed-asking", daemon=True)
+    thread.start()
+    end = time.monotonic() + seconds
+    try:
+        while not outcome.done() and (left := end - time.monotonic()) > 0:
+            wait([outcome], min(left, _LOOKS))
+            if in_event_loop() and (task := asyncio.current_task()) is not None and task.cancelling():
+                raise asyncio.CancelledError  # Ctrl-C is no exception in asyncio's own thread
+    finally:
+        if not outcome.done():
+            _abandoned.append(thread)
+    if not outcome.done():
+        raise OutOfTime(seconds, thread)
+    return outcome.result()
+
+
+def current_environ() -> dict[str, str]:
+    """The environment's variables. `dict(os.environ)` raises KeyError where another thread removes one meanwhile."""
+    return {name: value for name in list(os.environ) if (value := os.environ.get(name)) is not None}
+
+
+def left_alone() -> bool:
+    """Whether a thread was left alone that is at it still: Python's own end would wait for what it has begun."""
+    return any(thread.is_alive() for thread in _abandoned)
 
 
 def run_blocking(work: Coroutine[Any, Any, T]) -> T:

@@ -105,7 +105,7 @@ class Connections:
         """`proxy`: the address of the HTTP proxy that all requests go through."""
         self._proxy = proxy
         self._by_proxy = f", through the proxy {_place(proxy)} of the environment" if proxy else ""
-        self._session: aiohttp.ClientSession | None = None
+        self._connector: aiohttp.TCPConnector | None = None
 
     @asynccontextmanager
     async def ask(
@@ -125,7 +125,9 @@ class Connections:
             NotConnected: nothing was sent.
             TransportError: it may have been sent, and no whole answer came; ProviderError: it is too long.
         """
-        session = self._session = self._session or _session()
+        if self._connector is None:
+            self._connector = aiohttp.TCPConnector(limit=0, force_close=True, ttl_dns_cache=NAME_SECONDS)
+        session = _session(self._connector)
         sent = SimpleNamespace(yes=False, leaves=leaves)
         url = URL(address, encoded=True)
         if any(name.lower() == "authorization" for name, _ in headers):
@@ -139,6 +141,8 @@ class Connections:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             kind = TransportError if sent.yes else NotConnected
             raise kind(_told(error) + self._by_proxy) from None
+        finally:
+            session.detach()  # it holds nothing of its own; one for several requests would have to be closed
         try:
             yield Reply(response, most)
         finally:
@@ -146,24 +150,30 @@ class Connections:
 
     async def aclose(self) -> None:
         """Close what is open. It may be used again."""
-        if self._session is not None:
-            session, self._session = self._session, None
-            await session.close()
+        if self._connector is not None:
+            connector, self._connector = self._connector, None
+            await connector.close()
 
 
-def _session() -> aiohttp.ClientSession:
-    trace = aiohttp.TraceConfig()
-    trace.on_request_headers_sent.append(_leaves)
+def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, force_close=True, ttl_dns_cache=NAME_SECONDS),
+        connector=connector,
+        connector_owner=False,
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS),
         auto_decompress=False,
         trust_env=False,
         max_line_size=_LONGEST_HEADER,
         max_field_size=_LONGEST_HEADER,
-        trace_configs=[trace],
+        trace_configs=[_trace()],
     )
+
+
+@lru_cache
+def _trace() -> aiohttp.TraceConfig:
+    trace = aiohttp.TraceConfig()
+    trace.on_request_headers_sent.append(_leaves)
+    return trace
 
 
 def _trusted() -> ssl.SSLContext:

@@ -21,6 +21,7 @@
     └── RunStopped              the run ended before its size was reached; it can be resumed
         ├── EndpointBusy        nothing but refusals for minutes, or no answers at all
         ├── TooManyFailed       a model failed on its first calls, or on too large a share of a stage's last ones
+        ├── LedgerLost          its ledger was removed or replaced while it was written
         ├── WrongCode           a filter of one's own returned no decision
         ├── NothingKept         the filters drop every row, or the judge never decides
         └── CapReached          at max_cost, max_calls or max_minutes; `synthesize` then returns, and says so
@@ -195,6 +196,10 @@ class TooManyFailed(RunStopped):
 
 class WrongCode(RunStopped):
     """The caller's own code must be repaired. Repaired, it belongs to another run."""
+
+
+class LedgerLost(RunStopped):
+    """The ledger was removed or replaced while it was written: nothing more may be paid for."""
 
 
 class NothingKept(RunStopped):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,6 +17,7 @@ import yaml
 
 from refed_dspy.errors import ExportError, InputError, RunStopped, one_line
 
+_OF_LEDGER = re.compile(r"ledger\.sqlite(-\w+)?|\.lock|\.checked", re.IGNORECASE)
 _MOST_CHARACTERS = 20_000_000
 """Characters that YAML may have once its aliases are written out."""
 
@@ -70,9 +72,11 @@ def _written_out(node: Any, known: dict[int, int]) -> int:
 @contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
     """A temporary file beside `path`, which it replaces when the block ends without an error. Raises OSError; so do a
-    pipe and a device, which would be gone."""
+    pipe and a device, which would be gone, and the file of a ledger, which nothing but the ledger writes."""
     if path.exists() and not path.is_file():
         raise OSError("it is a pipe, a device or a folder")
+    if is_of_ledger(path):
+        raise OSError("it belongs to a ledger, which holds paid answers")
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".refed-")
     temporary = Path(name)
     try:
@@ -113,17 +117,37 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, [json.dumps(value, ensure_ascii=False, indent=1)])
 
 
-def check_own(folder: Path, outputs: Iterable[str], mark: str) -> None:
-    """Raises ExportError if `folder` has one of the `outputs` and no `mark`, which the work that writes them leaves
-    beside them: somebody else's file would be overwritten."""
-    if not (folder / mark).exists() and (theirs := [name for name in outputs if (folder / name).exists()]):
-        raise ExportError(f"{folder / theirs[0]}: exists, and was not written by this command; choose another folder")
+def check_outputs(folder: Path, names: Iterable[str], mark: str, *inputs: Any) -> None:
+    """Raises ExportError if `folder`, or a file of these `names` in it, is one of the `inputs`, by itself or by a link;
+    or if one of them is there without the `mark`, which the work that writes them leaves beside them: somebody else's
+    file would be overwritten."""
+    outputs = [folder / name for name in names]
+    for data in inputs:
+        if isinstance(data, str | Path) and any(_is_same(Path(data), path) for path in [folder, *outputs]):
+            raise ExportError(f"{data}: is where the results would go; choose another folder with out")
+    if not (folder / mark).exists() and (theirs := [path for path in outputs if path.exists()]):
+        raise ExportError(f"{theirs[0]}: exists, and was not written by this command; choose another folder")
 
 
-def check_apart(data: Any, outputs: Iterable[Path]) -> None:
-    """Raises ExportError if one of the `outputs` would overwrite the input `data`."""
-    if isinstance(data, str | Path) and any(Path(data).resolve() == path.resolve() for path in outputs):
-        raise ExportError(f"{data}: is where the results would go; choose another folder with out")
+def check_output(path: Path, *inputs: Path) -> None:
+    """Raises ExportError if `path`, a file to write, belongs to a ledger or is one of the `inputs`."""
+    if is_of_ledger(path):
+        raise ExportError(f"{one_line(path, 200)}: belongs to a ledger, which holds paid answers; choose another file")
+    if any(_is_same(path, other) for other in inputs):
+        raise ExportError(f"{one_line(path, 200)}: is what is read here; choose another file")
+
+
+def is_of_ledger(path: Path) -> bool:
+    """Whether `path` has the name of a ledger, or of what SQLite and this package keep beside one."""
+    return _OF_LEDGER.fullmatch(path.name) is not None
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Whether both are one file or folder, there or not, by whatever links."""
+    try:
+        return one.resolve() == other.resolve() or one.samefile(other)
+    except (OSError, ValueError, RuntimeError):  # not there; a name that no file can have; links in a circle
+        return False
 
 
 @contextmanager

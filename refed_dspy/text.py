@@ -1,5 +1,5 @@
-"""Text for people: tables for a terminal or a file, the looks of results in a notebook, and the search for placeholders
-that nobody filled in."""
+"""Text for people: tables for a terminal or a file, the looks of results in a notebook, what a misspelt word was meant
+to be, how to install what is missing, and the search for placeholders that nobody filled in."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ import html
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from difflib import SequenceMatcher, get_close_matches
+from importlib.metadata import PackageNotFoundError, requires
 from itertools import islice
 
 from refed_dspy.errors import one_line
 
 # --- tables
 
+_ALIKE = 0.7
+"""How much of two words must be alike, from 0 to 1, for one to be a slip of the other."""
 NO_VALUE = "–"
 """The cell of a missing value."""
 
@@ -34,6 +39,30 @@ def format_number(value: float | None, digits: int = 2) -> str:
     if value is None or math.isnan(value):
         return NO_VALUE
     return f"{value:,.0f}" if digits == 0 or abs(value) >= 10_000 else f"{value:z,.{digits}f}"
+
+
+# --- hints
+
+
+def nearest(word: object, known: Iterable[str]) -> str:
+    """The one of `known` that `word` is a slip of. Empty where none is: no suggestion is better than a wrong one."""
+    word = str(word).lower()
+    parts = set(re.split("[_-]", word))
+    near = get_close_matches(word, known, n=3)
+    near = [
+        other for other in near if SequenceMatcher(None, word, other).ratio() >= _ALIKE or parts & set(other.split("_"))
+    ]
+    near.sort(key=lambda other: sorted(other) != sorted(word))  # two letters that changed places come first
+    return near[0] if near else ""
+
+
+def install_command(extra: str) -> str:
+    """The command that installs what an extra of this package needs, wherever the package itself came from."""
+    with suppress(PackageNotFoundError):
+        mark = re.compile(rf"extra == ['\"]{extra}['\"]")
+        listed = [line.partition(";") for line in requires("refed-dspy") or ()]
+        return "pip install " + " ".join(f"'{needed.strip()}'" for needed, _, when in listed if mark.search(when))
+    return f"pip install '.[{extra}]' in a clone"
 
 
 # --- in a notebook: texts are data there, escaped, cut, and without mathematics between two dollar signs

@@ -17,7 +17,7 @@ from refed_dspy.config.loading import check_config, load_config
 from refed_dspy.config.run import RunConfig
 from refed_dspy.data.references import load_references
 from refed_dspy.errors import ConfigError, ExportError, InputError
-from refed_dspy.files import check_apart, parse_yaml, path_of, read_bytes, write_json, write_lines, write_text
+from refed_dspy.files import check_outputs, parse_yaml, path_of, read_bytes, write_json, write_lines, write_text
 from refed_dspy.text import NO_VALUE, format_number, table_lines
 
 LAUGHS = "\n".join(["a0: &a0 [x, x, x]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 30))])
@@ -125,9 +125,8 @@ def test_what_is_read_is_not_written_over(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path)
     for data in (str(tmp_path / "a.jsonl"), tmp_path / "link" / "a.jsonl", tmp_path / "x" / ".." / "a.jsonl"):
         with pytest.raises(ExportError, match="choose another folder"):
-            check_apart(data, [tmp_path / "a.jsonl"])
-    check_apart(tmp_path / "b.jsonl", [tmp_path / "a.jsonl"])
-    check_apart([{"a": 1}], [tmp_path / "a.jsonl"])
+            check_outputs(tmp_path, ["a.jsonl"], "mark", data)
+    check_outputs(tmp_path, ["a.jsonl"], "mark", tmp_path / "b.jsonl", [{"a": 1}], None)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -36,7 +36,6 @@ from refed_dspy.cli.printing import as_options, say
 from refed_dspy.cli.stopping import at_work
 
 if TYPE_CHECKING:  # the commands import what they need when they run: help should not wait for DSPy
-    from refed_dspy.config.compile import CompileConfig
     from refed_dspy.optimizers.result import Compiled
 
 NO_JUDGE = "no judge: choose one with --judge (PROVIDER/NAME, a teacher file, embedded or simulated) or REFED_JUDGE"
@@ -84,6 +83,10 @@ def compile_(
     max_calls: MaxCalls = None,
     max_minutes: MaxMinutes = None,
     track: TrackOption = None,
+    prove: Annotated[
+        bool | None,
+        typer.Option("--prove/--no-prove", help="Prove the gain on the test references.", show_default="prove"),
+    ] = None,
     accept_longer: Annotated[
         bool | None, typer.Option("--accept-longer", help="Accept a gain that rests on longer answers.")
     ] = None,
@@ -101,8 +104,7 @@ def compile_(
     needed(settings.teacher, NO_TEACHER)
     with CompileDisplay().showing() as display:
         made = tune(
-            _tuned(settings),
-            settings.pairs or settings.references or "builtin",
+            settings.program,
             **given(settings, "program"),
             estimate=estimate,
             progress=False,
@@ -127,27 +129,13 @@ def plan_compile_(
         say(line)
 
 
-def _tuned(settings: CompileConfig) -> Any:
-    """What `compile` is to tune: a judge for pairs, else the program that is named, if one is."""
-    from refed_dspy.programs import PairwiseJudge
-    from refed_dspy.programs.load import load_program
-
-    if not settings.pairs:
-        return settings.program
-    if settings.program is None:
-        return PairwiseJudge()
-    return load_program(settings.program, into=PairwiseJudge(), accept_changed=settings.accept_changed)
-
-
 def _print_outcome(made: Compiled, estimate: bool) -> None:
     """Print the outcome. Raises typer.Exit where a cap or an endpoint ended it early."""
-    from refed_dspy.optimizers.result import why_stopped
-
     for line in made.estimate_lines() if estimate else made.lines():
         say(as_options(line))
     say_where_tracked(made.folder)
     if made.stopped:
-        say(f"refed: {why_stopped(made.stopped, '; raise it')}; run the same command to continue", err=True)
+        say(f"refed: {made.why}", err=True)
         raise typer.Exit(1)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,6 +35,7 @@ from refed_dspy.cli.options import (
 )
 from refed_dspy.cli.printing import say
 from refed_dspy.errors import ConfigError, one_line
+from refed_dspy.text import nearest
 
 Data = Annotated[
     str | None,
@@ -214,6 +214,6 @@ def _check_programs(programs: Mapping[str, str]) -> None:
     for name, program in programs.items():
         known = program in methods or is_address(program) or names_own_program(program)
         if not known and not Path(program).exists():
-            near = get_close_matches(program, methods, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"give a program's file or one of {', '.join(methods)}"
+            near = nearest(program, methods)
+            hint = f"did you mean {near}?" if near else f"give a program's file or one of {', '.join(methods)}"
             raise ConfigError(f"programs: {one_line(name, 40)}: no program {one_line(program, 80)!r}; {hint}")

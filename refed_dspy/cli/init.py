@@ -79,9 +79,10 @@ def init(
     ] = "openai/gpt-4o-mini",
 ) -> None:
     """Write a commented settings file for a teacher."""
-    from refed_dspy.files import as_export_error
+    from refed_dspy.files import as_export_error, check_output
 
     text, before = settings_for(teacher)
+    check_output(file)
     with as_export_error(file):
         try:
             with file.open("x", encoding="utf-8") as opened:

@@ -149,7 +149,7 @@ def _calls_lines(status: Mapping[str, Any]) -> list[str]:
         unknown, reserved = unknown + in_flight, reserved + at_most
     if unknown:
         at_worst = f", counted at their worst case, {money(reserved)}" if reserved else ""
-        lines.append(f"unknown usage: {counted(unknown, 'call')}{at_worst}")
+        lines.append(f"unknown usage: {counted(unknown, 'call')} with no token counts that can be believed{at_worst}")
     return lines
 
 

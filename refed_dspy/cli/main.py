@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import suppress
 from itertools import pairwise
 from typing import Annotated, Any
 
@@ -12,6 +13,7 @@ from typer.core import TyperGroup
 
 from refed_dspy.cli import compile as compiling
 from refed_dspy.cli import data, evaluate, init, people, runs, sharing, show, teachers
+from refed_dspy.cli.failures import told
 from refed_dspy.cli.printing import PlainFormatter, printable, say
 from refed_dspy.errors import one_line
 
@@ -26,7 +28,9 @@ GROUPS = {
 """Every command, in the order in which people need them."""
 
 
-_UsageError: Any = typer.BadParameter.__base__  # Typer brings a Click of its own, or takes the one that is there
+_ClickError: Any = typer.BadParameter.__mro__[2]  # Typer brings a Click of its own, or takes the one that is there
+_LONGEST = 400
+"""Characters shown of a message with somebody's words in it."""
 
 
 class _Grouped(TyperGroup):
@@ -42,14 +46,16 @@ class _Grouped(TyperGroup):
                 raise typer.Exit(2)
         return super().resolve_command(ctx, args)
 
-    def invoke(self, ctx: Any) -> Any:
+    def main(self, *arguments: Any, **more: Any) -> Any:
+        """Run a command line, and exit: here every command's end is seen, and each mistake is a line."""
         try:
-            return super().invoke(ctx)
-        except _UsageError as error:
-            error.message = printable(error.message)
-            if hint := _where_it_is_set(getattr(error, "option_name", ""), error.ctx):
-                error.message, error.possibilities = f"{error.message}; {hint}", None
-            raise
+            code = super().main(*arguments, **{**more, "standalone_mode": False})
+        except _ClickError as error:
+            code = _usage(error)
+        except Exception as error:
+            if (code := told(error)) is None:
+                raise
+        raise SystemExit(code or 0)
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
         return [name for names in GROUPS.values() for name in names]
@@ -60,6 +66,19 @@ class _Grouped(TyperGroup):
             with formatter.section(group):
                 summaries = (self.commands[name].get_short_help_str(limit=1_000) for name in names)
                 formatter.write_dl([(name.ljust(widest), text) for name, text in zip(names, summaries, strict=True)])
+
+
+def _usage(error: Any) -> int:
+    """Say what is wrong with a command line. Returns the exit code."""
+    context = getattr(error, "ctx", None)
+    if context is None or error.message != context.get_help():  # the whole help, of a group without a command
+        error.message = one_line(printable(error.message), _LONGEST)
+    no_such = context is not None and hasattr(error, "possibilities")
+    if no_such and (hint := _where_it_is_set(error.option_name, context)):
+        error.message, error.possibilities = f"{error.message}; {hint}", None
+    with suppress(OSError, ValueError):  # stderr may be full
+        error.show()
+    return int(error.exit_code)
 
 
 def _where_it_is_set(option: str, context: Any) -> str:

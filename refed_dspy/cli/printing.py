@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from shlex import quote
 
@@ -40,6 +40,7 @@ def as_options(text: str) -> str:
     text = _CAP.sub(lambda found: f"--{found[1].replace('_', '-')} {found[2]}", text)
     text = re.sub(r"\b(reuse|cluster)='([^']*)'", lambda found: f"--{found[1]} {quote(found[2])}", text)
     text = text.replace("the same call", "the same command")
+    text = text.replace("prove=False", "--no-prove")
     return _KEYWORD.sub(
         lambda found: f"--{found['name'].replace('_', '-')}{' …' if found['value'] == '…' else ''}", text
     )
@@ -51,8 +52,9 @@ def _settings(keywords: str | None) -> list[str]:
 
 
 def say(text: object, err: bool = False) -> None:
-    """Print `text` and a line feed: on stdout, or on stderr."""
-    typer.echo(printable(str(text)), err=err)
+    """Print `text` and a line feed: on stdout, or on stderr, where nothing is lost if that cannot be written."""
+    with suppress(OSError) if err else nullcontext():
+        typer.echo(printable(str(text)), err=err)
 
 
 @contextmanager
@@ -70,6 +72,7 @@ def written(out: Path) -> Iterator[tuple[Path, Callable[..., None]]]:
         yield (path := Path(folder) / "rows"), report
         with path.open("rb") as file:
             shutil.copyfileobj(file, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
 
 
 class PlainFormatter(logging.Formatter):

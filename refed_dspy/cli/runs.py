@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -45,6 +44,7 @@ from refed_dspy.cli.options import (
 )
 from refed_dspy.cli.printing import as_options, say, written
 from refed_dspy.cli.stopping import at_work
+from refed_dspy.concurrency import current_environ
 from refed_dspy.errors import InputError, NothingKept, one_line
 from refed_dspy.text import counted
 
@@ -137,7 +137,7 @@ def resume(
     from refed_dspy.runs.resume import resume as go_on
 
     refining = tuple(variable(role, "") for role, named in (("teacher", teacher), ("judge", judge)) if named)
-    read = {name: text for name, text in os.environ.items() if name in _CAPS or name.startswith(refining)}
+    read = {name: text for name, text in current_environ().items() if name in _CAPS or name.startswith(refining)}
     settings = settings_of(RunConfig, context, read)
     _finish(False, go_on, run_dir, **given(settings, "run_dir"))
 

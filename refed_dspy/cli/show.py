@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from textwrap import indent
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,6 +17,8 @@ from refed_dspy.cli.printing import printable, say
 from refed_dspy.errors import InputError, one_line
 
 app = typer.Typer()
+OPENING = 60
+"""Characters shown of a sample's reference."""
 LONGEST = 2_000
 """Characters shown of each text."""
 _COMPARING = ("rouge", "near_duplicates")
@@ -53,6 +56,8 @@ def show(
 
 
 def _show_samples(run_dir: Path, number: int) -> None:
+    from refed_dspy.data.rows import data_rows
+    from refed_dspy.ledger.ledger import Ledger
     from refed_dspy.runs.result import read_run
 
     made = read_run(run_dir)
@@ -60,9 +65,23 @@ def _show_samples(run_dir: Path, number: int) -> None:
         raise InputError(f"{run_dir}: no samples yet")
     if made.status["simulated"]:
         say(f"{made.status['simulated']}\n")
-    for place, sample in enumerate(islice(made.samples, number), start=1):
-        say(f"── sample {place} of {len(made.samples)}")
-        _show(sample.instruction, sample.response, sample.improved_response)
+    with Ledger.read(run_dir) as ledger:
+        rows = list(islice(data_rows(ledger), number))
+        begins = {each.id: each.instruction for each in ledger.references({row["reference"] for row in rows})}
+    for place, row in enumerate(rows, start=1):
+        say(f"── sample {place} of {len(made.samples)}{_origin(row, begins)}")
+        _show(row["instruction"], row["response"], row["improved_response"])
+
+
+def _origin(row: Mapping[str, Any], begins: Mapping[str, str]) -> str:
+    """From which reference a sample was made, how that begins, and what the sample cost."""
+    from refed_dspy.records import PICO, dollars
+
+    reference = f", from {one_line(row['reference_source'] or row['reference'], 60)}"
+    if begin := begins.get(row["reference"]):
+        reference += f": {one_line(begin, OPENING)}"
+    cost = "price unknown" if row["cost"] is None else dollars(row["cost"] * PICO)
+    return f"{reference} ({cost})"
 
 
 def _show_dropped(run_dir: Path, number: int) -> None:

@@ -31,6 +31,7 @@ _STOPPING = "refed: stopping; press Ctrl-C again to stop at once"
 def stop_on_signals() -> None:
     """From now on SIGTERM and SIGHUP do what Ctrl-C does. A signal that whoever started this process had ignored stays
     ignored."""
+    _open_closed_streams()
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a shell's background job
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     signal.signal(signal.SIGINT, _while_starting)
@@ -44,6 +45,18 @@ def stop_on_signals() -> None:
     os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
     _thread.start_new_thread(_watch, (arrived,))
     atexit.register(_over)  # the first to be registered is the last to run
+
+
+def _open_closed_streams() -> None:
+    """Give /dev/null to each standard stream that was closed (`>&-`). Else the next file opened, a ledger say, would
+    have its number, and get what is printed."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8"))  # noqa: PTH123, SIM115
 
 
 def in_command(name: str) -> None:
@@ -86,11 +99,10 @@ def command_over() -> None:
 
 def end_process(code: int) -> None:
     """The command has ended with `code`. After a signal the process ends here: all is cleaned up, and Python's own end
-    would wait for threads of libraries, and take a second on a busy machine. A signal from now on ends it as well."""
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):
-            stream.flush()
-    if _handler_before:
+    would wait for threads of libraries, and take a second on a busy machine. So it does where such a thread was left
+    alone. A signal from now on ends it as well."""
+    concurrency = sys.modules.get("refed_dspy.concurrency")
+    if _handler_before or (concurrency is not None and concurrency.left_alone()):
         os._exit(code)
     signal.set_wakeup_fd(-1)  # also where no command began, as for --help: there is nothing to stop
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

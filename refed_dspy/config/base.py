@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -21,7 +20,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from refed_dspy.errors import ConfigError, one_line
-from refed_dspy.text import record_repr
+from refed_dspy.text import nearest, record_repr
 
 PLACES = {
     "references",
@@ -42,6 +41,8 @@ PLACES = {
     "gguf",
 }
 """Settings that name a file, a folder, a data set or a model: none of them is an empty text."""
+KEY_NAME = "api_key_env"
+"""The setting that names the variable with a key."""
 PAIR = ("instruction", "response", "input", "system")
 """The fields of a pair that `columns` may name."""
 ASKED = ("instruction", "input", "system")
@@ -63,7 +64,7 @@ class Settings(BaseModel):
         if not isinstance(value, dict):
             raise ValueError("input should be `key: value` settings")
         if (unknown := next((key for key in value if key not in cls.model_fields), None)) is not None:
-            error = PydanticCustomError("unknown_key", "{hint}", {"hint": _unknown_key(str(unknown), cls.model_fields)})
+            error = PydanticCustomError("unknown_key", "{hint}", {"hint": _unknown_setting(str(unknown), cls)})
             details = InitErrorDetails(type=error, loc=(str(unknown),), input=None)
             raise ValidationError.from_exception_data(cls.__name__, [details])
         if (empty := next((key for key in PLACES if value.get(key) == ""), None)) is not None:
@@ -111,16 +112,34 @@ _MESSAGES = {
 """Pydantic's type of error → a message that speaks of YAML."""
 
 
-def _unknown_key(key: str, known: Iterable[str]) -> str:
-    near = get_close_matches(key, known, n=3, cutoff=0.5)
-    near.sort(key=lambda other: sorted(other) != sorted(key))  # two letters that changed places come first
-    return "unknown key; " + (f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}")
+def unknown_key(key: str, known: Iterable[str]) -> str:
+    near = nearest(key, known)
+    return "unknown key; " + (f"did you mean {near}?" if near else f"known keys: {', '.join(known)}")
+
+
+def _unknown_setting(key: str, kind: type[Settings]) -> str:
+    """The same of a setting, which may belong inside another one: a teacher's is often written beside it."""
+    if not nearest(key, kind.model_fields):
+        for name in sorted(kind.model_fields, key=lambda name: name != "teacher"):
+            inside = settings_in(kind.model_fields[name].annotation)
+            if inside is not None and (near := nearest(key, inside.model_fields)):
+                why = " It names the variable that holds the key, which is no setting" if near == KEY_NAME else ""
+                return f"unknown key; did you mean {near}, under {name}?{why}"
+    return unknown_key(key, kind.model_fields)
+
+
+def settings_in(annotation: Any) -> type[Settings] | None:
+    """The class of settings that a field holds, if it holds one, or may."""
+    if isinstance(annotation, type):
+        return annotation if issubclass(annotation, Settings) else None
+    members = () if get_origin(annotation) in {dict, list} else get_args(annotation)
+    return next(filter(None, map(settings_in, members)), None)
 
 
 def _check_columns(fields: Sequence[str], columns: dict[str, str]) -> dict[str, str]:
     """`columns`, checked. Raises ValueError for a key that is none of `fields`: it would be ignored silently."""
     if (unknown := next((name for name in columns if name not in fields), None)) is not None:
-        raise ValueError(f"{one_line(unknown, 40)}: {_unknown_key(unknown, fields)}")
+        raise ValueError(f"{one_line(unknown, 40)}: {unknown_key(unknown, fields)}")
     return columns
 
 

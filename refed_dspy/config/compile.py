@@ -13,6 +13,7 @@ from refed_dspy.config.named import METRICS, is_named
 from refed_dspy.config.teacher import TeacherConfig, WithJudge
 from refed_dspy.errors import one_line
 
+_OPTIMIZERS = {"bootstrap", "gepa", "mipro", "simba"}
 _REFLECTION = "set `reflection` instead: the caps would miss other models"
 _TEACHER = "set `teacher` instead: the caps would miss other models"
 _RESERVED_OPTIONS = {
@@ -71,7 +72,7 @@ class CompileConfig(Capped, WithJudge, FromReferences):
     """One compile: of which program, on which examples, by which optimizer and judge, under which caps."""
 
     pairs: str | None = None
-    """A file of answer pairs with human verdicts. If set, the judge is tuned instead of a program."""
+    """In place of references, a file of answer pairs with human verdicts: the judge is tuned instead of a program."""
     held_out_criteria: list[str] = Field(default_factory=list)
     """Criteria of `pairs` to use only in the test set."""
     optimizer: str = "gepa"
@@ -103,6 +104,9 @@ class CompileConfig(Capped, WithJudge, FromReferences):
     program: str | None = None
     """The program to start from: a file, an MLflow address, `embedded`, or one of your own: `module:Name`, or with its
     compiled prompts `module:Name@FILE`."""
+    prove: bool = True
+    """Prove the gain on the test references. False: score nothing on them; needed where they are too few for a
+    proof."""
     accept_longer: bool = False
     """Accept a gain that rests on longer answers: one that disappears, or cannot be measured, at equal length."""
     seed: int = Field(default=0, ge=0, lt=2**31)
@@ -115,6 +119,13 @@ class CompileConfig(Capped, WithJudge, FromReferences):
     """The registered model's name."""
     track: bool | None = None
     """Log the compile to MLflow. Unset: yes."""
+
+    @field_validator("optimizer", mode="before")
+    @classmethod
+    def _in_its_own_letters(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return value.lower() if value.lower() in _OPTIMIZERS else value
+        raise ValueError("needs a name: gepa, or of any other its dotted name, such as dspy.teleprompt.COPRO")
 
     @field_validator("options")
     @classmethod

@@ -6,12 +6,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
-from typing import Any, get_args, get_origin
+from typing import Any
 
 import yaml
 
-from refed_dspy.config.base import Settings
+from refed_dspy.config.base import KEY_NAME, Settings, settings_in
 from refed_dspy.config.compile import CompileConfig
 from refed_dspy.config.evaluation import AlpacaEvalConfig, ArenaHardConfig, IFEvalConfig
 from refed_dspy.config.jobs import AnswersConfig, CompareConfig, FilterRunConfig, RecycleConfig, StatsConfig
@@ -20,6 +19,7 @@ from refed_dspy.config.keys import is_secret_name
 from refed_dspy.config.run import RunConfig
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.files import parse_yaml
+from refed_dspy.text import nearest
 
 log = logging.getLogger("refed_dspy.config")
 PREFIX = "REFED_"
@@ -32,7 +32,6 @@ _KINDS: tuple[type[Settings], ...] = (
     AlpacaEvalConfig, ArenaHardConfig, IFEvalConfig, JudgeTrainingConfig,
 )  # fmt: skip
 _ALL_KEYS = {key for kind in _KINDS for key in kind.model_fields}
-_KEY_NAME = "api_key_env"
 
 
 @dataclass
@@ -97,25 +96,17 @@ def _meant(kind: type[Settings], path: list[str], outer: tuple[str, ...] = ()) -
     """None where `path` leads to a setting of `kind`; else the variable of the nearest one, or an empty text."""
     first, *rest = path
     if first not in kind.model_fields:
-        near = get_close_matches(first, kind.model_fields, 1)
-        return variable(*outer, near[0], *rest) if near else ""
-    inside = _settings_in(kind.model_fields[first].annotation)
+        near = nearest(first, kind.model_fields)
+        return variable(*outer, near, *rest) if near else ""
+    inside = settings_in(kind.model_fields[first].annotation)
     return _meant(inside, rest, (*outer, first)) if inside and rest else None
-
-
-def _settings_in(annotation: Any) -> type[Settings] | None:
-    """The class of settings that a field holds, if it holds one, or may."""
-    if isinstance(annotation, type):
-        return annotation if issubclass(annotation, Settings) else None
-    members = () if get_origin(annotation) in {dict, list} else get_args(annotation)
-    return next(filter(None, map(_settings_in, members)), None)
 
 
 def _key_names(settings: Any) -> Iterator[str]:
     """Every text under `api_key_env`, at any depth."""
     if isinstance(settings, Mapping):
         for key, value in settings.items():
-            if key == _KEY_NAME:
+            if key == KEY_NAME:
                 yield str(value)
             else:
                 yield from _key_names(value)

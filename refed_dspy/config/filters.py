@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -13,6 +12,7 @@ from pydantic import Field, ModelWrapValidatorHandler, model_validator
 from refed_dspy.config.base import Settings
 from refed_dspy.config.named import FILTERS, is_named
 from refed_dspy.errors import one_line
+from refed_dspy.text import nearest
 
 Of = Literal["instruction", "response", "both"]
 
@@ -235,9 +235,10 @@ class FilterConfig(Settings):
                 raise ValueError(f"a filter's settings need their names: '{example}'")
             if name not in cls.model_fields and is_named(name, FILTERS):
                 return NamedFilter(name, dict(settings or {}))
-            if name not in cls.model_fields and not get_close_matches(str(name), cls.model_fields, cutoff=0.5):
-                known = ", ".join(cls.model_fields)
-                raise ValueError(f"{one_line(name, 40)} is no filter; use {known}, or one of your own, module:Class")
+            if name not in cls.model_fields:
+                near, known = nearest(str(name), cls.model_fields), ", ".join(cls.model_fields)
+                hint = f"did you mean {near}?" if near else f"use {known}, or one of your own, module:Class"
+                raise ValueError(f"no filter {one_line(name, 40)!r}; {hint}")
             return check({name: {} if settings is None else settings for name, settings in value.items()})
         return check(value)
 

@@ -78,6 +78,13 @@ class RecycleConfig(DataConfig, Capped):
             raise ValueError("needs scorer: {model: …}, to compute IFD and r-IFD")
         return value
 
+    @field_validator("unimproved")
+    @classmethod
+    def _of_selective(cls, value: str, info: ValidationInfo) -> str:
+        if not info.data.get("selective"):
+            raise ValueError("only selective mode leaves rows unimproved; set selective, too, or remove it")
+        return value
+
 
 class StatsConfig(DataConfig, Capped):
     """Statistics of a data set."""

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, quote_plus
 
+from refed_dspy.concurrency import current_environ
 from refed_dspy.errors import ModelError
 
 LEAST = 16
@@ -97,7 +98,7 @@ def know(key: str) -> None:
 
 def know_environment() -> None:
     """`know` what variables hold that a provider's client may read by itself."""
-    for name, value in os.environ.items():
+    for name, value in current_environ().items():
         key = value.strip()
         # Not Path.exists: it raises for a value that is longer than a file name may be.
         if _VARIABLE.search(name) and _is_sendable(key) and not os.path.exists(key):  # noqa: PTH110

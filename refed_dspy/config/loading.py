@@ -6,7 +6,6 @@ A keyword (or a flag) wins over an environment variable, which wins over the fil
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -14,6 +13,7 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import ValidationError
 
+from refed_dspy.concurrency import current_environ
 from refed_dspy.config.base import PLACES, Capped, Settings, first_fault, place_of
 from refed_dspy.config.compile import CompileConfig
 from refed_dspy.config.environment import ROLES, Variables, read_variables, variable
@@ -46,7 +46,7 @@ def load_config(
     settings: dict[str, Any] = {} if file is None else _mapping(file, _read_yaml(file))
     origin = dict.fromkeys(settings, str(file))  # key → where it was set, for messages
     given = _given(keywords)
-    variables = read_variables(os.environ if environ is None else environ, kind, given)
+    variables = read_variables(current_environ() if environ is None else environ, kind, given)
     for key, value in variables.settings.items():
         _set_from_environment(settings, origin, key, value)
     settings |= given
@@ -66,7 +66,7 @@ def model_settings(word: str, role: str, environ: Mapping[str, str] | None = Non
     """The settings of a model's name or a teacher file, as variables refine a model of `role` (`REFED_JUDGE__…`; none
     do for an empty role): a TeacherConfig, or a list of them. Raises ConfigError."""
     prefix = variable(role, "")
-    variables = os.environ if environ is None else environ
+    variables = current_environ() if environ is None else environ
     refining = {name: value for name, value in variables.items() if role and name.startswith(prefix)}
     kind: type[Settings] = CompileConfig if role == "reflection" else RunConfig
     keyword: dict[str, Any] = {role or "teacher": word}
@@ -76,7 +76,7 @@ def model_settings(word: str, role: str, environ: Mapping[str, str] | None = Non
 def warn_of_unused(role: str, remembered: Sequence[TeacherConfig]) -> None:
     """Log each variable that refines a model of `role` and would change the `remembered` settings of all: they stay as
     they are. Raises ConfigError: such a variable is empty, or not YAML."""
-    refining = {name: value for name, value in os.environ.items() if name.startswith(variable(role, ""))}
+    refining = {name: value for name, value in current_environ().items() if name.startswith(variable(role, ""))}
     for key, value in read_variables(refining, RunConfig).refinements.get(role, {}).items():
         if not any(_has(config, key, value) for config in remembered):
             what = "%s is not used: the run keeps its %s as it was; to change it, name the %s again"

@@ -19,10 +19,10 @@ from refed_dspy.data.dataset import load_dataset
 from refed_dspy.data.formats import FORMS, PAIRED, THINKING, Pairs, Row, margins_of
 from refed_dspy.data.rows import REASONING, data_rows, dropped_rows, extra_columns
 from refed_dspy.data.sources import as_trained, margin_of, run_behind
-from refed_dspy.data.stored import DROPPED, ROWS, json_lines, rows_in, work_in
+from refed_dspy.data.stored import DROPPED, NOTES, ROWS, json_lines, rows_in, work_in
 from refed_dspy.data.tables import made_schema, mapped, run_schema, run_tables, tables, write_parquet
 from refed_dspy.errors import ExportError, RunDirError, briefly, one_line
-from refed_dspy.files import as_export_error, whole_file, write_lines
+from refed_dspy.files import as_export_error, check_output, whole_file, write_lines
 from refed_dspy.ledger.identity import named_work
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.summary import decisions_by_filter
@@ -79,7 +79,7 @@ def export(
     if reasoning and format in FORMATS and format not in THINKING:
         raise ExportError(f"format {format}: cannot contain reasoning; use {', '.join(THINKING)}")
     if (work := work_in(run_dir)) in ROWS:
-        _check_free(out, force)
+        _check_free(out, force, folder_of=run_dir)
         return _export_made(run_dir, work, format, form, out, reasoning=reasoning, through=through)
     if work != "run":
         raise RunDirError(f"{run_dir}: contains {named_work(work)}; only a run, filtered or recycled rows are exported")
@@ -169,8 +169,9 @@ def _export_pairs(pairs: Pairs, out: Path) -> Exported:
     lines = iter(pairs)
     if (first := next(lines, None)) is None:
         raise ExportError(f"{pairs.format}: no pairs to write; {pairs.told()}")
-    write_lines(out, chain([first], lines))
-    return Exported(pairs.count, pairs.told())
+    written = write_lines(out, chain([first], lines))
+    apart = f"{written} lines: the answers of a pair apart" if written != pairs.count else ""
+    return Exported(pairs.count, "; ".join(filter(None, (apart, pairs.told()))))
 
 
 @contextmanager
@@ -181,8 +182,10 @@ def _ledger_for(run_dir: Path, out: Path, force: bool) -> Iterator[Ledger]:
         yield ledger
 
 
-def _check_free(out: Path, force: bool) -> None:
-    """Raises ExportError where the file is there and `force` is not set."""
+def _check_free(out: Path, force: bool, folder_of: Path | None = None) -> None:
+    """Raises ExportError where the file is there and `force` is not set, where it belongs to a ledger, or to the rows
+    of the filtering or recycling in `folder_of`."""
+    check_output(out, *([] if folder_of is None else [folder_of / name for name in (*ROWS.values(), *NOTES)]))
     with as_export_error(out):
         if out.exists() and out.is_file() and not force:
             raise ExportError(f"{out}: already exists; choose another file or overwrite it with force=True")
@@ -205,7 +208,7 @@ def export_dropped(run_dir: Path, out: Path, *, force: bool = False) -> int:
         RunDirError: no run there.
     """
     if (work := work_in(run_dir)) in ROWS:
-        _check_free(out, force)
+        _check_free(out, force, folder_of=run_dir)
         if next(json_lines(run_dir / DROPPED), None) is None:
             raise ExportError(f"{run_dir}: nothing was dropped")
         return write_lines(out, json_lines(run_dir / DROPPED))

@@ -99,5 +99,5 @@ def _no_instructions(name: str, asked: Sequence[str], rows: Sequence[tuple[int, 
     listed = one_line(", ".join([*there][:12]), 200) or "none"
     return (
         f"{name}: no instructions: none of its rows has {' or '.join(one_line(column, 40) for column in asked)}; its "
-        f"columns are {listed}; name the right one with columns: {{instruction: …}}"
+        f"columns are {listed}; name the right one in a --config file, or in Python: `columns: {{instruction: …}}`"
     )

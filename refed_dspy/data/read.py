@@ -16,6 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
+from refed_dspy.concurrency import OutOfTime, within
 from refed_dspy.errors import ReferencesError, one_line
 from refed_dspy.files import read_bytes
 from refed_dspy.records import Reference, Sample
@@ -24,7 +25,13 @@ log = logging.getLogger("refed_dspy.hub")
 BUILTIN = "builtin"
 OWN = {BUILTIN: "references.jsonl", "builtin-short": "short_references.jsonl"}
 """The package's own references: their name → their file. The short ones are for small models."""
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
+_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*(:[\w.-]+)?")
+HUB_PATIENCE = 60.0
+"""Seconds that the Hub gets for whatever it is asked, three of its library's time-outs: these hold for each byte."""
+HUB_SLOWEST = 20_000
+"""Bytes a second that it must come to, or take, beyond that."""
+_OF_FILES = {".arrow", ".gz", ".md", ".ods", ".sqlite", ".tsv", ".txt", ".xls", ".xlsx", ".yaml", ".yml", ".zip"}
+"""Endings that no data set's name has, of files that are not read."""
 _BEYOND_MEASURE = "JSON that cannot be read: a number with thousands of digits, or endless nesting"
 Rows = Iterator[tuple[int, Mapping[str, Any]]]
 
@@ -42,16 +49,32 @@ def read_rows(source: str | Path) -> Rows:
     path = Path(source)
     try:
         there = path.stat()
-    except (OSError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         there = None
+    except OSError as error:
+        why = one_line(error.strerror or error)
+        raise ReferencesError(f"{one_line(source, 200)}: cannot be read: {why}") from None
     if there is not None and stat.S_ISREG(there.st_mode):
         return _file(path)
     if there is not None:
         kind = "a folder" if stat.S_ISDIR(there.st_mode) else "no file"
         raise ReferencesError(f"{source}: is {kind}; pass a JSONL, JSON, CSV or Parquet file")
-    if path.suffix.lower() in {*_READERS, ".parquet"} or not _HUB_NAME.fullmatch(str(source)):
-        raise ReferencesError(f"{one_line(source, 200)}: no such file (a Hub data set is named OWNER/NAME)")
+    if path.suffix.lower() in {*_READERS, ".parquet", *_OF_FILES} or not _HUB_NAME.fullmatch(str(source)):
+        hint = "" if path.suffix or len(path.parts) > 1 else " (a Hub data set is named OWNER/NAME)"
+        raise ReferencesError(f"{one_line(source, 200)}: no such file{hint}")
     return _hub(str(source))
+
+
+def names_references(source: str | Path) -> bool:
+    """Whether it is rows that `source` names: a file of a kind that only rows have, a JSON list, one of `OWN`, or a
+    data set of the Hub. A program's file is a JSON object."""
+    path, kind = Path(source), Path(source).suffix.lower()
+    if source in OWN or (kind in {*_READERS, ".parquet"} and kind != ".json"):
+        return True
+    if not path.is_file():
+        return kind != ".json" and _HUB_NAME.fullmatch(str(source)) is not None and not path.exists()
+    with path.open("rb") as file:
+        return file.read(1_000).lstrip().startswith(b"[")
 
 
 def rows_of(source: Any, noun: str) -> tuple[str, Rows]:
@@ -177,14 +200,23 @@ def _json(path: Path) -> Rows:
 def _csv(path: Path) -> Rows:
     csv.field_size_limit(2**31 - 1)  # the default of 131,072 characters is too small
     with _opened(path) as file:
-        table = csv.DictReader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), strict=True)
+        text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
         try:
+            between = _delimiter(text.readline())
+            text.seek(0)
+            table = csv.DictReader(text, strict=True, delimiter=between)
             yield from enumerate(table, start=1)
         except csv.Error as error:
             raise ReferencesError(f"{path} line {table.reader.line_num}: broken CSV: {one_line(error)}") from None
         except UnicodeDecodeError:
             read_text(path)  # says in which line
             raise
+
+
+def _delimiter(heading: str) -> str:
+    """What stands between a table's columns: a comma, or where it would have one column only, what makes more of it.
+    Spreadsheets in much of Europe write semicolons."""
+    return next((mark for mark in ",;\t|" if len(next(csv.reader([heading], delimiter=mark), ())) > 1), ",")
 
 
 def _parquet(path: Path) -> Rows:
@@ -202,6 +234,17 @@ def _parquet(path: Path) -> Rows:
 _READERS: dict[str, Callable[[Path], Rows]] = {".jsonl": _jsonl, ".ndjson": _jsonl, ".json": _json, ".csv": _csv}
 
 
+def _hub_bytes(name: str) -> int:
+    """How many bytes the data set has on the Hub; 0 where it does not say: `datasets` finds out why, or has a copy."""
+    from huggingface_hub import HfApi
+
+    try:
+        files = HfApi().dataset_info(name, files_metadata=True).siblings
+    except Exception:  # noqa: BLE001 — whatever it is, `datasets` meets it next
+        return 0
+    return sum(file.size or 0 for file in files or ())
+
+
 def _hub(source: str) -> Rows:
     """A data set's rows through `datasets`, imported here because that takes a second and nothing else needs it."""
     import datasets
@@ -210,7 +253,10 @@ def _hub(source: str) -> Rows:
     name, _, split = source.partition(":")
     log.info("%s is no file here: asking the Hub for it", name)
     try:
-        rows = datasets.load_dataset(name, split=split or "train")
+        seconds = HUB_PATIENCE + within(HUB_PATIENCE, _hub_bytes, name) / HUB_SLOWEST
+        rows = within(seconds, datasets.load_dataset, name, split=split or "train")
+    except OutOfTime as error:
+        raise ReferencesError(f"{name}: the Hub gives {error}; try again later, or pass a local file") from None
     except DatasetNotFoundError as error:
         if "gated" in str(error).lower():
             raise ReferencesError(

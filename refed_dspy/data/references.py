@@ -6,10 +6,12 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, get_args, overload
 
 from refed_dspy.config.base import PAIR, Turns
-from refed_dspy.data.read import BUILTIN, rows_of
+from refed_dspy.config.keywords import checked
+from refed_dspy.data.read import BUILTIN, names_references, rows_of
 from refed_dspy.data.shapes import LeftOut, check_roles, exchange_of
 from refed_dspy.errors import ConfigError, ReferencesError, briefly, one_line
 from refed_dspy.ledger.statements import text_digest
@@ -18,6 +20,7 @@ from refed_dspy.text import Shown
 
 # A cautious guess, for any tokenizer: English runs at 4 to 5 characters a token, code and other scripts below it.
 CHARACTERS_PER_TOKEN = 3
+NAME_COLUMNS = "name the right ones in a --config file, or in Python: `columns: {instruction: …, response: …}`"
 PROMPT_TOKENS = 600
 """Room left for a stage's prompt text."""
 
@@ -67,6 +70,7 @@ class References(Shown, Sequence[Reference]):
 
 
 @briefly
+@checked
 def load_references(
     source: Any = BUILTIN, columns: Mapping[str, str] | None = None, turns: Turns = "leave_out"
 ) -> References:
@@ -88,6 +92,8 @@ def load_references(
         ReferencesError: it cannot be read, or has no usable row; one line names file, row and remedy.
     """
     if isinstance(source, References):
+        if columns or turns != "leave_out":
+            raise ConfigError(f"{'columns' if columns else 'turns'}: these references are read already; remove it")
         return source
     if turns not in get_args(Turns):
         raise ConfigError(f"turns: {one_line(turns, 40)!r} is not one of {', '.join(get_args(Turns))}")
@@ -113,6 +119,18 @@ def load_references(
     return References(tuple(kept.values()), dict(left_out))
 
 
+def refuse_references(value: Any, name: str) -> None:
+    """Raises ConfigError where references stand in the place of `name`, which is the first argument: it says what to
+    write instead."""
+    if isinstance(value, str | Path):
+        if names_references(value):
+            raise ConfigError(f"{name}: {one_line(value, 100)} is read as references; write references={str(value)!r}")
+    elif isinstance(value, References) or hasattr(value, "column_names") or hasattr(value, "columns"):
+        raise ConfigError(f"{name}: a {type(value).__name__} holds references; write references=…")
+    elif isinstance(value, list | tuple) and value and isinstance(value[0], Mapping | tuple | Reference):
+        raise ConfigError(f"{name}: a {type(value).__name__} of rows is read as references; write references=[…]")
+
+
 def _reference(row: Mapping[str, Any], columns: Mapping[str, str] | None, turns: Turns, where: str) -> Reference:
     found, source = exchange_of(row, columns or {}, turns), row.get("source")
     rare = {name: text for name in ("system", "earlier") if (text := getattr(found, name))}
@@ -132,5 +150,5 @@ def none_usable(name: str, left_out: Counter[str], columns: list[str]) -> str:
     hint = "; set turns to first or last to learn from one exchange of each" if "multi-turn" in left_out else ""
     if any(reason == "unrecognised" or reason.startswith("no column") for reason in left_out):
         names = one_line(", ".join(map(str, columns)), 200)
-        hint = f"; its columns are {names}; choose the right ones with columns: {{instruction: …, response: …}}"
+        hint = f"; its columns are {names}; {NAME_COLUMNS}"
     return f"{name}: no usable row ({reasons}){hint}"

@@ -15,6 +15,8 @@ SOURCE, DROPPED = "source.json", "dropped.jsonl"
 EVALUATION, TABLE = "evaluation.json", "evaluation.txt"
 """The figures of an evaluation, and the same for people."""
 PICTURE = "win-rates.png"
+NOTES = (SOURCE, DROPPED, FUNNEL, "undecided.jsonl")
+"""What else belongs to a filtering or a recycling."""
 ROWS = {"filtering": "kept.jsonl", "recycling": "recycled.jsonl", "answers": "answers.jsonl"}
 """The file of the rows that such work kept, or made."""
 

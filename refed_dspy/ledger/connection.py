@@ -14,13 +14,14 @@ from weakref import WeakSet
 from filelock import FileLock, Timeout
 
 from refed_dspy.errors import FolderInUse, RunDirError, RunStopped, one_line
+from refed_dspy.ledger.sums import FAILED, intact
 
 FILE = "ledger.sqlite"
 """The file's name in a run's folder."""
 LOCK = ".lock"
 """The file that the process at work in a folder holds locked."""
-FORMAT = 7
-"""The format of the file: its `user_version`. Others are refused."""
+FORMAT, OLDER = 8, 7
+"""The format of the file (its `user_version`), and that of 0.2.0, which has no checksums. Others are refused."""
 _FULL = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_FSYNC}
 """What SQLite says where there is no room, a quota or a limit of a file's size among the reasons."""
 
@@ -34,11 +35,12 @@ def connected(path: Path, mode: str) -> Iterator[sqlite3.Connection]:
     except sqlite3.Error as error:
         raise damaged(path, error) from None
     db.text_factory = partial(_text, path)
+    db.create_function("intact", -1, intact, deterministic=True)
     try:
         yield db
     except BaseException as error:
         db.close()
-        if isinstance(error, sqlite3.Error):
+        if isinstance(error, sqlite3.Error | UnicodeDecodeError):  # the second: of a column's name
             raise damaged(path, error) from None
         raise
 
@@ -54,6 +56,8 @@ def damaged(path: Path, why: object) -> RunDirError:
     """The error for a ledger at `path` that cannot be read, or that is whole and cannot be opened: on a full disk, or
     without the right to write."""
     code = getattr(why, "sqlite_errorcode", None)
+    if str(why) == FAILED:
+        why = "a text is not what was written: its checksum is another"
     why = one_line(why)
     if code in _FULL:
         return RunDirError(f"{path}: could not be written ({why}); make room, then run the same command again")
@@ -62,11 +66,40 @@ def damaged(path: Path, why: object) -> RunDirError:
     return RunDirError(f"{path}: not a readable ledger ({why}); restore it from a backup or choose another folder")
 
 
+def version_of(db: sqlite3.Connection) -> int:
+    """The format of the file; 0 before it is made."""
+    return int(db.execute("PRAGMA user_version").fetchone()[0])
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Raises RunDirError where what is read in the block is damaged."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        if not is_damage(error):
+            raise
+        raise damaged(path, error) from None
+
+
+def is_damage(error: BaseException | None) -> bool:
+    """Whether `error` is the file's fault, not a wrong statement of ours."""
+    if not isinstance(error, sqlite3.DatabaseError):
+        return False
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    # The second: a flipped bit made a text a blob.
+    return str(error) in {FAILED, "JSON cannot hold BLOB values"} or code in {
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_NOTADB,
+        sqlite3.SQLITE_IOERR,
+    }
+
+
 def is_made(path: Path, db: sqlite3.Connection, format_: int = FORMAT) -> bool:
     """Whether the file has its tables. Raises RunDirError for a file of another format, sqlite3.DatabaseError for one
     that is another database."""
-    version = db.execute("PRAGMA user_version").fetchone()[0]
-    if version not in {0, format_}:
+    version = version_of(db)
+    if version not in {0, format_, *([OLDER] if format_ == FORMAT else [])}:
         raise RunDirError(
             f"{path}: written by another version (format {version}, this one uses {format_}); use that version"
         )
@@ -90,7 +123,59 @@ def transaction(path: Path, db: sqlite3.Connection) -> Iterator[sqlite3.Connecti
             db.execute("ROLLBACK")
         if not isinstance(error, sqlite3.Error):
             raise
-        raise RunStopped(f"{path}: could not be written ({one_line(error)}); make room, then resume") from error
+        todo = "make room, then resume"
+        if isinstance(error, sqlite3.IntegrityError):
+            todo = "another process seems to write it, too; stop that one, then resume"
+        raise RunStopped(f"{path}: could not be written ({one_line(error)}); {todo}") from error
+
+
+class OnDisk:
+    """The files of a ledger that this process writes, compared before each transaction with those at its path: what is
+    written to a file that was removed is lost, and whoever finds another `.lock` there writes too."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._log, self._lock = path, path.with_name(f"{path.name}-wal"), path.parent / LOCK
+        self._held = {file: _identity(stats) for file in (path, self._lock) if (stats := _stats(file))}
+        self._longest: dict[Path, int] = {}
+
+    def lost(self) -> str:
+        """What became of the file if it is not at its path any more; "" where it is. It can still be written: its
+        folder may have been moved.
+
+        Raises RunStopped where it must not be written: another process has taken the lock, or a part was cut off.
+        """
+        found = {file: _stats(file) for file in (self._path, self._log, self._lock)}
+        if (why := self._moved(found[self._path], self._path)) is not None:
+            return f"{self._path} was {why} while it was written, so nothing more is asked; resume where it is now"
+        if self._moved(found[self._lock], self._lock) is not None:
+            raise RunStopped(
+                f"{self._lock} was removed or replaced, so another process may write {self._path.parent}, too; stop "
+                "that one, then resume"
+            )
+        for file in (self._path, self._log):
+            stats, longest = found[file], self._longest.get(file, 0)
+            if longest and stats is None:
+                return f"{file} was removed while it was written, so nothing more is asked; resume"
+            if stats is not None and stats.st_size < longest:
+                raise RunStopped(f"{file} was cut off while it was written; what is whole is still there: resume")
+            self._longest[file] = stats.st_size if stats is not None else 0
+        return ""
+
+    def _moved(self, stats: os.stat_result | None, file: Path) -> str | None:
+        if stats is None:
+            return "removed"
+        return None if _identity(stats) == self._held.get(file) else "replaced"
+
+
+def _stats(file: Path) -> os.stat_result | None:
+    try:
+        return file.stat()
+    except OSError:
+        return None
+
+
+def _identity(stats: os.stat_result) -> tuple[int, int]:
+    return stats.st_dev, stats.st_ino
 
 
 def is_at_work(folder: Path) -> bool:

@@ -19,7 +19,8 @@ WITH last AS (
 )
 """
 _ROWS = """
-SELECT i.id, i.text, i.sample, r.id, i.feature, i.round, d.filter, d.reason, d.score, d.detail
+SELECT i.id, intact(i.sum, i.text, i.feature), intact(i.sample_sum, i.sample), r.id,
+       i.feature, i.round, d.filter, d.reason, d.score, d.detail
 FROM decisions d
 JOIN instructions i ON i.id = d.instruction
 JOIN refs r ON r.position = i.reference

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from refed_dspy.errors import LedgerLost
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.statements import Statement
 
@@ -48,6 +49,10 @@ class GroupCommit:
             return
         try:
             self.ledger.commit([statement for statements, _ in units for statement in statements])
+        except LedgerLost as error:  # written, for what that is worth
+            self._failed = error
+            for _, done in units:
+                _finish(done, error)
         except BaseException:  # noqa: BLE001 — one unit's fault must not lose the others' paid answers
             for statements, done in units:
                 _finish(done, self._commit_alone(statements))

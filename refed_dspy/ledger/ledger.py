@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,22 +18,38 @@ from typing import Any, Self, TypeVar, cast
 from filelock import FileLock
 from pydantic import ValidationError
 
-from refed_dspy.errors import RunDirError, one_line
+from refed_dspy.errors import LedgerLost, RunDirError, one_line
+from refed_dspy.ledger import sums
 from refed_dspy.ledger.check import check_if_new, check_tables, close, schema
-from refed_dspy.ledger.connection import FILE, FORMAT, connected, damaged, is_at_work, is_made, take_lock, transaction
+from refed_dspy.ledger.connection import (
+    FILE,
+    FORMAT,
+    OnDisk,
+    connected,
+    damaged,
+    is_at_work,
+    is_damage,
+    is_made,
+    reading,
+    take_lock,
+    transaction,
+    version_of,
+)
 from refed_dspy.ledger.fence import Fence
 from refed_dspy.ledger.meta import adapter_of
 from refed_dspy.ledger.statements import Answer, DecisionRow, Statement, decided, text_digest, unusable
+from refed_dspy.ledger.sums import checksum
 from refed_dspy.records import Failure, Reference
 
 T = TypeVar("T")
 
 _NEW_INSTRUCTION = """
-INSERT INTO instructions (reference, feature, round, digest, text) VALUES (?,?,?,?,?)
+INSERT INTO instructions (reference, feature, round, digest, text, sum) VALUES (?,?,?,?,?,?)
 ON CONFLICT (digest) DO NOTHING RETURNING id
 """
 _ANSWER = """
-SELECT output, raw, coalesce(text, ''), item, stage FROM answers LEFT JOIN reasoning USING (key) WHERE key=?
+SELECT intact(a.sum, output, raw, endpoint), raw, coalesce(intact(r.sum, text), ''), item, stage
+FROM answers a LEFT JOIN reasoning r USING (key) WHERE key=?
 """
 
 
@@ -49,6 +66,8 @@ class Ledger:
 
     def __init__(self, path: Path, db: sqlite3.Connection, lock: FileLock | None, fence: Fence | None = None) -> None:
         self.path, self.db, self._lock, self._fence = path, db, lock, fence
+        self._on_disk = OnDisk(path)
+        self._started: tuple[int, float, float] | None = None
 
     @classmethod
     def create(cls, run_dir: Path, epoch: int | None = None) -> Self:
@@ -72,6 +91,10 @@ class Ledger:
                 db.execute("PRAGMA journal_mode=WAL")
                 if not is_made(run_dir / FILE, db):  # whole or not at all: a reader may look meanwhile
                     db.executescript(f"BEGIN IMMEDIATE; {schema()} PRAGMA user_version={FORMAT}; COMMIT")
+                elif version_of(db) != FORMAT:
+                    with transaction(run_dir / FILE, db):
+                        sums.add(db)
+                        db.execute(f"PRAGMA user_version={FORMAT}")
                 check_if_new(run_dir / FILE, db)
         except BaseException:
             lock.release()
@@ -89,8 +112,11 @@ class Ledger:
         if not path.is_file():
             raise RunDirError(f"{run_dir}: no run here (no {FILE}); name the folder of a run")
         with connected(path, "rw") as db:
+            made = is_made(path, db)
+            if made and version_of(db) != FORMAT:
+                sums.presume(db)
             db.execute("PRAGMA query_only=ON")
-            if not is_made(path, db):
+            if not made:
                 raise RunDirError(f"{run_dir}: the run is just being created; try again in a moment")
             if is_at_work(run_dir):  # who writes it has checked it
                 check_tables(db)
@@ -107,17 +133,34 @@ class Ledger:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self.close()
+        if is_damage(error):
+            raise damaged(self.path, error) from None
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """A transaction: committed whole at the end of the block, or not at all. Raises RunStopped where it fails, and
-        where the ledger is another lease's by now."""
+        """A transaction: committed whole at the end of the block, or not at all. Raises RunStopped where it fails,
+        where the ledger is another lease's by now, and, though it is written, where the file is no longer there."""
+        lost = self._on_disk.lost()
         with transaction(self.path, self.db) as db:
             yield db
+            if self._started is not None:
+                number, begun, since = self._started  # neither sleep nor a jump of the clock is work
+                last = begun + time.monotonic() - since
+                db.execute("UPDATE starts SET last = ? WHERE rowid = ? AND last > 0", (last, number))
             if self._fence is not None:
                 self._fence.check()
+        if lost:
+            raise LedgerLost(lost)
+
+    def start(self, statements: Iterable[Statement]) -> None:
+        """Begin a start, with `statements` in the same transaction; from now on its time is counted."""
+        with self._transaction() as db:
+            for sql, values in statements:
+                db.execute(sql, values)
+            number = db.execute("INSERT INTO starts (begun) VALUES (?)", (begun := time.time(),)).lastrowid
+        self._started = int(number or 0), begun, time.monotonic()
 
     # --- the run itself
 
@@ -145,9 +188,12 @@ class Ledger:
             for table in ("meta", "refs", "failures", "candidates", "evaluations"):
                 db.execute(f"DELETE FROM {table}")
             db.executemany(
-                "INSERT INTO refs VALUES (?, ?, ?)",
+                "INSERT INTO refs VALUES (?, ?, ?, ?)",
                 # Without empty fields: each that is set takes memory when it is read back, and there may be 100,000.
-                ((i, ref.id, ref.model_dump_json(exclude_defaults=True)) for i, ref in enumerate(references)),
+                (
+                    (i, ref.id, text := ref.model_dump_json(exclude_defaults=True), checksum(text, ref.id))
+                    for i, ref in enumerate(references)
+                ),
             )
             db.executemany("INSERT INTO meta VALUES (?, ?)", [(k, json.dumps(v)) for k, v in meta.items()])
 
@@ -174,8 +220,14 @@ class Ledger:
 
     def references(self, ids: Collection[str] | None = None) -> list[Reference]:
         """The run's references, in their order; or only those of these `ids`."""
-        rows = self.db.execute("SELECT id, record FROM refs ORDER BY position")
+        with reading(self.path):
+            rows = self.db.execute("SELECT id, intact(sum, record, id) FROM refs ORDER BY position").fetchall()
         return [self.parsed(Reference, record) for id_, record in rows if ids is None or id_ in ids]
+
+    def check_sum(self, stored: int | None, *texts: str | None) -> None:
+        """Raises RunDirError where `texts` are not those of which `stored` is the checksum."""
+        if stored is not None and stored != checksum(*texts):
+            raise damaged(self.path, sums.FAILED)
 
     def parsed(self, kind: type[T], text: str) -> T:
         """The JSON `text`, which is one of this ledger's, as a `kind`. Raises RunDirError where it is damaged."""
@@ -188,12 +240,13 @@ class Ledger:
 
     def answer(self, digest: str) -> Answer | None:
         """The paid answer under this key, or None."""
-        row = self.db.execute(_ANSWER, (digest,)).fetchone()
+        with reading(self.path):
+            row = self.db.execute(_ANSWER, (digest,)).fetchone()
         return None if row is None else Answer(row[0], row[1], row[2], asked_for=(row[3], row[4]))
 
     def reasoning(self, digest: str | None) -> str:
         """What the model thought before the answer under this key; empty where that is not known."""
-        row = self.db.execute("SELECT text FROM reasoning WHERE key=?", (digest,)).fetchone()
+        row = self.db.execute("SELECT intact(sum, text) FROM reasoning WHERE key=?", (digest,)).fetchone()
         return "" if row is None else str(row[0])
 
     def endpoint(self, digest: str) -> str:
@@ -234,7 +287,9 @@ class Ledger:
             for text in texts:
                 if (digest := text_digest(text)) in barred:
                     continue
-                row = db.execute(_NEW_INSTRUCTION, (reference, feature, round_, digest, text)).fetchone()
+                row = db.execute(
+                    _NEW_INSTRUCTION, (reference, feature, round_, digest, text, checksum(text, feature))
+                ).fetchone()
                 if row is None:
                     continue
                 number, decisions = int(row[0]), screen(text)
@@ -276,14 +331,16 @@ class Ledger:
     def open_instructions(self) -> list[tuple[int, int, str]]:
         """(reference, id, text) of all instructions not used yet; those whose first response is paid for come first."""
         return self.db.execute(
-            "SELECT reference, id, text FROM instructions i WHERE used IS NULL ORDER BY NOT EXISTS"
-            " (SELECT 1 FROM answers WHERE item=CAST(i.id AS TEXT) AND stage='response_generation'), id"
+            "SELECT reference, id, intact(sum, text, feature) FROM instructions i WHERE used IS NULL"
+            " ORDER BY NOT EXISTS (SELECT 1 FROM answers WHERE item=CAST(i.id AS TEXT)"
+            " AND stage='response_generation'), id"
         ).fetchall()
 
     def texts_before(self, reference: int, round_: int, newest: int) -> list[str]:
         """The `newest` last instructions that one reference gave before this round, oldest first."""
         rows = self.db.execute(
-            "SELECT text FROM instructions WHERE reference=? AND round<? ORDER BY id DESC LIMIT ?",
+            "SELECT intact(sum, text, feature) FROM instructions WHERE reference=? AND round<?"
+            " ORDER BY id DESC LIMIT ?",
             (reference, round_, newest),
         ).fetchall()
         return [text for (text,) in reversed(rows)]

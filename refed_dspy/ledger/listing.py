@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from refed_dspy.errors import one_line
-from refed_dspy.ledger.connection import FILE, FORMAT
+from refed_dspy.ledger.connection import FILE, FORMAT, OLDER
 from refed_dspy.ledger.fence import EPOCH
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.live import live_numbers
@@ -29,7 +29,7 @@ def works_below(root: Path) -> tuple[list[dict[str, Any]], list[str]]:
     be read.
 
     Each has its `folder`, `work`, `state`, `reason`, `last_active`, the `count` that it has made of `size` (samples,
-    rows or, in a compile, evaluations; a size may be None) with its `unit` where it needs one ("kept", of a filtering),
+    rows or, in a compile, evaluations; a size may be None) with its `unit` where it needs one ("kept" of a filtering),
     and `cost` in dollars (None: no price is known), of it `in_flight_cost`. Files are not checked for damage, which
     takes long: `Ledger.read` does that.
     """
@@ -67,7 +67,7 @@ def _glance(folder: Path) -> dict[str, Any]:
         return {"folder": str(folder), "work": "filtering", **state_without_ledger(folder), **made}
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=1)) as db:
         db.execute("PRAGMA query_only=ON")
-        if (version := db.execute("PRAGMA user_version").fetchone()[0]) != FORMAT:
+        if (version := db.execute("PRAGMA user_version").fetchone()[0]) not in {FORMAT, OLDER}:
             raise ValueError(f"format {version}, this version reads {FORMAT}")
         ledger = Ledger(path, db, None)
         work, size = ledger.holds(), ledger.meta("size")
@@ -82,7 +82,7 @@ def _glance(folder: Path) -> dict[str, Any]:
             **state,
             "count": int(db.execute(of).fetchone()[0]),
             "size": size if counted != "evaluations" else None,
-            "unit": "",
+            "unit": "evaluations" if work == "compile" else "",
             **(_kept(folder) if (folder / FUNNEL).is_file() else {}),
             "cost": None if unpriced and not cost else cost / PICO,
             "in_flight_cost": in_flight_cost(ledger),

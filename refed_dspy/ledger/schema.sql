@@ -1,18 +1,19 @@
 -- The ledger of one run. There is no other state. A row is written once its work is done, a call's before it is sent.
+-- `sum`, `sample_sum`: checksums of a row's texts (sums.py); NULL: written by version 0.2.0.
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS refs (position INTEGER PRIMARY KEY, id TEXT NOT NULL, record TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS refs (position INTEGER PRIMARY KEY, id TEXT NOT NULL, record TEXT NOT NULL, sum INTEGER);
 
 -- One answered request. `key` = digest of (model with its sampling, request, repetition); stage and item are those of
 -- the first that made it. `output`: the typed outputs as JSON, or the text where nobody asked for a form; `raw`: the text
 -- where the adapter that asked does not read that JSON.
 CREATE TABLE IF NOT EXISTS answers (
   key TEXT PRIMARY KEY, stage TEXT NOT NULL, item TEXT NOT NULL, repetition INTEGER NOT NULL,
-  output TEXT NOT NULL, raw TEXT, endpoint TEXT NOT NULL, created REAL NOT NULL
+  output TEXT NOT NULL, raw TEXT, endpoint TEXT NOT NULL, created REAL NOT NULL, sum INTEGER
 );
 CREATE INDEX IF NOT EXISTS answers_of_item ON answers (item, stage);
 
 -- What the model thought before the answer under `key`, where its server told.
-CREATE TABLE IF NOT EXISTS reasoning (key TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS reasoning (key TEXT PRIMARY KEY, text TEXT NOT NULL, sum INTEGER) WITHOUT ROWID;
 
 -- Another stage or item that made a request which was answered already.
 CREATE TABLE IF NOT EXISTS shared (
@@ -69,7 +70,8 @@ CREATE TABLE IF NOT EXISTS proposals (
 -- `sample`: what the program made of it, as JSON, kept or dropped.
 CREATE TABLE IF NOT EXISTS instructions (
   id INTEGER PRIMARY KEY, reference INTEGER NOT NULL, feature TEXT NOT NULL, round INTEGER NOT NULL,
-  digest BLOB NOT NULL UNIQUE, text TEXT NOT NULL, used INTEGER, sample TEXT
+  digest BLOB NOT NULL UNIQUE, text TEXT NOT NULL, used INTEGER, sample TEXT,
+  sum INTEGER, sample_sum INTEGER
 );
 CREATE INDEX IF NOT EXISTS instructions_of_reference ON instructions (reference);
 CREATE INDEX IF NOT EXISTS open_instructions ON instructions (id) WHERE used IS NULL;

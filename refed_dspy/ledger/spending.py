@@ -73,10 +73,5 @@ def seconds_at_work(ledger: Ledger) -> float:
 def begin_start(ledger: Ledger) -> None:
     """Begin a start: calls that were in flight when the last one was killed are lost, and stay charged at their worst
     case. Those in a batch are still in flight. Until it says how it ended, it was killed."""
-    ledger.commit(
-        [
-            ("UPDATE calls SET outcome='lost' WHERE outcome=? AND id NOT IN (SELECT call FROM batched)", (SENT,)),
-            ("INSERT INTO starts (begun) VALUES (?)", (time.time(),)),
-            ended(End(KILLED, NO_WORD)),
-        ]
-    )
+    lost = "UPDATE calls SET outcome='lost' WHERE outcome=? AND id NOT IN (SELECT call FROM batched)"
+    ledger.start([(lost, (SENT,)), ended(End(KILLED, NO_WORD))])

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, TypeAlias
 
+from refed_dspy.ledger.sums import checksum
 from refed_dspy.records import Call, Sample
 
 Statement: TypeAlias = tuple[str, tuple[Any, ...] | Mapping[str, Any]]
@@ -53,10 +54,12 @@ def text_digest(text: str) -> bytes:
 
 def answered(key: Key, answer: Answer, endpoint: str, calls: Iterable[Call]) -> list[Statement]:
     """An answer that `endpoint` gave, and its calls, settled."""
-    row = (key.digest, key.stage, key.item, key.repetition, answer.output, answer.raw, endpoint, time.time())
-    thought = ("INSERT OR IGNORE INTO reasoning VALUES (?,?)", (key.digest, answer.reasoning))
+    sum_ = checksum(answer.output, answer.raw, endpoint)
+    row = (key.digest, key.stage, key.item, key.repetition, answer.output, answer.raw, endpoint, time.time(), sum_)
+    reasoning = (key.digest, answer.reasoning, checksum(answer.reasoning))
+    thought = ("INSERT OR IGNORE INTO reasoning VALUES (?,?,?)", reasoning)
     return [
-        ("INSERT OR IGNORE INTO answers VALUES (?,?,?,?,?,?,?,?)", row),
+        ("INSERT OR IGNORE INTO answers VALUES (?,?,?,?,?,?,?,?,?)", row),
         *([thought] if answer.reasoning else []),
         *settled(key, calls),
     ]
@@ -114,7 +117,8 @@ def sampled(instruction: int, round_: int, sample: Sample) -> list[Statement]:
 def unusable(instruction: int, round_: int, sample: Sample | None = None) -> list[Statement]:
     """An instruction is not asked again: its answer failed for good, or it or its `sample` was dropped."""
     text = None if sample is None else sample.model_dump_json()
-    return [("UPDATE instructions SET used=?, sample=? WHERE id=?", (round_, text, instruction))]
+    sum_ = None if text is None else checksum(text)
+    return [("UPDATE instructions SET used=?, sample=?, sample_sum=? WHERE id=?", (round_, text, sum_, instruction))]
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,10 @@ ESTIMATED = "this was only an estimate"
 INTERRUPTED = "interrupted; run the same command to continue"
 NO_WORD = "its process was killed; run the same command to continue"
 """The reason for `killed`: a killed process writes none."""
-_LAST_ACTIVE = "SELECT max(max(begun, last)) FROM starts"
+_LAST_ACTIVE = (
+    "SELECT max(at) FROM (SELECT max(begun, last) AS at FROM starts"
+    " UNION ALL SELECT * FROM (SELECT created + seconds FROM calls ORDER BY id DESC LIMIT 1))"
+)
 
 
 class End(NamedTuple):

@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -75,9 +76,18 @@ def is_gain(gain: Interval) -> bool:
     return gain.clusters >= MIN_CLUSTERS and gain.low > _ROUNDING
 
 
-def gain_or_loss(mean: float) -> str:
-    """What a mean difference is called where it is shown, to two digits."""
-    return "loss" if f"{mean:z.2f}".startswith("-") else "gain"
+def gain_or_change(mean: float) -> str:
+    """What a mean difference is called where it is shown, to two digits: one below zero is no gain, and a "loss" of it
+    would be denied twice."""
+    return "change" if f"{mean:z.2f}".startswith("-") else "gain"
+
+
+def within(interval: Interval, most: float = 1.0) -> Interval:
+    """The interval of a mean of differences that are from -`most` to `most`: one from few clusters may leave that
+    range. One without ends has none."""
+    if math.isinf(interval.low) or math.isinf(interval.high):
+        return interval
+    return replace(interval, low=max(-most, interval.low), high=min(most, interval.high))
 
 
 def spread_of(values: Sequence[float], clusters: Sequence[Hashable]) -> float:

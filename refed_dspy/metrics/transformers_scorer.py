@@ -8,6 +8,7 @@ from typing import Any
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.metrics.embedder import batches
 from refed_dspy.metrics.perplexity import SEPARATOR, ScoredText, ScoringPrompt, check_pairs, check_window, join
+from refed_dspy.text import install_command
 
 BATCH_TOKENS = 2_048
 """Of a batch at most, padding included: its logits take BATCH_TOKENS × vocabulary × 4 bytes."""
@@ -113,6 +114,6 @@ def _libraries() -> tuple[Any, Any]:
         import transformers
     except ImportError as error:
         raise ConfigError(
-            'scoring on this machine needs torch and transformers: run `pip install "refed-dspy[scoring]"`'
+            f"scoring on this machine needs torch and transformers: run {install_command('scoring')}"
         ) from error
     return torch, transformers

@@ -12,14 +12,16 @@ from refed_dspy.config.compile import CompileConfig, MetricConfig
 from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.scorer import ScorerConfig
 from refed_dspy.errors import TeacherError, TeacherRefused, briefly
+from refed_dspy.files import as_path, check_outputs
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.spending import spent
 from refed_dspy.ledger.states import CAPPED, DONE, ESTIMATED, SHORT, STOPPED, End, write_end
 from refed_dspy.optimizers.ended import ended_outcome
 from refed_dspy.optimizers.gateway import open_gateway
-from refed_dspy.optimizers.least import refuse_small_caps
-from refed_dspy.optimizers.printed import printed_to_file
-from refed_dspy.optimizers.result import Compiled, why_stopped, write_outcome
+from refed_dspy.optimizers.least import refuse_small_caps, refuse_unprovable
+from refed_dspy.optimizers.printed import LOG, printed_to_file
+from refed_dspy.optimizers.rehearsal import rehearse
+from refed_dspy.optimizers.result import OUTPUTS, Compiled, how_to_continue, write_outcome
 from refed_dspy.optimizers.spec import CompileSpec, prepare
 from refed_dspy.optimizers.steps import CompileOutcome, CompileSteps
 from refed_dspy.records import digest
@@ -54,6 +56,7 @@ class CompileKeywords(TypedDict, total=False):
     judge_program: str | Path | None
     judge_scorer: ScorerConfig | Mapping[str, Any] | None
     accept_changed: bool
+    prove: bool
     accept_longer: bool
     name: str
     track: bool | None
@@ -66,8 +69,9 @@ class CompileKeywords(TypedDict, total=False):
 @with_keywords(CompileConfig, CompileKeywords)
 def compile(  # noqa: A001
     program: Any = None,
-    examples: Any = "builtin",
+    references: Any = None,
     *,
+    pairs: str | Path | Sequence[Any] | None = None,
     metric: Callable[..., Any] | MetricConfig | Mapping[str, Any] | str | None = None,
     teacher: Any = None,
     judge: Any = None,
@@ -86,8 +90,10 @@ def compile(  # noqa: A001
     Args:
         program: a `ReferenceLevelFeedback`, a `PairwiseJudge`, any `dspy.Module`, a program's file or MLflow address;
             None for a new ReferenceLevelFeedback.
-        examples: references for a ReferenceLevelFeedback; pairs with human verdicts for a PairwiseJudge;
-            `dspy.Example`s for any other program.
+        references: what to learn from; None: `builtin`. For a ReferenceLevelFeedback whatever `load_references` takes;
+            for any other program `dspy.Example`s.
+        pairs: in their place, pairs with human verdicts (a file, or a list of `Pair`), which a `PairwiseJudge` is tuned
+            on: `program`, or with None a new one.
         metric: weights and rules of this package's metric (a `MetricConfig`, or its fields); or your own metric, which
             programs of other kinds need: a function of (example, prediction) or with GEPA's five arguments that scores
             from 0 to 1, or its name, `module:Name`.
@@ -100,36 +106,40 @@ def compile(  # noqa: A001
         on_progress: called with a `CompileProgress` as its counts change, in any thread; its error ends the compile.
 
     Raises:
-        InputError: an argument cannot be used, or a cap is too small for one candidate and its proof; nothing was paid
-            for.
+        InputError: an argument cannot be used, too few examples are held out for a proof, or a cap is too small for
+            the optimizer and the proof; nothing was paid for.
         TeacherRefused: a model cannot be used, and nothing was paid for.
         RunStopped, TeacherError: the compile ended early; the same call continues it.
     """
     models = {"teacher": teacher, "judge": judge, "reflection": reflection}
-    spec = prepare(program, examples, metric, {**settings, **models})
-    folder = Path(out) if out is not None else Path("refed-compiles") / digest(spec.identity())
-    if not estimate and not (folder / FILE).is_file():
+    spec = prepare(program, references, metric, {**settings, **models, "pairs": pairs, "out": out})
+    folder = spec.settings.out or Path("refed-compiles") / digest(spec.identity())
+    check_outputs(folder, (*OUTPUTS, LOG), FILE, as_path(references), as_path(program))
+    if new := not (folder / FILE).is_file():
+        refuse_unprovable(spec)
         refuse_small_caps(spec)
+        rehearse(spec)
     with begin(folder, spec.work()) as start:
         track = not estimate and wanted(spec.settings.track)
         with tracking(folder, copy_compile, track, TRACKING_INTERVAL, AT_STOP) as tracker:
             if not estimate and (made := ended_outcome(folder, start.ledger, spec)) is not None:
                 return made
+            if not new:
+                refuse_unprovable(spec)
             with Watch(on_progress, progress).telling(CompileProgress()) as teller, printed_to_file(folder):
                 outcome = _run_steps(start, spec, teller, estimate)
-                state = DONE if estimate else _end(outcome.stopped, estimate).state
+                state = DONE if estimate else _end(outcome.stopped, outcome.why, estimate).state
                 teller.progress.finish(state, spent(start.ledger))
             tracker.update()  # so that the program's manifest can name its run
             made = write_outcome(folder, start.ledger, spec, outcome, keep=not estimate)
-            write_end(start.ledger, _end(made.stopped, estimate))
+            write_end(start.ledger, _end(outcome.stopped, outcome.why, estimate))
             return made
 
 
-def _end(stopped: str, estimate: bool) -> End:
-    """`stopped`: what ended it early (`CompileOutcome.stopped`)."""
+def _end(stopped: str, why: str, estimate: bool) -> End:
+    """`stopped`, `why`: what ended it early (as in `CompileOutcome`)."""
     if stopped:
-        why = f"{why_stopped(stopped, '; raise it')}; run the same command to continue"
-        return End(CAPPED if stopped.startswith("max_") else SHORT, why)
+        return End(CAPPED if stopped.startswith("max_") else SHORT, how_to_continue(stopped, why))
     return End(STOPPED, ESTIMATED) if estimate else End(DONE)
 
 

@@ -18,6 +18,7 @@ import dspy
 
 from refed_dspy.config.named import OPTIMIZERS, is_named, resolve
 from refed_dspy.errors import ConfigError, one_line
+from refed_dspy.text import install_command
 
 Examples: TypeAlias = Sequence[dspy.Example]
 AUTO = ("light", "medium", "heavy")
@@ -91,9 +92,12 @@ def choose(name: str, options: Mapping[str, Any], inputs: OptimizerInputs) -> Op
 
 
 def _runnable(optimizer: Optimizer) -> Optimizer:
-    """`optimizer`, which would import Optuna only after paid work. Raises ConfigError where that is not installed."""
+    """`optimizer`. Raises ConfigError where it could not go on after paid work: it trains weights, or imports Optuna,
+    which is not installed."""
+    if isinstance(optimizer.kind, dspy.BootstrapFinetune):
+        raise ConfigError(f"optimizer {optimizer.name}: trains weights, and a compile tunes prompts; train on exports")
     if isinstance(optimizer.kind, _SEARCH_BY_OPTUNA) and find_spec("optuna") is None:
-        raise ConfigError(f'optimizer {optimizer.name} needs Optuna: run `pip install "refed-dspy[mipro]"`')
+        raise ConfigError(f"optimizer {optimizer.name} needs Optuna: run {install_command('mipro')}")
     return optimizer
 
 
@@ -155,7 +159,7 @@ def _mipro(options: dict[str, Any], inputs: OptimizerInputs) -> Optimizer:
 
 
 def _simba(options: dict[str, Any], inputs: OptimizerInputs) -> Optimizer:
-    size, candidates = min(inputs.train, options.pop("bsize", 8)), options.pop("num_candidates", 4)
+    size, candidates = options.pop("bsize", min(inputs.train, 8)), options.pop("num_candidates", 4)
     each_step = 2 * size * candidates
     left = inputs.evaluations - (candidates + 1) * inputs.train - inputs.validation
     settings = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -15,6 +15,7 @@ from refed_dspy.optimizers.proof import Proof
 from refed_dspy.optimizers.result import Compiled, best_program, compiled, files_of, write_files
 from refed_dspy.optimizers.spec import CompileSpec
 from refed_dspy.optimizers.steps import CompileOutcome
+from refed_dspy.records import PICO
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Ended:
     proof: Proof
     champion: str | None = None
     judge: JudgeReport | None = None
+    format: int = 1
 
 
 def ended_outcome(folder: Path, ledger: Ledger, spec: CompileSpec) -> Compiled | None:
@@ -47,7 +49,18 @@ def ended_outcome(folder: Path, ledger: Ledger, spec: CompileSpec) -> Compiled |
         baseline, best = candidates[ended.baseline], candidates[ended.best]
     except (ValidationError, KeyError):
         raise damaged(ledger.path, "the compile's outcome is damaged") from None
-    outcome = CompileOutcome(baseline, best, ended.estimate, ended.proof, champion=ended.champion, judge=ended.judge)
+    proof = ended.proof if ended.format > 1 else _of_format_1(ended.proof)
+    outcome = CompileOutcome(baseline, best, ended.estimate, proof, champion=ended.champion, judge=ended.judge)
     made = compiled(folder, outcome, best_program(folder, spec, outcome), manifest)
     write_files(folder, {name: text for name, text in files_of(spec, made).items() if not (folder / name).exists()})
     return made
+
+
+def _of_format_1(proof: Proof) -> Proof:
+    """A proof as an earlier version stored it, with its money in dollars."""
+    baseline, best, champion = (
+        program and replace(program, unit_cost=program.unit_cost and program.unit_cost / PICO)
+        for program in (proof.baseline, proof.compiled, proof.champion)
+    )
+    assert baseline is not None and best is not None
+    return replace(proof, baseline=baseline, compiled=best, champion=champion)

@@ -3,77 +3,142 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.candidates import Candidate
 from refed_dspy.ledger.history import count_calls
-from refed_dspy.optimizers.dspy_optimizers import Optimizer
 from refed_dspy.optimizers.gateway import Gateway
 from refed_dspy.optimizers.spec import CompileSpec
 from refed_dspy.records import dollars
 
 log = logging.getLogger("refed_dspy.optimizers")
-COST_OF_CANDIDATE = 1.6
-"""Cost of a candidate's evaluation over that of the uncompiled program's, which needs no comparison."""
 MOST_FOR_PROOF = 0.5
 """At most this share of what is left of a cap is set aside for the proof."""
 
 
-def estimate_compile(
-    spec: CompileSpec, gateway: Gateway, uncompiled: Candidate, optimizer: Optimizer, champion: bool
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Share:
+    """What one evaluation takes of what one of the uncompiled program's does: in dollars, and in calls."""
+
+    cost: float
+    calls: float
+
+
+COMPARED = Share(1.6, 1.3)
+"""Of a program that shares no call, where the metric compares answers: the judge also compares its answers with the
+uncompiled program's."""
+ALONE = Share(1, 1)
+"""The same where the metric compares nothing."""
+PAID = {
+    "bootstrap": Share(1.2, 0.8),
+    "gepa": Share(0.8, 0.6),
+    "mipro": Share(1.2, 1.0),
+    "simba": Share(0.7, 0.6),
+}
+"""Of that, what one of an optimizer's evaluations takes on average (`python -m benchmarks.compile_costs`): GEPA and
+SIMBA score programs again and change few stages at a time, so much was asked before; demonstrations make prompts
+longer. Other optimizers: all of it."""
+PROPOSALS, OF_PROPOSAL = 19, (5_000, 50)
+"""Calls of the reflection model with which MIPRO begins, for each predictor, and the tokens that one reads and writes.
+What the others ask of it is in PAID."""
+LEEWAY = 1.25
+"""What is named as enough is so many times what is expected."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """A compile's work, in evaluations of the uncompiled program: the uncompiled program's own and the tuning's, and
+    the proof's."""
+
+    tuning: Share
+    proof: Share
+
+    @classmethod
+    def of(cls, spec: CompileSpec, evaluations: int, champion: bool = False) -> Work:
+        """`evaluations`: the optimizer's. `champion`: whether the proof compares with a champion, too."""
+        validation = len(spec.split.validation)
+        test = len(spec.split.test) if spec.settings.prove else 0
+        each = COMPARED if spec.compares else ALONE
+        paid, programs = PAID.get(spec.settings.optimizer, ALONE), 2 if champion else 1
+        return cls(
+            Share(validation + paid.cost * each.cost * evaluations, validation + paid.calls * each.calls * evaluations),
+            Share((1 + each.cost * programs) * test, (1 + each.calls * programs) * test),
+        )
+
+    @property
+    def whole(self) -> Share:
+        return Share(self.tuning.cost + self.proof.cost, self.tuning.calls + self.proof.calls)
+
+
+def proposals(spec: CompileSpec) -> Share:
+    """Picodollars and calls that the optimizer begins with; a model whose price is unknown counts for nothing."""
+    if spec.settings.optimizer != "mipro":
+        return Share(0, 0)
+    price, calls = spec.teachers["reflection"].price, PROPOSALS * len(spec.program.predictors())
+    read, written = OF_PROPOSAL
+    return Share(0 if price is None else calls * price.cost(read, 0, 0, written), calls)
+
+
+def estimate_compile(spec: CompileSpec, gateway: Gateway, uncompiled: Candidate, champion: bool) -> dict[str, Any]:
     """What the whole will take, judging by the uncompiled program's evaluations. Costs are in picodollars.
 
-    `champion`: whether the proof compares with a champion. `least_cost` and `least_calls`: for the uncompiled program,
-    one candidate and their proof.
+    `champion`: whether the proof compares with a champion.
     """
-    baseline = _baseline_figures(gateway, uncompiled)
-    split = spec.split
-    programs = 1 + COST_OF_CANDIDATE * (2 if champion else 1)
-    for_proof = COST_OF_CANDIDATE * len(split.validation) + programs * len(split.test)
-    evaluations = len(split.validation) + COST_OF_CANDIDATE * optimizer.expected + for_proof
-    each_cost, each_calls = baseline["cost"], baseline["calls"]
+    evaluations = spec.expected_evaluations
+    first, work = _first_figures(gateway, uncompiled), Work.of(spec, evaluations, champion)
+    begun_with = proposals(spec)
     priced = all(teacher.price is not None for teacher in spec.teachers.values())
     return {
-        "evaluations": optimizer.expected,
-        "cost": each_cost * evaluations if priced else None,
-        "calls": each_calls * evaluations,
-        "least_cost": each_cost * (len(split.validation) + for_proof) if priced else None,
-        "least_calls": each_calls * (len(split.validation) + for_proof),
-        "proof_cost": each_cost * for_proof,
-        "proof_calls": each_calls * for_proof,
+        "evaluations": evaluations,
+        "cost": first["cost"] * work.whole.cost + begun_with.cost if priced else None,
+        "calls": first["calls"] * work.whole.calls + begun_with.calls,
+        "proof_cost": first["cost"] * work.proof.cost,
+        "proof_calls": first["calls"] * work.proof.calls,
         "spent": gateway.recorder.budget.spent,
-        "spent_then": baseline["spent"],
-        "calls_then": baseline["all_calls"],
+        "spent_then": first["spent"],
+        "calls_then": first["all_calls"],
     }
 
 
 def warn_of_small_caps(caps: Caps, estimate: Mapping[str, Any]) -> None:
-    """Say beforehand that a cap may end the compile before there is a proof, and what leaves room for it. Candidates
-    that share calls take less."""
-    too_little = "%s: %s may be reached before a candidate is proved, which takes about %s; about %s leaves room"
-    cost, calls = caps.max_cost, caps.max_calls
-    if cost is not None and estimate["least_cost"] is not None and cost < estimate["least_cost"]:
-        log.warning(too_little, "max_cost", dollars(cost), dollars(estimate["least_cost"]), dollars(estimate["cost"]))
-    if calls is not None and calls < estimate["least_calls"]:
+    """Say beforehand that a cap will end the optimizer early, and what leaves room for all its evaluations."""
+    too_little = (
+        "%s: %s will end the optimizer before its %s evaluations: with the proof they take about %s; %s leaves room"
+    )
+    cost, calls, evaluations = caps.max_cost, caps.max_calls, estimate["evaluations"]
+    if cost is not None and estimate["cost"] is not None and cost < estimate["cost"]:
+        foreseen = estimate["cost"]
+        log.warning(too_little, "max_cost", dollars(cost), evaluations, dollars(foreseen), dollars(with_room(foreseen)))
+    if calls is not None and calls < estimate["calls"]:
+        foreseen = estimate["calls"]
         log.warning(
-            too_little, "max_calls", f"{calls:,}", f"{estimate['least_calls']:,.0f}", f"{estimate['calls']:,.0f}"
+            too_little, "max_calls", f"{calls:,}", evaluations, f"{foreseen:,.0f}", f"{with_room(foreseen):,.0f}"
         )
+
+
+def with_room(foreseen: float) -> float:
+    """What is named as enough where so much is expected, which is above 0: LEEWAY times as much, rounded up to two
+    digits."""
+    wanted = LEEWAY * foreseen
+    step = 10.0 ** (math.floor(math.log10(wanted)) - 1)
+    return math.ceil(wanted / step) * step
 
 
 def caps_before_proof(caps: Caps, seconds: float | None, estimate: Mapping[str, Any]) -> tuple[Caps, float | None]:
     """The caps less what the proof will need, by the result of `estimate_compile`."""
-    cost, calls = caps.max_cost, caps.max_calls
+    cost, calls, proves = caps.max_cost, caps.max_calls, estimate["proof_calls"] > 0
     if cost is not None:
         cost -= int(min(1.1 * estimate["proof_cost"], MOST_FOR_PROOF * max(0, cost - estimate["spent_then"])))
     if calls is not None:
         calls -= int(min(1.1 * estimate["proof_calls"], MOST_FOR_PROOF * max(0, calls - estimate["calls_then"])))
-    return Caps(cost, calls), None if seconds is None else 0.75 * seconds
+    return Caps(cost, calls), 0.75 * seconds if proves and seconds is not None else seconds
 
 
-def _baseline_figures(gateway: Gateway, uncompiled: Candidate) -> dict[str, float]:
+def _first_figures(gateway: Gateway, uncompiled: Candidate) -> dict[str, float]:
     """What an evaluation of the uncompiled program cost on the first start. Later starts use the same figures, so that
     the same part of the caps stays set aside for the proof."""
     if (recorded := gateway.read(lambda ledger: ledger.meta("first"))) is not None:

@@ -15,6 +15,7 @@ from refed_dspy.config.base import Turns
 from refed_dspy.data.pairs import Pair, load_pairs, merged
 from refed_dspy.data.references import References, load_references
 from refed_dspy.errors import ConfigError
+from refed_dspy.metrics.gains import MIN_CLUSTERS
 from refed_dspy.optimizers.agreement import criterion_of
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
 from refed_dspy.records import Reference, digest
@@ -89,7 +90,7 @@ def as_examples(
         others = [_judged(item) for item in items if not isinstance(item, Pair)]
         return _distinct([*map(pair_example, pairs), *others])
     if not _are_examples(source):
-        raise ConfigError(f"examples: {type(program).__name__} needs a list of dspy.Example, each with_inputs(…)")
+        raise ConfigError(f"references: {type(program).__name__} needs a list of dspy.Example, each with_inputs(…)")
     return _distinct(source)
 
 
@@ -118,7 +119,7 @@ def _distinct(examples: Sequence[dspy.Example]) -> list[dspy.Example]:
 
 def _as_list(source: Any) -> list[Any]:
     if not isinstance(source, Sequence) or not source:
-        raise ConfigError("examples: a judge needs a file of pairs or a list of Pair")
+        raise ConfigError("pairs: a judge needs a file of pairs or a list of Pair")
     return list(source)
 
 
@@ -127,8 +128,8 @@ def _judged(item: Any) -> dspy.Example:
     needed = {"instruction", "answer_a", "answer_b", "people"}
     if not isinstance(item, dspy.Example) or needed - set(item.keys()) or item.people not in (1, 0, -1):
         raise ConfigError(
-            "examples: a judge needs pairs: Pair objects, or dspy.Examples with instruction, answer_a, answer_b "
-            "and people (1: A is preferred, 0: a tie, -1: B)"
+            "pairs: a judge needs Pair objects, or dspy.Examples with instruction, answer_a, answer_b and "
+            "people (1: A is preferred, 0: a tie, -1: B)"
         )
     return item if item._input_keys else item.with_inputs(*(set(item.keys()) - {"people"}))
 
@@ -170,7 +171,7 @@ def split_examples(
     rng.shuffle(names)
     rng.shuffle(only_held_out)
     extra = min(len(only_held_out), sizes[2] // 2)
-    counts = _set_sizes(len(names), (*sizes[:2], sizes[2] - extra))
+    counts = set_sizes(len(names), (*sizes[:2], sizes[2] - extra))
     # Clusters that the program was tuned on come first; the test set is taken from the end.
     names.sort(key=lambda name: name not in seen)
     names = [*names[: counts[0] + counts[1]], *names[len(names) - counts[2] :]]
@@ -212,7 +213,7 @@ def _check_enough(examples: int, clusters: int, held_out: Collection[str]) -> No
     if clusters < FEWEST_CLUSTERS:
         raise ConfigError(
             f"examples: {examples} of them, with {clusters} references or instructions to tune on; a compile needs at "
-            f"least {FEWEST_CLUSTERS} (train, validation, test), and 20 or more to prove anything"
+            f"least {FEWEST_CLUSTERS} (train, validation, test), and {MIN_CLUSTERS} in the test set to prove anything"
         )
 
 
@@ -221,7 +222,7 @@ def _criterion(example: dspy.Example) -> str:
     return str(example.get("criterion", "")).replace("_", " ")
 
 
-def _set_sizes(available: int, sizes: Sequence[int]) -> list[int]:
+def set_sizes(available: int, sizes: Sequence[int]) -> list[int]:
     """`sizes`, scaled down in proportion where `available` is less than their sum; each at least 1."""
     wanted = sum(sizes)
     if available >= wanted:

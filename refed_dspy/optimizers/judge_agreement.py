@@ -6,10 +6,13 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from refed_dspy.concurrency import run_blocking
 from refed_dspy.config.base import Capped
+from refed_dspy.config.keywords import Seed, checked
 from refed_dspy.config.loading import check_config
 from refed_dspy.config.scorer import ScorerConfig
 from refed_dspy.config.teacher import WithJudge
@@ -74,6 +77,7 @@ class Measurement(Shown):
 
 
 @briefly
+@checked
 def measure_agreement(
     pairs: str | Path | Sequence[Pair],
     judge: Any,
@@ -83,10 +87,10 @@ def measure_agreement(
     accept_changed: bool = False,
     judge_scorer: ScorerConfig | Mapping[str, Any] | None = None,
     criteria: Sequence[str] | None = None,
-    count: int | None = None,
-    seed: int = 0,
+    count: Annotated[int, Field(ge=1)] | None = None,
+    seed: Seed = 0,
     max_cost: float | None = None,
-    max_calls: int | None = None,
+    max_calls: float | None = None,
     max_minutes: float | None = None,
     progress: bool = True,
     on_progress: Callable[[Progress], None] | None = None,

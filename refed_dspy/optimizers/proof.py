@@ -9,11 +9,13 @@ from typing import Any
 
 from refed_dspy.ledger.candidates import Candidate
 from refed_dspy.metrics.equal_length import equal_length_gain
-from refed_dspy.metrics.gains import MIN_CLUSTERS, gain_interval, gain_or_loss, is_gain, least_gain, spread_of
+from refed_dspy.metrics.gains import MIN_CLUSTERS, gain_interval, gain_or_change, is_gain, least_gain, spread_of, within
 from refed_dspy.metrics.intervals import Interval, mean_interval
-from refed_dspy.records import dollars
+from refed_dspy.records import PICO, dollars
 from refed_dspy.text import counted, format_number, table_lines
 
+FORMAT = 2
+"""Of an outcome as JSON. In 1, what a sample costs was in picodollars."""
 UNJUDGED = {"abstained": "abstained", "judge_failed": "judge failed"}
 """The components that say which share of its questions the judge did not decide."""
 COLUMNS = {
@@ -29,7 +31,7 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class ProgramScore:
-    """One program on the test set. `unit_cost`: picodollars a sample, or an example for programs that make no samples;
+    """One program on the test set. `unit_cost`: dollars a sample, or an example for programs that make no samples;
     None where a price is unknown."""
 
     score: Interval
@@ -38,7 +40,7 @@ class ProgramScore:
 
     def cells(self, names: Sequence[str]) -> list[str]:
         """Its score, the components of `names`, and its unit cost, for people."""
-        cost = "price unknown" if self.unit_cost is None else dollars(self.unit_cost)
+        cost = "price unknown" if self.unit_cost is None else dollars(self.unit_cost * PICO)
         return [str(self.score), *(format_number(self.components.get(name)) for name in names), cost]
 
     def facts(self) -> dict[str, Any]:
@@ -76,14 +78,19 @@ class Gain:
         """For people."""
         level = self.equal_length
         at = "" if level is None else f"; at equal length {level if math.isfinite(level.low) else 'unknown'}"
-        named = "loss against" if gain_or_loss(self.raw.mean) == "loss" else "gain over"
+        named = "gain over" if gain_or_change(self.raw.mean) == "gain" else "change from"
         return f"{named} {over}: {self.raw}{at}, {self.basis(unit)}"
 
     def basis(self, unit: str) -> str:
         """What it rests on: "16 held-out references of 12 topics"."""
-        held_out = self.raw.clusters if self.held_out is None else self.held_out
-        topics = "" if held_out == self.raw.clusters else f" of {counted(self.raw.clusters, 'topic')}"
-        return f"{held_out} held-out {unit}{topics}"
+        return basis(self.raw.clusters if self.held_out is None else self.held_out, self.raw.clusters, unit)
+
+
+def basis(held_out: int, topics: int, unit: str) -> str:
+    """What a proof rests on: "16 held-out references of 12 topics"."""
+    of_topics = "" if held_out == topics else f" of {counted(topics, 'topic')}"
+    one = unit.removesuffix("s")
+    return f"{counted(held_out, f'held-out {one}')}{of_topics}"
 
 
 @dataclass(frozen=True)
@@ -108,6 +115,8 @@ class Proof:
     """Whether a gain that rests on length is proved, too."""
     topics: bool = True
     """Whether topics were looked for."""
+    same: bool = False
+    """Whether the compiled program is the uncompiled one, since no candidate was better."""
 
     @property
     def proved(self) -> bool:
@@ -139,7 +148,8 @@ class Proof:
         unit = "a sample" if self.unit == "references" else "an example"
         heads = ["program", "score (95% interval)", *(COLUMNS[name] for name in names), unit]
         table = table_lines([heads, *([label, *row.cells(names)] for label, row in rows)])
-        table.append(self.gain.line("uncompiled", self.unit))
+        if not self.same:
+            table.append(self.gain.line("uncompiled", self.unit))
         if self.over_champion is not None:
             table.append(self.over_champion.line("the champion", self.unit))
         return [*table, *self.assumed()]
@@ -172,13 +182,15 @@ class Proof:
             return [f"not proved: {rests}; accept it with accept_longer=True"]
         if self.proved:
             return []
+        if self.same and self.champion is None:
+            return ["nothing to prove: no candidate was better, so the uncompiled program is kept"]
         if not self.whole:
             return ["not proved: less than four fifths of the test set could be scored"]
         gain = self._deciding
         if gain is None or gain.raw.clusters < MIN_CLUSTERS:
             basis = f"0 held-out {self.unit}" if gain is None else gain.basis(self.unit)
             return [f"not proved: only {basis}; it takes {MIN_CLUSTERS} or more"]
-        if gain_or_loss(gain.raw.mean) == "loss":
+        if gain_or_change(gain.raw.mean) == "change":
             return [f"not proved: it scored lower than the {'champion' if self.champion else 'uncompiled program'}"]
         return ["not proved: the gain's interval includes zero"]
 
@@ -236,8 +248,9 @@ def gain_over(
     values, groups = list(shared.values()), list(alike.values())
     of_new, level = new.compared.get("test"), None
     if of_new:
-        level = equal_length_gain(shared, of_new, old.compared.get("test", {}), alike, seed=seed)
-    raw = gain_interval(values, groups)
+        level = within(equal_length_gain(shared, of_new, old.compared.get("test", {}), alike, seed=seed))
+    most = max(abs(score) for score in (*a.values(), *b.values(), 1.0))  # a metric of one's own may go beyond 1
+    raw = within(gain_interval(values, groups), most)
     least = least_gain(spread_of(values, groups), raw.clusters)
     told = least > 0 and math.isfinite(least)  # 0: it is the same program
     return Gain(raw, level, len({clusters[e] for e in shared}), least if told else None)

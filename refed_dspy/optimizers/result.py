@@ -21,8 +21,9 @@ from refed_dspy.ledger.provenance import simulated_note
 from refed_dspy.ledger.spending import in_flight_cost, spent
 from refed_dspy.ledger.states import state_in, state_of
 from refed_dspy.ledger.summary import failure_counts, limited_since, usage_by_stage
+from refed_dspy.metrics.intervals import Interval
 from refed_dspy.optimizers.agreement import JudgeReport
-from refed_dspy.optimizers.proof import Proof, finite
+from refed_dspy.optimizers.proof import FORMAT, Proof, finite
 from refed_dspy.optimizers.spec import CompileSpec
 from refed_dspy.programs.changed import DIFF
 from refed_dspy.programs.prompt_diff import prompt_diff
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from refed_dspy.optimizers.steps import CompileOutcome
 
 PROGRAM, PROOF = "program.json", "proof.txt"
-FORMAT = 1
+OUTPUTS = (PROGRAM, PROOF, DIFF)
 
 
 @dataclass(frozen=True, repr=False)
@@ -59,6 +60,7 @@ class Compiled(Shown):
 
     def _describe(self) -> str:
         proved = "no proof" if self.proof is None else "proved better" if self.proof.proved else "not proved better"
+        proved = "unchanged" if not self.changed else proved
         return f"a {type(self.program).__name__}, {proved}, {_money(self.manifest['cost'])}, in {self.path}"
 
     def _repr_html_(self) -> str:
@@ -68,6 +70,26 @@ class Compiled(Shown):
     def state(self) -> str:
         """How the work stands now: running, stopped, killed, ended short, at its cap or done."""
         return state_in(self.folder)
+
+    @property
+    def proved(self) -> bool:
+        """Whether there is a proof, and it says that `program` is better."""
+        return self.proof is not None and self.proof.proved
+
+    @property
+    def cost(self) -> float | None:
+        """Dollars, over all starts; None where a price is unknown."""
+        return None if self.manifest["cost"] is None else float(self.manifest["cost"])
+
+    @property
+    def gain(self) -> Interval | None:
+        """Over the uncompiled program, from -1 to 1, with its 98.5% interval; None where there is no proof."""
+        return None if self.proof is None else self.proof.gain.raw
+
+    @property
+    def why(self) -> str:
+        """What ended it early, in figures, and how to continue; else an empty text."""
+        return how_to_continue(self.stopped, self.manifest.get("why", "")) if self.stopped else ""
 
     @property
     def path(self) -> Path:
@@ -81,25 +103,24 @@ class Compiled(Shown):
         lines = [warning] if proof is not None and (warning := proof.warning()) else []
         lines.append(f"validation: {before} uncompiled, {after} compiled")
         if proof is None:
-            lines.append("no proof: the test set was not scored")
+            lines.append("no proof: nothing was scored on the test set")
         else:
             lines += [*proof.lines(), *(self.judge.lines() if self.judge is not None else []), *proof.doubts()]
         lines.append(f"cost: {_money(manifest['cost'])}, {counted(manifest['calls'], 'call')}")
         lines += _failure_lines(manifest)
-        if not self.changed:
+        if not self.changed and (proof is None or proof.champion is not None):
             lines.append("no candidate was better, so the uncompiled program is kept")
         if self.stopped:
-            why = why_stopped(self.stopped, "; raise it")
-            lines.append(f"stopped: {why}; this is the best program so far; run the same command to continue")
+            lines.append(f"stopped: {self.why}; this is the best program so far")
         return [*lines, f"program: {self.path}"]
 
     def estimate_lines(self) -> list[str]:
         """What the whole compile would take, judging by the uncompiled program's evaluations."""
         estimate = self.estimate
+        proof = " and the proof" if estimate["proof_calls"] else ""
         return [
             f"uncompiled program on the validation set: {format_number(self.manifest['validation']['uncompiled'])}",
-            f"whole compile: {self._whole()}, for about {estimate['evaluations']} evaluations and the proof; less if "
-            "candidates share calls; without the reflection model's calls",
+            f"whole compile: {self._whole()}, for about {estimate['evaluations']} evaluations{proof}",
             f"so far: {_money(estimate['spent'])}; to continue, run the same command without estimate=True",
         ]
 
@@ -210,6 +231,7 @@ def _manifest(ledger: Ledger, spec: CompileSpec, outcome: CompileOutcome, progra
         "calls": spending.calls,
         "usage": usage_by_stage(ledger),
         "stopped": outcome.stopped,
+        "why": outcome.why,
         "features": dict(getattr(program, "features", {})),
         "instructions_per_feature": getattr(program, "instructions_per_feature", None),
     }
@@ -263,6 +285,13 @@ def _failure_lines(facts: Mapping[str, Any]) -> list[str]:
     uncounted = f"not judged: {abstained} more evaluations; they count neither for nor against a candidate"
     failed = (f"failed: {each['count']} {each['kind']} in {each['stage']}" for each in facts.get("failures", ()))
     return [*([uncounted] if abstained else []), *failed]
+
+
+def how_to_continue(stopped: str, why: str = "") -> str:
+    """What ended a compile early, in figures where there are some (`why`), and how to continue it."""
+    if stopped.startswith("max_"):
+        return f"{why or why_stopped(stopped)}; to continue, raise it and run the same command"
+    return f"{stopped}; run the same command to continue"
 
 
 def why_stopped(stopped: str, remedy: str = "") -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ import dspy
 from refed_dspy.config.compile import CompileConfig, MetricConfig
 from refed_dspy.config.loading import check_config
 from refed_dspy.config.named import code_of
-from refed_dspy.data.references import References
+from refed_dspy.data.read import BUILTIN
+from refed_dspy.data.references import References, refuse_references
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.optimizers.dspy_optimizers import Optimizer, OptimizerInputs, choose
 from refed_dspy.optimizers.examples import Split, as_examples, cluster_of, example_id, split_examples
 from refed_dspy.optimizers.metrics import CustomMetric, HumanAgreement, Metric, name_of, named_metric
 from refed_dspy.optimizers.reference_metric import ReferenceMetric
+from refed_dspy.optimizers.topics import find_topics
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
 from refed_dspy.programs.load import load_program, own_program, refuse_bound_models, warn_of_another_teacher
 from refed_dspy.programs.saved import program_digests
@@ -64,6 +67,16 @@ class CompileSpec:
             return "references"
         return "instructions" if isinstance(self.program, PairwiseJudge) else "examples"
 
+    @property
+    def compares(self) -> bool:
+        """Whether the metric compares answers with the uncompiled program's."""
+        return self.metric is None and isinstance(self.program, ReferenceLevelFeedback)
+
+    @cached_property
+    def topics(self) -> Mapping[str, str] | None:
+        """As `find_topics`."""
+        return find_topics(self.split)
+
     def metric_with(self, teacher: dspy.LM, judge: dspy.LM) -> Metric:
         """The metric, asking these models."""
         if self.metric is not None:
@@ -97,7 +110,7 @@ class CompileSpec:
     def expected_evaluations(self) -> int:
         """About how many evaluations the optimizer will ask for. Raises ConfigError as `optimizer`."""
         no_model: Any = object()  # stands for a model: setting up an optimizer asks nothing
-        return self.optimizer(_no_metric, no_model, no_model, stopping=lambda: False).expected
+        return self.optimizer(no_metric, no_model, no_model, stopping=lambda: False).expected
 
     def identity(self) -> dict[str, Any]:
         """What must be the same on every start, in JSON types. A refusal quotes these names."""
@@ -167,23 +180,32 @@ def _named(value: Any) -> Any:
     return name_of(value)
 
 
-def prepare(program: Any, examples: Any, metric: Any, arguments: Mapping[str, Any]) -> CompileSpec:
-    """Check what a compile is called with. `arguments`: the models by role, and the settings.
+def prepare(program: Any, references: Any, metric: Any, arguments: Mapping[str, Any]) -> CompileSpec:
+    """Check what a compile is called with. `arguments`: the models by role, `pairs`, and the settings.
 
     Nothing is written or paid for. Raises InputError.
     """
-    models = {role: arguments.get(role) for role in ROLES}
+    models, pairs = {role: arguments.get(role) for role in ROLES}, arguments.get("pairs")
     if isinstance(metric, MetricConfig | Mapping | str):
         arguments, metric = {**arguments, "metric": metric}, None
     if metric is not None and not callable(metric):
         raise ConfigError(f"metric: got a {type(metric).__name__}; pass a function, its name or a MetricConfig")
-    settings = check_config(CompileConfig, {k: v for k, v in arguments.items() if k not in ROLES})
+    if references is not None and pairs is not None:
+        raise ConfigError(
+            "pairs: references are given, too; keep one: a judge learns from pairs, all else from references"
+        )
+    sources = {"references": references, "pairs": pairs}
+    named = {name: str(source) if isinstance(source, str | Path) else None for name, source in sources.items()}
+    settings = check_config(CompileConfig, {k: v for k, v in {**arguments, **named}.items() if k not in ROLES})
     if metric is None and settings.metric.function is not None:
         metric = named_metric(settings.metric.function)
-    module = _program(program, settings)
+    refuse_references(program, "program")
+    module = _program(program, settings) if pairs is None else _judge(program, settings)
+    _refuse_unused(module, program, settings)
     teachers = open_teachers(models)
     warn_of_another_teacher(module, teachers["teacher"].model)
-    items = as_examples(module, examples, settings.columns or None, settings.turns)
+    source = pairs if pairs is not None else BUILTIN if references is None else references
+    items = as_examples(module, source, settings.columns or None, settings.turns)
     if isinstance(module, ReferenceLevelFeedback):
         items = _fitting(items, teachers["teacher"])
         if metric is None:
@@ -203,7 +225,20 @@ def prepare(program: Any, examples: Any, metric: Any, arguments: Mapping[str, An
     return spec
 
 
-def _no_metric(example: Any, prediction: Any, trace: Any = None, name: Any = None, pred_trace: Any = None) -> float:  # noqa: ARG001
+def _refuse_unused(module: dspy.Module, program: Any, settings: CompileConfig) -> None:
+    """Raises ConfigError for a setting that says nothing of this program."""
+    unused: set[str] = set()
+    if not isinstance(module, ReferenceLevelFeedback):
+        unused |= {"columns", "turns", "features", "instructions_per_feature", "guidance"}
+    elif isinstance(program, dspy.Module):
+        unused |= {"features", "guidance"}
+    if not isinstance(module, PairwiseJudge):
+        unused |= {"held_out_criteria"}
+    if said := unused & settings.model_fields_set:
+        raise ConfigError(f"{min(said)}: does not apply to the {type(module).__name__} that is compiled; remove it")
+
+
+def no_metric(example: Any, prediction: Any, trace: Any = None, name: Any = None, pred_trace: Any = None) -> float:  # noqa: ARG001
     """Stands for a metric, with the arguments that GEPA looks for."""
     return 0.0
 
@@ -245,6 +280,20 @@ def _program(program: Any, settings: CompileConfig) -> dspy.Module:
     if not program.named_predictors():
         raise ConfigError(f"program: {type(program).__name__} has no predictors to tune")
     return program
+
+
+def _judge(program: Any, settings: CompileConfig) -> PairwiseJudge:
+    """The judge that is tuned on pairs. Raises ConfigError."""
+    program = settings.program if program is None else program
+    if program is None:
+        return PairwiseJudge()
+    if isinstance(program, str | Path):
+        program = load_program(program, into=PairwiseJudge(), accept_changed=settings.accept_changed)
+    if not isinstance(program, PairwiseJudge):
+        raise ConfigError(f"pairs: only a PairwiseJudge learns from pairs; {type(program).__name__} needs references=…")
+    module = _program(program, settings)
+    assert isinstance(module, PairwiseJudge)
+    return module
 
 
 def _fitting(examples: list[dspy.Example], teacher: Teacher) -> list[dspy.Example]:

@@ -15,18 +15,20 @@ from refed_dspy.errors import ConfigError, RunStopped, one_line
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.candidates import Candidate, baseline_and_best, enough, load_candidates
 from refed_dspy.optimizers.agreement import JudgeReport, agreement_of_results
+from refed_dspy.optimizers.at_cap import Tuned, at_cap
 from refed_dspy.optimizers.dspy_optimizers import DOES, NO_ERROR_LIMIT, Optimizer
 from refed_dspy.optimizers.estimate import caps_before_proof, estimate_compile, warn_of_small_caps
 from refed_dspy.optimizers.gateway import Gateway, current_candidate
-from refed_dspy.optimizers.proof import Proof, gain_over, program_score
+from refed_dspy.optimizers.least import refuse_unprovable
+from refed_dspy.optimizers.proof import FORMAT, Proof, gain_over, program_score
 from refed_dspy.optimizers.recorder import CandidateCallback, ScoreRecorder, is_recoverable
 from refed_dspy.optimizers.reference_metric import ReferenceMetric
 from refed_dspy.optimizers.spec import CompileSpec
-from refed_dspy.optimizers.topics import find_topics
 from refed_dspy.optimizers.turns import Turns
 from refed_dspy.programs import PairwiseJudge
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.saved import MANIFEST, load_state, program_state
+from refed_dspy.records import PICO
 from refed_dspy.teachers.progress import CompileProgress, Teller
 from refed_dspy.tracking.background import wanted
 from refed_dspy.tracking.registry import Registered, champion
@@ -48,13 +50,16 @@ class CompileOutcome:
     """The version of the champion that the proof compares with."""
     judge: JudgeReport | None = None
     """Where the program is a judge."""
+    why: str = ""
+    """How far it came, where a cap ended it."""
 
     def facts(self) -> dict[str, Any] | None:
         """What `ended.py` makes the outcome of again, in JSON's types; None where it has not ended: a cap stopped it,
         or too little of the test set could be scored, which another start may mend."""
         if self.stopped or self.proof is None or not self.proof.whole:
             return None
-        return {**asdict(self), "baseline": self.baseline.digest, "best": self.best.digest}
+        named = {"format": FORMAT, "baseline": self.baseline.digest, "best": self.best.digest}
+        return {**asdict(self), **named}
 
 
 class CompileSteps:
@@ -82,7 +87,9 @@ class CompileSteps:
         self.test_results: dict[str, list[Any]] = {}
         """Candidate → the results of `dspy.Evaluate` on the test set: (example, prediction, score)."""
         self.unit_costs: dict[str, float] = {}
-        """Candidate → picodollars a sample (or an example) on the test set."""
+        """Candidate → dollars a sample (or an example) on the test set."""
+        self.tuned: Tuned | None = None
+        """How far the optimizer came."""
 
     def run(self, estimate_only: bool = False) -> CompileOutcome:
         """Baseline, estimate, optimizer, choice, proof. Raises the error that ended it, unless that was a cap."""
@@ -97,32 +104,36 @@ class CompileSteps:
         with settings, _quiet_dspy_log(self.gateway):
             # First, so that options that it does not take cost nothing.
             optimizer = self.spec.optimizer(self.recorder, self.teacher, self.reflection, self._stopping)
+            if self.champion is not None:
+                refuse_unprovable(self.spec, self.champion.state.get(MANIFEST, {}).get("seen", []))
             baseline = self.candidates.note(self.student)
             self.gateway.allow(self.caps, self.seconds)
             self._evaluate("uncompiled program on the validation set", self.student, self.spec.split.validation)
             uncompiled = self._candidates()[baseline]
             self._raise_if_nothing_scored(uncompiled)
             self.recorder.uncompiled = uncompiled.scores.get("validation", {})
-            estimate = estimate_compile(self.spec, self.gateway, uncompiled, optimizer, self.champion is not None)
-            self.progress.expected = int(optimizer.expected) + 2 * len(
-                self.spec.split.validation + self.spec.split.test
-            )
-            if estimate_only or self.gateway.cap_reached:
-                return CompileOutcome(uncompiled, uncompiled, estimate, stopped=self.gateway.cap_reached)
-            warn_of_small_caps(self.caps, estimate)
-            self._tune(optimizer, estimate)
-            best = self._best(baseline)
-            proof, report = self._prove(baseline, best), self._judge_report(baseline, best)
-            stopped = self.tuning_ended_at or self.gateway.cap_reached
-            if proof is None and not stopped:
-                lost = self.gateway.unanswered
-                stopped = (
-                    f"no answer to {lost} requests"
-                    if lost
-                    else "none of the test set could be scored for both programs"
-                )
-            candidates, version = self._candidates(), self.champion.version if self.champion else None
-            return CompileOutcome(candidates[baseline], candidates[best], estimate, proof, stopped, version, report)
+            estimate = estimate_compile(self.spec, self.gateway, uncompiled, self.champion is not None)
+            sets, prove = self.spec.split, self.spec.settings.prove
+            self.progress.expected = optimizer.expected + 2 * len(sets.validation + sets.test * prove)
+            if not estimate_only and not self.gateway.cap_reached:
+                warn_of_small_caps(self.caps, estimate)
+                self._tune(optimizer, estimate)
+                return self._outcome(baseline, self._best(baseline), estimate)
+            why = self._why(self.gateway.cap_reached, estimate)
+            return CompileOutcome(uncompiled, uncompiled, estimate, stopped=self.gateway.cap_reached, why=why)
+
+    def _outcome(self, baseline: str, best: str, estimate: dict[str, Any]) -> CompileOutcome:
+        """What came of the tuning, with its proof where one is wanted."""
+        prove = self.spec.settings.prove
+        proof, report = (self._prove(baseline, best), self._judge_report(baseline, best)) if prove else (None, None)
+        stopped = self.tuning_ended_at or self.gateway.cap_reached
+        if prove and proof is None and not stopped:
+            lost = self.gateway.unanswered
+            unscored = "none of the test set could be scored for both programs"
+            stopped = f"no answer to {lost} requests" if lost else unscored
+        candidates, version = self._candidates(), self.champion.version if self.champion else None
+        why = self._why(stopped, estimate)
+        return CompileOutcome(candidates[baseline], candidates[best], estimate, proof, stopped, version, report, why)
 
     # --- the steps
 
@@ -130,6 +141,7 @@ class CompileSteps:
         """Run the optimizer under what the proof leaves of the caps."""
         self._begin(f"{optimizer.name}: {DOES.get(optimizer.name, 'tuning')}")
         self.gateway.allow(*caps_before_proof(self.caps, self.seconds, estimate))
+        before = self.recorder.evaluations
         try:
             tuned = optimizer.tune(self.student, list(self.spec.split.train), list(self.spec.split.validation))
         except Exception as error:
@@ -140,11 +152,13 @@ class CompileSteps:
                 log.warning("the optimizer ended early (%s); continuing with what it found", one_line(error, 200))
             tuned = None
         self._raise_if_stopped()
-        self.tuning_ended_at = self.gateway.cap_reached
-        self.gateway.allow(self.caps, self.seconds)
+        budget, done = self.gateway.recorder.budget, self.recorder.evaluations - before
+        self.tuned = Tuned(optimizer.name, done, optimizer.expected, budget.spent, budget.calls)
         if tuned is not None:
             tuned = self._with_prompts(program_state(tuned))
             self._evaluate("tuned program on the validation set", tuned, self.spec.split.validation)
+        self.tuning_ended_at = self.gateway.cap_reached
+        self.gateway.allow(self.caps, self.seconds)
         if len(self._candidates()) == 1 and not self.tuning_ended_at:
             log.warning(
                 "%s made no candidate: a demonstration takes a score of %s or more; set accept under metric",
@@ -162,7 +176,7 @@ class CompileSteps:
             label: program_score(candidates[name], self.clusters, self.unit_costs.get(name), seed)
             for label, name in names.items()
         }
-        topics = find_topics(self.spec.split)
+        topics = self.spec.topics
         gain = gain_over(candidates[best], candidates[baseline], self.clusters, topics, seed=seed)
         baseline_score, best_score = scores["uncompiled"], scores["compiled"]
         if baseline_score is None or best_score is None or gain is None or self.gateway.cap_reached:
@@ -179,7 +193,14 @@ class CompileSteps:
             whole=all(enough(len(candidates[name].scores.get("test", {})), size) for name in names.values()),
             accept_longer=self.spec.settings.accept_longer,
             topics=topics is not None,
+            same=best == baseline,
         )  # fmt: skip
+
+    def _why(self, stopped: str, estimate: Mapping[str, Any]) -> str:
+        """How far it came, where a cap ended it; else an empty text."""
+        if not stopped.startswith("max_"):
+            return ""
+        return at_cap(stopped, self.caps, self.gateway.recorder.budget, estimate, self.tuned)
 
     def _judge_report(self, baseline: str, best: str) -> JudgeReport | None:
         """How a judge agrees with people, before and after the compile."""
@@ -210,7 +231,7 @@ class CompileSteps:
         if self.spec.teachers["teacher"].price is not None:
             for name in names:
                 units = sum(_samples(prediction) for _, prediction, _ in results[name])
-                self.unit_costs[name] = (self.gateway.candidate_costs[name] - before[name]) / max(1, units)
+                self.unit_costs[name] = (self.gateway.candidate_costs[name] - before[name]) / PICO / max(1, units)
 
     def _evaluator(self, examples: Sequence[dspy.Example], metric: Callable[..., Any]) -> dspy.Evaluate:
         return dspy.Evaluate(

@@ -11,6 +11,10 @@ _MARKDOWN = {
     "bold": re.compile(r"\*\*[^*\n]+\*\*|__[^_\n]+__"),
 }
 _COMPARED = 20_000
+LENGTH = ("length", "longer")
+"""The figures of a comparison that say which answer is longer."""
+VERDICT = ("preference", "winner", "preference_where_orders_disagree", "preference_by_likeness")
+"""Those that say what the judge answered."""
 PERPLEXITY = "log_perplexity"
 """The figure that takes a model to compute; NaN where it is not known."""
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Annotated, Any, TypeVar, overload
 
 import dspy
+from pydantic import Field
 
+from refed_dspy.config.keywords import checked
 from refed_dspy.config.named import PROGRAMS, is_named, made, resolve
 from refed_dspy.errors import ConfigError, briefly, one_line
 from refed_dspy.programs.baselines import program_class_of
@@ -42,10 +44,11 @@ def load_program(
     accept_changed: bool = False,
 ) -> ReferenceLevelFeedback: ...
 @briefly
+@checked
 def load_program(
-    source: Path | str,
+    source: Any,
     features: Mapping[str, str] | None = None,
-    instructions_per_feature: int | None = None,
+    instructions_per_feature: Annotated[int, Field(ge=1, le=100)] | None = None,
     *,
     into: dspy.Module | None = None,
     accept_changed: bool = False,
@@ -62,11 +65,9 @@ def load_program(
             own; or its prompts were edited after it was saved or registered in MLflow: the error's note shows the
             difference, and `accept_changed` accepts it.
     """
-    if not isinstance(source, str | Path):
-        raise ConfigError(
-            f"load_program: {type(source).__name__} is neither a file nor an MLflow address; "
-            "load into a module with into="
-        )
+    if not isinstance(source, str | Path) or source == "":
+        got = "an empty text" if source == "" else type(source).__name__
+        raise ConfigError(f"source: {got} is neither a file nor an MLflow address; load into a module with into=")
     if into is not None:
         load_into(into, source, accept_changed)
         return into

@@ -5,14 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import platformdirs
 
+from refed_dspy.concurrency import within
 from refed_dspy.config.keys import holds_key, is_secret_name, know, know_environment, without_keys
 from refed_dspy.errors import ConfigError, one_line
 
+P = ParamSpec("P")
+T = TypeVar("T")
 TEXTS_TAG = "refed.texts"
 """A registered version's tag: the digest of its prompts (`changed.prompts_digest`). Earlier versions have none."""
 
@@ -67,6 +71,32 @@ def mlflow_client() -> Any:
     return mlflow.MlflowClient(tracking_uri=tracking_uri())
 
 
+_LOCAL_PATIENCE = 600.0
+"""Seconds for a store that is a file: at its first use it makes its tables."""
+
+
+def patience() -> float:
+    """Seconds that MLflow gets for each thing that it is asked: three of its own time-outs
+    (MLFLOW_HTTP_REQUEST_TIMEOUT), which hold for each byte, or one for each attempt where that is more."""
+    if store_folder() is not None:
+        return _LOCAL_PATIENCE
+    return _number("MLFLOW_HTTP_REQUEST_TIMEOUT") * max(3, 1 + _number("MLFLOW_HTTP_REQUEST_MAX_RETRIES"))
+
+
+def _number(variable: str) -> float:
+    """What is set, or else ours; MLflow itself says what is wrong with it."""
+    try:
+        return float(os.environ.get(variable) or _QUIET[variable])
+    except ValueError:
+        return float(_QUIET[variable])
+
+
+def ask_mlflow(ask: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:
+    """What `ask`, which asks MLflow, returns or raises. Raises OutOfTime after `patience` seconds."""
+    quiet_mlflow()  # here: its import takes seconds, and asks nobody
+    return within(patience(), ask, *arguments, **keywords)
+
+
 def downloaded(address: str, to: str | None = None) -> Path:
     """The local file or folder of an artifact's address. Raises what MLflow does."""
     artifacts, client = quiet_mlflow().artifacts, mlflow_client()
@@ -107,7 +137,7 @@ def _without_secret(parameter: re.Match[str]) -> str:
 def download_program(address: str) -> Path:
     """Download a program's JSON from MLflow; returns the local file. Raises ConfigError."""
     try:
-        local = downloaded(address)
+        local = ask_mlflow(downloaded, address)
     except Exception as error:  # noqa: BLE001 — MLflow's own, and its HTTP client's
         if (name := _CHAMPION.fullmatch(address)) and "alias champion not found" in str(error):
             raise ConfigError(
@@ -123,15 +153,18 @@ def registered_version(address: str) -> Any | None:
     Raises ConfigError."""
     if not address.startswith("models:/"):
         return None
-    quiet_mlflow()
-    from mlflow.store.artifact.utils.models import get_model_name_and_version
-
     try:
-        client = mlflow_client()
-        named = get_model_name_and_version(client, address)
-        return client.get_model_version(*named) if len(named) == 2 else None
+        return ask_mlflow(_version_at, address)
     except Exception as error:  # noqa: BLE001 — MLflow's own, and its HTTP client's
         raise ConfigError(f"program {address}: MLflow cannot provide it: {without_secrets(error)}") from None
+
+
+def _version_at(address: str) -> Any | None:
+    from mlflow.store.artifact.utils.models import get_model_name_and_version
+
+    client = mlflow_client()
+    named = get_model_name_and_version(client, address)
+    return client.get_model_version(*named) if len(named) == 2 else None
 
 
 def registered_digest(address: str) -> str | None:

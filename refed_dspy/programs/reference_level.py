@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import dspy
 
 from refed_dspy.concurrency import all_of, together
-from refed_dspy.errors import ConfigError, RowError
+from refed_dspy.errors import ConfigError, RowError, one_line
 from refed_dspy.programs.asking import about, again, ask
 from refed_dspy.programs.program import Program, trace_in_order
 from refed_dspy.records import TAKEN_SHOWN, Failure, Feedback, Reference, Sample
@@ -21,6 +21,7 @@ from refed_dspy.signatures import (
     ResponseImprovement,
     instruction_feedback,
 )
+from refed_dspy.text import nearest
 
 STAGES = (
     "instruction_feedback",
@@ -95,7 +96,9 @@ class ReferenceLevelFeedback(Program):
         """
         for stage, sentence in guidance.items():
             if stage not in self.stage_names:
-                raise ConfigError(f"guidance: no stage {stage!r}; the stages are {', '.join(self.stage_names)}")
+                near = nearest(stage, self.stage_names)
+                hint = f"did you mean {near}?" if near else f"the stages are {', '.join(self.stage_names)}"
+                raise ConfigError(f"guidance: no stage {one_line(stage, 60)!r}; {hint}")
             for predictor in getattr(self, stage).predictors():
                 instructions = predictor.signature.instructions
                 if sentence not in instructions:

@@ -13,6 +13,7 @@ from typing import Any
 
 import dspy
 
+from refed_dspy.config.keywords import checked
 from refed_dspy.errors import ConfigError, briefly, one_line
 from refed_dspy.files import read_bytes, whole_file
 from refed_dspy.programs.adapter import SchemaAdapter
@@ -102,6 +103,7 @@ def without_models(program: dspy.Module) -> tuple[dspy.Module, dict[str, Any]]:
 
 
 @briefly
+@checked
 def save_program(program: dspy.Module, path: Path | str) -> None:
     """Write `program`'s state to `path`, whole or not at all.
 

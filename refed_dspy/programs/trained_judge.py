@@ -79,9 +79,13 @@ class TrainedJudge(PairwiseJudge):
 
     def rescored(self, verdict: Verdict, figures: Mapping[str, float]) -> Verdict:
         """What people are expected to say, by the `figures` of the comparison (`answer_figures.of_pair`)."""
-        b_better, tie, a_better = self.corrections.by_name[PAIRS].shares(figures)
-        preference = 0.0 if tie >= max(a_better, b_better) else 2 * (a_better - b_better)
-        return replace(verdict, preference=preference)
+        return replace(verdict, preference=preference_by(self.corrections.by_name[PAIRS], figures))
+
+
+def preference_by(correction: Correction, figures: Mapping[str, float]) -> float:
+    """Which answer people are expected to prefer by a correction of pairs, from 2 (A) to -2."""
+    b_better, tie, a_better = correction.shares(figures)
+    return 0.0 if tie >= max(a_better, b_better) else 2 * (a_better - b_better)
 
 
 class TrainedRubric(RubricJudge):

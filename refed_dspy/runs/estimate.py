@@ -107,7 +107,8 @@ def estimate(
         InputError: as `synthesize`.
         RunStopped: too few samples could be made for a forecast.
     """
-    return run_blocking(aestimate(program, references, progress=progress, on_progress=on_progress, **settings))
+    spec = prepare(program, references, **settings)  # outside the loop, where Ctrl-C ends what blocks
+    return run_blocking(_estimated(spec, Watch(on_progress, progress)))
 
 
 @run_keywords
@@ -120,13 +121,16 @@ async def aestimate(
     **settings: Unpack[RunSettings],
 ) -> Estimate:
     """`estimate`, for code that runs in an event loop."""
-    spec = prepare(program, references, **settings)
+    return await _estimated(prepare(program, references, **settings), Watch(on_progress, progress))
+
+
+async def _estimated(spec: RunSpec, watch: Watch[Progress]) -> Estimate:
     folder = spec.folder
     stopped, prediction = None, _forecast_from(spec)
     if prediction is None:
         shallow = min(PILOT_SAMPLES, spec.config.per_reference or PILOT_SAMPLES)
         pilot = replace(spec.plan_settings(min(spec.size, PILOT_REFERENCES * PILOT_SAMPLES)), per_reference=shallow)
-        made = await produce(spec, Watch(on_progress, progress), pilot)
+        made = await produce(spec, watch, pilot)
         prediction = _forecast_from(spec)
         stopped = made.reason if made.state == CAPPED else None
         if prediction is None and stopped is not None:

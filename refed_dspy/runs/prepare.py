@@ -25,7 +25,7 @@ from refed_dspy.runs.program import ProgramLike, open_program
 from refed_dspy.runs.spec import RunSpec
 from refed_dspy.teachers import Teacher, TeacherLike, open_teacher
 from refed_dspy.teachers.by_stage import TeachersByStage, open_teachers, stages_of
-from refed_dspy.teachers.judge import in_role, judge_for, open_judge_program
+from refed_dspy.teachers.judge import in_role, judge_for, open_judge_program, warn_of_unasked
 
 if TYPE_CHECKING:
     from refed_dspy.filters.copies import Known
@@ -71,11 +71,15 @@ run_keywords = with_keywords(RunConfig, RunSettings)
 def prepare(program: ProgramLike, references: Any, **settings: Unpack[RunSettings]) -> RunSpec:
     """What the run is made of, checked; its folder is not touched. Raises InputError."""
     config = check_config(RunConfig, {name: value for name, value in settings.items() if name not in MODELS})
+    if config.shards is not None and config.cluster is None:
+        raise ConfigError("shards: only a run on a cluster has shards; set cluster, too, or remove it")
     module, bound = without_models(open_program(program, config))
-    teacher = settings.get("teacher")
+    teacher, named = settings.get("teacher"), settings.get("teachers") or {}
+    if not isinstance(named, Mapping):
+        raise ConfigError(f"teachers: got a {type(named).__name__}; pass each stage's teacher: {{stage: teacher}}")
     if teacher is None and dspy.settings.lm is None:
         teacher = next(iter(bound.values()), None)
-    by_stage = open_teachers(teacher, bound | dict(settings.get("teachers") or {}), stages_of(module))
+    by_stage = open_teachers(teacher, {**bound, **named}, stages_of(module))
     usable = load_references(references, config.columns or None, config.turns)
     for teacher in by_stage.teachers:
         usable = usable.fitting(teacher.window, teacher.max_tokens)
@@ -107,6 +111,7 @@ def _screening(
         what = next(what for what, asked in compared.items() if asked)
         raise ConfigError(f"{what}, and {type(program).__name__} makes none; remove it or use another method")
     if not judges:
+        warn_of_unasked(asked)
         return screening, None
     with in_role("judge"):
         teacher = by_stage.first if asked is None else _teacher_of_model(by_stage, open_teacher(asked, role="judge"))

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import dspy
 
 from refed_dspy.config.run import RunConfig
+from refed_dspy.data.references import refuse_references
 from refed_dspy.errors import ConfigError
 from refed_dspy.programs import ReferenceLevelFeedback
 from refed_dspy.programs.baselines import METHODS
@@ -24,6 +25,7 @@ def open_program(program: ProgramLike, config: RunConfig) -> dspy.Module:
     Raises:
         ConfigError: it cannot be run at scale, or `config` sets what it has itself.
     """
+    refuse_references(program, "program")
     program = own_program(program, config.accept_changed)
     if program is None or isinstance(program, str | Path):
         module = _new_program(config) if program is None else _saved_program(program, config)

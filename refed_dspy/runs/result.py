@@ -6,10 +6,12 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+from refed_dspy.config.keywords import checked
 from refed_dspy.data.export import export, to_dataset
 from refed_dspy.data.rows import LINEAGE_COLUMNS, PAPER_COLUMNS, Samples, dropped_rows
 from refed_dspy.errors import PASSING, CapReached, ExportError, RunDirError, briefly, one_line
@@ -116,6 +118,7 @@ class Synthesis(Shown, Sequence[Sample]):
 
 
 @briefly
+@checked
 def read_run(run_dir: str | Path) -> Synthesis:
     """The outcome so far of the run in `run_dir`. Raises RunDirError if there is no run."""
     folder = path_of(run_dir, "run_dir")
@@ -191,10 +194,10 @@ def end_at_cap(folder: Path, cap: CapReached, go_on: Callable[[str], str]) -> st
     return f"{start}; the other {size - kept} would {would_take}; continue with: {go_on(f'{cap.cap}={enough}')}"
 
 
-def refresh_samples(folder: Path) -> None:
-    """Export the samples again where an earlier start, ended by a cap, exported them into the folder."""
-    if (folder / SAMPLES).is_file():
-        export(folder, "jsonl", folder / SAMPLES, force=True)
+def drop_samples(folder: Path) -> None:
+    """Remove what an earlier start, ended by a cap, exported into the folder: the run has gone past it."""
+    with suppress(OSError):
+        (folder / SAMPLES).unlink(missing_ok=True)
 
 
 def _export_text(folder: Path) -> str:

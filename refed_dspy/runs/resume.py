@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from refed_dspy.config.keywords import checked
 from refed_dspy.config.loading import warn_of_unused
 from refed_dspy.data.references import References
 from refed_dspy.errors import RunDirError, briefly
@@ -33,6 +34,7 @@ _KEPT = (
 
 
 @briefly
+@checked
 def resume(
     run_dir: str | Path,
     *,
@@ -42,7 +44,7 @@ def resume(
     judge: TeacherLike | None = None,
     max_failure_share: float | None = None,
     max_cost: float | None = None,
-    max_calls: int | None = None,
+    max_calls: float | None = None,
     max_minutes: float | None = None,
     cluster: str | None = None,
     progress: bool = True,

@@ -137,6 +137,8 @@ def measure(
         RunStopped: the judge failed, or abstained on every row; or the scorer failed. Verdicts are kept.
     """
     config = check_config(StatsConfig, settings)
+    if out is not None and judge is None:
+        raise ConfigError("out: only a judge's verdicts are kept there; name a judge, or remove it")
     data = as_path(data)
     loaded = load_dataset(data, config.columns or None)
     lacking = loaded.without_plain
@@ -172,8 +174,8 @@ def _check_plain(data: DataSet, lacking: int, column: str | None, judged: bool) 
         raise ConfigError(f"columns: plain: no row of {data.name} has a text in {one_line(column, 60)!r}")
     if judged and lacking:
         raise ConfigError(
-            f"judge: {lacking} of {len(data.rows)} rows of {data.name} have no plain response to compare with; give "
-            "the column with columns: {plain: …} or remove judge"
+            f"judge: {lacking} of {len(data.rows)} rows of {data.name} have no plain response to compare with; name "
+            "the column in a --config file, or in Python, `columns: {plain: …}`, or remove judge"
         )
 
 

@@ -15,7 +15,7 @@ from refed_dspy.ledger.states import ESTIMATED
 from refed_dspy.runs.plan import Plan, PlanSettings
 from refed_dspy.runs.prepare import RunSettings, prepare, run_keywords
 from refed_dspy.runs.program import ProgramLike
-from refed_dspy.runs.result import Synthesis, read_run, refresh_samples
+from refed_dspy.runs.result import Synthesis, read_run
 from refed_dspy.runs.scheduler import run_plan
 from refed_dspy.runs.spec import RunSpec
 from refed_dspy.runs.work import note_end
@@ -93,7 +93,8 @@ def synthesize(
         RunStopped: the run ended early; everything made so far is kept, and the message says how to continue.
         KeyboardInterrupt: the same, by Ctrl-C or a notebook's stop button.
     """
-    return run_blocking(asynthesize(program, references, progress=progress, on_progress=on_progress, **settings))
+    spec = prepare(program, references, **settings)  # outside the loop, where Ctrl-C ends what blocks
+    return run_blocking(_synthesized(spec, Watch(on_progress, progress)))
 
 
 @run_keywords
@@ -106,8 +107,11 @@ async def asynthesize(
     **settings: Unpack[RunSettings],
 ) -> Synthesis:
     """`synthesize`, for code that runs in an event loop."""
-    spec, watch = prepare(program, references, **settings), Watch(on_progress, progress)
-    if settings.get("cluster") is None:
+    return await _synthesized(prepare(program, references, **settings), Watch(on_progress, progress))
+
+
+async def _synthesized(spec: RunSpec, watch: Watch[Progress]) -> Synthesis:
+    if getattr(spec.config, "cluster", None) is None:
         return await produce(spec, watch)
     from refed_dspy.runs.cluster.drive import drive  # what needs Ray is not imported without it
 
@@ -137,7 +141,6 @@ async def produce(
                 await carry_out(spec, session, plan)
             note_end(session, plan)
             await tracker.told()
-    refresh_samples(folder)
     return read_run(folder)
 
 

@@ -17,7 +17,7 @@ from refed_dspy.ledger.states import CAPPED, DONE, ESTIMATED, SHORT, STOPPED, En
 from refed_dspy.ledger.summary import decisions_by_filter
 from refed_dspy.runs.plan import Plan
 from refed_dspy.runs.remembered import is_resumable
-from refed_dspy.runs.result import end_at_cap, why_short
+from refed_dspy.runs.result import drop_samples, end_at_cap, why_short
 from refed_dspy.teachers.by_stage import ANY, TeachersByStage
 from refed_dspy.teachers.pool import PoolSetup
 from refed_dspy.teachers.session import Session
@@ -97,6 +97,8 @@ class RunWork(Work):
 def note_end(session: Session, plan: Plan) -> None:
     """Write down and say how the start ended: at a cap, short of its size, with calls left in batches."""
     folder, end = session.ledger.path.parent, _end(session, plan)
+    if end.state != CAPPED:
+        drop_samples(folder)
     write_end(session.ledger, end)
     if end.reason not in {"", ESTIMATED}:
         log.warning("%s", end.reason)

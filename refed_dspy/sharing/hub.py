@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from refed_dspy.concurrency import OutOfTime, within
+from refed_dspy.data.read import HUB_PATIENCE, HUB_SLOWEST
 from refed_dspy.errors import InputError, RefedError, one_line
 from refed_dspy.sharing.manifest import SharedFile
 
@@ -66,23 +68,26 @@ def send(folder: Path, files: Sequence[SharedFile], target: Target) -> Sent:
         InputError: no token, no permission, another visibility than asked for, or a file that changed meanwhile.
         RefedError: the Hub cannot be reached, or fails.
     """
+    seconds = HUB_PATIENCE + sum(file.bytes for file in files) / HUB_SLOWEST
+    with _hub_errors(target):
+        return within(seconds, _sent, folder, files, target)
+
+
+def _sent(folder: Path, files: Sequence[SharedFile], target: Target) -> Sent:
     from huggingface_hub import HfApi, get_token
 
-    with _hub_errors(target):
-        if get_token() is None:
-            raise InputError("the Hub: no token; set HF_TOKEN to one that may write or run hf auth login")
-        api = HfApi(library_name="refed-dspy")
-        head = _open_branch(api, target)
-        ours = {file.path for file in files}
-        staying = sorted({sibling.rfilename for sibling in head.siblings or ()} - ours - _HUB_FILES)
-        if not _missing(api, target, str(head.sha), files):
-            return Sent(None, staying)
-        commit = _commit(api, target, str(head.sha), folder, files)
-        if wrong := _missing(api, target, str(commit.oid), files):
-            raise RefedError(
-                f"{target.repo}: the Hub took the commit, but its {wrong[0]} differs from this one; {_AGAIN}"
-            )
-        return Sent(one_line(commit.commit_url, 300), staying)
+    if get_token() is None:
+        raise InputError("the Hub: no token; set HF_TOKEN to one that may write or run hf auth login")
+    api = HfApi(library_name="refed-dspy")
+    head = _open_branch(api, target)
+    ours = {file.path for file in files}
+    staying = sorted({sibling.rfilename for sibling in head.siblings or ()} - ours - _HUB_FILES)
+    if not _missing(api, target, str(head.sha), files):
+        return Sent(None, staying)
+    commit = _commit(api, target, str(head.sha), folder, files)
+    if wrong := _missing(api, target, str(commit.oid), files):
+        raise RefedError(f"{target.repo}: the Hub took the commit, but its {wrong[0]} differs from this one; {_AGAIN}")
+    return Sent(one_line(commit.commit_url, 300), staying)
 
 
 def _open_branch(api: Any, target: Target) -> Any:
@@ -164,18 +169,19 @@ _STATUS: Mapping[int, tuple[type[RefedError], str]] = {
 @contextmanager
 def _hub_errors(target: Target) -> Iterator[None]:
     """Errors of the library as ours, one line each. They quote the Hub's message, which holds no key."""
-    import httpx
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 
     try:
         yield
     except RefedError:
         raise
+    except OutOfTime as error:
+        raise RefedError(f"the Hub gives {error}; what was sent may still arrive; {_AGAIN}") from None
     except HfHubHTTPError as error:
         raise _refusal(target, error) from None
     except OfflineModeIsEnabled:
         raise RefedError("the Hub: HF_HUB_OFFLINE is set; unset it, then run it again") from None
-    except httpx.TransportError as error:
+    except HTTPError as error:  # of httpx, or of httpx2 from version 2 of the library on: its other errors are above
         raise RefedError(f"the Hub cannot be reached ({one_line(error, 120)}); check the network; {_AGAIN}") from None
     except ValueError as error:
         raise InputError(f"{target.repo}: {one_line(error, 300)}; nothing was committed") from None

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from refed_dspy.config.keywords import checked
 from refed_dspy.errors import InputError, briefly, one_line
 from refed_dspy.files import path_of
 from refed_dspy.sharing import hub
@@ -73,6 +74,7 @@ class Push:
 
 
 @briefly
+@checked
 def push(
     folder: str | Path,
     repo: str,

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from refed_dspy.concurrency import current_environ
 from refed_dspy.config.keys import SHAPES
 from refed_dspy.errors import InputError, one_line
 from refed_dspy.sharing.manifest import name_digest
@@ -29,7 +30,7 @@ def secret_values(key_variables: Collection[str] = ()) -> dict[str, str]:
     digest (`manifest.name_digest`) is in `key_variables`, and the token of a login. Uses no network."""
     values = {
         f"the value of the variable {name}": value.strip()
-        for name, value in os.environ.items()
+        for name, value in current_environ().items()
         if _SECRET_NAME.search(name) or name_digest(name) in key_variables
     }
     values["the token of hf auth login"] = _login_token()

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
 
+from refed_dspy.config.keywords import checked
 from refed_dspy.data.dataset import load_dataset
 from refed_dspy.data.export import Through, unseen
 from refed_dspy.data.on_disk import RowsOnDisk
@@ -52,6 +53,7 @@ class Shared:
 
 
 @briefly
+@checked
 def share(
     run_dir: str | PathLike[str],
     out: str | Path,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from difflib import get_close_matches
 
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.sharing.redact import PRIVATE
+from refed_dspy.text import nearest
 from refed_dspy.weights import WEIGHTS
 
 UNKNOWN = "not known here: see those of the model and of the service that ran it"
@@ -48,6 +48,6 @@ def checked_license(identifier: str) -> str:
     name = identifier.strip().lower()
     if name in LICENSES:
         return name
-    near = get_close_matches(name, sorted(LICENSES), n=1, cutoff=0.6)
-    hint = f"did you mean {near[0]}?" if near else "use one such as cc-by-4.0, or a file with the license's text"
+    near = nearest(name, sorted(LICENSES))
+    hint = f"did you mean {near}?" if near else "use one such as cc-by-4.0, or a file with the license's text"
     raise ConfigError(f"license {one_line(identifier, 60)}: not a license the Hub knows; {hint}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
@@ -18,6 +17,7 @@ from refed_dspy.records import digest
 from refed_dspy.teachers import Teacher, TeacherLike, open_teacher
 from refed_dspy.teachers.judge import in_role
 from refed_dspy.teachers.teacher import read_teacher
+from refed_dspy.text import nearest
 
 FEEDBACK = "feedback"
 """The key that stands for every stage that collects feedback."""
@@ -165,8 +165,8 @@ def _by_stage(teachers: Mapping[str, Any], stages: Sequence[str]) -> dict[str, t
     named: dict[str, tuple[str, Any]] = {}
     for key in sorted(teachers, key=lambda key: key != FEEDBACK):
         if key not in keys:
-            near = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else f"the program's stages are {', '.join(keys)}"
+            near = nearest(key, keys)
+            hint = f"did you mean {near}?" if near else f"the program's stages are {', '.join(keys)}"
             raise ConfigError(f"teachers: {one_line(key, 60)}: no such stage; {hint}")
         named |= dict.fromkeys(of_feedback if key == FEEDBACK else [key], (key, teachers[key]))
     return named

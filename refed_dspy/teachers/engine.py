@@ -49,7 +49,7 @@ from refed_dspy.teachers.transport import (
     current_reading,
     longest_answer,
 )
-from refed_dspy.teachers.usage import first_choice, without_usage
+from refed_dspy.teachers.usage import first_choice, sent_before, without_usage
 
 log = logging.getLogger("refed_dspy.teachers")
 _BACKOFF = wait_random_exponential(multiplier=0.5, max=30)
@@ -278,15 +278,17 @@ class TeacherEngine:
         """An attempt that is sent now. `worst`: its reservation; `number`: of its call in the ledger."""
         # What an answer says it took is believed by max_tokens: a request for one token would make most incredible.
         most = bound.prompt, self.config.max_tokens
-        return SentAttempt(self.model, self.endpoint, self.price, worst, number, time.monotonic(), most)
+        fresh = sent_before(self.endpoint, self.model).fresh(bound.text)
+        now = time.monotonic()
+        return SentAttempt(self.model, self.endpoint, self.price, worst, number, now, most, bound.text, fresh)
 
     def finished(self, response: Response, attempt: SentAttempt, recorder: Recorder) -> Response:
         """Record a finished attempt. Raises AnswerCut, AnswerRefused."""
         self.answered = True
         outcome = outcome_of(response)
-        if attempt.doubts(response):
+        if (used := attempt.used(response, self.route.provider)) is None:
             self._doubt()
-        recorder.report(attempt.answered(outcome, response, self.route.provider))
+        recorder.report(attempt.answered(outcome, response, used))
         if outcome == "cut" and not takes_cut():
             raise AnswerCut(f"cut at max_tokens={self.config.max_tokens}; raise it in the teacher's settings")
         if outcome == "refused":

@@ -104,10 +104,19 @@ def in_role(role: str) -> Iterator[None]:
 
 def open_judge_model(asked: Any, beside: Teacher | None = None) -> Teacher:
     """The judge `asked` for, at temperature 0 if its settings name none: verdicts must not depend on chance."""
-    judge = open_teacher(asked, beside, role="judge")
-    if judge.config is not None and "temperature" not in judge.config.model_fields_set:
-        return _at_temperature_zero(judge.config, beside)
-    return judge
+    with in_role("judge"):
+        judge = open_teacher(asked, beside, role="judge")
+        if judge.config is not None and "temperature" not in judge.config.model_fields_set:
+            return _at_temperature_zero(judge.config, beside)
+        return judge
+
+
+def warn_of_unasked(judge: Any) -> None:
+    """Warn of a judge (None: there is none) that no filter asks. Raises as `open_judge_model`: a wrong one is refused,
+    needed or not."""
+    if judge is not None:
+        open_judge_model(judge)
+        log.warning("judge: none of the filters asks one, so it is not used")
 
 
 def _at_temperature_zero(config: TeacherConfig, beside: Teacher | None) -> Teacher:

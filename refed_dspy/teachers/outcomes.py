@@ -20,7 +20,6 @@ from dspy.lm15 import (
     ServerError,
     TextPart,
     TransportError,
-    Usage,
 )
 from dspy.lm15 import TimeoutError as AnswerTimeout
 
@@ -32,7 +31,7 @@ from refed_dspy.programs.reasoning import with_reasoning_apart
 from refed_dspy.records import Call
 from refed_dspy.teachers.prices import Price
 from refed_dspy.teachers.transport import Unreadable, WebPage
-from refed_dspy.teachers.usage import is_incredible, reasoning_tokens, used_tokens
+from refed_dspy.teachers.usage import Used, is_incredible, reasoning_tokens, text_of_answer, used_tokens
 
 _PAGE = re.compile(r"<!doctype|<html", re.IGNORECASE)
 _TRANSIENT = (RateLimitError, ServerError, TransportError, AnswerTimeout)
@@ -50,21 +49,25 @@ class SentAttempt:
     started: float
     most: tuple[int, int]
     """Tokens that its prompt and its completion can have at most."""
+    prompt: str
+    fresh: str
+    """The end of its prompt that was not sent before."""
 
-    def doubts(self, response: Response) -> bool:
-        """Whether the answer says that it took more than it can have."""
-        return is_incredible(response.usage, *self.most)
+    def used(self, response: Response, provider: str) -> Used | None:
+        """The tokens that it took; None where what it says cannot be."""
+        if is_incredible(response.usage, *self.most):
+            return None
+        return used_tokens(provider, response.usage).raised(self.prompt, self.fresh, text_of_answer(response))
 
-    def answered(self, outcome: str, response: Response, provider: str) -> Call:
+    def answered(self, outcome: str, response: Response, used: Used | None) -> Call:
         """The finished call, charged by its tokens; where they were not reported, or cannot be, at its worst case."""
-        usage = Usage() if self.doubts(response) else response.usage
-        prompt, cached, written, completion = used_tokens(provider, usage)
+        prompt, cached, written, completion = used or Used()
         cost = self.worst
         if self.price is not None and prompt is not None and completion is not None:
             cost = self.price.cost(prompt, cached or 0, written or 0, completion)
         return Call(
             self.model, self.endpoint, outcome, self._seconds(), prompt, cached, completion, cost, self.number,
-            reasoning_tokens(usage),
+            reasoning_tokens(response.usage) if used else None,
         )  # fmt: skip
 
     def failed(self, error: BaseException) -> Call:

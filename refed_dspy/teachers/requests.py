@@ -35,10 +35,12 @@ OVERHEAD = 1_024
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """The most tokens that a request can take: of its prompt, and of its answer with all reasoning."""
+    """The most tokens that a request can take: of its prompt, and of its answer with all reasoning. `text`: of its
+    prompt, which bounds them from below."""
 
     prompt: int
     answer: int
+    text: str
 
 
 class Outgoing:
@@ -74,9 +76,10 @@ class Outgoing:
             config = replace(config, extensions={"seed": seed, **(config.extensions or {})})
         elif self.takes_cache_key and (key := cache_key(request)) is not None:  # the user's params win
             config = replace(config, extensions={CACHE_KEY: key, **(config.extensions or {})})
-        size += OVERHEAD + _bytes(request.system) + sum(_bytes(part) for part in request.messages)
+        text = "".join(map(text_of, (request.system, *request.messages)))
+        size += OVERHEAD + len(text.encode("utf-8", "surrogatepass"))
         outgoing = replace(request, model=self.route.model, config=config)
-        return outgoing, Bound(size, self._longest(request.config))
+        return outgoing, Bound(size, self._longest(request.config), text)
 
     def _fitted(self, settings: Config) -> tuple[Config, int]:
         """A request's settings as the endpoint takes them, and the size of their schema in bytes."""
@@ -186,11 +189,6 @@ def text_of(part: Any) -> str:
     if part is None or isinstance(part, str):
         return part or ""
     return "\n".join(str(getattr(text, "text", "")) for text in (part.parts if hasattr(part, "parts") else part))
-
-
-def _bytes(part: Any) -> int:
-    """Bytes of a system message or of a message's texts."""
-    return len(text_of(part).encode("utf-8", "surrogatepass"))
 
 
 def fit_bounds(part: Any, bounded: bool) -> Any:

@@ -7,6 +7,7 @@ is a provider that DSPy's router knows.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -28,6 +29,7 @@ from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.connections import Connections, proxy_for
 from refed_dspy.errors import ModelError, one_line
 from refed_dspy.teachers.dialect import Schema
+from refed_dspy.text import nearest
 
 CUSTOM_PROVIDER = "refed-teacher"
 """The name under which lm15 knows an endpoint that is given by its address."""
@@ -145,8 +147,8 @@ def _known_provider(config: TeacherConfig) -> Route:
     env = _required_variable(config)
     try:
         resolution = LMRouter(RouterConfig()).resolve_openai_chat(str(config.model))
-    except LM15Error:
-        raise ModelError("the model's provider is unknown; set api_base to its endpoint's address") from None
+    except LM15Error as error:
+        raise ModelError(_unknown_provider(str(config.model), str(error))) from None
     provider = resolution.provider
     if not env and resolution.env_key and not resolution.placeholder_key:
         if not read_key(resolution.env_key):
@@ -161,6 +163,15 @@ def _known_provider(config: TeacherConfig) -> Route:
     endpoint = str(getattr(lm, "base_url", None) or provider)
     schema: Schema = "bounded" if provider in LOCAL_PROVIDERS else "strict"
     return Route(provider, resolution.model, endpoint, RouterConfig(), env, schema, proxy_for(endpoint))
+
+
+def _unknown_provider(model: str, error: str) -> str:
+    """What to say of a model whose provider DSPy does not know; its `error` lists those it knows."""
+    provider, _, name = model.partition("/")
+    listed = re.search(r"known: ([\w, ]+)", error)
+    near = nearest(provider, listed[1].split(", ") if listed else ())
+    hint = f"did you mean {near}/{one_line(name, 60)}? Or " if near else ""
+    return f"{one_line(model, 80)}: the model's provider is unknown; {hint}set api_base to its endpoint's address"
 
 
 def key_variable(model: str) -> str | None:

@@ -11,6 +11,7 @@ from refed_dspy.concurrency import few_collections
 from refed_dspy.errors import (
     CapReached,
     CapTooSmall,
+    LedgerLost,
     NothingKept,
     RowError,
     RunStopped,
@@ -161,7 +162,7 @@ class Session:
                 self.cap_reached = reached or CapReached("max_minutes")
             for recorded in dict.fromkeys(self.recorded_teachers.values()):
                 recorded.failures.check_useful()
-        except NothingKept:
+        except (NothingKept, LedgerLost):
             raise
         except (TeacherError, RunStopped, RowError) as error:  # a RowError here: the work cannot do without that row
             work = self.start.work

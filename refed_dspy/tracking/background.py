@@ -7,16 +7,17 @@ import logging
 import os
 import shlex
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from refed_dspy.programs.mlflow_address import tracking_uri, without_secrets
+from refed_dspy.programs.mlflow_address import patience, tracking_uri, without_secrets
 from refed_dspy.tracking.store import NotTracked, Store, noted_run
 
 log = logging.getLogger("refed_dspy.tracking")
 LONGEST_WAIT = 60.0
-"""Seconds that the work waits for MLflow at most, at its end and in `update`."""
+"""Seconds that the work waits for MLflow at most, in all: in `update`, and at its end."""
 AT_STOP = 0.4
 """Seconds that Ctrl-C leaves for MLflow, after the calls' own."""
 LOOKS = 0.05
@@ -46,28 +47,41 @@ class MlflowTracker(Tracker):
         self._store, self._copy_to_store, self._interval = Store(folder), copy, interval
         self._ended, self._wake, self._copied = threading.Event(), threading.Event(), threading.Event()
         self._warned = self._given_up = False
+        self._left = min(LONGEST_WAIT, patience())
         self._thread = threading.Thread(target=self._work, name="refed-tracking", daemon=True)
         self._thread.start()
 
     def update(self) -> None:
         self._copied.clear()
         self._wake.set()
-        self._copied.wait(LONGEST_WAIT)
+        with self._waiting() as left:
+            self._copied.wait(left)
 
     async def told(self) -> None:
         self._end()
-        for _ in range(int(LONGEST_WAIT / LOOKS)):
-            if not self._thread.is_alive():
-                return
-            await asyncio.sleep(LOOKS)
+        with self._waiting() as left:
+            for _ in range(int(left / LOOKS)):
+                if not self._thread.is_alive():
+                    return
+                await asyncio.sleep(LOOKS)
 
     def finish(self, at_stop: float | None = None) -> None:
         self._given_up = at_stop is not None and self._store.client is None
         self._end()
-        self._thread.join(0 if self._given_up else LONGEST_WAIT if at_stop is None else at_stop)
+        with self._waiting() as left:
+            self._thread.join(0 if self._given_up else left if at_stop is None else at_stop)
         if self._thread.is_alive():
             self._given_up = True
             self._warn("it does not answer" if at_stop is None else "there was no time")
+
+    @contextmanager
+    def _waiting(self) -> Iterator[float]:
+        """The seconds that are left to wait; what the block takes is gone."""
+        began = time.monotonic()
+        try:
+            yield self._left
+        finally:
+            self._left = max(0.0, self._left - (time.monotonic() - began))
 
     def _end(self) -> None:
         self._ended.set()

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from refed_dspy.config.keywords import checked
 from refed_dspy.errors import ConfigError, briefly, one_line
 from refed_dspy.metrics.intervals import Interval
 from refed_dspy.programs.changed import prompts_digest
-from refed_dspy.programs.mlflow_address import TEXTS_TAG, downloaded, mlflow_client, without_secrets
+from refed_dspy.programs.mlflow_address import TEXTS_TAG, ask_mlflow, downloaded, mlflow_client, without_secrets
 from refed_dspy.tracking.store import NotTracked, Store
 
 log = logging.getLogger("refed_dspy.tracking")
@@ -98,22 +99,27 @@ def _gain(proof: Mapping[str, Any]) -> str:
 def champion(name: str) -> Registered | None:
     """The current champion of `name`, or None. Raises NotTracked where MLflow fails."""
     try:
-        client = mlflow_client()
-        if not client.search_registered_models(filter_string=f"name = '{name}'"):
-            return None
-        if (version := _version_of(client, name, CHAMPION)) is None:
-            return None
-        with tempfile.TemporaryDirectory() as folder:
-            path = downloaded(f"models:/{name}/{version}", folder)
-            state = json.loads((path / PROGRAM).read_text(encoding="utf-8"))
-        if client.get_model_version(name, version).tags.get(TEXTS_TAG) not in {None, prompts_digest(state)}:
-            raise NotTracked(f"{PROGRAM} of {name} version {version} is not the registered file")
+        return ask_mlflow(_champion, name)
     except Exception as error:  # noqa: BLE001 — MLflow's own, its HTTP client's, a damaged file
         raise NotTracked(without_secrets(error, 200)) from None
+
+
+def _champion(name: str) -> Registered | None:
+    client = mlflow_client()
+    if not client.search_registered_models(filter_string=f"name = '{name}'"):
+        return None
+    if (version := _version_of(client, name, CHAMPION)) is None:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        path = downloaded(f"models:/{name}/{version}", folder)
+        state = json.loads((path / PROGRAM).read_text(encoding="utf-8"))
+    if client.get_model_version(name, version).tags.get(TEXTS_TAG) not in {None, prompts_digest(state)}:
+        raise NotTracked(f"{PROGRAM} of {name} version {version} is not the registered file")
     return Registered(version, state)
 
 
 @briefly
+@checked
 def promote(name: str, version: str | None = None, accept_longer: bool = False, unproved: bool = False) -> str:
     """Make a version of `name` the champion; without `version`, the challenger. Returns its number.
 
@@ -122,18 +128,22 @@ def promote(name: str, version: str | None = None, accept_longer: bool = False, 
             `unproved`; or rests on length, unless `accept_longer` or `unproved`.
     """
     try:
-        client = mlflow_client()
-        _check_registered(client, name)
-        promoted = version or _version_of(client, name, CHALLENGER)
-        if promoted is None:
-            raise ConfigError(f"promote: {name} has no {CHALLENGER}; choose one with version=…")
-        if not unproved and (refusal := _refusal(client.get_model_version(name, promoted).tags, accept_longer)):
-            raise ConfigError(f"promote: {name} version {promoted}: {refusal}")
-        client.set_registered_model_alias(name, CHAMPION, promoted)
+        return ask_mlflow(_promoted, name, version, accept_longer, unproved)
     except ConfigError:
         raise
     except Exception as error:  # noqa: BLE001 — MLflow's own, and its HTTP client's
         raise ConfigError(f"promote: {name}: MLflow says: {without_secrets(error, 200)}") from None
+
+
+def _promoted(name: str, version: str | None, accept_longer: bool, unproved: bool) -> str:
+    client = mlflow_client()
+    _check_registered(client, name)
+    promoted = version or _version_of(client, name, CHALLENGER)
+    if promoted is None:
+        raise ConfigError(f"promote: {name} has no {CHALLENGER}; choose one with version=…")
+    if not unproved and (refusal := _refusal(client.get_model_version(name, promoted).tags, accept_longer)):
+        raise ConfigError(f"promote: {name} version {promoted}: {refusal}")
+    client.set_registered_model_alias(name, CHAMPION, promoted)
     return str(promoted)
 
 
@@ -151,7 +161,7 @@ def _check_registered(client: Any, name: str) -> None:
 def _refusal(tags: Mapping[str, str], accept_longer: bool) -> str:
     """Why a version with these tags is not promoted, and the word that would do it; empty where it is."""
     measured = one_line(tags.get(GAIN, "not recorded"), 120)
-    gain = f"{'loss' if measured.startswith('-') else 'gain'} {measured}"
+    gain = f"{'change' if measured.startswith('-') else 'gain'} {measured}"
     if tags.get(RESTS) == str(True):
         return (
             "" if accept_longer else f"its gain rests on length ({gain}); to promote it anyway, use accept_longer=True"

@@ -9,11 +9,13 @@ import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
+from refed_dspy.concurrency import OutOfTime
 from refed_dspy.errors import RefedError, one_line
 from refed_dspy.files import whole_file
-from refed_dspy.programs.mlflow_address import mlflow_client, store_folder, without_secrets
+from refed_dspy.programs.mlflow_address import ask_mlflow, mlflow_client, store_folder, without_secrets
 
 NOTE = "tracking.json"
 FOLDER_RUN = "run"
@@ -62,6 +64,7 @@ class Store:
         self.folder = folder
         self.client: Any = None
         self._running = False
+        self._unanswered: Thread | None = None
         self.note: dict[str, Any] = {}
 
     def connect(self) -> None:
@@ -71,9 +74,15 @@ class Store:
             self.note = self._read()
 
     def call(self, function: Any, *args: Any, **kwargs: Any) -> Any:
-        """Call MLflow. Raises NotTracked for whatever it raises."""
+        """Call MLflow. Raises NotTracked for whatever it raises, and where it does not answer in time: nothing else is
+        asked then until it has."""
+        if self._unanswered is not None and self._unanswered.is_alive():
+            raise NotTracked("it has not answered yet")
         try:
-            return function(*args, **kwargs)
+            return ask_mlflow(function, *args, **kwargs)
+        except OutOfTime as error:
+            self._unanswered = error.thread
+            raise NotTracked(str(error)) from None
         except Exception as error:  # noqa: BLE001 — MLflow's own, SQLAlchemy's, its HTTP client's, the disk's
             raise NotTracked(without_secrets(error, 200)) from None
 

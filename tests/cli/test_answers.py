@@ -83,7 +83,7 @@ def test_a_model_by_variables_and_settings_in_a_file(
         (
             ("--prompts", "bare.jsonl", "--model", "simulated", "--out", "o"),
             "bare.jsonl: no instructions: none of its rows has instruction or prompt or question; its columns are uid, "
-            "task; name the right one with columns: {instruction: …}",
+            "task; name the right one in a --config file, or in Python: `columns: {instruction: …}`",
         ),
         (
             ("--prompts", "tasks.jsonl", "--model", "simulated", "--out", "o", "--format", "arena_hard"),

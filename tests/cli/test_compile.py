@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -24,15 +23,15 @@ from tests.support.scripted_engine import references
 from tests.tracking.test_compile import candidates_in
 
 mlflow_template, tracked = mlflow_stores.mlflow_template, mlflow_stores.tracked
-SMALL = {"optimizer": "bootstrap", "train": 2, "validation": 2, "test": 3, "instructions_per_feature": 1}
+SMALL = {"optimizer": "bootstrap", "train": 2, "validation": 2, "test": 5, "instructions_per_feature": 1}
 PRICE = "{prompt: 1, completion: 2}"
 
 
 @pytest.fixture
 def home(home: Path) -> Path:
     """A working folder with references, pairs and a compile's settings."""
-    (home / "references.jsonl").write_text("".join(json.dumps(r) + "\n" for r in references(7)))
-    (home / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs(8)))
+    (home / "references.jsonl").write_text("".join(json.dumps(r) + "\n" for r in references(20)))
+    (home / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs(10)))
     settings({})
     return home
 
@@ -72,8 +71,7 @@ def test_compile_says_what_it_came_to_and_where_it_is(home: Path, server: Simula
     assert lines[0].startswith("validation: 0.") and "uncompiled" in lines[0] and "compiled" in lines[0]
     heads = [line.split("  ")[0] for line in lines]
     assert heads.index("program") < heads.index("uncompiled") < heads.index("compiled")
-    assert any(re.match(r"gain over|loss against", line) and "3 held-out references" in line for line in lines)
-    assert "not proved" in done.stdout  # three references prove nothing
+    assert [line for line in lines if line.startswith(("gain over ", "change from ", "nothing to prove: "))]
     cost = next(line for line in lines if line.startswith("cost: $"))
     assert cost.endswith(f"{server.stats()['requests']} calls")
     assert lines[-1] == "program: out/program.json" and not [line for line in lines if len(line) > 200]
@@ -111,14 +109,15 @@ def test_an_estimate_asks_a_little_and_says_what_all_would_take(home: Path, serv
 
 @pytest.mark.slow
 def test_at_a_cap_it_ends_with_one_line_and_the_same_command_goes_on(home: Path, server: SimulatedTeacher) -> None:
-    cut = compile_(home, server, "--max-calls", 120)
-    assert cut.exit_code == 1 and server.stats()["requests"] == 120
-    lines = [line for line in cut.stderr.splitlines() if line.startswith("refed: max_calls")]
-    assert lines == ["refed: max_calls is reached; raise it; run the same command to continue"]
+    assert compile_(home, server, "--estimate").exit_code == 0  # after it no cap is refused
+    cut = compile_(home, server, "--max-calls", 60)
+    assert cut.exit_code == 1 and server.stats()["requests"] == 60
+    lines = [line for line in cut.stderr.splitlines() if line.startswith("refed: max_calls 60 is reached")]
+    assert len(lines) == 1 and "60 calls used" in lines[0] and "; to continue, raise it and run the same" in lines[0]
     assert refed("status", "out").stdout.startswith("at its cap: compile by ")
-    assert "stopped: max_calls is reached" in cut.stdout and Path("out/program.json").is_file()
+    assert "stopped: max_calls 60 is reached after " in cut.stdout and Path("out/program.json").is_file()
     again = compile_(home, server)
-    assert again.exit_code == 1 and server.stats()["requests"] == 120  # a cap stays
+    assert again.exit_code == 1 and server.stats()["requests"] == 60  # a cap stays
     done = compile_(home, server, "--max-calls", 5_000)
     assert done.exit_code == 0 and server.stats()["repeated"] == 0 and Path("out/proof.txt").is_file()
 
@@ -163,7 +162,11 @@ BAD_INPUTS: dict[str, tuple[list[object], list[str]]] = {
     "no such dotted name": ([*TO_OUT, "--optimizer", "no.such.Thing"], ["no.such.Thing"]),
     "missing references": ([*TO_OUT, "--references", "none.jsonl"], ["none.jsonl", "no such file"]),
     "two references": ([*TO_OUT, "--references", "few.jsonl"], ["a compile needs at least 3"]),
-    "broken pairs": ([*TO_OUT, "--pairs", "broken-pairs.jsonl"], ["broken-pairs.jsonl line 1"]),
+    "broken pairs": (
+        [*TEACHER_DOWN[:2], "--out", "out", "--pairs", "broken-pairs.jsonl"],
+        ["broken-pairs.jsonl line 1"],
+    ),
+    "pairs and references": ([*TO_OUT, "--pairs", "pairs.jsonl"], ["pairs: references are given, too"]),
     "not a program": ([*TO_OUT, "--program", "program.json"], ["program.json", "it lacks"]),
     "no price": ([*TO_OUT, "--max-cost", 1], ["max_cost", "price"]),
     "cap of nothing": ([*TO_OUT, "--max-calls", 0], ["max_calls"]),
@@ -218,6 +221,7 @@ def test_tuning_a_judge_starts_from_the_program_that_is_named(home: Path, server
     for predictor in judge.predictors():
         predictor.signature = predictor.signature.with_instructions("Prefer what is shorter.")
     save_program(judge, "judge.json")
+    Path("compile.yaml").write_text(json.dumps({"optimizer": "bootstrap", "train": 2, "validation": 2, "test": 3}))
     flags = "--pairs", "pairs.jsonl", "--out", "out", "--config", "compile.yaml", "--program", "judge.json"
     done = refed("compile", *flags, "--teacher", teacher_file(home, server, price=PRICE))
     no_traceback(done)  # the simulated judge abstains on all of them, so that it ends early

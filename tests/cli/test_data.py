@@ -81,7 +81,7 @@ BAD_FILTERINGS: dict[str, tuple[list[object], list[str], int]] = {
     "a folder": ([".", "--filter", "refusals"], ["is a folder"], 2),
     "no data": (["--filter", "refusals"], ["data: no data set"], 2),
     "no filter": (["rows.jsonl"], ["filters: needs at least one"], 2),
-    "unknown filter": (["rows.jsonl", "--filter", "rogue"], ["rogue: unknown key; did you mean rouge?"], 2),
+    "unknown filter": (["rows.jsonl", "--filter", "rogue"], ["no filter 'rogue'; did you mean rouge?"], 2),
     "not YAML": (["rows.jsonl", "--filter", "rouge: {threshold"], ["--filter", "not YAML"], 2),
     "nothing": (["rows.jsonl", "--filter", ""], ["--filter is empty"], 2),
     "wrong type": (

@@ -70,7 +70,7 @@ def test_a_training_at_a_cap_ends_with_1_and_goes_on(home: Path, judge: BiasedJu
         (["--config", "nobody.yaml"], ["nobody judged by 'wit'"]),
         (["--max-cost", "-1"], ["max_cost"]),
         (["--reuse", "nowhere"], ["nowhere"]),
-        (["--out", "pairs.jsonl"], ["pairs.jsonl", "cannot be written"]),
+        (["--out", "pairs.jsonl"], ["pairs.jsonl: is where the results would go"]),
     ],
 )
 def test_what_cannot_be_used_is_one_line(home: Path, judge: BiasedJudge, words: list[str], expected: list[str]) -> None:

@@ -37,9 +37,12 @@ def run(tmp_path: Path) -> Path:
 
 def test_three_are_shown_short_with_what_was_changed(run: Path) -> None:
     printed = show(run).stdout
-    assert [line for line in printed.splitlines() if line.startswith("──")] == [
-        f"── sample {n} of 5" for n in (1, 2, 3)
-    ]
+    heads = [line for line in printed.splitlines() if line.startswith("──")]
+    reference = references(1)[0]["instruction"]
+    for number, head in enumerate(heads, start=1):
+        assert head.startswith(f"── sample {number} of 5, from references row 1: {reference[:50]}"), head
+        assert head.endswith(" (price unknown)")
+    assert len(heads) == 3
     assert "A [-cat ran home.-]{+dog \\u001b[31mran home." in printed
     assert "\x1b" not in printed and max(map(len, printed.splitlines())) < LONGEST + 100
 
@@ -53,7 +56,7 @@ def test_the_simulated_teacher_is_named_first(tmp_path: Path) -> None:
     made = CliRunner().invoke(app, words)
     note = "made by the simulated teacher: no model wrote these rows, for trying refed out only"
     assert made.exit_code == 0 and made.stdout.endswith(f"{note}\n")
-    assert show(tmp_path / "first").stdout.startswith(f"{note}\n\n── sample 1 of 2\n  Simulated task ")
+    assert show(tmp_path / "first").stdout.startswith(f"{note}\n\n── sample 1 of 2, from builtin row ")
     refed_dspy.filter_data(tmp_path / "first", ["refusals"], out=tmp_path / "kept")
     refed_dspy.filter_data(tmp_path / "kept", ["refusals"], out=tmp_path / "again")
     for folder in (tmp_path / "kept", tmp_path / "again"):

@@ -204,7 +204,11 @@ def test_keywords_are_checked_like_a_file() -> None:
     for keywords, fault in (
         ({"evaluation": 3}, "evaluation: unknown key; did you mean evaluations?"),
         ({"metric": {"win": 1}}, "metric: metric.win: unknown key; did you mean wins?"),
-        ({"optimizer": 3}, "optimizer: input should be a valid string"),
+        ({"seed": "x"}, "seed: input should be a valid integer"),
+        (
+            {"optimizer": len},
+            "optimizer: needs a name: gepa, or of any other its dotted name, such as dspy.teleprompt.COPRO",
+        ),
     ):
         with pytest.raises(ConfigError) as raised:
             check_config(CompileConfig, keywords)

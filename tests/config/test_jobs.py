@@ -35,7 +35,7 @@ def fault(
     ("kind", "text", "message"),
     [
         (FilterRunConfig, "filtres: [rouge]", "FILE: filtres: unknown key; did you mean filters?"),
-        (FilterRunConfig, "filters: [rogue]", "FILE: filters 1: rogue: unknown key; did you mean rouge?"),
+        (FilterRunConfig, "filters: [rogue]", "FILE: filters 1: no filter 'rogue'; did you mean rouge?"),
         (
             FilterRunConfig,
             "filters: [judge, {rouge: {treshold: 0.5}}]",
@@ -147,7 +147,7 @@ def test_filters_set_from_python() -> None:
     with pytest.raises(ConfigError, match=r"rouge: keep is only for filtering .* a run keeps `size` samples"):
         checked(RunConfig, custom, {"rouge": {"keep": 5}})
     assert checked(FilterRunConfig, {"rouge": {"keep": 5}})[0].settings.keep == 5
-    with pytest.raises(ConfigError, match=r"^filters 2: rogue: unknown key; did you mean rouge\?"):
+    with pytest.raises(ConfigError, match=r"^filters 2: no filter 'rogue'; did you mean rouge\?"):
         checked(FilterRunConfig, custom, "rogue")
 
 

@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
+from refed_dspy.config.base import Settings
+from refed_dspy.config.compile import CompileConfig
+from refed_dspy.config.jobs import FilterRunConfig
 from refed_dspy.config.loading import load_config
 from refed_dspy.config.run import RunConfig
 from refed_dspy.config.teacher import TeacherConfig
@@ -186,6 +189,27 @@ def test_an_unknown_key_is_placed_and_the_nearest_right_one_told(file: Path, wro
 def test_an_unknown_key_of_the_teacher_is_compared_with_the_teachers(file: Path, wrong: str, right: str) -> None:
     file.write_text(yaml.safe_dump({"teacher": {"model": MODEL, wrong: "x"}}))
     assert refusal(file) == f"{file}: teacher.{wrong}: unknown key; did you mean {right}?"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ("temprature", "did you mean temperature, under teacher?"),
+        ("api_key", "did you mean api_key_env, under teacher? It names the variable that holds the key, which is no"),
+    ],
+)
+def test_a_setting_of_the_teacher_that_stands_beside_it_is_told_so(file: Path, wrong: str, told: str) -> None:
+    """Once `temprature` was taken for `features`, and a key got a wall of names."""
+    file.write_text(yaml.safe_dump({"teacher": MODEL, wrong: "x"}))
+    assert refusal(file).startswith(f"{file}: {wrong}: unknown key; {told}")
+
+
+@pytest.mark.parametrize("kind", [RunConfig, CompileConfig, FilterRunConfig, TeacherConfig])
+def test_a_word_that_is_no_slip_of_a_setting_suggests_none(kind: type[Settings]) -> None:
+    for word in ("colour", "answers_wanted", "xyzzy", "nothing", "workers"):
+        with pytest.raises(ConfigError) as refused:
+            kind(**{word: 1})
+        assert "did you mean" not in str(refused.value)
 
 
 def test_a_key_like_no_other_gets_the_list_of_those_known() -> None:

@@ -139,7 +139,7 @@ def test_an_object_is_a_filter_too() -> None:
             {"own_parts:always": {"digit": 1}},
             "filters: own_parts:always is an object, which takes no settings; remove them",
         ),
-        ("lenght", "lenght: unknown key; did you mean length"),
+        ("lenght", "no filter 'lenght'; did you mean length"),
     ],
 )
 def test_a_name_that_is_no_filter_is_one_line(filter_: Any, why: str) -> None:

@@ -56,7 +56,7 @@ def test_pairs_are_improved_and_plain_where_they_differ(tmp_path: Path) -> None:
 def test_kto_has_both_texts_of_a_pair(tmp_path: Path) -> None:
     made = export(run(tmp_path / "run", {}), "kto", tmp_path / "kto.jsonl")
     rows = lines(tmp_path / "kto.jsonl")
-    assert made.count == 3 and len(rows) == 6
+    assert made.count == 3 and len(rows) == 6 and made.told.startswith("6 lines: the answers of a pair apart; ")
     assert rows[:2] == [
         {"prompt": text("user", "Task 0"), "completion": text("assistant", "a better one"), "label": True},
         {"prompt": text("user", "Task 0"), "completion": text("assistant", "plain one"), "label": False},

@@ -60,7 +60,7 @@ def test_columns_inputs_and_system_prompts() -> None:
             [{"uid": "1", "text": "Hi"}, {"uid": "2", "cluster": 3}],
             {},
             "prompts: no instructions: none of its rows has instruction or prompt or question; its columns are uid, "
-            "text, cluster; name the right one with columns: {instruction: …}",
+            "text, cluster; name the right one in a --config file, or in Python: `columns: {instruction: …}`",
         ),
         ([{"prompt": "Hi"}], {"instruction": "task"}, "none of its rows has task; its columns are prompt; name"),
         ([{"prompt": "Hi"}], {"response": "x"}, "columns: 'response' is not one of instruction, input, system"),

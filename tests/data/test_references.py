@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from refed_dspy.data import read
 from refed_dspy.data.references import References, load_references
 from refed_dspy.errors import ReferencesError
 from refed_dspy.records import Reference
@@ -132,6 +133,24 @@ def test_a_missing_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_a_missing_parquet_file_is_not_looked_for_on_the_hub() -> None:
     assert "no such file" in refusal("folder/train.parquet")
+
+
+@pytest.mark.parametrize("name", ["../refs.xlsx", "../refs", "./a/refs", "/nowhere/refs", "a/b/refs", "a/b.txt", "r"])
+def test_what_is_written_like_a_path_is_not_asked_of_the_hub(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(read, "_hub", lambda _: pytest.fail("asked the Hub"))
+    assert refusal(name).startswith(f"{name}: no such file")
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
+def test_a_csv_may_have_what_spreadsheets_write_between_its_columns(tmp_path: Path, mark: str) -> None:
+    texts = {"instruction": "Say: a, b; c", "response": 'So "a, b; c"\tand | more\nlines.'}
+    path = tmp_path / "r.csv"
+    with path.open("w", encoding="utf-8-sig", newline="") as file:
+        table = csv.DictWriter(file, [*texts, "id"], delimiter=mark)
+        table.writeheader()
+        table.writerow({**texts, "id": "1"})
+    [reference] = load_references(path)
+    assert (reference.instruction, reference.response) == tuple(texts.values())
 
 
 def test_rows_given_as_text_instead_of_a_path_are_refused() -> None:

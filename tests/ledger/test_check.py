@@ -124,7 +124,10 @@ def test_numbers_that_a_caller_gives_have_no_bounds_but_a_type(tmp_path: Path, n
             [
                 ("INSERT INTO decisions VALUES (1, 'mine', 0, 1, ?, '', '', 0.0)", (number,)),
                 ("INSERT INTO evaluations VALUES ('one', 'a', 'test', ?, '{}', 0, 0.0)", (number,)),
-                ("INSERT INTO answers VALUES ('k', '', '', ?, '{}', NULL, '', 0.0)", (-1 if number < 0 else 2**62,)),
+                (
+                    "INSERT INTO answers VALUES ('k', '', '', ?, '{}', NULL, '', 0.0, NULL)",
+                    (-1 if number < 0 else 2**62,),
+                ),
             ]
         )
     for opened in (Ledger.read, Ledger.create):

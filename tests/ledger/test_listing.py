@@ -28,7 +28,7 @@ def test_works_are_listed_the_last_active_first(tmp_path: Path) -> None:
     work(tmp_path / "a" / "b" / "new", "filtering", 7, 5e9)
     work(tmp_path / "tuned", "compile", 1, 4.5e9)
     works, unreadable = works_below(tmp_path)
-    assert unreadable == []
+    assert unreadable == [] and [each["unit"] for each in works] == ["", "evaluations", ""]
     facts = [(each["folder"], each["work"], each["state"], each["count"], each["size"], each["cost"]) for each in works]
     assert facts == [
         (str(tmp_path / "a" / "b" / "new"), "filtering", "done", 1, 7, 0.0025),

@@ -53,7 +53,7 @@ def call_at(ledger: Ledger, created: float, seconds: float) -> None:
 
 
 def answer_at(ledger: Ledger, created: float) -> None:
-    ledger.commit([("INSERT INTO answers VALUES (?,'s','i',0,'{}',NULL,'e',?)", (str(created), created))])
+    ledger.commit([("INSERT INTO answers VALUES (?,'s','i',0,'{}',NULL,'e',?,NULL)", (str(created), created))])
 
 
 def test_time_at_work_leaves_out_the_gaps_between_starts(tmp_path: Path) -> None:

@@ -191,7 +191,7 @@ def test_without_llama_cpp_the_line_says_what_to_install(tmp_path: Path, monkeyp
     path = tmp_path / "model.gguf"
     path.write_bytes(b"GGUF" + bytes([3, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]))
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(ConfigError, match=r"pip install 'refed-dspy\[local\]'.*api_base:"):
+    with pytest.raises(ConfigError, match=r"pip install 'xllamacpp>=[\d.]+'.*api_base:"):
         LlamaServer(path).start()
 
 
@@ -201,7 +201,7 @@ def test_a_llama_cpp_that_cannot_be_imported_says_why(tmp_path: Path, monkeypatc
     (tmp_path / "xllamacpp").mkdir()
     (tmp_path / "xllamacpp" / "__init__.py").write_text("raise ImportError('needs a newer glibc')")
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(ConfigError, match=r"needs a newer glibc.*refed-dspy\[local\]"):
+    with pytest.raises(ConfigError, match=r"needs a newer glibc.*xllamacpp>="):
         LlamaServer(path).start()
 
 

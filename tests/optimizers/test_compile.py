@@ -55,7 +55,7 @@ def test_an_optimizer_runs_and_never_sees_what_is_held_out(optimizer: str, tmp_p
     )
     held = [row for row in REFERENCES if not [1 for phase, text in world.asked if " test " not in phase and
                                               row["instruction"] in text]]  # fmt: skip
-    assert len(held) == 2, "two references are in no question before the proof"
+    assert len(held) == 5, "five references are in no question before the proof"
     assert all(any(row["instruction"] in text for _, text in world.asked) for row in held)
     check_program(made, program, before)
     check_folder(made, optimizer)
@@ -73,7 +73,7 @@ def check_program(made: Compiled, program: ReferenceLevelFeedback, before: dict[
 
 def test_the_same_seed_in_the_same_world_makes_the_same_program(tmp_path: Path) -> None:
     made = [
-        compiled(tmp_path / str(n), answerer(), QUESTIONS, metric=of_five, seed=3, optimizer="gepa", evaluations=16)
+        compiled(tmp_path / str(n), answerer(), QUESTIONS, metric=of_five, seed=1, optimizer="gepa", evaluations=16)
         for n in range(2)
     ]
     assert made[0].changed and program_state(made[0].program) == program_state(made[1].program)
@@ -116,7 +116,7 @@ def test_a_program_that_gains_is_what_is_kept(tmp_path: Path) -> None:
     assert PREFERENCE.answers[0] in made.program.predictors()[0].signature.instructions
     assert f"+Always {PREFERENCE.answers[0]}." in made.diff()
     assert made.manifest["validation"]["compiled"] > made.manifest["validation"]["uncompiled"]
-    again = compiled(tmp_path / "again", made.program, QUESTIONS, metric=marks)
+    again = compiled(tmp_path / "again", made.program, QUESTIONS, metric=marks, seed=1)
     assert again.manifest["validation"]["uncompiled"] == pytest.approx(made.manifest["validation"]["compiled"], abs=0.2)
     assert program_digests(again.program) == program_digests(made.program)
     fresh = answerer()
@@ -147,15 +147,15 @@ def test_a_bare_predict_is_a_program_too(tmp_path: Path) -> None:
 
 
 def test_a_judge_is_tuned_on_pairs_and_proved_on_criteria_it_never_saw(tmp_path: Path) -> None:
-    pairs = [pair(n, criterion) for n in range(6) for criterion in ("depth", "style")]
+    pairs = [pair(n, criterion) for n in range(9) for criterion in ("depth", "style")]
     world = Watched()
     made = compiled(tmp_path / "c", PairwiseJudge(), pairs, world, held_out_criteria=["style"], optimizer="gepa")
     assert isinstance(made.program, PairwiseJudge) and made.proof is not None
-    assert made.manifest["sets"] == {"train": 2, "validation": 2, "test": 4}
+    assert made.manifest["sets"] == {"train": 2, "validation": 2, "test": 10}
     assert made.proof.compiled.score.mean == 1 and made.proof.compiled.components == {"consistent": 1.0}
     seen = [text for phase, text in world.asked if " test " not in phase]
     assert seen and not [text for text in seen if "what style means" in text]
-    assert sum("what style means" in text for _, text in world.asked) == 4, "two pairs, in both orders, once"
+    assert sum("what style means" in text for _, text in world.asked) == 10, "five pairs, in both orders, once"
 
 
 # --- the estimate
@@ -169,7 +169,7 @@ def test_an_estimate_pays_for_the_validation_set_alone_and_the_compile_goes_on(t
     lines = made.estimate_lines()
     assert len(lines) == 3 and "dollars unknown" in lines[1] and "without estimate=True" in lines[2]
     whole = compiled(tmp_path / "c", answerer(), QUESTIONS, world, metric=marks)
-    assert whole.proof is not None and world.requests == 6, "train and test are new, validation is not"
+    assert whole.proof is not None and world.requests == 9, "train and test are new, validation is not"
     assert "the whole compile takes dollars unknown, " in small(made) and made.lines() == lines
     assert "a ChainOfThought" in small(whole)
 

@@ -14,11 +14,12 @@ import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.optimizers.result import Compiled
 from refed_dspy.teachers.progress import CompileProgress
-from tests.support import compiling
+from tests.support import capped_compiles, compiling
 from tests.support.capped_compiles import BASELINE, OPTIMIZERS, billed, candidates, charged, compiled, config, is_whole
 from tests.support.compiling import Answerer, questions, requests
 
-server, without_words = compiling.terse_server, compiling.without_words
+server, without_words, any_cap = compiling.terse_server, compiling.without_words, capped_compiles.any_cap
+pytestmark = pytest.mark.usefixtures("any_cap")
 
 # --- caps hold, and what there is comes back
 
@@ -60,7 +61,7 @@ def test_a_compile_that_fits_ends_as_ever(server: SimulatedTeacher, tmp_path: Pa
 
 def test_the_proof_is_paid_for_by_what_was_held_back(server: SimulatedTeacher, tmp_path: Path) -> None:
     told: list[CompileProgress] = []
-    made = compiled(server, tmp_path, max_calls=80, on_progress=told.append)
+    made = compiled(server, tmp_path, evaluations=60, max_calls=260, on_progress=told.append)
     assert made.proof is not None and made.stopped == "max_calls"
     assert (told[-1].phase, told[-1].calls) == ("at its cap", charged(tmp_path)[1])
     assert made.proof.baseline.score.mean >= 0 and (tmp_path / "proof.txt").exists()
@@ -134,11 +135,11 @@ def graded(example: dspy.Example, prediction: dspy.Prediction, trace: Any = None
 def stepped(
     server: SimulatedTeacher, folder: Path, max_calls: int | None, *prompts: str, back: int = -1, **more: Any
 ) -> Compiled:
-    """Five validation and three test examples, one call each. Of `max_calls` above 5 half is held back for the proof,
-    18 at most."""
+    """Five validation and five test examples, one call each. Of `max_calls` above 5 half is held back for the proof,
+    11 at most."""
     return refed_dspy.compile(
         Answerer(),
-        questions(11),
+        questions(13),
         metric=graded,
         teacher=config(server),
         judge=config(server),
@@ -146,7 +147,7 @@ def stepped(
         options={"prompts": prompts or ("Worth 0.9",), "back": back},
         out=folder,
         max_calls=max_calls,
-        **{"train": 3, "validation": 5, "test": 3, "threads": 1, "track": False, **more},
+        **{"train": 3, "validation": 5, "test": 5, "threads": 1, "track": False, **more},
     )
 
 
@@ -154,17 +155,17 @@ def test_the_best_candidate_is_chosen_and_proved(server: SimulatedTeacher, tmp_p
     made = stepped(server, tmp_path, None, "Worth 0.7", "Worth 0.9", "Worth 0.2")
     assert made.changed and made.program.answer.signature.instructions == "Worth 0.9"
     assert made.proof is not None and made.proof.gain.raw.mean == pytest.approx(0.4)
-    assert requests(server) == 5 + 3 * 5 + 2 * 3
+    assert requests(server) == 5 + 3 * 5 + 2 * 5
 
 
 @pytest.mark.parametrize(("scored", "chosen"), [(2, False), (4, True)])
 def test_a_candidate_that_the_cap_cut_short_is_chosen_only_from_four_fifths_on(
     server: SimulatedTeacher, tmp_path: Path, scored: int, chosen: bool
 ) -> None:
-    """Half of `scored` comes of the optimizer's own calls, half of those that were held back."""
+    """As many calls again are held back for the proof."""
     stepped(server, tmp_path, None, estimate=True)
-    made = stepped(server, tmp_path, 5 + scored)
-    assert requests(server) == 5 + scored
+    made = stepped(server, tmp_path, 5 + 2 * scored)
+    assert requests(server) == 5 + 2 * scored
     partly = candidates(tmp_path)[1]
     assert len(partly.scores["validation"]) == scored and partly.mean("validation") == 0.9
     assert made.changed is chosen and made.stopped == "max_calls" and made.proof is None
@@ -181,10 +182,10 @@ def test_an_earlier_whole_candidate_is_chosen_over_a_better_one_that_was_cut(
 
 @pytest.mark.slow
 def test_a_compile_called_again_at_its_cap_does_not_lose_its_proof(server: SimulatedTeacher, tmp_path: Path) -> None:
-    first = stepped(server, tmp_path, 21, "Worth 0.6", "Worth 0.9", back=0)
+    first = stepped(server, tmp_path, 30, "Worth 0.6", "Worth 0.9", "Worth 0.3", back=0)
     if first.proof is None or first.stopped != "max_calls" or not first.changed:
         pytest.fail("the first start should have proved its gain", pytrace=False)
-    again = stepped(server, tmp_path, 21, "Worth 0.6", "Worth 0.9", back=0)
+    again = stepped(server, tmp_path, 30, "Worth 0.6", "Worth 0.9", "Worth 0.3", back=0)
     assert again.proof is not None
     assert again.manifest["candidate"] == first.manifest["candidate"]
 

@@ -13,12 +13,12 @@ from refed_dspy.errors import ConfigError, RefedError, RunStopped, TeacherError
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.teachers import open_teacher
 from tests.conftest import KEY, KEY_VARIABLE
-from tests.support import compiling
+from tests.support import capped_compiles, compiling
 from tests.support.capped_compiles import BASELINE, compiled, config
 from tests.support.compiling import requests
 from tests.support.scripted_engine import Writer, fake_lm
 
-server, without_words = compiling.terse_server, compiling.without_words
+server, without_words, any_cap = compiling.terse_server, compiling.without_words, capped_compiles.any_cap
 
 # --- refused before anything is sent
 
@@ -39,6 +39,7 @@ def test_a_cap_below_one_calls_worst_case_is_refused(server: SimulatedTeacher, t
     assert message.startswith("max_cost") and role in message and "(9000 tokens written)" in message
 
 
+@pytest.mark.usefixtures("any_cap")
 def test_a_cap_below_the_first_calls_own_worst_case_sends_nothing(server: SimulatedTeacher, tmp_path: Path) -> None:
     least = open_teacher(config(server)).least
     assert least is not None
@@ -81,7 +82,7 @@ def test_a_cap_that_makes_no_sense_is_refused(server: SimulatedTeacher, tmp_path
 def test_a_cap_in_dollars_needs_the_price_of_what_was_done_before(server: SimulatedTeacher, tmp_path: Path) -> None:
     """As for a run: what earlier starts cost is unknown, so what is left of the cap is unknown too."""
     free = config(server, price=None)
-    compiled(server, tmp_path, "bootstrap", teacher=free, judge=free, max_calls=50)
+    compiled(server, tmp_path, "bootstrap", teacher=free, judge=free, max_calls=500)
     with pytest.raises(ConfigError, match="no known price"):
         compiled(server, tmp_path, "bootstrap", teacher=config(server), judge=config(server), max_cost=1.0)
 

@@ -289,7 +289,7 @@ def test_half_a_character_in_answers_does_not_end_a_compile(tmp_path: Path) -> N
     """Models write them, now and then, as "\\ud83d" in their JSON: here they could become demonstrations."""
     writer = Writer()
     writer.on_request = lambda _: json.dumps({"answer": "whole" if len(writer.requests) % 3 else "half \ud83d"})
-    settings: dict[str, Any] = {"train": 3, "validation": 2, "test": 2, "track": False, "optimizer": "bootstrap"}
+    settings: dict[str, Any] = {"train": 3, "validation": 2, "test": 5, "track": False, "optimizer": "bootstrap"}
     made = refed_dspy.compile(
         Answerer(), questions(10), metric=full_marks, teacher=fake_lm(writer), out=tmp_path / "compile", **settings
     )

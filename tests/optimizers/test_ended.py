@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from refed_dspy.errors import RunDirError
+from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.optimizers.result import Compiled
 from refed_dspy.programs import PairwiseJudge
 from refed_dspy.programs.saved import program_digests
@@ -50,7 +51,9 @@ def test_it_is_printed_again_and_nothing_is_run(tmp_path: Path) -> None:
     assert {name: (first.folder / name).read_bytes() for name in files} == files and len(files) == 3
 
 
-def test_an_interval_without_ends_comes_back(tmp_path: Path) -> None:
+def test_an_interval_without_ends_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An earlier version scored a single held-out example."""
+    monkeypatch.setattr("refed_dspy.optimizers.compile.refuse_unprovable", lambda _: None)
     world = Watched()
     first = questioned(tmp_path / "c", world, test=1)
     assert first.proof is not None and math.isinf(first.proof.gain.raw.high)
@@ -58,7 +61,7 @@ def test_an_interval_without_ends_comes_back(tmp_path: Path) -> None:
 
 
 def test_a_judge_s_agreement_comes_back(tmp_path: Path) -> None:
-    world, pairs = Watched(), [pair(number, name) for number in range(8) for name in ("rigor", "warmth")]
+    world, pairs = Watched(), [pair(number, name) for number in range(9) for name in ("rigor", "warmth")]
     first, again = (
         compiled(tmp_path / "c", PairwiseJudge(), pairs, world, held_out_criteria=["warmth"]) for _ in range(2)
     )
@@ -113,3 +116,17 @@ def test_a_gain_that_rests_on_length_can_be_accepted_later(tmp_path: Path) -> No
     again = questioned(tmp_path / "c", world, accept_longer=True)
     assert first.proof is not None and again.proof is not None and world.requests == asked
     assert (first.proof.accept_longer, again.proof.accept_longer) == (False, True)
+
+
+def test_the_money_of_an_earlier_versions_outcome_is_in_dollars_too(tmp_path: Path) -> None:
+    """It stored picodollars, and no format of what had ended."""
+    first = questioned(tmp_path / "c", Watched())
+    with Ledger.create(tmp_path / "c") as ledger:
+        ended = ledger.meta("ended")
+        assert ended is not None and ended.pop("format") == 2
+        ended["proof"]["baseline"]["unit_cost"] = 2e9
+        del ended["proof"]["same"]
+        ledger.set_meta(ended=ended)
+    again = questioned(tmp_path / "c", Watched())
+    assert again.proof is not None and first.proof is not None
+    assert again.proof.baseline.unit_cost == 0.002 and again.proof.gain == first.proof.gain

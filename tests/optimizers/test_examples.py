@@ -255,7 +255,7 @@ def test_examples_of_one_instruction_are_one_cluster() -> None:
     ids=repr,
 )
 def test_what_is_no_list_of_examples_is_refused_in_one_line(rows: Any) -> None:
-    with pytest.raises(ConfigError, match=r"examples: ChainOfThought needs a list of dspy.Example") as raised:
+    with pytest.raises(ConfigError, match=r"references: ChainOfThought needs a list of dspy.Example") as raised:
         as_examples(dspy.ChainOfThought("question -> answer"), rows)
     assert "\n" not in str(raised.value)
 

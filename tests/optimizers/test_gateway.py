@@ -221,6 +221,7 @@ def test_half_a_character_in_an_answer_spoils_nothing(tmp_path: Path) -> None:
 
 
 def test_calls_are_recorded_by_role_and_candidate(server: SimulatedTeacher, tmp_path: Path) -> None:
+    server.control(tokenizer="o200k_base")  # four characters a token are no token for a prompt of two
     models: dict[str, Any] = {"teacher": config(server), "judge": config(server, temperature=0)}
     models["reflection"] = config(server, model="openai/big")
 

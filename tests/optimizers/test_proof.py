@@ -38,7 +38,7 @@ def gained(mean: float, low: float, high: float, clusters: int = 8, level: Inter
 
 
 def a_score(mean: float = 0.5, **components: float) -> ProgramScore:
-    return ProgramScore(interval(mean, mean - 0.1, mean + 0.1), components, 2_000_000_000.0)
+    return ProgramScore(interval(mean, mean - 0.1, mean + 0.1), components, 0.002)
 
 
 # --- paired
@@ -207,10 +207,10 @@ def test_a_table_without_components_or_champion() -> None:
 
 def test_a_negative_gain_is_called_a_loss() -> None:
     worse = Proof(a_score(0.5), a_score(0.45), gained(-0.05, -0.12, 0.02, 8))
-    assert worse.lines()[-1] == "loss against uncompiled: -0.05 (-0.12 to 0.02), 8 held-out references"
+    assert worse.lines()[-1] == "change from uncompiled: -0.05 (-0.12 to 0.02), 8 held-out references"
     assert worse.doubts() == ["not proved: it scored lower than the uncompiled program"]
     lost = replace(worse, champion=a_score(0.5), over_champion=gained(-0.05, -0.12, 0.02, 8))
-    assert lost.lines()[-1].startswith("loss against the champion: -0.05 ")
+    assert lost.lines()[-1].startswith("change from the champion: -0.05 ")
     assert lost.doubts() == ["not proved: it scored lower than the champion"]
     assert replace(worse, gain=gained(-0.001, -0.01, 0.01)).lines()[-1].startswith("gain over uncompiled: 0.00 ")
 
@@ -229,3 +229,21 @@ def test_it_says_that_topics_were_not_looked_for() -> None:
         "a gain of 0.10 would be found four times out of five, if the references are independent; topics were not "
         "looked for (refed teacher fetch embedder)"
     )
+
+
+def test_no_interval_leaves_what_is_possible() -> None:
+    """Student's from two references may: -0.02 (-5.16 to 5.11)."""
+    new, old = candidate({"a": 0.9, "b": 0.1}), candidate({"a": 0.1, "b": 0.94})
+    gain = gain_over(new, old, {"a": "a", "b": "b"})
+    assert gain is not None and (gain.raw.low, gain.raw.high) == (-1.0, 1.0)
+    assert (
+        gain.line("uncompiled", "references") == "change from uncompiled: -0.02 (-1.00 to 1.00), 2 held-out references"
+    )
+
+
+def test_where_nothing_was_changed_there_is_nothing_to_prove() -> None:
+    same = Proof(a_score(), a_score(), gained(0.0, 0.0, 0.0), same=True)
+    assert same.doubts() == ["nothing to prove: no candidate was better, so the uncompiled program is kept"]
+    assert not same.proved and not any("gain" in line for line in same.lines())
+    over = replace(same, champion=a_score(0.4), over_champion=gained(0.1, 0.05, 0.2))
+    assert over.proved and over.doubts() == [] and over.lines()[-1].startswith("gain over the champion: 0.10 ")

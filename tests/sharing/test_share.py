@@ -30,9 +30,9 @@ def private(filtered_run: Synthesis, tmp_path: Path) -> Path:
     return copy_run(
         filtered_run,
         tmp_path / "private",
-        f"UPDATE answers SET endpoint = 'https://{HOST}:8443/v1/tenant-7'",
+        f"UPDATE answers SET endpoint = 'https://{HOST}:8443/v1/tenant-7', sum = NULL",
         f"UPDATE calls SET endpoint = 'https://{HOST}:8443/v1/tenant-7', model = '{model}'",
-        f"UPDATE refs SET record = {source}",
+        f"UPDATE refs SET record = {source}, sum = NULL",
         f"UPDATE meta SET value = json_object('model', '{model}') WHERE name = 'teacher'",
     )
 

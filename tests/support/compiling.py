@@ -21,7 +21,7 @@ RATES = {"prompt": 1.0, "completion": 10.0}
 SMALL: dict[str, Any] = {
     "train": 3,
     "validation": 2,
-    "test": 2,
+    "test": 5,
     "features": {"topic": "What it is about."},
     "instructions_per_feature": 1,
     "track": False,
@@ -54,7 +54,10 @@ def config(server: SimulatedTeacher, **settings: Any) -> TeacherConfig:
 def compiled(program: Any, examples: Any, folder: Path, optimizer: str, **settings: Any) -> Compiled:
     """A compile by the SMALL settings, on ten references where no examples are given."""
     dataset = references(10) if examples is None else examples
-    return refed_dspy.compile(program, dataset, optimizer=optimizer, out=folder, **{**SMALL, **settings})
+    small = SMALL
+    if isinstance(program, dspy.Module) and not isinstance(program, refed_dspy.ReferenceLevelFeedback):
+        small = {name: value for name, value in SMALL.items() if "feature" not in name}
+    return refed_dspy.compile(program, dataset, optimizer=optimizer, out=folder, **{**small, **settings})
 
 
 def requests(server: SimulatedTeacher) -> int:

@@ -25,9 +25,9 @@ from refed_dspy.teachers.progress import CompileProgress
 from tests.support.scripted_engine import response
 
 PREFERENCE = Preference(0)
-REFERENCES = PREFERENCE.references(6)
-SETS = {"train": 2, "validation": 2, "test": 2}
-QUESTIONS = [dspy.Example(question=f"question number {n}").with_inputs("question") for n in range(6)]
+REFERENCES = PREFERENCE.references(9)
+SETS = {"train": 2, "validation": 2, "test": 5}
+QUESTIONS = [dspy.Example(question=f"question number {n}").with_inputs("question") for n in range(9)]
 
 
 class Watched(World):
@@ -67,6 +67,8 @@ def compiled(folder: Path, program: Any, examples: Any, world: World | None = No
         **SETS,
         "on_progress": world.follow if isinstance(world, Watched) else None,
     }
+    if isinstance(program, dspy.Module) and not isinstance(program, ReferenceLevelFeedback):
+        del settings["instructions_per_feature"]
     with silence():
         return tune(program, examples, **{**settings, **more})
 
@@ -107,7 +109,7 @@ def check_folder(made: Compiled, optimizer: str) -> None:
         0
     ].digest == made.manifest["baseline"]
     assert set(candidates[0].scores) >= {"validation", "test"} and made.manifest["optimizer"] == optimizer
-    assert len(candidates[0].scores["validation"]) == len(candidates[0].scores["test"]) == 2
+    assert (len(candidates[0].scores["validation"]), len(candidates[0].scores["test"])) == (2, 5)
 
 
 def of_two(example: Any, prediction: Any) -> float:

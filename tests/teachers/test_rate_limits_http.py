@@ -63,7 +63,7 @@ ANSWER = json.dumps(
         "choices": [
             {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": '{"response":"r"}'}}
         ],
-        "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
+        "usage": {"prompt_tokens": 20, "completion_tokens": 5, "total_tokens": 25},
     }
 ).encode()
 

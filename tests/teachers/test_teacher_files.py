@@ -84,7 +84,7 @@ def test_each_makes_samples_over_its_wire(file: Path, server: SimulatedTeacher, 
     ("source", "message"),
     [
         ("nosuch", "judge: model must be"),
-        ("a/b", "judge: the model's"),
+        ("a/b", "judge: a/b: the model's"),
         ({"model": "simulated", "temprature": 1}, "^judge: temprature: unknown key; did you mean temperature"),
         ({}, "^judge: needs either a model"),
     ],

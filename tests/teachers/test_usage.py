@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from pathlib import Path
@@ -9,15 +10,22 @@ from typing import Any
 
 import pytest
 from dspy.lm15 import Usage
+from typer.testing import CliRunner
 
 import refed_dspy
+from benchmarks.endpoints import PRICE as BILLED
+from benchmarks.endpoints import bill
+from benchmarks.lies import LIES
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
+from refed_dspy.cli.main import app
+from refed_dspy.errors import RunStopped
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import spent
+from refed_dspy.metrics.style import encoding
 from refed_dspy.records import PICO, Call
 from refed_dspy.teachers import open_teacher
-from refed_dspy.teachers.usage import is_incredible, used_tokens, without_usage
+from refed_dspy.teachers.usage import SentBefore, Used, is_incredible, least_tokens, used_tokens, without_usage
 from tests.support.recording_endpoint import listening
 from tests.support.scripted_engine import references
 from tests.teachers.test_engine import ask
@@ -25,7 +33,8 @@ from tests.teachers.test_sampling_sent import ANTHROPIC, OPENAI
 
 PRICE = {"prompt": 1.0, "completion": 4.0}
 ODD = [-5, "12", True, [1], {"a": 1}, 1e300, 10**9, 10**400, 1.5, float("nan")]
-SAID = {"prompt_tokens": 9, "completion_tokens": 3}
+CAP = 0.06
+SAID = {"prompt_tokens": 19, "completion_tokens": 3}
 
 
 def asked(usage: Any, wire: str = "openai", **settings: Any) -> tuple[list[Any], list[Call], int]:
@@ -85,8 +94,8 @@ def test_a_usage_that_says_nothing_is_charged_its_worst_case_without_a_word(
 
 
 def test_a_provider_that_passes_max_tokens_is_believed() -> None:
-    _, calls, _ = asked({"prompt_tokens": 9, "completion_tokens": 10 * 4096})
-    assert {call.cost for call in calls} == {9 * PICO // 10**6 + 10 * 4096 * 4 * PICO // 10**6}
+    _, calls, _ = asked({**SAID, "completion_tokens": 10 * 4096})
+    assert {call.cost for call in calls} == {19 * PICO // 10**6 + 10 * 4096 * 4 * PICO // 10**6}
 
 
 def test_reasoning_above_the_completion_is_charged_beside_it() -> None:
@@ -94,7 +103,7 @@ def test_reasoning_above_the_completion_is_charged_beside_it() -> None:
     within = {**SAID, "completion_tokens": 503, "completion_tokens_details": {"reasoning_tokens": 500}}
     for usage in (apart, within):
         _, calls, _ = asked(usage)
-        assert {(call.prompt_tokens, call.completion_tokens) for call in calls} == {(9, 503)}
+        assert {(call.prompt_tokens, call.completion_tokens) for call in calls} == {(19, 503)}
 
 
 def test_what_is_believed() -> None:
@@ -143,3 +152,101 @@ def test_of_several_choices_the_first_one_is_taken(usage: Any) -> None:
         settings = {"model": "openai/x", "api_base": there.base_url, "retries": 0, "price": PRICE}
         answers, calls = ask(TeacherConfig.model_validate(settings), 1)
     assert answers[0].response == "the first" and len(there.bodies) == len(calls) == 1
+
+
+# --- less than the texts must have
+
+
+def run_against(server: SimulatedTeacher, folder: Path, lie: str, **settings: Any) -> tuple[float, float]:
+    """Dollars that the server billed and that the ledger says, of a run under a cap of 6 cents."""
+    server.control(lie=lie, tokenizer="o200k_base", response_words=12, batch_seconds=0.02)
+    values = {"model": "sim/m", "api_base": server.base_url, "price": BILLED, "max_tokens": 512, **settings}
+    with contextlib.suppress(RunStopped):
+        teacher = TeacherConfig.model_validate(values)
+        refed_dspy.synthesize(None, references(4), size=60, teacher=teacher, run_dir=folder, max_cost=CAP)
+    with Ledger.read(folder) as ledger:
+        return bill(server.stats()), spent(ledger).cost
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_no_lying_usage_passes_a_cap(server: SimulatedTeacher, tmp_path: Path, lie: str) -> None:
+    billed, charged = run_against(server, tmp_path / "run", lie)
+    assert 0 < billed <= charged <= CAP
+
+
+@pytest.mark.parametrize("lie", ["nothing", "a completion of one"])
+def test_nor_does_one_in_batches(server: SimulatedTeacher, tmp_path: Path, lie: str) -> None:
+    billed, charged = run_against(server, tmp_path / "run", lie, mode="batch", batch={"quiet": 0.02, "poll": 0.02})
+    assert 0 < billed <= charged <= CAP
+
+
+def test_status_says_once_what_was_not_believed(
+    server: SimulatedTeacher, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_against(server, tmp_path / "run", "nothing")
+    assert caplog.text.count("impossible token counts") == 1
+    shown = CliRunner().invoke(app, ["status", str(tmp_path / "run")]).stdout
+    [line] = [line for line in shown.splitlines() if line.startswith("unknown usage: ")]
+    assert "no token counts that can be believed, counted at their worst case, $0.0" in line
+
+
+PROSE = "Explain to a student why the sky is blue, in plain words."
+HONEST = {
+    "prose": PROSE * 20,
+    "blanks": " " * 5000,
+    "one character": "=" * 5000,
+    "a ruler": "-=" * 2500,
+    "a word over and over": "responsibilities " * 300,
+    "rows of numbers": "1 2 3 4 5 6 7 8 9 10\n" * 50,
+    "JSON": json.dumps({f"name {i}": [i, True, None, PROSE] for i in range(20)}),
+    "indented JSON": json.dumps({"rows": [{"a": 1}] * 50}, indent=8),
+    "Chinese": "请用简单的语言向学生解释天空为什么是蓝色的，并举一个例子。" * 10,
+    "Thai": "อธิบายให้นักเรียนฟังว่าทำไมท้องฟ้าจึงเป็นสีฟ้าด้วยคำง่ายๆ " * 10,
+    "Hindi": "छात्र को सरल शब्दों में समझाइए कि आकाश नीला क्यों होता है। " * 10,
+    "Finnish": "Selitä opiskelijalle yksinkertaisesti, miksi taivas näyttää siniseltä. " * 10,
+    "emoji": "🙂🚀🌍" * 100,
+    "base64": "c29tZSBieXRlcyBvZiBubyBtZWFuaW5n" * 40,
+    "an address": "https://example.org/a/very/long/path/with-many-parts?and=a&query=string#fragment",
+    "code": "def f(x: int) -> int:\n        return x ** 2 if x else 0\n\n\n" * 40,
+    "nothing": "",
+}
+
+
+@pytest.mark.parametrize("name", HONEST)
+@pytest.mark.parametrize("by", ["o200k_base", "cl100k_base"])
+def test_what_a_text_is_never_raised(name: str, by: str) -> None:
+    """A text has no more tokens by our bound than by a real tokenizer, so an honest usage is charged as it is."""
+    tokens = len(encoding(by).encode_ordinary(HONEST[name]))
+    assert least_tokens(HONEST[name]) <= tokens
+    honest = Used(tokens, tokens // 2 if tokens > 2 else 0, 0, tokens)
+    assert honest.raised(HONEST[name], "", HONEST[name]) == honest
+
+
+def test_a_token_a_word_is_charged_and_a_quarter_of_that_is_not_believed() -> None:
+    text = "word " * 100
+    assert Used(50, 0, 0, 30).raised(text, "", text) == Used(100, 0, 0, 100)
+    assert Used(22, 0, 0, 100).raised(text, "", text) is None
+    assert Used(100, 0, 0, 22).raised(text, "", text) is None
+    assert Used(0, 0, 0, 0).raised("hello", "", "good day") == Used(1, 0, 0, 2), "some endpoints count in fours"
+    assert Used(None, None, None, 100).raised(text, "", text) == Used(None, None, None, 100)
+    assert Used(100, 100, 0, 100).raised(text, "", text) is None, "the last token is always read"
+    assert Used(100, 90, 0, 100).raised(text, "word " * 40, text) == Used(100, 60, 0, 100)
+
+
+def test_only_what_was_sent_before_can_be_cached() -> None:
+    sent, shared = SentBefore(), "a" * 2000
+    first, second, other = (f"{shared}{name}{'z' * 600}" for name in "123")
+    assert len(sent.fresh(first)) > 2000, "all but the first piece"
+    assert sent.fresh(first) == ""
+    assert 0 < len(sent.fresh(second)) <= 601, "its end at most"
+    assert len(SentBefore().fresh(other)) > 2000
+    for number in range(70_000):  # nothing is remembered for ever
+        sent.fresh(f"{number:<256}")
+    assert len(sent._recent) + len(sent._older) <= 2 * 65_536 + 20
+
+
+def test_what_is_counted_apart_is_added(caplog: pytest.LogCaptureFixture) -> None:
+    """A gateway before Claude may leave what was cached out of the prompt's tokens."""
+    assert used_tokens("openai", Usage(input_tokens=3, cache_read_tokens=90, output_tokens=4)) == (93, 90, None, 4)
+    _, calls, _ = asked({**SAID, "prompt_tokens": 3, "prompt_tokens_details": {"cached_tokens": 16}})
+    assert {call.prompt_tokens for call in calls} == {19} and not caplog.text

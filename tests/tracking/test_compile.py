@@ -76,8 +76,8 @@ def compiled_over_http(folder: Path | str, server: SimulatedTeacher, **settings:
     teacher = TeacherConfig(
         model="sim/sim-model", api_base=server.base_url, retries=1, timeout=20, price=price, api_key_env=key
     )
-    small = {"train": 2, "validation": 2, "test": 3, "instructions_per_feature": 1, "evaluations": 4}
-    return tune(None, references(7), teacher=teacher, out=folder, **{**small, "optimizer": "bootstrap", **settings})
+    small = {"train": 2, "validation": 2, "test": 5, "instructions_per_feature": 1, "evaluations": 4}
+    return tune(None, references(9), teacher=teacher, out=folder, **{**small, "optimizer": "bootstrap", **settings})
 
 
 def parent_of(store: Mlflow) -> Any:
@@ -288,7 +288,10 @@ def test_a_folder_named_as_a_candidate(tracked: Mlflow) -> None:
 
 
 @pytest.mark.slow
-def test_a_compile_at_its_cap_goes_on_as_the_same_run(tracked: Mlflow, server: SimulatedTeacher) -> None:
+def test_a_compile_at_its_cap_goes_on_as_the_same_run(
+    tracked: Mlflow, server: SimulatedTeacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("refed_dspy.optimizers.compile.refuse_small_caps", lambda _: None)
     made = compiled_over_http("compile", server, max_calls=120)
     first = parent_of(tracked)
     assert made.stopped == "max_calls" and first.data.tags["refed.stopped"] == "max_calls"

@@ -44,7 +44,7 @@ def test_what_was_not_proved_is_promoted_by_a_word_alone_and_its_gain_is_told(tr
 
     worse = {"proved": False, "gain": gain(-0.04)}
     Compile("one").register({**outcome("p1"), "proof": worse})
-    refused(refed("promote"), "version 1", "not proved (loss -0.04 (-0.14 to 0.06) against the uncomp", "--unproved")
+    refused(refed("promote"), "version 1", "not proved (change -0.04 (-0.14 to 0.06) against the uncomp", "--unproved")
     refused(refed("promote", "--accept-longer"), "not proved")
     Compile("two").register({**outcome("p2"), "proof": {**worse, "champion": {}, "over_champion": gain(0.05)}})
     Compile("three").register({**outcome("p3"), "proof": None})
@@ -176,7 +176,10 @@ def test_an_address_of_nothing_is_one_line(tracked: Mlflow, address: str) -> Non
 
 
 @pytest.mark.slow
-def test_a_capped_compile_promotes_what_it_comes_to_in_the_end(tracked: Mlflow, server: Any) -> None:
+def test_a_capped_compile_promotes_what_it_comes_to_in_the_end(
+    tracked: Mlflow, server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("refed_dspy.optimizers.compile.refuse_small_caps", lambda _: None)
     first = compiled_over_http("c", server, max_calls=120)
     assert first.proof is None and champion_is(None, tracked)
     whole = compiled_over_http("c", server, max_calls=5_000)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from refed_dspy.data.pairs import Pair
 from refed_dspy.errors import RunStopped
@@ -11,12 +11,19 @@ from refed_dspy.optimizers.judge_training.asked import Said
 from refed_dspy.optimizers.judge_training.fit import Example, fit_grades, fit_pairs
 from refed_dspy.optimizers.judge_training.held_out import FEWEST_TRAIN, HeldOut, lacking
 from refed_dspy.optimizers.judge_training.people import GradedAnswer, shares_of
-from refed_dspy.optimizers.judge_training.report import Judged, TrainingReport, report_on
+from refed_dspy.optimizers.judge_training.report import LENGTH_ALONE, TEXTS_ALONE, Judged, TrainingReport, report_on
 from refed_dspy.programs import PairwiseJudge, Verdict, answer_figures
 from refed_dspy.programs.correction import Correction
 from refed_dspy.programs.judges import Graded
 from refed_dspy.programs.saved import load_state, program_state
-from refed_dspy.programs.trained_judge import GRADES, PAIRS, Corrections, TrainedJudge, TrainedRubric
+from refed_dspy.programs.trained_judge import (
+    GRADES,
+    PAIRS,
+    Corrections,
+    TrainedJudge,
+    TrainedRubric,
+    preference_by,
+)
 
 Nats = Mapping[tuple[str, str], float | None]
 """(what an answer is for, the answer) → the mean negative log-likelihood of its tokens."""
@@ -66,6 +73,23 @@ def learn(lesson: Lesson, prompts: PairwiseJudge) -> TrainedJudge:
 
 
 def _pairs_correction(lesson: Lesson) -> Correction:
+    """Raises RunStopped as `learn`."""
+    return fit_pairs(_examples(lesson))
+
+
+def _without_judge(lesson: Lesson) -> dict[str, Correction]:
+    """What would do as well without the judge, were it no better than that: corrections fitted to the same pairs by the
+    figures of the two texts, and by their length alone."""
+    examples = _examples(lesson)
+    texts = [name for name in examples[0].figures if name not in answer_figures.VERDICT]
+    return {
+        name: fit_pairs([replace(each, figures={one: each.figures[one] for one in names}) for each in examples])
+        for name, names in ((LENGTH_ALONE, answer_figures.LENGTH), (TEXTS_ALONE, texts))
+    }
+
+
+def _examples(lesson: Lesson) -> list[Example]:
+    """The training pairs that the judge decided. Raises RunStopped where there are too few."""
     train, verdicts = lesson.held_out.train(lesson.pairs), lesson.said.verdicts
     examples = [
         Example(lesson.figures_of(pair, verdict), shares_of(pair), pair.instruction)
@@ -77,7 +101,7 @@ def _pairs_correction(lesson: Lesson) -> Correction:
             f"judge: it decided only {len(examples)} of the {len(train)} training pairs, of {FEWEST_TRAIN} that a "
             "training takes; choose another judge, or judge more pairs"
         )
-    return fit_pairs(examples)
+    return examples
 
 
 def _grades_correction(lesson: Lesson) -> Correction | None:
@@ -101,18 +125,19 @@ def grades_notes(lesson: Lesson) -> list[str]:
 
 def judged_by(lesson: Lesson, trained: TrainedJudge) -> list[Judged]:
     """The held-out pairs with a verdict before and after."""
-    judged = []
+    judged, without = [], _without_judge(lesson)
     for pair in lesson.pairs:
         verdict = lesson.said.verdicts[pair.id]
         before = lesson.said.before.get(pair.id, verdict)
         if not lesson.held_out.of_pair(pair) or verdict.preference is None or before.preference is None:
             continue
-        after, chance = verdict, 0.5
+        after, chance, beside = verdict, 0.5, dict.fromkeys(without, 0.0)
         if verdict.in_orders is not None:  # the two answers differ
             figures = lesson.figures_of(pair, verdict)
             _, tie, a_better = trained.corrections.by_name[PAIRS].shares(figures)
             after, chance = trained.rescored(verdict, figures), min(1.0, a_better + tie / 2)
-        judged.append(Judged(pair, before, after, chance))
+            beside = {name: preference_by(correction, figures) for name, correction in without.items()}
+        judged.append(Judged(pair, before, after, chance, beside))
     return judged
 
 

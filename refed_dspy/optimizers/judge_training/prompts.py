@@ -76,6 +76,7 @@ def compiled_prompts(spec: TrainingSpec, folder: Path) -> Prompts:
         test=sizes["test"],
         seed=settings.seed,
         track=False,
+        prove=False,  # the training measures what it is worth, on pairs that neither saw
         max_cost=settings.max_cost,
         max_calls=settings.max_calls,
         max_minutes=settings.max_minutes,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from refed_dspy.data.pairs import Pair
@@ -11,13 +11,17 @@ from refed_dspy.errors import one_line
 from refed_dspy.metrics.calibration import Calibration, calibration
 from refed_dspy.metrics.gains import gain_interval, is_gain
 from refed_dspy.metrics.intervals import Correlation, Interval, correlations, mean_interval
-from refed_dspy.optimizers.agreement import Agreement, agreement, criterion_of
+from refed_dspy.optimizers.agreement import Agreement, agreement, criterion_of, share_of, sign
 from refed_dspy.optimizers.judge_training.held_out import SETS, HeldOut
 from refed_dspy.optimizers.judge_training.people import GradedAnswer
 from refed_dspy.programs.judges import Graded, Verdict
 from refed_dspy.text import NO_VALUE, counted, format_number, table_lines
 
 EVERYTHING = "all held out"
+LENGTH_ALONE, TEXTS_ALONE = "length alone", "length and style alone"
+"""What is fitted to the same pairs without the judge's verdicts."""
+CHANCE = 0.5
+"""The accuracy of guessing."""
 _LONGEST_NAME = 28
 _MOST_CRITERIA = 20
 """So many are shown at a terminal."""
@@ -26,12 +30,14 @@ _MOST_CRITERIA = 20
 @dataclass(frozen=True)
 class Judged:
     """A held-out pair, and what the judge said of it before and after training. `chance`: how likely people are to
-    prefer A, by the trained judge (a tie is half)."""
+    prefer A, by the trained judge (a tie is half). `beside`: what is fitted without the judge's verdicts → its
+    preference, above 0 for A."""
 
     pair: Pair
     before: Verdict
     after: Verdict
     chance: float
+    beside: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -51,14 +57,10 @@ class Change:
         pairs = [each.pair for each in judged]
         before = agreement(pairs, [each.before for each in judged], seed)[-1]
         after = agreement(pairs, [each.after for each in judged], seed)[-1]
-        gains = [
-            (each.pair.instruction, (_sign(each.after) - _sign(each.before)) * each.pair.verdict / 2)
-            for each in judged
-            if each.pair.verdict
-        ]
-        if not gains:
+        values, texts = _gains(judged, lambda each: each.before.preference or 0.0)
+        if not values:
             return cls(name, before, after, None)
-        gain = gain_interval([g for _, g in gains], [text for text, _ in gains])
+        gain = gain_interval(values, texts)
         # The interval from few instructions may leave the range of differences.
         return cls(name, before, after, replace(gain, low=max(-1.0, gain.low), high=min(1.0, gain.high)))
 
@@ -71,6 +73,35 @@ class Change:
             _two(self.before.pearson, self.after.pearson),
             _two(self.before.spearman, self.after.spearman),
         )
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What agrees with people without the judge's verdicts, on all held-out pairs. `gain`: the trained judge's over it,
+    in accuracy, with its 95% interval: a guard beside the proof, which a useful judge must not fail by its strictness
+    alone."""
+
+    name: str
+    accuracy: Interval | None
+    gain: Interval | None
+
+    @classmethod
+    def of(cls, name: str, judged: Sequence[Judged], seed: int) -> Beside:
+        scored = [
+            (each.pair.instruction, (sign(each.beside[name]) * each.pair.verdict + 1) / 2)
+            for each in judged
+            if each.pair.verdict
+        ]
+        gains = _gains(judged, lambda each: each.beside[name])
+        return cls(name, share_of(scored, seed), mean_interval(*gains, seed=seed) if scored else None)
+
+    def cells(self) -> tuple[str, ...]:
+        return (self.name, *(NO_VALUE if mean is None else str(mean) for mean in (self.accuracy, self.gain)))
+
+    @property
+    def beaten(self) -> bool:
+        """Whether the trained judge agrees better with people."""
+        return self.gain is not None and is_gain(self.gain)
 
 
 @dataclass(frozen=True)
@@ -128,6 +159,8 @@ class TrainingReport:
     calibration_before: Calibration
     """Of verdicts taken for certainties, and ties for one half."""
     calibration_after: Calibration
+    beside: Sequence[Beside] = ()
+    """Length alone, and what else is fitted without the judge."""
 
     @property
     def gain(self) -> Interval | None:
@@ -136,8 +169,28 @@ class TrainingReport:
 
     @property
     def proved(self) -> bool:
-        """Whether the judge agrees better with people than before: the gain's interval is above zero."""
-        return self.gain is not None and is_gain(self.gain)
+        """Whether the judge agrees better with people than before, and than length alone does: the intervals of both
+        gains are above zero."""
+        return self.gain is not None and is_gain(self.gain) and (self.length is None or self.length.beaten)
+
+    @property
+    def length(self) -> Beside | None:
+        """Length alone; None where it was not measured."""
+        return next((each for each in self.beside if each.name == LENGTH_ALONE), None)
+
+    @property
+    def ruler(self) -> str:
+        """That length alone agrees as well with people as the trained judge; empty where it does not, or where length
+        tells nothing."""
+        length, trained = self.length, self.sets[-1].after.accuracy
+        if length is None or length.beaten or length.accuracy is None or length.accuracy.low <= CHANCE:
+            return ""
+        assert trained is not None and length.gain is not None
+        may = "may agree" if length.gain.mean > 0 else "agrees"
+        return (
+            f"length alone {may} as well with people: in {length.accuracy} of what was held out, the trained judge in "
+            f"{trained}"
+        )
 
     def lines(self) -> list[str]:
         """Tables for a terminal."""
@@ -151,6 +204,9 @@ class TrainingReport:
         if self.grades:
             of_grades = ("grades", "answers", "error before", "after", "Pearson", "Spearman")
             lines += ["", *table_lines([of_grades, *(change.cells() for change in self.grades)])]
+        if self.beside:
+            heads = ("without the judge", "accuracy", "what the judge adds (95%)")
+            lines += ["", *table_lines([heads, *(each.cells() for each in self.beside)])]
         before, after = self.calibration_before, self.calibration_after
         return [
             *lines,
@@ -161,7 +217,7 @@ class TrainingReport:
 
     def facts(self) -> dict[str, Any]:
         """The same in JSON types; an infinite bound stays a float."""
-        return {**asdict(self), "proved": self.proved}
+        return {**asdict(self), "proved": self.proved, "ruler": self.ruler}
 
 
 def report_on(
@@ -191,6 +247,7 @@ def report_on(
         [GradeChange.of(name, some, seed) for name, some in grades_by.items()],
         calibration(certain, outcomes, clusters, seed),
         calibration([each.chance for each in judged], outcomes, clusters, seed),
+        [Beside.of(name, judged, seed) for name in judged[0].beside],
     )
 
 
@@ -198,9 +255,16 @@ def _criterion_name(name: str, held_out: HeldOut) -> str:
     return f"{name} (unseen)" if name in held_out.criteria else name
 
 
+def _gains(judged: Sequence[Judged], over: Callable[[Judged], float]) -> tuple[list[float], list[str]]:
+    """Of each pair that people decided: by how much the trained judge is better than what prefers so (1, 0 or -1, and
+    halves for ties), and its instruction."""
+    decided = [each for each in judged if each.pair.verdict]
+    values = [(_sign(each.after) - sign(over(each))) * each.pair.verdict / 2 for each in decided]
+    return values, [each.pair.instruction for each in decided]
+
+
 def _sign(verdict: Verdict) -> int:
-    preference = verdict.preference or 0
-    return (preference > 0) - (preference < 0)
+    return sign(verdict.preference or 0.0)
 
 
 def _two(before: float | None, after: float | None) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from refed_dspy.files import write_json, write_lines, write_text
 from refed_dspy.metrics.drawing import save
-from refed_dspy.metrics.gains import gain_or_loss
+from refed_dspy.metrics.gains import gain_or_change
 from refed_dspy.optimizers.agreement import criterion_of
 from refed_dspy.optimizers.judge_training.held_out import HeldOut
 from refed_dspy.optimizers.judge_training.picture import reliability_picture
@@ -71,6 +71,8 @@ class JudgeTraining(Shown):
         lines = [f"{self.train} training pairs", *self.held_out.lines(), *self.notes]
         if warning := judged.warning():
             lines.insert(0, warning)
+        if self.report is not None and self.report.ruler:
+            lines.insert(0, self.report.ruler)
         if self.report is not None:
             lines += ["", *self.report.lines(), _verdict_on(self.report)]
         lines.append(
@@ -86,7 +88,11 @@ def _verdict_on(report: TrainingReport) -> str:
     gain = report.gain
     if gain is None:
         return "not proved: people decided none of the held-out pairs"
-    what = f"{gain_or_loss(gain.mean)} in accuracy on all held-out pairs: {gain}, {gain.clusters} instructions"
+    what = f"{gain_or_change(gain.mean)} in accuracy on all held-out pairs: {gain}, {gain.clusters} instructions"
+    if report.length is not None:
+        what += f"; over length alone: {report.length.gain}"
+    if not report.proved and report.ruler:
+        return f"not proved: it is not shown to know more than length; {what}"
     return f"proved: {what}" if report.proved else f"not proved: {what}"
 
 
@@ -96,8 +102,15 @@ def write_training(made: JudgeTraining, judged: Sequence[Judged], facts: Mapping
     assert made.judge is not None and made.report is not None
     gain = made.report.gain
     proof = {"proved": made.report.proved, "gain": gain and gain.mean, "low": gain and gain.low}
+    ruler = {"ruler": made.report.ruler}
     state = program_state(made.judge)
-    state[MANIFEST] |= {"kind": "TrainedJudge", "made": _now(), "versions": _versions(), **facts, "proof": proof}
+    state[MANIFEST] |= {
+        "kind": "TrainedJudge",
+        "made": _now(),
+        "versions": _versions(),
+        **facts,
+        "proof": {**proof, **ruler},
+    }
     write_lines(made.folder / ROWS, _rows(judged, made.held_out))
     write_json(made.folder / FIGURES, _in_json(made))
     save(reliability_picture(made.report), made.folder / RELIABILITY)

@@ -14,7 +14,7 @@ from refed_dspy.config.loading import check_config
 from refed_dspy.config.scorer import ScorerConfig
 from refed_dspy.data.pairs import Pair
 from refed_dspy.errors import RunStopped, briefly
-from refed_dspy.files import check_own
+from refed_dspy.files import as_path, check_outputs
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import spent
@@ -85,7 +85,7 @@ def train_judge(
     spec = prepare(pairs, judge, program, config)
     scorer = None if config.scorer is None else open_scorer(config.scorer)  # what fails here costs nothing
     folder = config.out or Path("refed-judges") / digest(spec.identity())
-    check_own(folder, OUTPUTS, FILE)
+    check_outputs(folder, OUTPUTS, FILE, as_path(pairs), as_path(program))
     watch = Watch(on_progress, progress)
     prompts = compiled_prompts(spec, folder)
     if prompts.stopped:

@@ -13,7 +13,7 @@ from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
 from refed_dspy.data.prompts import Prompts, load_prompts
 from refed_dspy.errors import RunStopped, briefly
-from refed_dspy.files import after_answers, as_path, check_apart, check_own
+from refed_dspy.files import after_answers, as_path, check_outputs
 from refed_dspy.ledger.connection import FILE, locked
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import spent
@@ -80,8 +80,7 @@ def answer_prompts(
     work = _work(config, loaded, opened)
     folder = Path(out) if out is not None else Path("refed-answers") / digest(work.stored_identity)
     outputs = {OWN, UNANSWERED, file_of(config.format, generator)}
-    check_apart(source, [folder / name for name in outputs])
-    check_own(folder, outputs, FILE)
+    check_outputs(folder, outputs, FILE, source)
     asking = Asking(loaded.rows, opened, folder, work)
     try:
         stopped = run_blocking(asking.ask(Watch(on_progress, progress)))

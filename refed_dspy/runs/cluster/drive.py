@@ -21,7 +21,7 @@ from refed_dspy.runs.cluster.job import STATE, Job, gathered, let_go, refuse_obj
 from refed_dspy.runs.cluster.ray_cluster import connected
 from refed_dspy.runs.cluster.shards import number_of_shards, prepare_shard, shard_folder, shard_of
 from refed_dspy.runs.cluster.watching import Watching
-from refed_dspy.runs.result import Synthesis, end_at_cap, read_run, refresh_samples, why_short
+from refed_dspy.runs.result import Synthesis, drop_samples, end_at_cap, read_run, why_short
 from refed_dspy.runs.resume import remembered
 from refed_dspy.runs.spec import RunSpec
 from refed_dspy.runs.synthesize import TRACKING_INTERVAL
@@ -59,7 +59,6 @@ async def drive(spec: RunSpec, watch: Watch[Progress]) -> Synthesis:
             end = await _one_start(spec, shards, start, ray, watch)
         _tell(folder, end, work)
         await tracker.told()
-    refresh_samples(folder)
     return read_run(folder)
 
 
@@ -139,4 +138,6 @@ def _tell(folder: Path, end: End | CapReached, work: Work) -> None:
             dropped = sum(counts["dropped"] for counts in decisions_by_filter(ledger))
             why = why_short(ledger.failures(), dropped)
             end = End(SHORT, f"the references gave {ledger.kept()} of {ledger.meta('size')} samples: {why}")
+        if end.state != CAPPED:
+            drop_samples(folder)
         write_end(ledger, end)

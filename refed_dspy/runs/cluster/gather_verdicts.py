@@ -21,7 +21,7 @@ FROM shard.calls ORDER BY id
 """
 # In this order: an answer that is there already stays, with what its model thought; whoever asked again shares it.
 _ROWS = (
-    "INSERT INTO reasoning SELECT key, text FROM shard.reasoning WHERE key NOT IN (SELECT key FROM answers)",
+    "INSERT INTO reasoning SELECT key, text, sum FROM shard.reasoning WHERE key NOT IN (SELECT key FROM answers)",
     "INSERT OR IGNORE INTO shared SELECT item, stage, key FROM shard.shared",
     "INSERT OR IGNORE INTO shared SELECT own.item, own.stage, key FROM shard.answers own JOIN answers kept USING (key)"
     " WHERE (kept.item, kept.stage) <> (own.item, own.stage)",

@@ -50,7 +50,7 @@ _ITEM = """CASE WHEN item GLOB '[1-9]*' AND item NOT GLOB '*[^0-9]*' AND length(
 # In this order: what a model thought belongs to the answer that is kept, and answers are added last.
 _ADDED = (
     "INSERT INTO instructions SELECT id + :instructions, :shard + :shards * reference, feature, round, digest, text,"
-    " used, sample FROM shard.instructions",
+    " used, sample, sum, sample_sum FROM shard.instructions",
     "INSERT INTO decisions SELECT instruction + :instructions, filter, position, kept, score, reason, detail, created"
     " FROM shard.decisions",
     "INSERT INTO proposals SELECT :shard + :shards * reference, feature, round, kept, duplicates, surplus"
@@ -65,8 +65,8 @@ _ADDED = (
     f"INSERT OR IGNORE INTO failures SELECT key, stage, {_ITEM}, kind, reason, final, created FROM shard.failures",
     f"INSERT OR IGNORE INTO shared SELECT {_ITEM}, stage, key FROM shard.shared",
     "INSERT OR IGNORE INTO reused SELECT key, model FROM shard.reused",
-    "INSERT INTO reasoning SELECT key, text FROM shard.reasoning WHERE key NOT IN (SELECT key FROM answers)",
-    f"INSERT OR IGNORE INTO answers SELECT key, stage, {_ITEM}, repetition, output, raw, endpoint, created"
+    "INSERT INTO reasoning SELECT key, text, sum FROM shard.reasoning WHERE key NOT IN (SELECT key FROM answers)",
+    f"INSERT OR IGNORE INTO answers SELECT key, stage, {_ITEM}, repetition, output, raw, endpoint, created, sum"
     " FROM shard.answers",
 )
 _SAME_ANSWERS = f"""

@@ -23,7 +23,7 @@ from refed_dspy.runs.cluster.account import Amounts
 from refed_dspy.runs.cluster.gather_verdicts import gather_verdicts, shards_in
 from refed_dspy.runs.cluster.job import Job, gathered, let_go, refuse_objects
 from refed_dspy.runs.cluster.judge_shard import facts_of, make_shard, remembered_judges
-from refed_dspy.runs.cluster.ray_cluster import connected, slots
+from refed_dspy.runs.cluster.ray_cluster import connected, refuse_unreachable, slots
 from refed_dspy.runs.cluster.shards import USUAL, shard_folder
 from refed_dspy.runs.cluster.watching import Watching
 from refed_dspy.teachers import Teacher
@@ -49,6 +49,7 @@ class ClusterJudges:
 
     def __init__(self, config: FilterRunConfig, steps: Sequence[Step], models: Mapping[str, Teacher]) -> None:
         assert config.cluster is not None
+        refuse_unreachable(config.cluster)
         self._cluster = config.cluster
         self._filters = [step.filter for step in steps if isinstance(step.filter, JudgeFilter)]
         if not self._filters:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from refed_dspy.errors import ConfigError, one_line
+from refed_dspy.text import install_command
 
 log = logging.getLogger("refed_dspy.cluster")
 SLOT = "refed_worker"
@@ -52,6 +53,12 @@ def connected(cluster: str) -> Iterator[Any]:
             yield ray
         finally:
             ray.shutdown()
+
+
+def refuse_unreachable(cluster: str) -> None:
+    """Raises ConfigError where `connected` would for the address alone."""
+    _ray()
+    _settings(cluster)
 
 
 def _connect(ray: Any, settings: dict[str, Any], thread: ThreadPoolExecutor) -> None:
@@ -99,7 +106,7 @@ def _ray() -> Any:
     try:
         import ray
     except ImportError:
-        raise ConfigError("cluster: needs Ray; install it with: pip install 'refed-dspy[cluster]'") from None
+        raise ConfigError(f"cluster: needs Ray; install it with: {install_command('cluster')}") from None
     return ray
 
 

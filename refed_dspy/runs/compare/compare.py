@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, cast
 
@@ -15,9 +14,10 @@ from refed_dspy.config.jobs import CompareConfig
 from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
 from refed_dspy.config.scorer import ScorerConfig
-from refed_dspy.data.references import load_references
+from refed_dspy.data.references import load_references, refuse_references
 from refed_dspy.errors import ConfigError, RefedError, RunStopped, briefly, one_line
-from refed_dspy.files import after_answers
+from refed_dspy.files import after_answers, as_path, check_outputs
+from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs import ReferenceLevelFeedback, SeedOnly
 from refed_dspy.programs.baselines import METHODS
@@ -28,7 +28,7 @@ from refed_dspy.records import digest
 from refed_dspy.runs.compare.figures import SEED, Diversity, tally
 from refed_dspy.runs.compare.replay import read_compared
 from refed_dspy.runs.compare.result import Comparison
-from refed_dspy.runs.compare.write import write_comparison
+from refed_dspy.runs.compare.write import OUTPUTS, write_comparison
 from refed_dspy.runs.spec import RunSpec
 from refed_dspy.runs.synthesize import produce
 from refed_dspy.signatures import DEFAULT_FEATURES
@@ -37,6 +37,7 @@ from refed_dspy.teachers.by_stage import TeachersByStage
 from refed_dspy.teachers.judge import judge_for, open_judge_program
 from refed_dspy.teachers.progress import Progress, Watch
 from refed_dspy.teachers.work import Work
+from refed_dspy.text import nearest
 
 
 class CompareKeywords(TypedDict, total=False):
@@ -67,7 +68,7 @@ class CompareKeywords(TypedDict, total=False):
 @briefly
 @with_keywords(CompareConfig, CompareKeywords)
 def compare(
-    programs: Mapping[str, Any] | Sequence[Any] | None = None,
+    programs: Any = None,
     references: Any = "builtin",
     *,
     teacher: Any = None,
@@ -102,6 +103,7 @@ def compare(
     spec = prepare(config, named or config.programs, references, teacher, judge)
     diversity = Diversity.open(config.embeddings)
     folder = spec.folder
+    check_outputs(folder, OUTPUTS, FILE, as_path(references), *(named or config.programs).values())
     try:
         made = run_blocking(produce(spec, Watch(on_progress, progress)))
     except RunStopped as error:
@@ -160,6 +162,7 @@ def _is_seed(source: Any) -> bool:
 def _by_name(programs: Mapping[str, Any] | Sequence[Any]) -> Mapping[str, Any]:
     if isinstance(programs, Mapping):
         return programs
+    refuse_references(programs, "programs")
     if isinstance(programs, str) or not isinstance(programs, Sequence):
         kind = type(programs).__name__
         raise ConfigError(f'programs: got a {kind}; pass a list, or names: {{"tuned": program, "plain": "seed-only"}}')
@@ -188,8 +191,8 @@ def _program(name: str, source: Any, config: CompareConfig) -> ReferenceLevelFee
         return source
     if isinstance(source, str) and source in METHODS:
         return METHODS[source](config.features or DEFAULT_FEATURES, per_feature)
-    if isinstance(source, str) and (near := get_close_matches(source, METHODS, 1)) and not Path(source).is_file():
-        raise ConfigError(f"programs: {one_line(source, 60)}: no such program; did you mean {near[0]}?")
+    if isinstance(source, str) and (near := nearest(source, METHODS)) and not Path(source).is_file():
+        raise ConfigError(f"programs: {one_line(source, 60)}: no such program; did you mean {near}?")
     if isinstance(source, str | Path):
         explicit = per_feature if "instructions_per_feature" in config.model_fields_set else None
         return load_program(source, config.features, explicit, accept_changed=config.accept_changed)

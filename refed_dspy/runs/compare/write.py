@@ -17,6 +17,7 @@ from refed_dspy.runs.compare.result import PROXY, Comparison
 
 TABLE, FIGURES, ROWS, PAIRS = "comparison.txt", "comparison.json", "rows.jsonl", "pairs.jsonl"
 WIN_RATES, FILTERS = "win-rates.png", "filters.png"
+OUTPUTS = (TABLE, FIGURES, ROWS, PAIRS, WIN_RATES, FILTERS)
 
 
 def write_comparison(comparison: Comparison, compared: Compared) -> None:

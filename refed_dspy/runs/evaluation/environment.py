@@ -20,6 +20,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from refed_dspy import children
 from refed_dspy.errors import ConfigError, InputError, one_line
 from refed_dspy.weights import cache_dir
 
@@ -103,7 +104,11 @@ def _existing(package: Package, chosen: Path) -> Installed:
     wanted = f"pip install {package.name}=={package.version}"
     try:
         looked = subprocess.run(  # noqa: S603 — the program is ours; the interpreter is the user's choice
-            [python, "-I", "-c", _LOOK, package.name, package.module], capture_output=True, text=True, check=True
+            children.python("-c", _LOOK, package.name, package.module, interpreter=python),
+            env=children.environment(),
+            capture_output=True,
+            text=True,
+            check=True,
         )
         found = json.loads(looked.stdout)
     except (OSError, subprocess.CalledProcessError, ValueError):
@@ -150,8 +155,8 @@ def _commands(package: Package, folder: Path) -> list[list[list[str]]]:
         # The usual index has PyTorch with several GB of CUDA; its own has one without.
         alone = [[*install, "--torch-backend", "cpu", itself], [*install, itself]]
     else:
-        make = [sys.executable, "-m", "venv", str(folder)]
-        pip = [str(_interpreter(folder)), "-m", "pip", "install"]
+        make = children.python("-m", "venv", str(folder))
+        pip = children.python("-m", "pip", "install", interpreter=_interpreter(folder))
         install = [*pip, "--quiet", "--no-input", "--disable-pip-version-check"]
         alone = [[*install, itself]]
     return [[make], [[*install, *listed]], *([alone] if package.unhashed else [])]
@@ -165,7 +170,10 @@ def _uv() -> str | None:
 def _run_one(package: Package, alternatives: Sequence[Sequence[str]]) -> None:
     """Raises InputError, with what the last command said last, where none does."""
     for command in alternatives:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)  # noqa: S603 — ours
+        done = subprocess.run(  # noqa: S603 — ours
+            command, env=children.environment(*children.INSTALLING), capture_output=True, text=True, errors="replace",
+            check=False,
+        )  # fmt: skip
         if not done.returncode:
             return
     said = [line for line in f"{done.stdout}\n{done.stderr}".splitlines() if line.strip()]

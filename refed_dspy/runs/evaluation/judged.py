@@ -60,7 +60,7 @@ class JudgeAnswers:
 
 def judge_answers(folder: Path) -> JudgeAnswers:
     """What the ledger in `folder` has of the judge. Raises RunDirError."""
-    models = "SELECT json_extract(output, '$.model') model FROM answers GROUP BY model ORDER BY min(rowid)"
+    models = "SELECT json_extract(output, '$.model') model FROM answers GROUP BY model ORDER BY min(created)"
     with Ledger.read(folder) as ledger:
         count, last = ledger.db.execute("SELECT count(*), max(created) FROM answers").fetchone()
         said = [str(name) for (name,) in ledger.db.execute(models)]

@@ -13,10 +13,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from refed_dspy import children
 from refed_dspy.errors import RunStopped, one_line
 
-KEPT = ("PATH", "SYSTEMROOT", "TMPDIR", "TEMP", "TMP", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")
-"""Variables of the user's that the code gets: none of them is a key, a proxy, or an address to ask."""
 _LAUNCH = Path(__file__).with_name("launch.py")
 _TAIL = 4096
 """Bytes of the log that are looked at for what went wrong."""
@@ -37,13 +36,19 @@ class Program:
     """Its working folder and its HOME: it finds no settings or tokens of the user's there."""
     log: Path
     variables: Mapping[str, str] = field(default_factory=dict)
-    """What it gets of us, besides KEPT: the proxy's address and token, say."""
+    """What it gets of us, besides what any program gets: the proxy's address and token, say."""
 
     def environment(self) -> dict[str, str]:
         """Its whole environment."""
-        kept = {name: os.environ[name] for name in KEPT if name in os.environ}
         home = str(self.folder.absolute())
-        return {**kept, "HOME": home, "USERPROFILE": home, "LOGNAME": "refed", "PYTHONUTF8": "1", **self.variables}
+        return {
+            **children.environment(),
+            "HOME": home,
+            "USERPROFILE": home,
+            "LOGNAME": "refed",
+            "PYTHONUTF8": "1",
+            **self.variables,
+        }
 
 
 async def run_program(program: Program) -> None:
@@ -52,12 +57,10 @@ async def run_program(program: Program) -> None:
     Raises RunStopped, with its last lines, where it does not end well or cannot be started.
     """
     try:
+        program.log.unlink(missing_ok=True)  # a link's other end is somebody's file
         with program.log.open("wb") as log:
             process = await asyncio.create_subprocess_exec(
-                str(program.python),
-                "-I",  # nothing of the user's site or PYTHONPATH
-                str(_LAUNCH),
-                *program.arguments,
+                *children.python(str(_LAUNCH), *program.arguments, interpreter=program.python),
                 cwd=program.folder,
                 env=program.environment(),
                 stdin=asyncio.subprocess.PIPE,  # it ends when this does: also if this process is killed

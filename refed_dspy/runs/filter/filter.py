@@ -19,7 +19,7 @@ from refed_dspy.data.on_disk import RowsOnDisk
 from refed_dspy.data.sources import source_of
 from refed_dspy.data.stored import SOURCE, read_json
 from refed_dspy.errors import ConfigError, RowError, RunDirError, RunStopped, briefly, one_line
-from refed_dspy.files import after_answers, as_path, check_apart, check_own
+from refed_dspy.files import after_answers, as_path, check_outputs
 from refed_dspy.filters.base import Decision, JudgeFilter, Step, labels, validated
 from refed_dspy.filters.build import build
 from refed_dspy.filters.judge import FAILED
@@ -37,7 +37,7 @@ from refed_dspy.runs.filter.result import OUTPUTS, Filtering, write_filtering
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.caps import caps_of
 from refed_dspy.teachers.failures import CallPolicy
-from refed_dspy.teachers.judge import in_role, open_judge_model, open_judge_program
+from refed_dspy.teachers.judge import in_role, open_judge_model, open_judge_program, warn_of_unasked
 from refed_dspy.teachers.progress import Progress, Watch
 from refed_dspy.teachers.row_jobs import at_cap, for_each_row, row_job
 from refed_dspy.teachers.work import Work
@@ -114,11 +114,12 @@ def filter_data(
         models = {"judge": open_judge_model(judge)} if paid else {}
     if paid:
         warn_of_another_teacher(judge_program, models["judge"].model)
+    else:
+        warn_of_unasked(judge)
     cluster = _on_cluster(config, steps, models)
     identity = _identity(loaded, models)
     folder = Path(out) if out is not None else Path("refed-filtered") / _folder_name(loaded, steps, models, config.seed)
-    check_apart(data, [folder, *(folder / name for name in OUTPUTS)])
-    check_own(folder, OUTPUTS, FUNNEL)
+    check_outputs(folder, OUTPUTS, FUNNEL, data)
     source = {**source_of(data, loaded, config.columns), "filters": _named(steps), "seed": config.seed}
     if out is not None and not force:
         _refuse_another(folder, source, paid)

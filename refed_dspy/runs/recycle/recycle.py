@@ -15,7 +15,7 @@ from refed_dspy.config.scorer import ScorerConfig
 from refed_dspy.data.dataset import data_identity, drawn, load_dataset
 from refed_dspy.data.sources import source_of
 from refed_dspy.errors import ConfigError, RunStopped, briefly
-from refed_dspy.files import after_answers, as_path, check_apart, check_own
+from refed_dspy.files import after_answers, as_path, check_outputs
 from refed_dspy.ledger.connection import FILE, locked
 from refed_dspy.metrics.figures import open_tools, scoring
 from refed_dspy.programs.load import refuse_bound_models, warn_of_another_teacher
@@ -94,8 +94,7 @@ def recycle(
         "teacher": opened.identity,
     }
     folder = Path(out) if out is not None else Path("refed-recycled") / digest(identity)
-    check_apart(data, [folder / name for name in OUTPUTS])
-    check_own(folder, OUTPUTS, FILE)
+    check_outputs(folder, OUTPUTS, FILE, data)
     tools = open_tools(config.embeddings, config.scorer)  # first: if a figure cannot be computed, nothing is paid for
     work = _work(config, identity, opened, len(rows), module.stage_names)
     source = {**source_of(data, loaded, config.columns), "teacher": opened.model}

@@ -10,6 +10,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from refed_dspy.config.keywords import Seed, checked
 from refed_dspy.data.verdicts import KEY, Key, NamedCriterion, PosedPair
 from refed_dspy.errors import ConfigError, ExportError, InputError, briefly, one_line
 from refed_dspy.files import as_export_error, as_path, path_of, whole_file, write_text
@@ -35,6 +36,7 @@ class Pages(Shown):
 
 
 @briefly
+@checked
 def annotate(
     source: Any,
     out: str | PathLike[str],
@@ -44,7 +46,7 @@ def annotate(
     criteria: Iterable[str] | Mapping[str, str] = (),
     between: Sequence[str] | None = None,
     columns: Mapping[str, str] | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Pages:
     """Make a page for each annotator, on which they say which of two answers is better: files that load nothing.
 
@@ -97,6 +99,8 @@ def _criteria(given: Iterable[str] | Mapping[str, str]) -> list[NamedCriterion]:
     for name in given:
         if not isinstance(name, str) or not name.strip():
             raise ConfigError("criteria: a name is empty; remove it")
+        if meanings and not isinstance(meanings[name], str):
+            raise ConfigError(f"criteria: {one_line(name, 60)}: what it means must be a text")
         criterion = criterion_named(name.strip(), meanings[name].strip() if meanings else "")
         if criterion.name in found:
             raise ConfigError(f"criteria: {one_line(criterion.name, 60)} is there twice; remove one")

@@ -92,7 +92,7 @@ def _already_pairs(source: Any) -> Iterator[PosedPair] | None:
     """The pairs of a file or a list whose first row has two answers by name; None for any other source."""
     if isinstance(source, str | Path) and Path(source).is_dir():
         return None
-    name, rows = rows_of(source, "pairs")
+    name, rows = rows_of(source, "source")
     first = next(iter(rows := iter(rows)), None)
     if first is None or posed_pair(first[1], f"{name} row {first[0]}") is None:
         return None

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.sharing.report.rows import SCORE
 
-_KEPT = "SELECT i.reference, i.text, i.sample FROM samples s JOIN instructions i ON i.id = s.instruction"
+_KEPT = (
+    "SELECT i.reference, intact(i.sum, i.text, i.feature), intact(i.sample_sum, i.sample)"
+    " FROM samples s JOIN instructions i ON i.id = s.instruction"
+)
 _SCORES = f"SELECT filter, kept, {SCORE} AS finite FROM decisions WHERE finite IS NOT NULL"
 
 

@@ -11,9 +11,9 @@ from refed_dspy.ledger.candidates import Candidate, load_candidates
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.summary import usage_by_model, work_status
 from refed_dspy.metrics import intervals
-from refed_dspy.metrics.gains import gain_or_loss
+from refed_dspy.metrics.gains import gain_or_change
 from refed_dspy.programs.prompt_diff import changed_predictors
-from refed_dspy.records import dollars
+from refed_dspy.records import PICO, dollars
 from refed_dspy.sharing.report import charts, glance
 from refed_dspy.sharing.report.charts import Chart, readable
 from refed_dspy.sharing.report.drawing import Interval, Intervals
@@ -40,10 +40,14 @@ def compile_page(folder: Path, ledger: Ledger) -> Page:
     if proof:
         gain = proof["over_champion"] or proof["gain"]
         over = "against the champion" if proof["over_champion"] else "against the uncompiled program"
-        what = gain_or_loss(gain["mean"]).capitalize()
-        facts.insert(0, Fact(what, f"{gain['mean']:+z.2f}", f"{_ends(gain)}, {over}"))
-        facts.insert(1, Fact("Proved better", "yes" if proof["proved"] else "no"))
-    drawn = [*([_scores(proof), _changes(proof)] if proof else []), charts.costs(status["usage"])]
+        what = gain_or_change(gain["mean"]).capitalize()
+        nothing_new = proof.get("same") and not proof["over_champion"]
+        if not nothing_new:
+            facts.insert(0, Fact(what, f"{gain['mean']:+z.2f}", f"{_ends(gain)}, {over}"))
+        facts.insert(
+            1, Fact("Proved better", "nothing to prove" if nothing_new else "yes" if proof["proved"] else "no")
+        )
+    drawn = [*([_scores(outcome), _changes(proof)] if proof else []), charts.costs(status["usage"])]
     return Page(
         title=folder.absolute().name,
         lead=f"{identity.get('kind', 'A program')} compiled by {identity.get('optimizer', 'an optimizer')}",
@@ -73,10 +77,11 @@ def _notes(outcome: Mapping[str, Any], candidates: Sequence[Candidate], best: Ca
     if not outcome:
         return []
     models = {role: model["model"] for role, model in outcome["models"].items()}
-    unscored = {"doubts": ["no proof: the test set was not scored"]}
+    unscored = {"doubts": ["no proof: nothing was scored on the test set"]}
     notes = list((outcome["proof"] or unscored).get("doubts", ()))  # an older compile stored none
-    if best is candidates[0]:
-        notes.append("no candidate was better, so the uncompiled program is kept")
+    kept = "no candidate was better, so the uncompiled program is kept"
+    if best is candidates[0] and not any(kept in note for note in notes):
+        notes.append(kept)
     if outcome["abstained"]:
         notes.append(
             f"{counted(outcome['abstained'], 'evaluation')} not judged: counted neither for nor against a candidate"
@@ -87,15 +92,17 @@ def _notes(outcome: Mapping[str, Any], candidates: Sequence[Candidate], best: Ca
     return notes + glance.self_judged(models.get("teacher"), models.get("judge"))
 
 
-def _scores(proof: Mapping[str, Any]) -> Chart:
+def _scores(outcome: Mapping[str, Any]) -> Chart:
+    proof = outcome["proof"]
     programs = ("uncompiled", "compiled")
     stored = [proof[name]["score"] for name in ("baseline", "compiled")]
     scores = [_interval(score) for score in stored]
     ends = [f"{score['mean']:.2f} ({_ends(score)})" for score in stored]
     parts = [proof[name]["parts"] for name in ("baseline", "compiled")]
     names = sorted({*parts[0], *parts[1]})
+    in_dollars = outcome["format"] > 1
     rows = [
-        [program, end, *(format_number(part.get(name)) for name in names), _dollars(proof[key]["each"])]
+        [program, end, *(format_number(part.get(name)) for name in names), _dollars(proof[key]["each"], in_dollars)]
         for program, end, part, key in zip(programs, ends, parts, ("baseline", "compiled"), strict=True)
     ]
     text = f"Mean scores on {proof['gain']['n']:,} unseen {proof['unit']}, with 95% intervals."
@@ -184,5 +191,6 @@ def _percent(share: float | None) -> str:
     return NO_VALUE if share is None else f"{share:.0%}"
 
 
-def _dollars(amount: float | None) -> str:
-    return NO_VALUE if amount is None else dollars(amount)
+def _dollars(amount: float | None, in_dollars: bool) -> str:
+    """An amount in dollars or, as an earlier version stored it, in picodollars."""
+    return NO_VALUE if amount is None else dollars(amount * PICO if in_dollars else amount)

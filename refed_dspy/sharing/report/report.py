@@ -7,8 +7,9 @@ from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
 
+from refed_dspy.config.keywords import checked
 from refed_dspy.errors import ExportError, RunDirError, briefly, one_line
-from refed_dspy.files import path_of, whole_file
+from refed_dspy.files import check_output, path_of, whole_file
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.identity import named_work
 from refed_dspy.ledger.ledger import Ledger
@@ -26,6 +27,7 @@ NAME = "report.html"
 
 
 @briefly
+@checked
 def report(
     run_dir: str | PathLike[str],
     out: str | Path | None = None,
@@ -46,6 +48,7 @@ def report(
     """
     folder = path_of(run_dir, "run_dir")
     path = folder / NAME if out is None else path_of(out, "out")
+    check_output(path)
     if out is not None and path.exists() and not force:
         raise ExportError(f"{path}: already exists; choose another file or overwrite it with force=True")
     if path.resolve().parent == folder.resolve() and path.name != NAME and path.exists():

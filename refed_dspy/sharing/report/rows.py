@@ -37,7 +37,8 @@ _PAGE = 100
 # A row: a kept instruction, or one that filters dropped. An open or failed instruction is none.
 _NUMBERS = "SELECT instruction FROM samples UNION SELECT instruction FROM decisions WHERE NOT kept"
 _ROWS = """
-SELECT i.id, s.seq, i.reference, r.id, i.feature, i.round, i.text, i.sample
+SELECT i.id, s.seq, i.reference, r.id, i.feature, i.round,
+       intact(i.sum, i.text, i.feature), intact(i.sample_sum, i.sample)
 FROM instructions i
 JOIN refs r ON r.position = i.reference
 LEFT JOIN samples s ON s.instruction = i.id
@@ -57,9 +58,9 @@ FROM decisions WHERE instruction IN ({{}}) ORDER BY instruction, position
 _PROPOSAL, _JUDGES = "instruction_synthesis", ("pairwise_judge", "rubric_judge")
 # The texts of samples are in their instructions.
 _ANSWERS = """
-SELECT item, stage, repetition, key, endpoint,
-       CASE WHEN stage LIKE '%feedback' OR stage LIKE '%judge' THEN output END
-FROM asked WHERE item IN ({}) ORDER BY created
+SELECT q.item, q.stage, q.repetition, key, q.endpoint,
+       CASE WHEN q.stage LIKE '%feedback' OR q.stage LIKE '%judge' THEN intact(a.sum, a.output, raw, a.endpoint) END
+FROM asked q JOIN answers a USING (key) WHERE q.item IN ({}) ORDER BY q.created
 """
 
 
@@ -206,7 +207,9 @@ class _RowReader:
 
     def _learn(self, position: int, answers: Answers) -> None:
         """Add a reference, with its features and feedback, which are empty where nothing was asked yet."""
-        (record,) = self.ledger.db.execute("SELECT record FROM refs WHERE position = ?", (position,)).fetchone()
+        (record,) = self.ledger.db.execute(
+            "SELECT intact(sum, record, id) FROM refs WHERE position = ?", (position,)
+        ).fetchone()
         reference = self.ledger.parsed(Reference, record)
         feedback = {stage: _fields(rest[-1]) for stage, *rest in answers}
         known = ("id", "source", "system", "earlier", "instruction", "response")

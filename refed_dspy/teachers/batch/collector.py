@@ -20,7 +20,7 @@ from refed_dspy.teachers.batch.service import BatchService
 from refed_dspy.teachers.batch.tracker import BatchTracker
 from refed_dspy.teachers.outcomes import is_free
 from refed_dspy.teachers.transport import CannedResponse, current_reading
-from refed_dspy.teachers.usage import whole
+from refed_dspy.teachers.usage import Used, whole
 
 LONGEST_WAIT = 60.0
 """A batch waits at most so many times `quiet` for calls that are in flight elsewhere."""
@@ -46,8 +46,8 @@ class BatchCollector:
         """Whether calls were in flight elsewhere at the last look: their next requests may be on the way here."""
 
     def unused(self) -> dict[int, tuple[int, int]]:
-        """Call number → tokens (read, written) of the answers that arrived and nobody asked for. Answers without usage
-        are left out; an error used none."""
+        """Call number → tokens (read, written) of the answers that arrived and nobody asked for. Answers without usage,
+        or with one that their texts rule out, are left out; an error used none."""
         answers = {number: _parsed(text) for number, text in self.log.unclaimed(*self.tracker.names).items()}
         return {number: tokens for number, answer in answers.items() if (tokens := _tokens(answer)) is not None}
 
@@ -142,4 +142,20 @@ def _tokens(answer: Mapping[str, Any]) -> tuple[int, int] | None:
     if not isinstance(usage, Mapping):
         return None
     read, written = whole(usage.get("prompt_tokens")), whole(usage.get("completion_tokens"))
-    return None if read is None or written is None else (read, written)
+    if read is None or written is None:
+        return None
+    # Its prompt is not here, but no chat has fewer tokens than so many words.
+    used = Used(read, 0, 0, written).raised(_FEWEST, "", _text(body))
+    return None if used is None else (read, written)
+
+
+_FEWEST = "word " * 32
+
+
+def _text(body: Mapping[str, Any]) -> str:
+    """The texts of an answer's choices."""
+    choices = body.get("choices")
+    messages = (
+        [each.get("message") for each in choices if isinstance(each, Mapping)] if isinstance(choices, list) else ()
+    )
+    return " ".join(str(message.get("content") or "") for message in messages if isinstance(message, Mapping))

@@ -173,7 +173,7 @@ class BatchService:
         too_slow = itertools.count(1)
 
         def is_passing(error: BaseException) -> bool:
-            if isinstance(error, openai.APITimeoutError) and next(too_slow) > self._retries:
+            if isinstance(error, openai.APITimeoutError | httpx.TimeoutException) and next(too_slow) > self._retries:
                 return False
             return self._is_passing(error)
 

@@ -13,7 +13,6 @@ import os
 import re
 import struct
 import subprocess
-import sys
 import tempfile
 import threading
 import weakref
@@ -21,7 +20,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+from refed_dspy import children
 from refed_dspy.errors import ConfigError, one_line
+from refed_dspy.text import install_command
 
 HOST = "127.0.0.1"
 CACHE_RAM_MIB = 1024
@@ -108,11 +109,11 @@ class LlamaServer:
         }
         with tempfile.TemporaryFile() as log:
             self._process = subprocess.Popen(  # noqa: S603  our own program, and JSON
-                [sys.executable, "-I", str(_CHILD), json.dumps(settings)],
+                children.python(str(_CHILD), json.dumps(settings)),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env={**_ENVIRONMENT, **os.environ},
+                env={**_ENVIRONMENT, **children.environment(*children.COMPUTING)},
                 start_new_session=True,  # a Ctrl-C in the terminal reaches only this process
                 creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
             )
@@ -179,7 +180,7 @@ def _engine_folder() -> Path:
 
 def _no_engine(reason: str) -> ConfigError:
     return ConfigError(
-        f"the embedded model needs llama.cpp ({reason}): pip install 'refed-dspy[local]' on glibc Linux, "
+        f"the embedded model needs llama.cpp ({reason}): {install_command('local')} on glibc Linux, "
         f"macOS or 64-bit Windows, {_OTHER_ENGINE}"
     )
 

@@ -17,7 +17,8 @@ import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import ReferenceLevelFeedback, compare
 from refed_dspy.cli.main import app
-from refed_dspy.errors import RunDirError, RunStopped
+from refed_dspy.errors import ExportError, RunDirError, RunStopped
+from refed_dspy.ledger.ledger import Ledger
 from tests.runs.compare.helpers import (
     SMALL,
     Judge,
@@ -48,6 +49,10 @@ def test_the_same_command_again_asks_nothing_and_says_the_same(server: Simulated
 
 def test_a_file_that_cannot_be_written_loses_no_answer(server: SimulatedTeacher, tmp_path: Path) -> None:
     (tmp_path / "c" / "rows.jsonl").mkdir(parents=True)
+    with pytest.raises(ExportError, match="was not written by this command"):
+        run(server, tmp_path / "c")
+    assert not requests(server)
+    Ledger.create(tmp_path / "c").close()  # as where it came while the comparison was at work
     with pytest.raises(RunStopped, match=r"rows\.jsonl: cannot be written: .*pays for none of them again"):
         run(server, tmp_path / "c")
     (tmp_path / "c" / "rows.jsonl").rmdir()

@@ -13,8 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from refed_dspy.children import KEPT
 from refed_dspy.errors import RunStopped
-from refed_dspy.runs.evaluation.program import KEPT, Program, run_program
+from refed_dspy.runs.evaluation.program import Program, run_program
 from tests.support import ROOT
 from tests.support.gateways import until
 

@@ -9,7 +9,7 @@ import pytest
 
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy.errors import ReferencesError, RunDirError, RunStopped, TeacherRefused
+from refed_dspy.errors import ExportError, ReferencesError, RunDirError, RunStopped, TeacherRefused
 from refed_dspy.ledger.ledger import Ledger
 from tests.runs.recycle.helpers import (
     read,
@@ -113,7 +113,7 @@ def test_a_run_that_is_still_growing(server: SimulatedTeacher, tmp_path: Path) -
     server.control(items=3)
     settings: Any = {"teacher": config(server, max_tokens=2048), "run_dir": tmp_path / "run"}
     refed_dspy.synthesize(None, references(4), size=4, **settings)
-    with pytest.raises(RunDirError, match="contains a run, not "):
+    with pytest.raises(ExportError, match="run: is where the results would go"):
         recycled(tmp_path / "run", config(server), tmp_path / "run")
     first = recycled(tmp_path / "r", config(server), tmp_path / "run")
     with Ledger.create(tmp_path / "run"):  # as the run that is writing it has

@@ -27,7 +27,7 @@ from refed_dspy.sharing.report.rows import COLUMNS, Rows, read_rows
 from tests.support.example_run import HOSTILE, shown_run
 
 CALL = "INSERT INTO calls VALUES (NULL, 'k', ?, ?, 'other/model', 'other', ?, 1, 70, 40, 30, 0, ?, 0, NULL)"
-ANSWER = "INSERT INTO answers SELECT ?, ?, ?, ?, ?, NULL, ?, created FROM answers LIMIT 1"
+ANSWER = "INSERT INTO answers SELECT ?, ?, ?, ?, ?, NULL, ?, created, NULL FROM answers LIMIT 1"
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
 from refed_dspy.data.stored import EVALUATION, PICTURE, TABLE
 from refed_dspy.errors import ReferencesError, RunStopped, briefly, one_line
-from refed_dspy.files import after_answers, as_path, check_apart, check_own
+from refed_dspy.files import after_answers, as_path, check_outputs
 from refed_dspy.filters.overlap import Contamination
 from refed_dspy.ledger.connection import FILE, locked
 from refed_dspy.ledger.states import note_failure
@@ -94,9 +94,7 @@ def alpaca_eval(
     found = overlap_with(data, model.instructions)
     work = _work(config, model, against, opened, size)
     folder = Path(out) if out is not None else Path("refed-evaluations") / digest(work.stored_identity)
-    for source in (outputs, baseline):
-        check_apart(as_path(source), [folder / name for name in OUTPUTS])
-    check_own(folder, OUTPUTS, FILE)
+    check_outputs(folder, OUTPUTS, FILE, as_path(outputs), as_path(baseline))
     installed = environment(ALPACA_EVAL, config.environment)
     workspace = Workspace(folder, installed, model, against, at_once(opened), config.gamed)
     job = _Job(workspace, work, opened, found, f"{NAME} {installed.version}")

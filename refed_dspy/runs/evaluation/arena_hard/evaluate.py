@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -14,7 +15,7 @@ from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
 from refed_dspy.data.stored import EVALUATION, PICTURE, TABLE
 from refed_dspy.errors import RunStopped, briefly
-from refed_dspy.files import after_answers, as_path, check_apart, check_own
+from refed_dspy.files import after_answers, as_path, check_outputs
 from refed_dspy.filters.overlap import Contamination
 from refed_dspy.ledger.connection import FILE, locked
 from refed_dspy.ledger.states import note_failure
@@ -60,7 +61,7 @@ class ArenaHardKeywords(TypedDict, total=False):
 @with_keywords(ArenaHardConfig, ArenaHardKeywords)
 def arena_hard(
     clone: str | Path,
-    answers: Any,
+    answers: str | PathLike[str] | Sequence[str | PathLike[str]],
     judge: Any,
     out: str | Path | None = None,
     *,
@@ -95,7 +96,7 @@ def arena_hard(
     """
     config = check_config(ArenaHardConfig, settings)
     opened_clone = open_clone(Path(clone), config.benchmark, config.category, config.questions)
-    files = [Path(as_path(one)) for one in ([answers] if isinstance(answers, str | Path) else answers)]
+    files = [Path(as_path(one)) for one in ([answers] if isinstance(answers, str | PathLike) else answers)]
     arms, baseline = load_arms(opened_clone, files), load_baseline(opened_clone)
     if config.style_control:
         check_styled(arms, baseline)
@@ -106,9 +107,7 @@ def arena_hard(
     found = overlap_with(data, prompts)
     work = _work(config, opened_clone, arms, opened)
     folder = Path(out) if out is not None else Path("refed-evaluations") / digest(work.stored_identity)
-    for file in files:
-        check_apart(file, [folder / name for name in OUTPUTS])
-    check_own(folder, OUTPUTS, FILE)
+    check_outputs(folder, OUTPUTS, FILE, *files)
     python = environment(ARENA_HARD, config.environment).python
     workspace = Workspace(folder, opened_clone, python, baseline, arms, at_once(opened))
     job = _Job(workspace, work, opened, found, config.style_control)

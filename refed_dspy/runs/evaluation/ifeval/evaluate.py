@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -13,7 +14,7 @@ from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
 from refed_dspy.data.stored import EVALUATION, TABLE
 from refed_dspy.errors import ConfigError, RunDirError, briefly, one_line
-from refed_dspy.files import as_export_error, as_path, check_apart, check_own, write_json, write_text
+from refed_dspy.files import as_export_error, as_path, check_outputs, write_json, write_text
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.runs.evaluation.environment import LM_EVAL, environment
 from refed_dspy.runs.evaluation.facts import overlap_with
@@ -36,7 +37,7 @@ class IFEvalKeywords(TypedDict, total=False):
 @with_keywords(IFEvalConfig, IFEvalKeywords)
 def ifeval(
     prompts: str | Path,
-    answers: Any,
+    answers: str | PathLike[str] | Sequence[str | PathLike[str]],
     out: str | Path,
     *,
     data: Any = None,
@@ -64,16 +65,14 @@ def ifeval(
     config = check_config(IFEvalConfig, settings)
     source = Path(as_path(prompts))
     rows = load_instructions(source)
-    arms = [
-        load_responses(rows, Path(as_path(one))) for one in ([answers] if isinstance(answers, str | Path) else answers)
-    ]
+    files = [Path(as_path(one)) for one in ([answers] if isinstance(answers, str | PathLike) else answers)]
+    arms = [load_responses(rows, file) for file in files]
     _check_names(arms)
     found = overlap_with(data, [row["prompt"] for row in rows])
     folder = Path(out)
-    check_apart(source, [folder / name for name in (EVALUATION, TABLE, LOG)])
     if (folder / FILE).exists():
         raise RunDirError(f"{folder}: contains paid work; choose another folder")
-    check_own(folder, [TABLE], EVALUATION)
+    check_outputs(folder, [EVALUATION, TABLE], EVALUATION, source, *files)
     installed = environment(LM_EVAL, config.environment)
     with as_export_error(folder):
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,143 @@
+"""A ledger that is removed, replaced or cut while it is written: what is asked after it, and what stays."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import refed_dspy
+from benchmarks.simulated import SimulatedTeacher
+from refed_dspy import TeacherConfig
+from refed_dspy.errors import LedgerLost, RunStopped
+from refed_dspy.ledger.connection import FILE
+from refed_dspy.ledger.group_commit import GroupCommit
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.spending import begin_start, seconds_at_work
+from tests.ledger.test_group_commit import note, noted
+from tests.support.scripted_engine import references
+
+
+def replace(file: Path) -> None:
+    shutil.copy(file, file.with_name("another"))
+    os.replace(file.with_name("another"), file)
+
+
+def cut(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def move(folder: Path) -> Path:
+    return folder.rename(folder.with_name("moved"))
+
+
+def lock_again(folder: Path) -> None:
+    """What a second writer does after somebody removed the lock."""
+    (folder / ".lock").unlink()
+    (folder / ".lock").touch()
+
+
+LOST: dict[str, Callable[[Path], object]] = {
+    "the folder removed": shutil.rmtree,
+    "the folder moved": move,
+    "the ledger removed": lambda folder: (folder / FILE).unlink(),
+    "the ledger replaced": lambda folder: replace(folder / FILE),
+    "its log removed": lambda folder: (folder / f"{FILE}-wal").unlink(),
+}
+SPOILED: dict[str, Callable[[Path], object]] = {
+    "the ledger cut": lambda folder: cut(folder / FILE),
+    "its log cut": lambda folder: cut(folder / f"{FILE}-wal"),
+    "the lock removed": lambda folder: (folder / ".lock").unlink(),
+    "the lock taken": lock_again,
+}
+
+
+@pytest.mark.parametrize("how", [*LOST, *SPOILED])
+async def test_the_next_transaction_says_so_and_so_does_every_one_after_it(tmp_path: Path, how: str) -> None:
+    ledger = Ledger.create(tmp_path / "run")
+    group = GroupCommit(ledger)
+    for name in "123":
+        await group.commit(note(f"n{name}"))
+    (LOST | SPOILED)[how](tmp_path / "run")
+    ended = await asyncio.gather(*(group.commit(note(f"n{name}")) for name in "45"), return_exceptions=True)
+    assert all(isinstance(error, RunStopped) and "resume" in str(error) for error in ended)
+    assert all(str(error).startswith(f"{tmp_path}/run/") and "\n" not in str(error) for error in ended)
+    with pytest.raises(RunStopped):
+        await group.commit(note("6"))
+    with pytest.raises(RunStopped):
+        ledger.commit(note("7"))
+
+
+@pytest.mark.parametrize("how", ["the folder moved", "its log removed"])
+async def test_answers_that_were_in_flight_stay_where_the_file_still_is(tmp_path: Path, how: str) -> None:
+    ledger = Ledger.create(tmp_path / "run")
+    group = GroupCommit(ledger)
+    await group.commit(note("before"))
+    moved = LOST[how](tmp_path / "run") or tmp_path / "run"
+    with pytest.raises(LedgerLost):
+        await group.commit(note("in flight"))
+    ledger.close()
+    assert isinstance(moved, Path) and noted(moved) >= {"before", "in flight"}
+
+
+def test_two_writers_do_not_write_at_once(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as first:
+        first.commit(note("n1"))
+        (tmp_path / ".lock").unlink()
+        with Ledger.create(tmp_path) as second:
+            with pytest.raises(RunStopped, match=r"\.lock was removed or replaced, so another process may write"):
+                first.commit(note("n2"))
+            second.commit(note("n3"))
+    assert noted(tmp_path) == {"n1", "n3"}
+
+
+def test_a_row_that_is_there_already_is_no_full_disk(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        ledger.commit(note("once"))
+        with pytest.raises(RunStopped, match="another process seems to write it, too") as error:
+            ledger.commit(note("once"))
+    assert "make room" not in str(error.value)
+
+
+@pytest.mark.parametrize("how", ["the folder removed", "the ledger replaced"])
+def test_a_run_asks_nothing_more(server: SimulatedTeacher, tmp_path: Path, how: str) -> None:
+    server.control(latency=0.05, sigma=0.1)
+    teacher = TeacherConfig.model_validate({"model": "sim/m", "api_base": server.base_url, "concurrency": 4})
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            refed_dspy.synthesize(None, references(8), size=100, teacher=teacher, run_dir=tmp_path / "run")
+        except RunStopped as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    while server.stats()["requests"] < 20:
+        time.sleep(0.01)
+    LOST[how](tmp_path / "run")
+    sent = server.stats()["requests"]
+    thread.join(30)
+    assert server.stats()["requests"] <= sent + 4, "those in flight at most"
+    assert [type(error) for error in raised] == [LedgerLost]
+
+
+def test_sleep_and_a_clock_that_jumps_are_no_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A laptop's sleep looks like a jump of the wall clock, which the monotonic clock does not make."""
+    with Ledger.create(tmp_path) as ledger:
+        begin_start(ledger)
+        for hours in (6, -1, 30 * 365 * 24):
+            later = time.time() + 3600 * hours
+            with monkeypatch.context() as patch:
+                patch.setattr(time, "time", lambda later=later: later)
+                columns = "key, stage, item, model, endpoint, outcome, seconds, created"
+                row = ("k", "s", "i", "m", "e", "ok", 0.1, later)
+                ledger.commit([(f"INSERT INTO calls ({columns}) VALUES (?,?,?,?,?,?,?,?)", row)])
+                assert seconds_at_work(ledger) < 60
+        assert seconds_at_work(ledger) > 0

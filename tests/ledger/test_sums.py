@@ -1,0 +1,127 @@
+"""Checksums: a text that was altered on its disk is refused wherever it is read, and earlier ledgers open as ever."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+import refed_dspy
+from benchmarks.damage import outcome
+from refed_dspy.errors import RefedError, RunDirError
+from refed_dspy.ledger.check import _note, _state
+from refed_dspy.ledger.connection import FILE, FORMAT, OLDER, version_of
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.listing import works_below
+from refed_dspy.ledger.sums import COLUMNS, checksum, intact
+from tests.support.scripted_engine import Writer, fake_lm, references
+
+SAID = "a text is not what was written: its checksum is another"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of six samples."""
+    folder = tmp_path_factory.mktemp("made") / "run"
+    refed_dspy.synthesize(None, references(3), size=6, teacher=fake_lm(Writer()), run_dir=folder)
+    return folder
+
+
+@pytest.fixture
+def run(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "run"))
+
+
+def change(folder: Path, *statements: str) -> None:
+    """Change the file by hand, so that it looks as it was when it was last checked."""
+    with closing(sqlite3.connect(folder / FILE)) as db, db:
+        for statement in statements:
+            db.execute(statement)
+    _note(folder / FILE, _state(folder / FILE))
+
+
+ALTERED = {
+    "an instruction": "UPDATE instructions SET text = replace(text, 'a', 'e') WHERE id = 2",
+    "a sample": "UPDATE instructions SET sample = replace(sample, 'a', 'e') WHERE id = 2",
+    "its feature": "UPDATE instructions SET feature = 'other' WHERE id = 2",
+    "a reference": "UPDATE refs SET record = replace(record, 'e', 'a')",
+}
+
+
+@pytest.mark.parametrize("what", ALTERED)
+@pytest.mark.parametrize("command", [["export", "run"], ["report", "run"], ["share", "run", "--out", "out"]], ids=str)
+def test_an_altered_text_is_not_exported(
+    run: Path, what: str, command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change(run, ALTERED[what])
+    monkeypatch.chdir(run.parent)
+    assert outcome(command) == "2"
+    with pytest.raises(RunDirError, match=SAID):
+        list(refed_dspy.read_run(run).samples.rows())
+
+
+@pytest.mark.parametrize("column", ["output", "endpoint"])
+def test_an_altered_answer_is_not_given_again(run: Path, column: str) -> None:
+    change(run, f"UPDATE answers SET {column} = replace({column}, 'e', 'a') || 'b'")
+    with Ledger.read(run) as ledger:
+        (key,) = ledger.db.execute("SELECT key FROM answers").fetchone()
+        with pytest.raises(RunDirError, match=SAID):
+            ledger.answer(key)
+
+
+def test_damage_that_no_check_looks_for_is_one_line(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file looks as it did when it was last checked, so that only reading finds it."""
+    with closing(sqlite3.connect(run / FILE)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        pages = db.execute("SELECT rootpage FROM sqlite_master WHERE name IN ('instructions', 'answers')").fetchall()
+        size = db.execute("PRAGMA page_size").fetchone()[0]
+    with (run / FILE).open("r+b") as file:
+        for (page,) in pages:
+            file.seek((page - 1) * size)
+            file.write(b"\xff" * 16)
+    _note(run / FILE, _state(run / FILE))
+    monkeypatch.chdir(run.parent)
+    for command in ("status", "export", "report", "resume", "show"):
+        assert outcome([command, "run", *(["--size", "9"] if command == "resume" else [])]) in {
+            "1",
+            "2",
+            *({"0"} if command == "status" else ()),
+        }
+
+
+def older(folder: Path) -> None:
+    """The ledger in `folder` as 0.2.0 wrote it."""
+    columns = [(table, column) for table, names in COLUMNS.items() for column in names]
+    change(folder, *(f"ALTER TABLE {table} DROP COLUMN {column}" for table, column in columns))
+    change(folder, f"PRAGMA user_version={OLDER}")
+
+
+def test_a_ledger_of_0_2_0_is_read_and_gone_on_with(run: Path) -> None:
+    before = list(refed_dspy.read_run(run).samples.rows())
+    older(run)
+    content = (run / FILE).read_bytes()
+    assert list(refed_dspy.read_run(run).samples.rows()) == before
+    assert [each["count"] for each in works_below(run.parent)[0]] == [6]
+    assert (run / FILE).read_bytes() == content, "another process, of that version, may be writing it"
+    again = refed_dspy.synthesize(None, references(3), size=8, teacher=fake_lm(Writer()), run_dir=run)
+    assert again.complete and list(again.samples.rows())[:6] == before
+    with Ledger.read(run) as ledger:
+        assert version_of(ledger.db) == FORMAT
+        sums = ledger.db.execute("SELECT count(sum), count(*) FROM answers").fetchone()
+        assert 0 < sums[0] < sums[1], "only what is new has a checksum"
+
+
+def test_a_checksum_tells_one_bit_and_where_a_text_ends() -> None:
+    assert checksum("ab", "c") != checksum("a", "bc") and checksum("a") != checksum("A")
+    assert intact(None, "anything") == "anything" and intact(checksum("a", None), "a", None) == "a"
+    with pytest.raises(ValueError, match="checksum"):
+        intact(checksum("a"), "b")
+
+
+def test_our_own_wrong_statement_is_no_damage(run: Path) -> None:
+    with pytest.raises(sqlite3.OperationalError) as error, Ledger.read(run) as ledger:
+        ledger.db.execute("SELECT nothing")
+    assert not isinstance(error.value, RefedError)
