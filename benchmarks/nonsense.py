@@ -125,7 +125,8 @@ def _completion(request: Mapping[str, Any], kind: str, number: int) -> dict[str,
     turn = number // EVERY % 3 if number % EVERY == 0 else None
     text = nonsense(kind) if turn == 0 else json.dumps(_filled(shape, shape, _texts(kind, turn, number)))
     message = {"role": "assistant", "content": text}
-    usage = {"prompt_tokens": 500, "completion_tokens": 100}
+    said, read = (len(each.encode("utf-8", "replace")) // 3 for each in (text, json.dumps(request["messages"])))
+    usage = {"prompt_tokens": read, "completion_tokens": said}
     choices = [{"index": 0, "finish_reason": "stop", "message": message}]
     return {"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": choices, "usage": usage}
 
