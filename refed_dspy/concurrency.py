@@ -18,6 +18,8 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 P = ParamSpec("P")
 T = TypeVar("T")
+LONG = 100_000
+"""Characters. What reads a longer text does so in a thread: the event loop has other calls to attend to."""
 _LOOKS = 0.05
 """Seconds between two looks whether a task was cancelled that blocks its own loop."""
 _abandoned: list[Thread] = []
@@ -85,6 +87,11 @@ def run_blocking(work: Coroutine[Any, Any, T]) -> T:
         if isinstance(ended := interrupt.__context__, asyncio.CancelledError):
             raise KeyboardInterrupt(*ended.args) from None
         raise
+
+
+async def aside(length: float, work: Callable[..., T], *arguments: Any) -> T:
+    """`work(*arguments)`, in a thread if the text that it reads has a `length` above LONG."""
+    return await asyncio.to_thread(work, *arguments) if length > LONG else work(*arguments)
 
 
 def in_event_loop() -> bool:

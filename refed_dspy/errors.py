@@ -14,6 +14,7 @@
     │   ├── RefusedAnswer       a content filter, or the model itself, declined
     │   ├── UnfitRequest        the endpoint refused this one request
     │   │   └── TooLong         it does not fit the context window
+    │   ├── CodeFailed          an error in a program, module or filter of the caller's own
     │   └── NoAnswer            time-outs, 429s, 5xx, dropped connections, after the last retry
     │       └── NoConnection    the endpoint was not even reached
     ├── TeacherError            the run stops: the key, the model, the account or the endpoint
@@ -42,7 +43,7 @@ T = TypeVar("T")
 
 def one_line(text: object, limit: int = 300) -> str:
     """`text` without line breaks or control characters, at most `limit` characters: safe to print."""
-    flat = " ".join(str(text).split())
+    flat = " ".join(str(text).split(None, limit + 1))[: limit + 1]  # a text of megabytes is not gone through
     clean = "".join(ch if ch.isprintable() else "?" for ch in flat)
     return clean if len(clean) <= limit else clean[: limit - 1] + "…"
 
@@ -103,6 +104,8 @@ class RowError(RefedError):
     kind = "failed"
     final = True
     """False where asking again on a later run may well succeed."""
+    recorded = False
+    """Whether a call ended by it, so that it is among the ledger's failures. One that a program raises is not yet."""
 
     def __init__(self, stage: str, item: str, reason: str) -> None:
         self.stage, self.item, self.reason = stage, item, one_line(reason)
@@ -155,7 +158,15 @@ class NoConnection(NoAnswer):
     kind = "no connection"
 
 
-PASSING = frozenset(kind.kind for kind in (UnfitRequest, NoAnswer, NoConnection))
+class CodeFailed(RowError):
+    """The caller's own code raised an error on the row. What the row's calls answered is kept, so the next start tries
+    the code again at no cost."""
+
+    kind = "own code"
+    final = False
+
+
+PASSING = frozenset(kind.kind for kind in (UnfitRequest, NoAnswer, NoConnection, CodeFailed))
 """The kinds of failures that are not final: another start asks again."""
 
 

@@ -134,6 +134,21 @@ def any_of(*patterns: str) -> str:
     return f"(?:{'|'.join(patterns)})"
 
 
+_PIECE, _OVERLAP = 50_000, 300
+
+
+def found(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    """`pattern.search(text)` of a pattern that matches at most 300 characters, none of them for being the first or the
+    last. A long text is searched piece by piece: a search lets no other thread go on."""
+    if len(text) <= _PIECE:
+        return pattern.search(text)
+    for at in range(0, len(text), _PIECE):
+        match = pattern.search(text, at, at + _PIECE + _OVERLAP)
+        if match is not None and match.start() < at + _PIECE:
+            return match
+    return None
+
+
 _WORDS = r"[^\]\[<>{}()\n]{2,60}"
 _NOUN = any_of(
     "answer|response|text|output|input|instruction|question|content|solution|code|name",
@@ -157,7 +172,7 @@ UNFILLED_SLOT = re.compile(rf"[\[<{{(]{{1,2}}\s?{_REQUEST}\s?[\]>}})]{{1,2}}")
 _WHOLE_TEXT = re.compile(
     any_of(
         r"n\s?/\s?a|tbd|tba|to ?do|to be (?:determined|added|announced|completed)|coming soon|x{3,}",
-        r"[.…_*–—-]{2,}|…",
+        r"[.…_*–—-]{2,}+|…",
         "placeholder(?: text)?|no ?(?:in|out)put",
         rf"(?:insert |enter |your |the )?{_NOUN}(?: goes)? here|insert (?:your |the |a )?{_NOUN}",
         r"(?:new |the )?(?:instruction|response|answer|output|input|question|task|example)s? ?#?\d*\s*:",

@@ -79,6 +79,11 @@ class JudgeFilter(ABC):
 Filter: TypeAlias = TextFilter | JudgeFilter
 
 
+def is_custom(filter_: object) -> bool:
+    """Whether a filter is the caller's own."""
+    return not type(filter_).__module__.startswith("refed_dspy.")
+
+
 def decide(filter_: TextFilter, label: str, row: DataRow) -> Decision:
     """The decision on `row` of the filter called `label`. An error that a custom filter raises gets a note with the
     label and the row's instruction."""

@@ -45,7 +45,9 @@ class _Judged(JudgeFilter):
         """The decision on a row that has no verdict. Raises NoAnswer where the judge may answer another time."""
         kind, _, reason = failed.partition(": ")
         if kind in PASSING:
-            raise NoAnswer(stage, item, reason)
+            unanswered = NoAnswer(stage, item, reason)
+            unanswered.recorded = True
+            raise unanswered
         decision = Decision(False, FAILED if failed else ABSTAINED, None, one_line(failed or abstained, 300))
         self.recall(decision)
         return decision

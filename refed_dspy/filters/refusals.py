@@ -18,7 +18,7 @@ from refed_dspy.filters.refusal_phrases import (
     OTHERS_ASK_FOR_IT,
 )
 from refed_dspy.records import DataRow
-from refed_dspy.text import TEMPLATE_SLOT, UNFILLED_SLOT, find_placeholder, normalized, without_marks
+from refed_dspy.text import TEMPLATE_SLOT, UNFILLED_SLOT, find_placeholder, found, normalized, without_marks
 
 _OPENING = 300
 """Characters at the beginning of a response in which refusals are looked for."""
@@ -55,9 +55,9 @@ class Refusals(TextFilter):
 
     def check(self, row: DataRow) -> Decision:
         instruction = normalized(row.instruction)
-        speaks_of_slots = _about_slots.search(instruction) is not None
+        speaks_of_slots = found(_about_slots, instruction) is not None
         unfilled = find_placeholder(row.instruction)
-        if not unfilled and not speaks_of_slots and (match := UNFILLED_SLOT.search(instruction)):
+        if not unfilled and not speaks_of_slots and (match := found(UNFILLED_SLOT, instruction)):
             unfilled = one_line(match.group(), 80)
         if not unfilled:
             unfilled = find_placeholder(row.response)
@@ -72,11 +72,11 @@ class Refusals(TextFilter):
         """The words with which `response` refuses; empty where it does not."""
         opening = response[:_OPENING]
         patterns = [AS_MODEL.search, OTHER_AS_MODEL.match]
-        if not ASKS_FOR_SUCH_WORDS.search(instruction):
+        if not found(ASKS_FOR_SUCH_WORDS, instruction):
             patterns.append(OF_REQUEST.search)
-            if not ASKS_FOR_VOICE.search(instruction):
+            if not found(ASKS_FOR_VOICE, instruction):
                 patterns.append(FIRST_PERSON.search)
-                if not OTHERS_ASK_FOR_IT.search(instruction):
+                if not found(OTHERS_ASK_FOR_IT, instruction):
                     patterns.append(OTHER_FIRST_PERSON.match)
         for find in patterns:
             if match := find(opening):

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
+from refed_dspy.concurrency import aside
 from refed_dspy.data.rows import passed_rows
-from refed_dspy.errors import NothingKept, one_line
-from refed_dspy.filters.base import Decision, Filter, JudgeFilter, Step, TextFilter, decide, labels, validated
+from refed_dspy.errors import NothingKept, RefedError, RowError, one_line
+from refed_dspy.filters.base import (
+    Decision,
+    Filter,
+    JudgeFilter,
+    Step,
+    TextFilter,
+    decide,
+    is_custom,
+    labels,
+    validated,
+)
 from refed_dspy.filters.judge import NO_JUDGE
 from refed_dspy.ledger.decisions import Decided, decided_so_far, decisions_of
 from refed_dspy.ledger.fence import whole_run
@@ -17,6 +31,7 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.statements import DecisionRow
 from refed_dspy.records import DataRow
 
+K = TypeVar("K")
 INSTRUCTIONS_IN_A_ROW, SAMPLES_IN_A_ROW = 100, 50
 """A run ends when this many in a row are dropped: it would pay for ever. An instruction costs a twentieth of a
 sample."""
@@ -25,6 +40,10 @@ ASKED_AGAIN = "asked again"
 FAR = 15
 """Where few are kept anyway, a run ends after FAR times as many drops in a row as one kept row has cost so far. If a
 share p is kept, 15 / p in a row are all dropped by chance with (1 - p)^(15 / p) < 4e-7."""
+
+
+class FilterFailed(Exception):
+    """The caller's own filter of this label raised the error that is the cause."""
 
 
 @dataclass(frozen=True)
@@ -63,16 +82,43 @@ class Screening:
         self._instructions = Streak("instructions", INSTRUCTIONS_IN_A_ROW)
         self._samples = Streak("samples", SAMPLES_IN_A_ROW)
         self._folder = "DIR"
+        self._warm = set[int]()
+        self.one_at_a_time = asyncio.Lock()
+        """Held while a filter looks at a row, perhaps in a thread: some compare rows. `restore` makes it anew."""
 
     def identity(self) -> list[Any]:
         """What must not change between starts."""
         return [[label, dict(step.settings)] for label, step in zip(labels(self.steps), self.steps, strict=True)]
 
-    def screen_instruction(self, row: DataRow) -> list[DecisionRow]:
-        """The free filters' decisions on a new instruction, up to the first drop."""
+    async def screen_instructions(
+        self, rows: Mapping[K, DataRow]
+    ) -> tuple[dict[K, list[DecisionRow]], dict[K, FilterFailed]]:
+        """The free filters' decisions on new instructions, each up to the first drop; and the errors of filters of the
+        caller's own. `one_at_a_time` must be held."""
+        made, errors = dict[K, list[DecisionRow]](), dict[K, FilterFailed]()
+
+        def screen() -> None:
+            for key, row in rows.items():
+                try:
+                    made[key] = self._screen_instruction(row)
+                except FilterFailed as error:
+                    errors[key] = error
+
+        filters = [filter_ for _, _, filter_ in self._of_instruction]
+        if filters and rows:
+            all_rows = DataRow(0, "".join(row.instruction for row in rows.values()), "")
+            await aside(self._reading(all_rows, *filters), screen)
+        else:
+            made |= {key: [] for key in rows}
+        return made, errors
+
+    def _screen_instruction(self, row: DataRow) -> list[DecisionRow]:
+        """The free filters' decisions on a new instruction, up to the first drop. Raises FilterFailed for an error of a
+        caller's own."""
         decisions = list[DecisionRow]()
         for position, label, filter_ in self._of_instruction:
-            decisions.append(_decision_row(label, position, decide(filter_, label, row)))
+            with _own_errors(filter_, label):
+                decisions.append(_decision_row(label, position, decide(filter_, label, row)))
             if not decisions[-1].kept:
                 break
         if decisions:
@@ -84,23 +130,50 @@ class Screening:
 
         Raises NoAnswer where a judge did not answer: the instruction stays open, and is judged on the next start.
         """
-        return await _apply(self._instruction_judges, row, item)
+        return await self._apply(self._instruction_judges, row, item)
 
     async def screen_sample(self, row: DataRow, item: str) -> list[DecisionRow]:
         """The decisions on a sample, up to the first drop.
 
         Raises NoAnswer where a judge did not answer: the sample is undecided, and judged on the next start.
         """
-        return await _apply(self._of_sample, row, item)
+        return await self._apply(self._of_sample, row, item)
 
-    def fault(self, row: DataRow, decisions: Sequence[DecisionRow]) -> Fault | None:
+    async def _apply(self, filters: Sequence[tuple[int, str, Filter]], row: DataRow, item: str) -> list[DecisionRow]:
+        """The filters' decisions on `row`, up to the first drop. Raises FilterFailed for an error of a caller's own."""
+        decisions = list[DecisionRow]()
+        for position, label, filter_ in filters:
+            with _own_errors(filter_, label):
+                if isinstance(filter_, JudgeFilter):
+                    decision = validated(await filter_.judged(row, item), label)
+                else:
+                    async with self.one_at_a_time:
+                        decision = await aside(self._reading(row, filter_), decide, filter_, label, row)
+            decisions.append(_decision_row(label, position, decision))
+            if not decision.kept:
+                break
+        return decisions
+
+    async def fault(self, row: DataRow, decisions: Sequence[DecisionRow]) -> Fault | None:
         """What is wrong with a sample on which these `decisions` were made, where another answer may be better: a guard
         (a filter that can say `plain_is_bad`) dropped it before any other filter saw it."""
         if len(decisions) != 1 or decisions[0].kept:
             return None
         _, _, first = self._of_sample[0]
         plain_is_bad: Callable[[DataRow], bool] | None = getattr(first, "plain_is_bad", None)
-        return None if plain_is_bad is None else Fault(plain_is_bad(row), decisions[0].reason)
+        if plain_is_bad is None:
+            return None
+        return Fault(await aside(self._reading(row, first), plain_is_bad, row), decisions[0].reason)
+
+    def _reading(self, row: DataRow, *filters: Filter) -> float:
+        """How long a text `filters` read (`aside`). A filter of the caller's own may belong to its thread, so it stays
+        there; the first row takes long, since some load something for it."""
+        if any(map(is_custom, filters)):
+            return 0
+        if new := {id(filter_) for filter_ in filters} - self._warm:
+            self._warm |= new
+            return math.inf
+        return len(row.instruction) + len(row.response) + len(row.plain or "")
 
     def count_sample(self, decisions: Sequence[DecisionRow]) -> None:
         """Count a sample by all `decisions` on it, or on its instruction where judges dropped that."""
@@ -124,6 +197,7 @@ class Screening:
 
         Raises NothingKept where earlier starts showed that nothing will be kept.
         """
+        self.one_at_a_time = asyncio.Lock()
         self._folder = one_line(whole_run(ledger.path.parent), 200)
         for _, label, filter_ in (*self._of_instruction, *self._instruction_judges, *self._of_sample):
             if isinstance(filter_, JudgeFilter):
@@ -172,18 +246,17 @@ class Streak:
         return f"the last {dropped} {self._noun} were all dropped, {count} of them by {name} ({one_line(reason, 60)})"
 
 
-async def _apply(filters: Sequence[tuple[int, str, Filter]], row: DataRow, item: str) -> list[DecisionRow]:
-    """The filters' decisions on `row`, up to the first drop."""
-    decisions = list[DecisionRow]()
-    for position, label, filter_ in filters:
-        if isinstance(filter_, JudgeFilter):
-            decision = validated(await filter_.judged(row, item), label)
-        else:
-            decision = decide(filter_, label, row)
-        decisions.append(_decision_row(label, position, decision))
-        if not decision.kept:
-            break
-    return decisions
+@contextmanager
+def _own_errors(filter_: Filter, label: str) -> Iterator[None]:
+    """Raises FilterFailed in place of an error that the caller's own filter raises in the block."""
+    try:
+        yield
+    except Exception as error:
+        of_a_call = isinstance(filter_, JudgeFilter) and isinstance(error, RowError)
+        ends_the_run = isinstance(error, RefedError) and not isinstance(error, RowError)
+        if of_a_call or ends_the_run or not is_custom(filter_):
+            raise
+        raise FilterFailed(label) from error
 
 
 def _decision_row(label: str, position: int, decision: Decision) -> DecisionRow:

@@ -308,6 +308,10 @@ class Ledger:
             )
         return Added(tuple(new), dropped)
 
+    def is_instruction(self, digest: bytes) -> bool:
+        """Whether an instruction of this digest is there."""
+        return self.db.execute("SELECT 1 FROM instructions WHERE digest=?", (digest,)).fetchone() is not None
+
     # --- the state that a plan is restored from
 
     def kept(self) -> int:

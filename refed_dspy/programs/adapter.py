@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Hashable, Mapping
-from functools import lru_cache
+from functools import lru_cache, reduce
+from itertools import accumulate
 from typing import Any, cast
 
 import dspy
@@ -181,11 +183,20 @@ def _checking(kind: Any) -> type[dspy.Adapter]:
     return checking
 
 
+MOST_REPAIRED, DEEPEST_REPAIRED = 10_000, 100
+"""Characters of broken JSON that is given to DSPy for repair, and brackets open at once: its time grows with the square
+of both, to hours."""
+QUICK = 500
+"""Characters that are repaired in no time."""
+
+
 class _AdapterFit(Fit):
     """The check of one call's answer by the caller's adapter, and by the fields' bounds, which it may not keep.
 
     Where a ChatAdapter would ask a second time for JSON, an answer that is JSON already is taken.
     """
+
+    slow = True  # where the adapter repairs JSON
 
     def __init__(self, adapter: dspy.ChatAdapter, signature: Any) -> None:
         self._adapter, self._signature = adapter, signature
@@ -193,11 +204,12 @@ class _AdapterFit(Fit):
     def checked(self, text: str) -> tuple[str, str]:
         signature, answer = self._signature, rendering(self._signature).answer
         try:
-            values = self._adapter.parse(signature, text)
+            values, text = self._read(self._adapter, text)
         except AdapterParseError:
             if isinstance(self._adapter, dspy.JSONAdapter) or not self._adapter.use_json_adapter_fallback:
                 raise
-            text = self._adapter.format_assistant_message_content(signature, _values_in_json(signature, text))
+            values, _ = self._read(dspy.JSONAdapter(), text)
+            text = self._adapter.format_assistant_message_content(signature, values)
             values = self._adapter.parse(signature, text)
         _refuse_blanks(signature, text, values)
         try:
@@ -207,10 +219,41 @@ class _AdapterFit(Fit):
             raise _unfit(signature, text, f"does not fit its fields: {error}") from None
         return outputs, text
 
+    def _read(self, adapter: dspy.ChatAdapter, text: str) -> tuple[dict[str, Any], str]:
+        """The typed values of an answer, and the text that the adapter, which reads it once more, finds them in without
+        a long repair. Raises AdapterParseError."""
+        signature, repaired = self._signature, False
+        if isinstance(adapter, dspy.JSONAdapter):
+            text = text if _is_json(text) or not _is_json(inner := _json_object(text)) else inner
+            repaired = self._is_repaired(text)
+        elif others := [name for name, field in signature.output_fields.items() if field.annotation is not str]:
+            as_texts = reduce(lambda made, name: made.with_updated_fields(name, type_=str), others, signature)
+            texts = adapter.parse(as_texts, text) if len(text) > QUICK else {}
+            repaired = sum(self._is_repaired(str(texts.get(name, ""))) for name in others) > 0
+        values = adapter.parse(signature, text)
+        return values, adapter.format_assistant_message_content(signature, values) if repaired else text
 
-def _values_in_json(signature: Any, text: str) -> dict[str, Any]:
-    values: dict[str, Any] = dspy.JSONAdapter().parse(signature, text)
-    return values
+    def _is_repaired(self, text: str) -> bool:
+        """Whether DSPy will repair a text, and take its time for it. Raises AdapterParseError where it may not."""
+        if len(text) <= QUICK or _is_json(text):
+            return False
+        if len(text) > MOST_REPAIRED or _depth(text) > DEEPEST_REPAIRED:
+            raise _unfit(self._signature, text, "is no JSON, and too long or too deep to be repaired")
+        return True
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _depth(text: str) -> int:
+    """How many brackets are open at once, at most, whether inside of strings or not."""
+    steps = (1 if bracket in "{[(" else -1 for bracket in re.findall(r"[][{}()]", text))
+    return max(accumulate(steps, lambda depth, step: max(0, depth + step)), default=0)
 
 
 def checked_adapter() -> dspy.Adapter:

@@ -15,10 +15,10 @@ from typing import Any
 import dspy
 from dspy.utils.exceptions import AdapterParseError, LMError
 
-from refed_dspy.errors import ConfigError
+from refed_dspy.errors import ConfigError, RowError
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.lm_errors import translated
-from refed_dspy.programs.question import Question, UnnamedStage, asking_about
+from refed_dspy.programs.question import PROGRAM, Question, UnnamedStage, asking_about, current_question
 
 _DEAF = (
     "a StreamListener hears nothing of answers in this package's format; set "
@@ -51,12 +51,17 @@ def name_of(path: str) -> str:
     return path.removesuffix(".predict").rpartition(".")[2]
 
 
-def about_item(names: Mapping[str, str], item: str) -> AbstractContextManager[None]:
-    """As `about`, for the calls that a program makes for `item` without it: the name of the predictor is the stage.
+def about_unnamed(question: UnnamedStage) -> AbstractContextManager[None]:
+    """As `about`, for the calls that a program makes without it: the name of the predictor is the stage."""
+    return _answering(question)
 
-    `names`: the program's `predictor_names`.
-    """
-    return _answering(UnnamedStage(item, names))
+
+async def ask(module: Any, **inputs: Any) -> Any:
+    """The answer of a predictor, or of any module in its place, to `inputs`. One that has no `aforward`, such as
+    `dspy.BestOfN`, is called in a thread."""
+    if hasattr(module, "aforward"):
+        return await module.acall(**inputs)
+    return await dspy.asyncify(module)(**inputs)
 
 
 @contextmanager
@@ -67,17 +72,32 @@ def _answering(question: Question) -> Iterator[None]:
         with dspy.context(adapter=SchemaAdapter()), _answering(question):
             yield
         return
-    with asking_about(question):
+    outer = current_question()
+    with asking_about(question), _named(outer, question):
         try:
             yield
         except (AdapterParseError, LMError) as error:
-            raise translated(error, question) from None
+            raised = translated(error, question)
+            if isinstance(raised, RowError):
+                raised.recorded = isinstance(error, LMError)
+            raise raised from None
         except ValueError as error:
             if not str(error).startswith("No LM is loaded"):
                 raise
             raise ConfigError(
                 "no teacher: pass teacher=…, or set one with dspy.configure(lm=dspy.LM('openai/gpt-4o-mini'))"
             ) from None
+
+
+@contextmanager
+def _named(outer: Question | None, question: Question) -> Iterator[None]:
+    """Have `outer`, the question of a whole row, know which stage is asked inside the block, for what fails there."""
+    if isinstance(outer, UnnamedStage) and outer is not question:
+        outer.stage = question.stage
+        yield
+        outer.stage = PROGRAM
+    else:
+        yield
 
 
 def again(repetition: int) -> dict[str, int]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import dspy
 
-from refed_dspy.programs.asking import about
+from refed_dspy.programs.asking import about, ask
 from refed_dspy.programs.program import Program
 from refed_dspy.programs.reference_level import ReferenceLevelFeedback, as_reference, improved_sample
 from refed_dspy.records import NO_ANALYSIS, NO_STRATEGY, Reference, Sample
@@ -59,9 +59,10 @@ class SampleLevelFeedback(InstructionFeedbackOnly):
         item = item or f"{reference.id}/{instruction[:40]}"
         response = await self.first_response(reference, instruction, item)
         with about("sample_feedback", item):
-            feedback = await self.sample_feedback.acall(instruction=reference.posed(instruction), response=response)
+            feedback = await ask(self.sample_feedback, instruction=reference.posed(instruction), response=response)
         with about("sample_improvement", item):
-            better = await self.sample_improvement.acall(
+            better = await ask(
+                self.sample_improvement,
                 instruction=reference.posed(instruction),
                 response=response,
                 response_feedback=feedback.response_feedback,

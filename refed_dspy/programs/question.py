@@ -30,18 +30,22 @@ class Question:
         return f"{self.stage} of {self.item}" if self.item else self.stage
 
 
+PROGRAM = "program"
+"""The stage of what a program does outside of any that has a name."""
+
+
 class UnnamedStage(Question):
     """An item that calls are made for without a stage: then the stage is the name of the predictor that is called."""
 
     def __init__(self, item: str, names: Mapping[str, str]) -> None:
         """`names`: `Predict.stage`, a mark that copies keep, of each of the program's predictors → its name there."""
-        super().__init__("program", item)
+        super().__init__(PROGRAM, item)
         self._names = names
 
     def of(self, callers: Iterable[object]) -> Question:
         """The question of a call made by the last of `callers`, DSPy's chain of modules."""
         marks = [mark for caller in callers if isinstance(mark := getattr(caller, "stage", None), str)]
-        self.stage = next((self._names[mark] for mark in marks if mark in self._names), "program")
+        self.stage = next((self._names[mark] for mark in marks if mark in self._names), PROGRAM)
         return Question(self.stage, self.item, self.lm)
 
 
@@ -50,6 +54,8 @@ class Fit(ABC):
 
     takes_cut = False
     """Whether an answer that ended at the token limit counts as one."""
+    slow = False
+    """Whether the check may take long whatever the length of the answer."""
 
     @abstractmethod
     def checked(self, text: str) -> tuple[str, str | None]:

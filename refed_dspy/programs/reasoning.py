@@ -16,6 +16,9 @@ OPEN, CLOSE = "<think>", "</think>"
 _ANSWER_BEGINS = re.compile(r"\s*(?:[{\[]|```)")
 """With JSON, a fence, or one of DSPy's own field headers. A text that begins so has no reasoning before it."""
 
+_MARK = re.compile(r'(["{}])(\\*)')
+"""Of a text read from its end: what begins or ends a string or an object, and the backslashes before it."""
+
 
 def split_reasoning(text: str) -> tuple[str, str]:
     """(reasoning, answer) of a model's text. The answer is what comes after the last `</think>`, or after the first one
@@ -25,10 +28,13 @@ def split_reasoning(text: str) -> tuple[str, str]:
     if _ANSWER_BEGINS.match(text):
         return "", text
     if CLOSE in text:
-        ends = [match.end() for match in re.finditer(CLOSE, text)]
-        end = next((end for end in ends if _is_json_object(text[end:])), ends[-1])
-        return _without_tags(text[:end]), text[end:].lstrip()
-    if text.lstrip().startswith(OPEN) and (start := _last_object(text)) is not None:
+        start = _last_object(text.rstrip(" \t\n\r"))
+        before = text if start is None else text[:start].rstrip()
+        if start is None or not before.endswith(CLOSE):
+            start = text.rindex(CLOSE) + len(CLOSE)
+            before = text[:start]
+        return _without_tags(before), text[start:].lstrip()
+    if text.lstrip().startswith(OPEN) and (start := _last_object(text.rstrip("`\n\r\t "))) is not None:
         return _without_tags(text[:start]), text[start:]
     return "", text
 
@@ -45,17 +51,21 @@ def _is_json_object(text: str) -> bool:
 
 
 def _last_object(text: str) -> int | None:
-    """Where the JSON object begins with which `text` ends, but for a fence; None where it ends with none."""
-    decoder, at = json.JSONDecoder(), text.find("{")
-    while at >= 0:
-        try:
-            end = decoder.raw_decode(text, at)[1]
-        except (ValueError, RecursionError):
-            end = at + 1
-        else:
-            if not text[end:].strip("`\n\r\t "):
-                return at
-        at = text.find("{", end)
+    """Where the JSON object begins with which `text` ends; None where it ends with none.
+
+    Read from the end, where it is known that no string is open: reading on from every brace takes an hour where a long
+    text is made of them.
+    """
+    depth, quoted = 0, False
+    for mark in _MARK.finditer(text[::-1]):
+        sign, backslashes = mark.groups()
+        if sign == '"':
+            quoted ^= len(backslashes) % 2 == 0
+        elif not quoted:
+            depth += 1 if sign == "}" else -1
+        if depth <= 0:
+            start = len(text) - mark.end(1)
+            return start if text.endswith("}") and _is_json_object(text[start:]) else None
     return None
 
 

@@ -10,7 +10,7 @@ import dspy
 
 from refed_dspy.concurrency import all_of, together
 from refed_dspy.errors import ConfigError, RowError, one_line
-from refed_dspy.programs.asking import about, again
+from refed_dspy.programs.asking import about, again, ask
 from refed_dspy.programs.program import Program, trace_in_order
 from refed_dspy.records import TAKEN_SHOWN, Failure, Feedback, Reference, Sample
 from refed_dspy.signatures import (
@@ -107,16 +107,16 @@ class ReferenceLevelFeedback(Program):
     async def collect_features(self, reference: Reference) -> dict[str, str]:
         """Feedback on the reference's instruction: feature → description."""
         with about("instruction_feedback", reference.id):
-            answer = await self.instruction_feedback.acall(
-                reference_instruction=reference.shown, reference_response=reference.response
+            answer = await ask(
+                self.instruction_feedback, reference_instruction=reference.shown, reference_response=reference.response
             )
         return {name: answer[name] for name in self.features}
 
     async def collect_response_feedback(self, reference: Reference) -> str:
         """Feedback on the reference's response."""
         with about("response_feedback", reference.id):
-            answer = await self.response_feedback.acall(
-                reference_instruction=reference.shown, reference_response=reference.response
+            answer = await ask(
+                self.response_feedback, reference_instruction=reference.shown, reference_response=reference.response
             )
         return str(answer.response_feedback)
 
@@ -132,7 +132,8 @@ class ReferenceLevelFeedback(Program):
     ) -> Proposal:
         """New instructions of `feature`. The newest `TAKEN_SHOWN` of `taken` are shown as taken."""
         with about("instruction_synthesis", f"{reference.id}/{feature}"):
-            answer = await self.instruction_synthesis.acall(
+            answer = await ask(
+                self.instruction_synthesis,
                 config=again(repetition),
                 how_many=self.instructions_per_feature,
                 reference_instruction=reference.shown,
@@ -147,7 +148,8 @@ class ReferenceLevelFeedback(Program):
     async def first_response(self, reference: Reference, instruction: str, item: str = "") -> str:
         """The answer to `instruction`, with the reference as an example."""
         with about("response_generation", item or f"{reference.id}/{instruction[:40]}"):
-            answer = await self.response_generation.acall(
+            answer = await ask(
+                self.response_generation,
                 example_instruction=reference.shown,
                 example_response=reference.response,
                 instruction=reference.posed(instruction),
@@ -159,8 +161,11 @@ class ReferenceLevelFeedback(Program):
         item = item or f"{reference.id}/{instruction[:40]}"
         response = await self.first_response(reference, instruction, item)
         with about("response_improvement", item):
-            better = await self.response_improvement.acall(
-                reference_feedback=response_feedback, instruction=reference.posed(instruction), response=response
+            better = await ask(
+                self.response_improvement,
+                reference_feedback=response_feedback,
+                instruction=reference.posed(instruction),
+                response=response,
             )
         return improved_sample(instruction, response, better)
 

@@ -9,7 +9,8 @@ from functools import cached_property, lru_cache
 from typing import Annotated, Any, cast, get_args
 
 import dspy
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic.fields import FieldInfo
 
 JsonObject = dict[str, Any]
 
@@ -43,7 +44,10 @@ def rendering(signature: type[dspy.Signature]) -> Rendering:
 @lru_cache(maxsize=512)
 def _rendering(signature: Any) -> Rendering:
     outputs: dict[str, Any] = {
-        name: (Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation, ...)
+        name: (
+            Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation,
+            _default(field),
+        )
         for name, field in signature.output_fields.items()
     }
     answer = create_model("Answer", __config__=ConfigDict(extra="ignore"), **outputs)
@@ -63,6 +67,13 @@ def _rendering(signature: Any) -> Rendering:
         tags=tuple(f"<{name}>" for name in inputs if "_" in name),
         plain=not any(_is_dspy_type(field.annotation) for field in signature.fields.values()),
     )
+
+
+def _default(field: FieldInfo) -> Any:
+    """What an answer has where it leaves a field out; an ellipsis where it must not."""
+    if field.is_required():
+        return ...
+    return Field(default_factory=field.default_factory) if field.default_factory else field.default
 
 
 def _is_dspy_type(annotation: Any) -> bool:
@@ -85,12 +96,15 @@ def _described(fields: Mapping[str, Any]) -> str:
 
 
 def _strict(schema: Any) -> Any:
-    """`schema` in the form that strict decoders take: every property required, no others, no titles or descriptions."""
+    """`schema` in the form that strict decoders take: every property required, no others, no titles, descriptions or
+    defaults."""
     if isinstance(schema, list):
         return [_strict(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    strict = {k: _strict(v) for k, v in schema.items() if k not in {"title", "description"} or isinstance(v, dict)}
+    strict = {
+        k: _strict(v) for k, v in schema.items() if k not in {"title", "description", "default"} or isinstance(v, dict)
+    }
     if strict.get("type") == "object" and "properties" in strict:
         strict |= {"required": list(strict["properties"]), "additionalProperties": False}
     return strict

@@ -163,7 +163,10 @@ async def carry_out(spec: RunSpec, session: Session, plan: Plan) -> None:
     """Do what is left of `plan`. Raises as `Session.running`."""
     if not plan.complete:
         async with session.running():  # in here DSPy's language model is the recorded one
-            await run_plan(plan, SynthesisWorker(spec, session), spec.slots, session.grace)
+            worker = SynthesisWorker(spec, session)
+            await run_plan(plan, worker, spec.slots, session.grace)
+            if not plan.complete:
+                worker.own.check_useful()
 
 
 @contextmanager

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from refed_dspy.errors import RowError
+from refed_dspy.ledger.ledger import Added
 from refed_dspy.ledger.statements import DecisionRow, decided, sampled, text_digest, unusable
-from refed_dspy.programs.asking import about_item, predictor_names, same_teacher
-from refed_dspy.programs.question import asked_again
+from refed_dspy.programs.asking import about_unnamed, predictor_names, same_teacher
+from refed_dspy.programs.question import UnnamedStage, asked_again
 from refed_dspy.records import TAKEN_SHOWN, DataRow, Sample
+from refed_dspy.runs.own_code import OwnCode
 from refed_dspy.runs.plan import Propose, Respond, Study
 from refed_dspy.runs.spec import RunSpec
 from refed_dspy.teachers.session import Session
@@ -26,7 +29,7 @@ class SynthesisWorker:
         self.session, self.ledger, self.progress = session, session.ledger, session.progress
         self.screening.restore(self.ledger)
         self._by_stage = spec.by_stage
-        self._names = predictor_names(spec.program)
+        self.own = OwnCode(session, spec.program, predictor_names(spec.program))
         self._final = str(getattr(spec.program, "final_stage", "response_improvement"))
         self._claim = spec.claim
         self._features: dict[int, dict[str, str]] = {}
@@ -36,7 +39,7 @@ class SynthesisWorker:
 
     async def study(self, unit: Study) -> None:
         reference = self.references[unit.reference]
-        with about_item(self._names, reference.id):
+        with self.own.unit(unit.kind, reference.id) as question, about_unnamed(question):
             if unit.kind == "features":
                 self._features[unit.reference] = await self.program.collect_features(reference)
             else:
@@ -45,39 +48,53 @@ class SynthesisWorker:
     async def propose(self, unit: Propose) -> list[tuple[int, str]]:
         # Only earlier rounds are shown as taken: they are settled, so the question stays the same on a resume.
         taken = self.ledger.texts_before(unit.reference, unit.round, TAKEN_SHOWN)
-        description = self._features[unit.reference][unit.feature]
         reference = self.references[unit.reference]
-
-        def screen(text: str) -> list[DecisionRow]:
-            return self.screening.screen_instruction(DataRow(0, text, "", reference=reference))
-
-        with about_item(self._names, f"{reference.id}/{unit.feature}"):
+        item = f"{reference.id}/{unit.feature}"
+        with self.own.unit("propose", item) as question, about_unnamed(question):
+            description = self._features[unit.reference][unit.feature]
             proposal = await self.program.propose(reference, unit.feature, description, taken, repetition=unit.round)
+            texts = tuple(proposal.instructions)
         barred = self._barred
         if self._claim is not None:
-            barred |= await self._claim([text_digest(text) for text in proposal.instructions])
-        added = self.ledger.commit_proposal(
-            unit.reference,
-            unit.feature,
-            unit.round,
-            proposal.instructions,
-            proposal.surplus,
-            barred,
-            screen,
-        )
+            barred |= await self._claim([text_digest(text) for text in texts])
+        added = await self._store(unit, item, texts, proposal.surplus, barred)
         self.progress.dropped += added.dropped
         self.screening.check_hope()
         return list(added.new)
 
+    async def _store(
+        self, unit: Propose, item: str, texts: Sequence[str], surplus: int, barred: frozenset[bytes]
+    ) -> Added:
+        """Commit a proposal with its filters' decisions, which are made in a thread where the texts are long.
+
+        An instruction on which a filter of the caller's own raised an error is left out. Where there is no other, that
+        is raised, so that the next start decides on all of them anew.
+        """
+        reference = self.references[unit.reference]
+        async with self.screening.one_at_a_time:
+            new = {key: DataRow(0, text, "", reference=reference) for key, text in self._new(texts, barred).items()}
+            made, errors = await self.screening.screen_instructions(new)
+            self.own.worked("filter", len(made))
+            failed = [self.own.filter_failed(error, item, key.hex()) for key, error in errors.items()]
+            if failed and not made:
+                raise failed[-1]
+            texts = [text for text in texts if text_digest(text) not in errors]
+            return self.ledger.commit_proposal(
+                unit.reference, unit.feature, unit.round, texts, surplus, barred, lambda text: made[text_digest(text)]
+            )
+
+    def _new(self, texts: Sequence[str], barred: frozenset[bytes]) -> dict[bytes, str]:
+        """Digest → text of those that are no instruction yet, in their order."""
+        first = {text_digest(text): text for text in reversed(texts)}
+        return {
+            each: first[each] for each in reversed(first) if each not in barred and not self.ledger.is_instruction(each)
+        }
+
     async def respond(self, unit: Respond) -> bool:
         item = str(unit.instruction_id)
-        row = DataRow(0, unit.text, "", reference=self.references[unit.reference])
-        decisions, sample = await self.screening.judge_instruction(row, item), None
+        with self.own.unit("respond", item) as question:
+            decisions, sample = await self._judged_and_written(unit, item, question)
         kept = all(decision.kept for decision in decisions)
-        if kept:
-            sample, late = await self._screened(unit, item)
-            decisions += late
-            kept = all(decision.kept for decision in decisions)
         self.screening.count_sample(decisions)
         done = (
             sampled(unit.instruction_id, unit.round, sample)
@@ -92,23 +109,34 @@ class SynthesisWorker:
             self.screening.check_hope()
         return kept
 
-    async def _screened(self, unit: Respond, item: str) -> tuple[Sample, list[DecisionRow]]:
+    async def _judged_and_written(
+        self, unit: Respond, item: str, question: UnnamedStage
+    ) -> tuple[list[DecisionRow], Sample | None]:
+        """The decisions on an instruction and on its sample; without the sample where its instruction was dropped."""
+        row = DataRow(0, unit.text, "", reference=self.references[unit.reference])
+        decisions = await self.screening.judge_instruction(row, item)
+        if not all(decision.kept for decision in decisions):
+            return decisions, None
+        sample, late = await self._screened(unit, item, question)
+        return [*decisions, *late], sample
+
+    async def _screened(self, unit: Respond, item: str, question: UnnamedStage) -> tuple[Sample, list[DecisionRow]]:
         """The sample and the decisions on it. Where a guard drops the first one, the stage at fault is asked again, and
         the second one counts."""
-        sample = await self._written(unit, item)
+        sample = await self._written(unit, question)
         row = self._row(unit, sample)
         decisions = await self.screening.screen_sample(row, item)
-        fault = self.screening.fault(row, decisions)
+        fault = await self.screening.fault(row, decisions)
         if fault is None or not self._may_differ(stage := PLAIN if fault.of_plain else self._final):
             return sample, decisions
         with asked_again(stage):
-            sample = await self._written(unit, item)
+            sample = await self._written(unit, question)
         return sample, fault.after(await self.screening.screen_sample(self._row(unit, sample), item))
 
-    async def _written(self, unit: Respond, item: str) -> Sample:
+    async def _written(self, unit: Respond, question: UnnamedStage) -> Sample:
         reference, feedback = self.references[unit.reference], self._response_feedback[unit.reference]
-        with same_teacher(unit.text), about_item(self._names, item):
-            return await self.program.respond(reference, feedback, unit.text, item=item)
+        with same_teacher(unit.text), about_unnamed(question):
+            return await self.program.respond(reference, feedback, unit.text, item=question.item)
 
     def _may_differ(self, stage: str) -> bool:
         """Whether a second answer of `stage` may be another than the first: not at temperature 0."""

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, Self
 from weakref import WeakKeyDictionary
 
-from dspy.lm15 import LM15Error, Request, Response, TransportError, response_to_events
+from dspy.lm15 import LM15Error, Request, Response, TransportError, UnsupportedFeatureError, response_to_events
 from dspy.lm15 import TimeoutError as AnswerTimeout
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 from tenacity.wait import wait_random_exponential
@@ -29,8 +29,8 @@ from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused, NotReached, 
 from refed_dspy.programs.question import takes_cut
 from refed_dspy.teachers.outcomes import (
     SentAttempt,
-    as_text,
     error_to_raise,
+    in_text,
     is_overload,
     is_rate_limit,
     is_transient,
@@ -49,7 +49,7 @@ from refed_dspy.teachers.transport import (
     current_reading,
     longest_answer,
 )
-from refed_dspy.teachers.usage import sent_before, without_usage
+from refed_dspy.teachers.usage import first_choice, sent_before, without_usage
 
 log = logging.getLogger("refed_dspy.teachers")
 _BACKOFF = wait_random_exponential(multiplier=0.5, max=30)
@@ -108,7 +108,7 @@ class TeacherEngine:
             dialect = self.outgoing.dialect
             try:
                 outgoing, bound = self.outgoing(request, recorder.seed)
-                return await ask(outgoing, bound)
+                return await in_text(await ask(outgoing, bound))
             except LM15Error as error:
                 if recorder.stopping or not self.outgoing.learned(error, dialect):
                     raise
@@ -184,19 +184,22 @@ class TeacherEngine:
     async def answer_from(self, lm: Any, request: Request, arrived: Callable[[], bool]) -> Response:
         """The answer of `lm`, lm15's client. Raises LM15Error.
 
-        `arrived`: whether anything has come back. lm15 takes only whole numbers in a usage. Where an answer cannot be
-        read it is read without its usage, since it is paid for.
+        `arrived`: whether anything has come back. lm15 takes only whole numbers in a usage, and one choice. Where an
+        answer cannot be read it is read without its usage, or its other choices, since it is paid for.
         """
         token = current_reading.set(reading := Reading(more=bytes_of_logprobs(self.config, request.config)))
         try:
-            return await _read_answer(lm, request, arrived)
-        except Unreadable:
-            reading.instead = without_usage(reading.body)
-            if reading.instead is None:
-                raise
-            answer = await _read_answer(lm, request, arrived)
-            self._doubt()
-            return answer
+            while True:
+                try:
+                    return await _read_answer(lm, request, arrived)
+                except (Unreadable, UnsupportedFeatureError) as error:
+                    several = isinstance(error, UnsupportedFeatureError)
+                    mended = (first_choice if several else without_usage)(reading.instead or reading.body)
+                    if mended is None:
+                        raise
+                    reading.instead = mended
+                    if not several:
+                        self._doubt()
         finally:
             current_reading.reset(token)
 
@@ -290,7 +293,7 @@ class TeacherEngine:
             raise AnswerCut(f"cut at max_tokens={self.config.max_tokens}; raise it in the teacher's settings")
         if outcome == "refused":
             raise AnswerRefused("declined by the model or its content filter")
-        return as_text(response)
+        return response
 
     def failed(
         self, error: BaseException, attempt: SentAttempt, recorder: Recorder, *, left: bool = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ from refed_dspy.ledger.recorder import current_recorder
 from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused
 from refed_dspy.programs.question import takes_cut
 from refed_dspy.records import Call
-from refed_dspy.teachers.outcomes import as_text, outcome_of
+from refed_dspy.teachers.outcomes import in_text, outcome_of
 from refed_dspy.teachers.usage import reasoning_tokens, used_tokens, whole
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class ForeignEngine:
         return response
 
     async def _answer(self, request: Request) -> Response:
-        return as_text(await self.lm.acall(request=self._fitted(request)))
+        return await in_text(await self.lm.acall(request=self._fitted(request)))
 
     def _fitted(self, request: Request) -> Request:
         """`request` with the LM's own settings where it has none, and without a schema that the LM does not take."""
@@ -106,14 +106,21 @@ class MessagesEngine(ForeignEngine):
         if isinstance(request.system, str):
             messages.insert(0, {"role": "system", "content": request.system})
         with dspy.track_usage() as tracker:
-            first = (await self.lm.acall(messages=messages, **self._others(request.config)))[0]
+            first = (await self._asked(messages=messages, **self._others(request.config)))[0]
         tokens: dict[str, Any] = next(iter(tracker.get_total_tokens().values()), {})
         usage = Usage(
             input_tokens=whole(tokens.get("prompt_tokens")), output_tokens=whole(tokens.get("completion_tokens"))
         )
         text = str((first.get("text") if isinstance(first, dict) else first) or "")
         message = Message.assistant(text or " ")
-        return as_text(Response(id="-", model=self.lm.model, message=message, finish_reason="stop", usage=usage))
+        return await in_text(Response(id="-", model=self.lm.model, message=message, finish_reason="stop", usage=usage))
+
+    @property
+    def _asked(self) -> Callable[..., Awaitable[Any]]:
+        """The model from an event loop; in a thread, where its class has nothing but `forward`."""
+        asynchronous = type(self.lm).aforward is not BaseLM.aforward
+        ask: Callable[..., Awaitable[Any]] = self.lm.acall if asynchronous else dspy.asyncify(self.lm)
+        return ask
 
     def _others(self, config: Config) -> dict[str, Any]:
         """The settings of a request that are not the model's own."""

@@ -23,6 +23,7 @@ from dspy.lm15 import (
 )
 from dspy.lm15 import TimeoutError as AnswerTimeout
 
+from refed_dspy.concurrency import aside
 from refed_dspy.config.keys import without_keys, without_keys_in
 from refed_dspy.connections import NotConnected
 from refed_dspy.programs.lm_errors import AnswerRefused, NotAnApi, NotReached, Redirected
@@ -90,6 +91,11 @@ def _outcome(error: BaseException, status: int | None) -> str:
     if not isinstance(error, LM15Error):
         return "error"
     return "no answer" if status is None else f"http {status}"
+
+
+async def in_text(response: Response) -> Response:
+    """`as_text`, beside the event loop where the answer is long."""
+    return await aside(len(response.text or ""), as_text, response)
 
 
 def as_text(response: Response) -> Response:

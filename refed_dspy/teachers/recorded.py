@@ -9,6 +9,7 @@ repetition are, whoever makes them.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -21,6 +22,7 @@ from dspy.clients.errors import wrap_error
 from dspy.lm15 import Config, LM15Error, Message, Request, Response, Usage
 from dspy.utils.exceptions import AdapterParseError, LMError
 
+from refed_dspy.concurrency import aside
 from refed_dspy.config.keys import without_keys
 from refed_dspy.errors import (
     CapReached,
@@ -69,6 +71,10 @@ class Asked:
         if isinstance(question, UnnamedStage):
             question = question.of(reversed(dspy.settings.caller_modules or ()))
         return cls(request, question, repetition_of(question.stage), current_fit())
+
+    def reading(self, response: Response) -> float:
+        """How long a text it takes to read the answer in `response` (`aside`)."""
+        return math.inf if self.fit is not None and self.fit.slow else len(response.text or "")
 
     def answer_in(self, response: Response) -> Answer:
         """What the ledger keeps of a response. Raises MalformedAnswer."""
@@ -218,7 +224,7 @@ class RecordedTeacher:
         while True:
             response = await self._ask_once(asked)
             try:
-                return asked.answer_in(response)
+                return await aside(asked.reading(response), asked.answer_in, response)
             except MalformedAnswer as error:
                 recorder.rename_last(error.kind)
                 recorder.write()

@@ -134,12 +134,26 @@ def sent_before(endpoint: str, model: str) -> SentBefore:  # noqa: ARG001 — by
 
 def without_usage(body: bytes) -> bytes | None:
     """An answer (JSON) without its usage; None where it says none, or is something else."""
+    answer = _answer(body)
+    said = [answer.pop(name, None) for name in ("usage", "usageMetadata")]
+    return json.dumps(answer).encode() if any(part is not None for part in said) else None
+
+
+def first_choice(body: bytes) -> bytes | None:
+    """An answer (JSON) with the first of its choices alone; None where it has no more, or is something else."""
+    answer = _answer(body)
+    if not isinstance(choices := answer.get("choices"), list) or len(choices) < 2:
+        return None
+    return json.dumps({**answer, "choices": choices[:1]}).encode()
+
+
+def _answer(body: bytes) -> dict[str, Any]:
+    """The object that an answer is; empty where it is none."""
     try:
         answer = json.loads(body)
     except (ValueError, RecursionError):
-        return None
-    said = isinstance(answer, dict) and [answer.pop(name, None) for name in ("usage", "usageMetadata")]
-    return json.dumps(answer).encode() if said and any(part is not None for part in said) else None
+        return {}
+    return answer if isinstance(answer, dict) else {}
 
 
 def whole(count: Any) -> int | None:

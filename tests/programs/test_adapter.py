@@ -161,3 +161,17 @@ def test_a_demo_without_all_its_inputs_shows_those_it_has() -> None:
     messages = ADAPTER.format(ResponseGeneration, [dspy.Example(instruction="DI", response="DR")], {"instruction": "I"})
     assert "<instruction>\nDI\n</>" in messages[1]["content"]
     assert "<example_response>" not in messages[1]["content"]
+
+
+def test_an_output_with_a_default_may_be_missing_but_is_asked_for() -> None:
+    class Noted(dspy.Signature):  # type: ignore[misc]
+        """Answer."""
+
+        question: str = dspy.InputField()
+        answer: str = dspy.OutputField()
+        note: str | None = dspy.OutputField(default=None)
+        tags: list[str] = dspy.OutputField(default_factory=list)
+
+    assert ADAPTER.parse(Noted, '{"answer": "A"}') == {"answer": "A", "note": None, "tags": []}
+    assert ADAPTER.parse(Noted, '{"answer": "A", "note": "N", "tags": ["t"]}')["note"] == "N"
+    assert schema(Noted)["required"] == ["answer", "note", "tags"] and "default" not in str(schema(Noted))

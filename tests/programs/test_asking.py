@@ -16,7 +16,8 @@ from pydantic import Field
 
 from refed_dspy.errors import MalformedAnswer, RunStopped, TooLong
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.programs.asking import about_item, predictor_names
+from refed_dspy.programs.asking import about_unnamed, predictor_names
+from refed_dspy.programs.question import UnnamedStage
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.row_jobs import row_job
 from refed_dspy.teachers.session import Session
@@ -110,7 +111,7 @@ async def test_what_else_a_program_asks_for_may_be_blank(tmp_path: Path, adapter
     writer, program = Writer(written("tide", "")), Program()
     with dspy.context(adapter=adapter):
         async with recorded(tmp_path, writer):
-            with about_item(predictor_names(program), "1"):
+            with about_unnamed(UnnamedStage("1", predictor_names(program))):
                 answer = await program.acall(question="Why?")
     assert (answer.word, answer.reason) == ("tide", "") and len(writer.requests) == 1
     assert asked(tmp_path) == [("answering", "1", '{"word":"tide","reason":""}')]

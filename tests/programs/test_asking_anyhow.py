@@ -16,7 +16,8 @@ from dspy.lm15 import AuthError, InvalidRequestError, Request
 from pydantic import BaseModel, Field
 
 from refed_dspy.errors import ConfigError, RowError, TeacherError
-from refed_dspy.programs.asking import about, about_item, as_role, predictor_names
+from refed_dspy.programs.asking import about, about_unnamed, as_role, predictor_names
+from refed_dspy.programs.question import UnnamedStage
 from refed_dspy.teachers import open_teacher, recorded_lm
 from refed_dspy.teachers.caps import CapSettings
 from refed_dspy.teachers.row_jobs import row_job
@@ -105,7 +106,7 @@ async def test_a_copied_predictor_keeps_its_name(tmp_path: Path) -> None:
 
     program = Two()
     async with session(tmp_path, teacher=fake_lm(Writer())):
-        with about_item(predictor_names(program), "7"):
+        with about_unnamed(UnnamedStage("7", predictor_names(program))):
             await program.first.acall(question="Why?")
             await copy.deepcopy(program).second.acall(question="Why?")
             await dspy.Predict("question -> extra").acall(question="Why?")

@@ -95,16 +95,25 @@ class Forwarding(BaseLM):  # type: ignore[misc]
         super().__init__("old/model", temperature=0.5, max_tokens=300)
         self.asked: list[tuple[list[dict[str, Any]], dict[str, Any]]] = []
 
-    async def aforward(self, prompt: Any = None, messages: Any = None, **settings: Any) -> Any:
+    def forward(self, prompt: Any = None, messages: Any = None, **settings: Any) -> Any:
         self.asked.append((messages, settings))
         usage = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
         choice = SimpleNamespace(message=SimpleNamespace(content="Fine."), finish_reason="stop")
         return SimpleNamespace(choices=[choice], usage=usage, model="old/model")
 
 
+class Asynchronous(Forwarding):
+    async def aforward(self, prompt: Any = None, messages: Any = None, **settings: Any) -> Any:
+        return super().forward(prompt, messages, **settings)
+
+    def forward(self, *_: Any, **settings: Any) -> Any:
+        raise AssertionError("its asynchronous method is asked")
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-async def test_a_model_that_takes_no_requests_is_asked_with_messages() -> None:
-    lm = Forwarding()
+@pytest.mark.parametrize("kind", [Forwarding, Asynchronous])
+async def test_a_model_that_takes_no_requests_is_asked_with_messages(kind: type[Forwarding]) -> None:
+    lm = kind()
     teacher = open_teacher(lm)
     engine, recorder = teacher.engine(lm), CallCollector()
     request = Request(model="any", system="Be brief.", messages=(Message.user("Hm?"),))

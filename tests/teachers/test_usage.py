@@ -142,6 +142,18 @@ def test_an_answer_is_read_without_its_usage_only_where_it_says_one(answer: Any,
     assert (None if body is None else json.loads(body)) == left
 
 
+@pytest.mark.parametrize("usage", [SAID, {**SAID, "prompt_tokens": "many"}, None])
+def test_of_several_choices_the_first_one_is_taken(usage: Any) -> None:
+    choice: dict[str, Any] = OPENAI["choices"][0]  # type: ignore[index]
+    texts = ['{"response": "the first"}', '{"response": "another"}', "no JSON"]
+    messages = [{**choice["message"], "content": text} for text in texts]
+    choices = [{**choice, "index": place, "message": message} for place, message in enumerate(messages)]
+    with listening(lambda _: (200, {**OPENAI, "choices": choices, "usage": usage})) as there:
+        settings = {"model": "openai/x", "api_base": there.base_url, "retries": 0, "price": PRICE}
+        answers, calls = ask(TeacherConfig.model_validate(settings), 1)
+    assert answers[0].response == "the first" and len(there.bodies) == len(calls) == 1
+
+
 # --- less than the texts must have
 
 

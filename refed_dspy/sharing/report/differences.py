@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, pairwise, takewhile
 from typing import Any, TypeAlias
 
 from rapidfuzz.distance import LCSseq
@@ -52,9 +52,9 @@ def _changes(old: _Words, new: _Words) -> list[_Change]:
             changes.append((same, removed, added))
     changes.append(([], [], []))
     for (before, removed, added), (after, *_) in pairwise(changes):
-        while removed and added and removed[-1] == added[-1]:
-            after.insert(0, removed.pop())
-            added.pop()
+        alike = _alike(removed[::-1], added[::-1])
+        _move_last(alike, removed, after)
+        del added[len(added) - alike :]
         if not (removed and added):
             _settle(before, removed or added, after)
     return changes
@@ -63,16 +63,28 @@ def _changes(old: _Words, new: _Words) -> list[_Change]:
 def _settle(before: list[str], changed: list[str], after: list[str]) -> None:
     """Moves what only one text has to where a sentence begins, if the same words could as well be there: ". And so on"
     between "end" and "." becomes " And so on." behind them."""
-    while before and changed and before[-1] == changed[-1]:
-        after.insert(0, changed.pop())
-        changed.insert(0, before.pop())
-    most = next((at for at, (one, two) in enumerate(zip(changed, after, strict=False)) if one != two), len(after))
-    most = min(most, len(changed))
+    # Each word that moves from `before` into `changed` is compared in its turn: they may go round several times.
+    alike = _alike(before[::-1], chain(changed[::-1], before[::-1]) if changed else ())
+    _move_last(alike, before, changed)
+    _move_last(alike, changed, after)
+    most = _alike(changed, after)
     last = [before[-1] if before else "\n", *changed[:most]]
     moved = next((at for at, word in enumerate(last) if word.endswith(_ENDS)), most)
     before += changed[:moved]
     changed += after[:moved]
     del changed[:moved], after[:moved]
+
+
+def _alike(one: Iterable[str], two: Iterable[str]) -> int:
+    """How many words both begin with."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, two, strict=False)))
+
+
+def _move_last(count: int, words: list[str], others: list[str]) -> None:
+    """Move the last `count` of `words` before `others`."""
+    at = len(words) - count
+    others[:0] = words[at:]
+    del words[at:]
 
 
 def _pieces(old: _Words, new: _Words) -> Iterator[_Change]:

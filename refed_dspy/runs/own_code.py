@@ -1,0 +1,173 @@
+"""A caller's own code in a run: its program, the modules in a stage's place, its filters and its adapter.
+
+Whatever they raise is the failure of the row at hand, as an answer's that does not fit: it is recorded, counted by
+`max_failure_share`, and tried again by the next start. An error where nothing is the caller's is a bug, and raised.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sysconfig
+import traceback
+from collections import defaultdict, deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import dspy
+
+from refed_dspy.config.keys import know_environment, without_keys
+from refed_dspy.errors import CodeFailed, RefedError, RowError, TooManyFailed, one_line
+from refed_dspy.filters.screening import FilterFailed
+from refed_dspy.ledger.statements import Key, failed
+from refed_dspy.programs.question import UnnamedStage
+from refed_dspy.records import digest
+from refed_dspy.teachers.failures import DEFAULT_SHARE, LEAST_CALLS, RECENT
+from refed_dspy.teachers.session import Session
+
+log = logging.getLogger("refed_dspy")
+_NOT_OWN = {"dspy", "refed_dspy"}
+_LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+_PACKAGE = str(Path(__file__).parents[1])
+
+
+class OwnCode:
+    """The failures of the caller's code in one start of a run."""
+
+    def __init__(self, session: Session, program: Any, names: Mapping[str, str]) -> None:
+        self._session, self._names = session, names
+        self._share = session.start.work.policy.max_failure_share
+        self._is_own = has_own_code(program) or is_own(dspy.settings.adapter)
+        self._recent: defaultdict[str, deque[bool]] = defaultdict(lambda: deque(maxlen=RECENT))
+        """Kind of unit → which of the last ones failed by the caller's code."""
+        self._last: CodeFailed | RowError | None = None
+        self._told = set[str]()
+
+    @contextmanager
+    def unit(self, kind: str, item: str) -> Iterator[UnnamedStage]:
+        """A unit of the run for `item`. What its code calls is asked within the question that this gives.
+
+        Raises CodeFailed for an error of the caller's code, which is in the ledger by then, as is a RowError of its
+        own; TooManyFailed where there were too many.
+        """
+        question, key = UnnamedStage(item, self._names), digest(["own code", kind, item])
+        try:
+            yield question
+        except RowError as error:
+            if self._is_own and not error.recorded:
+                self._note(kind, error, key)
+            raise
+        except RefedError:
+            raise
+        except Exception as raised:
+            failure = self._failure_of(raised, kind, question, key)
+            raise failure from raised
+        self.worked(kind)
+        self._session.post(self._session.start.recorder.recovered(key))
+
+    def _failure_of(self, raised: Exception, kind: str, question: UnnamedStage, key: str) -> CodeFailed:
+        """What an error is, where it is the caller's; else it is raised as it is. Raises what ended the run, too."""
+        error, own = raised, self._is_own
+        if isinstance(raised, FilterFailed) and isinstance(raised.__cause__, Exception):
+            error, own, question.stage = raised.__cause__, True, f"filters: {raised}"
+        if not own:
+            raise raised
+        while isinstance(error, ExceptionGroup):  # of a task group of the caller's
+            error = error.exceptions[0]
+        if isinstance(error, RefedError):
+            raise error
+        self._check_going_on(error)
+        return self._failed(kind, question.stage, question.item, error, key)
+
+    def worked(self, kind: str, times: int = 1) -> None:
+        """So many units went well."""
+        self._recent[kind].extend([False] * times)
+
+    def filter_failed(self, error: FilterFailed, item: str, text: str) -> CodeFailed:
+        """The failure of an instruction, by this digest of its `text`, on which a filter raised an error; it is
+        recorded and counted. Raises TooManyFailed."""
+        assert isinstance(error.__cause__, Exception)
+        return self._failed(
+            "filter", f"filters: {error}", item, error.__cause__, digest(["own code", str(error), text])
+        )
+
+    def _failed(self, kind: str, stage: str, item: str, error: Exception, key: str) -> CodeFailed:
+        failure = code_failed(stage, item, error)
+        self._tell(error)
+        self._note(kind, failure, key)
+        return failure
+
+    def _note(self, kind: str, error: RowError, key: str) -> None:
+        """Record and count a failure of the caller's code. Raises TooManyFailed."""
+        recorder, progress = self._session.start.recorder, self._session.progress
+        if not error.final:
+            recorder.passing.add(key)
+        self._session.post(failed(Key(error.stage, error.item, 0, key), error.kind, error.reason, error.final, []))
+        progress.failed[error.kind] += 1
+        self._last, recent = error, self._recent[kind]
+        recent.append(True)
+        count = recent.count(True)
+        if len(recent) >= LEAST_CALLS and count / len(recent) >= (self._share or DEFAULT_SHARE):
+            recorder.ended = self._too_many(f"{count} of the last {len(recent)} rows")
+            raise recorder.ended
+
+    def check_useful(self) -> None:
+        """Raises TooManyFailed where the caller's code failed on every row, or every filter on every instruction."""
+        if any(recent and all(recent) for recent in self._recent.values()):
+            raise self._too_many("every row")
+
+    def _tell(self, error: Exception) -> None:
+        """Say where an error came from: once for each place, and each time with its traceback for who asks for it."""
+        log.debug("an error of your own code:\n%s", without_keys("".join(traceback.format_exception(error))))
+        place = f"{type(error).__name__} at {place_of(error, whole=True)}"
+        if place not in self._told:
+            self._told.add(place)
+            log.warning("%s: %s; the row counts as failed", place, one_line(without_keys(str(error)), 200))
+
+    def _too_many(self, what: str) -> TooManyFailed:
+        assert self._last is not None
+        remedy = (
+            f", or raise max_failure_share ({self._share:g})" if self._share is not None and self._share < 1 else ""
+        )
+        last = f"the last one in {self._last.stage} of {self._last.item}: {self._last.reason}"
+        return TooManyFailed(f"your own code failed on {what}, {last} — repair it{remedy}")
+
+    def _check_going_on(self, error: Exception) -> None:
+        """Raises what ends the run, if the code's error only follows from that."""
+        recorder = self._session.start.recorder
+        if recorder.ended is not None or recorder.budget.reached is not None:
+            raise (recorder.ended or recorder.budget.reached or error) from None
+        if recorder.stopping:
+            raise asyncio.CancelledError from error
+
+
+def is_own(code: object) -> bool:
+    """Whether the caller wrote the class of `code`."""
+    return code is not None and type(code).__module__.partition(".")[0] not in _NOT_OWN
+
+
+def has_own_code(program: Any) -> bool:
+    """Whether anything in `program` is no predictor and not this package's: DSPy's modules call tools and rewards."""
+    modules = [module for _, module in program.named_sub_modules()] if isinstance(program, dspy.Module) else []
+    return is_own(program) or any(
+        is_own(module) or (type(module).__module__.startswith("dspy.") and type(module) is not dspy.Predict)
+        for module in modules
+    )
+
+
+def code_failed(stage: str, item: str, error: BaseException) -> CodeFailed:
+    """The failure of the row `item` by an error of the caller's code."""
+    know_environment()
+    words = f"{type(error).__name__}: {one_line(without_keys(str(error)), 160)}".rstrip(": ")
+    return CodeFailed(stage, item, f"{words} ({place_of(error)})")
+
+
+def place_of(error: BaseException, whole: bool = False) -> str:
+    """FILE:LINE of the last step in the caller's own files, or else of the last one. `whole`: with the file's path."""
+    steps = traceback.extract_tb(error.__traceback__)
+    own = [step for step in steps if not step.filename.startswith((*_LIBRARIES, _PACKAGE))]
+    if not (last := (own or steps)[-1:]):
+        return "an unknown place"
+    return f"{last[0].filename if whole else Path(last[0].filename).name}:{last[0].lineno}"

@@ -1,0 +1,117 @@
+"""Texts of a model of any length and kind: the work on them grows with their length alone.
+
+How long it takes, and how long an event loop stands still, is measured by `benchmarks.nonsense`.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from typing import Any
+
+import dspy
+import pytest
+from dspy.utils.exceptions import AdapterParseError
+
+from benchmarks.nonsense import KINDS, nonsense
+from refed_dspy.metrics.style import _LISTS, _without_code
+from refed_dspy.programs import reasoning
+from refed_dspy.programs.adapter import MOST_REPAIRED, _AdapterFit
+from refed_dspy.programs.reasoning import split_reasoning
+from refed_dspy.signatures import InstructionSynthesis, ResponseGeneration
+from refed_dspy.text import found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_answer_is_looked_for_once(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[str] = []
+
+    def look(text: str) -> bool:
+        looked.append(text)
+        return False
+
+    monkeypatch.setattr(reasoning, "_is_json_object", look)
+    text = nonsense(kind, 2_000)
+    for each in (text, f"<think>{text}", f"x{text}</think>", f"<think>{text}" + '{"a": "' + text + '"}', text + "}"):
+        looked.clear()
+        split_reasoning(each)
+        assert len(looked) <= 1, "it is not read anew from every brace or tag"
+
+
+@pytest.mark.parametrize("adapter", [dspy.JSONAdapter(), dspy.ChatAdapter(), dspy.XMLAdapter()])
+@pytest.mark.parametrize("kind", ["openings", "braces", "parentheses", "lists", "newlines", "random characters"])
+@pytest.mark.parametrize(
+    "start", ["", '{"new_instructions": "', "[[ ## new_instructions ## ]]\n", "<new_instructions>"]
+)
+def test_dspy_repairs_no_long_text(adapter: Any, kind: str, start: str) -> None:
+    text = start + nonsense(kind, 5 * MOST_REPAIRED)
+    with pytest.raises(AdapterParseError, match="no JSON, and too long or too deep to be repaired"):
+        _AdapterFit(adapter, InstructionSynthesis).checked(text)
+
+
+LONG = {"response": "Good. " * MOST_REPAIRED}
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        (json.dumps(LONG), LONG),
+        (f"Here it is:\n```json\n{json.dumps(LONG)}\n```", LONG),
+        ('{"response": "a comma too many",}', {"response": "a comma too many"}),
+        ('{"response": "' + "x" * 5_000 + '",', {"response": "x" * 5_000}),
+    ],
+    ids=["long", "long in a fence", "broken", "cut"],
+)
+def test_what_dspys_adapters_read_they_still_read(text: str, values: dict[str, str]) -> None:
+    outputs, left = _AdapterFit(dspy.JSONAdapter(), ResponseGeneration).checked(text)
+    assert json.loads(outputs) == values
+    assert dspy.JSONAdapter().parse(ResponseGeneration, left) == values, "the adapter reads it once more"
+    if len(text) > 500:
+        assert json.loads(left) == values, "and need not repair it"
+
+
+OF_THE_BENCHMARK = {
+    "ordered": re.compile(r"^\s*\d+\.\s", re.MULTILINE),
+    "unordered": re.compile(r"^\s*[-*+]\s", re.MULTILINE),
+}
+
+
+def test_styles_are_counted_as_the_benchmark_counts_them() -> None:
+    pieces = [
+        "\n",
+        " ",
+        "1.",
+        "1. ",
+        "- ",
+        "* ",
+        "\t",
+        "\r",
+        "12",
+        ".",
+        "x",
+        "```",
+        "`",
+        "a",
+        "```a```",
+        "```b```",
+        "+ ",
+    ]
+    draw = random.Random(0)
+    for _ in range(3_000):
+        text = left = "".join(draw.choices(pieces, k=draw.randint(0, 14)))
+        for name, pattern in OF_THE_BENCHMARK.items():
+            assert len(_LISTS[name].findall(text)) == len(pattern.findall(text)), text
+        for block in re.findall(r"```([^`]*)```", text):
+            left = left.replace(block, "")
+        assert _without_code(text) == left
+
+
+def test_a_search_by_pieces_finds_the_same() -> None:
+    pattern = re.compile(r"\bneedle(?:s)?\b")
+    for at in (0, 49_990, 49_995, 50_000, 50_294, 99_999, 150_000):
+        for needle in ("needle", "needles", "needlework needle"):
+            text = f"{'x' * at} {needle} {'y' * 120_000} needle"
+            assert (match := found(pattern, text)) is not None
+            assert match.span() == pattern.search(text).span()  # type: ignore[union-attr]
+    assert found(pattern, "x" * 200_000) is None

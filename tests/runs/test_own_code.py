@@ -1,0 +1,204 @@
+"""Errors of a caller's own code in a run: each is the failure of the row at hand, wherever the code stands."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+from dspy.lm15 import Request
+
+import refed_dspy
+from refed_dspy import ReferenceLevelFeedback
+from refed_dspy.errors import RowError, RunStopped
+from refed_dspy.filters.base import Decision, JudgeFilter, TextFilter
+from refed_dspy.programs import reference_level
+from refed_dspy.records import DataRow, Reference, Sample
+from refed_dspy.runs.result import Synthesis
+from tests.support.scripted_engine import Writer, fake_lm, references
+
+SIZE = 12
+KEY = "sk-9aVq2LxT7bRm4WcY8dKe1Nf5"
+
+
+def run(program: Any, folder: Path, writer: Writer, size: int = SIZE, **settings: Any) -> Synthesis:
+    return refed_dspy.synthesize(
+        program, references(3), size=size, teacher=fake_lm(writer), run_dir=folder, track=False, **settings
+    )
+
+
+class Fragile:
+    """Raises an error for every eighth text that it has not seen, again and again for the same text."""
+
+    def __init__(self, error: Callable[[], Exception] | None = None) -> None:
+        self.error = error or (lambda: ValueError(f"cannot read\nthis with {KEY}"))
+        self.seen: list[str] = []
+        self.mended = False
+
+    def look(self, text: str) -> None:
+        if text not in self.seen:
+            self.seen.append(text)
+        if self.seen.index(text) % 8 == 3 and not self.mended:
+            raise self.error()
+
+
+class Stage(dspy.Module):  # type: ignore[misc]
+    def __init__(self, stage: Any, fragile: Fragile) -> None:
+        super().__init__()
+        self.inner, self.fragile = dspy.Predict(stage.signature), fragile
+
+    async def aforward(self, **inputs: Any) -> Any:
+        self.fragile.look(inputs["instruction"])
+        return await self.inner.acall(**inputs)
+
+
+def own_stage(fragile: Fragile) -> tuple[Any, list[Any]]:
+    program = ReferenceLevelFeedback()
+    program.response_improvement = Stage(program.response_improvement, fragile)
+    return program, []
+
+
+def own_program(fragile: Fragile) -> tuple[Any, list[Any]]:
+    class Own(ReferenceLevelFeedback):
+        async def respond(
+            self, reference: Reference, response_feedback: str, instruction: str, item: str = ""
+        ) -> Sample:
+            sample = await super().respond(reference, response_feedback, instruction, item)
+            fragile.look(instruction)
+            return sample
+
+    return Own(), []
+
+
+def own_filter(of_instruction: bool) -> Callable[[Fragile], tuple[Any, list[Any]]]:
+    class Own(TextFilter):
+        name = "own"
+
+        def __init__(self, fragile: Fragile) -> None:
+            self.of_instruction, self.fragile = of_instruction, fragile
+
+        def check(self, row: DataRow) -> Decision:
+            self.fragile.look(row.instruction)
+            return Decision(True)
+
+    return lambda fragile: (None, [Own(fragile)])
+
+
+def own_judge(fragile: Fragile) -> tuple[Any, list[Any]]:
+    class Own(JudgeFilter):
+        name = "own"
+
+        async def judged(self, row: DataRow, item: str) -> Decision:
+            fragile.look(row.instruction)
+            return Decision(True)
+
+    return None, [Own()]
+
+
+PLACES = {
+    "stage": (own_stage, "response_improvement"),
+    "program": (own_program, "program"),
+    "filter of samples": (own_filter(False), "filters: own"),
+    "filter of instructions": (own_filter(True), "filters: own"),
+    "judge": (own_judge, "filters: own"),
+}
+
+
+@pytest.mark.parametrize(("place", "stage"), PLACES.values(), ids=PLACES)
+def test_an_error_of_own_code_is_its_rows_failure(
+    place: Callable[[Fragile], tuple[Any, list[Any]]], stage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("OWN_API_KEY", KEY)
+    fragile = Fragile()
+    program, filters = place(fragile)
+    with caplog.at_level(logging.DEBUG, "refed_dspy"):
+        made = run(program, tmp_path / "run", Writer(), filters=filters)
+    assert len(made.samples) == SIZE, "the run makes up for it"
+    assert made.failures and {(failure.stage, failure.kind) for failure in made.failures} == {(stage, "own code")}
+    for failure in made.failures:
+        assert failure.reason.startswith("ValueError: cannot read this with [key] (test_own_code.py:")
+        assert failure.item
+    assert KEY not in caplog.text
+    said = [(record.levelname, record.message) for record in caplog.records if __file__ in record.message]
+    assert Counter(level for level, _ in said)["WARNING"] == 1, "once for each place"
+    assert any(level == "DEBUG" and "Traceback" in message for level, message in said)
+
+
+@pytest.mark.parametrize("place", [own_stage, own_filter(False), own_judge], ids=["stage", "filter", "judge"])
+def test_the_next_start_tries_mended_code_on_what_was_paid_for(
+    place: Callable[[Fragile], tuple[Any, list[Any]]], tmp_path: Path
+) -> None:
+    fragile, writer = Fragile(), Writer()
+    program, filters = place(fragile)
+    failed = len(run(program, tmp_path / "run", writer, filters=filters).failures)
+    asked, fragile.mended = len(writer.requests), True
+    made = run(program, tmp_path / "run", writer, size=SIZE + failed, filters=filters)
+    assert failed and not made.failures and len(made.samples) == SIZE + failed
+    assert len(writer.requests) - asked <= failed, "the last call of each is all that may be missing"
+
+
+@pytest.mark.parametrize("place", [own_stage, own_program, own_filter(False), own_filter(True), own_judge])
+def test_code_that_always_fails_ends_the_run(place: Callable[[Fragile], tuple[Any, list[Any]]], tmp_path: Path) -> None:
+    fragile = Fragile()
+    fragile.look = lambda text: 1 / 0  # type: ignore[method-assign, assignment]
+    program, filters = place(fragile)
+    writer = Writer()
+    with pytest.raises(RunStopped, match=r"your own code failed on .*ZeroDivisionError: division by zero \(test_own"):
+        run(program, tmp_path / "run", writer, size=100, filters=filters)
+    assert len(writer.requests) < 120, "no more is paid for"
+
+
+def test_a_row_error_of_own_code_is_in_the_list(tmp_path: Path) -> None:
+    program, _ = own_program(Fragile(lambda: RowError("polish", "some row", "too plain")))
+    made = run(program, tmp_path / "run", Writer())
+    assert len(made.samples) == SIZE
+    assert {(failure.stage, failure.item, failure.reason) for failure in made.failures} == {
+        ("polish", "some row", "too plain")
+    }
+
+
+def test_a_call_that_fails_in_a_task_group_is_no_error_of_own_code(tmp_path: Path) -> None:
+    class Own(ReferenceLevelFeedback):
+        async def respond(self, *inputs: Any, **named: Any) -> Sample:
+            async with asyncio.TaskGroup() as group:
+                task = group.create_task(super().respond(*inputs, **named))
+            return task.result()
+
+    writer, asked = Writer(), list[str]()
+
+    def spoilt(request: Request) -> str | None:
+        """No JSON for the first instruction, however often it is answered."""
+        if writer.fields(request) != ["response"]:
+            return None
+        asked.append(str(request.messages[-1]))
+        return "no JSON" if asked[-1] == asked[0] else None
+
+    writer.on_request = spoilt
+    made = run(Own(), tmp_path / "run", writer)
+    assert len(made.samples) == SIZE
+    assert {(failure.stage, failure.kind) for failure in made.failures} == {("response_generation", "malformed")}
+
+
+def test_where_nothing_is_own_an_error_is_a_bug_and_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reference_level, "improved_sample", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(None, tmp_path / "run", Writer())
+
+
+@pytest.mark.parametrize("wrapper", [dspy.BestOfN, dspy.Refine])
+def test_a_module_without_aforward_works_in_a_stages_place(wrapper: Any, tmp_path: Path) -> None:
+    program, writer = ReferenceLevelFeedback(), Writer()
+    program.response_improvement = wrapper(
+        module=program.response_improvement, N=2, reward_fn=lambda inputs, made: 1.0, threshold=0.5
+    )
+    made = run(program, tmp_path / "run", writer, size=4)
+    assert len(made.samples) == 4 and not made.failures
+    assert sum(stage["calls"] for stage in made.usage.values()) == len(writer.requests), "all calls are recorded"
+    run(program, tmp_path / "run", writer, size=4)
+    assert sum(stage["calls"] for stage in made.usage.values()) == len(writer.requests), "and none is paid twice"
