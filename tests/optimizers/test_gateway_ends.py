@@ -99,7 +99,7 @@ def test_so_many_failures_in_a_row_end_it(server: SimulatedTeacher, tmp_path: Pa
     assert requests(server) == LEAST_CALLS
 
 
-@pytest.mark.parametrize(("fault", "why"), [("drop", "the server closed the connection"), ("hang", r"no answer in 0\.03 s")])
+@pytest.mark.parametrize(("fault", "why"), [("drop", "the server closed the .*"), ("hang", r"no answer in 0\.03 s")])
 def test_an_endpoint_that_never_answers_ends_it_sooner(
     server: SimulatedTeacher, tmp_path: Path, fault: str, why: str
 ) -> None:

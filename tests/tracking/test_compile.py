@@ -231,7 +231,8 @@ def crafted(folder: Path, *statements: list[Statement]) -> None:
     """A compile's ledger with these rows."""
     with Ledger.create(folder) as ledger:
         ledger.set_meta(work="compile", identity={"kind": "X", "seed": 0}, about={"name": "refed", "models": {}})
-        ledger.db.execute("INSERT OR IGNORE INTO answers VALUES ('k', 'teacher', 'a', 0, '{}', NULL, 'http://x', 0)")
+        row = "('k', 'teacher', 'a', 0, '{}', NULL, 'http://x', 0, NULL)"
+        ledger.db.execute(f"INSERT OR IGNORE INTO answers VALUES {row}")
         for each in statements:
             ledger.commit(each)
 
