@@ -61,6 +61,17 @@ Unit = Study | Propose | Respond
 
 
 @dataclass(frozen=True)
+class ToCome:
+    """What a run will still take: `samples`; the references that it will have `used` in all, the `new` ones of them;
+    and synthesis calls."""
+
+    samples: int
+    used: int
+    new: int
+    synthesis: int
+
+
+@dataclass(frozen=True)
 class PlanSettings:
     """Shape of a plan: how many samples, from how many references, how many instructions a synthesis call gives."""
 
@@ -97,6 +108,16 @@ class PlanSettings:
         return min(self.most, unit * max(1, every + (turn < more)))
 
 
+    def to_come(self, kept: int = 0, begun: int = 0, ready: int = 0) -> ToCome:
+        """What is left where so many samples are kept, so many references are begun, and so many of their instructions
+        are not answered. What fails or is dropped comes on top."""
+        missing, each = max(0, self.size - kept), min(self.per_reference or 1, self.most)
+        used = max(begun, min(self.references, -(-self.size // each)))
+        calls = [(used - begun) * -(-each // self.instructions_per_feature)]
+        calls.append(-(-(missing - ready) // self.instructions_per_feature))
+        return ToCome(missing, used, used - begun, max(0, *calls))
+
+
 class Plan:
     """Hands out units (`next_unit`); `studied`, `proposed` and `responded` report how each ended."""
 
@@ -113,6 +134,8 @@ class Plan:
         self._sources = [PlannedReference(i) for i in range(settings.references)]
         self._open = OpenReferences(settings.instructions_per_feature, settings.lead)
         self._waiting = self._draw(0)
+        self._begun = 0
+        """References that were asked for instructions in earlier starts."""
 
     # --- what is needed, and what can still come
 
@@ -150,6 +173,10 @@ class Plan:
         if not self.settings.ahead or self._proposals < ENOUGH_PROPOSALS:
             return self.settings.instructions_per_feature
         return max(1, math.ceil(self._new / self._proposals))
+
+    def to_come(self) -> ToCome:
+        """What is left, before anything of this start is handed out."""
+        return self.settings.to_come(self.kept, self._begun, sum(len(source.ready) for source in self._sources))
 
     # --- handing out
 
@@ -301,6 +328,7 @@ class Plan:
         for reference, instruction, text in ready:
             self._sources[reference].ready.append((instruction, text))
         self._round = max((round_ for rounds in yields.values() for round_ in rounds), default=0)
+        self._begun = len(yields)
         shares = {last: self._shares_in(last, used) for last in {self._round, *(max(r) for r in yields.values())}}
         opened = set()
         # Half-paid instructions come first in `ready`: their references are opened first.

@@ -49,6 +49,8 @@ class Progress:
     """Kind of failure → how many calls."""
     dropped: int = 0
     """Rows that a filter dropped."""
+    outlook: str = ""
+    """What it will take, told before the first call; empty where nothing is left to do."""
     unit: str = "samples"
     """What is counted, for people."""
     moments: array[float] = field(default_factory=lambda: array("d"), repr=False)
@@ -271,6 +273,8 @@ def _bar_of(progress: Progress | CompileProgress) -> Iterator[Bar | None]:
     from rich.live import Live
 
     console = Console(file=sys.stderr)
+    if (outlook := getattr(progress, "outlook", "")) and (console.is_jupyter or sys.stderr.isatty()):
+        console.print(outlook, markup=False, highlight=False, soft_wrap=True)
     if console.is_jupyter:
         yield _NotebookBar(picture(progress))
     elif not sys.stderr.isatty() or not _on_terminal.acquire(blocking=False):
