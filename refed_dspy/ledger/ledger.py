@@ -21,6 +21,7 @@ from refed_dspy.errors import RunDirError, one_line
 from refed_dspy.ledger.check import check_if_new, check_tables, close, schema
 from refed_dspy.ledger.connection import FILE, FORMAT, connected, damaged, is_at_work, is_made, take_lock, transaction
 from refed_dspy.ledger.fence import Fence
+from refed_dspy.ledger.meta import adapter_of
 from refed_dspy.ledger.statements import Answer, DecisionRow, Statement, decided, text_digest, unusable
 from refed_dspy.records import Failure, Reference
 
