@@ -108,14 +108,25 @@ class PlanSettings:
         return min(self.most, unit * max(1, every + (turn < more)))
 
 
-    def to_come(self, kept: int = 0, begun: int = 0, ready: int = 0) -> ToCome:
-        """What is left where so many samples are kept, so many references are begun, and so many of their instructions
-        are not answered. What fails or is dropped comes on top."""
+    def to_come(self, kept: int = 0, begun: int = 0, asked: int = 0, ready: int = 0) -> ToCome:
+        """What is left where so many samples are kept, so many references are begun and were asked for instructions so
+        many times, and so many instructions are not answered. What fails or is dropped comes on top."""
         missing, each = max(0, self.size - kept), min(self.per_reference or 1, self.most)
         used = max(begun, min(self.references, -(-self.size // each)))
-        calls = [(used - begun) * -(-each // self.instructions_per_feature)]
-        calls.append(-(-(missing - ready) // self.instructions_per_feature))
-        return ToCome(missing, used, used - begun, max(0, *calls))
+        at_least = self._calls_for(missing - ready)
+        return ToCome(missing, used, used - begun, max(0, at_least, self._synthesis_calls() - asked))
+
+    def _calls_for(self, instructions: int) -> int:
+        return -(-instructions // self.instructions_per_feature)
+
+    def _synthesis_calls(self) -> int:
+        """In all, where each gives as many instructions as it is asked for."""
+        if (each := self.per_reference) is None:
+            full, rest = divmod(self.size, self.references * self.most)
+            return full * self.references * len(self.features) + max(min(rest, self.references), self._calls_for(rest))
+        each = min(each, self.most)
+        full, rest = divmod(min(self.size, self.references * each), each)
+        return max(full * self._calls_for(each) + self._calls_for(rest), self._calls_for(self.size))
 
 
 class Plan:
@@ -134,8 +145,8 @@ class Plan:
         self._sources = [PlannedReference(i) for i in range(settings.references)]
         self._open = OpenReferences(settings.instructions_per_feature, settings.lead)
         self._waiting = self._draw(0)
-        self._begun = 0
-        """References that were asked for instructions in earlier starts."""
+        self._begun = self._asked = 0
+        """References that were asked for instructions in earlier starts, and how often."""
 
     # --- what is needed, and what can still come
 
@@ -176,7 +187,7 @@ class Plan:
 
     def to_come(self) -> ToCome:
         """What is left, before anything of this start is handed out."""
-        return self.settings.to_come(self.kept, self._begun, sum(len(source.ready) for source in self._sources))
+        return self.settings.to_come(self.kept, self._begun, self._asked, sum(len(source.ready) for source in self._sources))
 
     # --- handing out
 
@@ -328,7 +339,7 @@ class Plan:
         for reference, instruction, text in ready:
             self._sources[reference].ready.append((instruction, text))
         self._round = max((round_ for rounds in yields.values() for round_ in rounds), default=0)
-        self._begun = len(yields)
+        self._begun, self._asked = len(yields), len(proposals)
         shares = {last: self._shares_in(last, used) for last in {self._round, *(max(r) for r in yields.values())}}
         opened = set()
         # Half-paid instructions come first in `ready`: their references are opened first.

@@ -34,7 +34,7 @@ def test_exactly_the_size_is_made_and_every_call_is_recorded(tmp_path: Path) -> 
     writer = Writer()
     made = run(tmp_path, writer, size=12)
     assert len(made.samples) == 12 and made.complete and not made.failures
-    assert len(writer.requests) == 2 + 2 + 24
+    assert len(writer.requests) == 4 * 3 + 24
     assert sum(stage["calls"] for stage in made.usage.values()) == len(writer.requests)
     assert made.usage["response_generation"]["prompt_tokens"] == 1200
     sample = made.samples[0]
@@ -229,7 +229,7 @@ def test_references_that_run_dry_end_the_run_short(tmp_path: Path) -> None:
 
 
 def test_surplus_and_short_lists_are_counted(tmp_path: Path) -> None:
-    made = run(tmp_path, Writer(per_call=13), size=10)
+    made = run(tmp_path, Writer(per_call=13), size=10, per_reference=20)
     assert made.status["instructions"] == {"new": 10, "duplicates": 0, "surplus": 3}
     assert len(run(tmp_path / "x", Writer(per_call=7), size=20).samples) == 20
 
@@ -319,7 +319,7 @@ def test_progress_is_told_first_and_last(tmp_path: Path) -> None:
         told.append((progress.kept, progress.size, progress.in_flight, progress.calls))
 
     run(tmp_path, Writer(), size=5, on_progress=watch)
-    assert told[0] == (0, 5, 0, 0) and told[-1] == (5, 5, 0, 13)
+    assert told[0] == (0, 5, 0, 0) and told[-1] == (5, 5, 0, 4 * 3 + 10)
 
 
 def test_text_from_a_model_is_data(tmp_path: Path) -> None:

@@ -70,7 +70,8 @@ class Run:
         ]
         server.control(filtered_text=WORD)
         teacher = teacher_config(server, 4)
-        spec = prepare(None, references, size=SIZE, teacher=teacher, run_dir=folder, filters=own, guards=False)
+        settings = {"size": SIZE, "per_reference": 20, "teacher": teacher, "filters": own, "guards": False}
+        spec = prepare(None, references, run_dir=folder, **settings)
         for number in range(SHARDS):
             part = shard_of(spec, number, SHARDS)
             prepare_shard(part.folder, part.work())
