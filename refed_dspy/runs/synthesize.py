@@ -134,7 +134,9 @@ async def produce(
         session.progress.size = plan.settings.size
         with tracking(folder, copy_run, run_wanted(spec.config.track, folder), TRACKING_INTERVAL) as tracker:
             if not plan.complete:
-                session.progress.outlook = outlook(spec, plan.to_come(), start.recorder.budget)
+                to_come = plan.to_come()
+                session.progress.calls_expected = spec.calls_of(to_come)
+                session.progress.outlook = outlook(spec, to_come, start.recorder.budget)
                 spec.warn_of_small_batches()
             async with watch.following(session.progress):
                 await carry_out(spec, session, plan)
