@@ -56,6 +56,23 @@ def test_a_larger_size_pays_for_the_difference_only(tmp_path: Path) -> None:
     assert len(more.requests) == 4, "two instructions were left over: a response and an improvement each"
 
 
+@pytest.mark.parametrize("again", ["resumed", "called again", "reused"])
+def test_a_run_of_0_2_0_goes_on_as_it_was_begun(tmp_path: Path, again: str) -> None:
+    """It asked a reference for all that it gives before the next one, and nothing said so."""
+    writer = Writer()
+    run(tmp_path, writer, size=8, per_reference=20)
+    with Ledger.create(tmp_path / "run") as ledger:
+        ledger.set_meta(per_reference=None, spread=None)
+    for size, calls in ((15, 2 + 2 + 2 * 15), (25, 4 + 3 + 2 * 25)):
+        if again == "resumed":
+            made = refed_dspy.resume(tmp_path / "run", size=size, teacher=fake_lm(writer))
+        elif again == "called again":
+            made = run(tmp_path, writer, size=size)
+        else:
+            made = run(tmp_path / "new", writer, size=size, reuse=tmp_path / "run")
+        assert len(made.samples) == size and len(writer.requests) == calls
+
+
 def test_a_smaller_size_takes_nothing_away(tmp_path: Path) -> None:
     run(tmp_path, Writer(), size=8)
     made = run(tmp_path, Writer(), size=3)
