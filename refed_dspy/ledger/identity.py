@@ -42,7 +42,8 @@ def per_reference_of(ledger: Ledger) -> int | None:
 
     Up to version 0.2.0 there were no even shares: where nothing was set, a reference gave all that it was asked for.
     """
-    asked, identity = ledger.meta("per_reference"), ledger.meta("identity") or {}
+    asked: int | None = ledger.meta("per_reference")
+    identity = ledger.meta("identity") or {}
     if asked is not None or ledger.meta("spread") or not {"features", "instructions_per_feature"} <= identity.keys():
         return asked
     return len(identity["features"]) * int(identity["instructions_per_feature"])

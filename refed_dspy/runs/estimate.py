@@ -79,12 +79,13 @@ class Estimate(Shown, Forecast):
     def lines(self) -> list[str]:
         """The estimate for people."""
         lines = [
-            f"{counted(self.size, 'sample')} from {self.used}: about {self.calls:,} calls, {self.prompt_tokens:,} tokens read, "
-            f"{self.completion_tokens:,} written, {_time_text(self.minutes)}",
+            f"{counted(self.size, 'sample')} from {self.used}: about {self.calls:,} calls, "
+            f"{self.prompt_tokens:,} tokens read, {self.completion_tokens:,} written, {_time_text(self.minutes)}",
             _price_line(self, self.price_source),
         ]
         if self.fewest_calls < FEWER * self.calls:
-            lines.append(f"with per_reference: {self.most_of_each}, from fewer references: about {self.fewest_calls:,} calls")
+            few = f"with per_reference: {self.most_of_each}, from fewer references"
+            lines.append(f"{few}: about {self.fewest_calls:,} calls")
         if self.stopped:
             lines.append(f"the pilot stopped: {self.stopped}")
         if self.others:
@@ -145,14 +146,14 @@ async def aestimate(
             raise RunStopped(stopped)
     if prediction is None:
         raise RunStopped(f"{folder}: too few samples to make a forecast; see: refed status {folder}")
-    settings = spec.plan_settings(spec.size)
+    plan = spec.plan_settings(spec.size)
     prices = {} if spec.by_stage.asks(SIMULATED) else {name: table_price(name) for name in OTHERS}
     return Estimate(
         **vars(prediction),
         run_dir=folder,
-        used=of_all(settings.to_come().used, len(spec.references)),
-        most_of_each=settings.most,
-        fewest_calls=spec.calls_of(replace(settings, per_reference=settings.most).to_come()),
+        used=of_all(plan.to_come().used, len(spec.references)),
+        most_of_each=plan.most,
+        fewest_calls=spec.calls_of(replace(plan, per_reference=plan.most).to_come()),
         minutes=None if spec.in_batches else _minutes_to_wait(prediction, spec.by_stage),
         stopped=stopped,
         price_source=spec.by_stage.price_source,

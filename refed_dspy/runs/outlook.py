@@ -15,11 +15,14 @@ READ, WRITTEN = 900, 450
 
 def outlook(spec: RunSpec, to_come: ToCome, budget: Budget) -> str:
     """From how many references the samples come, and about how many calls and dollars that is: at what calls have cost
-    so far, or at usual lengths. No dollars where several teachers share the work or a price is unknown."""
+    so far, or at usual lengths. No dollars where several teachers share the work, a price is unknown, or answers are
+    reused."""
     more = "more " if to_come.new < to_come.used else ""
     made = counted(to_come.samples, more + spec.work().unit.removesuffix("s"))
     calls = spec.calls_of(to_come)
     line = f"{made} from {of_all(to_come.used, len(spec.references))}: about {counted(calls, 'call')}"
+    if spec.config.reuse is not None:
+        return f"{line}, less what is reused"
     prices = [model.price for model in spec.models.values()]
     if spec.by_stage.several or None in prices:
         return line
@@ -34,4 +37,3 @@ def of_all(used: int, references: int) -> str:
     if used < references:
         return f"{used:,} of {references:,} references"
     return f"all {references:,} references" if references > 1 else "the one reference"
-

@@ -107,7 +107,6 @@ class PlanSettings:
         every, more = divmod(-(-samples // unit), references)
         return min(self.most, unit * max(1, every + (turn < more)))
 
-
     def to_come(self, kept: int = 0, begun: int = 0, asked: int = 0, ready: int = 0) -> ToCome:
         """What is left where so many samples are kept, so many references are begun and were asked for instructions so
         many times, and so many instructions are not answered. What fails or is dropped comes on top."""
@@ -187,7 +186,8 @@ class Plan:
 
     def to_come(self) -> ToCome:
         """What is left, before anything of this start is handed out."""
-        return self.settings.to_come(self.kept, self._begun, self._asked, sum(len(source.ready) for source in self._sources))
+        ready = sum(len(source.ready) for source in self._sources)
+        return self.settings.to_come(self.kept, self._begun, self._asked, ready)
 
     # --- handing out
 

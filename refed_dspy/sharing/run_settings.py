@@ -19,8 +19,8 @@ _SAMPLING = (
 )  # fmt: skip
 """The parameters that are published; others may hold anything."""
 _META = (
-    "identity", "teacher", "asked_teachers", "pools", "judge", "judge_program", "size", "per_reference", "spread", "seed",
-    "filters", "features", "program",
+    "identity", "teacher", "asked_teachers", "pools", "judge", "judge_program", "size", "per_reference", "spread",
+    "seed", "filters", "features", "program",
 )  # fmt: skip
 """Entries of the ledger's `meta` that are read."""
 _CAP = re.compile(r"(max_cost|max_calls|max_minutes) [^:/\\]{1,40} is reached after [^:/\\]{1,40}(?=:)")

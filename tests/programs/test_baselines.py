@@ -89,7 +89,7 @@ def test_each_asks_its_own_stages_and_no_others(server: SimulatedTeacher, tmp_pa
 
 
 @methods_once_fast
-def test_a_run_takes_the_calls_that_are_told_before_the_first(server: SimulatedTeacher, tmp_path: Path, method: str) -> None:
+def test_a_run_takes_the_calls_that_are_told(server: SimulatedTeacher, tmp_path: Path, method: str) -> None:
     server.control(items=10)
     told: list[Progress] = []
     for size, samples in ((20, "20 samples"), (90, "70 more samples")):
