@@ -289,7 +289,7 @@ def test_the_reference_is_made_from_the_program(site: Path) -> None:
         html.unescape(re.sub(r"<[^>]+>", "", (site / "reference" / f"{name}.html").read_text(encoding="utf-8")))
         for name in ("commands", "settings", "python")
     )
-    assert "--per-reference N: Most samples per reference in a round." in commands
+    assert "--per-reference N: Samples of a reference before the next." in commands
     assert re.search(r"malformed_retries\s+int, ≥ 0, ≤ 20\s+2\s+Further tries", keys)
     assert "max_cost: float | None = ..." in python  # a keyword of synthesize, in its signature
     assert not re.search(r"–\s+(teacher|seed|reuse)\s+\(", python)  # and not told of again without a word

@@ -81,6 +81,14 @@ class Display(_Shown[Progress]):
     """Shows a run's Progress."""
 
     starting = "starting the teacher …"
+    _outlook = ""
+
+    def watch(self, progress: Progress) -> None:
+        super().watch(progress)
+        if progress.outlook and not self._outlook:
+            self._outlook = progress.outlook
+            with suppress(OSError):  # nowhere to print: the work goes on without lines
+                self._say(self._outlook)
 
     def _lines(self, done: Event) -> None:
         last, printed = time.monotonic(), ""

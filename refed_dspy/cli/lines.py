@@ -54,7 +54,7 @@ def run_lines(status: Mapping[str, Any]) -> list[str]:
     """How a run or a comparison stands (`runs.result.full_status`)."""
     made = "instructions compared" if status["work"] == "comparison" else "samples"
     instructions, left_out = status["instructions"], sum(status["left_out"].values())
-    references = f"references: {status['opened']} of {status['references']} opened"
+    references = f"references: {status['opened']} of {status['references']} used"
     new = f"instructions: {instructions['new']} new, {instructions['duplicates']} duplicate"
     return [
         *state_lines(status, f"{status['kept']} of {status['size']} {made}"),

@@ -75,7 +75,7 @@ def synth(
     seed: SeedOption = None,
     per_reference: Annotated[
         int | None,
-        typer.Option(help="Most samples per reference in a round.", metavar="N", show_default="no limit"),
+        typer.Option(help="Samples of a reference before the next.", metavar="N", show_default="an even share"),
     ] = None,
     method: Annotated[
         str | None,

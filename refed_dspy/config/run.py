@@ -26,7 +26,8 @@ class RunConfig(Capped, WithJudge, FromReferences):
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed for the order of references and, if the teacher takes one, for each call."""
     per_reference: int | None = Field(default=None, ge=1)
-    """Maximum number of samples from one reference before the next one is used. Unset: no limit."""
+    """Maximum number of samples from one reference before the next one is used: with 20, a run costs least. Unset: an
+    even share, so that all references are used."""
     features: dict[str, str] | None = None
     """Name → what feedback on an instruction looks for. Unset: the paper's two."""
     instructions_per_feature: int = Field(default=10, ge=1, le=100)

@@ -138,6 +138,7 @@ _SHAPES: Mapping[str, Any] = {
     "track": bool | None,
     "seed": int | None,
     "per_reference": int | None,
+    "spread": bool | None,
     "max_failure_share": float | None,
     "max_cost": float | None,
     "max_calls": int | None,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-LEAST = 10
-"""Samples in the window from which the pace is read."""
+LEAST, FEW = 10, 5
+"""Samples in the window from which the pace is read; and calls, where there are fewer samples."""
 
 
 def seconds_left(moments: Sequence[float], now: float, missing: int, in_flight: int) -> float | None:
@@ -19,6 +19,14 @@ def seconds_left(moments: Sequence[float], now: float, missing: int, in_flight: 
     if window < max(LEAST, in_flight):
         return None
     return max(0.0, now - moments[-window - 1]) / window * missing
+
+
+def seconds_left_by_calls(seconds: float, calls: int, expected: int, in_flight: int) -> float | None:
+    """The same from how many calls were answered in so many `seconds`, of how many that are `expected`: rougher, since
+    the calls of one stage take longer than another's, but known from the first samples on."""
+    if calls < max(FEW, in_flight) or expected <= calls:
+        return None
+    return seconds / calls * (expected - calls)
 
 
 def time_left(seconds: float) -> str:

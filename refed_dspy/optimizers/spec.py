@@ -218,7 +218,8 @@ def prepare(program: Any, references: Any, metric: Any, arguments: Mapping[str, 
     spec = CompileSpec(module, split, teachers, settings, metric, judge)
     if (expected := spec.expected_evaluations) > settings.evaluations:
         log.warning(
-            "evaluations: %d is too few: with these sets %s takes about %d; raise it or lower train and validation",
+            "evaluations: %d is too few: with these sets %s takes about %d, besides those of the uncompiled "
+            "program and the proof; raise it or lower train and validation",
             settings.evaluations, settings.optimizer, expected,
         )  # fmt: skip
     warn_of_another_teacher(judge, teachers["judge"].model)

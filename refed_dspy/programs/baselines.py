@@ -23,7 +23,7 @@ class InstructionFeedbackOnly(ReferenceLevelFeedback):
 
     stage_names: tuple[str, ...] = ("instruction_feedback", "instruction_synthesis", "response_generation")
     final_stage = "response_generation"
-    calls_a_sample = 1.2
+    calls_a_sample = 1
 
     async def collect_response_feedback(self, reference: Reference) -> str:  # noqa: ARG002 — nothing is asked
         """Nothing: no feedback on the reference's response is used."""
@@ -47,7 +47,7 @@ class SampleLevelFeedback(InstructionFeedbackOnly):
         "sample_improvement",
     )
     final_stage = "sample_improvement"
-    calls_a_sample = 3.2
+    calls_a_sample = 3
     signatures: Mapping[str, type[dspy.Signature]] = {
         **InstructionFeedbackOnly.signatures,
         "sample_feedback": SampleFeedback,

@@ -64,8 +64,8 @@ class ReferenceLevelFeedback(Program):
     """Stage → what its predictor is asked. That of `instruction_feedback` follows from the features."""
     final_stage = "response_improvement"
     """The stage whose answer is the sample's final response."""
-    calls_a_sample = 2.2
-    """Calls per sample: two for itself, and a share of those made once per reference (the paper: 44 for 20 samples)."""
+    calls_a_sample = 2
+    """Calls of a sample, without those that are made once per reference."""
 
     def __init__(
         self,

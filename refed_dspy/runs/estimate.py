@@ -17,6 +17,7 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import CAPPED
 from refed_dspy.records import PICO, dollars
 from refed_dspy.runs.forecast import CONFIDENCE, Forecast, forecast
+from refed_dspy.runs.outlook import of_all
 from refed_dspy.runs.prepare import RunSettings, prepare, run_keywords
 from refed_dspy.runs.program import ProgramLike
 from refed_dspy.runs.spec import RunSpec
@@ -30,6 +31,8 @@ from refed_dspy.text import Shown, counted, html_lines
 PILOT_REFERENCES = 5
 PILOT_SAMPLES = 3
 """Samples of each: five references and 45 calls predict a run of thousands to within about a tenth."""
+FEWER = 0.9
+"""Where fewer references would take less than this share of the calls, the estimate says so."""
 ENOUGH_REFERENCES = 3
 """With samples of so many references, or of all there are, a run's folder is read and nothing is sent."""
 OTHERS = (
@@ -55,6 +58,11 @@ class Estimate(Shown, Forecast):
     """Still to wait, with as many calls in flight as the teacher's settings allow; None: in batches, whose time cannot
     be predicted."""
     price_source: str | None
+    used: str = ""
+    """From how many of the references the samples come, in words."""
+    fewest_calls: int = 0
+    """About how many calls it would take with `most_of_each` samples of a reference before the next one is used."""
+    most_of_each: int = 0
     others: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
     """Another teacher → cost, low and high for as many tokens. None for the simulated teacher's: its texts are
     shorter."""
@@ -71,10 +79,13 @@ class Estimate(Shown, Forecast):
     def lines(self) -> list[str]:
         """The estimate for people."""
         lines = [
-            f"{counted(self.size, 'sample')}: about {self.calls:,} calls, {self.prompt_tokens:,} tokens read, "
-            f"{self.completion_tokens:,} written, {_time_text(self.minutes)}",
+            f"{counted(self.size, 'sample')} from {self.used}: about {self.calls:,} calls, "
+            f"{self.prompt_tokens:,} tokens read, {self.completion_tokens:,} written, {_time_text(self.minutes)}",
             _price_line(self, self.price_source),
         ]
+        if self.fewest_calls < FEWER * self.calls:
+            few = f"with per_reference: {self.most_of_each}, from fewer references"
+            lines.append(f"{few}: about {self.fewest_calls:,} calls")
         if self.stopped:
             lines.append(f"the pilot stopped: {self.stopped}")
         if self.others:
@@ -125,11 +136,13 @@ async def aestimate(
 
 
 async def _estimated(spec: RunSpec, watch: Watch[Progress]) -> Estimate:
-    folder = spec.folder
+    spec, folder = spec.as_begun(), spec.folder
     stopped, prediction = None, _forecast_from(spec)
     if prediction is None:
-        shallow = min(PILOT_SAMPLES, spec.config.per_reference or PILOT_SAMPLES)
-        pilot = replace(spec.plan_settings(min(spec.size, PILOT_REFERENCES * PILOT_SAMPLES)), per_reference=shallow)
+        each = spec.config.per_reference or max(1, spec.size // len(spec.references))  # no more than any one's share
+        pilot = replace(
+            spec.plan_settings(min(spec.size, PILOT_REFERENCES * PILOT_SAMPLES)), per_reference=min(PILOT_SAMPLES, each)
+        )
         made = await produce(spec, watch, pilot)
         prediction = _forecast_from(spec)
         stopped = made.reason if made.state == CAPPED else None
@@ -137,10 +150,14 @@ async def _estimated(spec: RunSpec, watch: Watch[Progress]) -> Estimate:
             raise RunStopped(stopped)
     if prediction is None:
         raise RunStopped(f"{folder}: too few samples to make a forecast; see: refed status {folder}")
+    plan = spec.plan_settings(spec.size)
     prices = {} if spec.by_stage.asks(SIMULATED) else {name: table_price(name) for name in OTHERS}
     return Estimate(
         **vars(prediction),
         run_dir=folder,
+        used=of_all(plan.to_come().used, len(spec.references)),
+        most_of_each=plan.most,
+        fewest_calls=spec.calls_of(replace(plan, per_reference=plan.most).to_come()),
         minutes=None if spec.in_batches else _minutes_to_wait(prediction, spec.by_stage),
         stopped=stopped,
         price_source=spec.by_stage.price_source,

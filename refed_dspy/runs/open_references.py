@@ -27,6 +27,8 @@ class PlannedReference:
 
     index: int
     round: int = 0
+    share: int = 0
+    """Samples that it may give in its round."""
     missing_feedback: frozenset[str] = _ALL_FEEDBACK
     to_study: list[str] = field(default_factory=list)
     studying: int = 0
@@ -56,11 +58,10 @@ class PlannedReference:
 
 
 class OpenReferences:
-    """The open references. `quota`: samples each may give in one round; `each`: instructions that a synthesis call
-    gives; `lead`: see `PlanSettings.lead`."""
+    """The open references. `each`: instructions that a synthesis call gives; `lead`: see `PlanSettings.lead`."""
 
-    def __init__(self, quota: int, each: int, lead: bool) -> None:
-        self._quota, self._each, self._lead = quota, each, lead
+    def __init__(self, each: int, lead: bool) -> None:
+        self._each, self._lead = each, lead
         self._open: dict[int, PlannedReference] = {}
         self._places = count()
         self.asked = self.planned = 0
@@ -71,7 +72,7 @@ class OpenReferences:
 
     def room(self, source: PlannedReference) -> int:
         """Samples this reference may still give in its round."""
-        return max(0, self._quota - source.kept_this_round - source.responding)
+        return max(0, source.share - source.kept_this_round - source.responding)
 
     def usable(self, source: PlannedReference) -> bool:
         """Whether it has an instruction left for its round."""
@@ -141,21 +142,23 @@ class _First:
 
 
 class Round:
-    """The references that are still to be opened in a round. Those open from the last round are passed over until they
-    are closed: a round does not wait for them."""
+    """The references that are still to be opened in a round, by their turns. Those open from the last round are passed
+    over until they are closed: a round does not wait for them."""
 
-    def __init__(self, order: Iterable[PlannedReference]) -> None:
-        self._heap = list(enumerate(order))
+    def __init__(self, turns: Iterable[tuple[int, PlannedReference]], share: Callable[[int], int]) -> None:
+        """`share`: turn → the samples that the reference may give in this round."""
+        self._heap, self._share = list(turns), share
         self._turns = {source.index: turn for turn, source in self._heap}
 
     def __bool__(self) -> bool:
         return bool(self._turns)
 
     def take(self) -> PlannedReference | None:
-        """The next one, or None where all of them are open."""
+        """The next one, with its share, or None where all of them are open."""
         while self._heap:
-            _, source = heappop(self._heap)
+            turn, source = heappop(self._heap)
             if not source.is_open and self._turns.pop(source.index, None) is not None:
+                source.share = self._share(turn)
                 return source
         return None
 

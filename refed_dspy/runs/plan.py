@@ -3,7 +3,8 @@
 A unit of work is studying a reference (its two kinds of feedback), proposing instructions for one of its
 features, or responding to one instruction. The plan hands out the deepest unit that can run: samples finish early,
 memory stays flat, and one reference's calls follow one another. It opens a further reference only when what
-the open ones can still give would not fill the target. Where a cached prefix saves money or time (`lead`), one unit of
+the open ones can still give would not fill the target; each may give its share of a round, by default an even one, so
+that all are used. Where a cached prefix saves money or time (`lead`), one unit of
 a reference goes first, and the units whose prompts begin alike follow when it has ended: only then has the provider
 cached the prefix. Pure bookkeeping: no clock, no network, no disk.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from refed_dspy.runs.open_references import FEEDBACK_KINDS, OpenReferences, PlannedReference, Round
@@ -60,6 +61,17 @@ Unit = Study | Propose | Respond
 
 
 @dataclass(frozen=True)
+class ToCome:
+    """What a run will still take: `samples`; the references that it will have `used` in all, the `new` ones of them;
+    and synthesis calls."""
+
+    samples: int
+    used: int
+    new: int
+    synthesis: int
+
+
+@dataclass(frozen=True)
 class PlanSettings:
     """Shape of a plan: how many samples, from how many references, how many instructions a synthesis call gives."""
 
@@ -68,6 +80,7 @@ class PlanSettings:
     features: tuple[str, ...]
     instructions_per_feature: int
     per_reference: int | None
+    """Samples that a reference gives in a round. None: an even share (`share`)."""
     seed: int
     lead: bool = False
     """Whether a reference's first unit of a kind goes alone, so that the others find their prompts' prefix cached. It
@@ -78,9 +91,41 @@ class PlanSettings:
     for half of them, then one for a quarter, and so on."""
 
     @property
-    def quota(self) -> int:
-        """Samples a reference may give in one round."""
-        return self.per_reference or len(self.features) * self.instructions_per_feature
+    def most(self) -> int:
+        """Samples that a reference can give in a round: one for each instruction that it is asked for."""
+        return len(self.features) * self.instructions_per_feature
+
+    def share(self, turn: int, references: int, samples: int) -> int:
+        """How many of a round's `samples` the reference may give whose `turn` it is among so many.
+
+        They are spread evenly. Where one synthesis call for each reference would not do, the calls are: a further one
+        is made for all that it gives, so that no way of using every reference takes fewer calls.
+        """
+        if self.per_reference is not None:
+            return self.per_reference
+        unit = 1 if samples <= references * self.instructions_per_feature else self.instructions_per_feature
+        every, more = divmod(-(-samples // unit), references)
+        return min(self.most, unit * max(1, every + (turn < more)))
+
+    def to_come(self, kept: int = 0, begun: int = 0, asked: int = 0, ready: int = 0) -> ToCome:
+        """What is left where so many samples are kept, so many references are begun and were asked for instructions so
+        many times, and so many instructions are not answered. What fails or is dropped comes on top."""
+        missing, each = max(0, self.size - kept), min(self.per_reference or 1, self.most)
+        used = max(begun, min(self.references, -(-self.size // each)))
+        at_least = self._calls_for(missing - ready)
+        return ToCome(missing, used, used - begun, max(0, at_least, self._synthesis_calls() - asked))
+
+    def _calls_for(self, instructions: int) -> int:
+        return -(-instructions // self.instructions_per_feature)
+
+    def _synthesis_calls(self) -> int:
+        """In all, where each gives as many instructions as it is asked for."""
+        if (each := self.per_reference) is None:
+            full, rest = divmod(self.size, self.references * self.most)
+            return full * self.references * len(self.features) + max(min(rest, self.references), self._calls_for(rest))
+        each = min(each, self.most)
+        full, rest = divmod(min(self.size, self.references * each), each)
+        return max(full * self._calls_for(each) + self._calls_for(rest), self._calls_for(self.size))
 
 
 class Plan:
@@ -97,8 +142,10 @@ class Plan:
         self._round = 0
         self._horizon = settings.size
         self._sources = [PlannedReference(i) for i in range(settings.references)]
-        self._open = OpenReferences(settings.quota, settings.instructions_per_feature, settings.lead)
-        self._waiting = Round(self._order(self._sources))
+        self._open = OpenReferences(settings.instructions_per_feature, settings.lead)
+        self._waiting = self._draw(0)
+        self._begun = self._asked = 0
+        """References that were asked for instructions in earlier starts, and how often."""
 
     # --- what is needed, and what can still come
 
@@ -136,6 +183,11 @@ class Plan:
         if not self.settings.ahead or self._proposals < ENOUGH_PROPOSALS:
             return self.settings.instructions_per_feature
         return max(1, math.ceil(self._new / self._proposals))
+
+    def to_come(self) -> ToCome:
+        """What is left, before anything of this start is handed out."""
+        ready = sum(len(source.ready) for source in self._sources)
+        return self.settings.to_come(self.kept, self._begun, self._asked, ready)
 
     # --- handing out
 
@@ -178,16 +230,22 @@ class Plan:
 
     # --- opening references
 
-    def _order(self, sources: Sequence[PlannedReference]) -> list[PlannedReference]:
+    def _order(self, round_: int) -> list[PlannedReference]:
         """The references still giving, in this round's order: drawn at random without replacement."""
-        living = [source for source in sources if not source.retired]
-        return random.Random(f"{self.settings.seed}/{self._round}").sample(living, len(living))
+        living = [source for source in self._sources if not source.retired]
+        return random.Random(f"{self.settings.seed}/{round_}").sample(living, len(living))
+
+    def _draw(self, made: int, opened: Collection[int] = ()) -> Round:
+        """The references of this round but those that were `opened` in it, with shares of what `made` is short of."""
+        order, samples = self._order(self._round), self.settings.size - made
+        waiting = [(turn, each) for turn, each in enumerate(order) if each.index not in opened]
+        return Round(waiting, lambda turn: self.settings.share(turn, len(order), samples))
 
     def _open_next(self) -> bool:
         """Open one more reference; when all have been, begin the next round. False where none is free."""
         if not self._waiting:
             self._round += 1
-            self._waiting = Round(self._order(self._sources))
+            self._waiting = self._draw(self.kept + self._expected(self.responding + self._open.planned))
         if (source := self._waiting.take()) is None:
             return False
         source.round = self._round
@@ -198,7 +256,7 @@ class Plan:
         """Put `source` among the open ones, to be asked for the features of its round but those `done`."""
         source.to_study.extend(kind for kind in FEEDBACK_KINDS if kind in source.missing_feedback)
         # A round interrupted half-way asks for what it had not asked for; a new round for what is missing.
-        wanted = self.settings.quota if done else self._open.room(source) - len(source.ready)
+        wanted = source.share if done else self._open.room(source) - len(source.ready)
         source.to_propose.extend(f for f in self._features_for(source, wanted) if f not in done)
         self._open.add(source)
 
@@ -281,11 +339,14 @@ class Plan:
         for reference, instruction, text in ready:
             self._sources[reference].ready.append((instruction, text))
         self._round = max((round_ for rounds in yields.values() for round_ in rounds), default=0)
-        finished = set()
+        self._begun, self._asked = len(yields), len(proposals)
+        shares = {last: self._shares_in(last, used) for last in {self._round, *(max(r) for r in yields.values())}}
+        opened = set()
         # Half-paid instructions come first in `ready`: their references are opened first.
         for index in dict.fromkeys([reference for reference, *_ in ready] + sorted(yields)):
             source, rounds = self._sources[index], yields.get(index, {})
             source.round = max(rounds, default=self._round)
+            source.share = shares[source.round][index]
             source.kept_this_round = samples.get((index, source.round), 0)
             source.new = rounds.get(source.round, 0)
             self._admit(source, done.get((index, source.round), ()))
@@ -293,10 +354,19 @@ class Plan:
             if not source.to_propose and not self._open.usable(source):
                 source.to_study.clear()
                 self._settle(source)
-                if source.round == self._round:
-                    finished.add(index)
-        order = self._order(self._sources)
-        self._waiting = Round(s for s in order if s.index not in finished and not s.is_open)
+            if source.round == self._round:
+                opened.add(index)
+        self._waiting = self._draw(_made_before(self._round, used), opened)
+
+    def _shares_in(self, round_: int, used: Sequence[tuple[int, int, int]]) -> dict[int, int]:
+        """Reference → its share of a round, as it was when the round began."""
+        order, samples = self._order(round_), self.settings.size - _made_before(round_, used)
+        return {each.index: self.settings.share(turn, len(order), samples) for turn, each in enumerate(order)}
+
+
+def _made_before(round_: int, used: Sequence[tuple[int, int, int]]) -> int:
+    """Samples of the rounds before this one."""
+    return sum(count for _, earlier, count in used if earlier < round_)
 
 
 def _empty_tail(counts: Sequence[int]) -> int:

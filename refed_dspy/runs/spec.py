@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, Self, cast
 
 import dspy
 
@@ -16,13 +16,16 @@ from refed_dspy.config.run import RunConfig
 from refed_dspy.data.references import References
 from refed_dspy.filters.base import JudgeFilter
 from refed_dspy.filters.screening import Screening
+from refed_dspy.ledger.connection import FILE
+from refed_dspy.ledger.identity import has_begun, per_reference_of
+from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import CALLS_A_SAMPLE
 from refed_dspy.programs.extra_outputs import extra_outputs
 from refed_dspy.programs.mlflow_address import is_address
 from refed_dspy.programs.reference_level import Proposal
 from refed_dspy.programs.saved import program_digests, program_state
 from refed_dspy.records import Reference, Sample, digest
-from refed_dspy.runs.plan import PlanSettings
+from refed_dspy.runs.plan import PlanSettings, ToCome
 from refed_dspy.runs.work import RunWork
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.by_stage import TeachersByStage, rates_of, stages_of
@@ -112,11 +115,13 @@ class RunSpec:
         depth = {stage: depth for depth, stage in enumerate(getattr(self.program, "stage_names", ()))}
         return CallPolicy(self.config.seed, self.config.max_failure_share, depth=depth)
 
-    @property
-    def calls_a_sample(self) -> float:
-        """About how many calls a kept sample takes."""
-        judged = sum(2 for step in self.screening.steps if isinstance(step.filter, JudgeFilter))
-        return float(getattr(self.program, "calls_a_sample", CALLS_A_SAMPLE)) + judged
+    def calls_of(self, to_come: ToCome) -> int:
+        """About how many calls that is."""
+        a_sample = int(getattr(self.program, "calls_a_sample", CALLS_A_SAMPLE))
+        a_sample += sum(2 for step in self.screening.steps if isinstance(step.filter, JudgeFilter))
+        studies = sum(stage in STUDIES for stage in getattr(self.program, "stage_names", STUDIES))
+        a_reference = studies + bool(getattr(self.program, "seed_graded", False))
+        return a_sample * to_come.samples + a_reference * to_come.new + to_come.synthesis
 
     @property
     def synthesis_program(self) -> SynthesisProgram:
@@ -141,6 +146,19 @@ class RunSpec:
             identity["filters"] = self.screening.identity()
         return identity
 
+    def as_begun(self) -> Self:
+        """The same, where `per_reference` is not set with the one that the run was begun with, or another that it
+        reuses: of references that were not asked about then, no answer could be reused. Raises RunDirError."""
+        if self.config.per_reference is not None:
+            return self
+        for folder in filter(None, (self.folder, self.config.reuse)):
+            if (folder / FILE).is_file():
+                with Ledger.read(folder) as ledger:
+                    if has_begun(ledger):
+                        config = self.config.model_copy(update={"per_reference": per_reference_of(ledger)})
+                        return replace(self, config=config)
+        return self
+
     def work(self) -> Work:
         """The run as paid work."""
         return RunWork(
@@ -154,7 +172,7 @@ class RunSpec:
             facts=self._facts(),
             references=self.references.items,
             policy=self.policy,
-            calls_each=self.calls_a_sample,
+            calls_each=self.calls_of(self.plan_settings(self.size).to_come()) / self.size,
             unit="samples",
             reuse=self.config.reuse,
             way_out=f"choose another folder with run_dir=…; reuse={str(self.folder)!r} takes over what was paid for",
@@ -172,6 +190,7 @@ class RunSpec:
             "final_stage": getattr(self.program, "final_stage", None),
             "filters": self.screening.identity(),
             "per_reference": self.config.per_reference,
+            "spread": self.config.per_reference is None,
             "max_failure_share": self.config.max_failure_share,
             "rates": rates_of(self.by_stage.first),
             "price_source": self.by_stage.price_source,

@@ -12,6 +12,7 @@ from refed_dspy.errors import ConfigError, NothingKept, RunDirError, briefly, on
 from refed_dspy.ledger.fence import SHARDS
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import ESTIMATED
+from refed_dspy.runs.outlook import outlook
 from refed_dspy.runs.plan import Plan, PlanSettings
 from refed_dspy.runs.prepare import RunSettings, prepare, run_keywords
 from refed_dspy.runs.program import ProgramLike
@@ -57,7 +58,8 @@ def synthesize(
         run_dir: the run's folder; None: a folder in `refed-runs/`, named after everything that shapes the run, so
             that the same call continues it.
         seed: for the order of references and, where a teacher takes a seed, for each call (0).
-        per_reference: maximum number of samples per reference in a round.
+        per_reference: maximum number of samples of a reference before the next one is used (20 costs least); None: an
+            even share, so that `size` samples come from as many references as there are.
         max_cost: dollars the run may cost, over all its starts. The run stops before it costs more, as long as the
             provider keeps to `max_tokens` and bills what it reports (docs/limits.md). At the cap the run ends cleanly
             and this returns: see `Synthesis.reason`. A cap once set stays; `math.inf` lifts it.
@@ -128,7 +130,7 @@ async def produce(
     `plan_settings`: a smaller plan than the run's own. An estimate's pilot makes fewer samples, of a run whose folder
     records its full size.
     """
-    folder = spec.folder
+    spec, folder = spec.as_begun(), spec.folder
     _refuse_cluster(spec)
     work = spec.work() if plan_settings is None else replace(spec.work(), then=ESTIMATED)
     with begin(folder, work) as start, _telling_what_is_kept(start.ledger):
@@ -136,6 +138,9 @@ async def produce(
         session.progress.size = plan.settings.size
         with tracking(folder, copy_run, run_wanted(spec.config.track, folder), TRACKING_INTERVAL) as tracker:
             if not plan.complete:
+                to_come = plan.to_come()
+                session.progress.calls_expected = spec.calls_of(to_come)
+                session.progress.outlook = outlook(spec, to_come, start.recorder.budget)
                 spec.warn_of_small_batches()
             async with watch.following(session.progress):
                 await carry_out(spec, session, plan)

@@ -19,8 +19,8 @@ _SAMPLING = (
 )  # fmt: skip
 """The parameters that are published; others may hold anything."""
 _META = (
-    "identity", "teacher", "asked_teachers", "pools", "judge", "judge_program", "size", "per_reference", "seed",
-    "filters", "features", "program",
+    "identity", "teacher", "asked_teachers", "pools", "judge", "judge_program", "size", "per_reference", "spread",
+    "seed", "filters", "features", "program",
 )  # fmt: skip
 """Entries of the ledger's `meta` that are read."""
 _CAP = re.compile(r"(max_cost|max_calls|max_minutes) [^:/\\]{1,40} is reached after [^:/\\]{1,40}(?=:)")
@@ -71,7 +71,8 @@ def _rows(meta: Mapping[str, Any], identity: Mapping[str, Any]) -> Iterator[tupl
     bound = meta["per_reference"]
     yield "rows requested", f"{meta['size'] or 0:,}"
     yield "instructions per call, for each feature", str(identity.get("instructions_per_feature", _UNKNOWN))
-    yield "rows of a reference before the next one", "no bound was set" if bound is None else f"at most {bound:,}"
+    unset = "an even share" if meta["spread"] else "no bound was set"
+    yield "rows of a reference before the next one", unset if bound is None else f"at most {bound:,}"
     yield "seed", str(meta["seed"])
     yield from _teachers(meta)
     if (judge := meta["judge"]) is not None:

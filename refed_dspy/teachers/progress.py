@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from refed_dspy.concurrency import together
 from refed_dspy.errors import ConfigError
-from refed_dspy.ledger.pace import seconds_left, time_left
+from refed_dspy.ledger.pace import seconds_left, seconds_left_by_calls, time_left
 from refed_dspy.ledger.spending import Spent
 from refed_dspy.ledger.states import DONE
 from refed_dspy.records import PICO, dollars
@@ -49,10 +49,21 @@ class Progress:
     """Kind of failure → how many calls."""
     dropped: int = 0
     """Rows that a filter dropped."""
+    outlook: str = ""
+    """What it will take, told before the first call; empty where nothing is left to do."""
+    calls_expected: int = 0
+    """About how many calls that is; 0: unknown."""
+    since: float = 0.0
+    """When this process asked first (`time.monotonic`)."""
     unit: str = "samples"
     """What is counted, for people."""
     moments: array[float] = field(default_factory=lambda: array("d"), repr=False)
     """When each sample of this process was kept."""
+
+    def ask(self) -> None:
+        """Another call is in flight."""
+        self.in_flight += 1
+        self.since = self.since or time.monotonic()
 
     def keep(self) -> None:
         """Another one is kept."""
@@ -61,7 +72,11 @@ class Progress:
 
     def seconds_left(self) -> float | None:
         """How long it will still take; None while too little came to tell."""
-        return seconds_left(self.moments, time.monotonic(), self.size - self.kept, self.in_flight)
+        now = time.monotonic()
+        left = seconds_left(self.moments, now, self.size - self.kept, self.in_flight)
+        if left is None and self.since:
+            return seconds_left_by_calls(now - self.since, self.calls, self.calls_expected, self.in_flight)
+        return left
 
     @property
     def cost(self) -> float:
@@ -271,6 +286,8 @@ def _bar_of(progress: Progress | CompileProgress) -> Iterator[Bar | None]:
     from rich.live import Live
 
     console = Console(file=sys.stderr)
+    if (outlook := getattr(progress, "outlook", "")) and (console.is_jupyter or sys.stderr.isatty()):
+        console.print(outlook, markup=False, highlight=False, soft_wrap=True)
     if console.is_jupyter:
         yield _NotebookBar(picture(progress))
     elif not sys.stderr.isatty() or not _on_terminal.acquire(blocking=False):

@@ -173,7 +173,7 @@ class RecordedTeacher:
             raise asyncio.CancelledError
         if self.recorder.out_of_time:
             raise CapReached("max_minutes")
-        self.progress.in_flight += 1
+        self.progress.ask()
         # The call's seed: another for every key, the same again for the same run seed.
         rank = -self._depth.get(key.stage, len(self._depth))
         recorder = CallRecorder(self.recorder, key, rank, int(key.digest[:7], 16) ^ self.seed)

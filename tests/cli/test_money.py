@@ -147,7 +147,7 @@ def test_an_estimate_and_then_the_run(home: Path, server: SimulatedTeacher) -> N
     result = synth("--size", 60, "--estimate")
     assert result.exit_code == 0, result.output
     first, second, *_, last = result.stdout.splitlines()
-    assert first.startswith("60 samples: about ") and second.startswith("dollars: $")
+    assert first.startswith("60 samples from all 12 references: about ") and second.startswith("dollars: $")
     assert last == "to continue, run the same command without --estimate"
     made = facts()
     assert made["size"] == 60 and 0 < made["kept"] <= 15

@@ -37,7 +37,7 @@ def test_synth_status_export(home: Path, server: SimulatedTeacher) -> None:
 
 def test_one_of_a_kind_is_told_as_one(home: Path) -> None:
     words = ["synth", "--references", "builtin", "--size", 1, "--teacher", "simulated", "--run-dir", "one"]
-    assert refed(*words, "--estimate").stdout.startswith("1 sample: about ")
+    assert refed(*words, "--estimate").stdout.startswith("1 sample from 1 of 32 references: about ")
     assert refed(*words).exit_code == 0
     assert refed("export", "one", "--out", "one.jsonl").stdout == "1 sample in one.jsonl\n"
 

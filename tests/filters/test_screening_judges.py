@@ -47,7 +47,7 @@ def test_a_sample_that_the_judge_did_not_answer_on_is_not_lost(tmp_path: Path) -
     busy = LMServerError(message="busy", status=503)
     judge = Judge(busy, busy, busy, busy)
     teacher = Teacher()
-    run(tmp_path / "run", teacher, ["judge"], size=6, judge=judge)
+    run(tmp_path / "run", teacher, ["judge"], size=6, judge=judge, per_reference=20)
     with Ledger.read(tmp_path / "run") as ledger:
         waiting = [id_ for _, id_, _ in ledger.open_instructions()][:2]
         assert not any(row["reason"] == "judge abstained" for row in dropped_rows(ledger))

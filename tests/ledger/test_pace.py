@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from refed_dspy.ledger.pace import seconds_left, span, time_left
+from refed_dspy.ledger.pace import seconds_left, seconds_left_by_calls, span, time_left
 
 
 def test_what_comes_once_is_no_part_of_the_pace() -> None:
@@ -21,6 +21,12 @@ def test_a_pace_that_grows_is_read_from_the_last_half() -> None:
 @pytest.mark.parametrize(("came", "in_flight"), [(0, 0), (1, 1), (19, 1), (63, 32)])
 def test_nothing_is_told_of_too_little(came: int, in_flight: int) -> None:
     assert seconds_left([0.5 * n for n in range(came)], came, 100, in_flight) is None
+
+
+def test_the_first_samples_are_judged_by_calls() -> None:
+    assert seconds_left_by_calls(10, 5, 64, in_flight=1) == 118
+    assert seconds_left_by_calls(10, 4, 64, 1) is seconds_left_by_calls(10, 9, 64, in_flight=32) is None
+    assert seconds_left_by_calls(10, 70, 64, 1) is None, "more than were expected"
 
 
 def test_a_pause_makes_it_longer() -> None:

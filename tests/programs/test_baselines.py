@@ -27,6 +27,7 @@ from refed_dspy.programs.baselines import METHODS, program_class_of
 from refed_dspy.programs.load import load_program
 from refed_dspy.programs.saved import load_into, program_state, read_state, save_program
 from refed_dspy.runs.result import Synthesis
+from refed_dspy.teachers.progress import Progress
 from tests.support import ROOT
 from tests.support.compiling import compiled
 from tests.support.scripted_engine import Writer, fake_lm, references
@@ -88,12 +89,18 @@ def test_each_asks_its_own_stages_and_no_others(server: SimulatedTeacher, tmp_pa
 
 
 @methods_once_fast
-def test_calls_a_sample_are_about_what_a_run_takes(server: SimulatedTeacher, tmp_path: Path, method: str) -> None:
+def test_a_run_takes_the_calls_that_are_told(server: SimulatedTeacher, tmp_path: Path, method: str) -> None:
     server.control(items=10)
-    refed_dspy.synthesize(
-        METHODS[method](), references(3), size=40, teacher=config(server, max_tokens=4096), run_dir=tmp_path / "run"
-    )
-    assert requests(server) / 40 == pytest.approx(METHODS[method].calls_a_sample, abs=0.1)
+    told: list[Progress] = []
+    for size, samples in ((20, "20 samples"), (90, "70 more samples")):
+        before = requests(server)
+        refed_dspy.synthesize(
+            METHODS[method](), references(8), size=size, teacher=config(server, max_tokens=4096),
+            run_dir=tmp_path / "run", on_progress=told.append,
+        )  # fmt: skip
+        calls = requests(server) - before
+        assert told[-1].outlook.startswith(f"{samples} from all 8 references: about {calls} calls, $0.")
+        assert told[-1].outlook.endswith(" at usual lengths") == (size == 20), "then at what calls have cost"
 
 
 @methods_once_fast

@@ -47,7 +47,7 @@ def test_a_small_cap_buys_samples_and_not_only_feedback(
 
 
 def test_a_plan_opens_no_reference_for_samples_beyond_the_cap() -> None:
-    plan = Plan(PlanSettings(300, 40, ("a", "b"), 10, None, 0))
+    plan = Plan(PlanSettings(300, 40, ("a", "b"), 10, 20, 0))
     plan.look_ahead(20)
     opened = [plan.next_unit() for _ in range(3)]
     assert [type(unit) for unit in opened] == [Study, Study, type(None)]

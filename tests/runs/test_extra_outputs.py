@@ -79,7 +79,7 @@ def test_every_row_has_them_and_each_its_own(tmp_path: Path, adapter: Any) -> No
     assert len({row[WHY] for row in rows}) == 4 and all(row[WHY].startswith("why number") for row in rows)
     assert len({row["response_generation_reasoning"] for row in rows}) == 4
     assert all(row["instruction_synthesis_topic"].startswith("topic number") for row in rows)
-    assert len({(row["reference"], row["response_feedback_level"]) for row in rows}) == 1
+    assert len({(row["reference"], row["response_feedback_level"]) for row in rows}) == 2
     assert all(isinstance(row["rate_score"], float) and len(row["rate_marks"]) == 1 for row in rows)
     first = made.samples[0]
     assert first.extra == {name: rows[0][name] for name in list(rows[0])[-6:]} and first.extra[WHY] == rows[0][WHY]

@@ -189,7 +189,7 @@ def test_an_estimate_of_a_small_run_makes_no_more_than_that(server: SimulatedTea
 
 def test_an_estimate_in_lines_for_people(server: SimulatedTeacher, tmp_path: Path) -> None:
     lines = estimate(server, tmp_path / "run").lines()
-    assert lines[0].startswith("200 samples: about ") and "calls" in lines[0] and lines[0].endswith((" s", " min"))
+    assert lines[0].startswith("200 samples from all 30 references: about ") and lines[0].endswith((" s", " min"))
     assert lines[1].startswith("dollars: $") and "between $" in lines[1] and "the teacher's settings" in lines[1]
     assert any("openai/gpt-4o-mini" in line for line in lines[3:])
 

@@ -108,7 +108,7 @@ def test_bad_instructions_are_not_asked_again(tmp_path: Path) -> None:
         if teacher.fields(request) == ["new_instructions"]
         else None
     )
-    made = run(tmp_path, teacher, size=2)
+    made = run(tmp_path, teacher, size=2, per_reference=20)
     assert [row["reason"] for row in dropped(tmp_path)] == [
         "repeats its reference", "needs a text that is missing", "speaks of its prompt",
     ]  # fmt: skip
@@ -186,10 +186,10 @@ def test_a_run_broken_off_around_the_second_answer_pays_for_nothing_twice(tmp_pa
 
     first.on_request = break_off
     with pytest.raises(Killed):
-        run(tmp_path, first, size=2)
+        run(tmp_path, first, size=2, per_reference=20)
     second = Teacher(bad)
     second.numbers, second.asked, second.tasks = first.numbers, first.asked, first.tasks
-    made = run(tmp_path, second, size=2)
+    made = run(tmp_path, second, size=2, per_reference=20)
     assert made.complete and not dropped(tmp_path)
     paid = after - 1 + len(second.requests)
     assert paid == 3 + 2 * 3, "three calls a reference, three a sample"

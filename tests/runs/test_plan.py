@@ -13,7 +13,7 @@ from refed_dspy.runs.plan import Plan, PlanSettings, Propose, Respond, Study, Un
 FEATURES = ("subject_areas", "relevant_skills")
 
 
-def settings(size: int, references: int = 40, per_reference: int | None = None, seed: int = 0) -> PlanSettings:
+def settings(size: int, references: int = 40, per_reference: int | None = 20, seed: int = 0) -> PlanSettings:
     return PlanSettings(size, references, FEATURES, 10, per_reference, seed)
 
 
@@ -120,6 +120,47 @@ def test_per_reference_spreads_evenly() -> None:
     assert set(worker.samples_of.values()) == {4}
 
 
+@pytest.mark.parametrize("references", [1, 8, 32, 1000])
+@pytest.mark.parametrize("size", [1, 5, 20, 100, 500, 1000])
+def test_an_even_share_uses_every_reference_and_takes_the_calls_that_are_told(size: int, references: int) -> None:
+    worker = SimulatedWorker(Plan(settings(size, references, None)))
+    told = worker.plan.to_come()
+    worker.run()
+    used = min(size, references)
+    assert worker.plan.kept == size and len(worker.samples_of) == used == told.used == told.new
+    assert worker.calls == {"study": 2 * used, "propose": told.synthesis, "respond": 2 * size}
+    assert size > 20 * references or told.synthesis == max(used, -(-size // 10)), "as few as can be"
+    least, most = min(worker.samples_of.values()), max(worker.samples_of.values())
+    assert most - least <= (1 if size <= 10 * references else 10)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_each_has_the_same_share_after_kills_and_in_a_larger_run(seed: int) -> None:
+    rng = random.Random(seed)
+    size, references = rng.choice([20, 100, 160]), rng.choice([8, 32])
+    whole = SimulatedWorker(Plan(settings(size, references, None, seed)), seed=seed)
+    whole.run()
+    worker = SimulatedWorker(Plan(settings(size // 2, references, None, seed)), slots=rng.choice([1, 7, 40]), seed=seed)
+    for larger in (size // 2, size, size):
+        worker.run(units=rng.randrange(1, 2 * size))
+        worker.plan = worker.restored(larger)
+    told = worker.plan.to_come()
+    asked = worker.calls["propose"]
+    worker.run()
+    assert worker.samples_of == whole.samples_of
+    assert worker.calls["propose"] - asked <= told.synthesis
+
+
+@pytest.mark.parametrize(("keeps", "least", "most"), [(0.9, 2, 4), (0.5, 1, 6)])
+def test_what_is_dropped_is_made_up_for_evenly(keeps: float, least: int, most: int) -> None:
+    worker = SimulatedWorker(Plan(settings(100, 32, None)))
+    worker.keeps = lambda unit: worker.rng.random() < keeps
+    worker.studies = lambda unit: unit.reference != 5
+    worker.run()
+    assert worker.plan.kept == 100 and len(worker.samples_of) == 31
+    assert least <= min(worker.samples_of.values()) and max(worker.samples_of.values()) <= most
+
+
 def test_spare_instructions_are_used_before_new_ones_are_asked_for() -> None:
     worker = SimulatedWorker(Plan(settings(100, references=10, per_reference=5)))
     worker.run()
@@ -171,7 +212,7 @@ def test_restored_plans_end_exactly_and_lose_nothing(seed: int) -> None:
     rng = random.Random(seed)
     size, refs = rng.choice([30, 100, 333]), rng.choice([1, 3, 40])
     worker = SimulatedWorker(
-        Plan(settings(size, refs, rng.choice([None, 3, 15]), seed)), slots=rng.choice([1, 7, 40]), seed=seed
+        Plan(settings(size, refs, rng.choice([None, 20, 3, 15]), seed)), slots=rng.choice([1, 7, 40]), seed=seed
     )
     worker.gives = lambda unit: worker.rng.randrange(11)
     worker.keeps = lambda unit: worker.rng.random() < 0.8

@@ -39,7 +39,7 @@ def waves(
 ) -> tuple[Plan, list[int], int]:
     """The plan at its end, the responses of each wave, and how many waves there were."""
     rng = random.Random(seed)
-    settings = PlanSettings(size, 2_000, ("a", "b"), 10, None, seed, ahead=ahead)
+    settings = PlanSettings(size, 2_000, ("a", "b"), 10, 20, seed, ahead=ahead)
     simulated = Waves(settings, lambda: rng.random() < keeps, gives)
     made = list(iter(simulated.go, None))
     return simulated.plan, made, len(made)
@@ -73,13 +73,13 @@ def test_where_nothing_is_dropped_nothing_changes() -> None:
 
 
 def test_all_dropped_so_far_is_no_reason_to_ask_for_everything_at_once() -> None:
-    nothing = Waves(PlanSettings(60, 300, ("a", "b"), 10, None, 0, ahead=True), lambda: False)
+    nothing = Waves(PlanSettings(60, 300, ("a", "b"), 10, 20, 0, ahead=True), lambda: False)
     handed = [nothing.go() or 0 for _ in range(8)]
     assert handed[:3] == [0, 0, 60] and max(handed) <= 600
 
 
 def test_short_lists_are_believed_after_some_calls_and_open_no_more_than_would_do_at_one_each() -> None:
-    empty = Waves(PlanSettings(60, 300, ("a", "b"), 10, None, 0, ahead=True), lambda: True, gives=0)
+    empty = Waves(PlanSettings(60, 300, ("a", "b"), 10, 20, 0, ahead=True), lambda: True, gives=0)
     studies = []
     for _ in range(6):
         before = empty.studies
@@ -104,7 +104,7 @@ def handed(plan: Plan, ids: Iterator[int]) -> list[Respond]:
 
 def begun(size: int) -> tuple[Plan, list[Respond], Iterator[int]]:
     """A plan whose first wave of responses, `size` of them, is under way."""
-    plan, ids = Plan(PlanSettings(size, 2_000, ("a", "b"), 10, None, 0, ahead=True)), iter(range(10**9))
+    plan, ids = Plan(PlanSettings(size, 2_000, ("a", "b"), 10, 20, 0, ahead=True)), iter(range(10**9))
     wave = handed(plan, ids)
     assert len(wave) == size
     return plan, wave, ids

@@ -13,7 +13,7 @@ from refed_dspy.runs.scheduler import run_plan
 
 
 def lead_settings(size: int, lead: bool = True) -> PlanSettings:
-    return PlanSettings(size, 40, ("a", "b"), 10, None, 0, lead=lead)
+    return PlanSettings(size, 40, ("a", "b"), 10, 20, 0, lead=lead)
 
 
 class CachingWorker:

@@ -34,7 +34,7 @@ def test_exactly_the_size_is_made_and_every_call_is_recorded(tmp_path: Path) -> 
     writer = Writer()
     made = run(tmp_path, writer, size=12)
     assert len(made.samples) == 12 and made.complete and not made.failures
-    assert len(writer.requests) == 2 + 2 + 24
+    assert len(writer.requests) == 4 * 3 + 24
     assert sum(stage["calls"] for stage in made.usage.values()) == len(writer.requests)
     assert made.usage["response_generation"]["prompt_tokens"] == 1200
     sample = made.samples[0]
@@ -54,6 +54,23 @@ def test_a_larger_size_pays_for_the_difference_only(tmp_path: Path) -> None:
     more = Writer()
     assert len(run(tmp_path, more, size=10).samples) == 10
     assert len(more.requests) == 4, "two instructions were left over: a response and an improvement each"
+
+
+@pytest.mark.parametrize("again", ["resumed", "called again", "reused"])
+def test_a_run_of_0_2_0_goes_on_as_it_was_begun(tmp_path: Path, again: str) -> None:
+    """It asked a reference for all that it gives before the next one, and nothing said so."""
+    writer = Writer()
+    run(tmp_path, writer, size=8, per_reference=20)
+    with Ledger.create(tmp_path / "run") as ledger:
+        ledger.set_meta(per_reference=None, spread=None)
+    for size, calls in ((15, 2 + 2 + 2 * 15), (25, 4 + 3 + 2 * 25)):
+        if again == "resumed":
+            made = refed_dspy.resume(tmp_path / "run", size=size, teacher=fake_lm(writer))
+        elif again == "called again":
+            made = run(tmp_path, writer, size=size)
+        else:
+            made = run(tmp_path / "new", writer, size=size, reuse=tmp_path / "run")
+        assert len(made.samples) == size and len(writer.requests) == calls
 
 
 def test_a_smaller_size_takes_nothing_away(tmp_path: Path) -> None:
@@ -229,7 +246,7 @@ def test_references_that_run_dry_end_the_run_short(tmp_path: Path) -> None:
 
 
 def test_surplus_and_short_lists_are_counted(tmp_path: Path) -> None:
-    made = run(tmp_path, Writer(per_call=13), size=10)
+    made = run(tmp_path, Writer(per_call=13), size=10, per_reference=20)
     assert made.status["instructions"] == {"new": 10, "duplicates": 0, "surplus": 3}
     assert len(run(tmp_path / "x", Writer(per_call=7), size=20).samples) == 20
 
@@ -319,7 +336,7 @@ def test_progress_is_told_first_and_last(tmp_path: Path) -> None:
         told.append((progress.kept, progress.size, progress.in_flight, progress.calls))
 
     run(tmp_path, Writer(), size=5, on_progress=watch)
-    assert told[0] == (0, 5, 0, 0) and told[-1] == (5, 5, 0, 13)
+    assert told[0] == (0, 5, 0, 0) and told[-1] == (5, 5, 0, 4 * 3 + 10)
 
 
 def test_text_from_a_model_is_data(tmp_path: Path) -> None:

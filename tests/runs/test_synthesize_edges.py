@@ -65,9 +65,9 @@ def test_a_resume_remembers_what_it_may_reuse(tmp_path: Path, server: SimulatedT
     teacher = TeacherConfig(model="sim/sim-model", api_base=server.base_url)
     run(tmp_path / "old", Writer(), teacher=teacher, size=8)
     run(tmp_path / "new", Writer(), teacher=teacher, size=3, reuse=tmp_path / "old")
-    assert server.stats()["requests"] == 2 + 1 + 16
+    assert server.stats()["requests"] == 4 * 3 + 16
     made = refed_dspy.resume(tmp_path / "new", size=8)
-    assert len(made.samples) == 8 and server.stats()["requests"] == 2 + 1 + 16
+    assert len(made.samples) == 8 and server.stats()["requests"] == 4 * 3 + 16
 
 
 def test_a_run_whose_shards_are_not_gathered_is_not_reused(tmp_path: Path) -> None:

@@ -43,8 +43,10 @@ _SNIPPET = re.compile(r'^--8<-- "(?P<file>[^"]+)"$', re.MULTILINE)
 _TITLE = re.compile(r'title="(?P<title>[^"]+)"')
 _FIGURE = re.compile(r"batch_[0-9a-f]{32}|\d[\d,.]*(?:e-?\d+)?")
 _INDENTED = re.compile(r"^(?: {4}|\t)\s*(?:\$ |(?:refed|python|make|pip|\.venv\S*) ).*$", re.MULTILINE)
-_PROGRESS = re.compile(r" in flight · | evaluations · ")
-"""A line that comes every ten seconds where the output is no terminal."""
+_PROGRESS = re.compile(
+    r" in flight · | evaluations · |^[\d,]+ (more )?(sample|instruction)s? from .*\d calls?(, \$|, less|$)"
+)
+"""A line that comes first, or every ten seconds, where the output is no terminal."""
 _SHELL_WORDS = {"|", "||", "&&", ";", ">", ">>", "2>", "&"}
 
 

@@ -58,7 +58,7 @@ def shown_run(folder: Path, size: int = 24) -> Path:
     """A finished run in `folder`, which it returns."""
     made = refed_dspy.synthesize(
         None, hostile_references(4), size=size, teacher=fake_lm(hostile(Writer())), run_dir=folder,
-        max_failure_share=0.9, guards=False, filters=[Length("early", True), Length("late", False)],
+        max_failure_share=0.9, per_reference=20, guards=False, filters=[Length("early", True), Length("late", False)],
     )  # fmt: skip
     assert made.complete and made.failures
     return folder

@@ -103,7 +103,7 @@ def test_a_run_of_other_teachers_is_another_run(two: tuple[SimulatedTeacher, ...
 
 def test_stages_have_teachers_of_their_own(two: tuple[SimulatedTeacher, ...], tmp_path: Path) -> None:
     writer, strong = config(two[0]), config(two[1], model="sim/other-model")
-    made = run(tmp_path / "run", teacher=writer, teachers={"feedback": strong})
+    made = run(tmp_path / "run", teacher=writer, teachers={"feedback": strong}, per_reference=20)
     usage = made.status["usage"]
     feedback = sum(usage[stage]["calls"] for stage in ("instruction_feedback", "response_feedback"))
     assert asked(two) == [sum(use["calls"] for use in usage.values()) - feedback, feedback]

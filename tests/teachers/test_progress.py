@@ -146,9 +146,8 @@ def test_a_notebook_shows_one_that_is_renewed(tmp_path: Path, monkeypatch: pytes
     class Handle:
         update = staticmethod(renewed.append)
 
-    def display(picture: Any, display_id: bool) -> Handle:
-        assert display_id
-        shown_pictures.append(picture)
+    def display(picture: Any, display_id: bool = False) -> Handle:
+        shown_pictures.append((picture, display_id))
         return Handle()
 
     module = ModuleType("IPython.display")
@@ -159,5 +158,7 @@ def test_a_notebook_shows_one_that_is_renewed(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setitem(sys.modules, "IPython.display", module)
     monkeypatch.setattr(builtins, "get_ipython", get_ipython, raising=False)
     run(tmp_path / "run")
-    assert len(shown_pictures) == 1 and renewed
+    told, pictured = shown_pictures
+    assert "3 samples from 3 of 4 references: about 15 calls" in told[0]._repr_mimebundle_((), ())["text/html"]
+    assert pictured[1] and renewed
     assert "3/3 samples" in renewed[-1]._repr_mimebundle_((), ())["text/html"]

@@ -21,6 +21,7 @@ from refed_dspy.runs.cluster.job import STATE, Job, gathered, let_go, refuse_obj
 from refed_dspy.runs.cluster.ray_cluster import connected
 from refed_dspy.runs.cluster.shards import number_of_shards, prepare_shard, shard_folder, shard_of
 from refed_dspy.runs.cluster.watching import Watching
+from refed_dspy.runs.outlook import outlook
 from refed_dspy.runs.result import Synthesis, drop_samples, end_at_cap, read_run, why_short
 from refed_dspy.runs.resume import remembered
 from refed_dspy.runs.spec import RunSpec
@@ -46,9 +47,10 @@ async def drive(spec: RunSpec, watch: Watch[Progress]) -> Synthesis:
     assert isinstance(config, RunConfig) and config.cluster is not None
     folder = spec.folder
     shards = number_of_shards(config.shards or _shards_before(folder), len(spec.references))
-    work = replace(spec.work(), identity={**spec.identity(), "shards": shards})
-    refuse_objects(work, remembered)
+    refuse_objects(spec.work(), remembered)
     await _gather_left(folder)
+    spec = spec.as_begun()
+    work = replace(spec.work(), identity={**spec.identity(), "shards": shards})
     if (folder / FILE).is_file():
         with Ledger.read(folder) as ledger:  # before Ray is asked for, which takes a while
             work.refuse_another(ledger)
@@ -102,6 +104,8 @@ async def _one_start(spec: RunSpec, shards: int, start: Start, ray: Any, watch: 
     job = Job(folder, shards, start.size, start.caps_left.caps, spec.models)
     priced = all(model.price is not None for model in spec.models.values())
     progress = Progress(start.size, start.ledger.kept(), priced=priced)
+    if not progress.kept:
+        progress.outlook = outlook(spec, spec.plan_settings(start.size).to_come(), start.recorder.budget)
     barred = [text_digest(each.instruction) for each in spec.references]
     start.ledger.db.execute("PRAGMA synchronous=FULL")  # on the disk before anything is paid for
     start.ledger.set_meta(**{UNGATHERED: True})

@@ -70,7 +70,7 @@ def facts(ledger: Ledger, status: Mapping[str, Any]) -> list[Fact]:
     figures = [
         Fact("Samples", f"{status['kept']:,}", f"of {status['size']:,} requested"),
         *paid(ledger, status, f"{dollars(each * PICO)} per sample" if each else ""),
-        Fact("References", f"{status['opened']:,}", f"opened of {status['references']:,}"),
+        Fact("References", f"{status['opened']:,}", f"used of {status['references']:,}"),
     ]
     if failed := sum(failure["count"] for failure in status["failures"]):
         figures.append(Fact("Failures", f"{failed:,}", "other rows took their place" if complete else ""))

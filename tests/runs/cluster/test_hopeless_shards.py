@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -70,7 +71,8 @@ class Run:
         ]
         server.control(filtered_text=WORD)
         teacher = teacher_config(server, 4)
-        spec = prepare(None, references, size=SIZE, teacher=teacher, run_dir=folder, filters=own, guards=False)
+        settings: Any = {"size": SIZE, "per_reference": 20, "teacher": teacher, "filters": own, "guards": False}
+        spec = prepare(None, references, run_dir=folder, **settings)
         for number in range(SHARDS):
             part = shard_of(spec, number, SHARDS)
             prepare_shard(part.folder, part.work())

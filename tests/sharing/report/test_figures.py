@@ -179,7 +179,7 @@ def test_the_facts_are_the_ledgers(ledger: Ledger) -> None:
     assert shown["Time at work"][0] == "1 h 3 min"
     assert shown["Failures"][0] == str(failed) and failed > 1
     assert shown["Dropped"][0] == str(dropped) and dropped > 2
-    assert shown["References"] == (f"{shown['References'][0]}", "opened of 4")
+    assert shown["References"] == (f"{shown['References'][0]}", "used of 4")
     assert shown["Cost"] == (dollars(cost), f"{dollars(cost / 12)} per sample")
 
 
