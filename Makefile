@@ -83,7 +83,7 @@ ui: setup ## MLflow's pages over the store in the user's data folder (or MLFLOW_
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --workers 1 --backend-store-uri \
 	  "$$($(BIN)/python -c 'from refed_dspy.programs.mlflow_address import tracking_uri; print(tracking_uri())')"
 
-bench: setup ## the figures of benchmarks/README.md, an hour and a half
+bench: setup ## the figures of benchmarks/README.md, two hours
 	$(BIN)/python -m benchmarks.calls
 	$(BIN)/python -m benchmarks.kills
 	$(BIN)/python -m benchmarks.batch_kills
@@ -97,7 +97,15 @@ bench: setup ## the figures of benchmarks/README.md, an hour and a half
 	$(BIN)/python -m benchmarks.long
 	$(BIN)/python -m benchmarks.faults
 	$(BIN)/python -m benchmarks.damage
+	$(BIN)/python -m benchmarks.damage flips
 	$(BIN)/python -m benchmarks.endpoints
+	$(BIN)/python -m benchmarks.endpoints lies
+	$(BIN)/python -m benchmarks.unasked
+	$(BIN)/python -m benchmarks.unreachable
+	$(BIN)/python -m benchmarks.drips
+	$(BIN)/python -m benchmarks.drips_endpoints
+	$(BIN)/python -m benchmarks.nonsense
+	$(BIN)/python -m benchmarks.odd_lines
 	$(BIN)/python -m benchmarks.long_answers
 	$(BIN)/python -m benchmarks.estimates
 	$(BIN)/python -m benchmarks.forecasts
@@ -107,6 +115,7 @@ bench: setup ## the figures of benchmarks/README.md, an hour and a half
 	$(BIN)/python -m benchmarks.topics
 	$(BIN)/python -m benchmarks.null_compiles
 	$(BIN)/python -m benchmarks.optimization
+	$(BIN)/python -m benchmarks.compile_costs
 	$(BIN)/python -m benchmarks.judge_training
 	$(BIN)/python -m benchmarks.tracking
 	$(BIN)/python -m benchmarks.stopping
