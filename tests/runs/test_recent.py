@@ -19,10 +19,10 @@ from tests.runs.test_forecast import run
 def test_the_next_samples_take_what_the_last_ones_took(server: SimulatedTeacher, tmp_path: Path) -> None:
     server.control(faults={"malformed": 0.1}, duplicates=0.2)
     folder = tmp_path / "run"
-    run(server, folder, 300)
+    run(server, folder, 300, per_reference=20)
     with Ledger.read(folder) as ledger:
         recent, before = RecentUse.read(ledger, StageWeights.read(ledger), 200), spent(ledger)
-    run(server, folder, 500)
+    run(server, folder, 500, per_reference=20)
     with Ledger.read(folder) as ledger:
         after = spent(ledger)
     assert recent.whole.calls == before.calls and recent.samples == 200
