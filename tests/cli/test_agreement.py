@@ -23,9 +23,9 @@ mlflow_template, tracked = mlflow_stores.mlflow_template, mlflow_stores.tracked
 def test_agreement_is_a_table_and_costs_nothing_again(home: Path, server: SimulatedTeacher) -> None:
     first = agreement(home, server)
     assert first.exit_code == 0, first.output
-    assert "6 of 8 pairs judged, 2 abstentions, 0 failures, $" in first.stdout.splitlines()[-1]
+    assert "8 of 10 pairs judged, 2 abstentions, 0 failures, $" in first.stdout.splitlines()[-1]
     paid = server.stats()["requests"]
-    assert paid == 16 and f"{paid} calls" in first.stdout  # each in both orders
+    assert paid == 20 and f"{paid} calls" in first.stdout  # each in both orders
     assert agreement(home, server).stdout == first.stdout and server.stats()["requests"] == paid
 
 
@@ -36,7 +36,7 @@ def test_agreement_heeds_no_teacher(home: Path, server: SimulatedTeacher, monkey
 
 def test_agreement_of_a_draw(home: Path, server: SimulatedTeacher) -> None:
     drawn = agreement(home, server, "--count", 3)
-    assert drawn.exit_code == 0 and "2 of 3 pairs judged, 1 abstention" in drawn.stdout
+    assert drawn.exit_code == 0 and "3 of 3 pairs judged, 0 abstentions" in drawn.stdout
     refused(agreement(home, server, "--count", 4), "verdicts", "--out")
     assert server.stats()["requests"] == 6
     for count in (0, -1):
@@ -50,14 +50,14 @@ def test_agreement_at_a_cap_goes_on_later(home: Path, server: SimulatedTeacher) 
     no_traceback(cut)
     assert cut.exit_code == 1 and "max_calls is reached" in cut.output and server.stats()["requests"] == 6
     done = agreement(home, server, "--max-calls", 100, concurrency=2)
-    assert done.exit_code == 0 and "6 of 8 pairs judged" in done.stdout
-    assert server.stats()["requests"] == 16 and server.stats()["repeated"] == 0
+    assert done.exit_code == 0 and "8 of 10 pairs judged" in done.stdout
+    assert server.stats()["requests"] == 20 and server.stats()["repeated"] == 0
 
 
 def test_agreement_at_a_cap_before_the_first_verdict(home: Path, server: SimulatedTeacher) -> None:
     cut = agreement(home, server, "--max-calls", 1)
     no_traceback(cut)
-    assert cut.exit_code == 1 and "0 of 8 pairs judged" in cut.stdout
+    assert cut.exit_code == 1 and "0 of 10 pairs judged" in cut.stdout
 
 
 @pytest.mark.parametrize(

@@ -221,7 +221,7 @@ def test_tuning_a_judge_starts_from_the_program_that_is_named(home: Path, server
     for predictor in judge.predictors():
         predictor.signature = predictor.signature.with_instructions("Prefer what is shorter.")
     save_program(judge, "judge.json")
-    Path("compile.yaml").write_text(json.dumps({"optimizer": "bootstrap", "train": 2, "validation": 2, "test": 3}))
+    Path("compile.yaml").write_text(json.dumps({"optimizer": "bootstrap", "train": 2, "validation": 2, "test": 5}))
     flags = "--pairs", "pairs.jsonl", "--out", "out", "--config", "compile.yaml", "--program", "judge.json"
     done = refed("compile", *flags, "--teacher", teacher_file(home, server, price=PRICE))
     no_traceback(done)  # the simulated judge abstains on all of them, so that it ends early

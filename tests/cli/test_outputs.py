@@ -53,7 +53,7 @@ def work(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("REFED_EMBEDDINGS", "false")
     rows = [{"instruction": f"Say {n}.", "response": f"Well, it is {n} then."} for n in range(12)]
     Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    sizes = {"optimizer": "bootstrap", "train": 2, "validation": 2, "test": 2, "evaluations": 3}
+    sizes = {"optimizer": "bootstrap", "train": 2, "validation": 2, "test": 5, "evaluations": 3}
     Path("small.yaml").write_text(json.dumps({**sizes, "instructions_per_feature": 1}))
     synth = "synth --references rows.jsonl --teacher simulated --size 3 --run-dir run"
     assert refed(*synth.split()).exit_code == 0

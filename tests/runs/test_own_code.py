@@ -28,7 +28,13 @@ KEY = "sk-9aVq2LxT7bRm4WcY8dKe1Nf5"
 
 def run(program: Any, folder: Path, writer: Writer, size: int = SIZE, **settings: Any) -> Synthesis:
     return refed_dspy.synthesize(
-        program, references(3), size=size, teacher=fake_lm(writer), run_dir=folder, track=False, **settings
+        program,
+        references(3),
+        size=size,
+        teacher=fake_lm(writer),
+        run_dir=folder,
+        track=False,
+        **{"per_reference": 20, **settings},
     )
 
 
