@@ -89,6 +89,23 @@ def run_blocking(work: Coroutine[Any, Any, T]) -> T:
         raise
 
 
+class Turn:
+    """One at a time, as with asyncio.Lock. But all who wait go on in one iteration of the loop, one after the other: a
+    lock gives each an iteration of its own, which keeps answers that came together apart from then on."""
+
+    def __init__(self) -> None:
+        self._free = asyncio.Event()
+        self._free.set()
+
+    async def __aenter__(self) -> None:
+        while not self._free.is_set():
+            await self._free.wait()
+        self._free.clear()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._free.set()
+
+
 async def aside(length: float, work: Callable[..., T], *arguments: Any) -> T:
     """`work(*arguments)`, in a thread if the text that it reads has a `length` above LONG."""
     return await asyncio.to_thread(work, *arguments) if length > LONG else work(*arguments)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from refed_dspy.concurrency import aside
+from refed_dspy.concurrency import Turn, aside
 from refed_dspy.data.rows import passed_rows
 from refed_dspy.errors import NothingKept, RefedError, RowError, one_line
 from refed_dspy.filters.base import (
@@ -83,7 +82,7 @@ class Screening:
         self._samples = Streak("samples", SAMPLES_IN_A_ROW)
         self._folder = "DIR"
         self._warm = set[int]()
-        self.one_at_a_time = asyncio.Lock()
+        self.one_at_a_time = Turn()
         """Held while a filter looks at a row, perhaps in a thread: some compare rows. `restore` makes it anew."""
 
     def identity(self) -> list[Any]:
@@ -197,7 +196,7 @@ class Screening:
 
         Raises NothingKept where earlier starts showed that nothing will be kept.
         """
-        self.one_at_a_time = asyncio.Lock()
+        self.one_at_a_time = Turn()
         self._folder = one_line(whole_run(ledger.path.parent), 200)
         for _, label, filter_ in (*self._of_instruction, *self._instruction_judges, *self._of_sample):
             if isinstance(filter_, JudgeFilter):
