@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dspy.lm15 import ProviderError, TransportError
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
 from refed_dspy.concurrency import all_of, run_blocking
 from refed_dspy.config.keys import read_key, without_keys
@@ -193,7 +193,7 @@ class EndpointScorer:
         """The JSON object in the answer to `sent` characters or tokens. Raises _NoAnswer after the last attempt."""
         async for attempt in AsyncRetrying(
             stop=stop_after_attempt(_ATTEMPTS),
-            wait=wait_random_exponential(multiplier=0.5, max=8),
+            wait=wait_exponential_jitter(initial=0.5, max=8, jitter=0.5),
             retry=retry_if_exception(lambda error: isinstance(error, _NoAnswer) and error.passing),
             reraise=True,
         ):
