@@ -107,8 +107,22 @@ class Turn:
 
 
 async def aside(length: float, work: Callable[..., T], *arguments: Any) -> T:
-    """`work(*arguments)`, in a thread if the text that it reads has a `length` above LONG."""
-    return await asyncio.to_thread(work, *arguments) if length > LONG else work(*arguments)
+    """`work(*arguments)`, in a thread if the text that it reads has a `length` above LONG.
+
+    A cancellation waits for the thread and comes at the next await: what was paid for is here, and what the thread
+    changes is nobody else's meanwhile.
+    """
+    if length <= LONG:
+        return work(*arguments)
+    thread = asyncio.ensure_future(asyncio.to_thread(work, *arguments))
+    try:
+        return await asyncio.shield(thread)
+    except asyncio.CancelledError:
+        await asyncio.wait([thread])
+        if (task := asyncio.current_task()) is not None:
+            task.uncancel()
+            task.cancel()
+        return thread.result()
 
 
 def in_event_loop() -> bool:

@@ -52,6 +52,10 @@ def proxy_for(address: str) -> str | None:
     return proxies.get(where.scheme) or proxies.get("all")
 
 
+def _is_http(proxy: str | None) -> bool:
+    return proxy is None or urlsplit(proxy).scheme in {"http", "https"}
+
+
 class Reply:
     """An answer whose head has come. Its body is read by iteration or `read`, once."""
 
@@ -125,6 +129,8 @@ class Connections:
             NotConnected: nothing was sent.
             TransportError: it may have been sent, and no whole answer came; ProviderError: it is too long.
         """
+        if not _is_http(self._proxy):
+            raise NotConnected(f"only HTTP proxies can be used{self._by_proxy}")
         if self._connector is None:
             self._connector = aiohttp.TCPConnector(limit=0, force_close=True, ttl_dns_cache=NAME_SECONDS)
         session = _session(self._connector)

@@ -119,9 +119,12 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
 
 def _unknown_setting(key: str, kind: type[Settings]) -> str:
     """The same of a setting, which may belong inside another one: a teacher's is often written beside it."""
-    if not nearest(key, kind.model_fields):
-        for name in sorted(kind.model_fields, key=lambda name: name != "teacher"):
-            inside = settings_in(kind.model_fields[name].annotation)
+    fields = kind.model_fields
+    inner = {name: settings_in(fields[name].annotation) for name in sorted(fields, key=lambda name: name != "teacher")}
+    if name := next((name for name, inside in inner.items() if inside and key in inside.model_fields), ""):
+        return f"unknown key; did you mean {key}, under {name}?"
+    if not nearest(key, fields):
+        for name, inside in inner.items():
             if inside is not None and (near := nearest(key, inside.model_fields)):
                 why = " It names the variable that holds the key, which is no setting" if near == KEY_NAME else ""
                 return f"unknown key; did you mean {near}, under {name}?{why}"

@@ -81,7 +81,10 @@ def _before(function: F, check: Callable[[Mapping[str, Any]], None]) -> F:
     rest = next((each.name for each in plain.parameters.values() if each.kind is Parameter.VAR_KEYWORD), "")
 
     def look(arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> None:
-        named = plain.bind_partial(*arguments, **keywords).arguments
+        try:
+            named = plain.bind_partial(*arguments, **keywords).arguments
+        except TypeError:  # the call itself says so, with the function's name
+            return
         settings = named.pop(rest, {})
         check({**named, **settings})
 
@@ -118,6 +121,8 @@ def _refusing(function: Callable[..., Any], names: Iterable[str]) -> Callable[[M
 def _check(type_: TypeAdapter[Any], name: str, value: Any) -> None:
     if isinstance(value, os.PathLike):  # a result, say, which stands for its folder
         value = Path()
+    if hasattr(value, "__index__") and not isinstance(value, bool):  # a number of NumPy's
+        value = int(value)
     if value == "" and isinstance(value, str):
         raise ConfigError(f"{name}: is empty; is a shell variable unset?")
     try:

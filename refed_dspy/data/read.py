@@ -71,10 +71,13 @@ def names_references(source: str | Path) -> bool:
     path, kind = Path(source), Path(source).suffix.lower()
     if source in OWN or (kind in {*_READERS, ".parquet"} and kind != ".json"):
         return True
-    if not path.is_file():
-        return kind != ".json" and _HUB_NAME.fullmatch(str(source)) is not None and not path.exists()
-    with path.open("rb") as file:
-        return file.read(1_000).lstrip().startswith(b"[")
+    try:
+        if not path.is_file():
+            return kind != ".json" and _HUB_NAME.fullmatch(str(source)) is not None and not path.exists()
+        with path.open("rb") as file:
+            return file.read(1_000).lstrip().startswith(b"[")
+    except (OSError, ValueError):  # whoever loads it says why it cannot be read
+        return False
 
 
 def rows_of(source: Any, noun: str) -> tuple[str, Rows]:

@@ -133,7 +133,8 @@ class OnDisk:
     """The files of a ledger that this process writes, compared before each transaction with those at its path: what is
     written to a file that was removed is lost, and whoever finds another `.lock` there writes too."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, db: sqlite3.Connection) -> None:
+        self._db = db
         self._path, self._log, self._lock = path, path.with_name(f"{path.name}-wal"), path.parent / LOCK
         self._held = {file: _identity(stats) for file in (path, self._lock) if (stats := _stats(file))}
         self._longest: dict[Path, int] = {}
@@ -156,10 +157,20 @@ class OnDisk:
             stats, longest = found[file], self._longest.get(file, 0)
             if longest and stats is None:
                 return f"{file} was removed while it was written, so nothing more is asked; resume"
-            if stats is not None and stats.st_size < longest:
+            if stats is not None and stats.st_size < longest and not (file == self._log and self._is_whole(stats)):
                 raise RunStopped(f"{file} was cut off while it was written; what is whole is still there: resume")
             self._longest[file] = stats.st_size if stats is not None else 0
         return ""
+
+    def _is_whole(self, log: os.stat_result) -> bool:
+        """Whether a log that has become shorter holds all that SQLite knows to be in it: whoever copies it to the file
+        (`wal_checkpoint(TRUNCATE)`, of a backup say) may cut it off after that."""
+        try:
+            _, frames, _ = self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            (page,) = self._db.execute("PRAGMA page_size").fetchone()
+        except sqlite3.Error:
+            return False
+        return bool(frames <= 0 or log.st_size >= 32 + frames * (24 + page))
 
     def _moved(self, stats: os.stat_result | None, file: Path) -> str | None:
         if stats is None:

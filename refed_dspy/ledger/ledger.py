@@ -66,7 +66,7 @@ class Ledger:
 
     def __init__(self, path: Path, db: sqlite3.Connection, lock: FileLock | None, fence: Fence | None = None) -> None:
         self.path, self.db, self._lock, self._fence = path, db, lock, fence
-        self._on_disk = OnDisk(path)
+        self._on_disk = OnDisk(path, db)
         self._started: tuple[int, float, float] | None = None
 
     @classmethod
@@ -88,6 +88,7 @@ class Ledger:
                 db.execute("PRAGMA synchronous=NORMAL")
                 if (fence := Fence.of(run_dir, epoch)) is not None:
                     fence.set_up(db)
+                db.execute("PRAGMA auto_vacuum=NONE")  # of a new file: it never becomes shorter by itself
                 db.execute("PRAGMA journal_mode=WAL")
                 if not is_made(run_dir / FILE, db):  # whole or not at all: a reader may look meanwhile
                     db.executescript(f"BEGIN IMMEDIATE; {schema()} PRAGMA user_version={FORMAT}; COMMIT")

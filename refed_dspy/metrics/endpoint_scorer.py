@@ -12,15 +12,16 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dspy.lm15 import ProviderError, TransportError
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
 from refed_dspy.concurrency import all_of, run_blocking
 from refed_dspy.config.keys import read_key, without_keys
-from refed_dspy.connections import Connections, proxy_for
+from refed_dspy.connections import Connections, Reply, proxy_for
 from refed_dspy.errors import ConfigError, TeacherError, one_line
 from refed_dspy.metrics.perplexity import SEPARATOR, ScoredText, ScoringPrompt, check_pairs, check_window, join
 
@@ -30,6 +31,8 @@ _MORE_IN_A_ROW = 4
 requests that are open."""
 _ENVELOPE, _BYTES_A_TOKEN = 1 << 20, 4_096
 """No answer is longer than the envelope, and so many bytes for each character or token that was sent."""
+_BACKOFF, _LONGEST_WAIT = wait_exponential_jitter(initial=0.5, max=8, jitter=0.5), 60.0
+"""Between two attempts; and the longest wait, in seconds, whatever a Retry-After says."""
 _LEAST = -1e6
 """No log-probability is lower, but for minus infinity."""
 
@@ -37,9 +40,9 @@ _LEAST = -1e6
 class _NoAnswer(Exception):
     """A request got no usable answer. Another request may get one; so may the same one, where this is `passing`."""
 
-    def __init__(self, why: str, *, passing: bool = True) -> None:
+    def __init__(self, why: str, *, passing: bool = True, retry_after: float = 0.0) -> None:
         super().__init__(why)
-        self.passing = passing
+        self.passing, self.retry_after = passing, retry_after
 
 
 class EndpointScorer:
@@ -81,6 +84,7 @@ class EndpointScorer:
         self._in_a_row = 0
         self._timeout, self._key_env = timeout, api_key_env
         self._http = Connections(proxy_for(self.api_base))
+        self._one_at_a_time = threading.Lock()
         _key(api_key_env)
 
     def __repr__(self) -> str:
@@ -95,7 +99,8 @@ class EndpointScorer:
         check_pairs(contexts, texts)
         if not any(texts):
             return [ScoredText(0.0, 0) for _ in texts]
-        return run_blocking(self._all(contexts, texts))
+        with self._one_at_a_time:  # from several threads, too: connections belong to one event loop
+            return run_blocking(self._all(contexts, texts))
 
     async def _all(self, contexts: Sequence[str], texts: Sequence[str]) -> list[ScoredText | None]:
         scores: list[ScoredText | None] = [None] * len(texts)
@@ -193,14 +198,14 @@ class EndpointScorer:
         """The JSON object in the answer to `sent` characters or tokens. Raises _NoAnswer after the last attempt."""
         async for attempt in AsyncRetrying(
             stop=stop_after_attempt(_ATTEMPTS),
-            wait=wait_exponential_jitter(initial=0.5, max=8, jitter=0.5),
+            wait=_wait,
             retry=retry_if_exception(lambda error: isinstance(error, _NoAnswer) and error.passing),
             reraise=True,
         ):
             with attempt:
-                status, raw = await self._answer(address, json.dumps(body).encode(), sent)
+                status, raw, retry_after = await self._answer(address, json.dumps(body).encode(), sent)
                 if status >= 300:
-                    raise self._failed(status, address)
+                    raise self._failed(status, address, retry_after)
                 try:
                     answer = json.loads(raw)
                 except (ValueError, RecursionError):
@@ -210,8 +215,8 @@ class EndpointScorer:
                 return answer
         raise AssertionError("tenacity ends by returning or raising")
 
-    async def _answer(self, address: str, body: bytes, sent: int) -> tuple[int, bytes]:
-        """(HTTP status, body) of the answer."""
+    async def _answer(self, address: str, body: bytes, sent: int) -> tuple[int, bytes, float]:
+        """(HTTP status, body, seconds that the server asks to wait) of the answer."""
         headers = [("Content-Type", "application/json")]
         if self._key_env is not None or "@" not in self.api_base:  # else the address has a name and password in it
             headers.append(("Authorization", f"Bearer {_key(self._key_env)}"))
@@ -221,7 +226,7 @@ class EndpointScorer:
                 asyncio.timeout(self._timeout),
                 self._http.ask("POST", address, headers, body, most=most) as reply,
             ):
-                return reply.status, await reply.read()
+                return reply.status, await reply.read(), _asked_wait(reply)
         except TimeoutError:
             raise _NoAnswer("no answer in time") from None
         except TransportError:
@@ -229,11 +234,11 @@ class EndpointScorer:
         except ProviderError:
             raise self._unfit("answers with more than was asked for") from None
 
-    def _failed(self, status: int, address: str) -> Exception:
+    def _failed(self, status: int, address: str, retry_after: float) -> Exception:
         """The error for an answer of this status. Its text is not told: it may quote the key."""
         passing = status in (408, 409, 429) or status >= 500
         if passing or (self.calls and status in (400, 413, 422)):  # a text that the model cannot take
-            return _NoAnswer(f"HTTP {status}", passing=passing)
+            return _NoAnswer(f"HTTP {status}", passing=passing, retry_after=retry_after)
         return self._refused(status, address)
 
     def _refused(self, status: int, path: str) -> ConfigError:
@@ -251,6 +256,19 @@ class EndpointScorer:
 
     def _unfit(self, fault: str) -> ConfigError:
         return ConfigError(f"{_place(self.api_base)} {fault}: {_OTHER_WAY}")
+
+
+def _asked_wait(reply: Reply) -> float:
+    """Seconds of a Retry-After; 0 where there is none."""
+    asked = next((value for name, value in reply.headers if name.lower() == "retry-after"), "")
+    return float(asked) if asked.isascii() and asked.isdecimal() else 0.0
+
+
+def _wait(state: RetryCallState) -> float:
+    """Seconds until the next attempt: half a second and more, or as long as the server asks for."""
+    error = state.outcome.exception() if state.outcome else None
+    asked = error.retry_after if isinstance(error, _NoAnswer) else 0.0
+    return max(_BACKOFF(state), min(asked, _LONGEST_WAIT))
 
 
 _OTHER_WAY = "score with a vLLM server or a model on this machine"

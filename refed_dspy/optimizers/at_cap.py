@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from refed_dspy.ledger.budget import Budget, Caps
-from refed_dspy.optimizers.estimate import caps_before_proof, with_room
+from refed_dspy.optimizers.estimate import FOR_PROOF, caps_before_proof, with_room
 from refed_dspy.records import dollars
 
 
@@ -33,13 +33,16 @@ def at_cap(cap: str, caps: Caps, budget: Budget, estimate: Mapping[str, Any], tu
     if cap == "max_cost":
         limit, used, kept, said = caps.max_cost, budget.spent, _kept(caps, estimate).max_cost, dollars
         foreseen, then, by_then = estimate["cost"], estimate["spent_then"], tuned and tuned.spent
+        proof = estimate["proof_cost"]
     elif cap == "max_calls":
         limit, used, kept, said = caps.max_calls, budget.calls, _kept(caps, estimate).max_calls, _calls
         foreseen, then, by_then = estimate["calls"], estimate["calls_then"], tuned and tuned.calls
+        proof = estimate["proof_calls"]
     else:
         return f"{cap} is reached {done}"
     if tuned is not None and by_then is not None and 0 < tuned.evaluations < tuned.expected:
-        foreseen = then + (by_then - then) * tuned.expected / tuned.evaluations + (kept or 0)
+        measured = then + (by_then - then) * tuned.expected / tuned.evaluations + FOR_PROOF * proof
+        foreseen = max(foreseen, measured)  # never less than the estimate's whole
     held_back = f" ({said(kept)} had been kept for the proof)" if kept else ""
     name = f"{cap} {said(limit or 0)}".removesuffix(" calls")
     enough = f"; {said(with_room(foreseen))} would leave room for the rest" if foreseen else ""

@@ -16,6 +16,8 @@ from refed_dspy.optimizers.spec import CompileSpec
 from refed_dspy.records import dollars
 
 log = logging.getLogger("refed_dspy.optimizers")
+FOR_PROOF = 1.1
+"""So many times what a proof is expected to take is kept for it, where there is room."""
 MOST_FOR_PROOF = 0.5
 """At most this share of what is left of a cap is set aside for the proof."""
 
@@ -132,9 +134,9 @@ def caps_before_proof(caps: Caps, seconds: float | None, estimate: Mapping[str, 
     """The caps less what the proof will need, by the result of `estimate_compile`."""
     cost, calls, proves = caps.max_cost, caps.max_calls, estimate["proof_calls"] > 0
     if cost is not None:
-        cost -= int(min(1.1 * estimate["proof_cost"], MOST_FOR_PROOF * max(0, cost - estimate["spent_then"])))
+        cost -= int(min(FOR_PROOF * estimate["proof_cost"], MOST_FOR_PROOF * max(0, cost - estimate["spent_then"])))
     if calls is not None:
-        calls -= int(min(1.1 * estimate["proof_calls"], MOST_FOR_PROOF * max(0, calls - estimate["calls_then"])))
+        calls -= int(min(FOR_PROOF * estimate["proof_calls"], MOST_FOR_PROOF * max(0, calls - estimate["calls_then"])))
     return Caps(cost, calls), 0.75 * seconds if proves and seconds is not None else seconds
 
 

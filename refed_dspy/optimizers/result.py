@@ -103,7 +103,7 @@ class Compiled(Shown):
         lines = [warning] if proof is not None and (warning := proof.warning()) else []
         lines.append(f"validation: {before} uncompiled, {after} compiled")
         if proof is None:
-            lines.append("no proof: nothing was scored on the test set")
+            lines.append("no proof: the test set was not scored, or only in part")
         else:
             lines += [*proof.lines(), *(self.judge.lines() if self.judge is not None else []), *proof.doubts()]
         lines.append(f"cost: {_money(manifest['cost'])}, {counted(manifest['calls'], 'call')}")

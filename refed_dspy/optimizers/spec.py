@@ -226,6 +226,11 @@ def prepare(program: Any, references: Any, metric: Any, arguments: Mapping[str, 
     return spec
 
 
+def default_of(kind: type[CompileConfig], name: str) -> Any:
+    """The default of a setting: who passes it on says nothing."""
+    return kind.model_fields[name].get_default(call_default_factory=True)
+
+
 def _refuse_unused(module: dspy.Module, program: Any, settings: CompileConfig) -> None:
     """Raises ConfigError for a setting that says nothing of this program."""
     unused: set[str] = set()
@@ -235,7 +240,8 @@ def _refuse_unused(module: dspy.Module, program: Any, settings: CompileConfig) -
         unused |= {"features", "guidance"}
     if not isinstance(module, PairwiseJudge):
         unused |= {"held_out_criteria"}
-    if said := unused & settings.model_fields_set:
+    told = {name for name in settings.model_fields_set if getattr(settings, name) != default_of(type(settings), name)}
+    if said := unused & told:
         raise ConfigError(f"{min(said)}: does not apply to the {type(module).__name__} that is compiled; remove it")
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import dspy
 
 from refed_dspy.config.keys import know_environment, without_keys
-from refed_dspy.errors import CodeFailed, RefedError, RowError, TooManyFailed, one_line
+from refed_dspy.errors import CapReached, CodeFailed, RefedError, RowError, TooManyFailed, one_line
 from refed_dspy.filters.screening import FilterFailed
 from refed_dspy.ledger.statements import Key, failed
 from refed_dspy.programs.question import UnnamedStage
@@ -74,10 +74,10 @@ class OwnCode:
             error, own, question.stage = raised.__cause__, True, f"filters: {raised}"
         if not own:
             raise raised
-        while isinstance(error, ExceptionGroup):  # of a task group of the caller's
-            error = error.exceptions[0]
-        if isinstance(error, RefedError):
-            raise error
+        leaves = sorted(_leaves(error), key=lambda each: isinstance(each, RowError))  # what ends the run goes first
+        if (ended := next((each for each in leaves if isinstance(each, RefedError)), None)) is not None:
+            raise ended
+        error = leaves[0]
         self._check_going_on(error)
         return self._failed(kind, question.stage, question.item, error, key)
 
@@ -139,8 +139,18 @@ class OwnCode:
         recorder = self._session.start.recorder
         if recorder.ended is not None or recorder.budget.reached is not None:
             raise (recorder.ended or recorder.budget.reached or error) from None
+        if recorder.out_of_time:
+            raise CapReached("max_minutes") from None
         if recorder.stopping:
             raise asyncio.CancelledError from error
+
+
+def _leaves(error: Exception) -> Iterator[Exception]:
+    """The errors in a task group's of the caller's, or the one that there is."""
+    for each in error.exceptions if isinstance(error, ExceptionGroup) else ():
+        yield from _leaves(each)
+    if not isinstance(error, ExceptionGroup):
+        yield error
 
 
 def is_own(code: object) -> bool:

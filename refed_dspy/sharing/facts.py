@@ -20,7 +20,7 @@ from refed_dspy.sharing.run_settings import SharedSettings, settings_of
 
 _ANSWERS = """
 SELECT stage, model, endpoint, count(*) FROM (
-  SELECT a.rowid AS place, a.stage, a.endpoint, coalesce(
+  SELECT a.created AS place, a.stage, a.endpoint, coalesce(
     (SELECT model FROM calls c WHERE c.key = a.key AND c.outcome = 'ok' LIMIT 1),
     (SELECT model FROM reused r WHERE r.key = a.key)) AS model
   FROM answers a

@@ -68,8 +68,9 @@ class Used(NamedTuple):
 
     def raised(self, prompt: str, fresh: str, answer: str) -> Used | None:
         """No less than the texts must have, and nothing cached of what is `fresh` in the prompt, since it was never
-        sent before. None where it is too little to be believed, or all cached: a model reads the last token itself."""
-        if self.cached and self.cached == self.prompt:
+        sent before. None where it is too little to be believed, or all of a prompt is said to be cached that is not
+        the very same as one before."""
+        if fresh and self.cached and self.cached == self.prompt:
             return None
         counts = (self.prompt, least_tokens(prompt)), (self.completion, least_tokens(answer))
         if any(said is not None and BELOW * said + FEW < least for said, least in counts):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -84,6 +86,18 @@ async def test_answers_that_were_in_flight_stay_where_the_file_still_is(tmp_path
         await group.commit(note("in flight"))
     ledger.close()
     assert isinstance(moved, Path) and noted(moved) >= {"before", "in flight"}
+
+
+def test_a_log_that_a_backup_has_emptied_is_not_cut(tmp_path: Path) -> None:
+    """All of it is in the file then, so nothing is lost."""
+    with Ledger.create(tmp_path) as ledger:
+        for number in range(30):
+            ledger.commit(note(f"n{number}"))
+        with closing(sqlite3.connect(tmp_path / FILE)) as backup:
+            assert backup.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
+        ledger.commit(note("after"))
+        ledger.commit(note("later"))
+    assert noted(tmp_path) == {f"n{number}" for number in range(30)} | {"after", "later"}
 
 
 def test_two_writers_do_not_write_at_once(tmp_path: Path) -> None:

@@ -183,6 +183,16 @@ def test_a_passing_error_is_tried_again(toy: ToyServer) -> None:
     timer.join()
 
 
+def test_one_scorer_serves_several_threads(toy: ToyServer) -> None:
+    scorer, came = open_scorer(toy), list[list[ScoredText | None]]()
+    threads = [threading.Thread(target=lambda: came.append(scorer.nll([""] * 5, ["text"] * 5))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(came) == 4 and all(score is not None for scores in came for score in scores)
+
+
 @pytest.mark.slow
 def test_a_dead_endpoint_is_reported() -> None:
     with socket.socket() as taken:

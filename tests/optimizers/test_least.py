@@ -58,7 +58,7 @@ def test_without_a_proof_it_goes_on_and_scores_nothing_on_the_test_set(
 ) -> None:
     made = compiled(server, tmp_path / "c", "bootstrap", test=2, prove=False)
     assert (made.stopped, made.state, made.proof, made.proved) == ("", "done", None, False)
-    assert "no proof: nothing was scored on the test set" in made.lines()
+    assert "no proof: the test set was not scored, or only in part" in made.lines()
     assert compiled(server, tmp_path / "c", "bootstrap", test=2, prove=False).manifest["calls"] == requests(server)
     with pytest.raises(ConfigError, match="only 2 held-out references"):
         compiled(server, tmp_path / "c", "bootstrap", test=2)

@@ -229,7 +229,8 @@ def test_a_token_a_word_is_charged_and_a_quarter_of_that_is_not_believed() -> No
     assert Used(100, 0, 0, 22).raised(text, "", text) is None
     assert Used(0, 0, 0, 0).raised("hello", "", "good day") == Used(1, 0, 0, 2), "some endpoints count in fours"
     assert Used(None, None, None, 100).raised(text, "", text) == Used(None, None, None, 100)
-    assert Used(100, 100, 0, 100).raised(text, "", text) is None, "the last token is always read"
+    assert Used(100, 100, 0, 100).raised(text, "", text) == Used(100, 100, 0, 100), "sent before, word for word"
+    assert Used(100, 100, 0, 100).raised(text, "word", text) is None
     assert Used(100, 90, 0, 100).raised(text, "word " * 40, text) == Used(100, 60, 0, 100)
 
 

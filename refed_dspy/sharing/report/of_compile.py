@@ -77,7 +77,7 @@ def _notes(outcome: Mapping[str, Any], candidates: Sequence[Candidate], best: Ca
     if not outcome:
         return []
     models = {role: model["model"] for role, model in outcome["models"].items()}
-    unscored = {"doubts": ["no proof: nothing was scored on the test set"]}
+    unscored = {"doubts": ["no proof: the test set was not scored, or only in part"]}
     notes = list((outcome["proof"] or unscored).get("doubts", ()))  # an older compile stored none
     kept = "no candidate was better, so the uncompiled program is kept"
     if best is candidates[0] and not any(kept in note for note in notes):
