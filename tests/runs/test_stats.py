@@ -89,17 +89,17 @@ def test_a_file_without_has_one(tmp_path: Path) -> None:
 
 
 def test_a_runs_folder_is_measured_while_it_is_written(server: SimulatedTeacher, tmp_path: Path) -> None:
-    server.control(items=3)
+    server.control(items=8)
     settings: Any = {"teacher": config(server, max_tokens=2048), "run_dir": tmp_path / "run"}
-    refed_dspy.synthesize(None, references(3), size=4, **settings)
+    refed_dspy.synthesize(None, references(3), size=16, **settings)  # so many that the simulated judge decides on one
     with Ledger.create(tmp_path / "run"):  # as the run that is writing it has
         made = measured(tmp_path / "run", tmp_path / "v", judge=config(server))
-    assert made.columns["plain"]["rows"] == made.columns["improved"]["rows"] == 4
-    assert made.wins is not None and made.wins.judgements.asked == 4
-    refed_dspy.synthesize(None, references(3), size=5, **settings)
+    assert made.columns["plain"]["rows"] == made.columns["improved"]["rows"] == 16
+    assert made.wins is not None and made.wins.judgements.asked == 16
+    refed_dspy.synthesize(None, references(3), size=17, **settings)
     before = requests(server)
     again = measured(str(tmp_path / "run"), tmp_path / "v", judge=config(server))
-    assert again.wins is not None and again.wins.judgements.asked == 5 and requests(server) == before + 2
+    assert again.wins is not None and again.wins.judgements.asked == 17 and requests(server) == before + 2
     with pytest.raises(RunDirError, match="contains a run, not "):
         measured(tmp_path / "run", tmp_path / "run", judge=config(server))
 
