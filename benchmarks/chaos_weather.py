@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.lies import LIES
 from benchmarks.simulated import FAULTS
 
 FATES = ["ok", "failed", "expired", "cancelled", "create500", "createdrop", "poll500", "download_drop", "upload500"]
 BATCH_FAULTS = ["429", "500", "missing", "malformed", "cut", "refusal", "garbage", "nousage"]
 EVENTS = ["kill", "interrupt", "terminate", "full disk"]
 CLUSTER_EVENTS = [*EVENTS, "node", "node", "node"]
+LIED = sorted(LIES.keys() - {"more cached than read"})
+"""What is said of usage. That one is taken for a count apart, so the books have more than the bill."""
 PRICE = {"prompt": 0.15, "completion": 0.6}
 
 
@@ -46,6 +49,7 @@ def endpoint(rng: random.Random) -> dict[str, Any]:
         "batch_fates": rng.choices(FATES, k=rng.randint(0, 4)),
         "thinking": rng.choice(["", "", "<think>first this, then that</think>"]),
         "capacity": rng.choice([None, None, 6]),
+        "lie": rng.choice(["", "", "", rng.choice(LIED)]),
     }
     if rng.random() < 0.25:
         settings |= {"limit_per_minute": rng.choice([600, 3000]), "limit_burst": rng.choice([5, 40])}
@@ -58,8 +62,9 @@ def endpoint(rng: random.Random) -> dict[str, Any]:
 
 def recovered() -> dict[str, Any]:
     """The settings of an endpoint that works again."""
-    return {"faults": {}, "batch_faults": {}, "batch_fates": [], "auth_fails_after": None, "down_after": None,
-            "limit_per_minute": None, "limit_burst": None, "latency": 0.02, "sigma": 0.0}  # fmt: skip
+    return {"lie": "", "faults": {}, "batch_faults": {}, "batch_fates": [], "auth_fails_after": None,
+            "down_after": None, "limit_per_minute": None, "limit_burst": None, "latency": 0.02,
+            "sigma": 0.0}  # fmt: skip
 
 
 def teacher(rng: random.Random, base_url: str, key_name: str) -> dict[str, Any]:
