@@ -50,8 +50,8 @@ class Service:
         if self.way == "silent":
             await asyncio.sleep(600)
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
-        await response.prepare(request)
         with contextlib.suppress(ConnectionError):
+            await response.prepare(request)
             while True:
                 await response.write(b" " if self.way == "drip" else b" " * 60_000)
                 await asyncio.sleep(0.5 if self.way == "drip" else 0.001)
