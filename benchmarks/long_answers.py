@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Self
 
 PIECE = 1 << 16
 LONG = 1_000_000_000
@@ -74,12 +74,14 @@ FILE = {"id": "in", "object": "file", "bytes": 1, "created_at": 1, "filename": "
         "status": "processed"}  # fmt: skip
 
 
-class LongAnswers:
-    """The server, in a process of its own. `url(kind)`: where every answer is of that kind."""
+class Served:
+    """A server in a process of its own: `serve` sends the port that it listens at."""
 
-    def __enter__(self) -> LongAnswers:
+    serve: Callable[[Connection], None]
+
+    def __enter__(self) -> Self:
         ours, theirs = multiprocessing.Pipe()
-        self._process = multiprocessing.get_context("spawn").Process(target=_serve, args=(theirs,), daemon=True)
+        self._process = multiprocessing.get_context("spawn").Process(target=self.serve, args=(theirs,), daemon=True)
         self._process.start()
         self.port: int = ours.recv()
         return self
@@ -87,6 +89,14 @@ class LongAnswers:
     def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.join()
+
+
+class LongAnswers(Served):
+    """`url(kind)`: where every answer is of that kind."""
+
+    @staticmethod
+    def serve(pipe: Connection) -> None:
+        _serve(pipe)
 
     def url(self, kind: str) -> str:
         return f"http://127.0.0.1:{self.port}/{kind.replace(' ', '_')}/v1"

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
-import multiprocessing
 import os
 import random
 import re
@@ -23,6 +22,8 @@ from itertools import count
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+from benchmarks.long_answers import Served
 
 LENGTH = 1_500_000
 """Bytes of nonsense, about."""
@@ -75,19 +76,12 @@ KINDS = (
 # --- the server, in a process of its own
 
 
-class Nonsense:
-    """The server. `url(kind)`: where one answer in EVERY is of that kind."""
+class Nonsense(Served):
+    """`url(kind)`: where one answer in EVERY is of that kind."""
 
-    def __enter__(self) -> Nonsense:
-        ours, theirs = multiprocessing.Pipe()
-        self._process = multiprocessing.get_context("spawn").Process(target=_serve, args=(theirs,), daemon=True)
-        self._process.start()
-        self.port: int = ours.recv()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.join()
+    @staticmethod
+    def serve(pipe: Connection) -> None:
+        _serve(pipe)
 
     def url(self, kind: str) -> str:
         return f"http://127.0.0.1:{self.port}/{KINDS.index(kind)}/v1"

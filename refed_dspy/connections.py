@@ -52,14 +52,8 @@ def proxy_for(address: str) -> str | None:
     return proxies.get(where.scheme) or proxies.get("all")
 
 
-def _is_http(proxy: str | None) -> bool:
-    return proxy is None or urlsplit(proxy).scheme in {"http", "https"}
-
-
-class Reply:
+class HttpReply:
     """An answer whose head has come. Its body is read by iteration or `read`, once."""
-
-    http_version = "HTTP/1.1"
 
     def __init__(self, response: aiohttp.ClientResponse, most: int | None) -> None:
         """`most`: bytes of the decompressed body; None: whoever reads it bounds it."""
@@ -121,7 +115,7 @@ class Connections:
         *,
         most: int | None = None,
         leaves: Callable[[], None] = lambda: None,
-    ) -> AsyncIterator[Reply]:
+    ) -> AsyncIterator[HttpReply]:
         """The answer to one request, whose `body` is bytes, or gives them (AsyncIterable). `leaves` is called just
         before its first byte is sent.
 
@@ -129,7 +123,7 @@ class Connections:
             NotConnected: nothing was sent.
             TransportError: it may have been sent, and no whole answer came; ProviderError: it is too long.
         """
-        if not _is_http(self._proxy):
+        if self._proxy is not None and urlsplit(self._proxy).scheme not in {"http", "https"}:
             raise NotConnected(f"only HTTP proxies can be used{self._by_proxy}")
         if self._connector is None:
             self._connector = aiohttp.TCPConnector(limit=0, force_close=True, ttl_dns_cache=NAME_SECONDS)
@@ -150,7 +144,7 @@ class Connections:
         finally:
             session.detach()  # it holds nothing of its own; one for several requests would have to be closed
         try:
-            yield Reply(response, most)
+            yield HttpReply(response, most)
         finally:
             response.close()
 

@@ -129,7 +129,7 @@ def transaction(path: Path, db: sqlite3.Connection) -> Iterator[sqlite3.Connecti
         raise RunStopped(f"{path}: could not be written ({one_line(error)}); {todo}") from error
 
 
-class OnDisk:
+class OpenFiles:
     """The files of a ledger that this process writes, compared before each transaction with those at its path: what is
     written to a file that was removed is lost, and whoever finds another `.lock` there writes too."""
 

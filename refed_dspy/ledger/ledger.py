@@ -24,7 +24,7 @@ from refed_dspy.ledger.check import check_if_new, check_tables, close, schema
 from refed_dspy.ledger.connection import (
     FILE,
     FORMAT,
-    OnDisk,
+    OpenFiles,
     connected,
     damaged,
     is_at_work,
@@ -66,7 +66,7 @@ class Ledger:
 
     def __init__(self, path: Path, db: sqlite3.Connection, lock: FileLock | None, fence: Fence | None = None) -> None:
         self.path, self.db, self._lock, self._fence = path, db, lock, fence
-        self._on_disk = OnDisk(path, db)
+        self._on_disk = OpenFiles(path, db)
         self._started: tuple[int, float, float] | None = None
 
     @classmethod

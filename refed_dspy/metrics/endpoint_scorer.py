@@ -21,7 +21,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_aft
 
 from refed_dspy.concurrency import all_of, run_blocking
 from refed_dspy.config.keys import read_key, without_keys
-from refed_dspy.connections import Connections, Reply, proxy_for
+from refed_dspy.connections import Connections, HttpReply, proxy_for
 from refed_dspy.errors import ConfigError, TeacherError, one_line
 from refed_dspy.metrics.perplexity import SEPARATOR, ScoredText, ScoringPrompt, check_pairs, check_window, join
 
@@ -258,7 +258,7 @@ class EndpointScorer:
         return ConfigError(f"{_place(self.api_base)} {fault}: {_OTHER_WAY}")
 
 
-def _asked_wait(reply: Reply) -> float:
+def _asked_wait(reply: HttpReply) -> float:
     """Seconds of a Retry-After; 0 where there is none."""
     asked = next((value for name, value in reply.headers if name.lower() == "retry-after"), "")
     return float(asked) if asked.isascii() and asked.isdecimal() else 0.0

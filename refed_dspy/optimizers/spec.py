@@ -226,11 +226,6 @@ def prepare(program: Any, references: Any, metric: Any, arguments: Mapping[str, 
     return spec
 
 
-def default_of(kind: type[CompileConfig], name: str) -> Any:
-    """The default of a setting: who passes it on says nothing."""
-    return kind.model_fields[name].get_default(call_default_factory=True)
-
-
 def _refuse_unused(module: dspy.Module, program: Any, settings: CompileConfig) -> None:
     """Raises ConfigError for a setting that says nothing of this program."""
     unused: set[str] = set()
@@ -240,8 +235,9 @@ def _refuse_unused(module: dspy.Module, program: Any, settings: CompileConfig) -
         unused |= {"features", "guidance"}
     if not isinstance(module, PairwiseJudge):
         unused |= {"held_out_criteria"}
-    told = {name for name in settings.model_fields_set if getattr(settings, name) != default_of(type(settings), name)}
-    if said := unused & told:
+    defaults = {name: CompileConfig.model_fields[name].get_default(call_default_factory=True) for name in unused}
+    # Who passes a default on says nothing.
+    if said := [name for name in unused & settings.model_fields_set if getattr(settings, name) != defaults[name]]:
         raise ConfigError(f"{min(said)}: does not apply to the {type(module).__name__} that is compiled; remove it")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from dspy.lm15 import Config, ProviderError, TransportError
 
 from refed_dspy.config.teacher import TeacherConfig
-from refed_dspy.connections import Connections, Reply
+from refed_dspy.connections import Connections, HttpReply
 from refed_dspy.teachers.rate_limits import RateLimits, current_slot
 
 ENVELOPE = 1 << 20
@@ -67,7 +67,7 @@ class WatchedTransport:
         self._connections, self._limits, self._most = connections, limits, most
 
     @asynccontextmanager
-    async def stream(self, request: Any) -> AsyncIterator[Reply | CannedResponse]:
+    async def stream(self, request: Any) -> AsyncIterator[CannedResponse]:
         """The response to one request. Raises WebPage, AnswerTooLong, NotConnected, ProviderError for a redirect."""
         reading = current_reading.get() or Reading()
         if reading.instead is not None:
@@ -92,7 +92,7 @@ class WatchedTransport:
             reading.body = await reply.read()
             yield CannedResponse(reply.status, reading.body, reply.headers, reply.reason)
 
-    def _read_headers(self, reply: Reply) -> None:
+    def _read_headers(self, reply: HttpReply) -> None:
         """Learn from the headers, and take out what cannot be used. Raises WebPage."""
         limits: dict[str, str] = {}
         is_page = False

@@ -16,7 +16,7 @@ import httpx
 from dspy.lm15 import TransportError
 
 from refed_dspy.config.keys import without_keys_in
-from refed_dspy.connections import BYTES_A_SECOND, Connections, NotConnected, Reply
+from refed_dspy.connections import BYTES_A_SECOND, Connections, HttpReply, NotConnected
 
 log = logging.getLogger("refed_dspy.batches")
 LONGEST_REPLY = 1 << 24
@@ -141,7 +141,7 @@ class ServiceTransport(httpx.AsyncBaseTransport):
 class _File(httpx.AsyncByteStream):
     """The bytes of a file, which ends `exchange`."""
 
-    def __init__(self, exchange: AsyncExitStack, reply: Reply, seconds: float) -> None:
+    def __init__(self, exchange: AsyncExitStack, reply: HttpReply, seconds: float) -> None:
         self._exchange, self._pieces, self._seconds = exchange, aiter(reply), seconds
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
