@@ -138,14 +138,14 @@ lock: setup ## write requirements/dev.txt anew from pyproject.toml
 	  --extra dev --extra docs --extra local pyproject.toml -o $(LOCK) --upgrade
 	printf 'alpaca-eval==0.6.6\ndatasets<4\nsetuptools<81\n' | $(BIN)/uv pip compile --universal \
 	  --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade \
-	  -o refed_dspy/runs/evaluation/alpaca_eval/requirements.txt -
+	  -o refed_dspy/plugins/evaluate/alpaca_eval/requirements.txt -
 	printf '%s\n' boto3 numpy 'openai>=2,<3' pandas pyyaml requests shortuuid tqdm \
 	  filelock fsspec jinja2 networkx setuptools sympy typing-extensions | $(BIN)/uv pip compile --universal \
 	  --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade \
-	  -o refed_dspy/runs/evaluation/arena_hard/requirements.txt -
+	  -o refed_dspy/plugins/evaluate/arena_hard/requirements.txt -
 	printf 'lm-eval[ifeval]==0.4.13\n' | $(BIN)/uv pip compile --universal \
 	  --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade \
-	  -o refed_dspy/runs/evaluation/ifeval/requirements.txt -
+	  -o refed_dspy/plugins/evaluate/ifeval/requirements.txt -
 
 wheel: setup ## the wheel in an empty environment: packages, sizes, start-up; installs from the package index
 	$(BIN)/python -m benchmarks.install

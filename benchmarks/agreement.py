@@ -16,13 +16,13 @@ import tempfile
 from itertools import chain, zip_longest
 from pathlib import Path
 
-from refed_dspy.config.jobs import StatsConfig
 from refed_dspy.config.loading import load_config
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.data.pairs import Pair, load_pairs, sample_pairs
 from refed_dspy.errors import RefedError
 from refed_dspy.optimizers.agreement import agreement, agreement_lines
-from refed_dspy.optimizers.judge_agreement import judge_pairs
+from refed_dspy.plugins.judge.agree import judge_pairs
+from refed_dspy.plugins.metrics.settings import StatsConfig
 from refed_dspy.programs.judges import PairwiseJudge, Verdict
 from refed_dspy.programs.saved import program_digests
 from refed_dspy.teachers import Teacher, open_teacher

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from refed_dspy.metrics.win_rates import LC_NOTE, length_controlled, preferences
+from refed_dspy.plugins.metrics.win_rates import LC_NOTE, length_controlled, preferences
 
 DATA = Path(__file__).parents[2] / "shared/data/alpacaeval2_preferences.json"
 DIGITS = 6

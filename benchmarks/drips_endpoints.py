@@ -97,7 +97,7 @@ def job(address: str, client: str, folder: Path) -> list[str]:
     rows.write_text(json.dumps({"instruction": "Name a colour.", "response": "Blue."}) + "\n")
     if client == "scorer":
         code = (
-            "import sys; from refed_dspy.metrics.endpoint_scorer import EndpointScorer\n"
+            "import sys; from refed_dspy.plugins.metrics.endpoint_scorer import EndpointScorer\n"
             f"try: EndpointScorer('m', {address!r}, timeout={TIMEOUT}).nll([''], ['text'])\n"
             "except Exception as error: sys.exit(str(error))"
         )

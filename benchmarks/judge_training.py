@@ -29,13 +29,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.biased_judge import Bias, BiasedJudge, write_people
-from refed_dspy.config.judge_training import JudgeTrainingConfig
 from refed_dspy.data.pairs import Pair, load_pairs
 from refed_dspy.metrics.intervals import mean_interval
 from refed_dspy.optimizers.agreement import criterion_of
-from refed_dspy.optimizers.judge_training.held_out import hold_out
-from refed_dspy.optimizers.judge_training.report import TrainingReport
-from refed_dspy.optimizers.judge_training.train import train_judge
+from refed_dspy.plugins.judge.settings import JudgeTrainingConfig
+from refed_dspy.plugins.judge.training.held_out import hold_out
+from refed_dspy.plugins.judge.training.report import TrainingReport
+from refed_dspy.plugins.judge.training.train import train_judge
 
 DATA = Path(__file__).parents[2] / "shared/data"
 PANDALM, MT_BENCH = DATA / "pandalm_testset_v1.json", DATA / "llmbar_mtbench_200.json"

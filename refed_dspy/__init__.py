@@ -25,29 +25,29 @@ if TYPE_CHECKING:
     from refed_dspy.config.teacher import TeacherConfig
     from refed_dspy.data.references import load_references
     from refed_dspy.optimizers.compile import compile  # noqa: A004 — as `re.compile`
-    from refed_dspy.optimizers.judge_agreement import measure_agreement
-    from refed_dspy.optimizers.judge_training.train import train_judge
+    from refed_dspy.plugins.compare.compare import compare
+    from refed_dspy.plugins.evaluate.alpaca_eval.evaluate import alpaca_eval
+    from refed_dspy.plugins.evaluate.answers.answers import answer_prompts
+    from refed_dspy.plugins.evaluate.arena_hard.evaluate import arena_hard
+    from refed_dspy.plugins.evaluate.ifeval.evaluate import ifeval
+    from refed_dspy.plugins.judge.agree import measure_agreement
+    from refed_dspy.plugins.judge.annotate.annotate import annotate
+    from refed_dspy.plugins.judge.training.train import train_judge
+    from refed_dspy.plugins.metrics.stats import measure
+    from refed_dspy.plugins.recycle.recycle import recycle
+    from refed_dspy.plugins.share.push import push
+    from refed_dspy.plugins.share.report.report import report
+    from refed_dspy.plugins.share.share import share
     from refed_dspy.programs.load import load_program
     from refed_dspy.programs.reference_level import ReferenceLevelFeedback
     from refed_dspy.programs.saved import save_program
     from refed_dspy.records import Reference
-    from refed_dspy.runs.answers.answers import answer_prompts
-    from refed_dspy.runs.compare.compare import compare
     from refed_dspy.runs.estimate import estimate
-    from refed_dspy.runs.evaluation.alpaca_eval.evaluate import alpaca_eval
-    from refed_dspy.runs.evaluation.arena_hard.evaluate import arena_hard
-    from refed_dspy.runs.evaluation.ifeval.evaluate import ifeval
     from refed_dspy.runs.filter.filter import filter_data
-    from refed_dspy.runs.recycle.recycle import recycle
     from refed_dspy.runs.result import read_run
     from refed_dspy.runs.resume import resume
-    from refed_dspy.runs.stats import measure
     from refed_dspy.runs.stream import stream
     from refed_dspy.runs.synthesize import asynthesize, synthesize
-    from refed_dspy.sharing.annotate.annotate import annotate
-    from refed_dspy.sharing.push import push
-    from refed_dspy.sharing.report.report import report
-    from refed_dspy.sharing.share import share
     from refed_dspy.tracking.registry import promote
     from refed_dspy.tracking.track import track
 
@@ -69,22 +69,22 @@ _PLACES = {
     "estimate": "runs.estimate",
     "read_run": "runs.result",
     "filter_data": "runs.filter.filter",
-    "recycle": "runs.recycle.recycle",
-    "measure": "runs.stats",
-    "answer_prompts": "runs.answers.answers",
-    "alpaca_eval": "runs.evaluation.alpaca_eval.evaluate",
-    "arena_hard": "runs.evaluation.arena_hard.evaluate",
-    "ifeval": "runs.evaluation.ifeval.evaluate",
-    "compare": "runs.compare.compare",
+    "recycle": "plugins.recycle.recycle",
+    "measure": "plugins.metrics.stats",
+    "answer_prompts": "plugins.evaluate.answers.answers",
+    "alpaca_eval": "plugins.evaluate.alpaca_eval.evaluate",
+    "arena_hard": "plugins.evaluate.arena_hard.evaluate",
+    "ifeval": "plugins.evaluate.ifeval.evaluate",
+    "compare": "plugins.compare.compare",
     "compile": "optimizers.compile",
-    "measure_agreement": "optimizers.judge_agreement",
-    "train_judge": "optimizers.judge_training.train",
+    "measure_agreement": "plugins.judge.agree",
+    "train_judge": "plugins.judge.training.train",
     "promote": "tracking.registry",
     "track": "tracking.track",
-    "annotate": "sharing.annotate.annotate",
-    "report": "sharing.report.report",
-    "share": "sharing.share",
-    "push": "sharing.push",
+    "annotate": "plugins.judge.annotate.annotate",
+    "report": "plugins.share.report.report",
+    "share": "plugins.share.share",
+    "push": "plugins.share.push",
 }
 """Public name → the module that has it. Imported when it is first used (PEP 562): DSPy alone takes two seconds."""
 

@@ -64,6 +64,10 @@ class ConfigError(InputError):
     """A setting is missing, unknown or out of range."""
 
 
+class PluginMissing(ConfigError):
+    """What was asked for is in a plug-in that is not installed."""
+
+
 class CapTooSmall(ConfigError):
     """A cap is below the worst case of a single call."""
 

@@ -13,8 +13,8 @@ import pytest
 
 from refed_dspy import children
 from refed_dspy.errors import InputError
-from refed_dspy.runs.evaluation import environment as environments
-from refed_dspy.runs.evaluation.program import Program, run_program
+from refed_dspy.plugins.evaluate import environment as environments
+from refed_dspy.plugins.evaluate.program import Program, run_program
 from refed_dspy.weights import pip_download
 from tests.support import ROOT
 

@@ -23,19 +23,22 @@ from sybil.example import SybilFailure
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.cli.main import app
-from refed_dspy.config import evaluation as evaluation_settings
 from refed_dspy.config import filters as filter_settings
 from refed_dspy.config import jobs as job_settings
 from refed_dspy.config import teacher as settings
 from refed_dspy.config.base import Settings
 from refed_dspy.config.compile import CompileConfig
 from refed_dspy.config.environment import read_variables
-from refed_dspy.config.evaluation import AlpacaEvalConfig, ArenaHardConfig, IFEvalConfig
-from refed_dspy.config.jobs import AnswersConfig, CompareConfig, FilterRunConfig, RecycleConfig, StatsConfig
-from refed_dspy.config.judge_training import JudgeTrainingConfig
+from refed_dspy.config.jobs import FilterRunConfig
 from refed_dspy.config.loading import load_config
 from refed_dspy.config.run import RunConfig
 from refed_dspy.errors import ConfigError
+from refed_dspy.plugins.compare.settings import CompareConfig
+from refed_dspy.plugins.evaluate import settings as evaluation_settings
+from refed_dspy.plugins.evaluate.settings import AlpacaEvalConfig, AnswersConfig, ArenaHardConfig, IFEvalConfig
+from refed_dspy.plugins.judge.settings import JudgeTrainingConfig
+from refed_dspy.plugins.metrics.settings import StatsConfig
+from refed_dspy.plugins.recycle.settings import RecycleConfig
 from tests.support import docs_running as running
 
 ROOT = running.DOCS.parent

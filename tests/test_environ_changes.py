@@ -13,7 +13,7 @@ from refed_dspy.concurrency import current_environ
 from refed_dspy.config.keys import know_environment
 from refed_dspy.config.loading import load_config, model_settings, warn_of_unused
 from refed_dspy.config.run import RunConfig
-from refed_dspy.sharing.secrets import secret_values
+from refed_dspy.plugins.share.secrets import secret_values
 
 READERS: dict[str, Callable[[], object]] = {
     "all": current_environ,

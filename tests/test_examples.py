@@ -18,11 +18,13 @@ import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.config.base import Settings
 from refed_dspy.config.compile import CompileConfig
-from refed_dspy.config.jobs import CompareConfig, FilterRunConfig, RecycleConfig
+from refed_dspy.config.jobs import FilterRunConfig
 from refed_dspy.config.loading import load_config
 from refed_dspy.config.run import RunConfig
 from refed_dspy.data.read import OWN
 from refed_dspy.metrics.rouge import rouge_l, tokens
+from refed_dspy.plugins.compare.settings import CompareConfig
+from refed_dspy.plugins.recycle.settings import RecycleConfig
 from refed_dspy.programs import ReferenceLevelFeedback
 from tests.support import ROOT
 

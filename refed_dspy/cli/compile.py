@@ -8,26 +8,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from refed_dspy.cli.options import (
-    NO_OUT,
     NO_TEACHER,
+    OPTIMIZERS,
     AcceptChanged,
     AnyDir,
     ConfigOption,
-    CriteriaOption,
     JudgeOption,
     MaxCalls,
     MaxCost,
     MaxMinutes,
-    OutOption,
+    PairsOption,
     ProgramOption,
     ReferencesOption,
     TeacherOption,
     TrackOption,
-    ended_short,
     given,
-    names_in,
     needed,
-    print_lines,
     reporting,
     say_where_tracked,
     settings_of,
@@ -38,14 +34,8 @@ from refed_dspy.cli.stopping import at_work
 if TYPE_CHECKING:  # the commands import what they need when they run: help should not wait for DSPy
     from refed_dspy.optimizers.result import Compiled
 
-NO_JUDGE = "no judge: choose one with --judge (PROVIDER/NAME, a teacher file, embedded or simulated) or REFED_JUDGE"
-OPTIMIZERS = ("bootstrap", "gepa", "mipro", "simba")
-judge_app = typer.Typer(no_args_is_help=True, help="Compare a judge with people, and train it on what they say.")
-PairsOption = Annotated[str | None, typer.Option(help="Pairs of answers with human verdicts.", metavar="FILE")]
-
 
 app = typer.Typer()
-app.add_typer(judge_app, name="judge")
 
 
 @app.command("compile", options_metavar="--teacher FILE_OR_NAME --out DIR [OPTIONS]")
@@ -137,98 +127,6 @@ def _print_outcome(made: Compiled, estimate: bool) -> None:
     if made.stopped:
         say(f"refed: {made.why}", err=True)
         raise typer.Exit(1)
-
-
-@judge_app.command(options_metavar="--pairs PATH --judge FILE_OR_NAME [OPTIONS]")
-@reporting
-def agreement(
-    pairs: Annotated[
-        str, typer.Option(help="Pairs of answers with human verdicts: a file, or a folder of pages.", metavar="PATH")
-    ],
-    judge: Annotated[
-        str | None,
-        typer.Option(help="The judge, given like --teacher; default: REFED_JUDGE.", metavar="FILE_OR_NAME"),
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder to keep the verdicts in.", metavar="DIR")] = None,
-    criteria: CriteriaOption = None,
-    count: Annotated[int | None, typer.Option(help="Number of pairs to draw at random.", metavar="N")] = None,
-    program: Annotated[str | None, typer.Option(help="A compiled or trained judge.", metavar="FILE_OR_URI")] = None,
-    judge_scorer: Annotated[
-        str | None,
-        typer.Option(
-            help="The model of perplexities of a judge trained with them: folder or Hub name.", metavar="NAME"
-        ),
-    ] = None,
-    accept_changed: AcceptChanged = None,
-    seed: Annotated[int, typer.Option(help="Seed for the draw.", metavar="N")] = 0,
-    max_cost: MaxCost = None,
-    max_calls: MaxCalls = None,
-    max_minutes: MaxMinutes = None,
-) -> None:
-    """Measure how well a judge agrees with people. Run it again to continue."""
-    from refed_dspy.cli.display import shown
-    from refed_dspy.config.jobs import StatsConfig
-    from refed_dspy.config.loading import load_config
-    from refed_dspy.optimizers.judge_agreement import measure_agreement
-
-    at_work()
-    model = load_config(StatsConfig, judge=judge).judge
-    needed(model, f"{NO_JUDGE}; how people agree with each other needs none: refed judge people PATH")
-    measured = shown(
-        measure_agreement, pairs, model, out, criteria=names_in(criteria), count=count, program=program,
-        judge_scorer=judge_scorer and {"model": judge_scorer}, accept_changed=bool(accept_changed), seed=seed,
-        max_cost=max_cost, max_calls=max_calls, max_minutes=max_minutes,
-    )  # fmt: skip
-    for line in measured.lines():
-        say(line)
-    if measured.stopped:
-        raise typer.Exit(1)
-
-
-@judge_app.command(options_metavar="--pairs FILE --judge FILE_OR_NAME --out DIR [OPTIONS]")
-@reporting
-def train(
-    context: typer.Context,
-    pairs: PairsOption = None,
-    judge: JudgeOption = None,
-    out: OutOption = None,
-    criteria: CriteriaOption = None,
-    program: Annotated[str | None, typer.Option(help="A compiled judge to start from.", metavar="FILE_OR_URI")] = None,
-    accept_changed: AcceptChanged = None,
-    optimizer: Annotated[
-        str | None,
-        typer.Option(
-            help=f"First compile its prompts: {', '.join(OPTIMIZERS)}.",
-            metavar="NAME",
-            autocompletion=lambda: OPTIMIZERS,
-        ),
-    ] = None,
-    scorer: Annotated[
-        str | None, typer.Option(help="Folder or Hub name of a model whose perplexities to use.", metavar="NAME")
-    ] = None,
-    reuse: Annotated[
-        Path | None, typer.Option(help="Use what was paid for in another folder, an agreement say.", metavar="DIR")
-    ] = None,
-    config: ConfigOption = None,
-    seed: Annotated[int | None, typer.Option(help="Seed for what is held out.", metavar="N", show_default="0")] = None,
-    max_cost: MaxCost = None,
-    max_calls: MaxCalls = None,
-    max_minutes: MaxMinutes = None,
-) -> None:
-    """Train a judge on people's verdicts, and measure it on what it did not see. Run it again to continue."""
-    from refed_dspy.cli.display import shown
-    from refed_dspy.config.judge_training import JudgeTrainingConfig
-    from refed_dspy.optimizers.judge_training.train import train_judge
-
-    at_work()
-    model_of_scorer = scorer and {"model": scorer}
-    settings = settings_of(JudgeTrainingConfig, context, criteria=names_in(criteria), scorer=model_of_scorer)
-    source = needed(settings.pairs, "pairs: no verdicts of people; name their file with --pairs FILE")
-    folder = needed(settings.out, NO_OUT)
-    model = needed(settings.judge, NO_JUDGE)
-    made = shown(train_judge, source, model, **given(settings, "pairs", "judge"))
-    print_lines(made.lines())
-    ended_short(made.stopped, folder)
 
 
 @app.command()

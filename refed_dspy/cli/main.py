@@ -12,10 +12,13 @@ import typer
 from typer.core import TyperGroup
 
 from refed_dspy.cli import compile as compiling
-from refed_dspy.cli import data, evaluate, init, people, runs, sharing, show, teachers
+from refed_dspy.cli import filter as filtering
+from refed_dspy.cli import init, runs, show, teachers
 from refed_dspy.cli.failures import told
+from refed_dspy.cli.options import reporting
 from refed_dspy.cli.printing import PlainFormatter, printable, say
-from refed_dspy.errors import one_line
+from refed_dspy.errors import PluginMissing, one_line
+from refed_dspy.registry import COMMANDS, plugged_in, registered
 
 GROUPS = {
     "Make": ("synth", "init", "resume", "preview"),
@@ -57,12 +60,21 @@ class _Grouped(TyperGroup):
                 raise
         raise SystemExit(code or 0)
 
+    def _groups(self) -> dict[str, list[str]]:
+        """Group → the commands of it that are there; those of other packages have a group of their own."""
+        known = {name for names in GROUPS.values() for name in names}
+        there = [name for name, command in self.commands.items() if not command.hidden]
+        groups = {group: [name for name in names if name in there] for group, names in GROUPS.items()}
+        return {**groups, "Of other packages": sorted({*there} - known)}
+
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
-        return [name for names in GROUPS.values() for name in names]
+        return [name for names in self._groups().values() for name in names]
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
         widest = max(map(len, self.commands))
-        for group, names in GROUPS.items():
+        for group, names in self._groups().items():
+            if not names:
+                continue
             with formatter.section(group):
                 summaries = (self.commands[name].get_short_help_str(limit=1_000) for name in names)
                 formatter.write_dl([(name.ljust(widest), text) for name, text in zip(names, summaries, strict=True)])
@@ -104,10 +116,33 @@ app = typer.Typer(
     epilog="Without a key: refed synth --teacher simulated --size 5 --run-dir first",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for commands in (
-    init.app, runs.app, show.app, data.app, compiling.app, people.app, evaluate.app, sharing.app, teachers.app,
-):  # fmt: skip
-    app.add_typer(commands)
+for commands in (init, runs, show, filtering, compiling, teachers):
+    app.add_typer(commands.app)
+
+
+def _missing(name: str, error: PluginMissing) -> None:
+    """Add the command `name` of a plug-in that is not there: it says so."""
+
+    @app.command(name, hidden=True, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+    @reporting
+    def missing() -> None:
+        raise error
+
+
+def _add_registered() -> None:
+    """Add the commands of the plug-ins; one app may have several."""
+    apps = set()
+    for name, point in registered(COMMANDS).items():
+        if point.value in apps:
+            continue
+        try:
+            app.add_typer(plugged_in(COMMANDS, name))
+            apps.add(point.value)
+        except PluginMissing as error:
+            _missing(name, error)
+
+
+_add_registered()
 
 
 def _print_version(wanted: bool) -> None:

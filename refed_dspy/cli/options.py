@@ -24,6 +24,9 @@ NO_TEACHER = (
 )
 
 NO_OUT = "out: no folder for the results; set one with --out DIR"
+NO_DATA = "data: no data set; pass a file, a Hub data set or a run's folder"
+NO_JUDGE = "no judge: choose one with --judge (PROVIDER/NAME, a teacher file, embedded or simulated) or REFED_JUDGE"
+OPTIMIZERS = ("bootstrap", "gepa", "mipro", "simba")
 _CAPS = ("max_cost", "max_calls", "max_minutes")
 
 
@@ -158,3 +161,13 @@ ClusterOption = Annotated[
     typer.Option(help="Work on a Ray cluster: auto, HOST:PORT, or local:N for N workers here.", metavar="ADDRESS"),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+Data = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="DATA", help="A file, a Hub data set or a run's folder; default: `data` in the settings file."
+    ),
+]
+ScorerOption = Annotated[
+    str | None, typer.Option(help="Folder or Hub name of the model that scores perplexity.", metavar="NAME")
+]
+PairsOption = Annotated[str | None, typer.Option(help="Pairs of answers with human verdicts.", metavar="FILE")]

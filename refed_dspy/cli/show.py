@@ -114,7 +114,7 @@ def _show(instruction: str, plain: str | None, response: str | None) -> None:
 
 def changed(before: str, after: str) -> str:
     """`after` with what is new in it, and what is gone from `before`, marked: by colour in a terminal."""
-    from refed_dspy.sharing.report.differences import IMPROVED, PLAIN, segments
+    from refed_dspy.data.differences import IMPROVED, PLAIN, segments
 
     marks = {PLAIN: ("[-", "-]", typer.colors.RED), IMPROVED: ("{+", "+}", typer.colors.GREEN)}
     parts = []

@@ -5,20 +5,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import yaml
 
 from refed_dspy.config.base import KEY_NAME, Settings, settings_in
 from refed_dspy.config.compile import CompileConfig
-from refed_dspy.config.evaluation import AlpacaEvalConfig, ArenaHardConfig, IFEvalConfig
-from refed_dspy.config.jobs import AnswersConfig, CompareConfig, FilterRunConfig, RecycleConfig, StatsConfig
-from refed_dspy.config.judge_training import JudgeTrainingConfig
+from refed_dspy.config.jobs import FilterRunConfig
 from refed_dspy.config.keys import is_secret_name
 from refed_dspy.config.run import RunConfig
-from refed_dspy.errors import ConfigError, one_line
+from refed_dspy.errors import ConfigError, PluginMissing, one_line
 from refed_dspy.files import parse_yaml
+from refed_dspy.registry import SETTINGS, plugged_in, registered
 from refed_dspy.text import nearest
 
 log = logging.getLogger("refed_dspy.config")
@@ -27,11 +28,16 @@ ROLES = ("teacher", "judge", "reflection")
 """Settings that are one model each; a name stands for its settings."""
 _ELSEWHERE = "REFED_CACHE"
 """A variable of that prefix that is read elsewhere."""
-_KINDS: tuple[type[Settings], ...] = (
-    RunConfig, CompileConfig, CompareConfig, FilterRunConfig, RecycleConfig, StatsConfig, AnswersConfig,
-    AlpacaEvalConfig, ArenaHardConfig, IFEvalConfig, JudgeTrainingConfig,
-)  # fmt: skip
-_ALL_KEYS = {key for kind in _KINDS for key in kind.model_fields}
+
+
+@cache
+def _all_keys() -> frozenset[str]:
+    """The keys of all kinds of settings, the plug-ins' among them."""
+    kinds: list[type[Settings]] = [RunConfig, CompileConfig, FilterRunConfig]
+    for name in registered(SETTINGS):
+        with suppress(PluginMissing):
+            kinds.append(plugged_in(SETTINGS, name))
+    return frozenset(key for kind in kinds for key in kind.model_fields)
 
 
 @dataclass
@@ -70,7 +76,7 @@ def read_variables(environ: Mapping[str, str], kind: type[Settings], given: Coll
         if not name.startswith(PREFIX) or name == _ELSEWHERE:
             continue
         path = name.removeprefix(PREFIX).lower().split("__")
-        if path[0] not in kind.model_fields and path[0] in _ALL_KEYS:
+        if path[0] not in kind.model_fields and path[0] in _all_keys():
             continue
         if (near := _meant(kind, path)) is not None:
             read.unknown[name] = near

@@ -160,6 +160,17 @@ class PairwiseJudge(Program):
 
     rubric: RubricJudge | None = None
     """The judge of single answers that was trained together with this one."""
+    corrections: Any = None
+    """What a judge corrects its verdicts by that was trained on people's."""
+
+    @property
+    def needs_scorer(self) -> bool:
+        """Whether it was trained with perplexities, and needs a model that computes them (`use_scorer`)."""
+        return False
+
+    def use_scorer(self, scorer: Any) -> None:
+        """Compute perplexities with the model of this `ScorerConfig`. Raises ConfigError."""
+        raise NotImplementedError
 
     def __init__(self) -> None:
         super().__init__()

@@ -26,7 +26,7 @@ from refed_dspy.programs.saved import (
     read_state,
     remember_origin,
 )
-from refed_dspy.programs.trained_judge import trained_judge_of
+from refed_dspy.registry import JUDGES, plugged_in
 from refed_dspy.signatures import DEFAULT_FEATURES
 
 log = logging.getLogger("refed_dspy.optimizers")
@@ -136,7 +136,7 @@ def open_judge(source: Path | str | None, accept_changed: bool = False) -> Pairw
         return judge
     state = read_state(source)
     if isinstance(state, dict) and CORRECTIONS in state:
-        judge = trained_judge_of(state[CORRECTIONS], str(source))
+        judge = plugged_in(JUDGES, CORRECTIONS)(state[CORRECTIONS], str(source))
         refuse_changed_corrections(state[CORRECTIONS], manifest_of(state).get(CORRECTIONS), str(source), accept_changed)
     load_saved(judge, state, str(source), accept_changed)
     remember_origin(judge, state, str(source))

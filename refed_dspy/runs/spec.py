@@ -10,7 +10,6 @@ from typing import Any, Protocol, Self, cast
 
 import dspy
 
-from refed_dspy.config.jobs import CompareConfig
 from refed_dspy.config.named import code_of
 from refed_dspy.config.run import RunConfig
 from refed_dspy.data.references import References
@@ -20,6 +19,7 @@ from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.identity import has_begun, per_reference_of
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import CALLS_A_SAMPLE
+from refed_dspy.plugins.compare.settings import CompareConfig
 from refed_dspy.programs.extra_outputs import extra_outputs
 from refed_dspy.programs.mlflow_address import is_address
 from refed_dspy.programs.reference_level import Proposal

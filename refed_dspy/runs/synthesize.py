@@ -12,6 +12,7 @@ from refed_dspy.errors import ConfigError, NothingKept, RunDirError, briefly, on
 from refed_dspy.ledger.fence import SHARDS
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import ESTIMATED
+from refed_dspy.registry import RUNNERS, plugged_in
 from refed_dspy.runs.outlook import outlook
 from refed_dspy.runs.plan import Plan, PlanSettings
 from refed_dspy.runs.prepare import RunSettings, prepare, run_keywords
@@ -115,9 +116,8 @@ async def asynthesize(
 async def _synthesized(spec: RunSpec, watch: Watch[Progress]) -> Synthesis:
     if getattr(spec.config, "cluster", None) is None:
         return await produce(spec, watch)
-    from refed_dspy.runs.cluster.drive import drive  # what needs Ray is not imported without it
-
-    return await drive(spec, watch)
+    made: Synthesis = await plugged_in(RUNNERS, "cluster")(spec, watch)
+    return made
 
 
 async def produce(

@@ -3,27 +3,19 @@ the program that it judges by."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from weakref import WeakValueDictionary
 
 from refed_dspy.config import sampling
-from refed_dspy.config.scorer import ScorerConfig, Template
 from refed_dspy.config.teacher import TeacherConfig, WithJudge
 from refed_dspy.errors import ConfigError, ModelError
-from refed_dspy.metrics.perplexity import Scorer, log_perplexities
 from refed_dspy.programs.judges import PairwiseJudge
 from refed_dspy.programs.load import open_judge
-from refed_dspy.programs.trained_judge import LogPerplexity, TrainedJudge
 from refed_dspy.teachers.teacher import Teacher, open_teacher
 
 log = logging.getLogger("refed_dspy.teachers")
-_in_use = WeakValueDictionary[ScorerConfig, Scorer]()
-"""The scorers of the judges in use: a worker of a cluster opens the same judge for each lease, and weights take a
-while."""
 
 
 def open_judge_program(settings: WithJudge) -> PairwiseJudge | None:
@@ -31,35 +23,17 @@ def open_judge_program(settings: WithJudge) -> PairwiseJudge | None:
     was trained with them; None where none is set. Raises ConfigError."""
     path, scorer = settings.judge_program, settings.judge_scorer
     judge = None if path is None else open_judge(path, settings.accept_changed)
-    needed = isinstance(judge, TrainedJudge) and judge.corrections.read_perplexity
+    needed = judge is not None and judge.needs_scorer
     if needed and scorer is None:
         raise ConfigError(
             f"judge_program {path}: it was trained with perplexities; name the model that computes them with "
             "judge_scorer: {model: …}"
         )
-    if scorer is not None and not needed:
-        raise ConfigError("judge_scorer: no judge_program was trained with perplexities; remove it")
-    if scorer is not None and isinstance(judge, TrainedJudge):
-        judge.corrections.log_perplexity = log_perplexity_by(_opened(scorer), scorer.template)
+    if scorer is not None:
+        if judge is None or not needed:
+            raise ConfigError("judge_scorer: no judge_program was trained with perplexities; remove it")
+        judge.use_scorer(scorer)
     return judge
-
-
-def _opened(config: ScorerConfig) -> Scorer:
-    """The scorer that is in use already, or a new one. Raises ConfigError."""
-    from refed_dspy.metrics.figures import open_scorer  # NumPy and more come with it
-
-    if (scorer := _in_use.get(config)) is None:
-        scorer = _in_use[config] = open_scorer(config)
-    return scorer
-
-
-def log_perplexity_by(scorer: Scorer, template: Template) -> LogPerplexity:
-    """What a trained judge asks for perplexities. It scores one answer at a time, in a thread."""
-
-    async def log_perplexity(instruction: str, answer: str) -> float | None:
-        return (await asyncio.to_thread(log_perplexities, scorer, [(instruction, answer)], template))[0]
-
-    return log_perplexity
 
 
 def judge_for(teacher: Teacher, asked: Any) -> Teacher:

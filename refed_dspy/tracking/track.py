@@ -13,13 +13,13 @@ from refed_dspy.errors import RunDirError, briefly
 from refed_dspy.files import path_of
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.registry import TRACKED, plugged_in, registered
 from refed_dspy.tracking.compile import copy_compile
-from refed_dspy.tracking.evaluation import copy_evaluation
 from refed_dspy.tracking.run import copy_run
 from refed_dspy.tracking.store import FOLDER_RUN, NotTracked, Store, noted_run
 
 log = logging.getLogger(__name__)
-_COPIES = {"run": copy_run, "comparison": copy_run, "compile": copy_compile, "evaluation": copy_evaluation}
+_COPIES = {"run": copy_run, "comparison": copy_run, "compile": copy_compile}
 
 
 @briefly
@@ -42,16 +42,21 @@ def track(folder: Path | str) -> str:
 def _copy_of(folder: Path) -> Callable[[Store, bool], None]:
     """What copies the folder's kind of work. Raises RunDirError."""
     if (folder / EVALUATION).is_file() and not (folder / FILE).is_file():
-        return copy_evaluation  # by a program: no model was called
+        return _registered("evaluation")  # by a program: no model was called
     with Ledger.read(folder) as ledger:
         kind, begun = ledger.holds(), ledger.has_answers()
     if not begun:
         raise RunDirError(f"{folder}: no answers yet, so nothing to log")
-    if kind not in _COPIES:
+    if kind not in _COPIES and kind not in registered(TRACKED):
         raise RunDirError(
             f"{folder}: its work ({kind}) is not logged; only runs, comparisons, compiles and evaluations are"
         )
-    return _COPIES[kind]
+    return _COPIES.get(kind) or _registered(kind)
+
+
+def _registered(kind: str) -> Callable[[Store, bool], None]:
+    copy: Callable[[Store, bool], None] = plugged_in(TRACKED, kind)
+    return copy
 
 
 def log_page(folder: Path, page: Path) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from refed_dspy.sharing.report.report import report
+from refed_dspy.plugins.share.report.report import report
 from tests.support.example_run import shown_run
 
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from refed_dspy.sharing.report.differences import difference
-from refed_dspy.sharing.report.glance import Lead
-from refed_dspy.sharing.report.map import Map, instruction_map
-from refed_dspy.sharing.report.page import Page, render
-from refed_dspy.sharing.report.rows import COLUMNS, Rows
+from refed_dspy.data.differences import difference
+from refed_dspy.plugins.share.report.glance import Lead
+from refed_dspy.plugins.share.report.map import Map, instruction_map
+from refed_dspy.plugins.share.report.page import Page, render
+from refed_dspy.plugins.share.report.rows import COLUMNS, Rows
 from tests.browser.test_report_page import Browse, counted, focused, listed
 from tests.support.example_run import HOSTILE
 

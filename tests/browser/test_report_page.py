@@ -11,7 +11,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.sharing.report.rows import Rows, read_rows
+from refed_dspy.plugins.share.report.rows import Rows, read_rows
 from tests.browser.conftest import Opened
 from tests.support.example_run import HOSTILE
 

@@ -11,7 +11,7 @@ import pytest
 
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.sharing.report.watch import Watch
+from refed_dspy.plugins.share.report.watch import Watch
 
 pytestmark = pytest.mark.browser
 

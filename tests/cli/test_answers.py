@@ -9,8 +9,8 @@ from typing import get_args
 import pytest
 
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy.cli.evaluate import FORMATS
-from refed_dspy.config.jobs import AnswerFormat
+from refed_dspy.plugins.evaluate.commands import FORMATS
+from refed_dspy.plugins.evaluate.settings import AnswerFormat
 from tests.conftest import KEY, KEY_VARIABLE
 from tests.support.command_line import refed, refused, teacher_file
 

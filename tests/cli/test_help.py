@@ -13,8 +13,11 @@ from typer.testing import CliRunner
 from refed_dspy.cli.main import GROUPS, app
 from refed_dspy.config.base import Settings
 from refed_dspy.config.compile import CompileConfig
-from refed_dspy.config.jobs import CompareConfig, FilterRunConfig, RecycleConfig, StatsConfig
+from refed_dspy.config.jobs import FilterRunConfig
 from refed_dspy.config.run import RunConfig
+from refed_dspy.plugins.compare.settings import CompareConfig
+from refed_dspy.plugins.metrics.settings import StatsConfig
+from refed_dspy.plugins.recycle.settings import RecycleConfig
 
 
 def help_of(*command: str) -> str:

@@ -17,7 +17,7 @@ def test_mlflow_has_its_numbers_every_interval(run: Begin, tmp_path: Path, monke
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("REFED_TRACK", "true")
-    made = run(600, constants={"refed_dspy.runs.cluster.drive:TRACKING_INTERVAL": 1.0})
+    made = run(600, constants={"refed_dspy.plugins.cluster.drive:TRACKING_INTERVAL": 1.0})
     code, told = made.complete()
     assert code == 0, told
     client = MlflowClient(uri)

@@ -12,11 +12,11 @@ import pytest
 
 from refed_dspy.config.base import Settings
 from refed_dspy.config.compile import CompileConfig
-from refed_dspy.config.jobs import CompareConfig
 from refed_dspy.config.loading import load_config
 from refed_dspy.config.run import RunConfig
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.errors import ConfigError
+from refed_dspy.plugins.compare.settings import CompareConfig
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.by_stage import open_teachers
 from tests.support import ROOT

@@ -9,10 +9,13 @@ import pytest
 
 from refed_dspy.config.base import Settings
 from refed_dspy.config.compile import CompileConfig
-from refed_dspy.config.jobs import CompareConfig, FilterRunConfig, RecycleConfig, StatsConfig
+from refed_dspy.config.jobs import FilterRunConfig
 from refed_dspy.config.loading import check_config, load_config
 from refed_dspy.config.run import RunConfig
 from refed_dspy.errors import ConfigError
+from refed_dspy.plugins.compare.settings import CompareConfig
+from refed_dspy.plugins.metrics.settings import StatsConfig
+from refed_dspy.plugins.recycle.settings import RecycleConfig
 
 SECRET = "sk-put-in-the-wrong-place-123"
 

@@ -9,8 +9,12 @@ import pytest
 
 import refed_dspy
 from refed_dspy.config.compile import CompileConfig
-from refed_dspy.config.jobs import AnswersConfig, CompareConfig, FilterRunConfig, RecycleConfig, StatsConfig
+from refed_dspy.config.jobs import FilterRunConfig
 from refed_dspy.config.run import RunConfig
+from refed_dspy.plugins.compare.settings import CompareConfig
+from refed_dspy.plugins.evaluate.settings import AnswersConfig
+from refed_dspy.plugins.metrics.settings import StatsConfig
+from refed_dspy.plugins.recycle.settings import RecycleConfig
 from refed_dspy.runs.estimate import aestimate
 
 TAKEN_ALREADY = {"references", "pairs"}

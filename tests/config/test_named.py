@@ -13,16 +13,16 @@ import pytest
 
 import refed_dspy
 from refed_dspy.cli.runs import FORMATS as OFFERED
-from refed_dspy.config.jobs import CompareConfig
 from refed_dspy.config.named import FILTERS, FORMATS, PROGRAMS, is_named, resolve
 from refed_dspy.data.export import FORMATS as EVERY_FORMAT
 from refed_dspy.errors import ConfigError, ExportError, InputError
 from refed_dspy.optimizers.dspy_optimizers import choose
 from refed_dspy.optimizers.spec import CompileSpec
 from refed_dspy.optimizers.spec import prepare as prepare_compile
+from refed_dspy.plugins.compare.compare import prepare as prepare_comparison
+from refed_dspy.plugins.compare.settings import CompareConfig
 from refed_dspy.programs.load import names_own_program
 from refed_dspy.programs.saved import save_program
-from refed_dspy.runs.compare.compare import prepare as prepare_comparison
 from refed_dspy.runs.result import Synthesis
 from tests.filters.filtered_runs import dropped
 from tests.support.scripted_engine import Writer, fake_lm, references

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from refed_dspy.data.prompts import load_prompts
 from refed_dspy.errors import ConfigError, ReferencesError
+from refed_dspy.plugins.evaluate.prompts import load_prompts
 
 BENCHMARKS: list[dict[str, Any]] = [
     {"instruction": "Name a fish.", "dataset": "koala", "output": "Cod.", "generator": "other"},

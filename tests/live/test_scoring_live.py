@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from refed_dspy.errors import ConfigError
-from refed_dspy.metrics.diversity import coherence, nearest_distance, semantic_diversity
 from refed_dspy.metrics.embedder import Embedder
-from refed_dspy.metrics.perplexity import GUESS, ScoredText, ifd
-from refed_dspy.metrics.transformers_scorer import BATCH_TOKENS, TransformersScorer
+from refed_dspy.plugins.metrics.diversity import coherence, nearest_distance, semantic_diversity
+from refed_dspy.plugins.metrics.perplexity import GUESS, ScoredText, ifd
+from refed_dspy.plugins.metrics.transformers_scorer import BATCH_TOKENS, TransformersScorer
 from refed_dspy.weights import MINILM, fetch
 
 pytestmark = pytest.mark.live

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from refed_dspy.errors import ConfigError, TeacherError
-from refed_dspy.metrics.endpoint_scorer import EndpointScorer
-from refed_dspy.metrics.perplexity import GUESS, ScoredText, ifd
+from refed_dspy.plugins.metrics.endpoint_scorer import EndpointScorer
+from refed_dspy.plugins.metrics.perplexity import GUESS, ScoredText, ifd
 from tests.support.recording_endpoint import listening
 from tests.support.toy_server import BOS, KEY, ToyServer, nll, tokens, toy_served
 

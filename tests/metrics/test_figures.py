@@ -9,8 +9,8 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from refed_dspy.metrics.figures import CachedScorer, Pairs, Tools, figures, table
-from refed_dspy.metrics.perplexity import ScoredText
+from refed_dspy.plugins.metrics.figures import CachedScorer, Pairs, Tools, figures, table
+from refed_dspy.plugins.metrics.perplexity import ScoredText
 
 HOSTILE = ["", " \n", "?!", "漢字かな", "nul\0byte", "{0} %s", "x" * 100_000, "🙂"]
 

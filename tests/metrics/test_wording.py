@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from refed_dspy.metrics.wording import SAMPLE_TOKENS, distinct_n, ratio, spread, words
+from refed_dspy.plugins.metrics.wording import SAMPLE_TOKENS, distinct_n, ratio, spread, words
 
 HOSTILE = [
     "",
@@ -95,7 +95,7 @@ def test_many_different_words_do_not_run_together() -> None:
 def test_more_grams_than_are_held_are_counted_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [*random_texts(1), *random_texts(2)]
     held = [ratio(as_numbers(texts), n) for n in (1, 2, 3)]
-    monkeypatch.setattr("refed_dspy.metrics.wording._MOST_HELD", 10)
+    monkeypatch.setattr("refed_dspy.plugins.metrics.wording._MOST_HELD", 10)
     assert [ratio(as_numbers(texts), n) for n in (1, 2, 3)] == held
     assert [distinct.ratio for distinct in distinct_n(texts)] == held
 

@@ -16,11 +16,11 @@ import yaml
 
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.runs.evaluation.alpaca_eval.evaluate import alpaca_eval
-from refed_dspy.runs.evaluation.alpaca_eval.outputs import ModelOutputs
-from refed_dspy.runs.evaluation.alpaca_eval.result import Evaluation
-from refed_dspy.runs.evaluation.alpaca_eval.workspace import Workspace
-from refed_dspy.runs.evaluation.environment import Installed
+from refed_dspy.plugins.evaluate.alpaca_eval.evaluate import alpaca_eval
+from refed_dspy.plugins.evaluate.alpaca_eval.outputs import ModelOutputs
+from refed_dspy.plugins.evaluate.alpaca_eval.result import Evaluation
+from refed_dspy.plugins.evaluate.alpaca_eval.workspace import Workspace
+from refed_dspy.plugins.evaluate.environment import Installed
 from tests.runs.evaluation.alpaca_eval.conftest import outputs
 from tests.runs.recycle.helpers import REFED, answers, requests, stopped
 from tests.support.proxies import bill, calls, judge

@@ -26,7 +26,7 @@ from refed_dspy.optimizers.agreement import (
     agreement_of_results,
     criterion_of,
 )
-from refed_dspy.optimizers.judge_agreement import judge_pairs, measure_agreement
+from refed_dspy.plugins.judge.agree import judge_pairs, measure_agreement
 from refed_dspy.programs.judges import OVERALL, RESPONSE_CRITERIA, Criterion, PairwiseJudge, Verdict
 from refed_dspy.programs.lm_errors import AnswerCut, NotReached
 from refed_dspy.records import digest

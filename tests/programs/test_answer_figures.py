@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from refed_dspy.programs.answer_figures import likeness, of_grading, of_pair, of_text
+from refed_dspy.plugins.judge.answer_figures import likeness, of_grading, of_pair, of_text
 
 MARKDOWN = """# Title
 

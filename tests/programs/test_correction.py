@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from refed_dspy.errors import ConfigError
-from refed_dspy.programs import answer_figures
-from refed_dspy.programs.correction import FARTHEST, Correction, Term, read_correction, standardised
+from refed_dspy.plugins.judge import answer_figures
+from refed_dspy.plugins.judge.correction import FARTHEST, Correction, Term, read_correction, standardised
 
 FIGURES = {"length": 0.0, "preference": 0.0}
 STATE: dict[str, Any] = {

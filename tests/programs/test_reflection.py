@@ -15,9 +15,7 @@ from dspy.lm15 import Request
 from dspy.utils import exceptions as lm_errors
 
 from refed_dspy.errors import ConfigError, NoAnswer, NoConnection, TeacherError
-from refed_dspy.programs.adapter import SchemaAdapter
-from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused, NotReached
-from refed_dspy.programs.reflection import (
+from refed_dspy.plugins.recycle.program import (
     IMPROVED,
     INSTRUCTION_CRITERIA,
     ORIGINAL,
@@ -26,6 +24,8 @@ from refed_dspy.programs.reflection import (
     Recycled,
     ReflectionTuning,
 )
+from refed_dspy.programs.adapter import SchemaAdapter
+from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused, NotReached
 from refed_dspy.programs.saved import load_into, save_program
 from tests.support.asking import Noting
 from tests.support.scripted_engine import Answer, Writer, fake_lm

@@ -12,13 +12,13 @@ import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
 from refed_dspy.concurrency import run_blocking
-from refed_dspy.config.jobs import CompareConfig
 from refed_dspy.config.loading import check_config
 from refed_dspy.filters.base import Decision
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import spent
+from refed_dspy.plugins.compare.compare import prepare
+from refed_dspy.plugins.compare.settings import CompareConfig
 from refed_dspy.programs.baselines import METHODS
-from refed_dspy.runs.compare.compare import prepare
 from refed_dspy.runs.forecast import Forecast, forecast
 from refed_dspy.runs.history import RunHistory
 from refed_dspy.runs.result import Synthesis

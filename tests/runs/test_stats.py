@@ -15,8 +15,8 @@ import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.errors import ConfigError, RunDirError, RunStopped, TeacherRefused
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.metrics.figures import open_tools
-from refed_dspy.runs.stats import DataStats
+from refed_dspy.plugins.metrics.figures import open_tools
+from refed_dspy.plugins.metrics.stats import DataStats
 from tests.support.compiling import config
 from tests.support.scripted_engine import Writer, fake_lm, references
 from tests.support.toy_server import ToyServer, toy_served

@@ -11,9 +11,9 @@ import pytest
 
 from refed_dspy import compare, synthesize
 from refed_dspy.ledger.connection import FILE as LEDGER
+from refed_dspy.plugins.share.manifest import files_in
+from refed_dspy.plugins.share.share import share
 from refed_dspy.runs.result import Synthesis
-from refed_dspy.sharing.manifest import files_in
-from refed_dspy.sharing.share import share
 from tests.support.scripted_engine import Writer, fake_lm, references
 
 FILTERED_SIZE = 9

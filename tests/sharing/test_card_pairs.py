@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from refed_dspy import synthesize
-from refed_dspy.sharing.share import share
+from refed_dspy.plugins.share.share import share
 from tests.support.scripted_engine import Writer, fake_lm, references
 
 

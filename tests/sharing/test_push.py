@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from refed_dspy.errors import InputError
-from refed_dspy.sharing.manifest import FILE
-from refed_dspy.sharing.push import push
+from refed_dspy.plugins.share.manifest import FILE
+from refed_dspy.plugins.share.push import push
 from tests.support.hub_server import READER, WRITER, FakeHub, Repo
 
 KEY = "sk-proj-0123456789abcdefghijklmn"

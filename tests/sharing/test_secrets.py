@@ -18,10 +18,10 @@ from refed_dspy import synthesize
 from refed_dspy.cli.main import app
 from refed_dspy.errors import InputError
 from refed_dspy.ledger.connection import FILE as LEDGER
-from refed_dspy.sharing.manifest import FILE
-from refed_dspy.sharing.push import push
-from refed_dspy.sharing.secrets import texts_of
-from refed_dspy.sharing.share import share
+from refed_dspy.plugins.share.manifest import FILE
+from refed_dspy.plugins.share.push import push
+from refed_dspy.plugins.share.secrets import texts_of
+from refed_dspy.plugins.share.share import share
 from tests.sharing.test_push import KEY, TOKEN
 from tests.support.scripted_engine import SAMPLE_FIELDS, Writer, fake_lm, references
 

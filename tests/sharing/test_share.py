@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import DatasetCard
 
+from refed_dspy.plugins.share import parquet
+from refed_dspy.plugins.share.manifest import FILE, files_in, hash_file, name_digest, read_manifest
+from refed_dspy.plugins.share.share import share
 from refed_dspy.runs.result import Synthesis
-from refed_dspy.sharing import parquet
-from refed_dspy.sharing.manifest import FILE, files_in, hash_file, name_digest, read_manifest
-from refed_dspy.sharing.share import share
 from tests.sharing.conftest import FILTERED_SIZE, contents_of, copy_run
 
 HOST = "llm.corp.internal"

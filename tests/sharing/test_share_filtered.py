@@ -11,8 +11,8 @@ import pytest
 
 import refed_dspy
 from refed_dspy.errors import ExportError, RefedError, RunDirError
+from refed_dspy.plugins.share.share import Shared, share
 from refed_dspy.runs.filter.result import Filtering
-from refed_dspy.sharing.share import Shared, share
 
 ROWS = [{"question": f"Say {n} words.", "answer": "word " * n} for n in range(1, 9)]
 

@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 from refed_dspy.cli.main import app
 from refed_dspy.errors import ConfigError, ExportError, RunDirError
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.plugins.share.manifest import read_manifest, whole_folder
+from refed_dspy.plugins.share.share import share
 from refed_dspy.runs.result import Synthesis
-from refed_dspy.sharing.manifest import read_manifest, whole_folder
-from refed_dspy.sharing.share import share
 from tests.sharing.conftest import FILTERED_SIZE, contents_of, copy_run
 
 

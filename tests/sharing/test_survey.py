@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from refed_dspy.sharing.survey import MAX_DRAWN, Survey
+from refed_dspy.plugins.share.survey import MAX_DRAWN, Survey
 from tests.sharing.test_card_facts import SOURCE, table
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.biased_judge import write_people
 from refed_dspy.data.pairs import Annotation, Pair
 from refed_dspy.optimizers.agreement import criterion_of
-from refed_dspy.optimizers.judge_training.people import graded_answers
+from refed_dspy.plugins.judge.training.people import graded_answers
 
 WORDS = ("river", "stone", "bridge", "market", "garden", "harbour", "letter", "signal", "window", "carpet", "engine")
 CRITERIA = ("depth", "clarity", "tone", "accuracy")

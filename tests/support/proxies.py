@@ -12,7 +12,7 @@ from openai import AsyncOpenAI
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.runs.evaluation.proxy import JudgeProxy, open_proxy
+from refed_dspy.plugins.evaluate.proxy import JudgeProxy, open_proxy
 from refed_dspy.teachers.caps import CapSettings
 from refed_dspy.teachers.judge import open_judge_model
 from refed_dspy.teachers.row_jobs import row_job

@@ -15,7 +15,7 @@ from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from refed_dspy.metrics.perplexity import SEPARATOR
+from refed_dspy.plugins.metrics.perplexity import SEPARATOR
 
 KEY = "sk-toy-0123456789"
 BOS, KINDS = 1, 97

@@ -13,7 +13,7 @@ import pytest
 
 import refed_dspy
 from refed_dspy.errors import RefedError
-from refed_dspy.metrics.endpoint_scorer import EndpointScorer
+from refed_dspy.plugins.metrics.endpoint_scorer import EndpointScorer
 from tests.teachers.test_redirects import WIRES
 
 CANARY = "canary-of-the-environment"

@@ -17,7 +17,7 @@ from refed_dspy.data.pairs import Pair
 from refed_dspy.data.rows import dropped_rows
 from refed_dspy.filters.judge import ABSTAINED
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.optimizers.judge_agreement import measure_agreement
+from refed_dspy.plugins.judge.agree import measure_agreement
 from tests.support.compiling import compiled, without_words  # noqa: F401 — DSPy logs each example that fails
 from tests.support.compiling import config as of_compile
 from tests.support.scripted_engine import references

@@ -9,10 +9,10 @@ import pytest
 
 from refed_dspy.config.scorer import ScorerConfig
 from refed_dspy.config.teacher import WithJudge
-from refed_dspy.metrics import figures
-from refed_dspy.programs.correction import Correction, Term
+from refed_dspy.plugins.judge.correction import Correction, Term
+from refed_dspy.plugins.judge.trained_judge import PAIRS, Corrections, TrainedJudge
+from refed_dspy.plugins.metrics import figures
 from refed_dspy.programs.saved import save_program
-from refed_dspy.programs.trained_judge import PAIRS, Corrections, TrainedJudge
 from refed_dspy.teachers.judge import open_judge_program
 
 PERPLEX = Correction(terms={"log_perplexity": Term(mean=0, scale=1, coefficient=-5.0)}, thresholds=(-0.0, 0.0))

@@ -14,12 +14,12 @@ from refed_dspy import TeacherConfig
 from refed_dspy.cli.preview import one_sample
 from refed_dspy.config.base import Settings
 from refed_dspy.config.compile import CompileConfig
-from refed_dspy.config.jobs import RecycleConfig
 from refed_dspy.config.loading import load_config
 from refed_dspy.config.run import RunConfig
 from refed_dspy.errors import ConfigError, RunDirError, RunStopped
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.summary import run_status
+from refed_dspy.plugins.recycle.settings import RecycleConfig
 from refed_dspy.teachers.by_stage import open_teachers, stages_of
 from refed_dspy.tracking.run import run_parameters
 from tests.support.scripted_engine import Writer, fake_lm, references

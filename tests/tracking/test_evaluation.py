@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from refed_dspy.data.stored import EVALUATION, PICTURE, TABLE
-from refed_dspy.tracking.evaluation import copy_evaluation
+from refed_dspy.plugins.evaluate.tracked import copy_evaluation
 from refed_dspy.tracking.store import Store, noted_run
 from refed_dspy.tracking.track import track
 from tests.support import mlflow_stores

@@ -43,7 +43,7 @@ from refed_dspy.teachers.row_jobs import at_cap, for_each_row, row_job
 from refed_dspy.teachers.work import Work
 
 if TYPE_CHECKING:
-    from refed_dspy.runs.cluster.judging import ClusterJudges
+    from refed_dspy.plugins.cluster.judging import ClusterJudges
 
 NO_PLAIN = "no plain response"
 NOT_WRITTEN = "the rows are not written yet"
@@ -146,7 +146,7 @@ async def _filter(
         decisions = Decisions()
         held.close()  # the ledger takes the lock itself
         if (folder / JUDGING).is_dir():
-            from refed_dspy.runs.cluster.judging import gather_left
+            from refed_dspy.plugins.cluster.judging import gather_left
 
             await gather_left(folder)
         asked = replace(work, size=len(rows))
@@ -208,7 +208,7 @@ def _on_cluster(config: FilterRunConfig, steps: Sequence[Step], models: Mapping[
     """Who asks the judge on a cluster; None where it is asked in this process."""
     if config.cluster is None:
         return None
-    from refed_dspy.runs.cluster.judging import ClusterJudges  # what needs Ray is not imported without it
+    from refed_dspy.plugins.cluster.judging import ClusterJudges  # what needs Ray is not imported without it
 
     return ClusterJudges(config, steps, models)
 

@@ -6,8 +6,8 @@ import pytest
 
 from benchmarks.biased_judge import Bias, BiasedJudge
 from refed_dspy.data.pairs import Pair
-from refed_dspy.optimizers.judge_training.result import JudgeTraining
-from refed_dspy.optimizers.judge_training.train import train_judge
+from refed_dspy.plugins.judge.training.result import JudgeTraining
+from refed_dspy.plugins.judge.training.train import train_judge
 from tests.support.judged_pairs import judged_pairs, written
 
 BIASED = Bias(skill=1.5, position=1.2, length=2.5, style=2.0)

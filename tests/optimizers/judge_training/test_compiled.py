@@ -20,9 +20,9 @@ from refed_dspy.data.pairs import Pair
 from refed_dspy.errors import ConfigError, RunDirError
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import spent
-from refed_dspy.optimizers.judge_agreement import measure_agreement
-from refed_dspy.optimizers.judge_training.result import JudgeTraining
-from refed_dspy.optimizers.judge_training.train import train_judge
+from refed_dspy.plugins.judge.agree import measure_agreement
+from refed_dspy.plugins.judge.training.result import JudgeTraining
+from refed_dspy.plugins.judge.training.train import train_judge
 from refed_dspy.programs.load import open_judge
 from refed_dspy.records import digest
 from tests.optimizers.judge_training.conftest import BIASED
@@ -107,7 +107,7 @@ KILLED = """
 import json, sys
 from pathlib import Path
 from refed_dspy.data.pairs import Pair
-from refed_dspy.optimizers.judge_training.train import train_judge
+from refed_dspy.plugins.judge.training.train import train_judge
 pairs = [Pair.model_validate(each) for each in json.loads(Path(sys.argv[1]).read_text())]
 train_judge(pairs, json.loads(sys.argv[2]), out=sys.argv[3], progress=False)
 """

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from refed_dspy.data.pairs import Annotation, Pair
-from refed_dspy.optimizers.judge_training.people import annotators, graded_answers, shares_of
+from refed_dspy.plugins.judge.training.people import annotators, graded_answers, shares_of
 
 
 def pair(verdict: float = 1, *said: float | None, **more: Any) -> Pair:

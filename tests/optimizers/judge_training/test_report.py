@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from refed_dspy.data.pairs import Pair
-from refed_dspy.metrics.drawing import save
-from refed_dspy.optimizers.judge_training.held_out import HeldOut
-from refed_dspy.optimizers.judge_training.people import GradedAnswer
-from refed_dspy.optimizers.judge_training.picture import reliability_picture
-from refed_dspy.optimizers.judge_training.report import Judged, TrainingReport, report_on
+from refed_dspy.plugins.judge.training.held_out import HeldOut
+from refed_dspy.plugins.judge.training.people import GradedAnswer
+from refed_dspy.plugins.judge.training.picture import reliability_picture
+from refed_dspy.plugins.judge.training.report import Judged, TrainingReport, report_on
+from refed_dspy.plugins.metrics.drawing import save
 from refed_dspy.programs.judges import Criterion, Graded, Verdict
 
 HELD = HeldOut(frozenset(f"Task {n}." for n in range(20)), ("wit",), ("elk",))

@@ -10,8 +10,8 @@ import pytest
 
 from benchmarks.biased_judge import Bias, BiasedJudge
 from refed_dspy.data.pairs import Pair
-from refed_dspy.optimizers.judge_training.result import JudgeTraining
-from refed_dspy.optimizers.judge_training.train import train_judge
+from refed_dspy.plugins.judge.training.result import JudgeTraining
+from refed_dspy.plugins.judge.training.train import train_judge
 from tests.support.judged_pairs import judged_pairs, without_grades, written
 
 AT_RANDOM, LONGER, USEFUL = Bias(skill=0.0), Bias(skill=0.0, length=4.0), Bias(skill=1.5, length=1.0, position=1.5)

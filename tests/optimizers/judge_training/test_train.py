@@ -13,19 +13,19 @@ import dspy
 import pytest
 
 from benchmarks.biased_judge import Bias, BiasedJudge
-from refed_dspy.config.judge_training import JudgeTrainingConfig
 from refed_dspy.data.pairs import Pair
 from refed_dspy.errors import ConfigError, RunDirError, RunStopped, TeacherRefused
 from refed_dspy.ledger.states import state_in
-from refed_dspy.optimizers.judge_agreement import measure_agreement
-from refed_dspy.optimizers.judge_training.held_out import SETS
-from refed_dspy.optimizers.judge_training.result import OUTPUTS, JudgeTraining
-from refed_dspy.optimizers.judge_training.spec import prepare
-from refed_dspy.optimizers.judge_training.train import train_judge
+from refed_dspy.plugins.judge.agree import measure_agreement
+from refed_dspy.plugins.judge.settings import JudgeTrainingConfig
+from refed_dspy.plugins.judge.trained_judge import TrainedJudge
+from refed_dspy.plugins.judge.training.held_out import SETS
+from refed_dspy.plugins.judge.training.result import OUTPUTS, JudgeTraining
+from refed_dspy.plugins.judge.training.spec import prepare
+from refed_dspy.plugins.judge.training.train import train_judge
 from refed_dspy.programs import PairwiseJudge
 from refed_dspy.programs.load import open_judge, warn_of_another_teacher
 from refed_dspy.programs.saved import MANIFEST
-from refed_dspy.programs.trained_judge import TrainedJudge
 from refed_dspy.records import digest
 from tests.optimizers.judge_training.conftest import BIASED
 from tests.support.judged_pairs import judged_pairs, without_grades

@@ -10,7 +10,7 @@ from typing import Any
 from dspy.lm15 import Request
 
 import refed_dspy
-from refed_dspy.runs.answers.result import Answers
+from refed_dspy.plugins.evaluate.answers.result import Answers
 from tests.support.scripted_engine import Answer, Writer
 
 

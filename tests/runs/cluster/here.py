@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from refed_dspy.runs.cluster import drive, job, judging, worker
-from refed_dspy.runs.cluster.coordinator import Coordinator
-from refed_dspy.runs.cluster.coordinator_actor import CoordinatorActor
-from refed_dspy.runs.cluster.crew import ERRORS, GRACE, Crew
-from refed_dspy.runs.cluster.worker import Ended, Worker
+from refed_dspy.plugins.cluster import drive, job, judging, worker
+from refed_dspy.plugins.cluster.coordinator import Coordinator
+from refed_dspy.plugins.cluster.coordinator_actor import CoordinatorActor
+from refed_dspy.plugins.cluster.crew import ERRORS, GRACE, Crew
+from refed_dspy.plugins.cluster.worker import Ended, Worker
 
 WORKERS = ("a", "b")
 

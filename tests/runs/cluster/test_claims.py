@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from refed_dspy.runs.cluster.claims import Claims
-from refed_dspy.runs.cluster.coordinator_actor import CoordinatorActor, CoordinatorLost
+from refed_dspy.plugins.cluster.claims import Claims
+from refed_dspy.plugins.cluster.coordinator_actor import CoordinatorActor, CoordinatorLost
 
 
 class Answers(CoordinatorActor):

@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 
 from refed_dspy.errors import RunStopped
-from refed_dspy.runs.cluster import crew as crews
-from refed_dspy.runs.cluster import silence
-from refed_dspy.runs.cluster.account import NOTHING, Amounts
-from refed_dspy.runs.cluster.coordinator import Coordinator
-from refed_dspy.runs.cluster.crew import Crew
-from refed_dspy.runs.cluster.watching import Watching
-from refed_dspy.runs.cluster.worker import Ended, How
+from refed_dspy.plugins.cluster import crew as crews
+from refed_dspy.plugins.cluster import silence
+from refed_dspy.plugins.cluster.account import NOTHING, Amounts
+from refed_dspy.plugins.cluster.coordinator import Coordinator
+from refed_dspy.plugins.cluster.crew import Crew
+from refed_dspy.plugins.cluster.watching import Watching
+from refed_dspy.plugins.cluster.worker import Ended, How
 from refed_dspy.teachers.progress import Progress
 from tests.runs.cluster.here import Here
 from tests.support.scripted_batches import until

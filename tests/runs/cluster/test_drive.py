@@ -18,9 +18,9 @@ from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.errors import ExportError, FolderInUse, InputError, RunDirError, RunStopped
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.live import LIVE
-from refed_dspy.runs.cluster import drive
-from refed_dspy.runs.cluster.shards import shard_folder
-from refed_dspy.runs.cluster.worker import LOST
+from refed_dspy.plugins.cluster import drive
+from refed_dspy.plugins.cluster.shards import shard_folder
+from refed_dspy.plugins.cluster.worker import LOST
 from refed_dspy.runs.result import Synthesis
 from refed_dspy.teachers.progress import Progress
 from tests.runs.cluster.here import work_here

@@ -23,7 +23,7 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import begin_start, seconds_at_work, spent
 from refed_dspy.ledger.statements import Answer, Key, answered, failed, reserved, reused, shared
 from refed_dspy.ledger.summary import decisions_by_filter, usage_by_model, usage_by_stage
-from refed_dspy.runs.cluster.gather import gather
+from refed_dspy.plugins.cluster.gather import gather
 from tests.runs.cluster.sharded_run import SHARDS, SIZES, THOUGHT, make_shard, references, shard_folders
 
 TABLES = (

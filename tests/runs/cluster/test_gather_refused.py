@@ -19,7 +19,7 @@ from refed_dspy.errors import RunDirError, RunStopped
 from refed_dspy.ledger.check import check
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.runs.cluster.gather import gather
+from refed_dspy.plugins.cluster.gather import gather
 from tests.runs.cluster.sharded_run import SIZES, shard_folders
 
 FRESH = f"{FILE}.gathering"

@@ -15,11 +15,11 @@ from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.filters import screening
 from refed_dspy.filters.base import Decision
 from refed_dspy.ledger.connection import FILE
+from refed_dspy.plugins.cluster import worker as workers
+from refed_dspy.plugins.cluster.coordinator import Coordinator, Totals
+from refed_dspy.plugins.cluster.shards import prepare_shard, shard_folder, shard_of
+from refed_dspy.plugins.cluster.worker import Ended, How, Worker
 from refed_dspy.records import DataRow
-from refed_dspy.runs.cluster import worker as workers
-from refed_dspy.runs.cluster.coordinator import Coordinator, Totals
-from refed_dspy.runs.cluster.shards import prepare_shard, shard_folder, shard_of
-from refed_dspy.runs.cluster.worker import Ended, How, Worker
 from refed_dspy.runs.prepare import prepare
 from tests.runs.cluster.here import Here
 

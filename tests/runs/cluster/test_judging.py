@@ -20,9 +20,9 @@ from refed_dspy.ledger.fence import JUDGING
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.statements import text_digest
 from refed_dspy.ledger.states import state_in
+from refed_dspy.plugins.cluster import gather_verdicts, judge_shard, judging
 from refed_dspy.programs.asking import about, as_role
 from refed_dspy.records import DataRow, Reference
-from refed_dspy.runs.cluster import gather_verdicts, judge_shard, judging
 from refed_dspy.runs.filter.result import Filtering
 from tests.runs.cluster.here import work_here
 from tests.runs.filter.helpers import http, lines, outputs

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from refed_dspy.runs.cluster.leases import Lease
+from refed_dspy.plugins.cluster.leases import Lease
 from tests.runs.cluster.lease_books import ended, leases_of, taken
 
 # --- samples

@@ -14,9 +14,9 @@ from benchmarks.runs import REFERENCES, teacher_config
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.errors import ConfigError, RunDirError
 from refed_dspy.filters.base import Decision, JudgeFilter
+from refed_dspy.plugins.cluster.job import STATE
+from refed_dspy.plugins.cluster.shards import shard_folder
 from refed_dspy.records import DataRow
-from refed_dspy.runs.cluster.job import STATE
-from refed_dspy.runs.cluster.shards import shard_folder
 
 NOWHERE = "127.0.0.1:9"
 

@@ -15,12 +15,12 @@ from refed_dspy import TeacherConfig
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.fence import take_over
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.runs.cluster import worker as workers
-from refed_dspy.runs.cluster.account import NOTHING, State
-from refed_dspy.runs.cluster.coordinator import Coordinator
-from refed_dspy.runs.cluster.leases import Reply
-from refed_dspy.runs.cluster.shards import prepare_shard, shard_folder, shard_of
-from refed_dspy.runs.cluster.worker import Ended, How, Worker, work
+from refed_dspy.plugins.cluster import worker as workers
+from refed_dspy.plugins.cluster.account import NOTHING, State
+from refed_dspy.plugins.cluster.coordinator import Coordinator
+from refed_dspy.plugins.cluster.leases import Reply
+from refed_dspy.plugins.cluster.shards import prepare_shard, shard_folder, shard_of
+from refed_dspy.plugins.cluster.worker import Ended, How, Worker, work
 from refed_dspy.runs.prepare import prepare
 from tests.runs.cluster.here import Here
 from tests.support.scripted_batches import until

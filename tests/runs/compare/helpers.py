@@ -12,8 +12,8 @@ from dspy.lm15 import Request
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import ReferenceLevelFeedback, TeacherConfig, compare
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.plugins.compare.result import Comparison, Line
 from refed_dspy.records import Reference, Sample
-from refed_dspy.runs.compare.result import Comparison, Line
 from tests.support.scripted_engine import Writer, references
 
 RATES = {"prompt": 1.0, "completion": 10.0}

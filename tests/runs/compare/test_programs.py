@@ -11,9 +11,9 @@ import pytest
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import ReferenceLevelFeedback
 from refed_dspy.errors import ConfigError
+from refed_dspy.plugins.compare.side_by_side import SideBySide
 from refed_dspy.programs import SeedOnly
 from refed_dspy.programs.baselines import METHODS
-from refed_dspy.programs.side_by_side import SideBySide
 from tests.runs.compare.helpers import (
     ALL,
     CapitalsProgram,

@@ -15,7 +15,7 @@ import pytest
 
 from refed_dspy.children import KEPT
 from refed_dspy.errors import RunStopped
-from refed_dspy.runs.evaluation.program import Program, run_program
+from refed_dspy.plugins.evaluate.program import Program, run_program
 from tests.support import ROOT
 from tests.support.gateways import until
 
@@ -90,7 +90,8 @@ async def test_one_that_is_cancelled_ends_with_all_that_it_started(tmp_path: Pat
 def test_one_ends_when_this_process_is_killed(tmp_path: Path) -> None:
     code = program(tmp_path, WAITS)
     own = (
-        "import asyncio; from pathlib import Path; from refed_dspy.runs.evaluation.program import Program, run_program;"
+        "import asyncio; from pathlib import Path;"
+        "from refed_dspy.plugins.evaluate.program import Program, run_program;"
         f"asyncio.run(run_program(Program('c', Path({sys.executable!r}), {code.arguments!r}, Path({str(tmp_path)!r}), "
         f"Path({str(code.log)!r}))))"
     )

@@ -14,7 +14,7 @@ from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.errors import CapTooSmall, RunStopped, TeacherRefused
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import CAPPED, DONE, SHORT, state_in
-from refed_dspy.runs.evaluation.proxy import UNANSWERED, JudgeProxy
+from refed_dspy.plugins.evaluate.proxy import UNANSWERED, JudgeProxy
 from refed_dspy.teachers.requests import OVERHEAD
 from tests.support.gateways import until
 from tests.support.proxies import ask, ask_all, asking, bill, calls, client, judge, with_proxy

@@ -16,7 +16,7 @@ from dspy.lm15 import Request
 
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy.runs.recycle.result import Recycling
+from refed_dspy.plugins.recycle.result import Recycling
 from tests.support import ROOT
 from tests.support.scripted_engine import references
 from tests.support.toy_server import ToyServer

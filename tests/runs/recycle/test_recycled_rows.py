@@ -12,8 +12,8 @@ from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import ReferenceLevelFeedback, save_program
 from refed_dspy.data.dataset import drawn, load_dataset
 from refed_dspy.errors import ConfigError, ExportError, RunDirError
-from refed_dspy.metrics.figures import Tools, figures
-from refed_dspy.programs.reflection import (
+from refed_dspy.plugins.metrics.figures import Tools, figures
+from refed_dspy.plugins.recycle.program import (
     IMPROVED,
     ORIGINAL,
     REFLECTED,

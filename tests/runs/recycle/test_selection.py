@@ -18,9 +18,10 @@ from refed_dspy.data.dataset import load_dataset
 from refed_dspy.errors import RunDirError
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import state_in
-from refed_dspy.metrics.figures import CachedScorer
-from refed_dspy.metrics.perplexity import GUESS, ScoredText
-from refed_dspy.programs.reflection import (
+from refed_dspy.plugins.metrics.figures import CachedScorer
+from refed_dspy.plugins.metrics.perplexity import GUESS, ScoredText
+from refed_dspy.plugins.recycle.passes import Passes, row_by_row, selectively
+from refed_dspy.plugins.recycle.program import (
     IMPROVED,
     ORIGINAL,
     REFLECTED,
@@ -29,9 +30,8 @@ from refed_dspy.programs.reflection import (
     Reflected,
     ReflectionTuning,
 )
+from refed_dspy.plugins.recycle.select import UNIMPROVED, UNSCORED, Selected, Selection
 from refed_dspy.records import DataRow
-from refed_dspy.runs.recycle.passes import Passes, row_by_row, selectively
-from refed_dspy.runs.recycle.select import UNIMPROVED, UNSCORED, Selected, Selection
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.caps import CapSettings
 from refed_dspy.teachers.progress import NOBODY

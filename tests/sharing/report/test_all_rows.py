@@ -10,12 +10,12 @@ import pytest
 
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.sharing.report.charts import Chart
-from refed_dspy.sharing.report.drawing import Dots
-from refed_dspy.sharing.report.map import Map
-from refed_dspy.sharing.report.page import Page
-from refed_dspy.sharing.report.report import read_page
-from refed_dspy.sharing.report.rows import COLUMNS, Rows, drawn, read_rows
+from refed_dspy.plugins.share.report.charts import Chart
+from refed_dspy.plugins.share.report.drawing import Dots
+from refed_dspy.plugins.share.report.map import Map
+from refed_dspy.plugins.share.report.page import Page
+from refed_dspy.plugins.share.report.report import read_page
+from refed_dspy.plugins.share.report.rows import COLUMNS, Rows, drawn, read_rows
 from tests.support.example_run import shown_run
 
 KEPT, LISTED = 60, 20

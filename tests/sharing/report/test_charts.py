@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from refed_dspy.sharing.report import charts, histograms
-from refed_dspy.sharing.report.drawing import (
+from refed_dspy.plugins.share.report import charts, histograms
+from refed_dspy.plugins.share.report.drawing import (
     GREEN,
     PALETTE,
     RED,
@@ -20,9 +20,9 @@ from refed_dspy.sharing.report.drawing import (
     Intervals,
     Lines,
 )
-from refed_dspy.sharing.report.funnel import FunnelStep
-from refed_dspy.sharing.report.map import LANDMARKS, Map, draw_map, instruction_map
-from refed_dspy.sharing.report.rows import Rows
+from refed_dspy.plugins.share.report.funnel import FunnelStep
+from refed_dspy.plugins.share.report.map import LANDMARKS, Map, draw_map, instruction_map
+from refed_dspy.plugins.share.report.rows import Rows
 from refed_dspy.text import counted
 
 MARKUP = "<a href='x'>&"

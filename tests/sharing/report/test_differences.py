@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from refed_dspy.sharing.report.differences import BOTH, IMPROVED, LONGEST, PLAIN, difference
+from refed_dspy.data.differences import BOTH, IMPROVED, LONGEST, PLAIN, difference
 
 
 def walked(plain: str, improved: str) -> list[tuple[int, str]]:

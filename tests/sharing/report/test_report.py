@@ -23,14 +23,14 @@ from refed_dspy.errors import ExportError, RunDirError
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import End, write_end
+from refed_dspy.plugins.share.report import charts
+from refed_dspy.plugins.share.report.document import packed
+from refed_dspy.plugins.share.report.drawing import Bars, Dots
+from refed_dspy.plugins.share.report.funnel import funnel
+from refed_dspy.plugins.share.report.map import draw_map, instruction_map
+from refed_dspy.plugins.share.report.report import report
+from refed_dspy.plugins.share.report.rows import COLUMNS, Rows, read_rows
 from refed_dspy.runs.result import full_status
-from refed_dspy.sharing.report import charts
-from refed_dspy.sharing.report.document import packed
-from refed_dspy.sharing.report.drawing import Bars, Dots
-from refed_dspy.sharing.report.funnel import funnel
-from refed_dspy.sharing.report.map import draw_map, instruction_map
-from refed_dspy.sharing.report.report import report
-from refed_dspy.sharing.report.rows import COLUMNS, Rows, read_rows
 from tests.support.example_run import HOSTILE, shown_run
 from tests.support.scripted_engine import Writer, fake_lm, references
 

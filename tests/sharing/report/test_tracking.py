@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import refed_dspy
-from refed_dspy.sharing.report.report import report
+from refed_dspy.plugins.share.report.report import report
 from refed_dspy.tracking.store import NOTE
 from refed_dspy.tracking.track import log_page
 from tests.support import mlflow_stores

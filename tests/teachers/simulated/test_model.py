@@ -14,9 +14,9 @@ import refed_dspy
 from refed_dspy.data.export import export
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.provenance import simulated_note
+from refed_dspy.plugins.share.report.glance import notes
 from refed_dspy.records import AtMost
 from refed_dspy.runs.result import Synthesis
-from refed_dspy.sharing.report.glance import notes
 from refed_dspy.teachers import open_teacher
 from tests.support.scripted_engine import Writer, fake_lm, references
 

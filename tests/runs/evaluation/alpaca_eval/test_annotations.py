@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from benchmarks.alpaca import DATA
-from refed_dspy.metrics.win_rates import length_controlled, win_rate
-from refed_dspy.runs.evaluation.alpaca_eval.annotations import annotation_lines, official_figures, read_annotations
+from refed_dspy.plugins.evaluate.alpaca_eval.annotations import annotation_lines, official_figures, read_annotations
+from refed_dspy.plugins.metrics.win_rates import length_controlled, win_rate
 
 
 def written(folder: Path, rows: Any) -> Path:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from refed_dspy.errors import ConfigError
-from refed_dspy.runs.evaluation.alpaca_eval.outputs import check_matching, read_outputs
-from refed_dspy.runs.evaluation.alpaca_eval.workspace import PROMPT, Workspace, check_gamed
-from refed_dspy.runs.evaluation.environment import Installed
+from refed_dspy.plugins.evaluate.alpaca_eval.outputs import check_matching, read_outputs
+from refed_dspy.plugins.evaluate.alpaca_eval.workspace import PROMPT, Workspace, check_gamed
+from refed_dspy.plugins.evaluate.environment import Installed
 from tests.runs.evaluation.alpaca_eval.conftest import outputs
 
 INSTALLED = Installed(Path("python"), Path("/env/alpaca_eval"), "0.6.6")

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from refed_dspy.errors import ConfigError, RefedError
-from refed_dspy.runs.evaluation.arena_hard.clone import open_clone
+from refed_dspy.plugins.evaluate.arena_hard.clone import open_clone
 from tests.runs.evaluation.arena_hard.conftest import QUESTIONS
 from tests.support.toy_arena_hard import BASELINE, BENCHMARK, SETTINGS, write
 

@@ -11,8 +11,8 @@ import pytest
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.errors import ConfigError, ExportError, ReferencesError, RunDirError, RunStopped
 from refed_dspy.ledger.states import CAPPED, DONE, SHORT
-from refed_dspy.runs.evaluation.arena_hard.evaluate import arena_hard
-from refed_dspy.runs.evaluation.arena_hard.result import INTERVALS, SAME_JUDGE, Leaderboard
+from refed_dspy.plugins.evaluate.arena_hard.evaluate import arena_hard
+from refed_dspy.plugins.evaluate.arena_hard.result import INTERVALS, SAME_JUDGE, Leaderboard
 from tests.runs.evaluation.arena_hard.conftest import QUESTIONS
 from tests.support.toy_arena_hard import BASELINE, BENCHMARK, rows_of, write_answers
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from refed_dspy.errors import ConfigError, ExportError, InputError, ReferencesError, RunDirError, RunStopped
-from refed_dspy.runs.evaluation.ifeval.evaluate import ifeval
-from refed_dspy.runs.evaluation.ifeval.result import INTERVALS, Accuracies
+from refed_dspy.plugins.evaluate.ifeval.evaluate import ifeval
+from refed_dspy.plugins.evaluate.ifeval.result import INTERVALS, Accuracies
 from tests.support.toy_lm_eval import make_environment, make_models
 
 Instruction = tuple[str, dict[str, Any]]

@@ -1,0 +1,199 @@
+"""The result of a comparison: a line for each program, a line for each filter's subset, and its tables as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from refed_dspy.ledger.spending import Spent
+from refed_dspy.ledger.states import DONE, state_in
+from refed_dspy.metrics.intervals import Interval
+from refed_dspy.plugins.metrics.win_rates import LC_NOTE, LengthControlled
+from refed_dspy.programs.judges import Judgements
+from refed_dspy.records import PICO, dollars
+from refed_dspy.text import NO_VALUE, Shown, counted, format_number, table_lines
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PROXY = "The judge's opinion of the data is a proxy for the scores of models fine-tuned on it, which the paper measures"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One program, over the comparison's instructions."""
+
+    program: str
+    rows: int
+    failed: Mapping[str, int]
+    """Kind of failure → instructions that it has no answer to."""
+    win_rate: Interval | None
+    """Percent, over the program compared with; None for that one, and for the seed set, which shares no instruction."""
+    length_controlled: LengthControlled | None
+    judgements: Judgements
+    """What came of its pairs."""
+    consistent: float | None
+    """The fraction of decided pairs on which the judge agreed in both orders."""
+    grade: Interval | None
+    """1 to 5."""
+    feedback: int
+    """How many times feedback on responses was collected: once per reference, or once per sample."""
+    calls: int
+    cost: float | None
+    """Dollars that the program alone would have paid for these rows: with the instructions and failed calls, without
+    the judge. None: price unknown."""
+    words: float
+    """Mean words of a response."""
+    distinct: float | None
+    """Distinct-2 of the responses."""
+    diversity: float | None
+    """Semantic diversity of the instructions, where the embedding model is there."""
+
+
+@dataclass(frozen=True)
+class Subset:
+    """What one filter keeps of one program's rows at one size: mean grade, and win rate over the plain responses."""
+
+    program: str
+    filter: str
+    size: int
+    grade: Interval | None
+    win_rate: Interval | None
+
+
+@dataclass(frozen=True, repr=False)
+class Comparison(Shown):
+    """A comparison so far, written to `out`.
+
+    `stopped` says what is missing and what to do about it: what ended the comparison early, or that the judge decided
+    no pair. Empty if nothing is missing. `lacking` has a line for each figure that could not be measured."""
+
+    out: Path
+    against: str
+    judge: str
+    teacher: str
+    instructions: int
+    """Those that were answered so far."""
+    references: int
+    size: int
+    """How many instructions there shall be."""
+    programs: Sequence[Line]
+    subsets: Sequence[Subset]
+    used: Spent
+    stopped: str
+    lacking: Sequence[str]
+    doubt: str = ""
+    """That the judge decided fewer than half of what it was asked, and why; empty where it did not."""
+
+    @property
+    def state(self) -> str:
+        """How the work stands now: running, stopped, killed, ended short, at its cap or done."""
+        return state_in(self.out)
+
+    def _describe(self) -> str:
+        programs = ", ".join(line.program for line in self.programs)
+        some = "" if self.instructions == self.size else f"{self.instructions} of "
+        instructions = f"{some}{counted(self.size, 'instruction')}"
+        state = "" if self.state == DONE else f", {self.state}"
+        return f"{programs} on {instructions}{state}, judged by {self.judge}, in {self.out}"
+
+    def _table(self) -> tuple[Sequence[str], Iterable[Sequence[object]]]:
+        return _HEADING, map(_cells, self.programs)
+
+    def table(self) -> list[str]:
+        """The table of programs, a line each: three, one below the other, since a terminal is not that wide."""
+        rows = [_HEADING, *map(_cells, self.programs)]
+        tables = [table_lines([[row[at] for at in columns] for row in rows]) for columns in _TABLES]
+        return [line for table in tables for line in ("", *table)][1:]
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The same as a data frame: a program a row, every bound in a column of its own."""
+        import pandas as pd
+
+        frame = pd.json_normalize([asdict(line) for line in self.programs], sep="_")
+        nested = [name for name in frame if any(other.startswith(f"{name}_") for other in frame)]
+        return frame.drop(columns=nested)  # of a figure that some programs lack
+
+    def filter_table(self) -> list[str]:
+        """The table of the filters' subsets, a line each."""
+        rows = [["program", "filter", "rows", "grade", f"win rate over {self.against}"]]
+        for subset in self.subsets:
+            grade, win_rate = _interval(subset.grade), _interval(subset.win_rate, 1)
+            rows.append([subset.program, subset.filter, str(subset.size), grade, win_rate])
+        return table_lines(rows)
+
+    def gaps(self) -> list[str]:
+        """What programs have no answer to, and what limits their win rates, in a line each."""
+        failed = [f"{line.program} has no answer to {_failed(line)}" for line in self.programs if line.failed]
+        return failed + [f"{line.program}: {note}" for line in self.programs if (note := _note(line))]
+
+    def notes(self) -> list[str]:
+        """What to know before the figures."""
+        missing = [f"not measured: {line}" for line in self.lacking]
+        return [*([self.doubt] if self.doubt else []), *self.gaps(), *missing]
+
+    def lines(self) -> list[str]:
+        """The whole comparison as lines for a terminal or a file."""
+        text = [self.doubt] if self.doubt else []
+        text += [
+            f"{counted(self.instructions, 'instruction')} from {counted(self.references, 'reference')}, written by "
+            f"{self.teacher}, judged by {self.judge} against {self.against}",
+            "",
+            *self.table(),
+            "",
+        ]
+        text += self.gaps()
+        if self.subsets:
+            text += ["rows that filters keep, by grade:", "", *self.filter_table(), ""]
+        text += [f"{PROXY}.", LC_NOTE, f"paid in total, shared work counted once: {self.used}"]
+        text += [f"not measured: {line}" for line in self.lacking]
+        return [*text, f"incomplete: {self.stopped}"] if self.stopped else text
+
+
+_HEADING = (
+    "program", "rows", "win rate %", "length-controlled %", "undecided", "judge failed", "both orders agree", "grade",
+    "words", "distinct word pairs", "diversity", "feedback", "calls", "dollars", "dollars per 1,000 rows",
+)  # fmt: skip
+_TABLES = ((0, 1, 2, 3, 7), (0, 4, 5, 6, 8, 9, 10), (0, 11, 12, 13, 14))
+"""The columns of each table: what the judge preferred, how far to trust it and how varied the rows are, their cost."""
+
+
+def _cells(line: Line) -> list[str]:
+    controlled, judged = line.length_controlled, line.judgements
+    per_thousand = None if line.cost is None or not line.rows else line.cost / line.rows * 1000
+    return [
+        line.program,
+        str(line.rows),
+        _interval(line.win_rate, 1),
+        _interval(controlled.interval if controlled else None, 1),
+        *(map(str, (judged.abstained, judged.failed)) if judged.asked else (NO_VALUE, NO_VALUE)),
+        format_number(line.consistent),
+        _interval(line.grade),
+        format_number(line.words, 0),
+        format_number(line.distinct),
+        format_number(line.diversity),
+        str(line.feedback),
+        str(line.calls),
+        NO_VALUE if line.cost is None else dollars(line.cost * PICO),
+        NO_VALUE if per_thousand is None else dollars(per_thousand * PICO),
+    ]
+
+
+def _interval(interval: Interval | None, digits: int = 2) -> str:
+    if interval is None:
+        return NO_VALUE
+    if interval.clusters < 2:
+        return f"{interval.mean:z.{digits}f}"
+    return f"{interval.mean:z.{digits}f} ({interval.low:z.{digits}f} to {interval.high:z.{digits}f})"
+
+
+def _failed(line: Line) -> str:
+    return ", ".join(f"{count} ({kind})" for kind, count in line.failed.items())
+
+
+def _note(line: Line) -> str:
+    if line.judgements.asked and line.win_rate is None:
+        return f"the judge decided none of its {line.judgements.asked} pairs"
+    return line.length_controlled.note if line.length_controlled is not None else ""

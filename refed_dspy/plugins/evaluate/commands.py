@@ -1,0 +1,240 @@
+"""The commands around benchmarks: `refed answers`, and `refed evaluate` with each benchmark."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from refed_dspy.cli.options import (
+    NO_OUT,
+    ConfigOption,
+    JudgeOption,
+    MaxCalls,
+    MaxCost,
+    MaxMinutes,
+    OutOption,
+    SeedOption,
+    TrackOption,
+    ended_short,
+    given,
+    needed,
+    print_lines,
+    reporting,
+    say_where_tracked,
+    settings_of,
+)
+from refed_dspy.cli.printing import say
+
+FORMATS = ("jsonl", "alpaca_eval", "arena_hard", "ifeval")
+_NO_ANSWERED = "prompts: no prompts; name their file with --prompts FILE"
+_NO_MODEL = (
+    "no model: choose one with --model (openai/gpt-4.1-mini, a teacher file, embedded, or simulated to try it out)"
+)
+NO_JUDGE = "no judge: choose one with --judge (PROVIDER/NAME, or a teacher file) or REFED_JUDGE"
+_NO_OUTPUTS = "outputs: no answers to judge; name their file or folder with --outputs"
+_NO_BASELINE = "baseline: no answers to compare with; name their file or folder with --baseline"
+_NO_CLONE = "clone: no clone of lmarena/arena-hard-auto; name its folder with --clone DIR"
+_NO_PROMPTS = "prompts: no prompts to check; name IFEval's input_data.jsonl with --prompts FILE"
+TrainingData = Annotated[
+    str | None,
+    typer.Option(
+        help="What the model was trained on; the result says what of it overlaps with the prompts.",
+        metavar="DIR_OR_FILE",
+    ),
+]
+EnvironmentOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--environment",
+        "--python",
+        help="An environment that has the benchmark's package.",
+        metavar="DIR_OR_PYTHON",
+        show_default="made once",
+    ),
+]
+
+evaluate_app = typer.Typer(no_args_is_help=True, help="Run official benchmarks with a judge of your own.")
+app = typer.Typer()
+app.add_typer(evaluate_app, name="evaluate")
+
+
+@app.command("answers", options_metavar="--prompts FILE --model FILE_OR_NAME --out DIR [OPTIONS]")
+@reporting
+def answers_(
+    context: typer.Context,
+    prompts: Annotated[
+        str | None, typer.Option(help="A file with an instruction in each row, a benchmark's say.", metavar="FILE")
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "--teacher",
+            help="The model: PROVIDER/NAME, a teacher file, a .gguf file, embedded or simulated.",
+            metavar="FILE_OR_NAME",
+        ),
+    ] = None,
+    out: OutOption = None,
+    format: Annotated[  # noqa: A002 — the flag's name
+        str | None,
+        typer.Option(
+            help=f"{', '.join(FORMATS)}.", metavar="NAME", show_default="jsonl", autocompletion=lambda: FORMATS
+        ),
+    ] = None,
+    generator: Annotated[
+        str | None, typer.Option(help="The model's name in the file.", metavar="NAME", show_default="its own")
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="A system prompt for rows that have none.", metavar="TEXT")] = None,
+    config: ConfigOption = None,
+    seed: SeedOption = None,
+    max_cost: MaxCost = None,
+    max_calls: MaxCalls = None,
+    max_minutes: MaxMinutes = None,
+) -> None:
+    """Have a model answer a file of prompts, as a benchmark's code reads it. Run it again to continue."""
+    from refed_dspy.cli.display import shown
+    from refed_dspy.plugins.evaluate.answers.answers import answer_prompts
+    from refed_dspy.plugins.evaluate.settings import AnswersConfig
+
+    settings = settings_of(AnswersConfig, context)
+    source, folder = needed(settings.prompts, _NO_ANSWERED), needed(settings.out, NO_OUT)
+    needed(settings.teacher, _NO_MODEL)
+    made = shown(answer_prompts, source, **given(settings, "prompts"))
+    print_lines(made.lines())
+    ended_short(made.problem or made.stopped, folder)
+
+
+@evaluate_app.command("alpaca-eval", options_metavar="--outputs FILE --baseline FILE --judge NAME --out DIR [OPTIONS]")
+@reporting
+def alpaca_eval_(
+    context: typer.Context,
+    outputs: Annotated[
+        str | None, typer.Option(help="The model's answers: model_outputs.json.", metavar="FILE_OR_DIR")
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="Another model's answers to the same prompts.", metavar="FILE_OR_DIR")
+    ] = None,
+    judge: JudgeOption = None,
+    out: OutOption = None,
+    environment: EnvironmentOption = None,
+    gamed: Annotated[
+        Path | None,
+        typer.Option(
+            help="AlpacaEval's df_gamed.csv, for its own length-controlled figure.",
+            metavar="FILE",
+            show_default="a fit of our own",
+        ),
+    ] = None,
+    data: TrainingData = None,
+    config: ConfigOption = None,
+    max_cost: MaxCost = None,
+    max_calls: MaxCalls = None,
+    max_minutes: MaxMinutes = None,
+    track: TrackOption = None,
+) -> None:
+    """Run AlpacaEval 2's own code on answers. Run it again to continue."""
+    from refed_dspy.cli.display import shown
+    from refed_dspy.plugins.evaluate.alpaca_eval.evaluate import alpaca_eval
+    from refed_dspy.plugins.evaluate.settings import AlpacaEvalConfig
+
+    settings = settings_of(AlpacaEvalConfig, context)
+    model, against = needed(settings.outputs, _NO_OUTPUTS), needed(settings.baseline, _NO_BASELINE)
+    needed(settings.judge, NO_JUDGE)
+    folder = needed(settings.out, NO_OUT)
+    made = shown(alpaca_eval, model, against, **given(settings, "outputs", "baseline"))
+    print_lines(made.lines())
+    if made.judged is not None:
+        say(f"table, figures, picture and annotations in {folder}")
+    say_where_tracked(folder)
+    ended_short(made.problem or made.stopped, folder)
+
+
+@evaluate_app.command("annotations")
+@reporting
+def annotations_(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="AlpacaEval's annotations.json.")],
+) -> None:
+    """Print figures of AlpacaEval's annotations. Calls no model."""
+    from refed_dspy.plugins.evaluate.alpaca_eval.annotations import annotation_lines, read_annotations
+
+    print_lines(annotation_lines(read_annotations(file)))
+
+
+@evaluate_app.command(
+    "arena-hard", options_metavar="--clone DIR --answers FILE [--answers FILE …] --judge NAME --out DIR [OPTIONS]"
+)
+@reporting
+def arena_hard_(
+    context: typer.Context,
+    clone: Annotated[Path | None, typer.Option(help="A clone of lmarena/arena-hard-auto.", metavar="DIR")] = None,
+    answers: Annotated[
+        list[Path] | None, typer.Option(help="A model's answers: NAME.jsonl; may be repeated.", metavar="FILE")
+    ] = None,
+    judge: JudgeOption = None,
+    out: OutOption = None,
+    benchmark: Annotated[
+        str | None,
+        typer.Option(help="arena-hard-v2.0, arena-hard-v0.1.", metavar="NAME", show_default="arena-hard-v2.0"),
+    ] = None,
+    category: Annotated[
+        str | None, typer.Option(help="hard_prompt, creative_writing.", metavar="NAME", show_default="hard_prompt")
+    ] = None,
+    questions: Annotated[
+        int | None, typer.Option(help="How many questions are judged.", metavar="N", show_default="all")
+    ] = None,
+    style_control: Annotated[
+        bool | None, typer.Option("--style-control/--no-style-control", help="Also score at equal style.")
+    ] = None,
+    environment: EnvironmentOption = None,
+    data: TrainingData = None,
+    config: ConfigOption = None,
+    max_cost: MaxCost = None,
+    max_calls: MaxCalls = None,
+    max_minutes: MaxMinutes = None,
+    track: TrackOption = None,
+) -> None:
+    """Run Arena-Hard's own code on answers. Run it again to continue."""
+    from refed_dspy.cli.display import shown
+    from refed_dspy.plugins.evaluate.arena_hard.evaluate import arena_hard
+    from refed_dspy.plugins.evaluate.settings import ArenaHardConfig
+
+    settings = settings_of(ArenaHardConfig, context, answers=answers or None)
+    repository = needed(settings.clone, _NO_CLONE)
+    needed(settings.judge, NO_JUDGE)
+    folder = needed(settings.out, NO_OUT)
+    made = shown(arena_hard, repository, settings.answers, **given(settings, "clone", "answers"))
+    print_lines(made.lines())
+    if made.arms:
+        say(f"table, figures, picture and judgments in {folder}")
+    say_where_tracked(folder)
+    ended_short(made.problem or made.stopped, folder)
+
+
+@evaluate_app.command(
+    "ifeval", options_metavar="--prompts FILE --answers FILE_OR_DIR [--answers …] --out DIR [OPTIONS]"
+)
+@reporting
+def ifeval_(
+    context: typer.Context,
+    prompts: Annotated[Path | None, typer.Option(help="IFEval's input_data.jsonl.", metavar="FILE")] = None,
+    answers: Annotated[
+        list[Path] | None, typer.Option(help="A model's responses; may be repeated.", metavar="FILE_OR_DIR")
+    ] = None,
+    out: OutOption = None,
+    environment: EnvironmentOption = None,
+    data: TrainingData = None,
+    config: ConfigOption = None,
+    track: TrackOption = None,
+) -> None:
+    """Check answers by IFEval's own checker. Calls no model."""
+    from refed_dspy.plugins.evaluate.ifeval.evaluate import ifeval
+    from refed_dspy.plugins.evaluate.settings import IFEvalConfig
+
+    settings = settings_of(IFEvalConfig, context, answers=answers or None)
+    source, folder = needed(settings.prompts, _NO_PROMPTS), needed(settings.out, NO_OUT)
+    made = ifeval(source, settings.answers, **given(settings, "prompts", "answers"))
+    print_lines(made.lines())
+    say(f"table and figures in {folder}")
+    say_where_tracked(folder)

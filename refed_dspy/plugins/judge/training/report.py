@@ -1,0 +1,271 @@
+"""What a judge's training is worth: agreement with people before and after it, on what it did not see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from refed_dspy.data.pairs import Pair
+from refed_dspy.errors import one_line
+from refed_dspy.metrics.gains import gain_interval, is_gain
+from refed_dspy.metrics.intervals import Correlation, Interval, correlations, mean_interval
+from refed_dspy.optimizers.agreement import Agreement, agreement, criterion_of, share_of, sign
+from refed_dspy.plugins.judge.calibration import Calibration, calibration
+from refed_dspy.plugins.judge.training.held_out import SETS, HeldOut
+from refed_dspy.plugins.judge.training.people import GradedAnswer
+from refed_dspy.programs.judges import Graded, Verdict
+from refed_dspy.text import NO_VALUE, counted, format_number, table_lines
+
+EVERYTHING = "all held out"
+LENGTH_ALONE, TEXTS_ALONE = "length alone", "length and style alone"
+"""What is fitted to the same pairs without the judge's verdicts."""
+CHANCE = 0.5
+"""The accuracy of guessing."""
+_LONGEST_NAME = 28
+_MOST_CRITERIA = 20
+"""So many are shown at a terminal."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A held-out pair, and what the judge said of it before and after training. `chance`: how likely people are to
+    prefer A, by the trained judge (a tie is half). `beside`: what is fitted without the judge's verdicts → its
+    preference, above 0 for A."""
+
+    pair: Pair
+    before: Verdict
+    after: Verdict
+    chance: float
+    beside: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Change:
+    """Agreement before and after, on some held-out pairs. `gain` is the difference in accuracy, paired, with each
+    instruction of the same weight, and its interval is that of proofs (`gain_interval`); None where people decided on
+    none of them."""
+
+    name: str
+    before: Agreement
+    after: Agreement
+    gain: Interval | None
+
+    @classmethod
+    def of(cls, name: str, judged: Sequence[Judged], seed: int) -> Change:
+        """At least one pair is judged."""
+        pairs = [each.pair for each in judged]
+        before = agreement(pairs, [each.before for each in judged], seed)[-1]
+        after = agreement(pairs, [each.after for each in judged], seed)[-1]
+        values, texts = _gains(judged, lambda each: each.before.preference or 0.0)
+        if not values:
+            return cls(name, before, after, None)
+        gain = gain_interval(values, texts)
+        # The interval from few instructions may leave the range of differences.
+        return cls(name, before, after, replace(gain, low=max(-1.0, gain.low), high=min(1.0, gain.high)))
+
+    def cells(self) -> tuple[str, ...]:
+        means = (self.before.accuracy, self.after.accuracy, self.gain)
+        return (
+            one_line(self.name, _LONGEST_NAME),
+            str(self.before.pairs),
+            *(NO_VALUE if mean is None else str(mean) for mean in means),
+            _two(self.before.pearson, self.after.pearson),
+            _two(self.before.spearman, self.after.spearman),
+        )
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What agrees with people without the judge's verdicts, on all held-out pairs. `gain`: the trained judge's over it,
+    in accuracy, with its 95% interval: a guard beside the proof, which a useful judge must not fail by its strictness
+    alone."""
+
+    name: str
+    accuracy: Interval | None
+    gain: Interval | None
+
+    @classmethod
+    def of(cls, name: str, judged: Sequence[Judged], seed: int) -> Beside:
+        scored = [
+            (each.pair.instruction, (sign(each.beside[name]) * each.pair.verdict + 1) / 2)
+            for each in judged
+            if each.pair.verdict
+        ]
+        gains = _gains(judged, lambda each: each.beside[name])
+        return cls(name, share_of(scored, seed), mean_interval(*gains, seed=seed) if scored else None)
+
+    def cells(self) -> tuple[str, ...]:
+        return (self.name, *(NO_VALUE if mean is None else str(mean) for mean in (self.accuracy, self.gain)))
+
+    @property
+    def beaten(self) -> bool:
+        """Whether the trained judge agrees better with people."""
+        return self.gain is not None and is_gain(self.gain)
+
+
+@dataclass(frozen=True)
+class GradeChange:
+    """How grades agree with the mean of people's before and after, on some held-out answers. `error`: the mean absolute
+    difference."""
+
+    name: str
+    answers: int
+    before: Correlation
+    after: Correlation
+    error_before: Interval
+    error_after: Interval
+
+    @classmethod
+    def of(cls, name: str, judged: Sequence[tuple[GradedAnswer, Graded, Graded]], seed: int) -> GradeChange:
+        """At least one answer was graded, before and after."""
+        people, texts = [answer.mean for answer, _, _ in judged], [answer.instruction for answer, _, _ in judged]
+
+        def error(grades: Sequence[float]) -> Interval:
+            differences = [abs(grade - mean) for grade, mean in zip(grades, people, strict=True)]
+            return mean_interval(differences, texts, seed=seed)
+
+        before = [float(graded.grade or 0) for _, graded, _ in judged]
+        after = [graded.expected or 0.0 for _, _, graded in judged]
+        return cls(
+            name=name,
+            answers=len(judged),
+            before=correlations(before, people),
+            after=correlations(after, people),
+            error_before=error(before),
+            error_after=error(after),
+        )
+
+    def cells(self) -> tuple[str, ...]:
+        return (
+            one_line(self.name, _LONGEST_NAME),
+            str(self.answers),
+            str(self.error_before),
+            str(self.error_after),
+            _two(self.before.pearson, self.after.pearson),
+            _two(self.before.spearman, self.after.spearman),
+        )
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """What the training is worth. A criterion's row is of all its held-out pairs, whichever set they are in."""
+
+    sets: Sequence[Change]
+    """One for each set that has a pair, and one for all held-out pairs."""
+    criteria: Sequence[Change]
+    """One for each criterion, where there are several; those of the most pairs first."""
+    grades: Sequence[GradeChange]
+    calibration_before: Calibration
+    """Of verdicts taken for certainties, and ties for one half."""
+    calibration_after: Calibration
+    beside: Sequence[Beside] = ()
+    """Length alone, and what else is fitted without the judge."""
+
+    @property
+    def gain(self) -> Interval | None:
+        """In accuracy, over all held-out pairs."""
+        return self.sets[-1].gain
+
+    @property
+    def proved(self) -> bool:
+        """Whether the judge agrees better with people than before, and than length alone does: the intervals of both
+        gains are above zero."""
+        return self.gain is not None and is_gain(self.gain) and (self.length is None or self.length.beaten)
+
+    @property
+    def length(self) -> Beside | None:
+        """Length alone; None where it was not measured."""
+        return next((each for each in self.beside if each.name == LENGTH_ALONE), None)
+
+    @property
+    def ruler(self) -> str:
+        """That length alone agrees as well with people as the trained judge; empty where it does not, or where length
+        tells nothing."""
+        length, trained = self.length, self.sets[-1].after.accuracy
+        if length is None or length.beaten or length.accuracy is None or length.accuracy.low <= CHANCE:
+            return ""
+        assert trained is not None and length.gain is not None
+        may = "may agree" if length.gain.mean > 0 else "agrees"
+        return (
+            f"length alone {may} as well with people: in {length.accuracy} of what was held out, the trained judge in "
+            f"{trained}"
+        )
+
+    def lines(self) -> list[str]:
+        """Tables for a terminal."""
+        heading = ("held out", "pairs", "accuracy before", "after", "gain (98.5%)", "Pearson", "Spearman")
+        lines = table_lines([heading, *(change.cells() for change in self.sets)])
+        if self.criteria:
+            shown = self.criteria[:_MOST_CRITERIA]
+            lines += ["", *table_lines([("by criterion", *heading[1:]), *(change.cells() for change in shown)])]
+            if more := len(self.criteria) - len(shown):
+                lines.append(f"(and {counted(more, 'criterion', 'criteria')} with fewer pairs, in the folder's file)")
+        if self.grades:
+            of_grades = ("grades", "answers", "error before", "after", "Pearson", "Spearman")
+            lines += ["", *table_lines([of_grades, *(change.cells() for change in self.grades)])]
+        if self.beside:
+            heads = ("without the judge", "accuracy", "what the judge adds (95%)")
+            lines += ["", *table_lines([heads, *(each.cells() for each in self.beside)])]
+        before, after = self.calibration_before, self.calibration_after
+        return [
+            *lines,
+            "",
+            f"Brier score {before.brier} before, {after.brier} after; expected calibration error "
+            f"{format_number(before.error)} before, {format_number(after.error)} after",
+        ]
+
+    def facts(self) -> dict[str, Any]:
+        """The same in JSON types; an infinite bound stays a float."""
+        return {**asdict(self), "proved": self.proved, "ruler": self.ruler}
+
+
+def report_on(
+    judged: Sequence[Judged],
+    graded: Sequence[tuple[GradedAnswer, Graded, Graded]],
+    held_out: HeldOut,
+    seed: int,
+) -> TrainingReport:
+    """The report on held-out pairs, at least one, and graded answers, each decided before and after."""
+    by_set = {name: [each for each in judged if name in held_out.of_pair(each.pair)] for name in SETS}
+    by_criterion: dict[str, list[Judged]] = {}
+    for each in judged:
+        by_criterion.setdefault(_criterion_name(criterion_of(each.pair).name, held_out), []).append(each)
+    grades_by: dict[str, list[tuple[GradedAnswer, Graded, Graded]]] = {}
+    for one in graded:
+        grades_by.setdefault(_criterion_name(one[0].criterion.name, held_out), []).append(one)
+    if len(grades_by) > 1:
+        grades_by[EVERYTHING] = list(graded)
+    outcomes, clusters = [(each.pair.verdict + 1) / 2 for each in judged], [each.pair.instruction for each in judged]
+    certain = [(_sign(each.before) + 1) / 2 for each in judged]
+    changes = [Change.of(name, of_set, seed) for name, of_set in by_set.items() if of_set]
+    criteria = [Change.of(name, some, seed) for name, some in by_criterion.items()]
+    criteria.sort(key=lambda change: -change.before.pairs)
+    return TrainingReport(
+        (*changes, Change.of(EVERYTHING, judged, seed)),
+        criteria if len(criteria) > 1 else [],
+        [GradeChange.of(name, some, seed) for name, some in grades_by.items()],
+        calibration(certain, outcomes, clusters, seed),
+        calibration([each.chance for each in judged], outcomes, clusters, seed),
+        [Beside.of(name, judged, seed) for name in judged[0].beside],
+    )
+
+
+def _criterion_name(name: str, held_out: HeldOut) -> str:
+    return f"{name} (unseen)" if name in held_out.criteria else name
+
+
+def _gains(judged: Sequence[Judged], over: Callable[[Judged], float]) -> tuple[list[float], list[str]]:
+    """Of each pair that people decided: by how much the trained judge is better than what prefers so (1, 0 or -1, and
+    halves for ties), and its instruction."""
+    decided = [each for each in judged if each.pair.verdict]
+    values = [(_sign(each.after) - sign(over(each))) * each.pair.verdict / 2 for each in decided]
+    return values, [each.pair.instruction for each in decided]
+
+
+def _sign(verdict: Verdict) -> int:
+    return sign(verdict.preference or 0.0)
+
+
+def _two(before: float | None, after: float | None) -> str:
+    return f"{format_number(before)} to {format_number(after)}"

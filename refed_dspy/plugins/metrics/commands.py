@@ -1,0 +1,64 @@
+"""`refed stats`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from refed_dspy.cli.options import (
+    NO_DATA,
+    ClusterOption,
+    ConfigOption,
+    Data,
+    JsonOption,
+    JudgeOption,
+    MaxCalls,
+    MaxCost,
+    MaxMinutes,
+    OutOption,
+    ScorerOption,
+    SeedOption,
+    ended_short,
+    given,
+    needed,
+    print_lines,
+    reporting,
+    settings_of,
+)
+from refed_dspy.cli.printing import say
+
+app = typer.Typer()
+
+
+@app.command("stats")
+@reporting
+def stats_(
+    context: typer.Context,
+    data: Data = None,
+    scorer: ScorerOption = None,
+    judge: JudgeOption = None,
+    sample: Annotated[int | None, typer.Option(help="Rows to draw for slow or paid measurements.", metavar="N")] = None,
+    out: OutOption = None,
+    config: ConfigOption = None,
+    seed: SeedOption = None,
+    cluster: ClusterOption = None,
+    as_json: JsonOption = False,
+    max_cost: MaxCost = None,
+    max_calls: MaxCalls = None,
+    max_minutes: MaxMinutes = None,
+) -> None:
+    """Measure a data set: lengths, diversity, coherence, perplexity, win rate of improved over first responses."""
+    from refed_dspy.cli.display import shown
+    from refed_dspy.plugins.metrics.settings import StatsConfig
+    from refed_dspy.plugins.metrics.stats import measure
+
+    settings = settings_of(StatsConfig, context, scorer=scorer and {"model": scorer})
+    source = needed(settings.data, NO_DATA)
+    made = shown(measure, source, **given(settings, "data"))
+    if as_json:
+        say(json.dumps(made.facts(), ensure_ascii=False, indent=1))
+    else:
+        print_lines(made.lines())
+    ended_short(made.wins.stopped if made.wins is not None else "", settings.out)

@@ -1,0 +1,66 @@
+"""`refed recycle`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from refed_dspy.cli.options import (
+    NO_DATA,
+    NO_OUT,
+    NO_TEACHER,
+    ConfigOption,
+    Data,
+    MaxCalls,
+    MaxCost,
+    MaxMinutes,
+    OutOption,
+    ScorerOption,
+    SeedOption,
+    TeacherOption,
+    ended_short,
+    given,
+    needed,
+    print_lines,
+    reporting,
+    settings_of,
+)
+from refed_dspy.cli.printing import say
+
+app = typer.Typer()
+
+
+@app.command("recycle", options_metavar="--teacher FILE_OR_NAME --out DIR [OPTIONS]")
+@reporting
+def recycle_(
+    context: typer.Context,
+    data: Data = None,
+    size: Annotated[
+        int | None, typer.Option(help="Rows to recycle, drawn at random.", metavar="N", show_default="all")
+    ] = None,
+    out: OutOption = None,
+    teacher: TeacherOption = None,
+    selective: Annotated[
+        bool | None,
+        typer.Option("--selective", help="Keep a new part only if IFD or r-IFD favours it; needs --scorer."),
+    ] = None,
+    scorer: ScorerOption = None,
+    config: ConfigOption = None,
+    seed: SeedOption = None,
+    max_cost: MaxCost = None,
+    max_calls: MaxCalls = None,
+    max_minutes: MaxMinutes = None,
+) -> None:
+    """Improve an existing data set's instructions and responses by Reflection-Tuning. Run it again to continue."""
+    from refed_dspy.cli.display import shown
+    from refed_dspy.plugins.recycle.recycle import recycle
+    from refed_dspy.plugins.recycle.settings import RecycleConfig
+
+    settings = settings_of(RecycleConfig, context, scorer=scorer and {"model": scorer})
+    folder, source = needed(settings.out, NO_OUT), needed(settings.data, NO_DATA)
+    needed(settings.teacher, NO_TEACHER)
+    made = shown(recycle, source, **given(settings, "data"))
+    print_lines(made.lines())
+    say(f"rows and table in {folder}")
+    ended_short(made.stopped, folder)

@@ -1,0 +1,323 @@
+"""The data set's card (README.md): YAML for the Hub, then what a user of the data wants to know first; what each column
+holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import Any
+
+from refed_dspy.data.read import OWN
+from refed_dspy.data.sources import REMARKS
+from refed_dspy.plugins.share.facts import RunFacts, StageFacts
+from refed_dspy.plugins.share.markdown import Markdown, block, code, escaped, plain
+from refed_dspy.plugins.share.redact import PRIVATE
+from refed_dspy.plugins.share.run_settings import StageText
+from refed_dspy.plugins.share.steps import Step
+from refed_dspy.plugins.share.survey import Survey
+from refed_dspy.plugins.share.terms import terms_of
+from refed_dspy.text import counted, format_number
+
+_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+_LARGEST = "n>1M"
+_METHOD_TAG = "reference-level-feedback"
+_TAGS = ("synthetic", "instruction-tuning", _METHOD_TAG, "refed-dspy")
+_PACKAGE_LICENSE = "Apache-2.0, that of refed-dspy, which they come with"
+_METHODS = {
+    "ReferenceLevelFeedback": "Reference-Level Feedback: each reference is studied once; what makes its "
+    "instruction and its response good guides new instructions, and the responses to them are improved by it.",
+    "SampleLevelFeedback": "Sample-level feedback: new instructions come from references; each response is criticised "
+    "by itself, and improved by that.",
+    "InstructionFeedbackOnly": "Instructions from references, and the first response to each: nothing is improved, so "
+    "`improved_response` is `response`.",
+}
+_NGRAM = "eight"
+"""`copied.NGRAM_WORDS`, as a word."""
+_EXAMPLE = 600
+"""Characters shown of each text of the example row."""
+_LINE = 600
+"""Characters shown of a setting."""
+_ORIGINS = {
+    "package": "refed-dspy's own prompts",
+    "guided": "refed-dspy's own prompts, with the author's guidance added",
+    "other": "not this version's own prompts: compiled, edited, or from another version",
+    "": "the program's own",
+}
+_CUSTOM_METHOD = "A custom program, run by refed-dspy."
+_PAPER = """
+@inproceedings{mehri-etal-2026-beyond,
+  title = {Beyond Sample-Level Feedback: Using Reference-Level Feedback to Guide Data Synthesis},
+  author = {Mehri, Shuhaib and Chen, Xiusi and Ji, Heng and Hakkani-T{\\"u}r, Dilek},
+  booktitle = {Proceedings of the 19th Conference of the European Chapter of the Association for Computational
+    Linguistics (Volume 1: Long Papers)},
+  year = {2026},
+  pages = {141--164},
+  note = {arXiv:2502.04511}
+}
+"""
+
+
+@dataclass(frozen=True)
+class Config:
+    """A config of the data set; `pattern` names its files."""
+
+    name: str
+    pattern: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class CardSettings:
+    """What the person who shares the data states about it. None: not stated."""
+
+    name: str
+    license: str | None = None
+    """An identifier that the Hub knows; `other` with `license_file`."""
+    license_file: bool = False
+    """Whether a file LICENSE is in the folder."""
+    reference_license: str | None = None
+    citation: str | None = None
+    report: bool = False
+    """Whether report.html is in the folder."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """Everything that a card shows."""
+
+    settings: CardSettings
+    facts: RunFacts
+    survey: Survey
+    configs: Sequence[Config]
+    """`default` first."""
+    version: str
+    languages: Sequence[str] = field(default_factory=tuple)
+    steps: Sequence[Step] = ()
+    """What was done to the rows since they were made, the first step first."""
+    origin: str = ""
+    """What the first step began with; empty where it has no name."""
+
+    def text(self) -> str:
+        """README.md. No text of a model, file or person is markup in it, and its front matter is always valid YAML."""
+        return f"---\n{self._front_matter()}\n---\n\n{self._body()}"
+
+    def _front_matter(self) -> str:
+        from huggingface_hub import DatasetCardData
+
+        settings, facts_known = self.settings, bool(self.facts.size)
+        file = {"license_name": "see-license-file", "license_link": "LICENSE"} if settings.license_file else {}
+        data = DatasetCardData(
+            language=list(self.languages) or None,
+            license=settings.license,
+            pretty_name=settings.name,
+            language_creators=["machine-generated"],
+            size_categories=[_size(self.configs[0].rows)],
+            task_categories=["text-generation"],
+            tags=[tag for tag in _TAGS if facts_known or tag != _METHOD_TAG],
+            configs=[_front_matter_config(config) for config in self.configs],
+            **file,
+        )
+        return str(data.to_yaml())
+
+    def _body(self) -> str:
+        import jinja2
+
+        # The template is ours. What people and models wrote goes in as values, and `finalize` makes them plain text.
+        environment = jinja2.Environment(  # noqa: S701 — Markdown, where HTML's escapes do not apply
+            finalize=escaped, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        )
+        environment.filters |= {"code": code, "counted": counted}
+        source = files("refed_dspy.plugins.share").joinpath("card.md.j2").read_text(encoding="utf-8")
+        return environment.from_string(source).render(self._values()).strip() + "\n"
+
+    def _values(self) -> dict[str, Any]:
+        settings, facts, survey = self.settings, self.facts, self.survey
+        dropped = [config.rows for config in self.configs[1:]]
+        features = {name: survey.features[name] for name in {**dict.fromkeys(facts.features), **survey.features}}
+        return {
+            "title": settings.name,
+            "facts": facts,
+            "cost": facts.cost,
+            "rows": survey.rows,
+            "complete": facts.kept >= facts.size,
+            "method": Markdown(_METHODS.get(facts.method, _CUSTOM_METHOD)),
+            "version": self.version,
+            "features": features,
+            "sources": [self._source(name, count) for name, count in facts.sources.items()],
+            "terms": self._terms(),
+            "surveyed": len(survey.pairs),
+            "copied": _copied(survey, self.configs),
+            "changes": survey.changes,
+            "changed": format_number(100 * survey.changes.median, 0) if survey.changes else "",
+            **self._setup(),
+            "columns": self._columns(),
+            "trained": self._trained(),
+            "steps": self.steps,
+            "origin": self.origin,
+            "example": _example(survey),
+            "figures": _figures(survey.figures()),
+            "used": len(survey.references),
+            "rows_per_reference": _rows_per_reference(survey) if survey.references else "",
+            "judged": any(stage.stage.endswith("judge") for stage in self._stages()),
+            "filter_names": [str(counts["filter"]) for counts in self._filters()],
+            "dropped": dropped[0] if dropped else 0,
+            "report": settings.report,
+            "license": self._license(),
+            "method_citation": block(_PAPER, "bibtex"),
+            "citation": block(settings.citation, "bibtex") if settings.citation else "",
+        }
+
+    def _stages(self) -> list[StageFacts]:
+        return [*self.facts.stages, *(stage for step in self.steps for stage in step.stages)]
+
+    def _filters(self) -> list[Mapping[str, Any]]:
+        return [*self.facts.filters, *(filter_ for step in self.steps for filter_ in step.filters)]
+
+    def _trained(self) -> str:
+        """The column to train on; empty where the rows have other columns."""
+        return next((name for name in ("improved_response", "response") if name in self._columns()), "")
+
+    def _columns(self) -> Mapping[str, str]:
+        """Column → what it holds; of other data's columns, refed knows nothing."""
+        if not self.steps:
+            return COLUMNS
+        names = self.survey.columns
+        known = COLUMNS if "improved_response" in names else _RECYCLED if "original_instruction" in names else {}
+        return {name: {**known, **_OF_STEPS}.get(name, "as in the source") for name in names}
+
+    def _terms(self) -> list[dict[str, Any]]:
+        """One entry per model. A name that only private endpoints answered to may belong to another model."""
+        endpoints: dict[str, set[str]] = {}
+        for stage in self._stages():
+            endpoints.setdefault(stage.model, set()).add(stage.endpoint)
+        return [
+            {"model": model, "terms": Markdown(terms_of(model, PRIVATE if asked == {PRIVATE} else ""))}
+            for model, asked in endpoints.items()
+        ]
+
+    def _setup(self) -> dict[str, Any]:
+        settings = self.facts.settings
+        return {
+            "settings": [(name, plain(value, _LINE)) for name, value in settings.rows],
+            "filter_settings": [(name, code(values, _LINE)) for name, values in settings.filters],
+            "described": [(name, plain(text, _LINE)) for name, text in settings.features.items()],
+            "stage_texts": [_stage(stage) for stage in settings.stages],
+            "stopped": settings.stopped,
+        }
+
+    def _source(self, name: str, count: int) -> dict[str, Any]:
+        builtin = name in OWN
+        return {
+            "name": name,
+            "count": count,
+            "builtin": builtin,
+            "license": _PACKAGE_LICENSE if builtin else self.settings.reference_license or "not stated",
+        }
+
+    def _license(self) -> Any:
+        if self.settings.license_file:
+            return Markdown("The license's text is in LICENSE.")
+        if self.settings.license:
+            return code(self.settings.license)
+        return "None is stated. Ask the author before you use it."
+
+
+def _copied(survey: Survey, configs: Sequence[Config]) -> Markdown:
+    """How many rows hold text of their reference, also where none does."""
+    copied = survey.copied
+    rows = counted(copied.improved_response, "row")
+    examined = counted(len(survey.drawn), "row was", "rows were")
+    text = (
+        f"In {rows}, half or more of the {_NGRAM}-word runs of the response stand in "
+        f"the reference (that is `improved_response`; of `response` in {copied.response:,}, of `instruction` in "
+        f"{copied.instruction:,}). {examined} checked, each against its own reference. Texts "
+        f"of fewer than {_NGRAM} words are not counted; shorter runs and shared ideas are not searched for."
+    )
+    return Markdown(f"{text} The rows of `dropped` were not checked." if len(configs) > 1 else text)
+
+
+def _rows_per_reference(survey: Survey) -> str:
+    least, middle, most = survey.rows_per_reference()
+    gave = f"{counted(len(survey.references), 'reference')} gave rows: "
+    if least == most:
+        return f"{gave}{least:,}{' each' if len(survey.references) > 1 else ''}."
+    return f"{gave}{least:,} to {most:,} each, {middle:,} at the median."
+
+
+def _stage(stage: StageText) -> dict[str, Any]:
+    examples = f"; {counted(stage.examples, 'example')} shown with them, not quoted here" if stage.examples else ""
+    return {
+        "stage": stage.stage,
+        "text": block(stage.instructions),
+        "origin": f"{_ORIGINS[stage.origin]}{examples}",
+        "added": block(stage.added) if stage.added else "",
+    }
+
+
+def _example(survey: Survey) -> list[tuple[str, Markdown]]:
+    """(column, its text in a block) of the first row, each text cut at `_EXAMPLE` characters."""
+    row = survey.first
+    if row is None:
+        return []
+    texts = {name: getattr(row, name) for name in ("instruction", "response", "improved_response")}
+    if not row.response:
+        texts = {"instruction": row.instruction, "response": row.improved_response}
+    return [(name, block(text if len(text) <= _EXAMPLE else f"{text[:_EXAMPLE]} …")) for name, text in texts.items()]
+
+
+def _size(rows: int) -> str:
+    return next((name for most, name in _SIZES if rows < most), _LARGEST)
+
+
+def _front_matter_config(config: Config) -> dict[str, Any]:
+    entry: dict[str, Any] = {"config_name": config.name, "data_files": [{"split": "train", "path": config.pattern}]}
+    return {**entry, "default": True} if config.name == "default" else entry
+
+
+def _figures(figures: Mapping[str, float | None]) -> dict[str, str]:
+    return {name: format_number(value, 1 if " words, " in name else 2) for name, value in figures.items()}
+
+
+_OF_STEPS = {REMARKS: "what the filters noted, as JSON: the row's number in the data, and its scores"}
+_RECYCLED = {
+    "row": "the row's number in the data that was recycled",
+    "instruction": "the instruction after recycling",
+    "response": "the response after recycling, to train on",
+    "original_instruction": "the instruction before",
+    "original_response": "the response before",
+    "instruction_from": "whether the instruction is the original or a new one",
+    "response_from": "whether the response is the original or a new one",
+    "instruction_reason": "why no new instruction was taken, if none was",
+    "response_reason": "why no new response was taken, if none was",
+    "system": "the system prompt; empty if there is none",
+    "ifd": "how hard the instruction is to follow (IFD)",
+    "r_ifd": "how hard it is to guess the instruction from the response (r-IFD)",
+    "original_ifd": "the IFD before",
+    "original_r_ifd": "the r-IFD before",
+    "template": "the prompt around an instruction in these figures",
+    "selection_reason": "empty: the row was kept",
+}
+COLUMNS: Mapping[str, str] = {
+    "instruction": "the new instruction",
+    "response": "the first response to it",
+    "analysis": "what the improvement saw in the first response: strengths, opportunities, feedback that applies",
+    "implementation_strategy": "what it planned to change, and why",
+    "improved_response": "the response to train on",
+    "sample": "the row's number in the run, from 1",
+    "reference": "id of the reference that the row came from, a digest of its texts",
+    "reference_source": "where that reference stood: source and row",
+    "feature": "the feature of the reference that the instruction was written by",
+    "round": "how often the reference had been used up before, from 0",
+    "teacher": "the model that wrote the improved response",
+    "endpoint": "where that model was asked",
+    "response_teacher": "the model that wrote the first response",
+    "response_endpoint": "where that model was asked",
+    "instruction_teacher": "the model that wrote the instruction",
+    "instruction_endpoint": "where that model was asked",
+    "program": "digest of the prompt that improved the response",
+    "prompt_tokens": "tokens read by the row's own calls, without its reference's",
+    "completion_tokens": "tokens written by these calls",
+    "cost": "dollars paid for these calls; empty if a price is unknown",
+    "system": "the system prompt of the reference and so of the row; empty if it has none",
+}

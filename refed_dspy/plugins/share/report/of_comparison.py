@@ -1,0 +1,165 @@
+"""The page of a comparison, from its ledger and the files beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any
+
+from refed_dspy.data.stored import json_lines, read_json
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.summary import run_status
+from refed_dspy.plugins.metrics.win_rates import LC_NOTE
+from refed_dspy.plugins.share.report import charts, glance
+from refed_dspy.plugins.share.report.charts import Chart
+from refed_dspy.plugins.share.report.drawing import Interval, Intervals
+from refed_dspy.plugins.share.report.extracts import Extract, Gallery, Text, plain
+from refed_dspy.plugins.share.report.glance import Fact, Table
+from refed_dspy.plugins.share.report.page import Page
+from refed_dspy.records import PICO, dollars
+from refed_dspy.text import NO_VALUE, counted, format_number
+
+FIGURES, ROWS = "comparison.json", "rows.jsonl"
+_SHOWN = 30
+"""Instructions that are shown with all answers."""
+_RATES = ("win rate", "length-controlled")
+
+
+def comparison_page(folder: Path, ledger: Ledger) -> Page:
+    """The contents of a comparison's page; until it has ended, what it took so far."""
+    status, made = run_status(ledger), read_json(folder / FIGURES)
+    lines = made.get("programs", [])
+    stopped = [made["stopped"]] if made.get("stopped") and made["stopped"] != status["reason"] else []
+    notes = [*stopped, *made.get("notes", ()), *glance.self_judged(made.get("teacher"), made.get("judge"))]
+    lead = f"{status['kept']:,} of {status['size']:,} instructions compared"
+    if made:
+        lead = (
+            f"{counted(made['instructions'], 'instruction')} from {counted(made['references'], 'reference')}, "
+            f"written by {made['teacher']}, judged by {made['judge']} against {made['against']}. {made['proxy']}."
+        )
+    shown = [_win_rates(lines, made["against"]), _grades(lines)] if made else []
+    return Page(
+        title=folder.absolute().name,
+        lead=lead,
+        state=status["state"],
+        reason=status["reason"],
+        facts=[Fact("Instructions", f"{status['kept']:,}", f"of {status['size']:,}"), *glance.paid(ledger, status)],
+        notes=[*notes, *glance.spending_notes(status)],
+        galleries=[side_by_side] if (side_by_side := _side_by_side(folder / ROWS)) else [],
+        charts=[*filter(None, shown), charts.costs(status["usage"])],
+        tables=[*([_programs(lines)] if lines else []), glance.models(status["models"])],
+    )
+
+
+def _win_rates(lines: Sequence[Mapping[str, Any]], against: str) -> Chart | None:
+    compared = [line for line in lines if line["win_rate"]]
+    if not compared:
+        return None
+    rates = [
+        (_interval(line["win_rate"]), _interval((line["length_controlled"] or {}).get("interval"))) for line in compared
+    ]
+    series = {name: [each[at] for each in rates] for at, name in enumerate(_RATES)}
+    series = {name: intervals for name, intervals in series.items() if any(intervals)}
+    figure = Intervals(
+        [line["program"] for line in compared], series, [_text(rate, 1, "%") for rate, _ in rates], 0, 100, 50
+    )
+    rows = [
+        [line["program"], *(_text(rate, 1, "%") for rate in each)] for line, each in zip(compared, rates, strict=True)
+    ]
+    text = f"How often the judge preferred the program's response to that of {against}, with 95% intervals."
+    text += f" {LC_NOTE}" if "length-controlled" in series else ""
+    return Chart("wins", f"Win rates over {against}", text, figure, ("program", *_RATES), rows)
+
+
+def _grades(lines: Sequence[Mapping[str, Any]]) -> Chart | None:
+    graded = [(line["program"], grade) for line in lines if (grade := _interval(line["grade"]))]
+    if not graded:
+        return None
+    ends = [_text(grade, 2) for _, grade in graded]
+    figure = Intervals([name for name, _ in graded], {"grade": [grade for _, grade in graded]}, ends, 1, 5)
+    rows = [[name, end] for (name, _), end in zip(graded, ends, strict=True)]
+    text = "The judge's grades of the responses, from 1 to 5, with 95% intervals."
+    return Chart("grades", "Grades", text, figure, ("program", "grade"), rows)
+
+
+def _programs(lines: Sequence[Mapping[str, Any]]) -> Table:
+    columns = (
+        "program",
+        "rows",
+        "both orders agree",
+        "undecided",
+        "judge failed",
+        "feedback",
+        "calls",
+        "dollars",
+        "dollars per 1,000 rows",
+        "words",
+        "distinct word pairs",
+    )
+    rows = [
+        [
+            line["program"], f"{line['rows']:,}", format_number(line["consistent"]), *_undecided(line["judgements"]),
+            f"{line['feedback']:,}",
+            f"{line['calls']:,}", _money(line["cost"]), _money(_each_thousand(line)),
+            format_number(line["words"], 0), format_number(line["distinct"]),
+        ]
+        for line in lines
+    ]  # fmt: skip
+    return Table(
+        "programs", "Programs", "What each program would have cost on its own, without the judge.", columns, rows
+    )
+
+
+def _undecided(judged: Mapping[str, Any]) -> list[str]:
+    """Of how many of its pairs the judge abstained, and on how many it failed; no values where it had none."""
+    counts = [judged["abstained"], judged["failed"]]
+    return [f"{count:,}" if judged["decided"] or any(counts) else NO_VALUE for count in counts]
+
+
+def _each_thousand(line: Mapping[str, Any]) -> float | None:
+    cost, rows = line["cost"], line["rows"]
+    return 1000 * cost / rows if cost is not None and rows else None
+
+
+def _side_by_side(path: Path) -> Gallery | None:
+    """The first instructions, each with every program's response and the judge's verdict on it."""
+    groups = groupby(json_lines(path), lambda row: row["instruction"])
+    shown = [
+        Extract(instruction.strip(), [_answer(row) for row in rows]) for instruction, rows in islice(groups, _SHOWN)
+    ]
+    if not shown:
+        return None
+    text = f"The first {len(shown):,} instructions with the response of every program; all of them are in {ROWS}."
+    return Gallery("side-by-side", "Side by side", text, shown, wide=True)
+
+
+def _answer(row: Mapping[str, Any]) -> Text:
+    return plain(row["program"], row["improved_response"], ", ".join(_verdict(row)))
+
+
+def _verdict(row: Mapping[str, Any]) -> Iterator[str]:
+    if row["preference"] is not None:
+        yield "wins" if row["preference"] > 0 else "loses" if row["preference"] < 0 else "a tie"
+    elif row["abstained"] or row["judge_failed"]:
+        yield "not decided"
+    if row["grade"] is not None:
+        yield f"grade {format_number(row['grade'], 0 if row['grade'] == int(row['grade']) else 1)}"
+
+
+def _interval(stored: Mapping[str, Any] | None) -> Interval | None:
+    """(mean, low, high); an infinite bound was stored as None."""
+    if stored is None:
+        return None
+    return stored["mean"], *(float("nan") if stored[end] is None else stored[end] for end in ("low", "high"))
+
+
+def _text(interval: Interval | None, digits: int, unit: str = "") -> str:
+    if interval is None:
+        return NO_VALUE
+    mean, low, high = (f"{value:z.{digits}f}" for value in interval)
+    return f"{mean}{unit}" if low == "nan" else f"{mean}{unit} ({low} to {high})"
+
+
+def _money(amount: float | None) -> str:
+    return NO_VALUE if amount is None else dollars(amount * PICO)

@@ -1,0 +1,158 @@
+"""Search files that are about to be published for secrets: which to look for, and how to read all text of a file."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import html
+import json
+import os
+import re
+import zlib
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from refed_dspy.concurrency import current_environ
+from refed_dspy.config.keys import SHAPES
+from refed_dspy.errors import InputError, one_line
+from refed_dspy.plugins.share.manifest import name_digest
+
+_SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
+"""Anywhere in a variable's name. `config.keys` asks for more, since what it knows is cut out of answers; what is found
+here is reported, and nothing is published."""
+_MIN_LENGTH = 12
+"""A shorter value of a variable may be a word that any text holds."""
+
+
+def secret_values(key_variables: Collection[str] = ()) -> dict[str, str]:
+    """What it is → its value: environment variables of this process whose name sounds like a secret, or whose name's
+    digest (`manifest.name_digest`) is in `key_variables`, and the token of a login. Uses no network."""
+    values = {
+        f"the value of the variable {name}": value.strip()
+        for name, value in current_environ().items()
+        if _SECRET_NAME.search(name) or name_digest(name) in key_variables
+    }
+    values["the token of hf auth login"] = _login_token()
+    # Not Path.exists: it raises for a value that is longer than a file name may be.
+    return {what: text for what, text in values.items() if len(text) >= _MIN_LENGTH and not os.path.exists(text)}  # noqa: PTH110
+
+
+def _login_token() -> str:
+    """The token of a login from its file, or "". The library's `get_token` might renew it, over the network."""
+    from huggingface_hub import constants
+
+    try:
+        return Path(constants.HF_TOKEN_PATH).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return ""
+
+
+def find_key_shapes(path: Path) -> list[str]:
+    """Which of SHAPES the file at `path` contains; never the key itself. Raises InputError."""
+    return _search(path, SHAPES, regex=True)
+
+
+def find_secrets(path: Path, secrets: Mapping[str, str]) -> list[str]:
+    """Which of `secrets` (`secret_values`) the file at `path` contains verbatim. Raises InputError."""
+    return _search(path, secrets, regex=False)
+
+
+def _search(path: Path, patterns: Mapping[str, str], *, regex: bool) -> list[str]:
+    """The names of the `patterns` that match. Arrow's search takes a tenth of the time of `re`."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    match = pc.match_substring_regex if regex else pc.match_substring
+    matched: dict[str, None] = {}
+    for texts in texts_of(path):
+        array = pa.array([_encodable(texts)], pa.large_string()) if isinstance(texts, str) else texts
+        matched |= dict.fromkeys(
+            what for what, pattern in patterns.items() if pc.any(match(array, _encodable(pattern))).as_py()
+        )
+    return list(matched)
+
+
+def _encodable(text: str) -> str:
+    """Variables may hold bytes that are not UTF-8, and JSON lone surrogates."""
+    return text.encode("utf-8", "replace").decode()
+
+
+_DATA = re.compile(r'<script type="(?P<kind>text/plain|application/json)"[^>]*>(?P<content>.*?)</script>', re.DOTALL)
+"""Where a page holds its rows (`report.page.packed`) and its charts' figures."""
+_SCRIPT = re.compile(r"<script\b.*?</script>", re.DOTALL)
+_ESCAPE = re.compile(r"\\([!-/:-@\[-`{-~])")
+"""A backslash before punctuation: Markdown shows only the punctuation."""
+
+
+def texts_of(path: Path) -> Iterator[Any]:
+    """Each text in the file, as `str` or as an Arrow array: of a Parquet file all columns, lists and structs too; of an
+    HTML page also its packed data; of Markdown also the text without escapes.
+
+    Raises InputError: the file cannot be read in this way.
+    """
+    if path.suffix == ".parquet":
+        yield from _columns(path)
+        return
+    text = path.read_text(encoding="utf-8", errors="replace")
+    if path.suffix == ".html":
+        yield from _page(path, text)
+        return
+    yield text
+    if path.suffix == ".md":
+        yield _ESCAPE.sub(r"\1", text)
+
+
+def _page(path: Path, text: str) -> Iterator[str]:
+    try:
+        for block in _DATA.finditer(text):
+            content = _unpacked(block["content"]) if block["kind"] == "text/plain" else block["content"]
+            yield "\n".join(_strings(content))
+    except (ValueError, OSError, EOFError, zlib.error, RecursionError):
+        raise InputError(
+            f"{one_line(path, 200)}: its data cannot be read, so it cannot be searched for keys; make the folder "
+            "again with force=True"
+        ) from None
+    rest = _DATA.sub("", text)  # packed data may look like a key by chance
+    yield rest
+    yield html.unescape(_SCRIPT.sub("", rest))
+
+
+def _unpacked(content: str) -> str:
+    return gzip.decompress(base64.b64decode(content)).decode("utf-8")
+
+
+def _strings(content: str) -> Iterator[str]:
+    """Every string in JSON, the names of objects' fields too."""
+    left = [json.loads(content)]
+    while left:
+        value = left.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, list):
+            left += value
+        elif isinstance(value, dict):
+            left += [*value, *value.values()]
+
+
+def _columns(path: Path) -> Iterator[Any]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with path.open("rb") as opened, pq.ParquetFile(opened) as file:  # Arrow takes no path that is not UTF-8
+            for batch in file.iter_batches(batch_size=1_000):
+                for column in batch.columns:
+                    yield from _arrays(pa, column)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{one_line(path, 200)}: not a readable Parquet file: {one_line(error, 120)}") from None
+
+
+def _arrays(pa: Any, column: Any) -> Iterator[Any]:
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        yield column
+    elif pa.types.is_list(column.type):
+        yield from _arrays(pa, column.flatten())
+    elif pa.types.is_struct(column.type):
+        for child in column.flatten():
+            yield from _arrays(pa, child)
