@@ -1,27 +1,22 @@
-"""The one beginning of all paid work: a folder's ledger, opened for one kind of work, under its caps."""
+"""What the paid work in a folder is: its identity, its models, its caps. `job` opens the folder for it."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from refed_dspy.errors import RunDirError, RunStopped
-from refed_dspy.ledger.connection import FILE
+from refed_dspy.errors import RunDirError
 from refed_dspy.ledger.identity import differences, has_begun, named_work
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import RunRecorder
-from refed_dspy.ledger.spending import begin_start
-from refed_dspy.ledger.states import DONE, KILLED, UNGATHERED, End, last_end, write_end
 from refed_dspy.records import Reference
 from refed_dspy.teachers import Teacher
-from refed_dspy.teachers.caps import CapSettings, CapsLeft, budget_caps, check_caps, lasting_caps
+from refed_dspy.teachers.caps import CapSettings, CapsLeft
 from refed_dspy.teachers.failures import CallPolicy
 from refed_dspy.teachers.pool import PoolSetup
 
@@ -128,7 +123,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Start:
-    """One start of the work in a folder: one process, from `begin` to its end."""
+    """One start of the work in a folder: one process, from its first call to its last."""
 
     ledger: Ledger
     work: Work
@@ -138,52 +133,6 @@ class Start:
     recorder: RunRecorder
     reused_from: Ledger | None = None
     """The ledger of a run whose answers count here too."""
-
-
-def _to_reuse(folder: Path) -> Ledger:
-    """The ledger of the run in `folder`. Raises RunDirError where there is none, or where it lacks what a cluster's
-    workers made."""
-    ledger = Ledger.read(folder)
-    if ledger.meta(UNGATHERED):
-        ledger.close()
-        raise RunDirError(f"reuse: {folder}: its shards are not gathered yet; run its own command again first")
-    return ledger
-
-
-@contextmanager
-def begin(folder: Path, work: Work) -> Iterator[Start]:
-    """The folder's ledger, open for one more start of `work`, which is new there or the same as before.
-
-    How the start ended is written as it ends: by an error, as the block wrote it (`write_end`), else done. Where this
-    raises, nothing was written.
-
-    Raises:
-        RunDirError: the folder holds other work, is in use, or cannot be written; or there is no run to reuse.
-        ConfigError: a cap that cannot be kept, or calls that wait in the batch of another model.
-        RunStopped: a later lease of the shard writes it.
-        KeyboardInterrupt, CancelledError: where the block raises one: what is kept, and how to go on.
-    """
-    if not (folder / FILE).is_file():  # a mistake leaves no folder behind
-        budget_caps(work.models, work.caps)
-    with ExitStack() as stack:
-        reused_from = None if work.reuse is None else stack.enter_context(_to_reuse(work.reuse))
-        ledger = stack.enter_context(Ledger.create(folder, work.epoch))
-        work.refuse_another(ledger)  # first: the caps and costs of other work mean nothing here
-        caps = lasting_caps(ledger, work.caps)
-        caps_left = check_caps(ledger, work.models, caps)
-        size = work.record(ledger, caps)
-        begin_start(ledger)
-        recorder = RunRecorder(ledger, caps_left.caps, caps_left.before, work.calls_each)
-        try:
-            yield Start(ledger, work, size, caps_left, recorder, reused_from)
-        except BaseException as error:
-            with suppress(RunStopped):  # the block's error is raised; a failed write has the same cause
-                write_end(ledger, End.by(error))
-            if isinstance(error, KeyboardInterrupt | asyncio.CancelledError):
-                raise type(error)(work.kept_line(ledger)) from None
-            raise
-        if last_end(ledger).state == KILLED:
-            write_end(ledger, End(DONE))
 
 
 def resume_hint(folder: Path) -> str:

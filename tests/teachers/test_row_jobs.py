@@ -24,10 +24,9 @@ from refed_dspy.teachers import Teacher, open_teacher
 from refed_dspy.teachers.caps import CapSettings
 from refed_dspy.teachers.failures import CallPolicy
 from refed_dspy.teachers.progress import Progress, Watch
-from refed_dspy.teachers.row_jobs import for_each_row, row_job
 from refed_dspy.teachers.session import Session
 from refed_dspy.teachers.work import Work
-from tests.support.asking import ask
+from tests.support.asking import ask, row_job
 from tests.support.compiling import config
 from tests.support.scripted_engine import Answer, Writer, fake_lm, references
 
@@ -50,7 +49,7 @@ async def worked(
     seen: list[Progress] | None = None,
 ) -> Session:
     async with row_job(folder, spec, Watch(None if seen is None else seen.append)) as session:
-        await for_each_row(session, items, work, slots)
+        await session.for_each(items, work, slots)
     return session
 
 
@@ -134,7 +133,7 @@ async def test_what_does_not_land_within_the_grace_is_cancelled(
 
     with pytest.raises(ValueError, match="first"):
         async with row_job(tmp_path, job({"teacher": teacher()[0]})) as session:
-            await for_each_row(session, range(2), work, 2)
+            await session.for_each(range(2), work, 2)
     assert ends == ["cancelled"]
 
 

@@ -71,14 +71,14 @@ class TrainingSpec:
             **(compiled if settings.optimizer is not None else {}),
         }
 
-    def work(self, size: int, caps: CapSettings) -> Work:
-        """The judging as paid work."""
+    def work(self) -> Work:
+        """The training as paid work."""
         return Work(
             kind="training",
             identity=self.identity(),
             models={"judge": self.teacher},
-            size=size,
-            caps=caps,
+            size=len(self.pairs),
+            caps=self.caps,
             reuse=self.settings.reuse,
             policy=CallPolicy(self.settings.seed),
             way_out="choose another folder with out=…",
