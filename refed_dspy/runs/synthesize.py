@@ -18,10 +18,9 @@ from refed_dspy.runs.plan import Plan, PlanSettings
 from refed_dspy.runs.prepare import RunSettings, prepare, run_keywords
 from refed_dspy.runs.program import ProgramLike
 from refed_dspy.runs.result import Synthesis, read_run
-from refed_dspy.runs.scheduler import run_plan
 from refed_dspy.runs.spec import RunSpec
 from refed_dspy.runs.work import note_end
-from refed_dspy.runs.worker import SynthesisWorker
+from refed_dspy.runs.worker import SynthesisWorker, run_plan
 from refed_dspy.teachers.job import Job, job
 from refed_dspy.teachers.progress import NOBODY, Progress, Watch
 from refed_dspy.teachers.session import Session
@@ -197,7 +196,7 @@ async def carry_out(spec: RunSpec, session: Session, plan: Plan) -> None:
     if not plan.complete:
         async with session.running():  # in here DSPy's language model is the recorded one
             worker = SynthesisWorker(spec, session)
-            await run_plan(plan, worker, spec.slots, session.grace)
+            await run_plan(plan, worker, spec.slots)
             if not plan.complete:
                 worker.own.check_useful()
 
