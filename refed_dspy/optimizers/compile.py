@@ -24,8 +24,7 @@ from refed_dspy.optimizers.rehearsal import rehearse
 from refed_dspy.optimizers.result import OUTPUTS, Compiled, how_to_continue, write_outcome
 from refed_dspy.optimizers.spec import CompileSpec, prepare
 from refed_dspy.optimizers.steps import CompileOutcome, CompileSteps
-from refed_dspy.records import digest
-from refed_dspy.teachers.job import job
+from refed_dspy.teachers.job import folder_of, job
 from refed_dspy.teachers.progress import CompileProgress, Teller, Watch
 from refed_dspy.teachers.work import Start
 from refed_dspy.tracking.background import tracking, wanted
@@ -114,7 +113,7 @@ def compile(  # noqa: A001
     """
     models = {"teacher": teacher, "judge": judge, "reflection": reflection}
     spec = prepare(program, references, metric, {**settings, **models, "pairs": pairs, "out": out})
-    folder = spec.settings.out or Path("refed-compiles") / digest(spec.identity())
+    folder = folder_of(spec.settings.out, "refed-compiles", spec.identity())
     if new := not (folder / FILE).is_file():
         refuse_unprovable(spec)
         refuse_small_caps(spec)

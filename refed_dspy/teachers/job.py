@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from refed_dspy.concurrency import run_blocking
-from refed_dspy.errors import ExportError, RunDirError, RunStopped
-from refed_dspy.files import check_outputs
+from refed_dspy.errors import ExportError, InputError, RunDirError, RunStopped, TeacherRefused
+from refed_dspy.files import check_outputs, path_of
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import RunRecorder
@@ -51,7 +51,7 @@ class Job:
         check_caps(ledger, work.models, caps)
         self._size = work.record(ledger, caps)
         write_end(ledger, End(KILLED, NO_WORD))
-        self._told = False
+        self._told = self._paid = False
 
     def begin(self, **changes: Any) -> Start:
         """One more start, whose time counts from now on. `changes`: fields of the work that are others in this one.
@@ -72,6 +72,7 @@ class Job:
         self.short = ""
         async with self.watch.following(session.progress), session.running():
             yield session
+        self._paid = self._paid or session.answered
         if session.cap_reached is not None:
             self.stopped = self.stopped or session.cap_reached.cap
         if unanswered := len(session.start.recorder.passing):
@@ -113,6 +114,9 @@ class Job:
             return type(error)(self.work.kept_line(self.ledger))
         if isinstance(error, ExportError) and self.ledger.has_answers():
             return RunStopped(f"{error}; the answers are kept: the same command pays for none of them again")
+        if isinstance(error, InputError) and self._paid:
+            hint = "" if isinstance(error, TeacherRefused) else f"; {self.work.resume_hint(self.ledger)}"
+            return RunStopped(f"{error}{hint}")
         return error
 
 
@@ -132,7 +136,9 @@ def job(
     Raises:
         RunDirError: the folder holds other work, is in use, or cannot be written; or there is no run to reuse.
         ConfigError: a cap that cannot be kept, or calls that wait in the batch of another model.
-        ExportError: as `check_outputs`. Where the block raises one, RunStopped, once there are answers.
+        ExportError: as `check_outputs`.
+        RunStopped: in place of an InputError of the block, once something was paid for; and of an ExportError, once
+            there are answers.
         RunStopped: a later lease of the shard writes it.
         KeyboardInterrupt, CancelledError: where the block raises one: what is kept, and how to go on.
     """
@@ -155,7 +161,7 @@ def job(
 
 def folder_of(out: str | Path | None, home: str, identity: Any) -> Path:
     """`out`, or a folder in `home` that is named after what tells the work from other work."""
-    return Path(out) if out is not None else Path(home) / digest(identity)
+    return Path(home) / digest(identity) if out is None else path_of(out, "out")
 
 
 def _to_reuse(folder: Path) -> Ledger:

@@ -27,13 +27,12 @@ from refed_dspy.programs import ReferenceLevelFeedback, SeedOnly
 from refed_dspy.programs.baselines import METHODS
 from refed_dspy.programs.load import load_program, own_program, refuse_bound_models, warn_of_another_teacher
 from refed_dspy.programs.saved import program_digests
-from refed_dspy.records import digest
 from refed_dspy.runs.spec import RunSpec
 from refed_dspy.runs.synthesize import run_job
 from refed_dspy.signatures import DEFAULT_FEATURES
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.by_stage import TeachersByStage
-from refed_dspy.teachers.job import Job
+from refed_dspy.teachers.job import Job, folder_of
 from refed_dspy.teachers.judge import judge_for, open_judge_program
 from refed_dspy.teachers.progress import Progress, Watch
 from refed_dspy.teachers.work import Work
@@ -148,8 +147,7 @@ class _ComparisonSpec(RunSpec):
 
     @property
     def folder(self) -> Path:
-        named = cast(CompareConfig, self.config).out
-        return named or Path("refed-comparisons") / digest(self.identity())
+        return folder_of(cast(CompareConfig, self.config).out, "refed-comparisons", self.identity())
 
     def work(self) -> Work:
         return replace(super().work(), unit="instructions", way_out="choose another folder with out", most_changes=4)

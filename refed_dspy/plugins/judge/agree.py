@@ -17,7 +17,6 @@ from refed_dspy.config.scorer import ScorerConfig
 from refed_dspy.config.teacher import WithJudge
 from refed_dspy.data.pairs import Pair, load_pairs, merged, sample_pairs
 from refed_dspy.errors import NothingKept, briefly
-from refed_dspy.files import path_of
 from refed_dspy.ledger.spending import spent
 from refed_dspy.optimizers.agreement import Agreement, agreement, agreement_lines, criterion_of
 from refed_dspy.optimizers.result import why_stopped
@@ -120,8 +119,7 @@ def measure_agreement(
     if seen := len({pair.id for pair in chosen if digest(pair.instruction) in tuned_on}):
         log.warning("%s", _flattered(seen, len(chosen)))
     identity = {"pairs": digest([pair.id for pair in chosen]), "program": program_digests(opened)}
-    named = None if out is None else path_of(out, "out")
-    folder = folder_of(named, "refed-verdicts", [identity, teacher.identity])
+    folder = folder_of(out, "refed-verdicts", [identity, teacher.identity])
     work = Work(
         kind="agreement",
         identity={**identity, "judge": teacher.identity},

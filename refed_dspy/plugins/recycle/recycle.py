@@ -16,7 +16,7 @@ from refed_dspy.data.sources import source_of
 from refed_dspy.errors import ConfigError, RunStopped, briefly
 from refed_dspy.files import as_path
 from refed_dspy.plugins.metrics.figures import open_tools, scoring
-from refed_dspy.plugins.recycle.passes import Passes, PassResults, row_by_row, selectively
+from refed_dspy.plugins.recycle.passes import PassResults, row_by_row, selectively
 from refed_dspy.plugins.recycle.program import INSTRUCTION_CRITERIA, RESPONSE_CRITERIA, Recycled, ReflectionTuning
 from refed_dspy.plugins.recycle.result import OUTPUTS, Recycling, old_and_new, recycling_of, write_rows, write_table
 from refed_dspy.plugins.recycle.select import Selection
@@ -100,13 +100,12 @@ def recycle(
     so_far = partial(recycling_of, folder, loaded, source, rows, tools.lacking)
     made: dict[int, Recycled] = {}
     with job(folder, work, Watch(on_progress, progress), OUTPUTS, [data]) as at:
-        passes = Passes(module, at)
         try:
             if config.selective and tools.scorer is not None:
                 selection = Selection(tools.scorer, tools.template, config.unimproved)
-                recycling = so_far(selectively(rows, passes, selection))
+                recycling = so_far(selectively(rows, module, at, selection))
             else:
-                recycling = so_far(row_by_row(rows, passes, made))
+                recycling = so_far(row_by_row(rows, module, at, made))
         except (RunStopped, KeyboardInterrupt):
             if made:
                 write_rows(so_far(PassResults(made)))
