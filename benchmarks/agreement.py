@@ -25,10 +25,9 @@ from refed_dspy.plugins.metrics.settings import StatsConfig
 from refed_dspy.programs.judges import PairwiseJudge, Verdict
 from refed_dspy.programs.saved import program_digests
 from refed_dspy.teachers import Teacher, open_teacher
-from refed_dspy.teachers.caps import CapSettings
 from refed_dspy.teachers.failures import CallPolicy
 from refed_dspy.teachers.job import job
-from refed_dspy.teachers.work import Work
+from refed_dspy.teachers.work import CapSettings, Work
 
 DATA = Path(__file__).parents[2] / "shared/data"
 FILES = {"MT-Bench": "llmbar_mtbench_200.json", "PandaLM": "pandalm_testset_v1.json"}

@@ -25,10 +25,9 @@ from refed_dspy.ledger.recorder import RunRecorder
 from refed_dspy.ledger.spending import begin_start
 from refed_dspy.ledger.states import CAPPED, DONE, KILLED, NO_WORD, SHORT, UNGATHERED, End, write_end
 from refed_dspy.records import digest
-from refed_dspy.teachers.caps import budget_caps, check_caps, lasting_caps
 from refed_dspy.teachers.progress import NOBODY, Progress, Watch
 from refed_dspy.teachers.session import Session
-from refed_dspy.teachers.work import Start, Work
+from refed_dspy.teachers.work import Start, Work, budget_caps, check_caps, lasting_caps
 
 T = TypeVar("T")
 

@@ -27,12 +27,11 @@ from refed_dspy.programs.adapter import checked_adapter
 from refed_dspy.programs.asking import with_roles
 from refed_dspy.programs.fast_path import Engine
 from refed_dspy.records import dollars
-from refed_dspy.teachers.caps import CapsLeft
 from refed_dspy.teachers.pool import Pool, PooledTeacher, members_of
 from refed_dspy.teachers.progress import Progress
 from refed_dspy.teachers.recorded import RecordedTeacher
 from refed_dspy.teachers.recorded_lm import recorded_lm
-from refed_dspy.teachers.work import Start
+from refed_dspy.teachers.work import CapsLeft, Start
 
 T = TypeVar("T")
 # DSPy settings for thousands of calls: history and traces would grow with each, and a warning come with each.

@@ -30,10 +30,9 @@ from refed_dspy.programs.judges import OVERALL, RESPONSE_CRITERIA, Criterion, Pa
 from refed_dspy.programs.lm_errors import AnswerCut, NotReached
 from refed_dspy.records import digest
 from refed_dspy.teachers import open_teacher
-from refed_dspy.teachers.caps import CapSettings
 from refed_dspy.teachers.failures import CallPolicy
 from refed_dspy.teachers.job import job
-from refed_dspy.teachers.work import Work
+from refed_dspy.teachers.work import CapSettings, Work
 from tests.support.scripted_engine import Answer, Writer, fake_lm
 
 BETTER = "[better] "

@@ -15,9 +15,8 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.statements import Answer, Key, answered
 from refed_dspy.records import PICO, Reference
 from refed_dspy.teachers import open_teacher
-from refed_dspy.teachers.caps import CapSettings
 from refed_dspy.teachers.job import job
-from refed_dspy.teachers.work import Work
+from refed_dspy.teachers.work import CapSettings, Work
 from tests.support.compiling import config
 from tests.support.scripted_engine import Writer, fake_lm
 

@@ -36,10 +36,9 @@ from refed_dspy.runs.resume import remembered
 from refed_dspy.runs.spec import RunSpec
 from refed_dspy.runs.synthesize import TRACKING_INTERVAL
 from refed_dspy.teachers import Teacher
-from refed_dspy.teachers.caps import NO_CAPS
 from refed_dspy.teachers.job import job
 from refed_dspy.teachers.progress import Progress, Watch
-from refed_dspy.teachers.work import Start, Work
+from refed_dspy.teachers.work import NO_CAPS, Start, Work
 from refed_dspy.tracking.background import run_wanted, tracking
 from refed_dspy.tracking.run import copy_run
 

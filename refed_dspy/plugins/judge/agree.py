@@ -26,12 +26,11 @@ from refed_dspy.programs.judges import Judgements
 from refed_dspy.programs.load import warn_of_another_teacher
 from refed_dspy.programs.saved import program_digests
 from refed_dspy.records import PICO, digest, dollars
-from refed_dspy.teachers.caps import caps_of
 from refed_dspy.teachers.failures import CallPolicy
 from refed_dspy.teachers.job import Job, folder_of, job
 from refed_dspy.teachers.judge import open_judge_model, open_judge_program
 from refed_dspy.teachers.progress import Progress, Watch
-from refed_dspy.teachers.work import Work
+from refed_dspy.teachers.work import Work, caps_of
 from refed_dspy.text import Shown, html_lines
 
 log = logging.getLogger("refed_dspy.optimizers")

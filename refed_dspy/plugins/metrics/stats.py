@@ -24,12 +24,11 @@ from refed_dspy.programs.judges import OVERALL, Judgements, PairwiseJudge, Verdi
 from refed_dspy.programs.saved import program_digests
 from refed_dspy.records import DataRow
 from refed_dspy.teachers import Teacher
-from refed_dspy.teachers.caps import caps_of
 from refed_dspy.teachers.failures import CallPolicy
 from refed_dspy.teachers.job import folder_of, job
 from refed_dspy.teachers.judge import in_role, open_judge_model
 from refed_dspy.teachers.progress import Progress, Watch
-from refed_dspy.teachers.work import Work
+from refed_dspy.teachers.work import Work, caps_of
 from refed_dspy.text import NO_VALUE, Shown, format_number, html_lines
 
 if TYPE_CHECKING:

@@ -13,9 +13,8 @@ from refed_dspy.plugins.metrics.figures import scoring
 from refed_dspy.plugins.recycle.program import Improved, Recycled, Reflected, ReflectionTuning
 from refed_dspy.plugins.recycle.select import Selected, Selection
 from refed_dspy.records import DataRow
-from refed_dspy.teachers.caps import check_caps, lasting_caps
 from refed_dspy.teachers.job import Job
-from refed_dspy.teachers.work import resume_hint
+from refed_dspy.teachers.work import check_caps, lasting_caps, resume_hint
 
 T = TypeVar("T")
 RowTask = Callable[[DataRow], Awaitable[T]]

@@ -25,11 +25,10 @@ from refed_dspy.programs.load import refuse_bound_models, warn_of_another_teache
 from refed_dspy.programs.saved import load_into, program_digests
 from refed_dspy.records import digest
 from refed_dspy.teachers import Teacher, open_teacher
-from refed_dspy.teachers.caps import caps_of
 from refed_dspy.teachers.failures import CallPolicy
 from refed_dspy.teachers.job import folder_of, job
 from refed_dspy.teachers.progress import Progress, Watch
-from refed_dspy.teachers.work import Work, resume_hint
+from refed_dspy.teachers.work import Work, caps_of, resume_hint
 
 
 class RecycleKeywords(TypedDict, total=False):

@@ -32,12 +32,11 @@ from refed_dspy.runs.filter.apply import apply_filters
 from refed_dspy.runs.filter.decisions import Decisions
 from refed_dspy.runs.filter.result import OUTPUTS, Filtering, write_filtering
 from refed_dspy.teachers import Teacher
-from refed_dspy.teachers.caps import caps_of
 from refed_dspy.teachers.failures import CallPolicy
 from refed_dspy.teachers.job import Job, job
 from refed_dspy.teachers.judge import in_role, open_judge_model, open_judge_program, warn_of_unasked
 from refed_dspy.teachers.progress import Progress, Watch
-from refed_dspy.teachers.work import Work
+from refed_dspy.teachers.work import Work, caps_of
 
 NO_PLAIN = "no plain response"
 

@@ -34,9 +34,8 @@ from refed_dspy.plugins.recycle.program import (
 from refed_dspy.plugins.recycle.select import UNIMPROVED, UNSCORED, Selected, Selection
 from refed_dspy.records import DataRow
 from refed_dspy.teachers import open_teacher
-from refed_dspy.teachers.caps import CapSettings
 from refed_dspy.teachers.job import Job, job
-from refed_dspy.teachers.work import Work
+from refed_dspy.teachers.work import CapSettings, Work
 from tests.programs.test_reflection import Reflecting, reflected, shown
 from tests.runs.recycle.helpers import (
     first_pass,

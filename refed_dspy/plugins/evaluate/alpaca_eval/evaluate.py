@@ -27,11 +27,10 @@ from refed_dspy.plugins.evaluate.judged import at_once, check_judge, check_logpr
 from refed_dspy.plugins.evaluate.settings import AlpacaEvalConfig
 from refed_dspy.plugins.evaluate.tracked import track_evaluation
 from refed_dspy.teachers import Teacher
-from refed_dspy.teachers.caps import caps_of
 from refed_dspy.teachers.job import Job, folder_of, job
 from refed_dspy.teachers.judge import open_judge_model
 from refed_dspy.teachers.progress import Progress, Watch
-from refed_dspy.teachers.work import Work
+from refed_dspy.teachers.work import Work, caps_of
 
 OUTPUTS = (EVALUATION, TABLE, PICTURE, ANNOTATIONS, LEADERBOARD, LOG)
 

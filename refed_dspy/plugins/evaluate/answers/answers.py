@@ -19,11 +19,10 @@ from refed_dspy.plugins.evaluate.prompts import Prompts, load_prompts
 from refed_dspy.plugins.evaluate.settings import AnswerFormat, AnswersConfig
 from refed_dspy.records import digest_of
 from refed_dspy.teachers import Teacher, open_teacher
-from refed_dspy.teachers.caps import caps_of
 from refed_dspy.teachers.failures import CallPolicy
 from refed_dspy.teachers.job import folder_of, job
 from refed_dspy.teachers.progress import Progress, Watch
-from refed_dspy.teachers.work import Work
+from refed_dspy.teachers.work import Work, caps_of
 
 
 class AnswersKeywords(TypedDict, total=False):

@@ -30,11 +30,10 @@ from refed_dspy.plugins.evaluate.program import run_program
 from refed_dspy.plugins.evaluate.settings import ArenaHardConfig
 from refed_dspy.plugins.evaluate.tracked import track_evaluation
 from refed_dspy.teachers import Teacher
-from refed_dspy.teachers.caps import caps_of
 from refed_dspy.teachers.job import Job, folder_of, job
 from refed_dspy.teachers.judge import open_judge_model
 from refed_dspy.teachers.progress import Progress, Watch
-from refed_dspy.teachers.work import Work
+from refed_dspy.teachers.work import Work, caps_of
 
 log = logging.getLogger("refed_dspy.teachers")
 OUTPUTS = (EVALUATION, TABLE, PICTURE, JUDGMENTS, LOG, TABLE_LOG)

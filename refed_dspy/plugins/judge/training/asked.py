@@ -10,8 +10,8 @@ from refed_dspy.optimizers.agreement import criterion_of
 from refed_dspy.plugins.judge.training.people import GradedAnswer
 from refed_dspy.programs import PairwiseJudge, RubricJudge, Verdict
 from refed_dspy.programs.judges import Graded, Judgements
-from refed_dspy.teachers.caps import CapSettings
 from refed_dspy.teachers.job import Job
+from refed_dspy.teachers.work import CapSettings
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from refed_dspy.plugins.judge.training.spec import TrainingSpec
 from refed_dspy.programs import PairwiseJudge
 from refed_dspy.records import PICO, digest
 from refed_dspy.teachers import Teacher
-from refed_dspy.teachers.caps import CapSettings, lasting_caps
+from refed_dspy.teachers.work import CapSettings, lasting_caps
 from refed_dspy.text import counted
 
 COMPILE = "compile"

@@ -17,10 +17,9 @@ from refed_dspy.programs.load import open_judge, refuse_bound_models
 from refed_dspy.programs.saved import load_state, program_digests, program_state
 from refed_dspy.records import digest
 from refed_dspy.teachers import Teacher
-from refed_dspy.teachers.caps import CapSettings, caps_of
 from refed_dspy.teachers.failures import CallPolicy
 from refed_dspy.teachers.judge import open_judge_model
-from refed_dspy.teachers.work import Work
+from refed_dspy.teachers.work import CapSettings, Work, caps_of
 from refed_dspy.text import counted
 
 
