@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -28,8 +29,7 @@ from refed_dspy.ledger.spending import spent
 from refed_dspy.ledger.states import FUNNEL
 from refed_dspy.programs.load import warn_of_another_teacher
 from refed_dspy.records import DataRow, digest_of
-from refed_dspy.runs.filter.apply import apply_filters
-from refed_dspy.runs.filter.decisions import Decisions
+from refed_dspy.runs.filter.apply import Decisions, apply_filters
 from refed_dspy.runs.filter.result import OUTPUTS, Filtering, write_filtering
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.failures import CallPolicy
@@ -116,22 +116,23 @@ def filter_data(
             f"{folder}: its judge was being asked on a cluster, by an earlier version; finish it with version 0.2.0, "
             f"or remove {folder / JUDGING}: what is in there is then paid for again"
         )
+    watch = Watch(on_progress, progress)
     if not paid:
         _make_folder(folder)
-        filtering = Filtering(folder, loaded, apply_filters(loaded.rows, steps, config.seed), None, "", source)
-        write_filtering(filtering)
-        return filtering
-    with job(folder, _work(loaded, models, config), Watch(on_progress, progress)) as at:
+    with job(folder, _work(loaded, models, config), watch) if paid else nullcontext() as at:
         filtered = apply_filters(loaded.rows, steps, config.seed, partial(_ask, at))
-        used = spent(at.ledger)
-        filtering = Filtering(folder, loaded, filtered, used if used.calls else None, at.stopped, source)
+        used = None if at is None else spent(at.ledger)
+        stopped = "" if at is None else at.stopped
+        filtering = Filtering(folder, loaded, filtered, used if used and used.calls else None, stopped, source)
         write_filtering(filtering)
-        at.short = filtering.problem if filtered.undecided else ""
+        if at is not None:
+            at.short = filtering.problem if filtered.undecided else ""
         return filtering
 
 
-def _ask(at: Job, judge_filter: JudgeFilter, rows: RowsOnDisk) -> Decisions:
+def _ask(at: Job | None, judge_filter: JudgeFilter, rows: RowsOnDisk) -> Decisions:
     """The judge's decisions on the rows that it reached. Raises NothingKept where it decided none."""
+    assert at is not None  # a filter that asks a judge is paid work
     decisions = Decisions()
 
     async def judge(place: int) -> None:
