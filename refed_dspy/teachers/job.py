@@ -27,7 +27,7 @@ from refed_dspy.ledger.states import CAPPED, DONE, KILLED, NO_WORD, SHORT, UNGAT
 from refed_dspy.records import digest
 from refed_dspy.teachers.progress import NOBODY, Progress, Watch
 from refed_dspy.teachers.session import Session
-from refed_dspy.teachers.work import Start, Work, budget_caps, check_caps, lasting_caps
+from refed_dspy.teachers.work import Start, Work, budget_caps, check_caps
 
 T = TypeVar("T")
 
@@ -46,9 +46,7 @@ class Job:
         """The cap that ended it early, or an empty text."""
         self.short = ""
         """Why it is not done, though no cap ended it; or an empty text."""
-        caps = lasting_caps(ledger, work.caps)
-        check_caps(ledger, work.models, caps)
-        self._size = work.record(ledger, caps)
+        self._size = work.record(ledger, check_caps(ledger, work.models, work.caps).settings)
         write_end(ledger, End(KILLED, NO_WORD))
         self._told = self._paid = False
 
@@ -56,9 +54,8 @@ class Job:
         """One more start, whose time counts from now on. `changes`: fields of the work that are others in this one.
         Raises ConfigError, as `check_caps`."""
         work, ledger = replace(self.work, **changes), self.ledger
-        caps = lasting_caps(ledger, work.caps)
-        caps_left = check_caps(ledger, work.models, caps)
-        size = work.record(ledger, caps) if changes else self._size
+        caps_left = check_caps(ledger, work.models, work.caps)
+        size = work.record(ledger, caps_left.settings) if changes else self._size
         begin_start(ledger)
         recorder = RunRecorder(ledger, caps_left.caps, caps_left.before, work.calls_each)
         return Start(ledger, work, size, caps_left, recorder, self._reused_from)
