@@ -143,13 +143,3 @@ def test_an_end_that_was_written_stands_whatever_comes_after_it(tmp_path: Path) 
         at.ends(End("at its cap", "why"))
         raise ValueError("later")
     assert ends(tmp_path) == ("at its cap", "why")
-
-
-def test_what_is_written_after_the_last_answer_is_no_time_of_work(tmp_path: Path) -> None:
-    async def nothing(_: int) -> None: ...
-
-    with job(tmp_path, work()) as at:
-        at.ask([1], nothing)
-        last = at.ledger.db.execute("SELECT last FROM starts").fetchall()
-        at.ledger.set_meta(figures={})
-        assert at.ledger.db.execute("SELECT last FROM starts").fetchall() == last
