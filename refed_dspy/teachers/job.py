@@ -126,16 +126,15 @@ def job(
 ) -> Iterator[Job]:
     """`work` in `folder`, new there or the same as before; its files there are `outputs`, and `inputs` what it reads.
 
-    How it ended is written as it ends: by an error, as the block says (`Job.ends`), else `Job.end`. Where this
-    raises, nothing was written.
+    How it ended is written as it ends: as the block says (`Job.ends`), by what it raises, else `Job.end`. Where this
+    refuses the work, nothing was written.
 
     Raises:
         RunDirError: the folder holds other work, is in use, or cannot be written; or there is no run to reuse.
         ConfigError: a cap that cannot be kept, or calls that wait in the batch of another model.
         ExportError: as `check_outputs`.
-        RunStopped: in place of an InputError of the block, once something was paid for; and of an ExportError, once
-            there are answers.
-        RunStopped: a later lease of the shard writes it.
+        RunStopped: a later lease of the shard writes it. In place of an InputError of the block, once something was
+            paid for, and of an ExportError, once there are answers.
         KeyboardInterrupt, CancelledError: where the block raises one: what is kept, and how to go on.
     """
     check_outputs(folder, outputs, FILE, *inputs)
