@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, TypeAlias, get_args
 
 import yaml
-from pydantic import Field, ModelWrapValidatorHandler, model_validator
+from pydantic import Field, ModelWrapValidatorHandler, PlainSerializer, field_serializer, model_validator
 
 from refed_dspy.config.base import Settings
 from refed_dspy.config.named import FILTERS, is_named
@@ -138,6 +138,10 @@ class OverlapSettings(Keeping):
     columns: list[str] | None = None
     """The file's columns that contain prompts. Unset: those whose names suggest it."""
 
+    @field_serializer("against", when_used="json")
+    def _found_from_anywhere(self, value: Path) -> str:
+        return str(value.absolute())  # a resume may have another working directory
+
 
 class _OfBothGuards(Settings):
     copies: bool = True
@@ -266,3 +270,19 @@ class FilterConfig(Settings):
     def settings(self) -> Any:
         """The filter's settings: an object of its settings class."""
         return getattr(self, self.name)
+
+
+def _recorded(filters: list[Any]) -> list[dict[str, Any]]:
+    """Each filter as a file would name it; of a custom one, which no file can hold, its class."""
+    return [
+        {each.name: each.settings.model_dump(mode="json", exclude_none=True)}
+        if isinstance(each, FilterConfig)
+        else {each.name: each.settings}
+        if isinstance(each, NamedFilter)
+        else {"class": f"{type(each).__module__}.{type(each).__qualname__}"}
+        for each in filters
+    ]
+
+
+Filters: TypeAlias = Annotated[list[FilterConfig], PlainSerializer(_recorded, when_used="json")]
+"""Filters in their order, perhaps with some of the caller's own among them."""

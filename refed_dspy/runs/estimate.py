@@ -175,14 +175,11 @@ def _forecast_from(spec: RunSpec) -> Forecast | None:
     folder, size = spec.folder, spec.size
     if not (folder / "ledger.sqlite").is_file():
         return None
-    rates = spec.by_stage.first.price.rates if spec.by_stage.first.price else None
     with Ledger.read(folder) as ledger:
         if not ledger.has_answers():
             return None
         spec.work().refuse_another(ledger)
-        judge = spec.judge.price.rates if spec.judge and spec.judge.price else None
-        weights = StageWeights.read(ledger, rates, spec.by_stage.facts(), judge)
-        prediction = forecast(ledger, size, spec.config.per_reference, weights)
+        prediction = forecast(ledger, size, spec.config.per_reference, StageWeights.read(ledger, spec.settings()))
     enough = min(ENOUGH_REFERENCES, len(spec.references), -(-size // PILOT_SAMPLES))
     return prediction if prediction is not None and prediction.references >= enough else None
 

@@ -8,29 +8,15 @@ from typing import Any
 
 from refed_dspy.config.keywords import checked
 from refed_dspy.config.loading import warn_of_unused
-from refed_dspy.data.references import References
 from refed_dspy.errors import RunDirError, briefly
 from refed_dspy.files import path_of
 from refed_dspy.ledger.identity import named_work
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.runs.remembered import (
-    remembered_filters,
-    remembered_judge,
-    remembered_program,
-    remembered_stages,
-    remembered_teachers,
-)
+from refed_dspy.runs.remembered import remembered
 from refed_dspy.runs.result import Synthesis
 from refed_dspy.runs.synthesize import synthesize
 from refed_dspy.teachers import TeacherLike
-from refed_dspy.teachers.by_stage import ANY
 from refed_dspy.teachers.progress import Progress
-
-_KEPT = (
-    "size", "seed", "per_reference", "max_failure_share", "reuse", "track", "judge_program", "judge_scorer",
-    "accept_changed",
-)  # fmt: skip
-"""The settings that the ledger keeps as they were set."""
 
 
 @briefly
@@ -78,19 +64,6 @@ def resume(
     changed |= {"max_cost": max_cost, "max_calls": max_calls, "max_minutes": max_minutes, "cluster": cluster}
     settings |= {name: value for name, value in changed.items() if value is not None}
     return synthesize(program, references, run_dir=run_dir, progress=progress, on_progress=on_progress, **settings)
-
-
-def remembered(
-    ledger: Ledger, teacher: Any = None, teachers: Any = None, judge: Any = None
-) -> tuple[Any, References, dict[str, Any]]:
-    """The run's program, its references, and the settings that `synthesize` was called with, or these models instead.
-    Raises RunDirError where only the script that started the run can build them."""
-    settings: dict[str, Any] = {name: value for name in _KEPT if (value := ledger.meta(name)) is not None}
-    settings["teacher"] = remembered_teachers(ledger, ANY) if teacher is None else teacher
-    settings["teachers"] = remembered_stages(ledger) if teachers is None else teachers
-    settings["filters"], settings["guards"] = remembered_filters(ledger), False  # the guards are among them
-    settings["judge"] = remembered_judge(ledger) if judge is None else judge
-    return remembered_program(ledger), References(tuple(ledger.references()), ledger.meta("left_out") or {}), settings
 
 
 def _refuse_other_work(ledger: Ledger) -> None:

@@ -114,7 +114,7 @@ async def asynthesize(
 
 
 async def _synthesized(spec: RunSpec, watch: Watch[Progress]) -> Synthesis:
-    if getattr(spec.config, "cluster", None) is None:
+    if spec.config.cluster is None:
         return await produce(spec, watch)
     made: Synthesis = await plugged_in(RUNNERS, "cluster")(spec, watch)
     return made
@@ -151,7 +151,7 @@ async def produce(
 
 def _refuse_cluster(spec: RunSpec) -> None:
     """Raises RunDirError for a run that is split over the workers of a cluster, ConfigError where it would be."""
-    if getattr(spec.config, "cluster", None) is not None:
+    if spec.config.cluster is not None:
         raise ConfigError("cluster: only synthesize and resume work on a cluster; leave it out, and use another folder")
     if (spec.folder / SHARDS).is_dir():
         raise RunDirError(f"{spec.folder}: a run on a cluster; continue it with cluster=… (auto, local:N or HOST:PORT)")

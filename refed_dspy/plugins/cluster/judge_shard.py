@@ -13,9 +13,10 @@ from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.data.on_disk import OnDisk, RowsOnDisk
 from refed_dspy.data.stored import json_lines
 from refed_dspy.files import write_lines
-from refed_dspy.filters.base import JudgeFilter, Step, labels
+from refed_dspy.filters.base import JudgeFilter, Step
 from refed_dspy.filters.build import build
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.settings import settings_of
 from refed_dspy.ledger.summary import asked_items
 from refed_dspy.plugins.cluster.leases import Lease
 from refed_dspy.plugins.cluster.shard_work import ShardWork, caps_of, shared
@@ -25,6 +26,7 @@ from refed_dspy.runs.filter.filter import judged
 from refed_dspy.runs.remembered import remembered_filters, remembered_judge
 from refed_dspy.runs.spec import absolute
 from refed_dspy.teachers import Teacher
+from refed_dspy.teachers.by_stage import PoolShare, recorded
 from refed_dspy.teachers.failures import CallPolicy
 from refed_dspy.teachers.judge import open_judge_model, open_judge_program
 from refed_dspy.teachers.row_jobs import for_each_row
@@ -46,23 +48,25 @@ _KNOWN = {
 
 def facts_of(config: FilterRunConfig, steps: Sequence[Step], judge: Teacher) -> dict[str, Any]:
     """What a shard's folder remembers, so that a worker can build the judge filters of `steps`."""
-    stored = config.model_dump(mode="json", include={*_SETTINGS})
-    named = [[label, dict(step.settings)] for label, step in zip(labels(steps), steps, strict=True)]
-    return {
+    stored = config.model_dump(mode="json", include={*_SETTINGS, "filters"})
+    filters = zip(stored["filters"], steps, strict=True)
+    settings = {
         **stored,
         "judge_program": absolute(config.judge_program),
-        "filters": [each for each, step in zip(named, steps, strict=True) if isinstance(step.filter, JudgeFilter)],
-        "judge": {"model": judge.model, "config": judge.config and judge.config.model_dump(mode="json")},
+        "filters": [each for each, step in filters if isinstance(step.filter, JudgeFilter)],
+        "judge": recorded(PoolShare(judge)),
     }
+    return {"settings": settings}
 
 
 def remembered_judges(ledger: Ledger) -> tuple[FilterRunConfig, TeacherConfig]:
     """The settings of the judge filters of `facts_of`, and who judges. Raises RunDirError where only a script can build
     them."""
-    judge = remembered_judge(ledger)
+    stored, folder = settings_of(ledger), ledger.path.parent
+    judge = remembered_judge(stored, folder)
     assert judge is not None  # it is nobody's teacher
-    settings = {name: ledger.meta(name) for name in _SETTINGS}
-    return check_config(FilterRunConfig, {**settings, "filters": remembered_filters(ledger)}), judge
+    settings = {name: stored.values[name] for name in _SETTINGS}
+    return check_config(FilterRunConfig, {**settings, "filters": remembered_filters(stored, folder)}), judge
 
 
 def make_shard(folder: Path, work: Work, rows: RowsOnDisk, whole: Ledger) -> None:

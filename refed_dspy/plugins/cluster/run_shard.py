@@ -8,7 +8,7 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.plugins.cluster.leases import Lease
 from refed_dspy.plugins.cluster.shard_work import Done, ShardWork, caps_of, shared
 from refed_dspy.runs.prepare import prepare
-from refed_dspy.runs.resume import remembered
+from refed_dspy.runs.remembered import remembered
 from refed_dspy.runs.spec import Claim, RunSpec
 from refed_dspy.runs.synthesize import carry_out, restored
 from refed_dspy.teachers.session import Session
@@ -20,7 +20,7 @@ class RunShard(ShardWork):
     def __init__(self, ledger: Ledger, lease: Lease, claim: Claim) -> None:
         program, references, settings = remembered(ledger)
         # As the driver recorded them: with all of what a teacher allows a minute.
-        facts = {name: ledger.meta(name) for name in ("teacher", "pools", "judge")}
+        facts = {"settings": ledger.meta("settings")}
         for role in ("teacher", "judge"):
             settings[role] = shared(settings[role], lease.workers)
         settings["teachers"] = {stage: shared(pool, lease.workers) for stage, pool in settings["teachers"].items()}

@@ -12,6 +12,7 @@ from refed_dspy.concurrency import run_blocking
 from refed_dspy.config.base import Turns
 from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
+from refed_dspy.config.run import RunConfig
 from refed_dspy.config.scorer import ScorerConfig
 from refed_dspy.data.references import load_references, refuse_references
 from refed_dspy.errors import ConfigError, RefedError, RunStopped, briefly, one_line
@@ -127,7 +128,14 @@ def prepare(config: CompareConfig, programs: Mapping[str, Any], references: Any,
     usable = load_references(references, config.columns or None, config.turns).fitting(opened.window, opened.max_tokens)
     by_stage, opened_judge = TeachersByStage.of(opened), judge_for(opened, judge)
     warn_of_another_teacher(judge_program, opened_judge.model)
-    return _ComparisonSpec(config, side_by_side, usable, by_stage, opened_judge, kind="comparison")
+    return _ComparisonSpec(_run_config(config), side_by_side, usable, by_stage, opened_judge, kind="comparison")
+
+
+def _run_config(config: CompareConfig) -> RunConfig:
+    """The same settings as those of a run, without what is opened."""
+    shared = {*RunConfig.model_fields} & {*CompareConfig.model_fields} - {"teacher", "judge"}
+    values = {name: getattr(config, name) for name in shared}
+    return RunConfig(**values, run_dir=config.out, guards=False)
 
 
 @dataclass(frozen=True)
@@ -148,8 +156,7 @@ class _ComparisonSpec(RunSpec):
 
     @property
     def folder(self) -> Path:
-        named = cast(CompareConfig, self.config).out
-        return named or Path("refed-comparisons") / digest(self.identity())
+        return self.config.run_dir or Path("refed-comparisons") / digest(self.identity())
 
     def work(self) -> Work:
         return replace(super().work(), unit="instructions", way_out="choose another folder with out", most_changes=4)
