@@ -39,17 +39,17 @@ def remembered(
     recorded, folder = settings_of(ledger), ledger.path.parent
     settings = {name: value for name, value in recorded.values.items() if name not in _BESIDE}
     program = _program(ledger, recorded)
-    settings["size"], settings["filters"] = ledger.meta("size"), remembered_filters(recorded, folder)
+    settings["size"], settings["filters"] = ledger.meta("size"), _filters(recorded, folder)
     settings["teacher"] = _configs(recorded.pools[ANY], "teacher", folder) if teacher is None else teacher
     if teachers is None:
         pools = {stage: pool for stage, pool in recorded.pools.items() if stage != ANY}
         teachers = {stage: _configs(pool, "teacher", folder) for stage, pool in pools.items()}
     settings["teachers"] = teachers
-    settings["judge"] = remembered_judge(recorded, folder) if judge is None else judge
+    settings["judge"] = _judge(recorded, folder) if judge is None else judge
     return program, References(tuple(ledger.references()), ledger.meta("left_out") or {}), settings
 
 
-def remembered_filters(settings: RunSettings, folder: Path) -> list[dict[str, Any]]:
+def _filters(settings: RunSettings, folder: Path) -> list[dict[str, Any]]:
     """The filters as a file would name them. Raises RunDirError for one that was a Python object."""
     filters: list[dict[str, Any]] = settings.values.get("filters") or []
     if any("class" in each for each in filters):
@@ -59,7 +59,7 @@ def remembered_filters(settings: RunSettings, folder: Path) -> list[dict[str, An
     return filters
 
 
-def remembered_judge(settings: RunSettings, folder: Path) -> TeacherConfig | None:
+def _judge(settings: RunSettings, folder: Path) -> TeacherConfig | None:
     """None: there is none, or it is the teacher, whose endpoint may be another now. Raises RunDirError for one that was
     a Python object."""
     judge, teacher = settings.judge, settings.teacher
