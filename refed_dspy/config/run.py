@@ -42,7 +42,8 @@ class RunConfig(Capped, WithJudge, FromProgram, FromReferences):
     size: int = Field(default=100, ge=1)
     """Samples to keep."""
     run_dir: Path | None = None
-    """The run's folder."""
+    """The run's folder. Unset: one in `refed-runs/`, named after everything that shapes the run, so that the same
+    settings continue it."""
     teacher: TeachersConfig | None = None
     """The teacher, or pool of teachers, for every stage that `teachers` does not list."""
     teachers: dict[str, TeachersConfig] = Field(default_factory=dict)
@@ -53,11 +54,15 @@ class RunConfig(Capped, WithJudge, FromProgram, FromReferences):
     """Maximum number of samples from one reference before the next one is used: with 20, a run costs least. Unset: an
     even share, so that all references are used."""
     reuse: Path | None = None
-    """Folder of another run whose answers to identical questions are reused at no cost."""
+    """Folder of another run whose answers to identical questions are reused at no cost: after a recompile, only what
+    follows from the changed prompts is paid for."""
     filters: Filters = Field(default_factory=list)
-    """The filters a sample must pass to be kept; `size` counts kept samples."""
+    """The filters a sample must pass to be kept, in order; `size` counts kept samples. The ledger keeps the dropped
+    ones, with filter, reason and score."""
     guards: GuardSettings | Literal[False] = GuardSettings()
-    """Two filters that run before all others; `false` for none. A dropped response is requested once more."""
+    """Two filters that run before all others: against texts that repeat their reference or talk about their prompt, and
+    against instructions that cannot be understood alone; `false` for none. A dropped response is requested once
+    more."""
     judge: TeacherConfig | None = None
     """The judge, for filters that need one. Unset: the teacher's model at temperature 0, with a warning."""
     track: bool | None = None

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from refed_dspy.data.rows import Samples
 from refed_dspy.records import Sample
-from refed_dspy.runs.prepare import RunSettings, prepare, run_keywords
+from refed_dspy.runs.prepare import prepare, run_keywords
 from refed_dspy.runs.program import ProgramLike
 from refed_dspy.runs.synthesize import produce
 from refed_dspy.teachers.progress import Progress, Watch
+
+if TYPE_CHECKING:
+    from refed_dspy.keywords import RunKeywords
 
 _AT_ONCE = 100
 """Samples that are read together."""
@@ -24,7 +27,7 @@ async def stream(
     *,
     progress: bool = True,
     on_progress: Callable[[Progress], None] | None = None,
-    **settings: Unpack[RunSettings],
+    **settings: Unpack[RunKeywords],
 ) -> AsyncGenerator[Sample, None]:
     """The samples of `synthesize` with the same arguments, each as soon as it is kept; first those that the run's
     folder has already, so that the loop sees all of them.

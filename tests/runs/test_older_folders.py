@@ -53,7 +53,7 @@ def test_it_goes_on_and_pays_nothing_twice(name: str, again: str, tmp_path: Path
     assert after[: len(before)] == before and len({key for _, key, _ in after}) == len(after) > len(before)
 
 
-def same_call(name: str, folder: Path) -> refed_dspy.Synthesis:
+def same_call(name: str, folder: Path) -> Any:
     """What the killed process had called."""
     simulated = {"model": "simulated", "concurrency": 3}
     common: dict[str, Any] = {"size": 12, "seed": 3, "guidance": {"response_generation": "Be brief."}}
@@ -119,5 +119,5 @@ def test_a_judge_that_is_none_of_its_teachers_is_remembered(tmp_path: Path) -> N
     with Ledger.create(folder) as ledger:
         ledger.set_meta(judge=json.loads(stored))
         assert settings_of(ledger).judge["rates"] == [0, 0, 0, 0] and ANY in settings_of(ledger).pools
-    with pytest.raises(refed_dspy.errors.RunDirError, match="judge.temperature was 0.0, is 0.3"):
+    with pytest.raises(refed_dspy.errors.RunDirError, match=r"judge\.temperature was 0\.0, is 0\.3"):
         refed_dspy.resume(folder, progress=False)

@@ -223,7 +223,8 @@ def test_teachers_and_judge_are_listed_without_what_is_private(run: Synthesis, t
     settings = changed(
         run, tmp_path / "x",
         settings={
-            "teacher": [judge], "teachers": {"response_generation": [teacher]}, "judge": judge, "judge_program": "/home/j",
+            "teacher": [judge], "teachers": {"response_generation": [teacher]}, "judge": judge,
+            "judge_program": "/home/j",
         },
         identity={**identity, "filters": [
             ["overlap", {"against": "/home/anna/tests/bench.jsonl", "n": 13, "columns": None}],

@@ -3,14 +3,13 @@ package."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from refed_dspy.concurrency import run_blocking
 from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
-from refed_dspy.config.scorer import ScorerConfig
 from refed_dspy.data.pairs import Pair
 from refed_dspy.errors import RunStopped, briefly
 from refed_dspy.files import as_path, check_outputs
@@ -32,28 +31,12 @@ from refed_dspy.records import digest
 from refed_dspy.teachers.progress import Progress, Watch
 from refed_dspy.teachers.work import resume_hint
 
-
-class JudgeTrainingKeywords(TypedDict, total=False):
-    """The keys of `JudgeTrainingConfig` that `train_judge` takes besides its own."""
-
-    criteria: Sequence[str] | None
-    accept_changed: bool
-    optimizer: str | None
-    evaluations: int
-    held_out: float
-    held_out_criteria: Sequence[str]
-    held_out_systems: Sequence[str]
-    grades: bool
-    scorer: ScorerConfig | Mapping[str, Any] | None
-    seed: int
-    reuse: str | Path | None
-    max_cost: float | None
-    max_calls: float | None
-    max_minutes: float | None
+if TYPE_CHECKING:
+    from refed_dspy.keywords import JudgeTrainingKeywords
 
 
 @briefly
-@with_keywords(JudgeTrainingConfig, JudgeTrainingKeywords)
+@with_keywords(JudgeTrainingConfig)
 def train_judge(
     pairs: str | Path | Sequence[Pair],
     judge: Any,
