@@ -119,7 +119,7 @@ def _default(field: Any) -> str:
 
 def _plain(annotation: str) -> str:
     """An annotation for people who write YAML: literals as alternatives, without ` | None`."""
-    chosen = re.sub(r"Literal\[(.*?)\]", lambda match: match[1].replace("'", "").replace(", ", " | "), annotation)
+    chosen = re.sub(r"Literal\[(.*?)\]", lambda match: match[1].replace('"', "").replace(", ", " | "), annotation)
     for name, meaning in _NAMES.items():
         chosen = re.sub(rf"\b{name}\b", meaning, chosen)
     return chosen.removesuffix(" | None")

@@ -91,7 +91,8 @@ def _documented(sentence: str) -> Iterator[str]:
 
 def annotation_of(kind: type[BaseModel], key: str) -> str:
     """A setting's type, as its class has it."""
-    return str(next(found[key] for base in kind.__mro__ if key in (found := inspect.get_annotations(base))))
+    found = next(found[key] for base in kind.__mro__ if key in (found := inspect.get_annotations(base)))
+    return str(found).replace("'", '"')
 
 
 def sentence_of(kind: type[BaseModel], key: str) -> str:
