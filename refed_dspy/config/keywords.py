@@ -2,7 +2,7 @@
 and notebooks.
 
 A function that has a class of settings takes them as `**settings`. Type checkers and editors know their names from
-`refed_dspy/keywords.pyi`, which is made from the classes (`make stubs`). Notebooks and `help()` look at a function's
+`refed_dspy/keywords.pyi`, which is made from the classes (`make docs`). Notebooks and `help()` look at a function's
 signature and docstring when it runs, so `with_keywords` puts them there, with the class's defaults and sentences.
 """
 

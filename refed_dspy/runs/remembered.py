@@ -25,7 +25,7 @@ _BESIDE = {*FromProgram.model_fields, *FromReferences.model_fields, *Capped.mode
 def is_resumable(ledger: Ledger) -> bool:
     """Whether the folder alone is enough to go on with the run."""
     try:
-        remembered(ledger)
+        _set_up(ledger)
     except InputError:
         return False
     return True
@@ -36,6 +36,12 @@ def remembered(
 ) -> tuple[Any, References, dict[str, Any]]:
     """The run's program, its references, and the settings that `synthesize` was called with, or these models instead.
     Raises RunDirError where only the script that started the run can build them."""
+    program, settings = _set_up(ledger, teacher, teachers, judge)
+    return program, References(tuple(ledger.references()), ledger.meta("left_out") or {}), settings
+
+
+def _set_up(ledger: Ledger, teacher: Any = None, teachers: Any = None, judge: Any = None) -> tuple[Any, dict[str, Any]]:
+    """The same without the references, which may be many."""
     recorded, folder = settings_of(ledger), ledger.path.parent
     settings = {name: value for name, value in recorded.values.items() if name not in _BESIDE}
     program = _program(ledger, recorded)
@@ -46,7 +52,7 @@ def remembered(
         teachers = {stage: _configs(pool, "teacher", folder) for stage, pool in pools.items()}
     settings["teachers"] = teachers
     settings["judge"] = _judge(recorded, folder) if judge is None else judge
-    return program, References(tuple(ledger.references()), ledger.meta("left_out") or {}), settings
+    return program, settings
 
 
 def _filters(settings: RunSettings, folder: Path) -> list[dict[str, Any]]:
