@@ -1,9 +1,10 @@
 """The settings that a run was last started with, as its ledger keeps them: one record, which a resume, the report, the
 card and MLflow read.
 
-It has the settings of `RunConfig` in JSON types, as they were checked, except what is recorded beside it for every kind
-of work (its size, its caps) and the folder itself. In the place of its models stand those that were opened: `teacher`
-is the list of those who answer every stage that `teachers` does not list, `judge` the judge of its filters.
+It has the settings of `RunConfig` in JSON types, as they were checked, except those of which the ledger has what they
+made (size, caps, program, references) and those that each start names anew. In the place of its models stand those that
+were opened: `teacher` is the list of those who answer every stage that `teachers` does not list, `judge` the judge of
+its filters. `program` is set where it is the caller's own and has a name.
 """
 
 from __future__ import annotations

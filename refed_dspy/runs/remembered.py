@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from refed_dspy.config.base import Capped, FromReferences
 from refed_dspy.config.loading import check_config
-from refed_dspy.config.run import FromProgram
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.data.references import References
 from refed_dspy.errors import ConfigError, InputError, RunDirError
@@ -17,9 +15,6 @@ from refed_dspy.ledger.settings import ANY, Model, RunSettings, settings_of
 from refed_dspy.programs.baselines import METHODS
 from refed_dspy.programs.load import own_program
 from refed_dspy.programs.saved import load_state
-
-_BESIDE = {*FromProgram.model_fields, *FromReferences.model_fields, *Capped.model_fields, "cluster", "shards"}
-"""Settings that a run does not go on with: what they made is in the ledger, or each start names them anew."""
 
 
 def is_resumable(ledger: Ledger) -> bool:
@@ -43,8 +38,8 @@ def remembered(
 def _set_up(ledger: Ledger, teacher: Any = None, teachers: Any = None, judge: Any = None) -> tuple[Any, dict[str, Any]]:
     """The same without the references, which may be many."""
     recorded, folder = settings_of(ledger), ledger.path.parent
-    settings = {name: value for name, value in recorded.values.items() if name not in _BESIDE}
-    program = _program(ledger, recorded)
+    settings = dict(recorded.values)
+    program = _program(ledger, settings.pop("program", None))
     settings["size"], settings["filters"] = ledger.meta("size"), _filters(recorded, folder)
     settings["teacher"] = _configs(recorded.pools[ANY], "teacher", folder) if teacher is None else teacher
     if teachers is None:
@@ -88,10 +83,10 @@ def _configs(pool: Sequence[Model], role: str, folder: Path) -> list[TeacherConf
     return [check_config(TeacherConfig, {**member["config"], "weight": member.get("weight", 1.0)}) for member in pool]
 
 
-def _program(ledger: Ledger, settings: RunSettings) -> Any:
+def _program(ledger: Ledger, named: str | None) -> Any:
     """Raises RunDirError where only the script that started the run can build it."""
     folder, identity = ledger.path.parent, ledger.meta("identity")
-    if (named := settings.values.get("program")) is not None:
+    if named is not None:
         program = own_program(named)
         load_state(program, ledger.meta("program"), str(folder))
         return program

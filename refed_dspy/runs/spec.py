@@ -10,9 +10,9 @@ from typing import Any, Protocol, Self, cast
 
 import dspy
 
-from refed_dspy.config.base import Capped
+from refed_dspy.config.base import Capped, FromReferences
 from refed_dspy.config.named import code_of
-from refed_dspy.config.run import RunConfig
+from refed_dspy.config.run import FromProgram, RunConfig
 from refed_dspy.data.references import References
 from refed_dspy.filters.base import JudgeFilter
 from refed_dspy.filters.screening import Screening
@@ -36,8 +36,12 @@ from refed_dspy.teachers.work import Work, caps_of
 log = logging.getLogger("refed_dspy")
 FULL_BATCH = 1_000
 """Requests: with smaller batches a run takes many rounds of them."""
-_BESIDE = {"run_dir", "size", *Capped.model_fields, "teacher", "teachers", "judge"}
-"""Settings that the record leaves out: where the folder is, and what is recorded beside it; models are as opened."""
+_BESIDE = {
+    *Capped.model_fields, *FromProgram.model_fields, *FromReferences.model_fields, "size", "run_dir", "cluster",
+    "shards", "teacher", "teachers", "judge",
+}  # fmt: skip
+"""Settings that the record leaves out: what they made is recorded beside it, or each start names them anew; models
+stand there as they were opened."""
 STUDIES = ("instruction_feedback", "response_feedback")
 """The stages that collect feedback on a reference."""
 
