@@ -37,18 +37,6 @@ def _by_name(value: Any) -> Any:
     return {str(name): settings for name, settings in value}
 
 
-def per_reference_of(ledger: Ledger) -> int | None:
-    """How many samples a reference gives in a round, as the run was begun; None: an even share, or this is no run.
-
-    Up to version 0.2.0 there were no even shares: where nothing was set, a reference gave all that it was asked for.
-    """
-    asked: int | None = ledger.meta("per_reference")
-    identity = ledger.meta("identity") or {}
-    if asked is not None or ledger.meta("spread") or not {"features", "instructions_per_feature"} <= identity.keys():
-        return asked
-    return len(identity["features"]) * int(identity["instructions_per_feature"])
-
-
 def has_begun(ledger: Ledger) -> bool:
     """Whether there are paid answers or calls in batches: a later start could use them, so it must be the same work."""
     return ledger.has_answers() or bool(unsettled_calls(ledger))

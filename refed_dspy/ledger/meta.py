@@ -27,6 +27,18 @@ class _Model(TypedDict):
     weight: NotRequired[float]
 
 
+@with_config(_MORE)
+class _Settings(TypedDict, total=False):
+    seed: int
+    per_reference: int | None
+    filters: list[dict[str, Any]]
+    teacher: list[_Model]
+    teachers: dict[str, list[_Model]]
+    judge: _Model | None
+    reuse: str | None
+    judge_program: str | None
+
+
 class _End(TypedDict):
     state: str
     reason: str
@@ -119,6 +131,7 @@ _SHAPES: Mapping[str, Any] = {
     "identity": _OfOthers,
     "work": str,
     "size": int | None,
+    "settings": _Settings,
     "teacher": _Model | None,
     "judge": _Model | None,
     "pools": dict[str, list[_Model]] | None,

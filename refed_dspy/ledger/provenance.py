@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.settings import only_teacher
 
-ANY = ""
-"""The key of the pool for every stage that is not named."""
 EMBEDDED = "embedded:"
 """Prefix of the endpoint of a model that the run started itself; the model's name follows."""
 SIMULATED = "simulated"
@@ -42,8 +41,7 @@ class Authors:
 
     def __init__(self, ledger: Ledger) -> None:
         self._db = ledger.db
-        several = ledger.meta("pools") is not None or len(ledger.meta("asked_teachers") or ()) > 1
-        self._only = None if several else str((ledger.meta("teacher") or {}).get("model", ""))
+        self._only = only_teacher(ledger)
 
     def model(self, key: str | None, endpoint: str | None) -> str | None:
         """The model that wrote the answer under `key`; None where it is not known."""

@@ -8,6 +8,7 @@ from typing import Any
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.live import with_live
 from refed_dspy.ledger.provenance import model_of, simulated_note
+from refed_dspy.ledger.settings import settings_of
 from refed_dspy.ledger.spending import in_flight_cost
 from refed_dspy.ledger.states import state_of
 from refed_dspy.records import PICO
@@ -94,7 +95,7 @@ def run_status(ledger: Ledger) -> dict[str, Any]:
         "SELECT count(*) FROM refs r WHERE EXISTS (SELECT 1 FROM answers WHERE item = r.id"
         " AND stage IN ('instruction_feedback', 'response_feedback'))"
     ).fetchone()[0]
-    size, kept = int(ledger.meta("size") or 0), ledger.kept()
+    size, kept, teacher = int(ledger.meta("size") or 0), ledger.kept(), settings_of(ledger).teacher
     return {
         "work": ledger.holds(),
         **state_of(ledger),
@@ -109,8 +110,8 @@ def run_status(ledger: Ledger) -> dict[str, Any]:
         "tokens_a_sample": tokens_a_sample(usage, kept),
         "cost_per_sample": (cost - in_flight) / kept if kept and cost is not None and not paid["unpriced"] else None,
         "price_source": ledger.meta("price_source"),
-        "teacher": ledger.meta("teacher") or {},
-        "seed": ledger.meta("seed"),
+        "teacher": {name: value for name, value in teacher.items() if name in {"model", "config"}},
+        "seed": (ledger.meta("identity") or {}).get("seed"),
         "models": usage_by_model(ledger),
     }
 

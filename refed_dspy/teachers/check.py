@@ -12,8 +12,7 @@ from dspy.clients.errors import wrap_error
 from dspy.lm15 import LM15Error, Message, Request, Response
 from dspy.utils.exceptions import LMError
 
-from refed_dspy.config import sampling
-from refed_dspy.config.teacher import TeacherConfig
+from refed_dspy.config.teacher import TeacherConfig, is_unsent, takes_zero
 from refed_dspy.errors import ExportError, TeacherError, TeacherRefused
 from refed_dspy.ledger.recorder import NullRecorder, recording
 from refed_dspy.programs.adapter import SchemaAdapter
@@ -131,7 +130,7 @@ async def _answer(engine: TeacherEngine, request: Request) -> Response:
 
 def _in_prose(request: Request, config: TeacherConfig) -> Request:
     """A request of the same kind without a schema; at temperature 0, as a judge's are, where the model may take it."""
-    zero = sampling.takes_zero(str(config.model), config.params)
+    zero = takes_zero(str(config.model), config.params)
     settings = replace(request.config, response_format=None, temperature=0.0 if zero else request.config.temperature)
     return replace(request, system=None, messages=(Message.user(PROSE),), config=settings)
 
@@ -145,8 +144,8 @@ def _temperature(config: TeacherConfig, dialect: Dialect) -> str:
     if not dialect.temperature:
         return "refused, so none is sent"
     model, params = str(config.model), config.params
-    asked = dict.fromkeys([config.temperature, *([0.0] if sampling.takes_zero(model, params) else [])])
-    sent = [f"{temperature:g}" for temperature in asked if not sampling.is_unsent(temperature, model, params)]
+    asked = dict.fromkeys([config.temperature, *([0.0] if takes_zero(model, params) else [])])
+    sent = [f"{temperature:g}" for temperature in asked if not is_unsent(temperature, model, params)]
     taken = f"{' and '.join(sent)} {'are' if len(sent) > 1 else 'is'} taken"
     return taken if sent else "not sent to models of this name"
 

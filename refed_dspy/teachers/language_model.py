@@ -7,8 +7,7 @@ from typing import Any
 import dspy
 from dspy.utils.exceptions import LMError
 
-from refed_dspy.config.sampling import LEAST_TO_REASON, takes_temperature
-from refed_dspy.config.teacher import TeacherConfig
+from refed_dspy.config.teacher import LEAST_TO_REASON, TeacherConfig, takes_temperature
 from refed_dspy.errors import ModelError, one_line
 from refed_dspy.teachers.balance import BalancedEngine
 from refed_dspy.teachers.blocking import BlockingTeacherEngine

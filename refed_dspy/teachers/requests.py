@@ -14,9 +14,8 @@ from dspy._vendor.lm15.providers.anthropic import anthropic_adaptive_class  # no
 from dspy._vendor.lm15.providers.common import EFFORT_THINKING_BUDGETS
 from dspy.lm15 import Config, LM15Error, Reasoning, Request
 
-from refed_dspy.config import sampling
 from refed_dspy.config.keys import without_keys
-from refed_dspy.config.teacher import TeacherConfig
+from refed_dspy.config.teacher import TeacherConfig, is_unsent, on_anthropic_wire
 from refed_dspy.errors import one_line
 from refed_dspy.teachers.dialect import Dialect
 from refed_dspy.teachers.learned import recall
@@ -90,7 +89,7 @@ class Outgoing:
             format_ = self._format(settings.response_format)
             most = self._longest(settings)
             reasoning = self._reasoning(settings.reasoning, most)
-            if reasoning and reasoning.thinking_budget and sampling.on_anthropic_wire(str(self.config.model)):
+            if reasoning and reasoning.thinking_budget and on_anthropic_wire(str(self.config.model)):
                 most -= reasoning.thinking_budget  # lm15 adds it again
             fitted = replace(
                 settings,
@@ -144,9 +143,9 @@ class Outgoing:
         if not self.dialect.temperature:
             return None
         model, temperature = str(self.config.model), self.config.temperature if asked is None else asked
-        if sampling.is_unsent(temperature, model, self.config.params):
+        if is_unsent(temperature, model, self.config.params):
             return None
-        if temperature > 1 and sampling.on_anthropic_wire(model):
+        if temperature > 1 and on_anthropic_wire(model):
             log.warning("%s: a program sets temperature %g, but Anthropic's API takes at most 1", model, temperature)
             return 1.0
         return temperature
@@ -154,7 +153,7 @@ class Outgoing:
 
 def takes_budget(model: str) -> bool:
     """Whether PROVIDER/NAME takes a number of tokens to reason with: Claude up to 4.5, and Gemini 2."""
-    if sampling.on_anthropic_wire(model):
+    if on_anthropic_wire(model):
         return not anthropic_adaptive_class(model)
     return model.startswith("gemini/gemini-2")
 

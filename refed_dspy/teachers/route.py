@@ -24,8 +24,7 @@ from dspy.lm15 import (
 )
 
 from refed_dspy.config.keys import read_key
-from refed_dspy.config.sampling import is_reasoning_deployment
-from refed_dspy.config.teacher import TeacherConfig
+from refed_dspy.config.teacher import TeacherConfig, is_reasoning_deployment
 from refed_dspy.connections import Connections, proxy_for
 from refed_dspy.errors import ModelError, one_line
 from refed_dspy.teachers.dialect import Schema

@@ -76,9 +76,9 @@ def test_what_is_wrong_is_said(home: Path, commands: list[list[str]], monkeypatc
         sql("UPDATE calls SET seconds = 9e999"): "table calls contains an impossible value",
         sql("UPDATE samples SET instruction = 77 WHERE seq = 1"): "a row of samples belongs to no row of instructions",
         sql("DELETE FROM refs"): "table instructions contains an impossible value",
-        sql("UPDATE meta SET value = '[5' WHERE name = 'filters'"): "its stored 'filters' is damaged",
+        sql("UPDATE meta SET value = '[5' WHERE name = 'settings'"): "its stored 'settings' is damaged",
         sql("UPDATE meta SET value = '{\"kind\": 5}' WHERE name = 'identity'"): "'identity' is damaged",
-        sql("UPDATE meta SET value = CAST(x'ff' AS TEXT) WHERE name = 'seed'"): "a text is not UTF-8",
+        sql("UPDATE meta SET value = CAST(x'ff' AS TEXT) WHERE name = 'features'"): "a text is not UTF-8",
     }.items():
         for words, end in tried("run", [["status", "d"]], Damage(why, apply)):
             assert end == "2", (why, words, end)

@@ -147,8 +147,8 @@ def test_the_language_of_the_rows_is_recognised(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("meta", "teacher"),
     [
-        ("('pools', 'null')", "openai/gpt-4o-mini"),
-        ("('pools', '{}')", "not known"),
+        ("('note', 'null')", "openai/gpt-4o-mini"),
+        ('(\'settings\', \'{"teacher": [{"model": "a"}, {"model": "b"}]}\')', "not known"),
         ("""('asked_teachers', '[{"model": "a"}, {"model": "b"}]')""", "not known"),
     ],
 )

@@ -7,12 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from refed_dspy.config.jobs import FilterRunConfig
 from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
-from refed_dspy.config.scorer import ScorerConfig
 from refed_dspy.data.dataset import DataSet, load_dataset, texts_of
 from refed_dspy.data.on_disk import RowsOnDisk
 from refed_dspy.data.sources import source_of
@@ -38,24 +37,14 @@ from refed_dspy.teachers.judge import in_role, open_judge_model, open_judge_prog
 from refed_dspy.teachers.progress import Progress, Watch
 from refed_dspy.teachers.work import Work, caps_of
 
+if TYPE_CHECKING:
+    from refed_dspy.keywords import FilterKeywords
+
 NO_PLAIN = "no plain response"
 
 
-class FilterKeywords(TypedDict, total=False):
-    """The keys of `FilterRunConfig` that `filter_data` takes besides its own."""
-
-    columns: Mapping[str, str] | None
-    seed: int
-    judge_program: str | Path | None
-    judge_scorer: ScorerConfig | Mapping[str, Any] | None
-    accept_changed: bool
-    max_cost: float | None
-    max_calls: float | None
-    max_minutes: float | None
-
-
 @briefly
-@with_keywords(FilterRunConfig, FilterKeywords)
+@with_keywords(FilterRunConfig)
 def filter_data(
     data: Any,
     filters: Sequence[Any],
@@ -68,8 +57,6 @@ def filter_data(
     **settings: Unpack[FilterKeywords],
 ) -> Filtering:
     """The rows of `data` (whatever `load_dataset` takes) that all `filters` keep, and why the others are dropped.
-
-    The other keywords are settings of `FilterRunConfig`.
 
     Args:
         filters: in their order: names or settings as in a config file (`"refusals"`, `{"rouge": {"keep": 4000}}`), or

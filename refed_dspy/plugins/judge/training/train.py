@@ -4,15 +4,14 @@ package."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict, Unpack, cast
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
-from refed_dspy.config.scorer import ScorerConfig
 from refed_dspy.data.pairs import Pair
 from refed_dspy.errors import NothingKept, briefly
 from refed_dspy.files import as_path
@@ -43,28 +42,12 @@ _SHARES = {"train": (0.25, 24), "validation": (0.125, 12), "test": (0.125, 16)}
 """The share of the training's instructions that each set of the compile gets, and the most. What it sees of them (the
 first two) is lost to the correction: of its own demonstrations a judge is too sure."""
 
-
-class JudgeTrainingKeywords(TypedDict, total=False):
-    """The keys of `JudgeTrainingConfig` that `train_judge` takes besides its own."""
-
-    criteria: Sequence[str] | None
-    accept_changed: bool
-    optimizer: str | None
-    evaluations: int
-    held_out: float
-    held_out_criteria: Sequence[str]
-    held_out_systems: Sequence[str]
-    grades: bool
-    scorer: ScorerConfig | Mapping[str, Any] | None
-    seed: int
-    reuse: str | Path | None
-    max_cost: float | None
-    max_calls: float | None
-    max_minutes: float | None
+if TYPE_CHECKING:
+    from refed_dspy.keywords import JudgeTrainingKeywords
 
 
 @briefly
-@with_keywords(JudgeTrainingConfig, JudgeTrainingKeywords)
+@with_keywords(JudgeTrainingConfig)
 def train_judge(
     pairs: str | Path | Sequence[Pair],
     judge: Any,

@@ -89,7 +89,7 @@ def read_rows(ledger: Ledger, most: int = LISTED, most_bytes: int = _BYTES) -> R
     `most`, or of very long ones, so many as are drawn by the run's seed."""
     numbers = np.fromiter((number for (number,) in ledger.db.execute(_NUMBERS)), np.int64)
     reader, found = _RowReader(ledger), list[tuple[tuple[int, int], dict[str, Any]]]()
-    for place, row in reader.read(drawn(numbers, most, int(ledger.meta("seed") or 0))):
+    for place, row in reader.read(drawn(numbers, most, int((ledger.meta("identity") or {}).get("seed") or 0))):
         found.append((place, row))
         if reader.size > most_bytes:
             break
