@@ -10,7 +10,7 @@ from dspy.lm15 import Request, Response
 from refed_dspy.programs.asking import about, again
 from refed_dspy.programs.question import current_question, current_repetition
 from refed_dspy.teachers import open_teacher
-from refed_dspy.teachers.recorded_lm import RecordedLM, recorded_lm
+from refed_dspy.teachers.recorded import RecordedLM, recorded_lm
 from tests.support.scripted_engine import Writer, fake_lm
 
 

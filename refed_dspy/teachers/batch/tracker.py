@@ -19,9 +19,7 @@ from refed_dspy.config.teacher import BatchConfig
 from refed_dspy.errors import one_line
 from refed_dspy.ledger.batch_log import SentBatch
 from refed_dspy.programs.lm_errors import BatchRejected, NoBatches, Redirected, WorkEnds
-from refed_dspy.teachers.batch.replies import Lines, OutputReader
-from refed_dspy.teachers.batch.request import AnyBatchLog, PendingRequest, Unanswered
-from refed_dspy.teachers.batch.service import BatchService
+from refed_dspy.teachers.batch.service import AnyBatchLog, BatchService, Lines, OutputReader, PendingRequest, Unanswered
 
 log = logging.getLogger("refed_dspy.batches")
 ENDED = {"completed", "failed", "expired", "cancelled"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from refed_dspy.teachers.batch.request import NullBatchLog, PendingRequest, Unanswered, current_request
+from refed_dspy.teachers.batch.service import NullBatchLog, PendingRequest, Unanswered, current_request
 
 
 async def test_what_is_known_of_a_request_as_its_answer_comes_or_does_not() -> None:

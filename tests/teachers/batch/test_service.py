@@ -21,9 +21,7 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import CallRecorder
 from refed_dspy.ledger.statements import Key
 from refed_dspy.programs.lm_errors import BatchOutOfReach, BatchRejected, NoBatches, NotAnApi, NotReached
-from refed_dspy.teachers.batch.replies import Lines
-from refed_dspy.teachers.batch.request import NullBatchLog, PendingRequest
-from refed_dspy.teachers.batch.service import OLDER, BatchService
+from refed_dspy.teachers.batch.service import OLDER, BatchService, Lines, NullBatchLog, PendingRequest
 from refed_dspy.teachers.batch.tracker import BatchTracker
 from refed_dspy.teachers.route import resolve
 from tests.conftest import KEY, KEY_VARIABLE

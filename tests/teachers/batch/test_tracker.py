@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from refed_dspy.teachers.batch.request import NullBatchLog
-from refed_dspy.teachers.batch.service import BatchService
+from refed_dspy.teachers.batch.service import BatchService, NullBatchLog
 from refed_dspy.teachers.batch.tracker import BatchTracker
 from refed_dspy.teachers.route import resolve
 from tests.support.scripted_batches import ScriptedService, teacher_config
