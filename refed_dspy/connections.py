@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import socket
 import ssl
 import time
 import zlib
@@ -149,8 +150,10 @@ class Connections:
         self._proxy = proxy
         shown = (proxy or "").rpartition("@")[2].rpartition("//")[2]  # without the password that it may have
         self._by_proxy = f", through the proxy {shown} of the environment" if proxy else ""
-        self._known: dict[str, tuple[str, float]] = {}
-        """Host → the address at which it was found, and until when that holds (`time.monotonic`)."""
+        self._known: dict[tuple[str, int], tuple[int, Any, float]] = {}
+        """Host and port → family and address where it was found, and until when that holds (`time.monotonic`)."""
+        self._head_before: tuple[Any, bytes] = None, b""
+        """What the head of the last request was made of, and its text but for the length of the body."""
 
     @asynccontextmanager
     async def ask(
@@ -199,22 +202,28 @@ class Connections:
 
     def _head(self, method: str, place: Place, headers: Headers, body: bytes | AsyncIterable[bytes] | None) -> bytes:
         """The request down to its body, and the body where that is bytes. Raises ValueError."""
-        given = {name.lower() for name, _ in headers}
+        made_of = method, place, headers
+        if self._head_before[0] != made_of:
+            self._head_before = made_of, self._text_of_head(method, place, headers)
+        if body is None or isinstance(body, bytes):
+            return b"%sContent-Length: %d\r\n\r\n%s" % (self._head_before[1], len(body or b""), body or b"")
+        return self._head_before[1] + b"\r\n"
+
+    def _text_of_head(self, method: str, place: Place, headers: Headers) -> bytes:
+        """All lines but the length of the body. Raises ValueError."""
+        target = place.target
         added = [("Host", place.authority), ("Connection", "close"), ("Accept", "*/*"), ("User-Agent", "refed-dspy")]
         if place.login:
             added.append(("Authorization", place.login))
-        whole = body if isinstance(body, bytes) else b""
-        if body is None or whole:
-            added.append(("Content-Length", str(len(whole))))
-        target = place.target
         if self._proxy is not None and not place.secure:
             target = f"http://{place.authority}{target}"
             added += _proxy_login(self._proxy)
+        given = {name.lower() for name, _ in headers}
         sent = [*(header for header in added if header[0].lower() not in given), *headers]
-        if any("\n" in text or "\r" in text or "\0" in text for header in sent for text in header):
+        if any(line_break in text for header in sent for text in header for line_break in "\r\n\0"):
             raise ValueError("a header has a line break in it")
-        lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in sent), "", ""]
-        return "\r\n".join(lines).encode() + whole
+        lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in sent), ""]
+        return "\r\n".join(lines).encode()
 
     async def _open(self, place: Place) -> Streams:
         """A connection to `place`. Raises OSError, EOFError, LimitOverrunError, ValueError."""
@@ -233,17 +242,16 @@ class Connections:
     async def _connect(self, place: Place) -> Streams:
         """A connection to its host: at the address where that was found lately, else by its name."""
         tls: dict[str, Any] = {"ssl": _trusted(), "server_hostname": place.host} if place.secure else {}
-        now = time.monotonic()
-        known, until = self._known.get(place.host, ("", 0.0))
+        now, name = time.monotonic(), (place.host, place.port)
+        family, known, until = self._known.get(name, (0, None, 0.0))
         if now < until:
             with suppress(OSError):
-                return await asyncio.open_connection(known, place.port, limit=_PIECE, **tls)
+                return await asyncio.open_connection(sock=await _socket_at(family, known), limit=_PIECE, **tls)
         elif known:  # the others go on with it while one asks again
-            self._known[place.host] = known, now + CONNECT_SECONDS
-        reader, writer = await asyncio.open_connection(
-            place.host, place.port, limit=_PIECE, happy_eyeballs_delay=_OTHER_ADDRESS, **tls
-        )
-        self._known[place.host] = writer.get_extra_info("peername")[0], now + NAME_SECONDS
+            self._known[name] = family, known, now + CONNECT_SECONDS
+        reader, writer = await asyncio.open_connection(*name, limit=_PIECE, happy_eyeballs_delay=_OTHER_ADDRESS, **tls)
+        there = writer.get_extra_info("socket")
+        self._known[name] = there.family, there.getpeername(), now + NAME_SECONDS
         return reader, writer
 
     async def _tunnel(self, streams: Streams, place: Place) -> None:
@@ -263,6 +271,17 @@ class Connections:
         except BaseException:
             writer.transport.abort()
             raise
+
+
+async def _socket_at(family: int, address: Any) -> socket.socket:
+    there = socket.socket(family)
+    try:
+        there.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(there, address)
+    except BaseException:
+        there.close()
+        raise
+    return there
 
 
 class Place(NamedTuple):
