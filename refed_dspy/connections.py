@@ -18,13 +18,14 @@ import ssl
 import time
 import zlib
 from base64 import b64encode
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from aiohappyeyeballs import start_connection
 from dspy.lm15 import ProviderError, TransportError
 from yarl import URL
 
@@ -150,8 +151,8 @@ class Connections:
         self._proxy = proxy
         shown = (proxy or "").rpartition("@")[2].rpartition("//")[2]  # without the password that it may have
         self._by_proxy = f", through the proxy {shown} of the environment" if proxy else ""
-        self._known: dict[tuple[str, int], tuple[int, Any, float]] = {}
-        """Host and port → family and address where it was found, and until when that holds (`time.monotonic`)."""
+        self._known: dict[tuple[str, int], tuple[Sequence[Any], float]] = {}
+        """Host and port → the address where it was found, and until when that holds (`time.monotonic`)."""
         self._head_before: tuple[Any, bytes] = None, b""
         """What the head of the last request was made of, and its text but for the length of the body."""
 
@@ -241,18 +242,23 @@ class Connections:
 
     async def _connect(self, place: Place) -> Streams:
         """A connection to its host: at the address where that was found lately, else by its name."""
+        loop, now, name = asyncio.get_running_loop(), time.monotonic(), (place.host, place.port)
+        addresses, until = self._known.get(name, ((), 0.0))
+        fresh = now >= until
+        if fresh:
+            if addresses:  # the others go on with it while one asks again
+                self._known[name] = addresses, now + CONNECT_SECONDS
+            addresses = await loop.getaddrinfo(*name, type=socket.SOCK_STREAM)
+        try:
+            there = await start_connection(addresses, happy_eyeballs_delay=_OTHER_ADDRESS, interleave=1)
+        except OSError:
+            self._known.pop(name, None)
+            raise
+        if fresh:
+            found = there.getpeername()[:2]
+            self._known[name] = [each for each in addresses if each[4][:2] == found], now + NAME_SECONDS
         tls: dict[str, Any] = {"ssl": _trusted(), "server_hostname": place.host} if place.secure else {}
-        now, name = time.monotonic(), (place.host, place.port)
-        family, known, until = self._known.get(name, (0, None, 0.0))
-        if now < until:
-            with suppress(OSError):
-                return await asyncio.open_connection(sock=await _socket_at(family, known), limit=_PIECE, **tls)
-        elif known:  # the others go on with it while one asks again
-            self._known[name] = family, known, now + CONNECT_SECONDS
-        reader, writer = await asyncio.open_connection(*name, limit=_PIECE, happy_eyeballs_delay=_OTHER_ADDRESS, **tls)
-        there = writer.get_extra_info("socket")
-        self._known[name] = there.family, there.getpeername(), now + NAME_SECONDS
-        return reader, writer
+        return await asyncio.open_connection(sock=there, limit=_PIECE, **tls)
 
     async def _tunnel(self, streams: Streams, place: Place) -> None:
         """Have the proxy connect us to `place`, and speak TLS through it."""
@@ -271,17 +277,6 @@ class Connections:
         except BaseException:
             writer.transport.abort()
             raise
-
-
-async def _socket_at(family: int, address: Any) -> socket.socket:
-    there = socket.socket(family)
-    try:
-        there.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(there, address)
-    except BaseException:
-        there.close()
-        raise
-    return there
 
 
 class Place(NamedTuple):
