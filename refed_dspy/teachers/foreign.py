@@ -9,9 +9,6 @@ from dataclasses import fields, replace
 from typing import Any
 
 import dspy
-from dspy._vendor.lm15.serde import message_to_dict
-from dspy.clients.backend_selection import CLIENT_KEYS
-from dspy.clients.base_lm import BaseLM
 from dspy.lm15 import (
     Config,
     Message,
@@ -30,6 +27,7 @@ from refed_dspy.records import Call
 from refed_dspy.teachers.outcomes import in_text, outcome_of
 from refed_dspy.teachers.prices import Price
 from refed_dspy.teachers.usage import reasoning_tokens, used_tokens, whole
+from refed_dspy.teachers.vendored import CLIENT_KEYS, message_to_dict
 
 _NOT_SENT = {*CLIENT_KEYS, "rollout_id", "n"}
 """Settings of an LM that are about its connection, or about how often it is asked."""
@@ -39,12 +37,12 @@ _FIELDS = [field.name for field in fields(Config)]
 class ForeignEngine:
     """The engine of a `dspy.LM` that retries by itself: each request is recorded as one call."""
 
-    def __init__(self, lm: BaseLM, endpoint: str, price: Price | None) -> None:
+    def __init__(self, lm: dspy.BaseLM, endpoint: str, price: Price | None) -> None:
         self._endpoint, self._price = endpoint, price
         self._own = _settings(lm)
         # DSPy leaves to LiteLLM whatever lm15 has no field for, unless the caller chose an engine.
         by_litellm = bool(self._own.get("extensions")) and getattr(lm, "engine", None) == "auto"
-        self.lm: BaseLM = lm.copy(engine="litellm") if by_litellm else lm
+        self.lm: dspy.BaseLM = lm.copy(engine="litellm") if by_litellm else lm
         self.supports_response_schema = bool(lm.supports_response_schema)
         self.supported_params = frozenset(lm.supported_params)
 
@@ -108,7 +106,7 @@ class MessagesEngine(ForeignEngine):
     @property
     def _asked(self) -> Callable[..., Awaitable[Any]]:
         """The model from an event loop; in a thread, where its class has nothing but `forward`."""
-        asynchronous = type(self.lm).aforward is not BaseLM.aforward
+        asynchronous = type(self.lm).aforward is not dspy.BaseLM.aforward
         ask: Callable[..., Awaitable[Any]] = self.lm.acall if asynchronous else dspy.asyncify(self.lm)
         return ask
 
@@ -118,7 +116,7 @@ class MessagesEngine(ForeignEngine):
         return {name: value for name, value in given.items() if value not in {None, self.lm.kwargs.get(name)}}
 
 
-def foreign_engine(lm: BaseLM, endpoint: str, price: Price | None) -> ForeignEngine:
+def foreign_engine(lm: dspy.BaseLM, endpoint: str, price: Price | None) -> ForeignEngine:
     """The engine that fits a caller's own language model, which is at `endpoint`."""
     explicit = isinstance(lm, dspy.LM) and lm.model_type != "text"
     return (ForeignEngine if explicit else MessagesEngine)(lm, endpoint, price)
@@ -133,7 +131,7 @@ def text_of(message: Message) -> str:
     return json.dumps(message_to_dict(message), sort_keys=True)
 
 
-def _settings(lm: BaseLM) -> dict[str, Any]:
+def _settings(lm: dspy.BaseLM) -> dict[str, Any]:
     """The fields of a request's Config that the LM sets by itself: an explicit request would go without them."""
     given = {name: value for name, value in lm.kwargs.items() if name not in _NOT_SENT and value is not None}
     others = {name: value for name, value in given.items() if not _has_field(name, value)}

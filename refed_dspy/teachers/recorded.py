@@ -22,7 +22,6 @@ from threading import Event
 from typing import Any, TypeAlias
 
 import dspy
-from dspy._vendor.lm15.serde import config_to_dict, request_to_dict
 from dspy.clients.errors import wrap_error
 from dspy.lm15 import Config, LM15Error, Message, Request, Response, Usage
 from dspy.utils.exceptions import AdapterParseError, LMError
@@ -66,6 +65,7 @@ from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.failures import CallPolicy, Failures
 from refed_dspy.teachers.foreign import text_of
 from refed_dspy.teachers.progress import Progress
+from refed_dspy.teachers.vendored import config_to_dict, request_to_dict
 
 _KINDS = {kind.kind: kind for kind in (MalformedAnswer, CutAnswer, RefusedAnswer, TooLong, UnfitRequest)}
 

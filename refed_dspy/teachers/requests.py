@@ -7,13 +7,12 @@ import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from dspy._vendor.lm15.providers.anthropic import anthropic_adaptive_class  # not in dspy.lm15's public names
-from dspy._vendor.lm15.providers.common import EFFORT_THINKING_BUDGETS
-from dspy.lm15 import Config, LM15Error, Reasoning, Request
+from dspy.lm15 import AnthropicLM, Config, LM15Error, Message, Reasoning, Request
 from filelock import FileLock
 from pydantic import TypeAdapter, ValidationError
 
@@ -32,6 +31,8 @@ LONGEST_BOUND = 1_999
 CACHE_KEY = "prompt_cache_key"
 """The parameter by which OpenAI routes requests: those with one key go to one machine and find its prompt cache."""
 _OPENING = re.compile(r"<(\w+)>\n.*?\n</>", re.DOTALL)
+_BUDGETS = {"minimal": 1_024, "low": 2_048, "medium": 8_192, "high": 16_384, "xhigh": 24_576, "max": 32_768}
+"""Tokens of reasoning for each word, where a model wants a number."""
 OVERHEAD = 1_024
 """Tokens that a provider may add to a prompt: roles, its own text about the schema."""
 
@@ -139,7 +140,7 @@ class Outgoing:
         reasoning = asked or (Reasoning(effort=level, summary="auto") if level else None)
         if reasoning is None or reasoning.is_off or not takes_budget(str(self.config.model)):
             return reasoning
-        budget = reasoning.thinking_budget or EFFORT_THINKING_BUDGETS[reasoning.effort]
+        budget = reasoning.thinking_budget or _BUDGETS[reasoning.effort]
         return replace(reasoning, thinking_budget=min(budget, most // 2))
 
     def _temperature(self, asked: float | None) -> float | None:
@@ -158,8 +159,17 @@ class Outgoing:
 def takes_budget(model: str) -> bool:
     """Whether PROVIDER/NAME takes a number of tokens to reason with: Claude up to 4.5, and Gemini 2."""
     if sampling.on_anthropic_wire(model):
-        return not anthropic_adaptive_class(model)
+        return not _chooses_its_own(model.partition("/")[2])
     return model.startswith("gemini/gemini-2")
+
+
+@lru_cache
+def _chooses_its_own(name: str) -> bool:
+    """Whether lm15 asks Claude of this name to choose how long it reasons."""
+    settings = Config(max_tokens=4_096, reasoning=Reasoning(effort="low"))
+    asked = Request(model=name, messages=(Message.user("-"),), config=settings)
+    body = json.loads(AnthropicLM(api_key="-").build_request(asked, stream=False).body)
+    return bool(body["thinking"]["type"] == "adaptive")
 
 
 def takes_cache_key(config: TeacherConfig, route: Route) -> bool:

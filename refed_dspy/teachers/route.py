@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 from urllib.parse import quote, urlsplit
 
-from dspy._vendor.lm15.features import HostSpec  # not in dspy.lm15's public names
 from dspy.lm15 import (
     AccessPolicy,
     AsyncLMRouter,
@@ -29,6 +28,7 @@ from refed_dspy.config.sampling import is_reasoning_deployment
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.connections import Connections, proxy_for
 from refed_dspy.errors import ModelError, one_line
+from refed_dspy.teachers.vendored import HostSpec
 from refed_dspy.text import nearest
 
 Schema: TypeAlias = Literal["bounded", "strict", "none"]

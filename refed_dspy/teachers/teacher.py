@@ -13,7 +13,6 @@ from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 import dspy
-from dspy.clients.base_lm import BaseLM
 
 from refed_dspy.config.keys import checked, know_environment, know_settings, without_keys
 from refed_dspy.config.loading import check_config, model_settings
@@ -70,7 +69,7 @@ class Teacher:
     stop: Callable[[], None] = lambda: None
     settings: Mapping[str, Any] = field(default_factory=dict)
     """`temperature` and `max_tokens` of its requests unless they say otherwise; None: the model's own."""
-    lm: BaseLM | None = None
+    lm: dspy.BaseLM | None = None
     """The caller's own language model, where it is one."""
     server: Any = None
     """What another Teacher of the same model may share: an embedded model's server, or the engine with the limits."""
@@ -127,9 +126,8 @@ def read_teacher(source: str | Path | Mapping[str, Any], role: str = "teacher") 
     try:
         return check_config(TeacherConfig, source) if isinstance(source, Mapping) else model_settings(str(source), role)
     except ConfigError as error:
-        where, _, reason = str(error).partition(": ")
-        if where == (role or "teacher"):  # it is no file's mistake, and no variable's
-            raise ModelError(reason) from None
+        if error.where == (role or "teacher"):  # it is no file's mistake, and no variable's
+            raise ModelError(error.reason) from None
         if isinstance(source, Mapping):
             raise ModelError(str(error)) from None
         raise
@@ -151,7 +149,7 @@ def open_teacher(teacher: TeacherLike | None, beside: Teacher | None = None, rol
         if dspy.settings.lm is None:
             raise ConfigError("no teacher: pass teacher=…, or set one with dspy.configure(lm=dspy.LM(…))")
         teacher = dspy.settings.lm
-    if isinstance(teacher, BaseLM):
+    if isinstance(teacher, dspy.BaseLM):
         return _from_lm(teacher)
     if isinstance(teacher, Teacher):
         return teacher
@@ -271,7 +269,7 @@ def _identity(config: TeacherConfig, model: str) -> dict[str, Any]:
     }
 
 
-def _from_lm(lm: BaseLM) -> Teacher:
+def _from_lm(lm: dspy.BaseLM) -> Teacher:
     """A caller's own LM object, without its cache, which would give every sample the same answer."""
     sampling = {k: v for k, v in lm.kwargs.items() if k in _SAMPLING and v is not None}
     uncached = _with_plain_key(lm.copy(cache=False) if lm.cache else lm)
@@ -292,7 +290,7 @@ def _from_lm(lm: BaseLM) -> Teacher:
     )
 
 
-def _with_plain_key(lm: BaseLM) -> BaseLM:
+def _with_plain_key(lm: dspy.BaseLM) -> dspy.BaseLM:
     """`lm` with its key stripped. Its keys are known from here on. Raises ModelError where no header can hold it."""
     know_settings(lm.kwargs)
     know_environment()
