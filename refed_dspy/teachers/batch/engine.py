@@ -7,7 +7,6 @@ row in the ledger says `sent` until then, so a start after a kill finds it and w
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -22,15 +21,14 @@ from tenacity import RetryCallState
 
 from refed_dspy.config.teacher import BatchConfig, TeacherConfig
 from refed_dspy.errors import RefedError, one_line
+from refed_dspy.ledger.batch_log import BatchLog
 from refed_dspy.ledger.recorder import Recorder, current_recorder
 from refed_dspy.ledger.statements import UNUSED
 from refed_dspy.programs.lm_errors import BatchOutOfReach, NotReached, WorkEnds
 from refed_dspy.records import Call
 from refed_dspy.teachers.batch.service import (
     CANCELLED,
-    AnyBatchLog,
     BatchService,
-    NullBatchLog,
     PendingRequest,
     Straggler,
     Unanswered,
@@ -53,7 +51,7 @@ class BatchCollector:
     """Collects the requests of one event loop for one batch tracker."""
 
     def __init__(
-        self, config: BatchConfig, tracker: BatchTracker, service: BatchService, batch_log: AnyBatchLog, *, mixed: bool
+        self, config: BatchConfig, tracker: BatchTracker, service: BatchService, batch_log: BatchLog, *, mixed: bool
     ) -> None:
         """`tracker` may be shared with other engines; `service` sends what is collected here. `mixed`: a few requests
         left over are to be asked outside a batch (Straggler)."""
@@ -61,8 +59,6 @@ class BatchCollector:
         tracker.join(service)
         self._queue: list[PendingRequest] = []
         self._bytes = 0
-        self.numbers = itertools.count(1)
-        """Numbers for calls that no ledger numbers."""
         self._first = self._last = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._was_busy = False
@@ -243,8 +239,6 @@ class BatchEngine(TeacherEngine):
             return await self._attempt_with(per_loop, request, bound, recorder, cancelled)
         finally:
             per_loop.in_flight -= 1
-            if recorder.batches is None and not per_loop.in_flight:  # nobody else will close it
-                await self.aclose()
 
     async def _attempt_with(
         self, per_loop: _PerLoop, request: Request, bound: Bound, recorder: Recorder, cancelled: list[Unanswered]
@@ -257,7 +251,7 @@ class BatchEngine(TeacherEngine):
             per_loop.collector.tracker.expect(pending)
         else:
             number = await recorder.reserve(self.model, self.endpoint, worst, batched=True)
-            pending = PendingRequest(number or next(per_loop.collector.numbers))
+            pending = PendingRequest(number)
         attempt = self.sent_attempt(worst, pending.number, bound)
         try:
             response = await self._answered(per_loop, request, pending)
@@ -316,15 +310,15 @@ class BatchEngine(TeacherEngine):
 
     def _per_loop(self, recorder: Recorder) -> _PerLoop:
         of_log = self._logs_of_loop.setdefault(asyncio.get_running_loop(), {})
-        recorded_log = recorder.batches
-        if (per_loop := of_log.get(id(recorded_log))) is None:
-            batch_log = recorded_log if recorded_log is not None else NullBatchLog()
+        batch_log = recorder.batches
+        assert batch_log is not None, "a batch is in the ledger before it is made"
+        if (per_loop := of_log.get(id(batch_log))) is None:
             service = BatchService(self.config, self.route)
             names = self.endpoint, self.model
             if (tracker := batch_log.trackers.get(names)) is None:
                 tracker = batch_log.trackers[names] = BatchTracker(self.config.batch, service, batch_log, names)
             collector = BatchCollector(self.config.batch, tracker, service, batch_log, mixed=self.alone is not None)
-            per_loop = of_log[id(recorded_log)] = _PerLoop(collector, self.route.async_lm(collector))
+            per_loop = of_log[id(batch_log)] = _PerLoop(collector, self.route.async_lm(collector))
         return per_loop
 
     async def aclose(self) -> None:

@@ -12,7 +12,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -27,7 +27,6 @@ from refed_dspy.config.keys import without_keys, without_keys_in
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.connections import BYTES_A_SECOND, AnswerTooLong, Connections, HttpReply, NotConnected
 from refed_dspy.errors import one_line
-from refed_dspy.ledger.batch_log import BatchLog, SentBatch
 from refed_dspy.programs.lm_errors import BatchOutOfReach, BatchRejected, NoBatches, NotAnApi, NotReached, Redirected
 from refed_dspy.teachers.rate_limits import LONGEST_PAUSE, PATIENCE
 from refed_dspy.teachers.route import Route
@@ -471,36 +470,3 @@ class PendingRequest:
 
 current_request: ContextVar[PendingRequest | None] = ContextVar("refed_pending_request", default=None)
 """The request that this task is sending."""
-
-
-class NullBatchLog:
-    """The batch log of a program that is called without a ledger: its batches end with the process."""
-
-    in_flight_elsewhere, stopping = 0, False
-
-    def __init__(self) -> None:
-        self._ids = itertools.count(1)
-        self.trackers: dict[tuple[str, str], Any] = {}
-
-    def begin(self, endpoint: str, model: str, nonce: str, numbers: Sequence[int]) -> SentBatch:  # noqa: ARG002
-        return SentBatch(next(self._ids), nonce, None, time.time(), tuple(numbers))
-
-    def park(self, *_: object) -> None:
-        """Nothing is written."""
-
-    named = arrived = ended = settle = tidy = park
-
-    def answer(self, number: int) -> None:
-        """Nothing is kept."""
-
-    def under_way(self, *_: str) -> Sequence[SentBatch]:
-        return ()
-
-    def unclaimed(self, *_: str) -> Mapping[int, str]:
-        return {}
-
-    def has_answered(self, *_: str) -> bool:
-        return False
-
-
-AnyBatchLog: TypeAlias = BatchLog | NullBatchLog
