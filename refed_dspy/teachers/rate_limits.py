@@ -3,7 +3,7 @@
 Three things hold a call back. A *window* of calls in flight opens with the answers, and shrinks by half the share of
 calls that was refused, at most once a round trip (additive increase, multiplicative decrease). *Limits per minute* of
 requests and tokens come from the settings or from the answers' headers and refill steadily. A *pause* of all calls, for
-as long as the endpoint asks, begins where it is full (`refusals.py`); a call refused at random waits alone. And where
+as long as the endpoint asks, begins where it is full (`Refusals`); a call refused at random waits alone. And where
 calls get no answer at all, one is sent at a time until one is answered: such calls may be billed. Waiting calls get
 their slots one by one, in order.
 """
@@ -140,7 +140,12 @@ class Slot:
 
 
 class Refusals:
-    """Which of the latest calls to one endpoint it refused, and how many of them at random."""
+    """Which of the latest calls to one endpoint it refused, and how many of them at random.
+
+    A full endpoint refuses every call from some moment on; one that refuses at random (a shared pool of hosted models,
+    say) answers others that were sent later. So calls are looked at in the order in which they were sent: refusals in a
+    row mean a full endpoint where so many would hardly be chance, given the share that it refused at random so far.
+    """
 
     def __init__(self) -> None:
         self._sent = 0
