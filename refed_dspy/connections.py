@@ -42,6 +42,7 @@ _PIECE = 1 << 16
 _STATUS = re.compile(r"HTTP/1\.[01] ([1-9][0-9]{2})(?: (.*))?")
 _CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w.:-]+)", re.IGNORECASE)
 _LENGTH, _CHUNK = re.compile(r"[0-9]{1,18}"), re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;.*)?\r\n", re.DOTALL)
+_HTTP_ONLY = "only HTTP proxies can be used"
 Headers: TypeAlias = list[tuple[str, str]]
 Head: TypeAlias = tuple[int, str, Headers]
 """Status, its reason, headers."""
@@ -232,7 +233,7 @@ class Connections:
             async with asyncio.timeout(CONNECT_SECONDS):
                 if self._proxy is None:
                     return await self._connect(place)
-                proxy = _place(self._proxy, "only HTTP proxies can be used")
+                proxy = _place(self._proxy, _HTTP_ONLY)
                 streams = await self._connect(proxy)
                 if place.secure:
                     await self._tunnel(streams, place)
@@ -306,7 +307,7 @@ def _place(address: str, otherwise: str = "no address of a server") -> Place:
 
 
 def _proxy_login(proxy: str) -> Headers:
-    login = _place(proxy).login
+    login = _place(proxy, _HTTP_ONLY).login
     return [("Proxy-Authorization", login)] if login else []
 
 
