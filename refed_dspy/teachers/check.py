@@ -21,13 +21,12 @@ from refed_dspy.programs.fast_path import lm_request
 from refed_dspy.programs.reasoning import reasoning_of
 from refed_dspy.programs.rendering import rendering
 from refed_dspy.records import PICO, AtMost, Call
-from refed_dspy.teachers.dialect import Dialect
 from refed_dspy.teachers.engine import TeacherEngine
-from refed_dspy.teachers.language_model import NO_BATCHES
-from refed_dspy.teachers.learned import learned_file, remember
 from refed_dspy.teachers.prices import Price, in_batches, table_name, table_window
-from refed_dspy.teachers.route import LOCAL_PROVIDERS
-from refed_dspy.teachers.teacher import Teacher, at_once, open_teacher
+from refed_dspy.teachers.recorded import recorded_lm
+from refed_dspy.teachers.requests import learned_file, remember
+from refed_dspy.teachers.route import LOCAL_PROVIDERS, Dialect
+from refed_dspy.teachers.teacher import NO_BATCHES, Teacher, at_once, open_teacher
 
 Tell = Callable[[str, str], None]
 """Takes the name of a finding and the finding."""
@@ -78,13 +77,14 @@ async def check(config: TeacherConfig, tell: Tell) -> list[Call]:
         RowError, TeacherError: it does not work, in the endpoint's own words.
     """
     teacher = at_once(open_teacher(config))
-    async with teacher.running() as lm:
-        engine: TeacherEngine = lm.direct_engine
+    async with teacher.running() as engine:
+        assert isinstance(engine, TeacherEngine)
         engine.outgoing.forget()
         names = engine.route.key_env
         tell("key", f"read from {', '.join(names)}" if names else "none is sent")
         adapter = SchemaAdapter()
-        request = lm_request(lm, adapter.format(Fruit, [], {"colour": "red"}), rendering(Fruit).typed_format)
+        messages = adapter.format(Fruit, [], {"colour": "red"})
+        request = lm_request(recorded_lm(teacher, engine), messages, rendering(Fruit).typed_format)
         with calls_listed() as recorder, about("check", teacher.model):
             first = await _answer(engine, request)
             tell("model", f"{teacher.model} answers{_other_name(config, first)}")

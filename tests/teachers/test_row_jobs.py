@@ -279,7 +279,7 @@ async def test_one_model_in_two_roles_starts_once(tmp_path: Path) -> None:
 
     def started() -> Any:
         counts["started"] += 1
-        return lm
+        return open_teacher(lm).start()
 
     def stopped() -> None:
         counts["stopped"] += 1
