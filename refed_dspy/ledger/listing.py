@@ -67,7 +67,7 @@ def _glance(folder: Path) -> dict[str, Any]:
         return {"folder": str(folder), "work": "filtering", **state_without_ledger(folder), **made}
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=1)) as db:
         db.execute("PRAGMA query_only=ON")
-        if (version := db.execute("PRAGMA user_version").fetchone()[0]) not in {FORMAT, OLDER}:
+        if (version := db.execute("PRAGMA user_version").fetchone()[0]) not in {FORMAT, *OLDER}:
             raise ValueError(f"format {version}, this version reads {FORMAT}")
         ledger = Ledger(path, db, None)
         work, size = ledger.holds(), ledger.meta("size")

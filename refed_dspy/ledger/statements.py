@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -45,6 +46,12 @@ class Answer:
     def text(self) -> str:
         """What the adapter reads."""
         return self.output if self.raw is None else self.raw
+
+
+def noted(name: str, value: Any) -> Statement:
+    """What is remembered of the work under `name`: anything that JSON has."""
+    text = json.dumps(value)
+    return ("INSERT OR REPLACE INTO meta VALUES (?,?,?)", (name, text, checksum(text, name)))
 
 
 def text_digest(text: str) -> bytes:

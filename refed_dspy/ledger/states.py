@@ -7,7 +7,6 @@ killed process can write nothing.
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 from refed_dspy.errors import CapReached, NothingKept, RefedError, one_line
 from refed_dspy.ledger.connection import FILE, is_at_work
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.statements import Statement
+from refed_dspy.ledger.statements import Statement, noted
 
 FUNNEL = "funnel.json"
 """What a filtering leaves in its folder, where no judge was asked instead of a ledger."""
@@ -52,8 +51,7 @@ class End(NamedTuple):
 
 def ended(end: End) -> Statement:
     """The statement that writes how the last start ended."""
-    value = json.dumps({**end._asdict(), "at": time.time()})
-    return ("INSERT OR REPLACE INTO meta VALUES ('last_end', ?)", (value,))
+    return noted("last_end", {**end._asdict(), "at": time.time()})
 
 
 def write_end(ledger: Ledger, end: End) -> None:

@@ -11,8 +11,9 @@ import zlib
 
 FAILED = "user-defined function raised exception"
 """What SQLite says where `intact` raises."""
-COLUMNS = {"answers": ["sum"], "reasoning": ["sum"], "refs": ["sum"], "instructions": ["sum", "sample_sum"]}
-"""Table → its columns of checksums, which the format before had not."""
+COLUMNS = {"meta": ["sum"], "answers": ["sum"], "reasoning": ["sum"], "refs": ["sum"],
+           "instructions": ["sum", "sample_sum"]}  # fmt: skip
+"""Table → its columns of checksums. Format 8 has that of `meta` not, and format 7 none."""
 
 
 def checksum(*texts: str | None) -> int:
@@ -27,15 +28,22 @@ def intact(stored: int | None, *texts: str | None) -> str | None:
     return texts[0]
 
 
+def _missing(db: sqlite3.Connection) -> dict[str, list[str]]:
+    """Table → the columns of checksums that it has not."""
+    there = {table: {row[1] for row in db.execute(f"PRAGMA main.table_info({table})")} for table in COLUMNS}
+    missing = {table: [name for name in names if name not in there[table]] for table, names in COLUMNS.items()}
+    return {table: names for table, names in missing.items() if names and there[table]}
+
+
 def add(db: sqlite3.Connection) -> None:
-    """The columns of checksums, empty, in a file of the format before."""
-    for table, columns in COLUMNS.items():
+    """The columns of checksums, empty, in a file of an earlier format."""
+    for table, columns in _missing(db).items():
         for column in columns:
             db.execute(f"ALTER TABLE {table} ADD COLUMN {column} INTEGER")
 
 
 def presume(db: sqlite3.Connection) -> None:
-    """The same for this connection alone: another process, of the version before, may be writing the file."""
-    for table, columns in COLUMNS.items():
+    """The same for this connection alone: another process, of that version, may be writing the file."""
+    for table, columns in _missing(db).items():
         missing = ", ".join(f"NULL AS {column}" for column in columns)
         db.execute(f"CREATE TEMP VIEW {table} AS SELECT *, {missing} FROM main.{table}")

@@ -33,7 +33,7 @@ def private(filtered_run: Synthesis, tmp_path: Path) -> Path:
         f"UPDATE answers SET endpoint = 'https://{HOST}:8443/v1/tenant-7', sum = NULL",
         f"UPDATE calls SET endpoint = 'https://{HOST}:8443/v1/tenant-7', model = '{model}'",
         f"UPDATE refs SET record = {source}, sum = NULL",
-        f"UPDATE meta SET value = json_object('model', '{model}') WHERE name = 'teacher'",
+        f"UPDATE meta SET sum = NULL, value = json_object('model', '{model}') WHERE name = 'teacher'",
     )
 
 
@@ -135,8 +135,8 @@ def test_the_variables_of_keys_are_listed_by_their_digests(filtered_run: Synthes
     folder = copy_run(
         filtered_run,
         tmp_path / "run",
-        f"INSERT OR REPLACE INTO meta VALUES ('teacher', '{config('CORP_LLM')}'), ('judge', '{config('ACME_J')}')",
-        f"""INSERT OR REPLACE INTO meta VALUES ('pools', '{{"": [{config("CORP_LLM")}, {config("POOL_TWO")}]}}')""",
+        f"REPLACE INTO meta (name, value) VALUES ('teacher', '{config('CORP_LLM')}'), ('judge', '{config('ACME_J')}')",
+        f"""REPLACE INTO meta (name, value) VALUES ('pools', '{{"": [{config("CORP_LLM")}, {config("POOL_TWO")}]}}')""",
     )
     share(folder, tmp_path / "out")
     listed = read_manifest(tmp_path / "out").key_variables

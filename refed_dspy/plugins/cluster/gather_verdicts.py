@@ -3,7 +3,6 @@ and removes the shards."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.fence import JUDGING
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.live import LIVE
+from refed_dspy.ledger.statements import noted
 
 _TAKEN = "gathered"
 """The shards that were taken over and are not removed yet."""
@@ -68,7 +68,7 @@ def _take_over(ledger: Ledger, shard: Ledger, taken: list[str]) -> None:
             [
                 (_CALLS, (ledger.last_call(),)),
                 *((statement, ()) for statement in _ROWS),
-                ("INSERT OR REPLACE INTO meta VALUES (?, ?)", (_TAKEN, json.dumps(taken))),
+                noted(_TAKEN, taken),
             ]
         )
     finally:
