@@ -31,7 +31,7 @@ from typer.testing import CliRunner
 from benchmarks.runs import REFERENCES
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.cli.main import app
-from refed_dspy.ledger.connection import file_state, note_whole
+from refed_dspy.ledger.format import file_state, note_whole
 
 LEDGERS, PATIENCE = 266, 60.0
 FILE = "ledger.sqlite"

@@ -21,8 +21,8 @@ import refed_dspy
 from benchmarks.runs import teacher_config
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.ledger.connection import FILE
+from refed_dspy.ledger.format import checksum
 from refed_dspy.ledger.statements import noted, text_digest
-from refed_dspy.ledger.sums import checksum
 from refed_dspy.records import digest
 
 BASE, SAMPLES_EACH = 1_000, 16

@@ -193,7 +193,7 @@ def _status_in(folder: Path) -> tuple[dict[str, Any], Callable[[dict[str, Any]],
 
 
 def _list_here(as_json: bool) -> None:
-    from refed_dspy.ledger.listing import works_below
+    from refed_dspy.ledger.summary import works_below
 
     works, unreadable = works_below(Path())
     if as_json:

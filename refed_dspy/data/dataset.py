@@ -21,9 +21,8 @@ from refed_dspy.data.stored import ROWS, SOURCE, read_json, rows_in, work_in
 from refed_dspy.errors import ReferencesError, briefly, one_line
 from refed_dspy.files import as_path
 from refed_dspy.ledger.connection import FILE
-from refed_dspy.ledger.identity import named_work
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.states import FUNNEL
+from refed_dspy.ledger.states import FUNNEL, named_work
 from refed_dspy.records import DataRow, Reference, digest, digest_of
 from refed_dspy.text import Shown
 

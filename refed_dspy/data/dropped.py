@@ -13,8 +13,8 @@ from refed_dspy.data.rows import dropped_rows
 from refed_dspy.data.sources import REMARKS, as_trained
 from refed_dspy.data.stored import DROPPED, ROWS, SOURCE, json_lines, read_json, work_in
 from refed_dspy.errors import ReferencesError, RunDirError
-from refed_dspy.ledger.identity import named_work
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.states import named_work
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from refed_dspy.data.stored import DROPPED, NOTES, ROWS, json_lines, rows_in, wo
 from refed_dspy.data.tables import made_schema, mapped, run_schema, run_tables, tables, write_parquet
 from refed_dspy.errors import ExportError, RunDirError, briefly, one_line
 from refed_dspy.files import as_export_error, check_output, whole_file, write_lines
-from refed_dspy.ledger.identity import named_work
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.states import named_work
 from refed_dspy.ledger.summary import decisions_by_filter
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from refed_dspy.data.dataset import DataSet, data_identity
 from refed_dspy.data.stored import ROWS, SOURCE, read_json
 from refed_dspy.errors import RunDirError
 from refed_dspy.ledger.connection import FILE
+from refed_dspy.ledger.history import SIMULATED, simulated_note, simulated_text
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.provenance import SIMULATED, simulated_note, simulated_text
 from refed_dspy.ledger.states import FUNNEL
 from refed_dspy.records import DataRow, digest
 

@@ -1,32 +1,26 @@
-"""A ledger's file: who is at work on it, connections to it, its format, and whether it is whole. A file that was
-damaged, or changed by hand into what nobody wrote, is found when it is opened, not as a later error; whatever SQLite
-finds wrong with it is one error that says what to do."""
+"""A ledger's file: who is at work on it, and connections to it. Whatever SQLite finds wrong with it is one error that
+says what to do."""
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
-from functools import cache, partial
-from importlib.resources import files
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from weakref import WeakSet
 
 from filelock import FileLock, Timeout
 
 from refed_dspy.errors import FolderInUse, RunDirError, RunStopped, one_line
-from refed_dspy.ledger import sums
-from refed_dspy.ledger.sums import FAILED, checksum, intact
+from refed_dspy.files import write_text
+from refed_dspy.ledger.format import FAILED, intact
 
 FILE = "ledger.sqlite"
 """The file's name in a run's folder."""
 LOCK = ".lock"
 """The file that the process at work in a folder holds locked."""
-FORMAT, OLDER = 9, (7, 8)
-"""The format of the file (its `user_version`), and those before, which are read as they are and brought to this one
-when they are opened for writing: that of 0.2.0 has no checksums, and neither has STRICT tables. Others are refused."""
 _FULL = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_FSYNC}
 """What SQLite says where there is no room, a quota or a limit of a file's size among the reasons."""
 
@@ -71,11 +65,6 @@ def damaged(path: Path, why: object) -> RunDirError:
     return RunDirError(f"{path}: not a readable ledger ({why}); restore it from a backup or choose another folder")
 
 
-def version_of(db: sqlite3.Connection) -> int:
-    """The format of the file; 0 before it is made."""
-    return int(db.execute("PRAGMA user_version").fetchone()[0])
-
-
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
     """Raises RunDirError where what is read in the block is damaged."""
@@ -98,162 +87,6 @@ def is_damage(error: BaseException | None) -> bool:
         sqlite3.SQLITE_NOTADB,
         sqlite3.SQLITE_IOERR,
     }
-
-
-def is_made(path: Path, db: sqlite3.Connection, format_: int = FORMAT) -> bool:
-    """Whether the file has its tables. Raises RunDirError for a file of another format, sqlite3.DatabaseError for one
-    that is another database."""
-    version = version_of(db)
-    if version not in {0, format_, *(OLDER if format_ == FORMAT else ())}:
-        raise RunDirError(
-            f"{path}: written by another version (format {version}, this one uses {format_}); use that version"
-        )
-    if version == 0 and db.execute("SELECT 1 FROM sqlite_master").fetchone():
-        raise sqlite3.DatabaseError("it is another database")
-    return bool(version)
-
-
-def schema() -> str:
-    """The SQL that makes the tables."""
-    return files("refed_dspy.ledger").joinpath("schema.sql").read_text(encoding="utf-8")
-
-
-def set_up(path: Path, db: sqlite3.Connection) -> None:
-    """Make the tables of a new file, or bring one of an earlier format to this one: whole or not at all, since a reader
-    may look meanwhile. Raises as `is_made` and `check`."""
-    if not is_made(path, db):
-        db.executescript(f"BEGIN IMMEDIATE; {schema()} PRAGMA user_version={FORMAT}; COMMIT")
-    elif version_of(db) != FORMAT:
-        db.execute("BEGIN IMMEDIATE")
-        _renew(db)
-        _check(db)
-        db.execute("COMMIT")
-
-
-def _renew(db: sqlite3.Connection) -> None:
-    """The columns of checksums and the constraints that the tables of this format have, in a file of an earlier one. No
-    row is copied: what is written in a file does not depend on constraints, so that SQLite lets them be replaced."""
-    sums.add(db)
-    check_tables(db)
-    for name, value in db.execute("SELECT name, value FROM meta WHERE sum IS NULL").fetchall():
-        db.execute("UPDATE meta SET sum = ? WHERE name = ?", (checksum(value, name), name))
-    db.execute("PRAGMA writable_schema=ON")
-    with _empty() as new:
-        tables = new.execute("SELECT sql, name FROM sqlite_master WHERE type = 'table'").fetchall()
-    db.executemany("UPDATE sqlite_master SET sql = ? WHERE type = 'table' AND name = ?", tables)
-    (seen,) = db.execute("PRAGMA schema_version").fetchone()
-    db.execute(f"PRAGMA schema_version={seen + 1}")  # other connections read it anew
-    db.execute("PRAGMA writable_schema=RESET")
-    db.execute(f"PRAGMA user_version={FORMAT}")
-
-
-@contextmanager
-def _empty() -> Iterator[sqlite3.Connection]:
-    """A new ledger, in memory."""
-    with closing(sqlite3.connect(":memory:")) as db:
-        db.executescript(schema())
-        yield db
-
-
-_COLUMNS = """
-SELECT m.name, p.name FROM sqlite_master m JOIN pragma_table_info(m.name) p WHERE m.type IN ('table', 'view')
-ORDER BY 1, p.cid
-"""
-
-
-@cache
-def _columns() -> list[tuple[str, str]]:
-    """(table or view, column) of each column of a ledger, in order."""
-    with _empty() as db:
-        return db.execute(_COLUMNS).fetchall()
-
-
-def check(db: sqlite3.Connection) -> None:
-    """Raises sqlite3.DatabaseError, with what is wrong, for a file that is damaged: its pages, the types and bounds of
-    its values (by the constraints of its tables), what a row belongs to, its sums, what it remembers of the work."""
-    db.execute("BEGIN")  # one snapshot: another process may be writing
-    try:
-        _check(db)
-    finally:
-        db.execute("ROLLBACK")
-
-
-def _check(db: sqlite3.Connection) -> None:
-    (result,) = db.execute("PRAGMA quick_check(1)").fetchone()
-    if result != "ok":
-        raise sqlite3.DatabaseError(result)
-    check_tables(db)
-    if (row := db.execute("PRAGMA foreign_key_check").fetchone()) is not None:
-        raise sqlite3.DatabaseError(f"a row of {row[0]} belongs to no row of {row[2]}")
-    names = [name for table, name in _columns() if table == "usage"][4:]
-    sums_ = ", ".join(f"total({name})" for name in names)
-    counted = f"SELECT stage, model, endpoint, {sums_} FROM counted GROUP BY 1, 2, 3"
-    noted = f"SELECT stage, model, endpoint, {', '.join(names)} FROM usage WHERE calls"
-    wrong = f"SELECT * FROM ({counted} EXCEPT {noted}) UNION ALL SELECT * FROM ({noted} EXCEPT {counted}) LIMIT 1"
-    if db.execute(wrong).fetchone() is not None:
-        raise sqlite3.DatabaseError("what its calls used is not what they add up to")
-
-
-def check_tables(db: sqlite3.Connection) -> None:
-    """Raises sqlite3.DatabaseError where a table or a column is missing, or what is remembered of the work is not what
-    was written. Reads a page or two."""
-    if found := {table for table, _ in set(_columns()).symmetric_difference(db.execute(_COLUMNS))}:
-        raise sqlite3.DatabaseError(f"table {min(found)} is missing, or has other columns")
-    for name, value, sum_ in db.execute("SELECT name, value, sum FROM meta"):
-        with suppress(ValueError, RecursionError):
-            if sum_ in {None, checksum(value, name)}:
-                json.loads(value)
-                continue
-        raise sqlite3.DatabaseError(f"its stored {name!r} is damaged")
-
-
-def check_if_new(path: Path, db: sqlite3.Connection) -> None:
-    """`check`, unless the file is as it was when it was last found whole or closed in order: with a million samples it
-    takes a minute. Then only that the tables are there."""
-    state = file_state(path)
-    if _noted(path) == state:
-        check_tables(db)
-    else:
-        check(db)
-        note_whole(path, state)
-
-
-def close(path: Path, db: sqlite3.Connection, *, wrote: bool) -> None:
-    """Close the file, and note that it is whole: the process `wrote` it, or nobody has changed it since it was looked
-    at. The last connection to close moves SQLite's log into the file."""
-    whole = wrote or _noted(path) == file_state(path)
-    db.close()
-    if whole:
-        note_whole(path, file_state(path))
-
-
-_CHECKED = ".checked"
-"""The file beside a ledger that holds the state in which it was last found whole."""
-
-
-def _noted(path: Path) -> str | None:
-    try:
-        return (path.parent / _CHECKED).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-
-
-def note_whole(path: Path, state: str) -> None:
-    """Note that the file at `path` is whole in this `state`."""
-    with suppress(OSError):  # a folder that may only be read is checked each time
-        (path.parent / _CHECKED).write_text(state, encoding="utf-8")
-
-
-def file_state(path: Path) -> str:
-    """What is another after any change of the file, or of its log, where what was written last may be."""
-    stats = []
-    for file in (path, path.with_name(f"{path.name}-wal")):
-        with suppress(OSError):
-            stats.append(file.stat())
-    return " ".join(
-        f"{stat.st_dev} {stat.st_ino} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
-        for stat in stats if stat.st_size
-    )  # fmt: skip
 
 
 @contextmanager
@@ -389,3 +222,78 @@ def locked(folder: Path) -> Iterator[None]:
     finally:
         if lock is not None:
             lock.release()
+
+
+EPOCH = "epoch"
+"""The file's name in a shard's folder."""
+SHARDS = "shards"
+"""Where in a run's folder its shards' are."""
+JUDGING = "judging"
+"""Where in a filtering's folder the shards are whose rows a cluster judges, while there are any."""
+
+
+def whole_run(folder: Path) -> Path:
+    """The folder of the run whose shard is in `folder`; where there is no shard, `folder` itself."""
+    return folder.parent.parent if (folder / EPOCH).is_file() and folder.parent.name == SHARDS else folder
+
+
+class Fence:
+    """Holds the writer of a shard's folder, which workers on several machines may reach, to lease number `epoch`.
+
+    SQLite's log in shared memory does not work between machines, and file locks are not reliable on every network file
+    system. Such a ledger is therefore opened for one process alone, each commit is on the disk before it counts, and
+    the folder has a file with the number of the lease that may write. A later lease writes a higher number; the holder
+    of an earlier one can then write nothing more, even if it was frozen and wakes up.
+    """
+
+    def __init__(self, path: Path, epoch: int) -> None:
+        self._path, self.epoch = path, epoch
+
+    @classmethod
+    def of(cls, folder: Path, epoch: int | None = None) -> Fence | None:
+        """The fence of `folder`, for lease number `epoch`, or else for the last one; None where it is no shard.
+
+        Raises RunDirError where it cannot be read, RunStopped where `epoch` is not the last lease.
+        """
+        path = folder / EPOCH
+        try:
+            last = cls(path, _read(path))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise RunDirError(f"{path}: cannot be read: {one_line(error)}") from None
+        if epoch not in {None, last.epoch}:
+            raise _taken_over(folder)
+        return last
+
+    def check(self) -> None:
+        """Raises RunStopped where a later lease has taken the folder over."""
+        try:
+            current = _read(self._path)
+        except (OSError, ValueError) as error:
+            raise RunStopped(f"{self._path}: cannot be read: {one_line(error)}") from None
+        if current != self.epoch:
+            raise _taken_over(self._path.parent)
+
+    @staticmethod
+    def set_up(db: sqlite3.Connection) -> None:
+        """For this process alone, and on the disk before it counts. To be called before anything is read."""
+        db.execute("PRAGMA locking_mode=EXCLUSIVE")
+        db.execute("PRAGMA synchronous=FULL")
+
+
+def take_over(folder: Path, epoch: int) -> None:
+    """From now on only lease number `epoch` writes the ledger in `folder`. Raises as `Fence.of`, RunStopped where a
+    later lease does."""
+    if (last := Fence.of(folder)) is not None and last.epoch > epoch:
+        raise _taken_over(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / EPOCH, [str(epoch)])
+
+
+def _read(path: Path) -> int:
+    return int(path.read_text(encoding="utf-8"))
+
+
+def _taken_over(folder: Path) -> RunStopped:
+    return RunStopped(f"{folder}: another worker has taken this shard over")

@@ -20,28 +20,31 @@ from filelock import FileLock
 from pydantic import TypeAdapter, ValidationError
 
 from refed_dspy.errors import LedgerLost, RunDirError, one_line
-from refed_dspy.ledger import sums
 from refed_dspy.ledger.connection import (
     FILE,
-    FORMAT,
+    Fence,
     OpenFiles,
-    check_if_new,
-    check_tables,
-    close,
     connected,
     damaged,
     is_at_work,
     is_damage,
-    is_made,
     reading,
-    set_up,
     take_lock,
     transaction,
+)
+from refed_dspy.ledger.format import (
+    FAILED,
+    FORMAT,
+    check_if_new,
+    check_tables,
+    checksum,
+    close,
+    is_made,
+    presume_sums,
+    set_up,
     version_of,
 )
-from refed_dspy.ledger.fence import Fence
 from refed_dspy.ledger.statements import Answer, DecisionRow, Statement, decided, noted, text_digest, unusable
-from refed_dspy.ledger.sums import checksum
 from refed_dspy.records import Failure, Reference
 
 T = TypeVar("T")
@@ -119,7 +122,7 @@ class Ledger:
         with connected(path, "rw") as db:
             made = is_made(path, db)
             if made and version_of(db) != FORMAT:
-                sums.presume(db)
+                presume_sums(db)
             db.execute("PRAGMA query_only=ON")
             if not made:
                 raise RunDirError(f"{run_dir}: the run is just being created; try again in a moment")
@@ -232,7 +235,7 @@ class Ledger:
     def check_sum(self, stored: int | None, *texts: str | None) -> None:
         """Raises RunDirError where `texts` are not those of which `stored` is the checksum."""
         if stored is not None and stored != checksum(*texts):
-            raise damaged(self.path, sums.FAILED)
+            raise damaged(self.path, FAILED)
 
     def parsed(self, kind: type[T], text: str) -> T:
         """The JSON `text`, which is one of this ledger's, as a `kind`. Raises RunDirError where it is damaged."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, TypeAlias
 
-from refed_dspy.ledger.sums import checksum
+from refed_dspy.ledger.format import checksum
 from refed_dspy.records import Call, Sample
 
 Statement: TypeAlias = tuple[str, tuple[Any, ...] | Mapping[str, Any]]

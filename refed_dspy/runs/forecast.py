@@ -18,8 +18,8 @@ from statistics import fmean, stdev
 from typing import Any
 
 from refed_dspy.ledger.history import Usage
-from refed_dspy.ledger.identity import per_reference_of
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.states import per_reference_of
 from refed_dspy.records import PICO, Rates
 from refed_dspy.runs.history import Kind, RunHistory, StageQuestion, charged, settled_charges, waiting_calls
 from refed_dspy.runs.plan import PlanSettings

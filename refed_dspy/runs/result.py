@@ -16,14 +16,11 @@ from refed_dspy.data.export import export, to_dataset
 from refed_dspy.data.rows import LINEAGE_COLUMNS, PAPER_COLUMNS, Samples, dropped_rows
 from refed_dspy.errors import PASSING, CapReached, ExportError, RunDirError, briefly, one_line
 from refed_dspy.files import path_of
-from refed_dspy.ledger.identity import named_work
+from refed_dspy.ledger.history import simulated_note
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.live import with_live
-from refed_dspy.ledger.pace import seconds_left
-from refed_dspy.ledger.provenance import simulated_note
 from refed_dspy.ledger.spending import Spent, spent
-from refed_dspy.ledger.states import DONE, RUNNING, state_of
-from refed_dspy.ledger.summary import run_status
+from refed_dspy.ledger.states import DONE, RUNNING, named_work, state_of
+from refed_dspy.ledger.summary import run_status, seconds_left, with_live
 from refed_dspy.records import PICO, Failure, Sample, dollars
 from refed_dspy.runs.forecast import Forecast, as_facts, forecast
 from refed_dspy.text import Shown, counted

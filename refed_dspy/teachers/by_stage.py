@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.errors import ConfigError, one_line
-from refed_dspy.ledger.provenance import ANY as ANY
+from refed_dspy.ledger.history import ANY as ANY
 from refed_dspy.programs.asking import predictor_names
 from refed_dspy.records import digest
 from refed_dspy.teachers import Teacher, TeacherLike, open_teacher

@@ -15,9 +15,9 @@ from refed_dspy.config.base import Capped
 from refed_dspy.errors import CapReached, CapTooSmall, ConfigError
 from refed_dspy.ledger.batches import left_batches
 from refed_dspy.ledger.budget import Caps
-from refed_dspy.ledger.identity import has_begun
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import Spent, spent
+from refed_dspy.ledger.states import has_begun
 from refed_dspy.records import PICO, dollars
 from refed_dspy.teachers import Teacher
 

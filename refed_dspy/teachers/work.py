@@ -14,11 +14,20 @@ from typing import Any
 
 from refed_dspy.errors import RunDirError, RunStopped
 from refed_dspy.ledger.connection import FILE
-from refed_dspy.ledger.identity import differences, has_begun, named_work
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import RunRecorder
 from refed_dspy.ledger.spending import begin_start
-from refed_dspy.ledger.states import DONE, KILLED, UNGATHERED, End, last_end, write_end
+from refed_dspy.ledger.states import (
+    DONE,
+    KILLED,
+    UNGATHERED,
+    End,
+    differences,
+    has_begun,
+    last_end,
+    named_work,
+    write_end,
+)
 from refed_dspy.records import Reference
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.caps import CapSettings, CapsLeft, budget_caps, check_caps, lasting_caps

@@ -16,7 +16,7 @@ from benchmarks.cluster_runs import CONCURRENCY, ClusterFilter, ended
 from benchmarks.nodes import Nodes, processes, wait_until
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.cli.lines import work_lines
-from refed_dspy.ledger.fence import JUDGING
+from refed_dspy.ledger.connection import JUDGING
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.summary import work_status
 from tests.conftest import reset_server

@@ -141,7 +141,7 @@ def test_numbers_that_a_caller_gives_have_no_bounds_but_a_type(tmp_path: Path, n
 def checks(folder: Path, monkeypatch: pytest.MonkeyPatch, opened: Callable[[Path], Ledger] = Ledger.read) -> int:
     """How often opening the folder's ledger looks at the whole file."""
     looked: list[Any] = []
-    monkeypatch.setattr("refed_dspy.ledger.connection.check", looked.append)
+    monkeypatch.setattr("refed_dspy.ledger.format.check", looked.append)
     opened(folder).close()
     monkeypatch.undo()
     return len(looked)

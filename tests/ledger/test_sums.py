@@ -12,10 +12,10 @@ import pytest
 import refed_dspy
 from benchmarks.damage import outcome
 from refed_dspy.errors import RefedError, RunDirError
-from refed_dspy.ledger.connection import FILE, FORMAT, OLDER, file_state, note_whole, version_of
+from refed_dspy.ledger.connection import FILE
+from refed_dspy.ledger.format import COLUMNS, FORMAT, OLDER, checksum, file_state, intact, note_whole, version_of
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.listing import works_below
-from refed_dspy.ledger.sums import COLUMNS, checksum, intact
+from refed_dspy.ledger.summary import works_below
 from tests.support.scripted_engine import Writer, fake_lm, references
 
 SAID = "a text is not what was written: its checksum is another"

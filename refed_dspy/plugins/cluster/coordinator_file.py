@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from refed_dspy.errors import FolderInUse, RunDirError
-from refed_dspy.ledger.connection import connected, is_made, transaction
+from refed_dspy.ledger.connection import connected, transaction
+from refed_dspy.ledger.format import is_made
 from refed_dspy.plugins.cluster.account import Account, Amounts, State
 from refed_dspy.plugins.cluster.leases import Leases
 

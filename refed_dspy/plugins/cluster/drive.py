@@ -11,10 +11,9 @@ from typing import Any
 from refed_dspy.config.run import RunConfig
 from refed_dspy.errors import CapReached, RunDirError
 from refed_dspy.ledger.connection import FILE
-from refed_dspy.ledger.identity import has_begun
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.statements import text_digest
-from refed_dspy.ledger.states import CAPPED, DONE, SHORT, UNGATHERED, End, write_end
+from refed_dspy.ledger.states import CAPPED, DONE, SHORT, UNGATHERED, End, has_begun, write_end
 from refed_dspy.ledger.summary import decisions_by_filter
 from refed_dspy.plugins.cluster.gather import gather
 from refed_dspy.plugins.cluster.job import STATE, Job, gathered, let_go, refuse_objects

@@ -6,11 +6,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from refed_dspy.ledger.connection import FILE
-from refed_dspy.ledger.fence import JUDGING
+from refed_dspy.ledger.connection import FILE, JUDGING
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.live import LIVE
 from refed_dspy.ledger.statements import noted
+from refed_dspy.ledger.summary import LIVE
 
 _TAKEN = "gathered"
 """The shards that were taken over and are not removed yet."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from refed_dspy.errors import RunDirError, one_line
-from refed_dspy.ledger.connection import FORMAT, schema
+from refed_dspy.ledger.format import FORMAT, schema
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import UNGATHERED
 

@@ -16,8 +16,7 @@ from refed_dspy.data.on_disk import RowsOnDisk
 from refed_dspy.errors import CapReached, ConfigError
 from refed_dspy.filters.base import JudgeFilter, Step
 from refed_dspy.ledger.budget import Caps
-from refed_dspy.ledger.connection import FILE
-from refed_dspy.ledger.fence import JUDGING
+from refed_dspy.ledger.connection import FILE, JUDGING
 from refed_dspy.ledger.statements import text_digest
 from refed_dspy.plugins.cluster.account import Amounts
 from refed_dspy.plugins.cluster.gather_verdicts import gather_verdicts, shards_in

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from refed_dspy.data.references import References
 from refed_dspy.errors import ConfigError
-from refed_dspy.ledger.fence import SHARDS, Fence, take_over
+from refed_dspy.ledger.connection import SHARDS, Fence, take_over
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.runs.spec import RunSpec
 from refed_dspy.teachers.caps import NO_CAPS

@@ -12,7 +12,7 @@ from typing import Any
 
 from refed_dspy.errors import ExportError
 from refed_dspy.files import write_json
-from refed_dspy.ledger.live import LIVE
+from refed_dspy.ledger.summary import LIVE
 from refed_dspy.plugins.cluster.account import NOTHING, Amounts
 from refed_dspy.plugins.cluster.coordinator import Totals
 from refed_dspy.teachers.progress import Progress

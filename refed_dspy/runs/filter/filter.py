@@ -23,12 +23,10 @@ from refed_dspy.files import after_answers, as_path, check_outputs
 from refed_dspy.filters.base import Decision, JudgeFilter, Step, labels, validated
 from refed_dspy.filters.build import build
 from refed_dspy.filters.judge import FAILED
-from refed_dspy.ledger.connection import FILE, locked
-from refed_dspy.ledger.fence import JUDGING
-from refed_dspy.ledger.identity import differences
+from refed_dspy.ledger.connection import FILE, JUDGING, locked
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import Spent, spent
-from refed_dspy.ledger.states import DONE, FUNNEL, SHORT, End, note_failure, write_end
+from refed_dspy.ledger.states import DONE, FUNNEL, SHORT, End, differences, note_failure, write_end
 from refed_dspy.programs.load import warn_of_another_teacher
 from refed_dspy.records import DataRow, digest_of
 from refed_dspy.runs.filter.apply import apply_filters

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from dspy.lm15 import TransportError
 
-from refed_dspy.ledger.batch_log import BatchLog, SentBatch
+from refed_dspy.ledger.batches import BatchLog, SentBatch
 from refed_dspy.teachers.batch.service import BatchService
 
 CANCELLED = "cancelled"

@@ -17,7 +17,8 @@ from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.data.references import References
 from refed_dspy.data.rows import data_rows, dropped_rows
 from refed_dspy.ledger.batches import begun, unsettled_calls
-from refed_dspy.ledger.connection import FILE, FORMAT, check, schema
+from refed_dspy.ledger.connection import FILE
+from refed_dspy.ledger.format import FORMAT, check, schema
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import begin_start, seconds_at_work, spent
 from refed_dspy.ledger.statements import Answer, Key, answered, failed, reserved, reused, shared
@@ -178,7 +179,7 @@ def test_the_file_is_a_ledger_like_any_other(run: Path, tmp_path: Path) -> None:
 
 def test_it_is_known_to_be_whole_so_that_nobody_checks_it_again(run: Path, monkeypatch: Any) -> None:
     gathered(run)
-    monkeypatch.setattr("refed_dspy.ledger.connection.check", lambda db: 1 / 0)
+    monkeypatch.setattr("refed_dspy.ledger.format.check", lambda db: 1 / 0)
     assert len(refed_dspy.read_run(run)) == sum(SIZES)
 
 

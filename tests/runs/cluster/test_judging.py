@@ -16,7 +16,7 @@ from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.errors import InputError, RunStopped
 from refed_dspy.filters.base import Decision, JudgeFilter
 from refed_dspy.filters.judge import _Judged
-from refed_dspy.ledger.fence import JUDGING
+from refed_dspy.ledger.connection import JUDGING
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.statements import text_digest
 from refed_dspy.ledger.states import state_in
