@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, overload
 
 from refed_dspy.config.keywords import checked
 from refed_dspy.data.export import export, to_dataset
-from refed_dspy.data.rows import LINEAGE_COLUMNS, PAPER_COLUMNS, Samples, dropped_rows
+from refed_dspy.data.rows import LINEAGE_COLUMNS, PAPER_COLUMNS, Samples, data_rows, dropped_rows
 from refed_dspy.errors import PASSING, CapReached, ExportError, RunDirError, briefly, one_line
-from refed_dspy.files import path_of
+from refed_dspy.files import path_of, write_lines
 from refed_dspy.ledger.history import simulated_note
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import Spent, spent
@@ -201,7 +201,8 @@ def _export_text(folder: Path) -> str:
     """Export the samples into the folder. Returns what the message says of it: a file that cannot be written is no
     error."""
     try:
-        export(folder, "jsonl", folder / SAMPLES, force=True)
+        with Ledger.read(folder) as ledger:
+            write_lines(folder / SAMPLES, data_rows(ledger))
     except ExportError as error:
         return f", not exported ({error})"
     return f", in {folder / SAMPLES}"

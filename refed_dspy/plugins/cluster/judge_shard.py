@@ -10,7 +10,7 @@ from typing import Any, cast
 from refed_dspy.config.jobs import FilterRunConfig
 from refed_dspy.config.loading import check_config
 from refed_dspy.config.teacher import TeacherConfig
-from refed_dspy.data.on_disk import OnDisk, RowsOnDisk
+from refed_dspy.data.dataset import OnDisk, RowsOnDisk
 from refed_dspy.data.stored import json_lines
 from refed_dspy.files import write_lines
 from refed_dspy.filters.base import JudgeFilter, Step, labels

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from refed_dspy.config.jobs import FilterRunConfig
-from refed_dspy.data.on_disk import RowsOnDisk
+from refed_dspy.data.dataset import RowsOnDisk
 from refed_dspy.errors import CapReached, ConfigError
 from refed_dspy.filters.base import JudgeFilter, Step
 from refed_dspy.ledger.budget import Caps

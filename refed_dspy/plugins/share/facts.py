@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from refed_dspy.data.formats import Pairs
+from refed_dspy.data.export import Pairs
 from refed_dspy.data.rows import both_responses
 from refed_dspy.errors import ExportError
 from refed_dspy.ledger.history import model_of

@@ -12,9 +12,8 @@ from os import PathLike
 from pathlib import Path
 
 from refed_dspy.config.keywords import checked
-from refed_dspy.data.dataset import load_dataset
+from refed_dspy.data.dataset import RowsOnDisk, load_dataset
 from refed_dspy.data.export import Through, unseen
-from refed_dspy.data.on_disk import RowsOnDisk
 from refed_dspy.data.read import OWN
 from refed_dspy.data.rows import data_rows, dropped_rows, extra_columns
 from refed_dspy.data.stored import DROPPED, ROWS, json_lines, rows_in, work_in

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from refed_dspy.data.formats import Pairs
+from refed_dspy.data.export import Pairs
 from refed_dspy.data.sources import ENDPOINTS, as_trained, margin_of, run_behind, sources
 from refed_dspy.data.stored import ROWS
 from refed_dspy.errors import RunDirError, one_line

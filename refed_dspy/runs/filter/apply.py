@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from refed_dspy.data.on_disk import OnDisk, RowsOnDisk
+from refed_dspy.data.dataset import OnDisk, RowsOnDisk
 from refed_dspy.filters.base import Decision, JudgeFilter, Step, TextFilter, decide, labels, preview
 from refed_dspy.filters.rouge import RougeFilter, select
 from refed_dspy.runs.filter.decisions import Decisions

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from itertools import compress, count
 from typing import NamedTuple
 
-from refed_dspy.data.on_disk import OnDisk
+from refed_dspy.data.dataset import OnDisk
 from refed_dspy.filters.base import Decision
 
 

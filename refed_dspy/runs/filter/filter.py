@@ -14,8 +14,7 @@ from refed_dspy.config.jobs import FilterRunConfig
 from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
 from refed_dspy.config.scorer import ScorerConfig
-from refed_dspy.data.dataset import DataSet, load_dataset, texts_of
-from refed_dspy.data.on_disk import RowsOnDisk
+from refed_dspy.data.dataset import DataSet, RowsOnDisk, load_dataset, texts_of
 from refed_dspy.data.sources import source_of
 from refed_dspy.data.stored import SOURCE, read_json
 from refed_dspy.errors import ConfigError, RowError, RunDirError, RunStopped, briefly, one_line
