@@ -358,7 +358,7 @@ than 30% of its runs of 8 in common without a run of 10 (k common runs take 9k -
 begins at a multiple of `_LONG_STEP`."""
 
 
-class Match(NamedTuple):
+class Likeness(NamedTuple):
     """What is like a known text: how much of it, from 0 to 1, and the words that show it."""
 
     score: float
@@ -379,7 +379,7 @@ class Known:
     def __len__(self) -> int:
         return len(self._texts)
 
-    def repeated(self, instruction: str) -> Match | None:
+    def repeated(self, instruction: str) -> Likeness | None:
         """(ROUGE-L F, beginning of the known instruction) where one is like `instruction`."""
         if len(self) == 1:
             score, number = rouge_l(tokens(instruction), self._instructions[0]), 0
@@ -387,7 +387,7 @@ class Known:
             number, score = nearest
         else:
             return None
-        return Match(score, preview(self._texts[number])) if score >= THRESHOLD else None
+        return Likeness(score, preview(self._texts[number])) if score >= THRESHOLD else None
 
     def _nearest(self, instruction: str) -> tuple[int, float] | None:
         if self._index is None:
@@ -397,7 +397,7 @@ class Known:
         alphabet, index = self._index
         return index.nearest(alphabet.encode(instruction))
 
-    def copied(self, words: Sequence[str]) -> Match | None:
+    def copied(self, words: Sequence[str]) -> Likeness | None:
         """(share of its runs of 8 words, the first of them) where a response, as words, copies a known one."""
         if self._hints.isdisjoint(_hints(words, _STEP if len(words) < _SHORT else _LONG_STEP)):
             return None
@@ -413,7 +413,7 @@ class Runs:
         self._whole_run = bytes([True] * (run - GRAM + 1))
         """As many hits as there are runs of `GRAM` words in one of `run`."""
 
-    def copied(self, words: Sequence[str]) -> Match | None:
+    def copied(self, words: Sequence[str]) -> Likeness | None:
         """(share of the runs of 8 of these words that are in the text, the first of them) where they are a copy."""
         grams = frozenset(_runs(self._words, GRAM))  # hardly ever needed, and large: not kept
         hits = list(map(grams.__contains__, _runs(words, GRAM)))
@@ -421,7 +421,7 @@ class Runs:
         if share <= SHARE and self._whole_run not in bytes(hits):
             return None
         first = hits.index(True)
-        return Match(share, " ".join(words[first : first + GRAM]))
+        return Likeness(share, " ".join(words[first : first + GRAM]))
 
 
 def _runs(words: Sequence[str], length: int, step: int = 1) -> Iterator[tuple[str, ...]]:
@@ -434,7 +434,7 @@ def _hints(words: Sequence[str], step: int = 1) -> Iterator[int]:
     return map(hash, _runs(words, _HINT, step))
 
 
-class References:
+class RowReferences:
     """The reference of each row: its own, else the one of `source` (as `load_references` takes it) whose id the column
     `reference` has, else all of `source`."""
 
@@ -477,7 +477,7 @@ class InstructionGuard(TextFilter):
         self, copies: bool = True, prompt_talk: bool = True, missing_text: bool = True, references: Any = None
     ) -> None:
         self._copies, self._talk, self._missing = copies, prompt_talk, missing_text
-        self._references = References(references)
+        self._references = RowReferences(references)
         self.demonstrations = Known((), ())
         """What the program shows its teacher: it must not come back, either."""
 
@@ -516,7 +516,7 @@ class ResponseGuard(TextFilter):
         references: Any = None,
     ) -> None:
         self._copies, self._talk, self._drops_unchanged = copies, prompt_talk, unchanged == "drop"
-        self._references = References(references)
+        self._references = RowReferences(references)
         self.demonstrations = Known((), ())
         """What the program shows its teacher: it must not come back, either."""
 
