@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
+import yaml
 from pydantic import Field, ModelWrapValidatorHandler, model_validator
 
 from refed_dspy.config.base import Settings
@@ -182,6 +183,15 @@ class ResponseGuardSettings(_OfResponses, _AgainstReferences):
     """Drops responses that copy their reference or talk about their prompt."""
 
 
+def _takes(kind: type[Keeping], key: str, value: str) -> bool:
+    """Whether `value`, a text of YAML, can be the setting called `key`."""
+    try:
+        kind.model_validate({key: yaml.safe_load(value)})
+    except (ValueError, yaml.YAMLError):
+        return False
+    return True
+
+
 @dataclass(frozen=True)
 class NamedFilter:
     """A filter of the caller's own, by name (`config.named`), and what it is made with."""
@@ -221,11 +231,8 @@ class FilterConfig(Settings):
             if len(value) != 1:
                 raise ValueError("must be one filter; write each filter as its own entry")
             [(name, settings)] = value.items()
-            known, colon, _ = str(name).partition(":")
-            if known in cls.model_fields and (colon or isinstance(settings, str | int | float | list)):
-                [kind] = [each for each in get_args(cls.model_fields[known].annotation) if each is not type(None)]
-                key = next(key for key in kind.model_fields if key != "keep")
-                raise ValueError(f"{known} needs its settings by name: '{known}: {{{key}: …}}'")
+            if example := cls._braced(str(name), settings):
+                raise ValueError(f"a filter's settings need their names: '{example}'")
             if name not in cls.model_fields and is_named(name, FILTERS):
                 return NamedFilter(name, dict(settings or {}))
             if name not in cls.model_fields:
@@ -234,6 +241,22 @@ class FilterConfig(Settings):
                 raise ValueError(f"no filter {one_line(name, 40)!r}; {hint}")
             return check({name: {} if settings is None else settings for name, settings in value.items()})
         return check(value)
+
+    @classmethod
+    def _braced(cls, name: str, settings: Any) -> str:
+        """How to write a filter that was given as `name:value` or `name: value`; empty where it was not."""
+        text = name if not settings or isinstance(settings, dict) else f"{name}: {settings}"
+        name, _, value = text.partition(":")
+        field, value = cls.model_fields.get(name), one_line(value.strip(), 40)
+        if field is None or not value:
+            return ""
+        if value[:1] == "{":
+            return f"{name}: {value}"
+        [kind] = [each for each in get_args(field.annotation) if each is not type(None)]
+        keys = [key for key in kind.model_fields if key != "keep"] + ["keep"]
+        forms = [(key, shown) for shown in (value, f"[{value}]") for key in keys if _takes(kind, key, shown)]
+        key, shown = forms[0] if forms else (keys[0], value)
+        return f"{name}: {{{key}: {shown}}}"
 
     @property
     def name(self) -> str:
