@@ -13,7 +13,7 @@ from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.files import read_bytes
 from refed_dspy.filters.base import Filter, JudgeFilter, Step
 from refed_dspy.filters.judge import ImprovedWins, Rubric
-from refed_dspy.filters.random_draw import ByChance
+from refed_dspy.filters.length import ByChance
 from refed_dspy.programs.judges import (
     INSTRUCTION_CRITERIA,
     OVERALL,

@@ -24,7 +24,7 @@ from refed_dspy.teachers.by_stage import TeachersByStage, open_teachers, stages_
 from refed_dspy.teachers.judge import in_role, judge_for, open_judge_program, warn_of_unasked
 
 if TYPE_CHECKING:
-    from refed_dspy.filters.copies import Known
+    from refed_dspy.filters.guards import Known
     from refed_dspy.keywords import RunKeywords
 
 MODELS = ("teacher", "teachers", "judge")
@@ -88,7 +88,7 @@ def _screening(
 
 def _demonstrations(program: dspy.Module) -> Known:
     """The instructions and the responses in the demonstrations of `program`."""
-    from refed_dspy.filters.copies import RUN_SHOWN, Known  # numpy comes with it
+    from refed_dspy.filters.guards import RUN_SHOWN, Known  # numpy comes with it
 
     fields = [field for predictor in program.predictors() for demo in predictor.demos for field in demo.items()]
     listed = [text for name, texts in fields if name == "new_instructions" for text in texts]

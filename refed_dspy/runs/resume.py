@@ -12,8 +12,8 @@ from refed_dspy.config.loading import warn_of_unused
 from refed_dspy.config.run import RunConfig
 from refed_dspy.errors import RunDirError, briefly
 from refed_dspy.files import path_of
-from refed_dspy.ledger.identity import named_work
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.states import named_work
 from refed_dspy.runs.prepare import MODELS
 from refed_dspy.runs.remembered import remembered
 from refed_dspy.runs.result import Synthesis

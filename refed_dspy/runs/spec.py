@@ -17,10 +17,10 @@ from refed_dspy.data.references import References
 from refed_dspy.filters.base import JudgeFilter
 from refed_dspy.filters.screening import Screening
 from refed_dspy.ledger.connection import FILE
-from refed_dspy.ledger.identity import has_begun
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import CALLS_A_SAMPLE
 from refed_dspy.ledger.settings import RunSettings, settings_of
+from refed_dspy.ledger.states import has_begun
 from refed_dspy.programs.extra_outputs import extra_outputs
 from refed_dspy.programs.mlflow_address import is_address
 from refed_dspy.programs.reference_level import Proposal

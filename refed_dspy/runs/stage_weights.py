@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from refed_dspy.ledger.history import Usage
+from refed_dspy.ledger.history import Usage, model_of
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.provenance import model_of
 from refed_dspy.ledger.settings import ANY, RunSettings, settings_of
 from refed_dspy.records import Rates
 

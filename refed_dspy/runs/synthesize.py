@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from refed_dspy.concurrency import run_blocking
 from refed_dspy.data.rows import Samples
 from refed_dspy.errors import ConfigError, NothingKept, RunDirError, briefly, one_line
-from refed_dspy.ledger.fence import SHARDS
+from refed_dspy.ledger.connection import SHARDS
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import ESTIMATED
 from refed_dspy.records import Sample

@@ -10,11 +10,10 @@ from functools import partial
 from typing import Any
 
 from refed_dspy.ledger.batches import left_batches
-from refed_dspy.ledger.identity import differences, has_begun
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.settings import ANY, RunSettings, settings_of
 from refed_dspy.ledger.spending import set_aside
-from refed_dspy.ledger.states import CAPPED, DONE, ESTIMATED, SHORT, STOPPED, End
+from refed_dspy.ledger.states import CAPPED, DONE, ESTIMATED, SHORT, STOPPED, End, differences, has_begun
 from refed_dspy.ledger.summary import decisions_by_filter
 from refed_dspy.runs.plan import Plan
 from refed_dspy.runs.remembered import is_resumable

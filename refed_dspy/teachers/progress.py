@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from refed_dspy.concurrency import together
 from refed_dspy.errors import ConfigError
-from refed_dspy.ledger.pace import seconds_left, seconds_left_by_calls, time_left
 from refed_dspy.ledger.spending import Spent
 from refed_dspy.ledger.states import DONE
+from refed_dspy.ledger.summary import seconds_left, seconds_left_by_calls, time_left
 from refed_dspy.records import PICO, dollars
 from refed_dspy.text import counted
 

@@ -19,10 +19,10 @@ from refed_dspy.config.base import Capped
 from refed_dspy.errors import CapReached, CapTooSmall, ConfigError, RunDirError
 from refed_dspy.ledger.batches import left_batches
 from refed_dspy.ledger.budget import Caps
-from refed_dspy.ledger.identity import differences, has_begun, named_work
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import RunRecorder
 from refed_dspy.ledger.spending import Spent, spent
+from refed_dspy.ledger.states import differences, has_begun, named_work
 from refed_dspy.records import PICO, Reference, dollars
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.failures import CallPolicy

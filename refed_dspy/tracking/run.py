@@ -7,10 +7,9 @@ from typing import Any
 
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.live import live_numbers
 from refed_dspy.ledger.settings import RunSettings, settings_of
 from refed_dspy.ledger.states import KILLED, End, last_end
-from refed_dspy.ledger.summary import run_status
+from refed_dspy.ledger.summary import live_numbers, run_status
 from refed_dspy.records import PICO, digest
 from refed_dspy.tracking.store import Store
 

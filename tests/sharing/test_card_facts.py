@@ -207,7 +207,7 @@ def changed(run: Synthesis, folder: Path, **meta: Any) -> SharedSettings:
     folder.mkdir()
     with Ledger.read(run.run_dir) as ledger, sqlite3.connect(folder / FILE) as db:
         ledger.db.backup(db)
-        db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", [(n, json.dumps(v)) for n, v in meta.items()])
+        db.executemany("REPLACE INTO meta (name, value) VALUES (?, ?)", [(n, json.dumps(v)) for n, v in meta.items()])
     db.close()
     with Ledger.read(folder) as ledger:
         return shared_settings(ledger)

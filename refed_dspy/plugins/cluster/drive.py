@@ -18,10 +18,9 @@ from refed_dspy.errors import CapReached, ConfigError, InputError, RunDirError, 
 from refed_dspy.files import write_text
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.connection import FILE, is_at_work, locked
-from refed_dspy.ledger.identity import has_begun
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.statements import text_digest
-from refed_dspy.ledger.states import CAPPED, DONE, SHORT, STOPPED, UNGATHERED, End, write_end
+from refed_dspy.ledger.states import CAPPED, DONE, SHORT, STOPPED, UNGATHERED, End, has_begun, write_end
 from refed_dspy.ledger.summary import decisions_by_filter
 from refed_dspy.plugins.cluster.coordinator import Coordinator, CoordinatorActor, CoordinatorFile, Totals
 from refed_dspy.plugins.cluster.crew import Crew, Watching

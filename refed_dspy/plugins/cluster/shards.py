@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.data.references import References
 from refed_dspy.errors import CapTooSmall, ConfigError, NothingKept, RefedError, RunStopped, TeacherError, TooManyFailed
-from refed_dspy.ledger.fence import SHARDS, Fence, take_over
+from refed_dspy.ledger.connection import SHARDS, Fence, take_over
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import spent
 from refed_dspy.plugins.cluster.leases import Amounts, Lease

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from refed_dspy.config.teacher import on_anthropic_wire
 from refed_dspy.errors import ModelError
+from refed_dspy.ledger.history import simulated_note
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.provenance import simulated_note
 from refed_dspy.ledger.spending import Spent, spent
 from refed_dspy.plugins.evaluate.program import Program, run_program
 from refed_dspy.plugins.evaluate.proxy import JudgeProxy, open_proxy

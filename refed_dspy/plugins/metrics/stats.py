@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
-from refed_dspy.data.dataset import DataSet, data_identity, drawn, load_dataset
-from refed_dspy.data.on_disk import OnDisk
+from refed_dspy.data.dataset import DataSet, OnDisk, data_identity, drawn, load_dataset
 from refed_dspy.errors import ConfigError, NothingKept, briefly, one_line
 from refed_dspy.files import as_path
 from refed_dspy.ledger.spending import Spent, spent

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from refed_dspy.data.formats import Pairs
+from refed_dspy.data.export import Pairs
 from refed_dspy.data.rows import both_responses
 from refed_dspy.errors import ExportError
+from refed_dspy.ledger.history import model_of
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.provenance import model_of
 from refed_dspy.ledger.settings import only_teacher, settings_of
 from refed_dspy.ledger.summary import run_status
 from refed_dspy.plugins.share.redact import origin_of, public_endpoint, public_model

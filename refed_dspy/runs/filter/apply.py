@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import compress, count
 from typing import NamedTuple
 
-from refed_dspy.data.on_disk import OnDisk, RowsOnDisk
+from refed_dspy.data.dataset import OnDisk, RowsOnDisk
 from refed_dspy.filters.base import Decision, JudgeFilter, Step, TextFilter, decide, labels, preview
 from refed_dspy.filters.rouge import RougeFilter, select
 

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from refed_dspy.config.jobs import FilterRunConfig
 from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
-from refed_dspy.data.dataset import DataSet, load_dataset, texts_of
-from refed_dspy.data.on_disk import RowsOnDisk
+from refed_dspy.data.dataset import DataSet, RowsOnDisk, load_dataset, texts_of
 from refed_dspy.data.sources import source_of
 from refed_dspy.data.stored import SOURCE, read_json
 from refed_dspy.errors import ConfigError, NothingKept, RowError, RunDirError, briefly, one_line
@@ -21,11 +20,9 @@ from refed_dspy.files import as_path, check_outputs
 from refed_dspy.filters.base import Decision, JudgeFilter, Step, labels, validated
 from refed_dspy.filters.build import build
 from refed_dspy.filters.judge import FAILED
-from refed_dspy.ledger.connection import FILE
-from refed_dspy.ledger.fence import JUDGING
-from refed_dspy.ledger.identity import differences
+from refed_dspy.ledger.connection import FILE, JUDGING
 from refed_dspy.ledger.spending import spent
-from refed_dspy.ledger.states import FUNNEL
+from refed_dspy.ledger.states import FUNNEL, differences
 from refed_dspy.programs.load import warn_of_another_teacher
 from refed_dspy.records import DataRow, digest_of
 from refed_dspy.runs.filter.apply import Decisions, apply_filters

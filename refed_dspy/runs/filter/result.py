@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from refed_dspy.data.dataset import DataSet
-from refed_dspy.data.kept import KeptRows
+from refed_dspy.data.export import KeptRows
 from refed_dspy.data.sources import REMARKS
 from refed_dspy.data.stored import DROPPED, ROWS, SOURCE, read_json
 from refed_dspy.errors import one_line

@@ -21,7 +21,7 @@ from tenacity import RetryCallState
 
 from refed_dspy.config.teacher import BatchConfig, TeacherConfig
 from refed_dspy.errors import RefedError, one_line
-from refed_dspy.ledger.batch_log import BatchLog
+from refed_dspy.ledger.batches import BatchLog
 from refed_dspy.ledger.recorder import Recorder, current_recorder
 from refed_dspy.ledger.statements import UNUSED
 from refed_dspy.programs.lm_errors import BatchOutOfReach, NotReached, WorkEnds

@@ -17,7 +17,7 @@ from dspy.utils.exceptions import LMAuthError, LMBillingError
 from refed_dspy.config.keys import without_keys
 from refed_dspy.config.teacher import BatchConfig
 from refed_dspy.errors import one_line
-from refed_dspy.ledger.batch_log import BatchLog, SentBatch
+from refed_dspy.ledger.batches import BatchLog, SentBatch
 from refed_dspy.programs.lm_errors import BatchRejected, NoBatches, Redirected, WorkEnds
 from refed_dspy.teachers.batch.service import BatchService, Lines, OutputReader, PendingRequest, Unanswered
 

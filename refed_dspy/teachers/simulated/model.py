@@ -17,7 +17,7 @@ from typing import Any
 
 from dspy.lm15 import Message, Request, Response, RouterConfig, TokenLogprob, TopLogprob, Usage
 
-from refed_dspy.ledger.provenance import SIMULATED
+from refed_dspy.ledger.history import SIMULATED
 from refed_dspy.teachers.requests import text_of
 from refed_dspy.teachers.route import Route
 

@@ -12,8 +12,7 @@ import pytest
 from benchmarks.runs import REFERENCES, teacher_config
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
-from refed_dspy.ledger.connection import FILE
-from refed_dspy.ledger.fence import take_over
+from refed_dspy.ledger.connection import FILE, take_over
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.settings import settings_of
 from refed_dspy.plugins.cluster import worker as workers

@@ -12,8 +12,8 @@ from pydantic import BaseModel
 
 import refed_dspy
 from refed_dspy.data.export import export
+from refed_dspy.ledger.history import simulated_note
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.provenance import simulated_note
 from refed_dspy.plugins.share.report.glance import notes
 from refed_dspy.records import AtMost
 from refed_dspy.runs.result import Synthesis

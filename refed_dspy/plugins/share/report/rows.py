@@ -15,8 +15,8 @@ from numpy.typing import ArrayLike
 
 from refed_dspy.data.differences import difference
 from refed_dspy.data.rows import final_prompt
+from refed_dspy.ledger.history import Authors
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.provenance import Authors
 from refed_dspy.records import PICO, Reference, Sample
 
 Columns: TypeAlias = dict[str, list[Any]]
