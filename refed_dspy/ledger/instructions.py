@@ -1,31 +1,8 @@
-"""The instructions of a run and their references: which were asked about, answered, kept, dropped."""
+"""The instructions of a run and their references: which were asked about, answered, kept."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from refed_dspy.ledger.ledger import Ledger
-
-
-class Instruction(NamedTuple):
-    """An instruction: its name in the ledger, its reference, how long it is, and whether it is still open."""
-
-    item: str
-    reference: int
-    characters: int
-    open: bool
-
-
-def instructions(ledger: Ledger) -> list[Instruction]:
-    """All instructions, those dropped at once too."""
-    rows = ledger.db.execute("SELECT id, reference, length(text), used IS NULL FROM instructions")
-    return [Instruction(str(number), reference, length, bool(open_)) for number, reference, length, open_ in rows]
-
-
-def dropped_items(ledger: Ledger) -> set[str]:
-    """The instructions that a filter dropped, before or after they were answered."""
-    rows = ledger.db.execute("SELECT DISTINCT instruction FROM decisions WHERE NOT kept")
-    return {str(number) for (number,) in rows}
 
 
 def kept_instructions(ledger: Ledger) -> list[tuple[int, int, str, str]]:
