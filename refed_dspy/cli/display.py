@@ -15,7 +15,7 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from refed_dspy.cli.stopping import at_work, lines_printed_by
+from refed_dspy.cli.ending import lines_printed_by
 from refed_dspy.teachers.progress import CompileProgress, Progress, picture
 
 PLAIN_EVERY = 10.0
@@ -43,7 +43,6 @@ class _Shown(ABC, Generic[P]):
     def showing(self) -> Iterator[Self]:
         """Show progress inside the block: on a terminal one picture, renewed; anywhere else lines from a thread.
         From here on Ctrl-C ends the work cleanly."""
-        at_work()
         if self.console.is_terminal:
             with (
                 Live(get_renderable=self._picture, console=self.console, refresh_per_second=4, transient=True),

@@ -1,18 +1,19 @@
-"""The commands of a run: synth, resume, status, export, preview."""
+"""The commands of a run: synth, resume, status, export."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from refed_dspy.cli.lines import (
-    batches_line,
+    batch_line,
     compile_lines,
     filtering_lines,
+    given_up_line,
     listing_lines,
     run_lines,
     simulated_lines,
@@ -43,10 +44,12 @@ from refed_dspy.cli.options import (
     settings_of,
 )
 from refed_dspy.cli.printing import as_options, say, written
-from refed_dspy.cli.stopping import at_work
 from refed_dspy.concurrency import current_environ
 from refed_dspy.errors import InputError, NothingKept, one_line
 from refed_dspy.text import counted
+
+if TYPE_CHECKING:
+    from refed_dspy.config.run import RunConfig
 
 app = typer.Typer()
 
@@ -98,6 +101,12 @@ def synth(
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Make a few samples (paid and kept) and forecast the whole run.")
     ] = False,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Only show each stage's prompt for the first reference.")
+    ] = False,
+    sample: Annotated[
+        bool, typer.Option("--sample", help="With --preview, also make one sample: a paid call per stage, not kept.")
+    ] = False,
 ) -> None:
     """Make samples from references. Run it again to continue."""
     from refed_dspy.cli.display import shown
@@ -106,6 +115,13 @@ def synth(
     from refed_dspy.runs.synthesize import synthesize
 
     settings = settings_of(RunConfig, context)
+    if (sample and not preview) or (preview and estimate):
+        raise InputError(
+            "--sample: goes with --preview" if sample else "--estimate: makes samples; leave out --preview"
+        )
+    if preview:
+        _preview(settings, sample)
+        return
     needed(settings.teacher, NO_TEACHER)
     source, keywords = settings.references or "builtin", given(settings, "program", "references")
     if estimate:
@@ -152,23 +168,41 @@ def status(
         ),
     ] = None,
     tokens: Annotated[bool, typer.Option("--tokens", help="Add calls, tokens and dollars by stage.")] = False,
+    give_up: Annotated[
+        bool, typer.Option("--give-up", help="Abandon open batches; their calls stay charged and are sent again.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the state of a run, a compile or other work; without DIR, list all work here."""
+    """Show the state of a run, a compile or other work, and its batches; without DIR, list all work here."""
     if run_dir is None:
+        if give_up:
+            raise InputError("--give-up: name the folder of the batches to abandon")
         _list_here(as_json)
         return
+    if give_up:
+        say(_give_up(run_dir), err=as_json)
     facts, to_lines = _status_in(run_dir)
     if as_json:
         say(json.dumps(facts, ensure_ascii=False, indent=2))
         return
-    lines = [*to_lines(facts), *simulated_lines(facts), *batches_line(facts["batches"], run_dir)]
+    lines = [*to_lines(facts), *simulated_lines(facts), *map(batch_line, facts["batches"])]
     say("\n".join([*lines, *(token_lines(facts) if tokens else [])]))
+
+
+def _give_up(folder: Path) -> str:
+    """Abandon the open batches. Returns what became of their calls."""
+    from refed_dspy.ledger.batches import abandoned, left_batches
+    from refed_dspy.ledger.ledger import Ledger
+
+    with Ledger.read(folder), Ledger.create(folder) as ledger:
+        left = left_batches(ledger)
+        ledger.commit(abandoned(batch["id"] for batch in left))
+    return given_up_line(left)
 
 
 def _status_in(folder: Path) -> tuple[dict[str, Any], Callable[[dict[str, Any]], list[str]]]:
     """How the work in `folder` stands, and what makes lines of it."""
-    from refed_dspy.ledger.batches import left_batches
+    from refed_dspy.ledger.batches import all_batches
     from refed_dspy.ledger.ledger import Ledger
     from refed_dspy.ledger.states import FUNNEL
     from refed_dspy.ledger.summary import work_status
@@ -189,7 +223,7 @@ def _status_in(folder: Path) -> tuple[dict[str, Any], Callable[[dict[str, Any]],
             facts, to_lines = full_status(ledger), run_lines
         else:
             facts, to_lines = work_status(ledger), work_lines
-        return {**facts, "batches": left_batches(ledger)}, to_lines
+        return {**facts, "batches": all_batches(ledger)}, to_lines
 
 
 def _list_here(as_json: bool) -> None:
@@ -234,7 +268,6 @@ def export(
     from refed_dspy.data.formats import PAIRED
     from refed_dspy.data.stored import ROWS, work_in
 
-    at_work()
     if out is not None and out.suffix == ".parquet" and format != "parquet":
         raise InputError(f"{out}: is named as Parquet, and would hold {one_line(format, 40)}; add --format parquet")
     if (work := work_in(run_dir)) == "comparison":
@@ -254,35 +287,20 @@ def export(
         report(counted(made.count, noun), made.told)
 
 
-@app.command()
-@reporting
-def preview(
-    context: typer.Context,
-    references: ReferencesOption = None,
-    teacher: TeacherOption = None,
-    config: ConfigOption = None,
-    program: ProgramOption = None,
-    accept_changed: AcceptChanged = None,
-    sample: Annotated[
-        bool, typer.Option("--sample", help="Also make one sample: one paid call per stage, not kept.")
-    ] = False,
-) -> None:
-    """Show each stage's prompt for the first reference; with --sample, also make one sample."""
+def _preview(settings: RunConfig, sample: bool) -> None:
+    """Show each stage's prompt for the first reference; also make one `sample`, where it is asked for."""
     from refed_dspy.cli.preview import one_sample, rendered_prompts
     from refed_dspy.concurrency import run_blocking
-    from refed_dspy.config.run import RunConfig
     from refed_dspy.data.references import load_references
     from refed_dspy.runs.program import open_program
     from refed_dspy.teachers.by_stage import open_teachers, stages_of
 
-    settings = settings_of(RunConfig, context)
     loaded = load_references(settings.references or "builtin", settings.columns or None, settings.turns)
     module = open_program(settings.program, settings)
     for stage, messages in rendered_prompts(module, loaded[0]).items():
         for message in messages:
             say(f"───── {stage}: {message['role']}\n{message['content']}\n")
     if sample:
-        at_work()
         by_stage = open_teachers(needed(settings.teacher, NO_TEACHER), settings.teachers, stages_of(module))
         made = run_blocking(one_sample(module, loaded[0], by_stage))
         say(f"───── one sample\n{made.model_dump_json(indent=2)}")
