@@ -90,7 +90,7 @@ def compile_(
     ] = False,
 ) -> None:
     """Tune a program's prompts and prove the gain. Run it again to continue."""
-    from refed_dspy.cli.display import CompileDisplay
+    from refed_dspy.cli.display import Display
     from refed_dspy.config.compile import CompileConfig
     from refed_dspy.optimizers.compile import compile as tune
 
@@ -99,7 +99,7 @@ def compile_(
     settings = settings_of(CompileConfig, context)
     needed(settings.out, "out: no folder for the compile; set one with --out DIR")
     needed(settings.teacher, NO_TEACHER)
-    with CompileDisplay().showing() as display:
+    with Display().showing() as display:
         made = tune(
             settings.program,
             **given(settings, "program"),

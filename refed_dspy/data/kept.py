@@ -1,4 +1,4 @@
-"""A result's kept rows as a sequence, a data frame and a data set."""
+"""Results of paid work in a folder; those that are its kept rows, as a sequence, a data frame and a data set."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from refed_dspy.data.on_disk import OnDisk
 from refed_dspy.data.tables import common_types, mapped, tables
 from refed_dspy.errors import ExportError, briefly, one_line
 from refed_dspy.files import path_of
+from refed_dspy.ledger.states import state_in
 from refed_dspy.text import Shown
 
 if TYPE_CHECKING:
@@ -20,11 +21,19 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-class KeptRows(Shown, Sequence[dict[str, Any]]):
-    """A result that is a sequence of the rows it keeps."""
+class InFolder(Shown):
+    """The result of paid work, written to the folder `out`."""
 
     out: Path
-    """The folder that they are in."""
+
+    @property
+    def state(self) -> str:
+        """How the work stands now: running, stopped, killed, ended short, at its cap or done."""
+        return state_in(self.out)
+
+
+class KeptRows(InFolder, Sequence[dict[str, Any]]):
+    """A result that is a sequence of the rows it keeps."""
 
     def __fspath__(self) -> str:
         return str(self.out)

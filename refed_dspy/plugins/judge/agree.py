@@ -36,7 +36,7 @@ from refed_dspy.teachers.judge import open_judge_model, open_judge_program
 from refed_dspy.teachers.progress import NOBODY, Progress, Watch
 from refed_dspy.teachers.row_jobs import for_each_row, row_job
 from refed_dspy.teachers.work import Work
-from refed_dspy.text import Shown, html_lines
+from refed_dspy.text import Shown
 
 log = logging.getLogger("refed_dspy.optimizers")
 
@@ -59,9 +59,6 @@ class Measurement(Shown):
 
     def _describe(self) -> str:
         return f"{self.judgements.decided} of {self.pairs} pairs judged, {dollars(self.cost * PICO)}"
-
-    def _repr_html_(self) -> str:
-        return html_lines(repr(self), self.lines())
 
     def lines(self) -> list[str]:
         """The table and what it took, for a terminal."""
