@@ -46,7 +46,7 @@ def test_the_main_path_needs_no_plug_in(
 ) -> None:
     shutil.copy(mlflow_template, tmp_path / "mlflow.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-    sizes = {"train": 4, "validation": 4, "test": 4, "evaluations": 8, "instructions_per_feature": 1}
+    sizes = {"train": 4, "validation": 4, "test": 5, "evaluations": 8, "instructions_per_feature": 1}
     (tmp_path / "compile.yaml").write_text(json.dumps({"optimizer": "bootstrap", **sizes}))
 
     def refed(line: str) -> str:
@@ -94,7 +94,7 @@ def test_the_plug_in_that_the_page_shows(tmp_path: Path) -> None:
     assert refed("lengths rows.jsonl") == "2 rows, 5.5 words each\n"
     assert (
         "short" in refed("filter rows.jsonl --filter short --out kept")
-        and len((tmp_path / "kept/rows.jsonl").read_text().splitlines()) == 1
+        and len((tmp_path / "kept/kept.jsonl").read_text().splitlines()) == 1
     )
     refed("synth --teacher simulated --size 2 --run-dir run")
     refed("export run --format plain --out plain.jsonl")

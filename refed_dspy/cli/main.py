@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 from refed_dspy.cli import compile as compiling
 from refed_dspy.cli import filter as filtering
-from refed_dspy.cli import init, runs, show, teachers
+from refed_dspy.cli import init, runs, teachers
 from refed_dspy.cli.ending import told
 from refed_dspy.cli.options import reporting
 from refed_dspy.cli.printing import PlainFormatter, printable, say
@@ -128,7 +128,7 @@ app = typer.Typer(
     epilog="Without a key: refed synth --teacher simulated --size 5 --run-dir first",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for commands in (init, runs, show, filtering, compiling, teachers):
+for commands in (init, runs, filtering, compiling, teachers):
     app.add_typer(commands.app)
 
 

@@ -1,10 +1,14 @@
-"""The commands of a run: synth, resume, status, export."""
+"""The commands of a run: synth, resume, status, show, export."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Mapping
+from itertools import islice
 from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -43,7 +47,7 @@ from refed_dspy.cli.options import (
     say_where_tracked,
     settings_of,
 )
-from refed_dspy.cli.printing import as_options, say, written
+from refed_dspy.cli.printing import as_options, printable, say, written
 from refed_dspy.concurrency import current_environ
 from refed_dspy.errors import InputError, NothingKept, one_line
 from refed_dspy.text import counted
@@ -58,6 +62,10 @@ _CAPS = ("REFED_MAX_COST", "REFED_MAX_CALLS", "REFED_MAX_MINUTES")
 settings."""
 FORMATS = ("jsonl", "parquet", "messages", "sharegpt", "alpaca", "prompt-completion", "preference", "kto")
 METHODS = ("reference-level", "sample-level", "instruction-only")
+_OPENING, _LONGEST = 60, 2_000
+"""Characters shown of a sample's reference, and of each text."""
+_COMPARING = ("rouge", "near_duplicates")
+"""Filters whose detail is the kept text that a dropped one is like."""
 _OF_SAMPLES = ("", "run", "comparison")
 """What a folder may hold for its samples to be counted (`Ledger.holds`)."""
 
@@ -238,6 +246,116 @@ def _list_here(as_json: bool) -> None:
         say("no runs here or up to three folders down")
     for line in unreadable:
         say(f"refed: {line}", err=True)
+
+
+@app.command()
+@reporting
+def show(
+    run_dir: WorkDir,
+    number: Annotated[int, typer.Option("--number", "-n", min=1, help="How many.", metavar="N")] = 3,
+    dropped: Annotated[
+        bool, typer.Option("--dropped", help="Show dropped rows instead, each with its filter and reason.")
+    ] = False,
+) -> None:
+    """Show a few samples or rows: the instruction, and what the improvement changed in the response."""
+    from refed_dspy.data.stored import ROWS, rows_in, work_in
+
+    if dropped:
+        _show_dropped(run_dir, number)
+    elif (work := work_in(run_dir)) in ROWS:
+        from refed_dspy.data.dataset import load_dataset
+        from refed_dspy.data.sources import as_trained, simulated_in
+
+        if next(rows_in(run_dir, work), None) is None:
+            raise InputError(f"{run_dir}: no row was kept")
+        made = load_dataset(run_dir).rows
+        if note := simulated_in(run_dir):
+            say(f"{note}\n")
+        for place, row in enumerate(made[:number], start=1):
+            say(f"── row {place} of {len(made)}")
+            _show(row.instruction, as_trained(row)["response"], row.response)
+    else:
+        _show_samples(run_dir, number)
+
+
+def _show_samples(run_dir: Path, number: int) -> None:
+    from refed_dspy.data.rows import data_rows
+    from refed_dspy.ledger.ledger import Ledger
+    from refed_dspy.runs.result import read_run
+
+    made = read_run(run_dir)
+    if not made.samples:
+        raise InputError(f"{run_dir}: no samples yet")
+    if made.status["simulated"]:
+        say(f"{made.status['simulated']}\n")
+    with Ledger.read(run_dir) as ledger:
+        rows = list(islice(data_rows(ledger), number))
+        begins = {each.id: each.instruction for each in ledger.references({row["reference"] for row in rows})}
+    for place, row in enumerate(rows, start=1):
+        say(f"── sample {place} of {len(made.samples)}{_origin(row, begins)}")
+        _show(row["instruction"], row["response"], row["improved_response"])
+
+
+def _origin(row: Mapping[str, Any], begins: Mapping[str, str]) -> str:
+    """From which reference a sample was made, how that begins, and what the sample cost."""
+    from refed_dspy.records import PICO, dollars
+
+    reference = f", from {one_line(row['reference_source'] or row['reference'], 60)}"
+    if begin := begins.get(row["reference"]):
+        reference += f": {one_line(begin, _OPENING)}"
+    cost = "price unknown" if row["cost"] is None else dollars(row["cost"] * PICO)
+    return f"{reference} ({cost})"
+
+
+def _show_dropped(run_dir: Path, number: int) -> None:
+    from refed_dspy.data.dropped import dropped_in
+
+    rows = list(islice(dropped_in(run_dir), number))
+    if not rows:
+        raise InputError(f"{run_dir}: nothing was dropped")
+    for row in rows:
+        score = "" if row.score is None else f", score {row.score:.4g}"
+        say(f"── dropped by {one_line(row.filter, 60)}: {one_line(row.reason, 200)}{score}")
+        if row.detail:
+            detail = one_line(row.detail, 300)
+            compared = row.filter.partition(" ")[0] in _COMPARING
+            say(f"kept:\n  {detail}\ndropped:" if compared else f"   {detail}")
+        _show(row.instruction, row.plain, row.response)
+
+
+def _show(instruction: str, plain: str | None, response: str | None) -> None:
+    """A row. `plain`: the response before it was improved, None where there is no other than `response`."""
+    say(indent(_short(instruction), "  "))
+    if response is None:
+        say("no response\n")
+    elif plain is None:
+        say("response:\n" + indent(_short(response), "  ") + "\n")
+    else:
+        say("response, with [-removed-] and {+added+} text:" if not _coloured() else "response:")
+        typer.echo(indent(changed(_short(plain), _short(response)), "  ") + "\n")
+
+
+def changed(before: str, after: str) -> str:
+    """`after` with what is new in it, and what is gone from `before`, marked: by colour in a terminal."""
+    from refed_dspy.data.differences import IMPROVED, PLAIN, segments
+
+    marks = {PLAIN: ("[-", "-]", typer.colors.RED), IMPROVED: ("{+", "+}", typer.colors.GREEN)}
+    parts = []
+    for kind, text in segments(before, after):
+        text = printable(text)
+        if kind in marks:
+            begin, end, colour = marks[kind]
+            text = typer.style(text, fg=colour) if _coloured() else f"{begin}{text}{end}"
+        parts.append(text)
+    return "".join(parts)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def _coloured() -> bool:
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
 @app.command()
