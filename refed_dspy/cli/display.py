@@ -62,7 +62,7 @@ class Display:
 
     def _told(self, done: Event) -> None:
         with suppress(OSError):  # nowhere to print, or no file can be opened: the work goes on without lines
-            last, printed, phase = time.monotonic(), "", ""
+            last, printed, phase = time.monotonic(), "", "starting"  # which says nothing yet
             while not done.wait(0.5):
                 match self.progress:
                     case Progress() as progress:

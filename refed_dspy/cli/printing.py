@@ -18,8 +18,9 @@ _STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u
 """Control characters but tab and line feed, what turns the direction of text around, and half characters."""
 
 
-_SETTING = re.compile(r"(?<![\w/=.-])([a-z_]+)=(True\b|…|MORE\b|\d[\d.]*\b|'[^']*')")
-"""A setting that a message of the package names, as Python writes it."""
+_SETTING = re.compile(r"(?<![\w/=.-])([a-z_]+(?==[T…'])|max_[a-z]+)=(True\b|…|MORE\b|\d[\d.]*\b|'[^']*')")
+"""A setting that a message of the package names, as Python writes it. Numbers are those of caps: libraries' messages
+have others."""
 _CALL = re.compile(r"refed_dspy\.(resume|promote)\(('[^']*'|\"[^\"]*\")((?:, [^(),]*)*)\)")
 _COMMANDS = {"resume": "resume", "promote": "compile promote"}
 
