@@ -22,11 +22,11 @@ from refed_dspy.runs.prepare import prepare
 from refed_dspy.runs.resume import remembered
 from refed_dspy.runs.spec import Claim, RunSpec
 from refed_dspy.runs.synthesize import carry_out, restored
-from refed_dspy.teachers.caps import NO_CAPS, CapSettings
 from refed_dspy.teachers.failures import LEAST_CALLS
+from refed_dspy.teachers.job import job
 from refed_dspy.teachers.progress import Progress
 from refed_dspy.teachers.session import Session
-from refed_dspy.teachers.work import Work, begin
+from refed_dspy.teachers.work import NO_CAPS, CapSettings, Work
 
 USUAL = 64
 """Shards of a run, unless it is told another number or has few references."""
@@ -117,7 +117,8 @@ class ShardRun:
             return Done(self.before)
 
     async def _work(self) -> Done:
-        with begin(self.folder, self.work) as start:
+        with job(self.folder, self.work) as at:
+            start = at.begin()
             session = Session(start)
             self.progress = session.progress
             try:
