@@ -227,12 +227,11 @@ def made_folders(
     for name in names:
         done = refed(*make[name], name)
         assert done.exit_code in {0, 1}, (name, done.output, done.exception)  # 1: the judge keeps nothing
-    look = [["status", "d"], ["status", "d", "--json"], ["batches", "d"]]
+    look = [["status", "d"], ["status", "d", "--json"]]
     of_run = [["report", "d", "--force"], ["share", "d", "--out", "shared", "--force"], ["export", "d", "--force"]]
     commands = {
         "run": [
             ["status", "d"],
-            ["batches", "d"],
             *of_run,
             ["export", "d", "--dropped", "--force"],
             ["filter", "d", "--filter", "refusals", "--out", "filtered"],
@@ -240,7 +239,7 @@ def made_folders(
         ],
         "compile": [*look, *of_run, ["resume", "d"], [*make["compile"], "d"]],
         "comparison": [*look, *of_run, ["stats", "d"], [*make["comparison"], "d"]],
-        "filtering": [*look, *of_run, ["batches", "d", "--give-up"], [*make["filtering"], "d"]],
+        "filtering": [*look, *of_run, ["status", "d", "--give-up"], [*make["filtering"], "d"]],
     }
     return {name: commands[name] for name in names}
 

@@ -26,7 +26,7 @@ from refed_dspy.data.tables import common_types, made_schema, mapped, run_schema
 from refed_dspy.errors import ExportError, RunDirError, briefly, one_line
 from refed_dspy.files import as_export_error, check_output, path_of, whole_file, write_lines
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.states import named_work
+from refed_dspy.ledger.states import named_work, state_in
 from refed_dspy.ledger.summary import decisions_by_filter
 from refed_dspy.text import Shown
 
@@ -363,11 +363,19 @@ def export_dropped(run_dir: Path, out: Path, *, force: bool = False) -> int:
         return write_lines(out, dropped_rows(ledger))
 
 
-class KeptRows(Shown, Sequence[dict[str, Any]]):
-    """A result that is a sequence of the rows it keeps."""
+class InFolder(Shown):
+    """The result of paid work, written to the folder `out`."""
 
     out: Path
-    """The folder that they are in."""
+
+    @property
+    def state(self) -> str:
+        """How the work stands now: running, stopped, killed, ended short, at its cap or done."""
+        return state_in(self.out)
+
+
+class KeptRows(InFolder, Sequence[dict[str, Any]]):
+    """A result that is a sequence of the rows it keeps."""
 
     def __fspath__(self) -> str:
         return str(self.out)

@@ -31,17 +31,6 @@ class Usage(NamedTuple):
         return Usage(*(factor * value for value in self))
 
 
-class AskedQuestion(NamedTuple):
-    """A question, who was asked, and what all its calls took."""
-
-    stage: str
-    item: str
-    repetition: int
-    model: str
-    endpoint: str
-    usage: Usage
-
-
 class ChargedCalls(NamedTuple):
     """Calls of one stage to one model: what those with a known price cost, in picodollars, and the tokens of those
     without."""
@@ -56,17 +45,12 @@ class ChargedCalls(NamedTuple):
     completion: float
 
 
-_ASKED = """
-SELECT c.stage, c.item, max(coalesce(a.repetition, 0)), max(model), c.endpoint, count(*), total(prompt_tokens),
-       total(cached_tokens), total(completion_tokens), total(seconds),
-       total(CASE WHEN prompt_tokens IS NULL AND outcome NOT IN ('lost', 'cancelled') THEN cost END)
-FROM calls c LEFT JOIN answers a ON a.key = c.key
-WHERE outcome NOT IN ('sent', 'unused', 'lost') GROUP BY c.key HAVING sum(prompt_tokens IS NOT NULL)
-"""
-_BETWEEN = """
-SELECT stage, model, endpoint, count(*), total(prompt_tokens), total(cached_tokens), total(completion_tokens),
-       total(seconds), total(CASE WHEN prompt_tokens IS NULL AND outcome != 'cancelled' THEN cost END)
-FROM calls WHERE id > ? AND id <= ? AND outcome NOT IN ('sent', 'unused', 'lost') GROUP BY stage, model, endpoint
+_AFTER = """
+SELECT stage, item, (SELECT reference FROM instructions i WHERE i.id = CAST(item AS INTEGER)
+                     AND (item = CAST(i.id AS TEXT) OR item LIKE CAST(i.id AS TEXT) || '/%')), model, endpoint,
+       count(*), total(prompt_tokens), total(cached_tokens), total(completion_tokens), total(seconds),
+       total(CASE WHEN prompt_tokens IS NULL AND outcome != 'cancelled' THEN cost END)
+FROM calls WHERE id > ? AND outcome NOT IN ('sent', 'unused', 'lost') GROUP BY stage, item, model, endpoint
 """
 _CHARGED = """
 SELECT stage, model, endpoint, count(*), total(cost), total(CASE WHEN cost IS NULL THEN prompt_tokens END),
@@ -75,22 +59,37 @@ FROM calls WHERE {} GROUP BY stage, model, endpoint
 """
 
 
-def asked_questions(ledger: Ledger) -> Iterator[AskedQuestion]:
-    """Every question of which a call reported tokens, whatever the answer was worth."""
-    for stage, item, repetition, model, endpoint, *usage in ledger.db.execute(_ASKED):
-        yield AskedQuestion(stage, item, repetition, model, endpoint, Usage(*usage))
-
-
 def last_call_about(ledger: Ledger, sample: int) -> int:
     """The number of the last call about the instruction of the sample of this number; 0 where there is none."""
     query = "SELECT max(id) FROM calls WHERE item = (SELECT CAST(instruction AS TEXT) FROM samples WHERE seq = ?)"
     return int(ledger.db.execute(query, (sample,)).fetchone()[0] or 0)
 
 
-def calls_between(ledger: Ledger, after: int, until: int) -> Iterator[tuple[str, str, str, Usage]]:
-    """(stage, model, endpoint, usage) of the ended calls after one call's number and up to another's."""
-    for stage, model, endpoint, *usage in ledger.db.execute(_BETWEEN, (after, until)):
-        yield stage, model, endpoint, Usage(*usage)
+def calls_after(ledger: Ledger, number: int) -> Iterator[tuple[str, str, int | None, str, str, Usage]]:
+    """(stage, item, reference of the instruction that it is about, model, endpoint, usage) of the ended calls after the
+    one of this number."""
+    for stage, item, reference, model, endpoint, *usage in ledger.db.execute(_AFTER, (number,)):
+        yield stage, item, reference, model, endpoint, Usage(*usage)
+
+
+def samples_after(ledger: Ledger, number: int) -> dict[int, int]:
+    """Reference → samples that it gave after the one of this number."""
+    query = (
+        "SELECT reference, count(*) FROM samples s JOIN instructions i ON i.id = s.instruction WHERE seq > ?"
+        " GROUP BY reference"
+    )
+    return dict(ledger.db.execute(query, (number,)).fetchall())
+
+
+def reference_numbers(ledger: Ledger) -> dict[str, int]:
+    """A reference's id → its position."""
+    return dict(ledger.db.execute("SELECT id, position FROM refs").fetchall())
+
+
+def open_instructions_by_reference(ledger: Ledger) -> dict[int, int]:
+    """Reference → its instructions that are not answered yet."""
+    query = "SELECT reference, count(*) FROM instructions WHERE used IS NULL GROUP BY reference"
+    return dict(ledger.db.execute(query).fetchall())
 
 
 def sums_of_usage(ledger: Ledger) -> Iterator[Usage]:
@@ -104,16 +103,6 @@ def ever_answered(ledger: Ledger, stages: Iterable[str]) -> bool:
     names = list(stages)
     query = f"SELECT 1 FROM answers WHERE stage IN ({','.join('?' * len(names))}) LIMIT 1"
     return ledger.db.execute(query, names).fetchone() is not None
-
-
-def answered_items(ledger: Ledger) -> list[tuple[str, str]]:
-    """(stage, item) of each answer."""
-    return ledger.db.execute("SELECT stage, item FROM answers").fetchall()
-
-
-def failed_items(ledger: Ledger) -> list[tuple[str, str]]:
-    """(stage, item) of each failure, final or not."""
-    return ledger.db.execute("SELECT stage, item FROM failures").fetchall()
 
 
 def settled_items(ledger: Ledger, stage: str) -> set[str]:
@@ -184,27 +173,6 @@ def cost_by_question(ledger: Ledger) -> dict[str, QuestionCost]:
 def stage_by_answer(ledger: Ledger) -> dict[str, str]:
     """Key → stage of each answer, paid for here or taken over from another run."""
     return dict(ledger.db.execute("SELECT key, stage FROM answers"))
-
-
-class Instruction(NamedTuple):
-    """An instruction: its name in the ledger, its reference, how long it is, and whether it is still open."""
-
-    item: str
-    reference: int
-    characters: int
-    open: bool
-
-
-def instructions(ledger: Ledger) -> list[Instruction]:
-    """All instructions, those dropped at once too."""
-    rows = ledger.db.execute("SELECT id, reference, length(text), used IS NULL FROM instructions")
-    return [Instruction(str(number), reference, length, bool(open_)) for number, reference, length, open_ in rows]
-
-
-def dropped_items(ledger: Ledger) -> set[str]:
-    """The instructions that a filter dropped, before or after they were answered."""
-    rows = ledger.db.execute("SELECT DISTINCT instruction FROM decisions WHERE NOT kept")
-    return {str(number) for (number,) in rows}
 
 
 def kept_instructions(ledger: Ledger) -> list[tuple[int, int, str, str]]:

@@ -12,7 +12,7 @@ from refed_dspy.ledger.candidates import Candidate, load_candidates
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.metrics.gains import MIN_CLUSTERS, USUAL_CHANCE, chance_of, clusters_for, spread_of
 from refed_dspy.records import Compared
-from refed_dspy.text import Shown, counted, html_lines, table_lines
+from refed_dspy.text import Shown, counted, table_lines
 
 GAINS = (0.05, 0.1, 0.15, 0.2)
 _TIMES = (1, 2, 4)
@@ -73,9 +73,6 @@ class CompilePlan(Shown):
 
     def _describe(self) -> str:
         return f"gains vary by {self.spread:.2f} over {self.references} {self.unit}"
-
-    def _repr_html_(self) -> str:
-        return html_lines(repr(self), self.lines())
 
 
 @briefly

@@ -29,7 +29,7 @@ from refed_dspy.programs.changed import DIFF
 from refed_dspy.programs.prompt_diff import prompt_diff
 from refed_dspy.programs.saved import MANIFEST, load_state, program_digests, program_state
 from refed_dspy.records import PICO, dollars
-from refed_dspy.text import Shown, counted, format_number, html_lines
+from refed_dspy.text import Shown, counted, format_number
 from refed_dspy.tracking.store import noted_run
 
 if TYPE_CHECKING:
@@ -62,9 +62,6 @@ class Compiled(Shown):
         proved = "no proof" if self.proof is None else "proved better" if self.proof.proved else "not proved better"
         proved = "unchanged" if not self.changed else proved
         return f"a {type(self.program).__name__}, {proved}, {_money(self.manifest['cost'])}, in {self.path}"
-
-    def _repr_html_(self) -> str:
-        return html_lines(repr(self), self.lines())
 
     @property
     def state(self) -> str:

@@ -26,7 +26,7 @@ from refed_dspy.runs.synthesize import produce
 from refed_dspy.teachers.by_stage import ANY, TeachersByStage
 from refed_dspy.teachers.prices import table_name, table_price
 from refed_dspy.teachers.progress import Progress, Watch
-from refed_dspy.text import Shown, counted, html_lines
+from refed_dspy.text import Shown, counted
 
 if TYPE_CHECKING:
     from refed_dspy.keywords import RunKeywords
@@ -75,9 +75,6 @@ class Estimate(Shown, Forecast):
     def _describe(self) -> str:
         cost = "price unknown" if self.cost is None else f"about {_money(self.cost)}"
         return f"{counted(self.size, 'sample')}, {cost}, {_time_text(self.minutes)}"
-
-    def _repr_html_(self) -> str:
-        return html_lines(repr(self), self.lines())
 
     def lines(self) -> list[str]:
         """The estimate for people."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -79,14 +78,25 @@ class StageWeights:
         name = f"{model_of(model, endpoint)} at {endpoint}"
         return self.further.get(name, name)
 
-    def draw(self, stage: str, rng: random.Random) -> str:
-        """The name of who will answer a question that is still to be asked."""
+    def _pool(self, stage: str) -> Sequence[tuple[str, float]]:
+        """(Name, share) of each who will answer a stage."""
         if self.stages and stage not in self.stages:
-            return JUDGE
+            return [(JUDGE, 1.0)]
         pool = self.pools.get(stage, self.pools[ANY])
-        if len(pool) == 1:
-            return pool[0][0]
-        return rng.choices([name for name, _ in pool], [weight for _, weight in pool])[0]
+        return [(name, weight / sum(weight for _, weight in pool)) for name, weight in pool]
+
+    def prompt_price(self, stage: str) -> float:
+        """Picodollars of a token that a stage reads."""
+        return sum(share * self.rates_or_weights(name).prompt for name, share in self._pool(stage))
+
+    def price(self, stage: str, usage: Mapping[str, Usage]) -> float:
+        """Picodollars of as many calls of a stage as those of `usage` (by who answered), by who will answer: each as
+        its own calls were, or where it was not asked yet, as all of the stage."""
+        cost, total = 0.0, Usage.total(usage.values())
+        for name, share in self._pool(stage):
+            own = usage.get(name, total)
+            cost += share * self.cost(name, own.times(total.calls / own.calls) if own.calls else own)
+        return cost
 
 
 def _name(member: Mapping[str, Any]) -> str:

@@ -105,7 +105,7 @@ def note_end(at: Job, session: Session, plan: Plan) -> None:
     if left := sum(batch["calls"] for batch in left_batches(session.ledger)):
         log.warning(
             "%d calls still wait in batches, charged at their worst case; a later start fetches the answers it needs; "
-            "see: refed batches %s",
+            "see: refed status %s",
             left,
             shlex.quote(str(folder)),
         )

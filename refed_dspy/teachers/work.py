@@ -224,7 +224,7 @@ def refuse_left_batches(ledger: Ledger, models: Iterable[Teacher]) -> None:
             raise ConfigError(
                 f"{batch['calls']} calls wait in a batch of {batch['model']} at {batch['endpoint']} "
                 f"({batch['name'] or 'not named yet'}); continue with that teacher in mode: batch or mixed, or "
-                f"abandon it with: refed batches {folder} --give-up"
+                f"abandon it with: refed status {folder} --give-up"
             )
 
 

@@ -149,9 +149,9 @@ def test_the_digest_of_all_prompts_is_that_of_the_texts_alone(saved: Path) -> No
 
 def test_the_command_shows_the_difference_and_sends_nothing(saved: Path) -> None:
     edited(saved, instruct(STAGE, "Be brief.", "Insult the reader."))
-    result = CliRunner().invoke(app, ["preview", "--program", str(saved)])
+    result = CliRunner().invoke(app, ["synth", "--preview", "--program", str(saved)])
     first, *shown = result.stderr.splitlines()
     assert result.exit_code == 2 and first.startswith("refed: program ") and "Traceback" not in result.output
     assert "-Be brief." in shown and "+Insult the reader." in shown and not result.stdout
-    accepted = CliRunner().invoke(app, ["preview", "--program", str(saved), "--accept-changed"])
+    accepted = CliRunner().invoke(app, ["synth", "--preview", "--program", str(saved), "--accept-changed"])
     assert accepted.exit_code == 0 and "Insult the reader." in accepted.stdout

@@ -225,7 +225,7 @@ def test_a_sample_that_is_only_looked_at_shows_no_key(
 ) -> None:
     settings = {"model": "sim/m", "api_base": echoing.base_url, "api_key_env": "MY_OWN_KEY"}
     (tmp_path / "teacher.yaml").write_text(json.dumps(settings))
-    done = CliRunner().invoke(app, ["preview", "--sample", "--teacher", str(tmp_path / "teacher.yaml")])
+    done = CliRunner().invoke(app, ["synth", "--preview", "--sample", "--teacher", str(tmp_path / "teacher.yaml")])
     assert done.exit_code == 0 and "Bearer [key]" in done.output
     assert not leaked(ECHOED, done.output.encode())
 

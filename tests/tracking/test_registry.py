@@ -84,9 +84,9 @@ def test_a_gain_that_rests_on_length_is_promoted_by_a_word_alone(tracked: Mlflow
     a_compile, rests = Compile("c"), {"proved": False, "rests_on_length": True}
     a_compile.register({**outcome("p"), "proof": rests})
     assert tracked.version("1").tags["refed.rests_on_length"] == "True" and champion_is(None, tracked)
-    refused(refed("promote"), "refed version 1: its gain rests on length", "--accept-longer")
+    refused(refed("compile", "promote"), "refed version 1: its gain rests on length", "--accept-longer")
     assert champion_is(None, tracked)
-    assert refed("promote", "--accept-longer").exit_code == 0 and champion_is("1", tracked)
+    assert refed("compile", "promote", "--accept-longer").exit_code == 0 and champion_is("1", tracked)
 
 
 def test_a_compile_told_to_accept_length_promotes_what_rests_on_it(tracked: Mlflow) -> None:

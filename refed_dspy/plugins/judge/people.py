@@ -14,7 +14,7 @@ from refed_dspy.metrics.intervals import Interval
 from refed_dspy.optimizers.agreement import share_of, sign
 from refed_dspy.plugins.judge.alpha import Unit, alpha_interval
 from refed_dspy.programs.judges import Verdict
-from refed_dspy.text import NO_VALUE, Shown, counted, html_lines, table_lines
+from refed_dspy.text import NO_VALUE, Shown, counted, table_lines
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,6 @@ class People(Shown):
 
     def _describe(self) -> str:
         return f"{counted(len(self.annotators), 'annotator')}"
-
-    def _repr_html_(self) -> str:
-        return html_lines(repr(self), self.lines())
 
     def lines(self) -> list[str]:
         """The tables for a terminal: reliability, annotators, and what is preferred where systems are known."""

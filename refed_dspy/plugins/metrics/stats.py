@@ -27,7 +27,7 @@ from refed_dspy.teachers.job import folder_of, job
 from refed_dspy.teachers.judge import in_role, open_judge_model
 from refed_dspy.teachers.progress import Progress, Watch
 from refed_dspy.teachers.work import Work, caps_of
-from refed_dspy.text import NO_VALUE, Shown, format_number, html_lines
+from refed_dspy.text import NO_VALUE, Shown, format_number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,9 +63,6 @@ class DataStats(Shown):
 
     def _describe(self) -> str:
         return f"{len(next(iter(self.columns.values())))} figures of {len(self.data.rows)} rows of {self.data.name}"
-
-    def _repr_html_(self) -> str:
-        return html_lines(repr(self), self.lines())
 
     def to_pandas(self) -> pd.DataFrame:
         """The figures as a data frame: a row each, a column for each of `columns`."""

@@ -382,7 +382,7 @@ class BatchService:
             return NoBatches(f"{self.endpoint} takes no batches (POST {what} answered HTTP {status})")
         if status in {404, 410}:
             return BatchOutOfReach(
-                f"{self.endpoint} does not know {what} (HTTP {status}); to abandon it: refed batches DIR --give-up"
+                f"{self.endpoint} does not know {what} (HTTP {status}); to abandon it: refed status DIR --give-up"
             )
         refused = status is not None and 400 <= status < 500 and status not in {408, 409, 429}
         if refused and what in {"files", "batches"}:

@@ -277,7 +277,7 @@ def test_a_run_that_is_complete_tells_of_what_waits(
         waiting(ledger, server.base_url, calls=3)
     with caplog.at_level(logging.WARNING, logger="refed_dspy"):
         assert refed_dspy.resume(made, size=12, teacher=config(server.base_url, max_tokens=2048)).complete
-    assert "3 calls still wait in batches" in caplog.text and f"refed batches {made}" in caplog.text
+    assert "3 calls still wait in batches" in caplog.text and f"refed status {made}" in caplog.text
 
 
 async def test_a_preview_waits_for_no_batch(server: SimulatedTeacher) -> None:

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from refed_dspy.data.export import InFolder
 from refed_dspy.errors import one_line
 from refed_dspy.filters.overlap import Contamination
 from refed_dspy.ledger.spending import Spent
-from refed_dspy.ledger.states import state_in
 from refed_dspy.metrics.intervals import Interval
 from refed_dspy.plugins.evaluate.facts import facts_of, overlap_lines
 from refed_dspy.plugins.metrics.win_rates import LC_NOTE
-from refed_dspy.text import NO_VALUE, Shown, counted, format_number, table_lines
+from refed_dspy.text import NO_VALUE, counted, format_number, table_lines
 
 RETIRED = (
     "Published AlpacaEval 2 figures were judged by gpt-4-1106-preview, which is retired: compare only models that the "
@@ -48,7 +48,7 @@ class Judged:
 
 
 @dataclass(frozen=True, repr=False)
-class Evaluation(Shown):
+class Evaluation(InFolder):
     """An evaluation, written to `out`. `stopped`: the cap that ended it, or empty; then there are no figures."""
 
     out: Path
@@ -72,11 +72,6 @@ class Evaluation(Shown):
     stopped: str = ""
     simulated: str = ""
     """What must be known where no model judged; else empty."""
-
-    @property
-    def state(self) -> str:
-        """How the work stands now: running, stopped, killed, ended short, at its cap or done."""
-        return state_in(self.out)
 
     @property
     def problem(self) -> str:

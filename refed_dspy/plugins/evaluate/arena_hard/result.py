@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from refed_dspy.data.export import InFolder
 from refed_dspy.errors import one_line
 from refed_dspy.filters.overlap import Contamination
 from refed_dspy.ledger.spending import Spent
-from refed_dspy.ledger.states import state_in
 from refed_dspy.plugins.evaluate.arena_hard.leaderboard import Score
 from refed_dspy.plugins.evaluate.facts import facts_of, overlap_lines
-from refed_dspy.text import NO_VALUE, Shown, counted, table_lines
+from refed_dspy.text import NO_VALUE, counted, table_lines
 
 SAME_JUDGE = (
     "Scores of different judges do not compare, nor do those over another baseline: compare only arms that the same "
@@ -34,7 +34,7 @@ class Judged:
 
 
 @dataclass(frozen=True, repr=False)
-class Leaderboard(Shown):
+class Leaderboard(InFolder):
     """An evaluation, written to `out`. `stopped`: the cap that ended it, or empty; then there are no scores."""
 
     out: Path
@@ -62,11 +62,6 @@ class Leaderboard(Shown):
     simulated: str = ""
     """What is to be known where the simulated teacher judged; else empty."""
     stopped: str = ""
-
-    @property
-    def state(self) -> str:
-        """How the work stands now: running, stopped, killed, ended short, at its cap or done."""
-        return state_in(self.out)
 
     @property
     def problem(self) -> str:
