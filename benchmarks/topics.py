@@ -15,8 +15,8 @@ import numpy as np
 
 from refed_dspy import load_references
 from refed_dspy.metrics.embedder import Embedder, Vectors
-from refed_dspy.metrics.gains import gain_interval, is_gain
-from refed_dspy.optimizers.topics import ALIKE, topics_of
+from refed_dspy.metrics.intervals import gain_interval, is_gain
+from refed_dspy.optimizers.proof import ALIKE, topics_of
 
 SUBJECTS = Path(__file__).with_name("topics.txt")
 COMPARISONS, OTHERS = 1_000, 24

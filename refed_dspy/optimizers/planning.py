@@ -10,7 +10,7 @@ from pathlib import Path
 from refed_dspy.errors import ConfigError, RunDirError, briefly
 from refed_dspy.ledger.candidates import Candidate, load_candidates
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.metrics.gains import MIN_CLUSTERS, USUAL_CHANCE, chance_of, clusters_for, spread_of
+from refed_dspy.metrics.intervals import MIN_CLUSTERS, USUAL_CHANCE, chance_of, clusters_for, spread_of
 from refed_dspy.records import Compared
 from refed_dspy.text import Shown, counted, html_lines, table_lines
 

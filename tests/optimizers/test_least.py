@@ -13,9 +13,8 @@ import pytest
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.data.pairs import Pair
 from refed_dspy.errors import ConfigError
-from refed_dspy.metrics.gains import MIN_CLUSTERS
-from refed_dspy.optimizers.least import refuse_unprovable
-from refed_dspy.optimizers.spec import prepare
+from refed_dspy.metrics.intervals import MIN_CLUSTERS
+from refed_dspy.optimizers.spec import prepare, refuse_unprovable
 from refed_dspy.programs import PairwiseJudge
 from tests.support import compiling
 from tests.support.capped_compiles import BASELINE, OPTIMIZERS, compiled, config

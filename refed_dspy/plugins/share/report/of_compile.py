@@ -11,7 +11,7 @@ from refed_dspy.ledger.candidates import Candidate, load_candidates
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.summary import usage_by_model, work_status
 from refed_dspy.metrics import intervals
-from refed_dspy.metrics.gains import gain_or_change
+from refed_dspy.metrics.intervals import gain_or_change
 from refed_dspy.plugins.share.report import charts, glance
 from refed_dspy.plugins.share.report.charts import Chart, readable
 from refed_dspy.plugins.share.report.drawing import Interval, Intervals
