@@ -272,7 +272,7 @@ def preview(
     from refed_dspy.concurrency import run_blocking
     from refed_dspy.config.run import RunConfig
     from refed_dspy.data.references import load_references
-    from refed_dspy.runs.program import open_program
+    from refed_dspy.programs.load import open_program
     from refed_dspy.teachers.by_stage import open_teachers, stages_of
 
     settings = settings_of(RunConfig, context)

@@ -27,14 +27,14 @@ from refed_dspy.metrics.intervals import Interval
 from refed_dspy.optimizers.agreement import JudgeReport
 from refed_dspy.optimizers.proof import FORMAT, Proof, finite
 from refed_dspy.optimizers.spec import CompileSpec
-from refed_dspy.programs.changed import DIFF
-from refed_dspy.programs.prompt_diff import prompt_diff
-from refed_dspy.programs.saved import MANIFEST, load_state, program_digests, program_state
+from refed_dspy.programs.saved import MANIFEST, load_state, program_digests, program_state, prompt_diff
 from refed_dspy.records import PICO, dollars
 from refed_dspy.text import Shown, counted, format_number, html_lines
 from refed_dspy.tracking.store import noted_run
 
 PROGRAM, PROOF = "program.json", "proof.txt"
+DIFF = "prompts.diff"
+"""How the program's prompts differ from the uncompiled program's."""
 OUTPUTS = (PROGRAM, PROOF, DIFF)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import dspy
 
@@ -27,10 +27,9 @@ from refed_dspy.optimizers.proof import basis, find_topics
 from refed_dspy.optimizers.reference_metric import ReferenceMetric
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
 from refed_dspy.programs.adapter import SchemaAdapter
-from refed_dspy.programs.load import load_program, own_program, refuse_bound_models, warn_of_another_teacher
+from refed_dspy.programs.load import as_module, load_program, refuse_bound_models, warn_of_another_teacher
 from refed_dspy.programs.saved import program_digests
 from refed_dspy.records import digest
-from refed_dspy.signatures import DEFAULT_FEATURES
 from refed_dspy.teachers import Teacher, open_teacher
 from refed_dspy.teachers.caps import caps_of
 from refed_dspy.teachers.judge import in_role, judge_beside, open_judge_program, warn_of_one_model
@@ -265,27 +264,20 @@ def open_teachers(models: Mapping[str, Any]) -> dict[str, Teacher]:
 
 
 def _program(program: Any, settings: CompileConfig) -> dspy.Module:
-    program = own_program(settings.program if program is None else program, settings.accept_changed)
-    if program is None or isinstance(program, str | Path):
-        module = (
-            ReferenceLevelFeedback(settings.features or DEFAULT_FEATURES)
-            if program is None
-            else load_program(program, settings.features, accept_changed=settings.accept_changed)
-        )
-        module.add_guidance(settings.guidance)
-        return module
-    if isinstance(program, PairwiseJudge) and program.corrections is not None:
+    made, module = as_module(settings.program if program is None else program, settings, ReferenceLevelFeedback, None)
+    if made:
+        return cast(dspy.Module, module)
+    if isinstance(module, PairwiseJudge) and module.corrections is not None:
         raise ConfigError(
             "program: a trained judge, whose correction fits its prompts; compile a PairwiseJudge, and train that one"
         )
-    if not isinstance(program, dspy.Module):
-        raise ConfigError(
-            f"program: got a {type(program).__name__}; pass a dspy.Module, a program's file or its MLflow address"
-        )
-    refuse_bound_models(program)
-    if not program.named_predictors():
-        raise ConfigError(f"program: {type(program).__name__} has no predictors to tune")
-    return program
+    if not isinstance(module, dspy.Module):
+        got = type(module).__name__
+        raise ConfigError(f"program: got a {got}; pass a dspy.Module, a program's file or its MLflow address")
+    refuse_bound_models(module)
+    if not module.named_predictors():
+        raise ConfigError(f"program: {type(module).__name__} has no predictors to tune")
+    return module
 
 
 def _judge(program: Any, settings: CompileConfig) -> PairwiseJudge:

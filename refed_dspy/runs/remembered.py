@@ -8,8 +8,8 @@ from refed_dspy.config.loading import check_config
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.errors import ConfigError, InputError, RunDirError
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.programs.baselines import METHODS
 from refed_dspy.programs.load import own_program
+from refed_dspy.programs.reference_level import METHODS
 from refed_dspy.programs.saved import load_state
 from refed_dspy.teachers.by_stage import ANY
 

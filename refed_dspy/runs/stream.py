@@ -7,9 +7,9 @@ from collections.abc import AsyncGenerator, Callable
 from typing import Any, Unpack
 
 from refed_dspy.data.rows import Samples
+from refed_dspy.programs.load import ProgramLike
 from refed_dspy.records import Sample
 from refed_dspy.runs.prepare import RunSettings, prepare, run_keywords
-from refed_dspy.runs.program import ProgramLike
 from refed_dspy.runs.synthesize import produce
 from refed_dspy.teachers.progress import Progress, Watch
 

@@ -12,11 +12,11 @@ from refed_dspy.errors import ConfigError, NothingKept, RunDirError, briefly, on
 from refed_dspy.ledger.fence import SHARDS
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import ESTIMATED
+from refed_dspy.programs.load import ProgramLike
 from refed_dspy.registry import RUNNERS, plugged_in
 from refed_dspy.runs.outlook import outlook
 from refed_dspy.runs.plan import Plan, PlanSettings
 from refed_dspy.runs.prepare import RunSettings, prepare, run_keywords
-from refed_dspy.runs.program import ProgramLike
 from refed_dspy.runs.result import Synthesis, read_run
 from refed_dspy.runs.scheduler import run_plan
 from refed_dspy.runs.spec import RunSpec
