@@ -222,38 +222,28 @@ _LOGGERS = ("dspy", "optuna")
 _PRINTING = {"dspy", "gepa", "optuna", "tqdm"}
 """Packages whose output is theirs to keep: that of a metric or a program of the caller's own stays where it was."""
 
-
 _LEFT = 0.5
 """Seconds for threads that an interrupted optimizer leaves: they end as soon as they ask, and DSPy logs each error."""
 
 
-class _LogFile:
-    """A file that is made when something is first written to it."""
+class _Sorted:
+    """A stream of which what the optimizers' packages write goes to a file, which is made when they first do; without
+    a `stream` whatever is written."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, stream: TextIO | None = None) -> None:
+        self._path, self._stream = path, stream
 
     def write(self, text: str) -> int:
-        with suppress(OSError), self.path.open("a", encoding="utf-8", errors="replace") as file:
+        writer = sys._getframe(1).f_globals.get("__name__", "").partition(".")[0]
+        if self._stream is not None and writer not in _PRINTING:
+            return self._stream.write(text)
+        with suppress(OSError), self._path.open("a", encoding="utf-8", errors="replace") as file:
             file.write(text)  # on a full disk the compile has better to say
         return len(text)
 
     def flush(self) -> None:
-        pass
-
-    def isatty(self) -> bool:
-        return False
-
-
-class _Sorted:
-    """A stream in which what the optimizers' packages write goes to a file."""
-
-    def __init__(self, stream: TextIO, file: _LogFile) -> None:
-        self._stream, self._file = stream, file
-
-    def write(self, text: str) -> int:
-        writer = sys._getframe(1).f_globals.get("__name__", "").partition(".")[0]
-        return self._file.write(text) if writer in _PRINTING else self._stream.write(text)
+        if self._stream is not None:
+            self._stream.flush()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -269,11 +259,11 @@ def printed_to_file(folder: Path) -> Iterator[None]:
     if loggers[0].isEnabledFor(logging.DEBUG) or isinstance(sys.stderr, _Sorted):
         yield
         return
-    file, there = _LogFile(folder / LOG), set(threading.enumerate())
-    out, err = (cast(TextIO, _Sorted(stream, file)) for stream in (sys.stdout, sys.stderr))
+    file, there = folder / LOG, set(threading.enumerate())
+    out, err, logs = (cast(TextIO, _Sorted(file, stream)) for stream in (sys.stdout, sys.stderr, None))
     before = [(logger.handlers, logger.propagate) for logger in loggers]
     for logger in loggers:
-        logger.handlers, logger.propagate = [logging.StreamHandler(cast(TextIO, file))], False
+        logger.handlers, logger.propagate = [logging.StreamHandler(logs)], False
     try:
         with redirect_stdout(out), redirect_stderr(err):
             yield

@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
@@ -112,7 +112,7 @@ def refuse_small_caps(spec: CompileSpec) -> None:
         if cap is not None and cap < takes:
             raise ConfigError(
                 f"{name}: {said(cap)} is too {few}: {what} take about {said(takes)}; raise it to "
-                f"{said(with_room(takes))}{_or_fewer(spec)}"
+                f"{said(with_room(takes))}, or lower evaluations, validation and test"
             )
 
 
@@ -122,22 +122,6 @@ def expected(spec: CompileSpec) -> Amount:
     evaluations = spec.expected_evaluations if spec.settings.optimizer in PAID else len(spec.split.validation)
     tuning, proof = _tuning_and_proof(spec, evaluations)
     return (tuning + proof) * _one_evaluation(spec) + _proposals(spec)
-
-
-def _or_fewer(spec: CompileSpec) -> str:
-    """How many evaluations the caps hold, where it is enough for the optimizer."""
-    settings = spec.settings
-    most = (settings.evaluations - 1) // 10 * 10
-    for evaluations in range(most, 2 * len(spec.split.validation), -10):
-        fewer = replace(spec, settings=settings.model_copy(update={"evaluations": evaluations}))
-        try:
-            foreseen = expected(fewer)
-        except ConfigError:
-            break
-        cost, calls = settings.max_cost, settings.max_calls
-        if (cost is None or foreseen.cost * 1.1 <= cost * PICO) and (calls is None or foreseen.calls * 1.1 <= calls):
-            return f", or set evaluations to {evaluations}"
-    return ", or lower validation and test"
 
 
 def _one_evaluation(spec: CompileSpec) -> Amount:

@@ -190,8 +190,6 @@ def prepare(program: Any, references: Any, metric: Any, arguments: Mapping[str, 
     models, pairs = {role: arguments.get(role) for role in ROLES}, arguments.get("pairs")
     if isinstance(metric, MetricConfig | Mapping | str):
         arguments, metric = {**arguments, "metric": metric}, None
-    if metric is not None and not callable(metric):
-        raise ConfigError(f"metric: got a {type(metric).__name__}; pass a function, its name or a MetricConfig")
     if references is not None and pairs is not None:
         raise ConfigError(
             "pairs: references are given, too; keep one: a judge learns from pairs, all else from references"

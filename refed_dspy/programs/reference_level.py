@@ -12,7 +12,7 @@ import dspy
 from refed_dspy.concurrency import all_of, together
 from refed_dspy.errors import ConfigError, RowError, one_line
 from refed_dspy.programs.asking import about, again, ask, name_of
-from refed_dspy.programs.program import Program, trace_in_order
+from refed_dspy.programs.program import AsyncProgram, trace_in_order
 from refed_dspy.records import NO_ANALYSIS, NO_STRATEGY, TAKEN_SHOWN, Failure, Feedback, Reference, Sample
 from refed_dspy.signatures import (
     DEFAULT_FEATURES,
@@ -22,7 +22,7 @@ from refed_dspy.signatures import (
     ResponseImprovement,
     instruction_feedback,
 )
-from refed_dspy.signatures.sample_level import SampleFeedback, SampleImprovement
+from refed_dspy.signatures.synthesis import SampleFeedback, SampleImprovement
 from refed_dspy.text import nearest
 
 STAGES = (
@@ -43,7 +43,7 @@ class Proposal:
     surplus: int
 
 
-class ReferenceLevelFeedback(Program):
+class ReferenceLevelFeedback(AsyncProgram):
     """Collect feedback on a reference once; every sample of that reference is written with it.
 
     Args:
@@ -291,7 +291,7 @@ class SampleLevelFeedback(InstructionFeedbackOnly):
         return improved_sample(instruction, response, better)
 
 
-class SeedOnly(Program):
+class SeedOnly(AsyncProgram):
     """No feedback and no new instructions: the references are the data set. No question is asked."""
 
     async def aforward(self, reference: Reference | Mapping[str, str]) -> dspy.Prediction:

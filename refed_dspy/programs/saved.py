@@ -188,18 +188,13 @@ def _field_names(program: dspy.Module) -> dict[str, list[str]]:
 
 def _field_difference(program: dspy.Module, manifest: dict[str, Any], changed: list[str]) -> str:
     """The fields that only the file or only the program has, as far as the file says."""
-    saved, current = manifest.get("names"), _field_names(program)
-    if not isinstance(saved, dict):
+    if not isinstance(saved := manifest.get("names"), dict):
         return ""
     for name in changed:
-        saved_names, current_names = set(saved.get(name) or ()), set(current[name])
-        differences = []
-        if only_saved := sorted(saved_names - current_names):
-            differences.append(f"it has {', '.join(map(str, only_saved))}")
-        if only_current := sorted(current_names - saved_names):
-            differences.append(f"this program has {', '.join(only_current)}")
-        if differences:
-            return f" ({one_line('; '.join(differences), 200)})"
+        its, ours = {str(each) for each in saved.get(name) or ()}, set(_field_names(program)[name])
+        only = {"it has": sorted(its - ours), "this program has": sorted(ours - its)}
+        if told := "; ".join(f"{whose} {', '.join(names)}" for whose, names in only.items() if names):
+            return f" ({one_line(told, 200)})"
     return " (the same names, but other types or bounds)"
 
 
