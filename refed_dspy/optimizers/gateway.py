@@ -62,8 +62,6 @@ class Gateway:
         """The error that ends the compile: no call begins after it."""
         self.unanswered = 0
         """How many requests had no answer so far."""
-        self.on_ending: Callable[[bool], None] = lambda _: None
-        """Called with True when calls begin to be refused, and with False when they are allowed again."""
         self._submit_lock = threading.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
         """What runs on the loop for other threads."""
@@ -116,7 +114,6 @@ class Gateway:
             self.recorder.budget.allow(caps)
             self.deadline = None if seconds is None else self.opened + seconds
             self.cap_reached = ""
-            self.on_ending(False)
 
         self.read(change)
 
@@ -136,7 +133,7 @@ class Gateway:
         async def to_its_end() -> T:
             task = self.loop.create_task(work())
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(self._ended)
             return await asyncio.shield(task)
 
         with self._submit_lock:
@@ -144,15 +141,18 @@ class Gateway:
                 raise LMCapReached("the compile has ended")
             return asyncio.run_coroutine_threadsafe(to_its_end(), self.loop)
 
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # looked at: where its caller has left, asyncio would log it
+
     def stop(self, error: BaseException) -> None:
         """Let no further call begin. `error` is what the compile ends with."""
         self.stop_error = self.stop_error or error
-        self.on_ending(True)
 
     def reach_cap(self, cap: str) -> None:
         """Let no further call begin: one could pass `cap`."""
         self.cap_reached = self.cap_reached or cap
-        self.on_ending(True)
 
 
 @dataclass

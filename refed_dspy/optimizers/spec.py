@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
 import dspy
 
@@ -27,7 +27,7 @@ from refed_dspy.optimizers.proof import basis, find_topics
 from refed_dspy.optimizers.reference_metric import ReferenceMetric
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
 from refed_dspy.programs.adapter import SchemaAdapter
-from refed_dspy.programs.load import as_module, load_program, refuse_bound_models, warn_of_another_teacher
+from refed_dspy.programs.load import open_tunable, warn_of_another_teacher
 from refed_dspy.programs.saved import program_digests
 from refed_dspy.records import digest
 from refed_dspy.teachers import Teacher, open_teacher
@@ -200,7 +200,7 @@ def prepare(program: Any, references: Any, metric: Any, arguments: Mapping[str, 
     if metric is None and settings.metric.function is not None:
         metric = named_metric(settings.metric.function)
     refuse_references(program, "program")
-    module = _program(program, settings) if pairs is None else _judge(program, settings)
+    module = open_tunable(settings.program if program is None else program, settings, judge=pairs is not None)
     _refuse_unused(module, program, settings)
     teachers = open_teachers(models)
     warn_of_another_teacher(module, teachers["teacher"].model)
@@ -259,37 +259,6 @@ def open_teachers(models: Mapping[str, Any]) -> dict[str, Teacher]:
         equal = (other for other in opened.values() if other.config is not None and other.config == model.config)
         opened[role] = next(equal, model)
     return opened
-
-
-def _program(program: Any, settings: CompileConfig) -> dspy.Module:
-    made, module = as_module(settings.program if program is None else program, settings, ReferenceLevelFeedback, None)
-    if made:
-        return cast(dspy.Module, module)
-    if isinstance(module, PairwiseJudge) and module.corrections is not None:
-        raise ConfigError(
-            "program: a trained judge, whose correction fits its prompts; compile a PairwiseJudge, and train that one"
-        )
-    if not isinstance(module, dspy.Module):
-        got = type(module).__name__
-        raise ConfigError(f"program: got a {got}; pass a dspy.Module, a program's file or its MLflow address")
-    refuse_bound_models(module)
-    if not module.named_predictors():
-        raise ConfigError(f"program: {type(module).__name__} has no predictors to tune")
-    return module
-
-
-def _judge(program: Any, settings: CompileConfig) -> PairwiseJudge:
-    """The judge that is tuned on pairs. Raises ConfigError."""
-    program = settings.program if program is None else program
-    if program is None:
-        return PairwiseJudge()
-    if isinstance(program, str | Path):
-        program = load_program(program, into=PairwiseJudge(), accept_changed=settings.accept_changed)
-    if not isinstance(program, PairwiseJudge):
-        raise ConfigError(f"pairs: only a PairwiseJudge learns from pairs; {type(program).__name__} needs references=…")
-    module = _program(program, settings)
-    assert isinstance(module, PairwiseJudge)
-    return module
 
 
 def _fitting(examples: list[dspy.Example], teacher: Teacher) -> list[dspy.Example]:

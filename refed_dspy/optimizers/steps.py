@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +83,7 @@ class CompileSteps:
             track_usage=False,
             max_errors=NO_ERROR_LIMIT,
         )
-        with settings, _quiet_dspy_log(self.gateway):
+        with settings:
             # First, so that options that it does not take cost nothing.
             optimizer = self.spec.optimizer(self.recorder, self.teacher, self.reflection, self._stopping)
             if self.champion is not None:
@@ -333,19 +332,6 @@ def _samples(prediction: Any) -> int:
     """How many samples a prediction holds; 1 for programs that make none."""
     made = prediction.get("samples") if isinstance(prediction, dspy.Prediction) else None
     return len(made) if isinstance(made, list) else 1
-
-
-@contextmanager
-def _quiet_dspy_log(gateway: Gateway) -> Iterator[None]:
-    """Silence DSPy's log while a compile ends: it logs each failed example in full, which says nothing new then."""
-    dspy_log = logging.getLogger("dspy")
-    before = dspy_log.level
-    gateway.on_ending = lambda ending: dspy_log.setLevel(logging.CRITICAL if ending else before)
-    try:
-        yield
-    finally:
-        gateway.on_ending = lambda _: None
-        dspy_log.setLevel(before)
 
 
 def champion_for(spec: CompileSpec, folder: Path) -> Registered | None:

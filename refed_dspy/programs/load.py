@@ -58,6 +58,33 @@ def open_program(program: ProgramLike, config: RunConfig) -> dspy.Module:
     return opened
 
 
+def open_tunable(program: ProgramLike, config: CompileConfig, judge: bool) -> dspy.Module:
+    """The program that a compile tunes, opened as that of a run; with `judge` one that learns from pairs.
+
+    Raises:
+        ConfigError: it has nothing to tune, or a language model of its own; or is another one than a `judge` is.
+    """
+    if judge and program is None:
+        return PairwiseJudge()
+    if judge and isinstance(program, str | Path):
+        program = load_into(PairwiseJudge(), program, config.accept_changed)
+    if judge and not isinstance(program, PairwiseJudge):
+        raise ConfigError(f"pairs: only a PairwiseJudge learns from pairs; {type(program).__name__} needs references=…")
+    made, opened = as_module(program, config, ReferenceLevelFeedback, None)
+    if isinstance(opened, PairwiseJudge) and opened.corrections is not None:
+        raise ConfigError(
+            "program: a trained judge, whose correction fits its prompts; compile a PairwiseJudge, and train that one"
+        )
+    if not isinstance(opened, dspy.Module):
+        got = type(opened).__name__
+        raise ConfigError(f"program: got a {got}; pass a dspy.Module, a program's file or its MLflow address")
+    if not made:
+        refuse_bound_models(opened)
+    if not opened.named_predictors():
+        raise ConfigError(f"program: {type(opened).__name__} has no predictors to tune")
+    return opened
+
+
 def as_module(
     program: ProgramLike, config: RunConfig | CompileConfig, kind: type[ReferenceLevelFeedback], number: int | None
 ) -> tuple[bool, Any]:
@@ -115,10 +142,9 @@ class SavedProgram:
         registered = None if self.version is None else self.version.tags.get(TEXTS_TAG)
         unlike = "" if registered in {None, digest(current)} else "; not what MLflow registered"
         if changed or unlike:
-            named = (
-                f"its prompts were edited after it was saved: {', '.join(changed) or 'all of them by its own digests'}"
-            )
-            self._refuse(f"{named}{unlike}", "the proof of its gain no longer applies", accept)
+            named = ", ".join(changed) or "all of them by its own digests"
+            what = f"its prompts were edited after it was saved: {named}{unlike}"
+            self._refuse(what, "the proof of its gain no longer applies", accept)
         corrections = self.state.get(CORRECTIONS) if isinstance(self.state, dict) else None
         if corrections is not None and self.manifest.get(CORRECTIONS) != digest(corrections):
             what = "its corrections were edited after it was saved"
@@ -191,7 +217,7 @@ def load_program(
 @briefly
 @checked
 def load_program(
-    source: Any,
+    source: Path | str,
     features: Mapping[str, str] | None = None,
     instructions_per_feature: Annotated[int, Field(ge=1, le=100)] | None = None,
     *,
@@ -207,12 +233,9 @@ def load_program(
 
     Raises:
         ConfigError: there is no program, or it does not fit `features` or the module, or is of a class of the caller's
-            own; or its prompts were edited after it was saved or registered in MLflow: the error's note shows the
-            difference, and `accept_changed` accepts it.
+            own; or its prompts were edited after it was saved or registered in MLflow: the error names which, and
+            `accept_changed` accepts it.
     """
-    if not isinstance(source, str | Path) or source == "":
-        got = "an empty text" if source == "" else type(source).__name__
-        raise ConfigError(f"source: {got} is neither a file nor an MLflow address; load into a module with into=")
     if into is not None:
         return load_into(into, source, accept_changed)
     saved = read_saved(source)
@@ -281,11 +304,9 @@ def open_judge(source: Path | str | None, accept_changed: bool = False) -> Pairw
 
 def _check_descriptions(program: ReferenceLevelFeedback, features: Mapping[str, str] | None, source: str) -> None:
     """Raises ConfigError for a feature whose description differs from the file's: the loaded prompts keep theirs."""
+    fields = program.instruction_feedback.predictors()[0].signature.output_fields
     for name, description in (features or {}).items():
-        loaded = (
-            program.instruction_feedback.predictors()[0].signature.output_fields[name].json_schema_extra or {}
-        ).get("desc")
-        if loaded != description:
+        if (fields[name].json_schema_extra or {}).get("desc") != description:
             raise ConfigError(
                 f"program {source}: it was made with another description of the feature {name}; remove features or "
                 "make the program again"
