@@ -409,7 +409,7 @@ def _preview(settings: RunConfig, sample: bool) -> None:
     from refed_dspy.cli.preview import one_sample, rendered_prompts
     from refed_dspy.concurrency import run_blocking
     from refed_dspy.data.references import load_references
-    from refed_dspy.runs.program import open_program
+    from refed_dspy.programs.load import open_program
     from refed_dspy.teachers.by_stage import open_teachers, stages_of
 
     loaded = load_references(settings.references or "builtin", settings.columns or None, settings.turns)

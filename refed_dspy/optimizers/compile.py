@@ -14,14 +14,19 @@ from refed_dspy.files import as_path
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.spending import spent
 from refed_dspy.ledger.states import CAPPED, DONE, ESTIMATED, SHORT, STOPPED, End
-from refed_dspy.optimizers.ended import ended_outcome
+from refed_dspy.optimizers.dspy_optimizers import LOG, printed_to_file
+from refed_dspy.optimizers.estimate import refuse_small_caps
 from refed_dspy.optimizers.gateway import open_gateway
-from refed_dspy.optimizers.least import refuse_small_caps, refuse_unprovable
-from refed_dspy.optimizers.printed import LOG, printed_to_file
-from refed_dspy.optimizers.rehearsal import rehearse
-from refed_dspy.optimizers.result import OUTPUTS, Compiled, how_to_continue, write_outcome
-from refed_dspy.optimizers.spec import CompileSpec, prepare
-from refed_dspy.optimizers.steps import CompileOutcome, CompileSteps
+from refed_dspy.optimizers.result import (
+    OUTPUTS,
+    Compiled,
+    CompileOutcome,
+    ended_outcome,
+    how_to_continue,
+    write_outcome,
+)
+from refed_dspy.optimizers.spec import CompileSpec, prepare, refuse_unprovable, rehearse
+from refed_dspy.optimizers.steps import CompileSteps
 from refed_dspy.teachers.job import folder_of, job
 from refed_dspy.teachers.progress import CompileProgress, Teller, Watch
 from refed_dspy.teachers.work import Start

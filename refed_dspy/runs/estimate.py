@@ -15,11 +15,11 @@ from refed_dspy.config.teacher import SIMULATED
 from refed_dspy.errors import RunStopped, briefly
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import CAPPED
+from refed_dspy.programs.load import ProgramLike
 from refed_dspy.records import PICO, dollars
 from refed_dspy.runs.forecast import CONFIDENCE, Forecast, forecast
 from refed_dspy.runs.outlook import of_all
 from refed_dspy.runs.prepare import prepare, run_keywords
-from refed_dspy.runs.program import ProgramLike
 from refed_dspy.runs.spec import RunSpec
 from refed_dspy.runs.stage_weights import StageWeights
 from refed_dspy.runs.synthesize import produce

@@ -10,14 +10,13 @@ import dspy
 from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
 from refed_dspy.config.run import RunConfig
-from refed_dspy.data.references import load_references
+from refed_dspy.data.references import load_references, refuse_references
 from refed_dspy.errors import ConfigError
 from refed_dspy.filters.base import JudgeFilter
 from refed_dspy.filters.build import build
 from refed_dspy.filters.screening import Screening
-from refed_dspy.programs.load import warn_of_another_teacher
+from refed_dspy.programs.load import ProgramLike, open_program, warn_of_another_teacher
 from refed_dspy.programs.saved import without_models
-from refed_dspy.runs.program import ProgramLike, open_program
 from refed_dspy.runs.spec import RunSpec
 from refed_dspy.teachers import Teacher, TeacherLike, open_teacher
 from refed_dspy.teachers.by_stage import TeachersByStage, open_teachers, stages_of
@@ -39,6 +38,7 @@ def prepare(program: ProgramLike, references: Any, **settings: Unpack[RunKeyword
     config = check_config(RunConfig, {name: value for name, value in settings.items() if name not in MODELS})
     if config.shards is not None and config.cluster is None:
         raise ConfigError("shards: only a run on a cluster has shards; set cluster, too, or remove it")
+    refuse_references(program, "program")
     module, bound = without_models(open_program(program, config))
     teacher, named = settings.get("teacher"), settings.get("teachers") or {}
     if not isinstance(named, Mapping):

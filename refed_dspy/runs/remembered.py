@@ -12,8 +12,8 @@ from refed_dspy.data.references import References
 from refed_dspy.errors import ConfigError, InputError, RunDirError
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.settings import ANY, Model, RunSettings, settings_of
-from refed_dspy.programs.baselines import METHODS
 from refed_dspy.programs.load import own_program
+from refed_dspy.programs.reference_level import METHODS
 from refed_dspy.programs.saved import load_state
 
 

@@ -21,9 +21,8 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import CALLS_A_SAMPLE
 from refed_dspy.ledger.settings import RunSettings, settings_of
 from refed_dspy.ledger.states import has_begun
-from refed_dspy.programs.extra_outputs import extra_outputs
 from refed_dspy.programs.mlflow_address import is_address
-from refed_dspy.programs.reference_level import Proposal
+from refed_dspy.programs.reference_level import Proposal, extra_outputs
 from refed_dspy.programs.saved import program_digests, program_state
 from refed_dspy.records import Reference, Sample, digest
 from refed_dspy.runs.plan import PlanSettings, ToCome

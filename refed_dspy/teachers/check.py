@@ -15,11 +15,10 @@ from dspy.utils.exceptions import LMError
 from refed_dspy.config.teacher import TeacherConfig, is_unsent, takes_zero
 from refed_dspy.errors import ExportError, TeacherError, TeacherRefused
 from refed_dspy.ledger.recorder import NullRecorder, recording
-from refed_dspy.programs.adapter import SchemaAdapter
+from refed_dspy.programs.adapter import SchemaAdapter, rendering
 from refed_dspy.programs.asking import about
 from refed_dspy.programs.fast_path import lm_request
 from refed_dspy.programs.reasoning import reasoning_of
-from refed_dspy.programs.rendering import rendering
 from refed_dspy.records import PICO, AtMost, Call
 from refed_dspy.teachers.engine import TeacherEngine
 from refed_dspy.teachers.prices import Price, in_batches, table_name, table_window

@@ -18,7 +18,7 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import spent
 from refed_dspy.plugins.compare.compare import prepare
 from refed_dspy.plugins.compare.settings import CompareConfig
-from refed_dspy.programs.baselines import METHODS
+from refed_dspy.programs.reference_level import METHODS
 from refed_dspy.runs.forecast import Forecast, forecast
 from refed_dspy.runs.result import Synthesis
 from refed_dspy.runs.synthesize import produce

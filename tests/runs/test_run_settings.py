@@ -13,10 +13,10 @@ import refed_dspy
 from refed_dspy import ReferenceLevelFeedback
 from refed_dspy.config.run import RunConfig
 from refed_dspy.errors import ConfigError
-from refed_dspy.programs.baselines import InstructionFeedbackOnly
+from refed_dspy.programs.load import open_program
+from refed_dspy.programs.reference_level import InstructionFeedbackOnly
 from refed_dspy.programs.saved import save_program
 from refed_dspy.runs.prepare import prepare
-from refed_dspy.runs.program import open_program
 from tests.support.scripted_engine import Writer, fake_lm, references
 
 SETTINGS = set(RunConfig.model_fields) - {"references", "program"}

@@ -11,8 +11,7 @@ import pytest
 from dspy.lm15 import Config, Message, Request
 
 from refed_dspy import TeacherConfig
-from refed_dspy.programs.adapter import SchemaAdapter
-from refed_dspy.programs.rendering import rendering
+from refed_dspy.programs.adapter import SchemaAdapter, rendering
 from refed_dspy.signatures import ResponseGeneration
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.requests import Outgoing

@@ -164,7 +164,7 @@ def test_a_hosted_provider_gets_a_schema_without_lengths(monkeypatch: pytest.Mon
     engine: Any = open_teacher("openai/gpt-4o-mini").start()
     from dspy.lm15 import Config, Message, Request
 
-    from refed_dspy.programs.rendering import rendering
+    from refed_dspy.programs.adapter import rendering
     from refed_dspy.signatures import ResponseImprovement
 
     schema = rendering(ResponseImprovement).response_format["json_schema"]
@@ -179,7 +179,7 @@ def test_a_hosted_provider_gets_a_schema_without_lengths(monkeypatch: pytest.Mon
 def test_a_local_decoder_gets_the_bounds_that_it_can_keep(server: SimulatedTeacher) -> None:
     from dspy.lm15 import Config, Message, Request
 
-    from refed_dspy.programs.rendering import rendering
+    from refed_dspy.programs.adapter import rendering
     from refed_dspy.signatures import ResponseImprovement
 
     schema = rendering(ResponseImprovement).response_format["json_schema"]

@@ -14,9 +14,8 @@ from benchmarks.preference import Preference
 from refed_dspy.optimizers.spec import prepare
 from refed_dspy.optimizers.steps import champion_for
 from refed_dspy.programs import ReferenceLevelFeedback
-from refed_dspy.programs.changed import prompts_digest
 from refed_dspy.programs.load import load_program
-from refed_dspy.programs.saved import program_digests, program_state
+from refed_dspy.programs.saved import program_digests, program_state, prompts_digest
 from refed_dspy.tracking.registry import promote
 from refed_dspy.tracking.store import NotTracked, Store
 from tests.support import mlflow_stores

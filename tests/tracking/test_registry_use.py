@@ -11,10 +11,9 @@ import pytest
 
 from refed_dspy import ReferenceLevelFeedback, synthesize
 from refed_dspy.errors import ConfigError
-from refed_dspy.programs.changed import prompts_digest
-from refed_dspy.programs.load import load_program
+from refed_dspy.programs.load import load_into, load_program
 from refed_dspy.programs.mlflow_address import TEXTS_TAG
-from refed_dspy.programs.saved import load_into, program_digests, save_program
+from refed_dspy.programs.saved import program_digests, prompts_digest, save_program
 from refed_dspy.tracking.registry import champion, promote
 from refed_dspy.tracking.store import NotTracked
 from tests.support import mlflow_stores

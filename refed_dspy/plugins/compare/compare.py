@@ -23,8 +23,8 @@ from refed_dspy.plugins.compare.settings import CompareConfig
 from refed_dspy.plugins.compare.side_by_side import SideBySide
 from refed_dspy.plugins.compare.write import OUTPUTS, write_comparison
 from refed_dspy.programs import ReferenceLevelFeedback, SeedOnly
-from refed_dspy.programs.baselines import METHODS
 from refed_dspy.programs.load import load_program, own_program, refuse_bound_models, warn_of_another_teacher
+from refed_dspy.programs.reference_level import METHODS
 from refed_dspy.programs.saved import program_digests
 from refed_dspy.runs.spec import RunSpec
 from refed_dspy.runs.synthesize import run_job

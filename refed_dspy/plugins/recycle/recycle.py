@@ -20,8 +20,8 @@ from refed_dspy.plugins.recycle.program import INSTRUCTION_CRITERIA, RESPONSE_CR
 from refed_dspy.plugins.recycle.result import OUTPUTS, Recycling, old_and_new, recycling_of, write_rows, write_table
 from refed_dspy.plugins.recycle.select import Selection
 from refed_dspy.plugins.recycle.settings import RecycleConfig
-from refed_dspy.programs.load import refuse_bound_models, warn_of_another_teacher
-from refed_dspy.programs.saved import load_into, program_digests
+from refed_dspy.programs.load import load_into, refuse_bound_models, warn_of_another_teacher
+from refed_dspy.programs.saved import program_digests
 from refed_dspy.records import digest
 from refed_dspy.teachers import Teacher, open_teacher
 from refed_dspy.teachers.failures import CallPolicy

@@ -149,7 +149,7 @@ def _stage(name: str, state: Mapping[str, Any], default: str | None) -> StageTex
 
 def _package_instructions(kind: str) -> dict[str, str]:
     """Stage → its instructions in this version of the package; empty for a program that is not the package's."""
-    from refed_dspy.programs.baselines import METHODS
+    from refed_dspy.programs.reference_level import METHODS
 
     program = next((method() for method in METHODS.values() if method.__name__ == kind), None)
     predictors = program.named_predictors() if program else ()

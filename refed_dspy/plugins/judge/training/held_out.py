@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from refed_dspy.data.pairs import Pair
 from refed_dspy.errors import ConfigError, one_line
-from refed_dspy.metrics.gains import MIN_CLUSTERS
+from refed_dspy.metrics.intervals import MIN_CLUSTERS
 from refed_dspy.optimizers.agreement import criterion_of
 from refed_dspy.plugins.judge.settings import JudgeTrainingConfig
 from refed_dspy.plugins.judge.training.people import GradedAnswer

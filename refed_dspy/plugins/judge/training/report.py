@@ -8,8 +8,7 @@ from typing import Any
 
 from refed_dspy.data.pairs import Pair
 from refed_dspy.errors import one_line
-from refed_dspy.metrics.gains import gain_interval, is_gain
-from refed_dspy.metrics.intervals import Correlation, Interval, correlations, mean_interval
+from refed_dspy.metrics.intervals import Correlation, Interval, correlations, gain_interval, is_gain, mean_interval
 from refed_dspy.optimizers.agreement import Agreement, agreement, criterion_of, share_of, sign
 from refed_dspy.plugins.judge.calibration import Calibration, calibration
 from refed_dspy.plugins.judge.training.held_out import SETS, HeldOut
