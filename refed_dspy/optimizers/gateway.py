@@ -25,6 +25,7 @@ from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import RunRecorder
 from refed_dspy.ledger.statements import Answer, Key, Statement
+from refed_dspy.programs.fast_path import Engine
 from refed_dspy.programs.lm_errors import LMCapReached
 from refed_dspy.programs.question import Question
 from refed_dspy.teachers import Teacher
