@@ -14,13 +14,11 @@ from markdown_it import MarkdownIt
 from refed_dspy import synthesize
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.plugins.share.card import Card, CardSettings, Config
+from refed_dspy.plugins.share.card import UNKNOWN, Card, CardSettings, Config, block, code, plain, terms_of
 from refed_dspy.plugins.share.facts import run_facts
-from refed_dspy.plugins.share.markdown import block, code, plain
-from refed_dspy.plugins.share.redact import origin_of, public_endpoint, public_model, public_source
+from refed_dspy.plugins.share.secrets import origin_of, public_endpoint, public_model, public_source
 from refed_dspy.plugins.share.share import share
 from refed_dspy.plugins.share.survey import Survey
-from refed_dspy.plugins.share.terms import UNKNOWN, terms_of
 from refed_dspy.records import PICO, dollars
 from refed_dspy.runs.result import Synthesis
 from tests.support.scripted_engine import Writer, fake_lm, references

@@ -17,13 +17,10 @@ from markdown_it import MarkdownIt
 from refed_dspy import ReferenceLevelFeedback, synthesize
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.plugins.share.card import COLUMNS, Card, CardSettings, Config
-from refed_dspy.plugins.share.copied import Copied, DrawnRow, count_copied
-from refed_dspy.plugins.share.facts import run_facts
-from refed_dspy.plugins.share.run_settings import SharedSettings, StageText, settings_of
+from refed_dspy.plugins.share.card import COLUMNS, UNKNOWN, Card, CardSettings, Config, terms_of
+from refed_dspy.plugins.share.facts import SharedSettings, StageText, run_facts, settings_of
 from refed_dspy.plugins.share.share import Shared, share
-from refed_dspy.plugins.share.survey import Survey
-from refed_dspy.plugins.share.terms import UNKNOWN, terms_of
+from refed_dspy.plugins.share.survey import Copied, DrawnRow, Survey, count_copied
 from refed_dspy.runs.result import Synthesis
 from tests.support.scripted_engine import Writer, fake_lm, references
 

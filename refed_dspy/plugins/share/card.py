@@ -3,6 +3,7 @@ holds."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -10,14 +11,12 @@ from typing import Any
 
 from refed_dspy.data.read import OWN
 from refed_dspy.data.sources import REMARKS
-from refed_dspy.plugins.share.facts import RunFacts, StageFacts
-from refed_dspy.plugins.share.markdown import Markdown, block, code, escaped, plain
-from refed_dspy.plugins.share.redact import PRIVATE
-from refed_dspy.plugins.share.run_settings import StageText
-from refed_dspy.plugins.share.steps import Step
+from refed_dspy.errors import ConfigError, one_line
+from refed_dspy.plugins.share.facts import RunFacts, StageFacts, StageText, Step
+from refed_dspy.plugins.share.secrets import PRIVATE
 from refed_dspy.plugins.share.survey import Survey
-from refed_dspy.plugins.share.terms import terms_of
-from refed_dspy.text import counted, format_number
+from refed_dspy.text import counted, format_number, nearest
+from refed_dspy.weights import WEIGHTS
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 _LARGEST = "n>1M"
@@ -321,3 +320,90 @@ COLUMNS: Mapping[str, str] = {
     "cost": "dollars paid for these calls; empty if a price is unknown",
     "system": "the system prompt of the reference and so of the row; empty if it has none",
 }
+
+
+_MARKUP = re.compile(r"([\\`*_{}\[\]<>#|&~!$@:])")
+_ADDRESS = re.compile(r"\bwww\.", re.IGNORECASE)
+
+
+class Markdown(str):
+    """Text that is Markdown already, and is not escaped again."""
+
+    __slots__ = ()
+
+
+def plain(text: object, limit: int = 300) -> Markdown:
+    """`text` in one line that renders as itself, in a paragraph or a table cell."""
+    flat = _MARKUP.sub(r"\\\1", one_line(text, limit))
+    return Markdown(_ADDRESS.sub(lambda match: f"{match[0][:-1]}\\.", flat))
+
+
+def code(text: object, limit: int = 200) -> Markdown:
+    """`text` as inline code, in a table cell too."""
+    flat = one_line(text, limit).replace("|", "\\|")
+    longest = max(map(len, re.findall(r"`+", flat)), default=0)
+    if not longest:
+        return Markdown(f"`{flat}`" if flat else "")
+    fence = "`" * (longest + 1)
+    return Markdown(f"{fence} {flat} {fence}")
+
+
+def block(text: str, language: str = "") -> Markdown:
+    """`text` as a fenced code block, line by line, without control characters."""
+    lines = [
+        "".join(ch if ch.isprintable() or ch == "\t" else "?" for ch in line) for line in text.strip().splitlines()
+    ]
+    longest = max((len(run) for line in lines for run in re.findall(r"`+", line)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return Markdown("\n".join([f"{fence}{language}", *lines, fence]))
+
+
+def escaped(value: object) -> object:
+    """The value of a template expression, made safe: for Jinja's `finalize`. Numbers get thousands separators."""
+    if isinstance(value, int | float):
+        return f"{value:,}"
+    return value if isinstance(value, Markdown) else plain(value)
+
+
+UNKNOWN = "not known here: see those of the model and of the service that ran it"
+TERMS_PAGES = (
+    (re.compile(r"(^|/)(gpt-(?!oss)|chatgpt|o[1-9](-|$))"), "https://openai.com/policies"),
+    (re.compile(r"(^|[/.])claude"), "https://www.anthropic.com/legal/commercial-terms"),
+    (re.compile(r"(^|/)gemini-"), "https://ai.google.dev/gemini-api/terms"),
+)
+"""What a provider's models are called → the page with its terms."""
+
+
+def terms_of(model: str, endpoint: str = "") -> str:
+    """Where the terms of `model` (its public name) are, as Markdown; UNKNOWN where no page is on record, and at a
+    private `endpoint`, where a name may stand for any model."""
+    name = model.lower()
+    for weights in WEIGHTS.values():
+        if name in {weights.name, weights.model.lower(), weights.filename.lower()}:
+            return f"{weights.licence} license of the weights"
+    pages = (page for pattern, page in TERMS_PAGES if endpoint != PRIVATE and pattern.search(name))
+    return next((f"<{page}>" for page in pages), UNKNOWN)
+
+
+LICENSES = frozenset({
+    "apache-2.0", "mit", "openrail", "bigscience-openrail-m", "creativeml-openrail-m", "bigscience-bloom-rail-1.0",
+    "bigcode-openrail-m", "afl-3.0", "artistic-2.0", "bsl-1.0", "bsd", "bsd-2-clause", "bsd-3-clause",
+    "bsd-3-clause-clear", "c-uda", "cc", "cc0-1.0", "cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0",
+    "cc-by-sa-4.0", "cc-by-nc-2.0", "cc-by-nc-3.0", "cc-by-nc-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-3.0",
+    "cc-by-nc-nd-4.0", "cc-by-nc-sa-2.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0", "cdla-sharing-1.0",
+    "cdla-permissive-1.0", "cdla-permissive-2.0", "wtfpl", "ecl-2.0", "epl-1.0", "epl-2.0", "etalab-2.0", "eupl-1.1",
+    "agpl-3.0", "gfdl", "gpl", "gpl-2.0", "gpl-3.0", "lgpl", "lgpl-2.1", "lgpl-3.0", "isc", "lppl-1.3c", "ms-pl",
+    "mpl-2.0", "odc-by", "odbl", "openrail++", "osl-3.0", "postgresql", "ofl-1.1", "ncsa", "unlicense", "zlib", "pddl",
+    "lgpl-lr", "deepfloyd-if-license", "llama2", "gemma",
+})  # fmt: skip
+"""Identifiers of licenses, as the Hub writes them."""
+
+
+def checked_license(identifier: str) -> str:
+    """`identifier` as the Hub writes it. Raises ConfigError for a license that the Hub does not know."""
+    name = identifier.strip().lower()
+    if name in LICENSES:
+        return name
+    near = nearest(name, sorted(LICENSES))
+    hint = f"did you mean {near}?" if near else "use one such as cc-by-4.0, or a file with the license's text"
+    raise ConfigError(f"license {one_line(identifier, 60)}: not a license the Hub knows; {hint}")

@@ -2,21 +2,177 @@
 
 from __future__ import annotations
 
+import json
+import re
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from refed_dspy.data.formats import Pairs
 from refed_dspy.data.rows import both_responses
-from refed_dspy.errors import ExportError
+from refed_dspy.data.sources import ENDPOINTS, as_trained, margin_of, run_behind, sources
+from refed_dspy.data.stored import ROWS
+from refed_dspy.errors import ExportError, RunDirError, one_line
+from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.provenance import model_of
+from refed_dspy.ledger.provenance import SIMULATED, model_of
+from refed_dspy.ledger.states import CAPPED, last_end
 from refed_dspy.ledger.summary import run_status
-from refed_dspy.plugins.share.redact import origin_of, public_endpoint, public_model
-from refed_dspy.plugins.share.run_settings import SharedSettings, settings_of
-from refed_dspy.records import PICO, digest, dollars
+from refed_dspy.plugins.share.secrets import origin_of, public_endpoint, public_model
+from refed_dspy.records import PICO, DataRow, digest, dollars
+
+_SAMPLING = (
+    "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "repeat_penalty",
+    "reasoning_effort",
+)  # fmt: skip
+"""The parameters that are published; others may hold anything."""
+_META = (
+    "identity", "teacher", "asked_teachers", "pools", "judge", "judge_program", "size", "per_reference", "spread",
+    "seed", "filters", "features", "program",
+)  # fmt: skip
+"""Entries of the ledger's `meta` that are read."""
+_CAP = re.compile(r"(max_cost|max_calls|max_minutes) [^:/\\]{1,40} is reached after [^:/\\]{1,40}(?=:)")
+"""How `runs.result.end_at_cap` begins its message; the rest names the run's folder."""
+_UNKNOWN = "not stated"
+
+
+@dataclass(frozen=True)
+class StageText:
+    """The instructions of a stage. `origin`: `package` (those of refed-dspy), `guided` (those and `added`), `other`
+    (compiled, or the author's), empty where it is unknown. `examples`: how many demonstrations come with them."""
+
+    stage: str
+    instructions: str
+    origin: str = ""
+    added: str = ""
+    examples: int = 0
+
+
+@dataclass(frozen=True)
+class SharedSettings:
+    """`rows`: (setting, value), in order. `filters`: (name, settings as JSON). `features`: name → description.
+    `stopped`: the cap at which the run ended, without its folder; empty where it did not end at one."""
+
+    rows: Sequence[tuple[str, str]] = ()
+    filters: Sequence[tuple[str, str]] = ()
+    features: Mapping[str, str] = field(default_factory=dict)
+    stages: Sequence[StageText] = ()
+    stopped: str = ""
+
+
+def settings_of(ledger: Ledger) -> SharedSettings:
+    """The settings of the run in `ledger`, without addresses and folders; of a file only its name."""
+    meta = {name: ledger.meta(name) for name in _META}
+    identity = meta["identity"] or {}
+    end = last_end(ledger)
+    stopped = _CAP.match(end.reason) if end.state == CAPPED else None
+    return SharedSettings(
+        rows=list(_rows(meta, identity)),
+        filters=[(str(name), public_settings(settings)) for name, settings in meta["filters"] or ()],
+        features={str(name): str(text) for name, text in (meta["features"] or {}).items()},
+        stages=_stages(meta["program"] or {}, str(identity.get("kind", ""))),
+        stopped=stopped[0] if stopped else "",
+    )
+
+
+def _rows(meta: Mapping[str, Any], identity: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    bound = meta["per_reference"]
+    yield "rows requested", f"{meta['size'] or 0:,}"
+    yield "instructions per call, for each feature", str(identity.get("instructions_per_feature", _UNKNOWN))
+    unset = "an even share" if meta["spread"] else "no bound was set"
+    yield "rows of a reference before the next one", unset if bound is None else f"at most {bound:,}"
+    yield "seed", str(meta["seed"])
+    yield from _teachers(meta)
+    if (judge := meta["judge"]) is not None:
+        prompts = ", compiled prompts" if meta["judge_program"] else ""
+        yield "judge", _model(judge, identity.get("judge") or {}) + prompts
+
+
+def _teachers(meta: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """A row for each stage that has teachers of its own, and one for those that only earlier starts asked."""
+    asked = [teacher for teacher in meta["asked_teachers"] or () if isinstance(teacher, dict)]
+    identities = {teacher.get("model"): teacher for teacher in reversed(asked)}
+    pools = meta["pools"] or {"": [meta["teacher"] or {}]}
+    others = "teacher of other stages" if meta["pools"] else "teacher"
+    current = set()
+    for stage, pool in pools.items():
+        members = [_model(member, identities.get(member.get("model"), {})) for member in pool]
+        yield f"teacher of {stage}" if stage else others, "; ".join(dict.fromkeys(members))
+        current |= {digest([member.get("model"), member.get("config")]) for member in pool}
+    if len(asked) > len(current):
+        yield "teachers of earlier starts", f"{len(asked) - len(current)}; their sampling is not listed here"
+
+
+def _model(model: Mapping[str, Any], identity: Mapping[str, Any]) -> str:
+    """A model's public name with its sampling. `identity`: an LM object's own, where it has no config."""
+    return f"{public_model(model.get('model'))}: {_sampling(model.get('config'), identity)}"
+
+
+def _sampling(config: Mapping[str, Any] | None, identity: Mapping[str, Any]) -> str:
+    """A model's sampling parameters as text: from its settings, or from the identity of an LM object, whose values are
+    Python's `repr`."""
+    settings = config or identity
+    params = dict(settings.get("params") or {})
+    if not config:
+        params |= identity
+    max_tokens = settings.get("max_tokens") or settings.get("max_completion_tokens")
+    stated = {"temperature": settings.get("temperature"), "max_tokens": max_tokens}
+    texts = [f"{name} {_UNKNOWN if value is None else value}" for name, value in stated.items()]
+    texts += [f"{name} {params[name]}" for name in _SAMPLING if isinstance(params.get(name), int | float | str)]
+    if others := params.keys() - {*_SAMPLING, *stated, "model", "max_completion_tokens", "params"}:
+        texts.append(f"other parameters, not listed: {len(others)}")
+    return ", ".join(texts)
+
+
+def public_settings(settings: Any) -> str:
+    """A filter's settings as JSON, without folders and what a caller's own filter holds."""
+    published = {}
+    for name, value in (settings if isinstance(settings, dict) else {}).items():
+        if name == "against":  # a file
+            published[name] = re.split(r"[/\\]", str(value))[-1]
+        elif name in {"class", "named"}:  # a caller's own filter: its module may name anything
+            published["own filter"] = re.split("[.:]", str(value))[-1]
+        elif name == "settings":  # of a caller's own filter: they may hold anything
+            continue
+        elif name == "prompts":
+            published[name] = "compiled"
+        elif value not in (None, "", []):
+            published[name] = value
+    return json.dumps(published, ensure_ascii=False)
+
+
+def _stages(state: Mapping[str, Any], kind: str) -> list[StageText]:
+    defaults = _package_instructions(kind)
+    return [
+        _stage(str(name), predictor, defaults.get(str(name)))
+        for name, predictor in state.items()
+        if isinstance(predictor, dict) and isinstance(predictor.get("signature"), dict)
+    ]
+
+
+def _stage(name: str, state: Mapping[str, Any], default: str | None) -> StageText:
+    text, examples = str(state["signature"].get("instructions", "")), len(state.get("demos") or ())
+    if default is None:
+        return StageText(name, text, examples=examples)
+    if text == default:
+        return StageText(name, text, "package", examples=examples)
+    if text.startswith(f"{default}\n\n"):
+        return StageText(name, text, "guided", text[len(default) :].strip(), examples)
+    return StageText(name, text, "other", examples=examples)
+
+
+def _package_instructions(kind: str) -> dict[str, str]:
+    """Stage → its instructions in this version of the package; empty for a program that is not the package's."""
+    from refed_dspy.programs.baselines import METHODS
+
+    program = next((method() for method in METHODS.values() if method.__name__ == kind), None)
+    predictors = program.named_predictors() if program else ()
+    return {name: predictor.signature.instructions for name, predictor in predictors}
+
 
 _ANSWERS = """
 SELECT stage, model, endpoint, count(*) FROM (
@@ -212,3 +368,76 @@ def _made(ledger: Ledger) -> str:
     first, last = ledger.db.execute("SELECT min(created), max(created) FROM samples").fetchone()
     days = [time.strftime("%Y-%m-%d", time.gmtime(moment)) for moment in (first, last) if moment]
     return " to ".join(dict.fromkeys(days))
+
+
+@dataclass(frozen=True)
+class Step:
+    """One filtering or recycling (`work`) of `rows` rows. `filters`: the funnel; `settings`: each filter's, as JSON;
+    `model`: the teacher of a recycling; `stages` and `cost`: of its calls, where its ledger is still there."""
+
+    work: str
+    rows: int
+    filters: Sequence[Mapping[str, Any]] = ()
+    settings: Sequence[tuple[str, str]] = ()
+    seed: int | None = None
+    model: str = ""
+    stages: Sequence[StageFacts] = ()
+    cost: Cost | None = None
+
+
+@contextmanager
+def made_facts(folder: Path) -> Iterator[tuple[RunFacts, Sequence[Step], str, Sequence[Ledger]]]:
+    """Of the rows in the folder of a filtering or a recycling: the facts of the run behind them (`UNKNOWN` where there
+    is none, or it is no longer there), the steps since, the first one first, the public name of what they began with,
+    and the ledgers that are read for it."""
+    notes, places = [*sources(folder)], [folder]
+    if not notes:
+        raise RunDirError(f"{one_line(folder, 200)}: does not say where its rows are from; make it again")
+    places += [_folder_of(Path(note["place"])) for note in notes[:-1]]
+    with run_behind(folder) as ledger:
+        facts = UNKNOWN if ledger is None else run_facts(ledger)
+        steps = [_step(note, place) for note, place in zip(notes, places, strict=True)]
+        name = re.split(r"[/\\]", str(notes[-1]["data"]).rstrip("/\\"))[-1]
+        if not notes[-1]["place"]:  # a Hub data set by its id; what came from Python has no name
+            name = str(notes[-1]["data"]) if "/" in str(notes[-1]["data"]) else ""
+        yield replace(facts, cost=replace(facts.cost, per_row="")), steps[::-1], name, [ledger] if ledger else []
+
+
+def _folder_of(place: Path) -> Path:
+    return place.parent if place.name in ROWS.values() else place
+
+
+def _step(note: Mapping[str, Any], folder: Path) -> Step:
+    work = "filtering" if "filters" in note else "recycling"
+    step = Step(
+        work,
+        note["rows"],
+        note["funnel"],
+        [(name, public_settings(settings)) for name, settings, _ in note.get("filters", ())],
+        note.get("seed"),
+        public_model(note["teacher"]) if "teacher" in note else "",
+    )
+    try:
+        ledger = Ledger.read(folder) if (folder / FILE).is_file() else None
+    except RunDirError:
+        ledger = None
+    if ledger is None:
+        return step
+    with ledger:
+        if ledger.holds() != work:
+            return step
+        return replace(step, stages=stages_of(ledger), cost=cost_of(run_status(ledger)))
+
+
+def simulated_in(rows: Sequence[DataRow], steps: Sequence[Step]) -> str:
+    """That the simulated teacher answered in a step, or wrote a row; empty where it did neither."""
+    asked = {stage.endpoint for step in steps for stage in step.stages}
+    written = {row.fields.get(name) for row in rows for name in ENDPOINTS}
+    simulated = SIMULATED in {*asked, *written}
+    return "made in part by the simulated teacher, for trying refed out only" if simulated else ""
+
+
+def pairs_of(rows: Sequence[DataRow]) -> str:
+    """How many pairs the rows make, and what to know of them; empty for none."""
+    pairs = Pairs(((as_trained(row), margin_of(row)) for row in rows), "preference").counted()
+    return f"{pairs.count} ({pairs.told()})" if pairs.count else ""

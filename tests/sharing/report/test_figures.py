@@ -13,15 +13,12 @@ import pytest
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.plugins.share.report import charts, glance
-from refed_dspy.plugins.share.report.charts import Chart
+from refed_dspy.plugins.share.report.charts import Chart, funnel
 from refed_dspy.plugins.share.report.drawing import Bars
-from refed_dspy.plugins.share.report.extracts import Extract, Gallery, changed, plain
-from refed_dspy.plugins.share.report.funnel import funnel
 from refed_dspy.plugins.share.report.map import draw_map, instruction_map
-from refed_dspy.plugins.share.report.of_run import best_map
 from refed_dspy.plugins.share.report.page import Page, render
-from refed_dspy.plugins.share.report.report import read_page
-from refed_dspy.plugins.share.report.rows import COLUMNS, Rows, read_rows
+from refed_dspy.plugins.share.report.report import best_map, read_page
+from refed_dspy.plugins.share.report.rows import COLUMNS, Extract, Gallery, Rows, changed, plain, read_rows
 from refed_dspy.records import PICO, dollars
 from refed_dspy.runs.result import full_status
 from tests.support.example_run import HOSTILE, shown_run

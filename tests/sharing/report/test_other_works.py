@@ -13,9 +13,8 @@ import pytest
 import refed_dspy
 from refed_dspy.errors import RunDirError
 from refed_dspy.plugins.share.report.drawing import Bars, Intervals
-from refed_dspy.plugins.share.report.of_run import no_map
 from refed_dspy.plugins.share.report.page import Page
-from refed_dspy.plugins.share.report.report import read_page, report
+from refed_dspy.plugins.share.report.report import no_map, read_page, report
 from tests.support.example_run import HOSTILE
 from tests.support.scripted_engine import Writer, fake_lm
 from tests.support.simulated_compiles import QUESTIONS, answerer, compiled, marks

@@ -10,9 +10,8 @@ from typing import Any
 
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import seconds_at_work
-from refed_dspy.plugins.share.report.all_rows import AllRows
 from refed_dspy.plugins.share.report.charts import amounts, readable
-from refed_dspy.plugins.share.report.rows import Rows
+from refed_dspy.plugins.share.report.rows import AllRows, Rows
 from refed_dspy.records import PICO, digest, dollars
 from refed_dspy.text import counted
 

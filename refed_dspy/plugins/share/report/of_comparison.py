@@ -14,9 +14,9 @@ from refed_dspy.plugins.metrics.win_rates import LC_NOTE
 from refed_dspy.plugins.share.report import charts, glance
 from refed_dspy.plugins.share.report.charts import Chart
 from refed_dspy.plugins.share.report.drawing import Interval, Intervals
-from refed_dspy.plugins.share.report.extracts import Extract, Gallery, Text, plain
 from refed_dspy.plugins.share.report.glance import Fact, Table
 from refed_dspy.plugins.share.report.page import Page
+from refed_dspy.plugins.share.report.rows import Extract, Gallery, Text, plain
 from refed_dspy.records import PICO, dollars
 from refed_dspy.text import NO_VALUE, counted, format_number
 

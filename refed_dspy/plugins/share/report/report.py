@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from refed_dspy.config.keywords import checked
-from refed_dspy.errors import ExportError, RunDirError, briefly, one_line
+from refed_dspy.errors import ConfigError, ExportError, RunDirError, briefly, one_line
 from refed_dspy.files import check_output, path_of, whole_file
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.identity import named_work
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import FUNNEL
+from refed_dspy.ledger.summary import run_status
+from refed_dspy.metrics.embedder import Embedder
+from refed_dspy.plugins.share.report import charts, glance
+from refed_dspy.plugins.share.report.charts import funnel
+from refed_dspy.plugins.share.report.glance import Lead, Table
+from refed_dspy.plugins.share.report.map import Map, draw_map, instruction_map
 from refed_dspy.plugins.share.report.of_comparison import comparison_page
 from refed_dspy.plugins.share.report.of_compile import compile_page
 from refed_dspy.plugins.share.report.of_filtering import filtering_page
-from refed_dspy.plugins.share.report.of_run import DrawMap, best_map, run_page
 from refed_dspy.plugins.share.report.page import Page, render
-from refed_dspy.plugins.share.report.rows import LISTED
+from refed_dspy.plugins.share.report.rows import LISTED, Columns, Rows, measured, read_rows, strip
+from refed_dspy.plugins.share.secrets import public_detail, public_endpoint, public_model, public_source
+from refed_dspy.text import counted
 from refed_dspy.tracking.background import wanted
+from refed_dspy.tracking.run import per_minute
 from refed_dspy.tracking.track import log_page
 
 NAME = "report.html"
@@ -85,3 +95,143 @@ def read_page(folder: Path, draw: DrawMap, most: int = LISTED) -> Page:
 
 _PAGES = {"comparison": comparison_page, "filtering": filtering_page, "compile": compile_page}
 _KINDS = "a run, a comparison, a filtering or a compile"
+
+
+DrawMap: TypeAlias = Callable[[Sequence[str], int], Map | None]
+"""The map of texts by a seed."""
+
+BY_MEANING = 3_000
+"""Instructions whose embeddings take about half a minute on two cores."""
+
+
+def run_page(folder: Path, ledger: Ledger, draw: DrawMap, most: int) -> Page:
+    """The contents of a run's page, on which at most `most` rows are listed."""
+    status, rows, every = run_status(ledger), read_rows(ledger, most), measured(ledger)
+    steps = funnel(ledger, status)
+    judge = ledger.meta("judge") or {}
+    flow = f"{counted(steps[0].count, 'instruction')} written, {counted(steps[-1].count, 'row')} in the data set."
+    facts, tables, points = glance.facts(ledger, status), glance.tables(ledger, status), per_minute(ledger)
+    ledger.db.execute("ROLLBACK")  # all is read; what follows takes seconds
+    map_ = draw(rows.columns["instruction"], int(status["seed"] or 0))
+    made = [
+        charts.flow(steps, "From instruction to row", flow),
+        charts.lengths(every.words),
+        *charts.scores(status["filters"], every.scores),
+        charts.costs(status["usage"]),
+        charts.progress(points),
+        instruction_map(rows, map_),
+    ]
+    samples = strip(rows)
+    return Page(
+        title=folder.absolute().name,
+        lead=glance.lead(status, every.references, rows),
+        state=status["state"],
+        reason=status["reason"],
+        facts=facts + glance.unchanged(every),
+        notes=[
+            *glance.notes(status),
+            *glance.self_judged(status["teacher"].get("model"), judge.get("model")),
+            *glance.listed(status, rows),
+        ],
+        galleries=[samples] if samples else [],
+        charts=[chart for chart in made if chart is not None],
+        tables=tables,
+        rows=rows,
+    )
+
+
+def no_map(texts: Sequence[str], seed: int) -> None:
+    """For a page that is made again and again."""
+
+
+def best_map(say: Callable[[str], None]) -> DrawMap:
+    """The map by meaning if there are at most BY_MEANING texts and the embedder's weights were fetched to this machine,
+    else by words. `say` is called with a line about it."""
+
+    def draw(texts: Sequence[str], seed: int) -> Map | None:
+        say(f"drawing a map of {len(texts):,} instructions")
+        if len(texts) > BY_MEANING:
+            say(f"the map compares words: by meaning, more than {BY_MEANING:,} instructions take too long")
+            return draw_map(texts, seed)
+        try:
+            embedder = Embedder.open()
+        except ConfigError as error:
+            say(f"the map compares words instead: {error}")
+            embedder = None
+        return draw_map(texts, seed, embedder)
+
+    return draw
+
+
+_MODELS = {"teacher", "judge"}
+_OF_A_STAGE = "teacher of "
+_PRIVATE = {"saved program", "filters", "prices of"}
+"""Settings that may name a folder: where a program is saved, what a filter reads, which table the prices are from."""
+
+
+def public_page(folder: Path, title: str) -> bytes:
+    """The page as a file's content. `title` replaces the run folder's name. Raises what `read_page` raises."""
+    return render(public(read_page(folder, best_map(lambda _: None)), title), version("refed-dspy"))
+
+
+def public(page: Page, title: str) -> Page:
+    """`page` without anything private; what the models wrote stays as it is."""
+    return replace(
+        page,
+        title=title,
+        lead=_lead(page.lead),
+        reason="",
+        tables=[_table(table) for table in page.tables],
+        rows=None if page.rows is None else _rows(page.rows),
+    )
+
+
+def _rows(rows: Rows) -> Rows:
+    return replace(rows, names=_names(rows.names), columns=_columns(rows.columns))
+
+
+def _lead(lead: Lead | str) -> Lead | str:
+    if isinstance(lead, str):  # of other work than a run
+        return lead
+    return replace(lead, by=tuple(public_model(model) for model in lead.by))
+
+
+def _names(names: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **names,
+        "writers": [
+            {"model": public_model(writer["model"]), "endpoint": public_endpoint(writer["endpoint"])}
+            for writer in names["writers"]
+        ],
+        "references": [
+            {**reference, "source": public_source(reference["source"])} for reference in names["references"]
+        ],
+    }
+
+
+def _columns(columns: Columns) -> Columns:
+    """A decision is (filter's number, whether the row was kept, score, reason, detail); only the detail may change."""
+    cleaned = [
+        [[*head, reason, public_detail(reason, detail)] for *head, reason, detail in decisions]
+        for decisions in columns["decisions"]
+    ]
+    return {**columns, "decisions": cleaned}
+
+
+def _table(table: Table) -> Table:
+    if table.id == "models":
+        return replace(table, rows=[[public_model(row[0]), public_endpoint(row[1]), *row[2:]] for row in table.rows])
+    if table.id == "reasons":
+        return table
+    if table.id == "failures":
+        return replace(table, columns=table.columns[:-1], rows=[row[:-1] for row in table.rows])
+    rows = [[name, _setting(name, value)] for name, value in table.rows if name not in _PRIVATE]
+    return replace(table, rows=rows)
+
+
+def _setting(name: str, value: str) -> str:
+    if name in _MODELS:
+        return public_model(value)
+    if name.startswith(_OF_A_STAGE):  # the models of a pool
+        return " + ".join(map(public_model, value.split(" + ")))
+    return value
