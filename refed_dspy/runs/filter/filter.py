@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 from refed_dspy.concurrency import run_blocking
 from refed_dspy.config.jobs import FilterRunConfig
@@ -42,9 +42,6 @@ from refed_dspy.teachers.progress import Progress, Watch
 from refed_dspy.teachers.row_jobs import at_cap, for_each_row, row_job
 from refed_dspy.teachers.work import Work
 
-if TYPE_CHECKING:
-    from refed_dspy.plugins.cluster.judging import ClusterJudges
-
 NO_PLAIN = "no plain response"
 NOT_WRITTEN = "the rows are not written yet"
 """Why work is not at its end whose judges have decided."""
@@ -61,7 +58,6 @@ class FilterKeywords(TypedDict, total=False):
     max_cost: float | None
     max_calls: float | None
     max_minutes: float | None
-    cluster: str | None
 
 
 @briefly
@@ -116,16 +112,20 @@ def filter_data(
         warn_of_another_teacher(judge_program, models["judge"].model)
     else:
         warn_of_unasked(judge)
-    cluster = _on_cluster(config, steps, models)
     identity = _identity(loaded, models)
     folder = Path(out) if out is not None else Path("refed-filtered") / _folder_name(loaded, steps, models, config.seed)
     check_outputs(folder, OUTPUTS, FUNNEL, data)
     source = {**source_of(data, loaded, config.columns), "filters": _named(steps), "seed": config.seed}
     if out is not None and not force:
         _refuse_another(folder, source, paid)
+    if (folder / JUDGING).is_dir():
+        raise RunDirError(
+            f"{folder}: its judge was being asked on a cluster, by an earlier version; finish it with version 0.2.0, "
+            f"or remove {folder / JUDGING}: what is in there is then paid for again"
+        )
     _make_folder(folder)
     watch = Watch(on_progress, progress)
-    return run_blocking(_filter(loaded, steps, models, folder, config, identity, source, watch, cluster))
+    return run_blocking(_filter(loaded, steps, models, folder, config, identity, source, watch))
 
 
 async def _filter(
@@ -137,7 +137,6 @@ async def _filter(
     identity: Mapping[str, Any],
     source: Mapping[str, Any],
     watch: Watch[Progress],
-    cluster: ClusterJudges | None,
 ) -> Filtering:
     stopped: list[str] = []
     work = _work(models, config, identity)
@@ -145,23 +144,15 @@ async def _filter(
     async def ask_judge(judge_filter: JudgeFilter, rows: RowsOnDisk) -> Decisions:
         decisions = Decisions()
         held.close()  # the ledger takes the lock itself
-        if (folder / JUDGING).is_dir():
-            from refed_dspy.plugins.cluster.judging import gather_left
-
-            await gather_left(folder)
         asked = replace(work, size=len(rows))
 
         async def judge(place: int) -> None:
             if (decision := await judged(judge_filter, row := rows[place])) is not None:
                 decisions[row.number] = decision
 
-        if cluster is None:
-            async with row_job(folder, asked, watch) as session:
-                await for_each_row(session, range(len(rows)), judge, models["judge"].concurrency)
-            reached = session.cap_reached
-        else:
-            reached = await cluster.ask(judge_filter, rows, judge, folder, asked, watch)
-        if reached is not None:
+        async with row_job(folder, asked, watch) as session:
+            await for_each_row(session, range(len(rows)), judge, models["judge"].concurrency)
+        if (reached := session.cap_reached) is not None:
             stopped.append(reached.cap)
         elif reason := judge_filter.hopeless():
             note_failure(folder, reason)
@@ -202,15 +193,6 @@ async def judged(judge_filter: JudgeFilter, row: DataRow) -> Decision | None:
         return validated(await judge_filter.judged(row, str(row.number)), judge_filter.name)
     except RowError as error:
         return Decision(False, FAILED, None, f"{error.kind}: {error.reason}") if error.final else None
-
-
-def _on_cluster(config: FilterRunConfig, steps: Sequence[Step], models: Mapping[str, Teacher]) -> ClusterJudges | None:
-    """Who asks the judge on a cluster; None where it is asked in this process."""
-    if config.cluster is None:
-        return None
-    from refed_dspy.plugins.cluster.judging import ClusterJudges  # what needs Ray is not imported without it
-
-    return ClusterJudges(config, steps, models)
 
 
 def _work(models: Mapping[str, Teacher], config: FilterRunConfig, identity: Mapping[str, Any]) -> Work:

@@ -14,7 +14,7 @@ from benchmarks.runs import REFERENCES, teacher_config
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.errors import ConfigError, RunDirError
 from refed_dspy.filters.base import Decision, JudgeFilter
-from refed_dspy.plugins.cluster.job import STATE
+from refed_dspy.plugins.cluster.drive import STATE
 from refed_dspy.plugins.cluster.shards import shard_folder
 from refed_dspy.records import DataRow
 
