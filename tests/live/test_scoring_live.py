@@ -12,9 +12,8 @@ import pytest
 
 from refed_dspy.errors import ConfigError
 from refed_dspy.metrics.embedder import Embedder
-from refed_dspy.plugins.metrics.diversity import coherence, nearest_distance, semantic_diversity
-from refed_dspy.plugins.metrics.perplexity import GUESS, ScoredText, ifd
-from refed_dspy.plugins.metrics.transformers_scorer import BATCH_TOKENS, TransformersScorer
+from refed_dspy.plugins.metrics.figures import coherence, nearest_distance, semantic_diversity
+from refed_dspy.plugins.metrics.perplexity import BATCH_TOKENS, GUESS, ScoredText, TransformersScorer, ifd
 from refed_dspy.weights import MINILM, fetch
 
 pytestmark = pytest.mark.live

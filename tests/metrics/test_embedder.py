@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from refed_dspy.errors import ConfigError
 from refed_dspy.metrics.embedder import Embedder
-from refed_dspy.plugins.metrics.diversity import NEIGHBOURS, coherence, nearest_distance, semantic_diversity
+from refed_dspy.plugins.metrics.figures import NEIGHBOURS, coherence, nearest_distance, semantic_diversity
 from refed_dspy.weights import MINILM, WEIGHTS
 
 WIDTH, WIDE, HEAD, LAYERS = 64, 128, 32, 2

@@ -136,7 +136,7 @@ def test_without_torch_the_extra_is_named() -> None:
     # In a process of its own, where torch cannot be found.
     code = (
         "import sys; sys.modules['torch'] = None\n"
-        "from refed_dspy.plugins.metrics.transformers_scorer import TransformersScorer\n"
+        "from refed_dspy.plugins.metrics.perplexity import TransformersScorer\n"
         "from refed_dspy.errors import ConfigError\n"
         "try: TransformersScorer('x')\n"
         "except ConfigError as error: print(error)\n"

@@ -20,10 +20,9 @@ from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.plugins.compare.figures import SEED, Diversity, tally
 from refed_dspy.plugins.compare.replay import read_compared
-from refed_dspy.plugins.compare.result import Comparison
+from refed_dspy.plugins.compare.result import OUTPUTS, Comparison, write_comparison
 from refed_dspy.plugins.compare.settings import CompareConfig
 from refed_dspy.plugins.compare.side_by_side import SideBySide
-from refed_dspy.plugins.compare.write import OUTPUTS, write_comparison
 from refed_dspy.programs import ReferenceLevelFeedback, SeedOnly
 from refed_dspy.programs.baselines import METHODS
 from refed_dspy.programs.load import load_program, own_program, refuse_bound_models, warn_of_another_teacher

@@ -59,7 +59,7 @@ class Diversity:
         if self.embedder is None:
             return None
         if (key := tuple(texts)) not in self._cache:
-            from refed_dspy.plugins.metrics.diversity import semantic_diversity
+            from refed_dspy.plugins.metrics.figures import semantic_diversity
 
             self._cache[key] = semantic_diversity(self.embedder.embed(texts))
         return self._cache[key]

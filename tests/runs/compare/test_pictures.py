@@ -15,8 +15,7 @@ from matplotlib.collections import LineCollection
 
 from refed_dspy.errors import ExportError
 from refed_dspy.metrics.intervals import Interval
-from refed_dspy.plugins.compare.pictures import Bar, Point, filter_picture, win_rate_picture
-from refed_dspy.plugins.metrics.drawing import save
+from refed_dspy.plugins.metrics.drawing import Bar, Point, filter_picture, save, win_rate_picture
 
 pytestmark = pytest.mark.slow
 
