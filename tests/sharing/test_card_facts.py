@@ -75,12 +75,13 @@ def text(made: Shared) -> str:
     return (made.folder / "README.md").read_text()
 
 
-def card_of(run: Synthesis, settings: SharedSettings | None = None, **replaced: Any) -> Card:
+def card_of(run: Synthesis, settings: SharedSettings | None = None, size: int | None = None, **replaced: Any) -> Card:
     with Ledger.read(run.run_dir) as ledger:
         facts = run_facts(ledger)
     survey = Survey(2)
     list(survey.observe([table("a b", "c d"), table("a b", "a b")]))
-    facts = replace(facts, settings=settings or facts.settings, **replaced)
+    status = {**facts.status, "size": size or facts.status["size"]}
+    facts = replace(facts, status=status, settings=settings or facts.settings, **replaced)
     return Card(CardSettings("Rows"), facts, survey, [Config("default", "data/*", 2)], "0.1.0", ["en"])
 
 

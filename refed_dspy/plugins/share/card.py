@@ -104,7 +104,7 @@ class Card:
     def _front_matter(self) -> str:
         from huggingface_hub import DatasetCardData
 
-        settings, facts_known = self.settings, bool(self.facts.size)
+        settings, facts_known = self.settings, self.facts.known
         file = {"license_name": "see-license-file", "license_link": "LICENSE"} if settings.license_file else {}
         data = DatasetCardData(
             language=list(self.languages) or None,
@@ -137,9 +137,10 @@ class Card:
         return {
             "title": settings.name,
             "facts": facts,
+            "run": facts.status,
             "cost": facts.cost,
             "rows": survey.rows,
-            "complete": facts.kept >= facts.size,
+            "complete": not facts.missing,
             "method": Markdown(_METHODS.get(facts.method, _CUSTOM_METHOD)),
             "version": self.version,
             "features": features,
@@ -171,7 +172,7 @@ class Card:
         return [*self.facts.stages, *(stage for step in self.steps for stage in step.stages)]
 
     def _filters(self) -> list[Mapping[str, Any]]:
-        return [*self.facts.filters, *(filter_ for step in self.steps for filter_ in step.filters)]
+        return [*self.facts.status["filters"], *(filter_ for step in self.steps for filter_ in step.filters)]
 
     def _trained(self) -> str:
         """The column to train on; empty where the rows have other columns."""

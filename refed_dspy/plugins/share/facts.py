@@ -17,11 +17,11 @@ from refed_dspy.data.rows import both_responses
 from refed_dspy.data.sources import ENDPOINTS, as_trained, margin_of, run_behind, sources
 from refed_dspy.data.stored import ROWS
 from refed_dspy.errors import ExportError, RunDirError, one_line
+from refed_dspy.ledger.account import RunAccount
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.provenance import SIMULATED, model_of
 from refed_dspy.ledger.states import CAPPED, last_end
-from refed_dspy.ledger.summary import run_status
 from refed_dspy.plugins.share.secrets import origin_of, public_endpoint, public_model
 from refed_dspy.records import PICO, DataRow, digest, dollars
 
@@ -30,11 +30,6 @@ _SAMPLING = (
     "reasoning_effort",
 )  # fmt: skip
 """The parameters that are published; others may hold anything."""
-_META = (
-    "identity", "teacher", "asked_teachers", "pools", "judge", "judge_program", "size", "per_reference", "spread",
-    "seed", "filters", "features", "program",
-)  # fmt: skip
-"""Entries of the ledger's `meta` that are read."""
 _CAP = re.compile(r"(max_cost|max_calls|max_minutes) [^:/\\]{1,40} is reached after [^:/\\]{1,40}(?=:)")
 """How `runs.result.end_at_cap` begins its message; the rest names the run's folder."""
 _UNKNOWN = "not stated"
@@ -66,40 +61,41 @@ class SharedSettings:
 
 def settings_of(ledger: Ledger) -> SharedSettings:
     """The settings of the run in `ledger`, without addresses and folders; of a file only its name."""
-    meta = {name: ledger.meta(name) for name in _META}
-    identity = meta["identity"] or {}
+    return _settings_of(RunAccount.of(ledger), ledger)
+
+
+def _settings_of(account: RunAccount, ledger: Ledger) -> SharedSettings:
     end = last_end(ledger)
     stopped = _CAP.match(end.reason) if end.state == CAPPED else None
     return SharedSettings(
-        rows=list(_rows(meta, identity)),
-        filters=[(str(name), public_settings(settings)) for name, settings in meta["filters"] or ()],
-        features={str(name): str(text) for name, text in (meta["features"] or {}).items()},
-        stages=_stages(meta["program"] or {}, str(identity.get("kind", ""))),
+        rows=list(_rows(account)),
+        filters=[(name, public_settings(settings)) for name, settings in account.filters],
+        features=account.features,
+        stages=_stages(ledger.meta("program") or {}, account.program),
         stopped=stopped[0] if stopped else "",
     )
 
 
-def _rows(meta: Mapping[str, Any], identity: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    bound = meta["per_reference"]
-    yield "rows requested", f"{meta['size'] or 0:,}"
-    yield "instructions per call, for each feature", str(identity.get("instructions_per_feature", _UNKNOWN))
-    unset = "an even share" if meta["spread"] else "no bound was set"
+def _rows(account: RunAccount) -> Iterator[tuple[str, str]]:
+    bound, asked_at_once = account.per_reference, account.instructions_per_feature
+    yield "rows requested", f"{account.status['size']:,}"
+    yield "instructions per call, for each feature", _UNKNOWN if asked_at_once is None else str(asked_at_once)
+    unset = "an even share" if account.spread else "no bound was set"
     yield "rows of a reference before the next one", unset if bound is None else f"at most {bound:,}"
-    yield "seed", str(meta["seed"])
-    yield from _teachers(meta)
-    if (judge := meta["judge"]) is not None:
-        prompts = ", compiled prompts" if meta["judge_program"] else ""
-        yield "judge", _model(judge, identity.get("judge") or {}) + prompts
+    yield "seed", str(account.status["seed"])
+    yield from _teachers(account)
+    if account.judge is not None:
+        prompts = ", compiled prompts" if account.judge_program else ""
+        yield "judge", _model(account.judge, account.judge_identity) + prompts
 
 
-def _teachers(meta: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _teachers(account: RunAccount) -> Iterator[tuple[str, str]]:
     """A row for each stage that has teachers of its own, and one for those that only earlier starts asked."""
-    asked = [teacher for teacher in meta["asked_teachers"] or () if isinstance(teacher, dict)]
+    asked = [teacher for teacher in account.asked if isinstance(teacher, dict)]
     identities = {teacher.get("model"): teacher for teacher in reversed(asked)}
-    pools = meta["pools"] or {"": [meta["teacher"] or {}]}
-    others = "teacher of other stages" if meta["pools"] else "teacher"
+    others = "teacher of other stages" if account.by_stage else "teacher"
     current = set()
-    for stage, pool in pools.items():
+    for stage, pool in account.teachers.items():
         members = [_model(member, identities.get(member.get("model"), {})) for member in pool]
         yield f"teacher of {stage}" if stage else others, "; ".join(dict.fromkeys(members))
         current |= {digest([member.get("model"), member.get("config")]) for member in pool}
@@ -199,116 +195,75 @@ class StageFacts:
     answers: int
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Dollars as text. `total` leaves out `unpriced` calls; `worst_case` is the part of it that is reserved for calls
-    whose tokens were never reported."""
-
-    total: str
-    per_row: str
-    unpriced: int
-    worst_case: str
-    calls: int
-    prompt_tokens: int
-    completion_tokens: int
-    price_source: str
+Cost = Mapping[str, Any]
+"""See `cost_of`."""
+_NOTHING = {"size": 0, "kept": 0, "simulated": "", "filters": ()}
+_NO_COST: Cost = {"per_row": ""}
 
 
 @dataclass(frozen=True)
 class RunFacts:
     """A run, without anything private: no addresses, no paths, no reasons of failures."""
 
-    method: str
+    status: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
+    """See `run_status`; only its counts, and what filters and failures it had, may be told."""
+    method: str = ""
     """The program's class."""
-    program: str
+    program: str = ""
     """Digest of all its prompts."""
-    compiled: str
+    compiled: str = ""
     """The candidate of a compile that the program is; empty where none is recorded."""
-    stages: Sequence[StageFacts]
-    features: Sequence[str]
-    instructions_per_feature: int
-    seed: int
-    size: int
-    kept: int
-    references: int
-    opened: int
-    left_out: Mapping[str, int]
-    under_system: int
+    stages: Sequence[StageFacts] = ()
+    features: Sequence[str] = ()
+    instructions_per_feature: int = 0
+    under_system: int = 0
     """References with a system prompt, which the rows repeat."""
-    sources: Mapping[str, int]
+    sources: Mapping[str, int] = field(default_factory=dict)
     """Where references come from → how many."""
-    instructions: Mapping[str, int]
-    """See `run_status`."""
-    filters: Sequence[Mapping[str, Any]]
-    failures: Sequence[Mapping[str, Any]]
-    cost: Cost
-    reused: int
+    cost: Cost = field(default_factory=lambda: _NO_COST)
+    reused: int = 0
     """Answers reused from another run, which cost nothing here."""
-    made: str
+    made: str = ""
     """The first and the last day (UTC) on which a row was made: "A to B", or "A" where they are the same."""
-    settings: SharedSettings
-    simulated: str
+    settings: SharedSettings = field(default_factory=SharedSettings)
+    simulated: str = ""
     """That the simulated teacher answered, if it did."""
-    pairs: str
+    pairs: str = ""
     """How many pairs of a chosen and a rejected response its rows make, and what to know of them; empty for none."""
 
+    @property
+    def known(self) -> bool:
+        """Whether a run is known to have made the rows."""
+        return bool(self.status["size"])
 
-_NO_COST = Cost("", "", 0, "", 0, 0, 0, "")
-UNKNOWN = RunFacts(
-    method="",
-    program="",
-    compiled="",
-    stages=(),
-    features=(),
-    instructions_per_feature=0,
-    seed=0,
-    size=0,
-    kept=0,
-    references=0,
-    opened=0,
-    left_out={},
-    under_system=0,
-    sources={},
-    instructions={},
-    filters=(),
-    failures=(),
-    cost=_NO_COST,
-    reused=0,
-    made="",
-    settings=SharedSettings(),
-    simulated="",
-    pairs="",
-)
-"""Of rows that no run is known to have made: `size` is 0."""
+    @property
+    def missing(self) -> int:
+        """Rows that were asked for, and not made."""
+        return max(0, int(self.status["size"]) - int(self.status["kept"]))
+
+
+UNKNOWN = RunFacts()
+"""Of rows that no run is known to have made."""
 
 
 def run_facts(ledger: Ledger) -> RunFacts:
-    status, identity = run_status(ledger), ledger.meta("identity") or {}
-    references, source = ledger.references(), ledger.meta("program_source") or {}
+    account, references = RunAccount.of(ledger), ledger.references()
     origins = Counter(origin_of(reference.source) for reference in references)
     return RunFacts(
-        method=str(identity.get("kind", "")),
-        program=digest(identity.get("program") or {}),
-        compiled=str(source.get("candidate") or ""),
-        stages=stages_of(ledger),
-        features=list(identity.get("features") or ()),
-        instructions_per_feature=int(identity.get("instructions_per_feature") or 0),
-        seed=int(status["seed"] or 0),
-        size=status["size"],
-        kept=status["kept"],
-        simulated=status["simulated"],
-        references=status["references"],
-        opened=status["opened"],
-        left_out=status["left_out"],
+        status=account.status,
+        method=account.program,
+        program=account.prompts_digest,
+        compiled=str(account.source.get("candidate") or ""),
+        stages=_stages_of(account, ledger),
+        features=list(account.features),
+        instructions_per_feature=account.instructions_per_feature or 0,
         under_system=sum(bool(reference.system) for reference in references),
         sources=dict(origins.most_common()),
-        instructions=status["instructions"],
-        filters=status["filters"],
-        failures=status["failures"],
-        cost=cost_of(status),
+        cost=cost_of(account.status),
         reused=int(ledger.db.execute(_REUSED).fetchone()[0]),
         made=_made(ledger),
-        settings=settings_of(ledger),
+        settings=_settings_of(account, ledger),
+        simulated=account.status["simulated"],
         pairs=_pairs(ledger),
     )
 
@@ -323,45 +278,40 @@ def _pairs(ledger: Ledger) -> str:
 
 def key_variables(ledger: Ledger) -> set[str]:
     """The environment variables that held the API keys of the run's models, by name, as its settings give them."""
-    members = [member for pool in (ledger.meta("pools") or {}).values() for member in pool]
-    models = [ledger.meta("teacher") or {}, ledger.meta("judge") or {}, *members]
-    names = ((model.get("config") or {}).get("api_key_env") for model in models)
+    names = ((model.get("config") or {}).get("api_key_env") for model in RunAccount.of(ledger).models())
     return {str(name) for name in names if name}
 
 
-def stages_of(ledger: Ledger) -> list[StageFacts]:
+def _stages_of(account: RunAccount, ledger: Ledger) -> list[StageFacts]:
     """Stages in the order in which they were first asked. Where no call names the model, it is the run's only teacher,
     or the judge; with several teachers it stays unknown."""
-    judge, identity = (ledger.meta("judge") or {}).get("model"), ledger.meta("identity") or {}
-    several = ledger.meta("pools") is not None or len(ledger.meta("asked_teachers") or ()) > 1
-    teacher = None if several else (ledger.meta("teacher") or {}).get("model")
-    prompts = identity.get("program") or {}
+    judge = (account.judge or {}).get("model")
+    teacher = None if account.several else account.status["teacher"].get("model")
     merged: Counter[tuple[str, str, str]] = Counter()
     for stage, model, endpoint, count in ledger.db.execute(_ANSWERS):
         asked = model or (judge or teacher if str(stage).endswith("judge") else teacher)
         name = public_model(model_of(str(asked or ""), str(endpoint)))
         merged[str(stage), name, public_endpoint(str(endpoint))] += count
     return [
-        StageFacts(stage, str(prompts.get(stage, "")), name, endpoint, count)
+        StageFacts(stage, str(account.prompts.get(stage, "")), name, endpoint, count)
         for (stage, name, endpoint), count in merged.items()
     ]
 
 
 def cost_of(status: Mapping[str, Any]) -> Cost:
+    """Dollars as text: `total`, without the `unpriced` calls; `per_row`; `worst_case`, the part of it that is set aside
+    for calls whose tokens were never reported; then `calls` and tokens, and the `price_source`."""
     usage = status["usage"].values()
-    total = status["cost"]
+    total, per_row = status["cost"], status["cost_per_sample"]
     worst = sum(use["reserved"] + use["in_flight_cost"] for use in usage)
-    per_row = status["cost_per_sample"]
-    return Cost(
-        total="unknown" if total is None else dollars(total * PICO),
-        per_row="" if per_row is None else dollars(per_row * PICO),
-        unpriced=status["unpriced"],
-        worst_case=dollars(worst * PICO) if worst else "",
-        calls=sum(use["calls"] for use in usage),
-        prompt_tokens=sum(use["prompt_tokens"] for use in usage),
-        completion_tokens=sum(use["completion_tokens"] for use in usage),
-        price_source=str(status["price_source"] or ""),
-    )
+    return {
+        "total": "unknown" if total is None else dollars(total * PICO),
+        "per_row": "" if per_row is None else dollars(per_row * PICO),
+        "unpriced": status["unpriced"],
+        "worst_case": dollars(worst * PICO) if worst else "",
+        **{name: sum(use[name] for use in usage) for name in ("calls", "prompt_tokens", "completion_tokens")},
+        "price_source": str(status["price_source"] or ""),
+    }
 
 
 def _made(ledger: Ledger) -> str:
@@ -400,7 +350,7 @@ def made_facts(folder: Path) -> Iterator[tuple[RunFacts, Sequence[Step], str, Se
         name = re.split(r"[/\\]", str(notes[-1]["data"]).rstrip("/\\"))[-1]
         if not notes[-1]["place"]:  # a Hub data set by its id; what came from Python has no name
             name = str(notes[-1]["data"]) if "/" in str(notes[-1]["data"]) else ""
-        yield replace(facts, cost=replace(facts.cost, per_row="")), steps[::-1], name, [ledger] if ledger else []
+        yield replace(facts, cost={**facts.cost, "per_row": ""}), steps[::-1], name, [ledger] if ledger else []
 
 
 def _folder_of(place: Path) -> Path:
@@ -426,7 +376,8 @@ def _step(note: Mapping[str, Any], folder: Path) -> Step:
     with ledger:
         if ledger.holds() != work:
             return step
-        return replace(step, stages=stages_of(ledger), cost=cost_of(run_status(ledger)))
+        account = RunAccount.of(ledger)
+        return replace(step, stages=_stages_of(account, ledger), cost=cost_of(account.status))
 
 
 def simulated_in(rows: Sequence[DataRow], steps: Sequence[Step]) -> str:

@@ -233,11 +233,11 @@ def _notes(settings: CardSettings, card: Card) -> list[str]:
     notes, facts, survey = [], card.facts, card.survey
     if settings.license is None:
         notes.append("no license: without one, nobody may use the data set; set it with license=…")
-    if not facts.size:
+    if not facts.known:
         notes.append("no run is known to have made these rows; say in the card where they are from and whose they are")
     if settings.reference_license is None and not set(facts.sources) <= OWN.keys():
         notes.append("the references' license is unknown; set it with reference_license=…")
-    if settings.reference_license is not None and facts.size and set(facts.sources) <= OWN.keys():
+    if settings.reference_license is not None and facts.known and set(facts.sources) <= OWN.keys():
         notes.append("reference_license=… was not used: all references come with refed (builtin), under its license")
     if copies := survey.copied.rows:
         notes.append(
@@ -248,8 +248,9 @@ def _notes(settings: CardSettings, card: Card) -> list[str]:
         notes.append("report.html shows the references themselves: share it only if their license allows it")
     if undecided := sum(each["undecided"] for step in card.steps for each in step.filters):
         notes.append(f"{counted(undecided, 'row is', 'rows are')} undecided, so not shared; the card says so")
-    if facts.kept < facts.size:
-        notes.append(f"the run is not done: {facts.kept} of {facts.size} rows; the card says so")
+    if facts.missing:
+        kept, size = facts.status["kept"], facts.status["size"]
+        notes.append(f"the run is not done: {kept} of {size} rows; the card says so")
     return notes
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from refed_dspy.ledger.account import RunAccount
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.plugins.share.report import charts, glance
@@ -52,7 +53,7 @@ def facts(ledger: Ledger) -> dict[str, tuple[str, str]]:
 
 
 def table(ledger: Ledger, name: str) -> list[list[str]]:
-    tables = {each.id: each for each in glance.tables(ledger, full_status(ledger))}
+    tables = {each.id: each for each in glance.tables(ledger, RunAccount.of(ledger))}
     return [list(row) for row in tables[name].rows]
 
 
@@ -230,7 +231,7 @@ def test_the_tables_list_failures_models_and_settings(ledger: Ledger) -> None:
     assert models["other/model"] == ["other", "1", "70", "30", "$3.00"]
     assert models["fake/model"][1] == str(calls) and models["fake/model"][-1] == dollars(calls * PICO // 500)
     settings = dict(table(ledger, "settings"))
-    digests = next(each.digests for each in glance.tables(ledger, full_status(ledger)) if each.id == "settings")
+    digests = next(each.digests for each in glance.tables(ledger, RunAccount.of(ledger)) if each.id == "settings")
     prompts = ledger.meta("identity")["program"]
     assert settings["saved program"] == "name refed, version 3" and settings["max cost"] == "7.5"
     assert ["prompt of response generation", prompts["response_generation"]] in list(digests)

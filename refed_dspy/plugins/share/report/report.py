@@ -12,11 +12,11 @@ from typing import Any, TypeAlias
 from refed_dspy.config.keywords import checked
 from refed_dspy.errors import ConfigError, ExportError, RunDirError, briefly, one_line
 from refed_dspy.files import check_output, path_of, whole_file
+from refed_dspy.ledger.account import RunAccount, per_minute
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.identity import named_work
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import FUNNEL
-from refed_dspy.ledger.summary import run_status
 from refed_dspy.metrics.embedder import Embedder
 from refed_dspy.plugins.share.report import charts, glance
 from refed_dspy.plugins.share.report.charts import funnel
@@ -30,7 +30,6 @@ from refed_dspy.plugins.share.report.rows import LISTED, Columns, Rows, measured
 from refed_dspy.plugins.share.secrets import public_detail, public_endpoint, public_model, public_source
 from refed_dspy.text import counted
 from refed_dspy.tracking.background import wanted
-from refed_dspy.tracking.run import per_minute
 from refed_dspy.tracking.track import log_page
 
 NAME = "report.html"
@@ -106,11 +105,11 @@ BY_MEANING = 3_000
 
 def run_page(folder: Path, ledger: Ledger, draw: DrawMap, most: int) -> Page:
     """The contents of a run's page, on which at most `most` rows are listed."""
-    status, rows, every = run_status(ledger), read_rows(ledger, most), measured(ledger)
+    account, rows, every = RunAccount.of(ledger), read_rows(ledger, most), measured(ledger)
+    status = account.status
     steps = funnel(ledger, status)
-    judge = ledger.meta("judge") or {}
     flow = f"{counted(steps[0].count, 'instruction')} written, {counted(steps[-1].count, 'row')} in the data set."
-    facts, tables, points = glance.facts(ledger, status), glance.tables(ledger, status), per_minute(ledger)
+    facts, tables, points = glance.facts(ledger, status), glance.tables(ledger, account), per_minute(ledger)
     ledger.db.execute("ROLLBACK")  # all is read; what follows takes seconds
     map_ = draw(rows.columns["instruction"], int(status["seed"] or 0))
     made = [
@@ -130,7 +129,7 @@ def run_page(folder: Path, ledger: Ledger, draw: DrawMap, most: int) -> Page:
         facts=facts + glance.unchanged(every),
         notes=[
             *glance.notes(status),
-            *glance.self_judged(status["teacher"].get("model"), judge.get("model")),
+            *glance.self_judged(status["teacher"].get("model"), (account.judge or {}).get("model")),
             *glance.listed(status, rows),
         ],
         galleries=[samples] if samples else [],
