@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import DatasetCard
@@ -79,17 +78,20 @@ def card_of(run: Synthesis, settings: SharedSettings | None = None, size: int | 
     with Ledger.read(run.run_dir) as ledger:
         facts = run_facts(ledger)
     survey = Survey(2)
-    list(survey.observe([table("a b", "c d"), table("a b", "a b")]))
+    list(survey.observe([row_of("a b", "c d"), row_of("a b", "a b")]))
     status = {**facts.status, "size": size or facts.status["size"]}
     facts = replace(facts, status=status, settings=settings or facts.settings, **replaced)
     return Card(CardSettings("Rows"), facts, survey, [Config("default", "data/*", 2)], "0.1.0", ["en"])
 
 
-def table(response: str, improved: str, instruction: str = "Do.", reference: str = "r", feature: str = "f") -> pa.Table:
-    return pa.table({
-        "reference": [reference], "instruction": [instruction], "response": [response],
-        "improved_response": [improved], "feature": [feature],
-    })  # fmt: skip
+def row_of(
+    response: str, improved: str, instruction: str = "Do.", reference: str = "r", feature: str = "f"
+) -> dict[str, str]:
+    """A run's row."""
+    return {
+        "reference": reference, "instruction": instruction, "response": response, "improved_response": improved,
+        "feature": feature,
+    }  # fmt: skip
 
 
 def rendered(text: str) -> str:
@@ -164,11 +166,11 @@ def test_rows_that_were_left_as_they_were(text: str) -> None:
 
 def test_changes_by_hand() -> None:
     survey = Survey(3)
-    list(survey.observe([table("a b", "a b \n"), table("a b", "A, b"), table("a b c", "a b c d")]))
+    list(survey.observe([row_of("a b", "a b \n"), row_of("a b", "A, b"), row_of("a b c", "a b c d")]))
     assert survey.changes is not None
     assert (survey.changes.same, survey.changes.median) == (1, 0.0)
     lone = Survey(1)
-    list(lone.observe([table("a b c", "a b c d")]))
+    list(lone.observe([row_of("a b c", "a b c d")]))
     assert lone.changes is not None and lone.changes.median == pytest.approx(1 / 7)
 
 
@@ -272,7 +274,7 @@ def test_the_first_row_is_shown_cut(run: Synthesis, text: str) -> None:
     for name in ("instruction", "response", "improved_response"):
         assert f"`{name}`\n\n```\n{first[name]}\n```" in text
     long = Survey(1)
-    list(long.observe([table("x" * 600, "y" * 601)]))
+    list(long.observe([row_of("x" * 600, "y" * 601)]))
     cut = replace(card_of(run), survey=long).text()
     assert f"\n{'x' * 600}\n" in cut and f"\n{'y' * 600} …\n" in cut and "y" * 601 not in cut
 
@@ -309,7 +311,7 @@ def test_a_count_of_one_is_singular(run: Synthesis, text: str) -> None:
     assert "1 reference, 1 of them" in text and "1 reference gave rows\\: 5.\n" in text
     assert "1 reference behind 5 rows" in text and not re.search(r"\b1 (references|rows|pairs|calls|features)\b", text)
     survey = Survey(4)
-    list(survey.observe([table("a", "b", reference=name) for name in "xxyy"]))
+    list(survey.observe([row_of("a", "b", reference=name) for name in "xxyy"]))
     assert "2 references gave rows\\: 2 each." in replace(card_of(run), survey=survey).text()
 
 
@@ -323,7 +325,7 @@ def test_nothing_of_it_becomes_markup(run: Synthesis) -> None:
         stopped=HOSTILE,
     )  # fmt: skip
     survey = Survey(1)
-    list(survey.observe([table(HOSTILE, f"---\n{HOSTILE}", HOSTILE, feature=HOSTILE)]))
+    list(survey.observe([row_of(HOSTILE, f"---\n{HOSTILE}", HOSTILE, feature=HOSTILE)]))
     card = replace(card_of(run, hostile, size=9), survey=survey)
     text = card.text()
     page = rendered(text)

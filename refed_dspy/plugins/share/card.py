@@ -64,6 +64,7 @@ class Config:
     name: str
     pattern: str
     rows: int
+    columns: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,7 @@ class Card:
         """Column → what it holds; of other data's columns, refed knows nothing."""
         if not self.steps:
             return COLUMNS
-        names = self.survey.columns
+        names = self.configs[0].columns
         known = COLUMNS if "improved_response" in names else _RECYCLED if "original_instruction" in names else {}
         return {name: {**known, **_OF_STEPS}.get(name, "as in the source") for name in names}
 

@@ -5,21 +5,20 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import groupby
 from operator import attrgetter
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from refed_dspy.data.on_disk import RowsOnDisk
 from refed_dspy.plugins.metrics.wording import words
-from refed_dspy.records import DataRow
 
 if TYPE_CHECKING:
     from refed_dspy.filters.language import Language
 
+T = TypeVar("T")
 MAX_DRAWN = 10_000
 """Rows that figures are computed of, at most."""
 _TEXTS = ["reference", "instruction", "response", "improved_response"]
@@ -53,42 +52,25 @@ class Survey:
     drawn: list[DrawnRow] = field(default_factory=list)
     """The drawn rows; `pairs` are their instructions and improved responses."""
     first: DrawnRow | None = None
-    columns: Sequence[str] = ()
-    """The names of the columns of a filtering's or a recycling's rows."""
-    _seen: int = 0
 
     def __post_init__(self) -> None:
         self._chosen = frozenset(random.Random(0).sample(range(self.rows), min(self.rows, MAX_DRAWN)))
 
-    def observe(self, tables: Iterable[Any]) -> Iterator[Any]:
-        """Yield `tables` unchanged, and take figures of them."""
-        import pyarrow as pa
-
-        for table in tables:
-            self.features.update(table["feature"].to_pylist())
-            self.references.update(table["reference"].to_pylist())
-            drawn = [at for at in range(table.num_rows) if self._seen + at in self._chosen]
-            texts = table.select(_TEXTS)
-            if self.first is None and table.num_rows:
-                self.first = DrawnRow(**texts.slice(0, 1).to_pylist()[0])
-            rows = [DrawnRow(**row) for row in texts.take(pa.array(drawn, pa.int64())).to_pylist()]
-            self.drawn += rows
-            self.pairs += [(row.instruction, row.improved_response) for row in rows]
-            self._seen += table.num_rows
-            yield table
-
-    def note(self, rows: RowsOnDisk) -> None:
-        """Take figures of all `rows` of a filtering or a recycling; only those of a run know their reference."""
-        columns: dict[str, None] = {}
-        for row in rows:
-            columns.update(dict.fromkeys(row.fields))
+    def observe(self, rows: Iterable[T], as_run: Callable[[Any], Mapping[str, Any]] = dict) -> Iterator[T]:
+        """Yield `rows` unchanged, and take figures of them. `as_run`: a row under the names that a run's rows have;
+        only what a run made knows its reference and feature."""
+        for at, row in enumerate(rows):
+            texts = as_run(row)
             for name, counts in (("feature", self.features), ("reference", self.references)):
-                if name in row.fields:
-                    counts[row.fields[name]] += 1
-        self.columns = [*columns]
-        self.first = _drawn(rows[0])
-        self.drawn = [_drawn(rows[at]) for at in sorted(self._chosen)]
-        self.pairs = [(row.instruction, row.improved_response) for row in self.drawn]
+                if name in texts:
+                    counts[texts[name]] += 1
+            if at == 0 or at in self._chosen:
+                drawn = DrawnRow(**{name: str(texts.get(name) or "") for name in _TEXTS})
+                self.first = self.first or drawn
+                if at in self._chosen:
+                    self.drawn.append(drawn)
+                    self.pairs.append((drawn.instruction, drawn.improved_response))
+            yield row
 
     def figures(self) -> Mapping[str, float | None]:
         """Lengths and diversity by name (`metrics.figures`): those figures that need no model."""
@@ -134,13 +116,6 @@ class Survey:
                 counts[likeliest[0]] += 1
         least = _MIN_SHARE * sum(counts.values())
         return [code for code, count in counts.most_common() if count >= least]
-
-
-def _drawn(row: DataRow) -> DrawnRow:
-    from refed_dspy.data.sources import as_trained
-
-    response = as_trained(row)["response"] or ""
-    return DrawnRow(str(row.fields.get("reference", "")), row.instruction, response, row.response)
 
 
 @lru_cache(maxsize=1)
