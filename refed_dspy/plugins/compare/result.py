@@ -188,11 +188,7 @@ def _cells(line: Line) -> list[str]:
 
 
 def _interval(interval: Interval | None, digits: int = 2) -> str:
-    if interval is None:
-        return NO_VALUE
-    if interval.clusters < 2:
-        return f"{interval.mean:z.{digits}f}"
-    return f"{interval.mean:z.{digits}f} ({interval.low:z.{digits}f} to {interval.high:z.{digits}f})"
+    return NO_VALUE if interval is None else interval.shown(digits)
 
 
 def _failed(line: Line) -> str:

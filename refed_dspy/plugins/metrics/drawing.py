@@ -69,14 +69,9 @@ def new_figure(height: float, caption: str) -> tuple[Figure, Any]:
 def look(number: int, interval: Interval | None = None) -> dict[str, Any]:
     """Colour and marker; the marker is open where `interval` has no ends."""
     color = _COLOURS[number % len(_COLOURS)]
-    face = color if interval is None or bounded(interval) else "white"
+    face = color if interval is None or interval.bounded else "white"
     marker = _MARKERS[number % len(_MARKERS)]
     return {"color": color, "marker": marker, "markersize": 7, "markerfacecolor": face, "zorder": 3}
-
-
-def bounded(interval: Interval) -> bool:
-    """Whether it has two ends."""
-    return math.isfinite(interval.low) and math.isfinite(interval.high)
 
 
 def legend(figure: Figure, names: Sequence[str], **line: Any) -> None:
@@ -155,7 +150,7 @@ def filter_picture(curves: Mapping[str, Sequence[Point]], *, caption: str, quali
             color = look(number)["color"]
             axes.plot([x for x, _ in points], [interval.mean for _, interval in points], color=color)
             for x, interval in points:
-                if bounded(interval):
+                if interval.bounded:
                     axes.vlines(x, interval.low, interval.high, color=color, alpha=0.75)
                 axes.plot(x, interval.mean, **look(number, interval))
         sizes = sorted({point.rows for curve in curves.values() for point in curve})

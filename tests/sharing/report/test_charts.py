@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from refed_dspy.metrics.intervals import Interval
 from refed_dspy.plugins.share.report import charts
 from refed_dspy.plugins.share.report.charts import FunnelStep
 from refed_dspy.plugins.share.report.drawing import (
@@ -17,7 +18,6 @@ from refed_dspy.plugins.share.report.drawing import (
     Bars,
     Dots,
     Histogram,
-    Interval,
     Intervals,
     Lines,
 )
@@ -138,10 +138,10 @@ def test_columns_stand_on_each_other_only_where_they_are_stacked() -> None:
 
 
 def test_intervals_stay_within_their_axis_and_one_may_be_missing() -> None:
-    nan = float("nan")
+    inf = float("inf")
     rates: dict[str, list[Interval | None]] = {
-        "win rate": [(40.0, -5.0, 60.0), (70.0, nan, nan)],
-        "length-controlled": [None, (50.0, 20.0, 80.0)],
+        "win rate": [Interval(40.0, -5.0, 60.0, 9, 9), Interval(70.0, -inf, inf, 1, 1)],
+        "length-controlled": [None, Interval(50.0, 20.0, 80.0, 9, 9)],
     }
     first, second = Intervals(["a", "b"], rates, ["", ""], 0, 100, 50).lines
     assert [(part.left, part.width, part.mean) for part in first[1]] == [(0, 60, 40)]

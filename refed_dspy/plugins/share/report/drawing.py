@@ -10,14 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
+from refed_dspy.metrics.intervals import Interval
 from refed_dspy.text import counted
 
 PALETTE = ("#4269d0", "#c47f00", "#e0523a", "#2a9d83", "#3ca951", "#d6578f", "#8a4fe0", "#5b8def", "#9c6b4e", "#7d8288")
 BLUE, AMBER, RED, GREEN = 0, 1, 2, 4
 """Places in PALETTE."""
 
-Interval: TypeAlias = tuple[float, float, float]
-"""(mean, low, high); the ends may be no numbers, where there is no interval."""
 Ticks: TypeAlias = list[tuple[float, str]]
 """(percent of the axis, label)."""
 
@@ -205,8 +204,8 @@ class Intervals:
             for number, (name, intervals) in enumerate(self.series.items()):
                 if (interval := intervals[at]) is None:
                     continue
-                mean, low, high = interval
-                low, high = (max(self.low, low), min(self.high, high)) if math.isfinite(low + high) else (mean, mean)
+                mean, low, high = interval.mean, max(self.low, interval.low), min(self.high, interval.high)
+                low, high = (low, high) if interval.bounded else (mean, mean)
                 title = f"{name}: {mean:.4g} ({low:.4g} to {high:.4g})"
                 left = axis.at(low)
                 parts.append(Part(left, round(axis.at(high) - left, 2), PALETTE[number], title, axis.at(mean)))

@@ -10,10 +10,11 @@ from typing import Any
 from refed_dspy.data.stored import json_lines, read_json
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.summary import run_status
+from refed_dspy.metrics.intervals import Interval
 from refed_dspy.plugins.metrics.win_rates import LC_NOTE
 from refed_dspy.plugins.share.report import charts, glance
 from refed_dspy.plugins.share.report.charts import Chart
-from refed_dspy.plugins.share.report.drawing import Interval, Intervals
+from refed_dspy.plugins.share.report.drawing import Intervals
 from refed_dspy.plugins.share.report.glance import Fact, Table
 from refed_dspy.plugins.share.report.page import Page
 from refed_dspy.plugins.share.report.rows import Extract, Gallery, Text, plain
@@ -148,17 +149,11 @@ def _verdict(row: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _interval(stored: Mapping[str, Any] | None) -> Interval | None:
-    """(mean, low, high); an infinite bound was stored as None."""
-    if stored is None:
-        return None
-    return stored["mean"], *(float("nan") if stored[end] is None else stored[end] for end in ("low", "high"))
+    return None if stored is None else Interval.of_stored(stored)
 
 
 def _text(interval: Interval | None, digits: int, unit: str = "") -> str:
-    if interval is None:
-        return NO_VALUE
-    mean, low, high = (f"{value:z.{digits}f}" for value in interval)
-    return f"{mean}{unit}" if low == "nan" else f"{mean}{unit} ({low} to {high})"
+    return NO_VALUE if interval is None else interval.shown(digits, unit)
 
 
 def _money(amount: float | None) -> str:
