@@ -27,7 +27,7 @@ HUB = """if True:
     read.HUB_PATIENCE = hub.HUB_PATIENCE = 0.5
     for ask in (
         lambda: load_references("owner/name"),
-        lambda: hub.send(None, [], hub.Target("owner/name", True, "main", "m")),
+        lambda: hub.send(hub.Push(None, "owner/name", True, "main", "m", [], [], [], [], "", "")),
     ):
         try:
             ask()

@@ -108,8 +108,7 @@ def push(
         return plan
     if plan.leaks:
         raise InputError(f"{plan.leaks[0]}; remove it and make the folder again; nothing was sent")
-    sent = send(plan.folder, plan.files, Target(plan.repo, plan.private, plan.branch, plan.message))
-    return replace(plan, commit=sent.commit, unchanged=sent.commit is None, staying=sent.staying)
+    return send(plan)
 
 
 def _plan(folder: Path, repo: str, *, public: bool, branch: str, message: str) -> Push:
@@ -193,22 +192,6 @@ _VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 _AGAIN = "run the same command to continue: files already on the Hub are not sent again"
 
 
-@dataclass(frozen=True)
-class Target:
-    repo: str
-    private: bool
-    branch: str
-    message: str
-
-
-@dataclass(frozen=True)
-class Sent:
-    """`commit`: its URL, None where the Hub had everything already. `staying`: its other files, which stay."""
-
-    commit: str | None
-    staying: Sequence[str]
-
-
 def address() -> str:
     """The Hub's URL, as huggingface_hub is set up (HF_ENDPOINT)."""
     from huggingface_hub import constants
@@ -229,65 +212,65 @@ def account() -> str:
     return "of hf auth login" if stored.is_file() else "none yet: set HF_TOKEN, or run hf auth login"
 
 
-def send(folder: Path, files: Sequence[SharedFile], target: Target) -> Sent:
-    """Put exactly `files` into the repository, in one commit; no commit where it has them all.
+def send(plan: Push) -> Push:
+    """Put exactly the files of `plan` into the repository, in one commit; no commit where it has them all.
 
     Raises:
         InputError: no token, no permission, another visibility than asked for, or a file that changed meanwhile.
         RefedError: the Hub cannot be reached, or fails.
     """
-    seconds = HUB_PATIENCE + sum(file.bytes for file in files) / HUB_SLOWEST
-    with _hub_errors(target):
-        return within(seconds, _sent, folder, files, target)
+    seconds = HUB_PATIENCE + sum(file.bytes for file in plan.files) / HUB_SLOWEST
+    with _hub_errors(plan.repo):
+        return within(seconds, _sent, plan)
 
 
-def _sent(folder: Path, files: Sequence[SharedFile], target: Target) -> Sent:
+def _sent(plan: Push) -> Push:
     from huggingface_hub import HfApi, get_token
 
     if get_token() is None:
         raise InputError("the Hub: no token; set HF_TOKEN to one that may write or run hf auth login")
     api = HfApi(library_name="refed-dspy")
-    head = _open_branch(api, target)
-    ours = {file.path for file in files}
+    head = _open_branch(api, plan)
+    ours = {file.path for file in plan.files}
     staying = sorted({sibling.rfilename for sibling in head.siblings or ()} - ours - _HUB_FILES)
-    if not _missing(api, target, str(head.sha), files):
-        return Sent(None, staying)
-    commit = _commit(api, target, str(head.sha), folder, files)
-    if wrong := _missing(api, target, str(commit.oid), files):
-        raise RefedError(f"{target.repo}: the Hub took the commit, but its {wrong[0]} differs from this one; {_AGAIN}")
-    return Sent(one_line(commit.commit_url, 300), staying)
+    if not _missing(api, plan, str(head.sha)):
+        return replace(plan, unchanged=True, staying=staying)
+    commit = _commit(api, plan, str(head.sha))
+    if wrong := _missing(api, plan, str(commit.oid)):
+        raise RefedError(f"{plan.repo}: the Hub took the commit, but its {wrong[0]} differs from this one; {_AGAIN}")
+    return replace(plan, commit=one_line(commit.commit_url, 300), staying=staying)
 
 
-def _open_branch(api: Any, target: Target) -> Any:
+def _open_branch(api: Any, plan: Push) -> Any:
     """The head of the branch. Makes the repository and the branch where they do not exist. Raises InputError: the
     repository has another visibility than was asked for."""
     from huggingface_hub.errors import RepositoryNotFoundError
 
     try:
-        info = api.repo_info(target.repo, repo_type=_KIND)
+        info = api.repo_info(plan.repo, repo_type=_KIND)
     except RepositoryNotFoundError:
-        api.create_repo(target.repo, repo_type=_KIND, private=target.private, exist_ok=True)
-        info = api.repo_info(target.repo, repo_type=_KIND)
-    if bool(info.private) != target.private:
+        api.create_repo(plan.repo, repo_type=_KIND, private=plan.private, exist_ok=True)
+        info = api.repo_info(plan.repo, repo_type=_KIND)
+    if bool(info.private) != plan.private:
         raise InputError(
-            f"{target.repo}: already exists and is public; confirm with public=True; nothing was sent"
-            if target.private
-            else f"{target.repo}: already exists and is private; leave out public=True or change that on the Hub"
+            f"{plan.repo}: already exists and is public; confirm with public=True; nothing was sent"
+            if plan.private
+            else f"{plan.repo}: already exists and is private; leave out public=True or change that on the Hub"
         )
-    if target.branch == "main":
+    if plan.branch == "main":
         return info
-    api.create_branch(target.repo, repo_type=_KIND, branch=target.branch, exist_ok=True)
-    return api.repo_info(target.repo, repo_type=_KIND, revision=target.branch)
+    api.create_branch(plan.repo, repo_type=_KIND, branch=plan.branch, exist_ok=True)
+    return api.repo_info(plan.repo, repo_type=_KIND, revision=plan.branch)
 
 
-def _missing(api: Any, target: Target, revision: str, files: Sequence[SharedFile]) -> list[str]:
-    """Paths of those `files` that the repository lacks at `revision`, or has with other content."""
+def _missing(api: Any, plan: Push, revision: str) -> list[str]:
+    """Paths of the files that the repository lacks at `revision`, or has with other content."""
     remote: dict[str, Any] = {}
-    for start in range(0, len(files), 500):
-        paths = [file.path for file in files[start : start + 500]]
-        entries = api.get_paths_info(target.repo, paths, repo_type=_KIND, revision=revision)
+    for start in range(0, len(plan.files), 500):
+        paths = [file.path for file in plan.files[start : start + 500]]
+        entries = api.get_paths_info(plan.repo, paths, repo_type=_KIND, revision=revision)
         remote |= {entry.path: entry for entry in entries if hasattr(entry, "blob_id")}
-    return [file.path for file in files if not _same(remote.get(file.path), file)]
+    return [file.path for file in plan.files if not _same(remote.get(file.path), file)]
 
 
 def _same(remote: Any, local: SharedFile) -> bool:
@@ -298,18 +281,18 @@ def _same(remote: Any, local: SharedFile) -> bool:
     return bool(remote.blob_id == local.blob)
 
 
-def _commit(api: Any, target: Target, head: str, folder: Path, files: Sequence[SharedFile]) -> Any:
-    """One commit on top of `head`. Before it is made, what was uploaded is compared with `files`."""
+def _commit(api: Any, plan: Push, head: str) -> Any:
+    """One commit on top of `head`. Before it is made, what was uploaded is compared with the plan's files."""
     from huggingface_hub import CommitOperationAdd
 
-    branch = {"repo_type": _KIND, "revision": target.branch}
-    adds = [CommitOperationAdd(file.path, _content(folder, file)) for file in files]
+    branch = {"repo_type": _KIND, "revision": plan.branch}
+    adds = [CommitOperationAdd(file.path, _content(plan.folder, file)) for file in plan.files]
     # With a .gitignore from us the Hub does not apply the repository's own, which might leave out some of our files.
-    api.preupload_lfs_files(target.repo, adds, free_memory=False, gitignore_content=_NOTHING_IGNORED, **branch)
-    for add, file in zip(adds, files, strict=True):
+    api.preupload_lfs_files(plan.repo, adds, free_memory=False, gitignore_content=_NOTHING_IGNORED, **branch)
+    for add, file in zip(adds, plan.files, strict=True):
         if add.upload_info.sha256.hex() != file.sha256:
             raise InputError(f"{file.path}: changed while it was being sent; nothing was committed; run it again")
-    return api.create_commit(target.repo, adds, commit_message=target.message, parent_commit=head, **branch)
+    return api.create_commit(plan.repo, adds, commit_message=plan.message, parent_commit=head, **branch)
 
 
 def _content(folder: Path, file: SharedFile) -> bytes | str:
@@ -335,7 +318,7 @@ _STATUS: Mapping[int, tuple[type[RefedError], str]] = {
 
 
 @contextmanager
-def _hub_errors(target: Target) -> Iterator[None]:
+def _hub_errors(repo: str) -> Iterator[None]:
     """Errors of the library as ours, one line each. They quote the Hub's message, which holds no key."""
     from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 
@@ -346,25 +329,25 @@ def _hub_errors(target: Target) -> Iterator[None]:
     except OutOfTime as error:
         raise RefedError(f"the Hub gives {error}; what was sent may still arrive; {_AGAIN}") from None
     except HfHubHTTPError as error:
-        raise _refusal(target, error) from None
+        raise _refusal(repo, error) from None
     except OfflineModeIsEnabled:
         raise RefedError("the Hub: HF_HUB_OFFLINE is set; unset it, then run it again") from None
     except HTTPError as error:  # of httpx, or of httpx2 from version 2 of the library on: its other errors are above
         raise RefedError(f"the Hub cannot be reached ({one_line(error, 120)}); check the network; {_AGAIN}") from None
     except ValueError as error:
-        raise InputError(f"{target.repo}: {one_line(error, 300)}; nothing was committed") from None
+        raise InputError(f"{repo}: {one_line(error, 300)}; nothing was committed") from None
     except RuntimeError as error:  # raised by the compiled part of the upload
-        raise RefedError(f"{target.repo}: the upload failed ({one_line(error, 200)}); {_AGAIN}") from None
+        raise RefedError(f"{repo}: the upload failed ({one_line(error, 200)}); {_AGAIN}") from None
     except OSError as error:
-        raise RefedError(f"{target.repo}: {one_line(error, 200)}; {_AGAIN}") from None
+        raise RefedError(f"{repo}: {one_line(error, 200)}; {_AGAIN}") from None
 
 
-def _refusal(target: Target, error: Any) -> RefedError:
+def _refusal(repo: str, error: Any) -> RefedError:
     status = int(error.response.status_code)
     message = one_line(error.server_message or "", 160)
     if status in _STATUS:
         kind, what = _STATUS[status]
-        return kind(f"{target.repo}: the Hub {what}{f' (it says: {message})' if message else ''}")
+        return kind(f"{repo}: the Hub {what}{f' (it says: {message})' if message else ''}")
     if status >= 500:
-        return RefedError(f"{target.repo}: the Hub fails ({status}); wait a few minutes; {_AGAIN}")
-    return InputError(f"{target.repo}: the Hub refuses this ({status}{f': {message}' if message else ''})")
+        return RefedError(f"{repo}: the Hub fails ({status}); wait a few minutes; {_AGAIN}")
+    return InputError(f"{repo}: the Hub refuses this ({status}{f': {message}' if message else ''})")
