@@ -112,10 +112,17 @@ class Card:
             license=settings.license,
             pretty_name=settings.name,
             language_creators=["machine-generated"],
-            size_categories=[_size(self.configs[0].rows)],
+            size_categories=[next((name for most, name in _SIZES if self.configs[0].rows < most), _LARGEST)],
             task_categories=["text-generation"],
             tags=[tag for tag in _TAGS if facts_known or tag != _METHOD_TAG],
-            configs=[_front_matter_config(config) for config in self.configs],
+            configs=[
+                {
+                    "config_name": config.name,
+                    "data_files": [{"split": "train", "path": config.pattern}],
+                    **({"default": True} if config.name == "default" else {}),
+                }
+                for config in self.configs
+            ],
             **file,
         )
         return str(data.to_yaml())
@@ -132,7 +139,7 @@ class Card:
         return environment.from_string(source).render(self._values()).strip() + "\n"
 
     def _values(self) -> dict[str, Any]:
-        settings, facts, survey = self.settings, self.facts, self.survey
+        settings, facts, survey, columns = self.settings, self.facts, self.survey, self._columns()
         dropped = [config.rows for config in self.configs[1:]]
         features = {name: survey.features[name] for name in {**dict.fromkeys(facts.features), **survey.features}}
         return {
@@ -152,16 +159,22 @@ class Card:
             "changes": survey.changes,
             "changed": format_number(100 * survey.changes.median, 0) if survey.changes else "",
             **self._setup(),
-            "columns": self._columns(),
-            "trained": self._trained(),
+            "columns": columns,
+            "trained": next((name for name in ("improved_response", "response") if name in columns), ""),
             "steps": self.steps,
             "origin": self.origin,
             "example": _example(survey),
-            "figures": _figures(survey.figures()),
+            "figures": {
+                name: format_number(value, 1 if " words, " in name else 2) for name, value in survey.figures().items()
+            },
             "used": len(survey.references),
             "rows_per_reference": _rows_per_reference(survey) if survey.references else "",
             "judged": any(stage.stage.endswith("judge") for stage in self._stages()),
-            "filter_names": [str(counts["filter"]) for counts in self._filters()],
+            "filter_names": [
+                str(counts["filter"])
+                for filters in (facts.status["filters"], *(step.filters for step in self.steps))
+                for counts in filters
+            ],
             "dropped": dropped[0] if dropped else 0,
             "report": settings.report,
             "license": self._license(),
@@ -171,13 +184,6 @@ class Card:
 
     def _stages(self) -> list[StageFacts]:
         return [*self.facts.stages, *(stage for step in self.steps for stage in step.stages)]
-
-    def _filters(self) -> list[Mapping[str, Any]]:
-        return [*self.facts.status["filters"], *(filter_ for step in self.steps for filter_ in step.filters)]
-
-    def _trained(self) -> str:
-        """The column to train on; empty where the rows have other columns."""
-        return next((name for name in ("improved_response", "response") if name in self._columns()), "")
 
     def _columns(self) -> Mapping[str, str]:
         """Column → what it holds; of other data's columns, refed knows nothing."""
@@ -265,19 +271,6 @@ def _example(survey: Survey) -> list[tuple[str, Markdown]]:
     if not row.response:
         texts = {"instruction": row.instruction, "response": row.improved_response}
     return [(name, block(text if len(text) <= _EXAMPLE else f"{text[:_EXAMPLE]} …")) for name, text in texts.items()]
-
-
-def _size(rows: int) -> str:
-    return next((name for most, name in _SIZES if rows < most), _LARGEST)
-
-
-def _front_matter_config(config: Config) -> dict[str, Any]:
-    entry: dict[str, Any] = {"config_name": config.name, "data_files": [{"split": "train", "path": config.pattern}]}
-    return {**entry, "default": True} if config.name == "default" else entry
-
-
-def _figures(figures: Mapping[str, float | None]) -> dict[str, str]:
-    return {name: format_number(value, 1 if " words, " in name else 2) for name, value in figures.items()}
 
 
 _OF_STEPS = {REMARKS: "what the filters noted, as JSON: the row's number in the data, and its scores"}
