@@ -146,15 +146,6 @@ def test_a_text_beyond_the_window_is_cut(folder: Path) -> None:
     assert in_context.mean == pytest.approx(loss(folder, [1, *ids("b" * 32)], ids("ac" * 100)[:95]), rel=1e-4)
 
 
-def test_without_a_start_the_first_token_is_not_scored(folder: Path) -> None:
-    (alone, in_context, single) = TransformersScorer(str(folder), start="").nll(["", "abc", ""], ["xyz", "xyz", "x"])
-    assert alone is not None and in_context is not None
-    assert alone.tokens == in_context.tokens == 2
-    assert alone.mean == pytest.approx(loss(folder, ids("x"), ids("yz")), rel=1e-4)
-    assert in_context.mean == pytest.approx(loss(folder, ids("abcx"), ids("yz")), rel=1e-4)
-    assert single == ScoredText(0.0, 0)
-
-
 @pytest.mark.parametrize(
     ("unk", "bos", "in_front", "start"),
     [

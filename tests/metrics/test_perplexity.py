@@ -12,8 +12,7 @@ from hashlib import sha256
 import pytest
 
 from refed_dspy.config.scorer import Template
-from refed_dspy.errors import ConfigError
-from refed_dspy.plugins.metrics.perplexity import GUESS, ScoredText, check_window, ifd, join
+from refed_dspy.plugins.metrics.perplexity import GUESS, ScoredText, ifd, join
 
 
 def test_perplexity_is_the_exponential_of_the_mean() -> None:
@@ -124,11 +123,6 @@ def test_a_ratio_of_perplexities_too_large_for_a_float_is_still_told() -> None:
     assert difficulty.ppl_instruction is difficulty.ppl_answer_given_instruction is None
     assert difficulty.ifd == pytest.approx(math.e)
     assert difficulty.r_ifd is None
-
-
-def test_a_window_too_small_is_refused() -> None:
-    with pytest.raises(ConfigError, match="16 or more"):
-        check_window(15)
 
 
 @pytest.mark.slow

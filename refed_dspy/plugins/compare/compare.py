@@ -100,7 +100,7 @@ def compare(
     values = {"programs": named and _config_names(named), "out": out, **first, **settings}
     config = check_config(CompareConfig, values)
     spec = prepare(config, named or config.programs, references, teacher, judge)
-    diversity = Diversity.open(config.embeddings)
+    diversity = Diversity(config.embeddings)
     folder = spec.folder
     check_outputs(folder, OUTPUTS, FILE, as_path(references), *(named or config.programs).values())
     try:

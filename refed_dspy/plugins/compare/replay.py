@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -106,10 +105,6 @@ class Compared:
     asked: Mapping[str, set[str]]
     """Program → the key of every question that the program would have asked alone, without the writing of the
     instructions: for every reference that was opened and every instruction that was tried, with or without a row."""
-
-    def missing(self, name: str) -> Counter[str]:
-        """Kind of failure → rows without the program's answer."""
-        return Counter(row.answered.failed[name] for row in self.rows if name in row.answered.failed)
 
 
 async def read_compared(ledger: Ledger, program: SideBySide, models: Mapping[str, Teacher]) -> Compared:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from statistics import fmean, median
-from typing import overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,7 +101,7 @@ def open_scorer(config: ScorerConfig) -> Scorer:
 def open_tools(
     embeddings: bool | None,
     scorer: ScorerConfig | None,
-    open_embedder: Callable[[], Embeds] = Embedder.open,
+    opened: Callable[[], Embeds] = Embedder.open,
     open_scorer: Callable[[ScorerConfig], Scorer] = open_scorer,
 ) -> Tools:
     """The embedding model (True: required, None: if its weights are there) and the scorer.
@@ -109,19 +109,26 @@ def open_tools(
     Raises:
         ConfigError: a model that was asked for is not available.
     """
-    lacking = []
-    embedder = None
-    if embeddings is not False:
-        try:
-            embedder = open_embedder()
-        except ConfigError as error:
-            if embeddings:
-                raise
-            lacking.append(f"coherence and semantic diversity: {error}")
+    embedder, lacking = open_embedder(embeddings, "coherence and semantic diversity", opened)
     if scorer is None:
         lacking.append("perplexity, IFD and r-IFD: set scorer: {model: …}, a transformers model or a vLLM endpoint")
         return Tools(embedder, lacking=lacking)
     return Tools(embedder, open_scorer(scorer), lacking, scorer.template)
+
+
+def open_embedder(
+    wanted: bool | None, measures: str, opened: Callable[[], Embeds] = Embedder.open
+) -> tuple[Embeds | None, list[str]]:
+    """The embedding model, and a line about what it `measures` where its weights are not there and nothing asks for
+    them (None). Raises ConfigError where it is `wanted` and missing."""
+    if wanted is False:
+        return None, []
+    try:
+        return opened(), []
+    except ConfigError as error:
+        if wanted:
+            raise
+        return None, [f"{measures}: {error}"]
 
 
 def figures(pairs: Pairs, tools: Tools, sample: int = 500, seed: int = 0) -> dict[str, float | None]:
@@ -155,13 +162,7 @@ class _Texts(Sequence[str]):
     def __len__(self) -> int:
         return len(self._pairs)
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [pair[self._place] for pair in self._pairs[index]]
+    def __getitem__(self, index: Any) -> Any:
         return self._pairs[index][self._place]
 
 
@@ -237,11 +238,7 @@ NEIGHBOURS = 2_000
 def coherence(embedder: Embeds, instructions: Sequence[str], responses: Sequence[str]) -> list[float | None]:
     """The cosine in [-1, 1] of each instruction with its response, by sentence embeddings (Reflection-Tuning, Li et
     al., arXiv 2310.11716). None where either of the two is blank.
-
-    Raises ConfigError where there are not as many instructions as responses.
     """
-    if len(instructions) != len(responses):
-        raise ConfigError(f"{len(instructions)} instructions and {len(responses)} responses must be equal in number")
     pairs = zip(instructions, responses, strict=True)
     whole = [bool(instruction.strip() and response.strip()) for instruction, response in pairs]
     asked = embedder.embed([text for text, both in zip(instructions, whole, strict=True) if both])

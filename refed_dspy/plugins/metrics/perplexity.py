@@ -177,19 +177,6 @@ def _exp(mean: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def check_window(tokens: int) -> int:
-    """`tokens`, or ConfigError where no text fits."""
-    if tokens < 16:
-        raise ConfigError(f"a window of {tokens} tokens is too small for scoring; use 16 or more")
-    return tokens
-
-
-def check_pairs(contexts: Sequence[str], texts: Sequence[str]) -> None:
-    """ConfigError unless there is a context for each text."""
-    if len(contexts) != len(texts):
-        raise ConfigError(f"{len(contexts)} contexts and {len(texts)} texts must be equal in number")
-
-
 BATCH_TOKENS = 2_048
 """Of a batch at most, padding included: its logits take BATCH_TOKENS × vocabulary × 4 bytes."""
 WINDOW = 4_096
@@ -199,14 +186,14 @@ WINDOW = 4_096
 class TransformersScorer:
     """A causal language model run by transformers on this machine: on the GPU where torch has CUDA, else on the CPU.
 
-    A text starts with `start`, by default with what the tokenizer puts in front of a text (Llama's BOS), else with
-    SEPARATOR where the vocabulary has it (Qwen, GPT-2, SmolLM2), else with the BOS or EOS token.
+    A text starts with what the tokenizer puts in front of a text (Llama's BOS), else with SEPARATOR where the
+    vocabulary has it (Qwen, GPT-2, SmolLM2), else with the BOS or EOS token.
 
     Computes in float32 on a CPU, else in the type that transformers loads (from its version 5 that of the checkpoint);
     log-probabilities are always computed in float32.
     """
 
-    def __init__(self, model: str, *, start: str | None = None) -> None:
+    def __init__(self, model: str) -> None:
         """`model`: a local folder or a name on the Hub. `join` says how texts longer than the window are cut.
 
         Raises ConfigError, in one line: torch or transformers is not installed; no such model.
@@ -224,13 +211,11 @@ class TransformersScorer:
                 "folder or Hub name of a causal language model"
             ) from error
         positions = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
-        self.window = check_window(min(WINDOW, positions or WINDOW))
-        self._start = self._start_tokens(start)
+        self.window = min(WINDOW, positions or WINDOW)
+        self._start = self._start_tokens()
 
     def nll(self, contexts: Sequence[str], texts: Sequence[str]) -> list[ScoredText | None]:
-        """See `Scorer`. Batched by length; no score is None. Raises ConfigError where there is not a context for
-        each text, or the device has too little memory."""
-        check_pairs(contexts, texts)
+        """See `Scorer`. Batched by length; no score is None. Raises ConfigError where memory runs out."""
         wholes = [context + text if text else "" for context, text in zip(contexts, texts, strict=True)]
         ids = self._ids([*contexts, *wholes])
         prompts = [
@@ -246,9 +231,7 @@ class TransformersScorer:
                     nlls[index] = nll
         return [ScoredText(nll, prompt.scored) for nll, prompt in zip(nlls, prompts, strict=True)]
 
-    def _start_tokens(self, start: str | None) -> list[int]:
-        if start is not None:
-            return list(self._tokenizer(start, add_special_tokens=False)["input_ids"])
+    def _start_tokens(self) -> list[int]:
         if in_front := list(self._tokenizer("")["input_ids"]):
             return in_front
         tokens = self._tokenizer
