@@ -12,7 +12,7 @@ from typing import Any
 from refed_dspy.data.read import OWN
 from refed_dspy.data.sources import REMARKS
 from refed_dspy.errors import ConfigError, one_line
-from refed_dspy.plugins.share.facts import RunFacts, StageFacts, StageText, Step
+from refed_dspy.plugins.share.facts import RunFacts, StageFacts, Step
 from refed_dspy.plugins.share.secrets import PRIVATE
 from refed_dspy.plugins.share.survey import Survey
 from refed_dspy.text import counted, format_number, nearest
@@ -22,7 +22,6 @@ _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000
 _LARGEST = "n>1M"
 _METHOD_TAG = "reference-level-feedback"
 _TAGS = ("synthetic", "instruction-tuning", _METHOD_TAG, "refed-dspy")
-_PACKAGE_LICENSE = "Apache-2.0, that of refed-dspy, which they come with"
 _METHODS = {
     "ReferenceLevelFeedback": "Reference-Level Feedback: each reference is studied once; what makes its "
     "instruction and its response good guides new instructions, and the responses to them are improved by it.",
@@ -31,12 +30,6 @@ _METHODS = {
     "InstructionFeedbackOnly": "Instructions from references, and the first response to each: nothing is improved, so "
     "`improved_response` is `response`.",
 }
-_NGRAM = "eight"
-"""`copied.NGRAM_WORDS`, as a word."""
-_EXAMPLE = 600
-"""Characters shown of each text of the example row."""
-_LINE = 600
-"""Characters shown of a setting."""
 _ORIGINS = {
     "package": "refed-dspy's own prompts",
     "guided": "refed-dspy's own prompts, with the author's guidance added",
@@ -134,52 +127,34 @@ class Card:
         environment = jinja2.Environment(  # noqa: S701 — Markdown, where HTML's escapes do not apply
             finalize=escaped, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
         )
-        environment.filters |= {"code": code, "counted": counted}
+        environment.filters |= {"code": code, "plain": plain, "block": block, "markdown": Markdown}
+        environment.filters |= {"counted": counted, "number": format_number}
         source = files("refed_dspy.plugins.share").joinpath("card.md.j2").read_text(encoding="utf-8")
         return environment.from_string(source).render(self._values()).strip() + "\n"
 
     def _values(self) -> dict[str, Any]:
-        settings, facts, survey, columns = self.settings, self.facts, self.survey, self._columns()
-        dropped = [config.rows for config in self.configs[1:]]
-        features = {name: survey.features[name] for name in {**dict.fromkeys(facts.features), **survey.features}}
+        facts, survey, columns = self.facts, self.survey, self._columns()
+        filters = [*facts.status["filters"], *(each for step in self.steps for each in step.filters)]
         return {
-            "title": settings.name,
+            "card": self,
+            "settings": self.settings,
             "facts": facts,
             "run": facts.status,
             "cost": facts.cost,
+            "survey": survey,
             "rows": survey.rows,
-            "complete": not facts.missing,
-            "method": Markdown(_METHODS.get(facts.method, _CUSTOM_METHOD)),
-            "version": self.version,
-            "features": features,
-            "sources": [self._source(name, count) for name, count in facts.sources.items()],
+            "dropped": sum(config.rows for config in self.configs[1:]),
+            "method": _METHODS.get(facts.method, _CUSTOM_METHOD),
+            "features": {name: survey.features[name] for name in [*dict.fromkeys([*facts.features, *survey.features])]},
+            "own_sources": OWN,
             "terms": self._terms(),
-            "surveyed": len(survey.pairs),
-            "copied": _copied(survey, self.configs),
-            "changes": survey.changes,
-            "changed": format_number(100 * survey.changes.median, 0) if survey.changes else "",
-            **self._setup(),
             "columns": columns,
             "trained": next((name for name in ("improved_response", "response") if name in columns), ""),
-            "steps": self.steps,
-            "origin": self.origin,
             "example": _example(survey),
-            "figures": {
-                name: format_number(value, 1 if " words, " in name else 2) for name, value in survey.figures().items()
-            },
-            "used": len(survey.references),
-            "rows_per_reference": _rows_per_reference(survey) if survey.references else "",
             "judged": any(stage.stage.endswith("judge") for stage in self._stages()),
-            "filter_names": [
-                str(counts["filter"])
-                for filters in (facts.status["filters"], *(step.filters for step in self.steps))
-                for counts in filters
-            ],
-            "dropped": dropped[0] if dropped else 0,
-            "report": settings.report,
-            "license": self._license(),
-            "method_citation": block(_PAPER, "bibtex"),
-            "citation": block(settings.citation, "bibtex") if settings.citation else "",
+            "overlap_removed": any(counts["filter"] == "overlap" for counts in filters),
+            "origins": _ORIGINS,
+            "paper": _PAPER,
         }
 
     def _stages(self) -> list[StageFacts]:
@@ -203,74 +178,14 @@ class Card:
             for model, asked in endpoints.items()
         ]
 
-    def _setup(self) -> dict[str, Any]:
-        settings = self.facts.settings
-        return {
-            "settings": [(name, plain(value, _LINE)) for name, value in settings.rows],
-            "filter_settings": [(name, code(values, _LINE)) for name, values in settings.filters],
-            "described": [(name, plain(text, _LINE)) for name, text in settings.features.items()],
-            "stage_texts": [_stage(stage) for stage in settings.stages],
-            "stopped": settings.stopped,
-        }
 
-    def _source(self, name: str, count: int) -> dict[str, Any]:
-        builtin = name in OWN
-        return {
-            "name": name,
-            "count": count,
-            "builtin": builtin,
-            "license": _PACKAGE_LICENSE if builtin else self.settings.reference_license or "not stated",
-        }
-
-    def _license(self) -> Any:
-        if self.settings.license_file:
-            return Markdown("The license's text is in LICENSE.")
-        if self.settings.license:
-            return code(self.settings.license)
-        return "None is stated. Ask the author before you use it."
-
-
-def _copied(survey: Survey, configs: Sequence[Config]) -> Markdown:
-    """How many rows hold text of their reference, also where none does."""
-    copied = survey.copied
-    rows = counted(copied.improved_response, "row")
-    examined = counted(len(survey.drawn), "row was", "rows were")
-    text = (
-        f"In {rows}, half or more of the {_NGRAM}-word runs of the response stand in "
-        f"the reference (that is `improved_response`; of `response` in {copied.response:,}, of `instruction` in "
-        f"{copied.instruction:,}). {examined} checked, each against its own reference. Texts "
-        f"of fewer than {_NGRAM} words are not counted; shorter runs and shared ideas are not searched for."
-    )
-    return Markdown(f"{text} The rows of `dropped` were not checked." if len(configs) > 1 else text)
-
-
-def _rows_per_reference(survey: Survey) -> str:
-    least, middle, most = survey.rows_per_reference()
-    gave = f"{counted(len(survey.references), 'reference')} gave rows: "
-    if least == most:
-        return f"{gave}{least:,}{' each' if len(survey.references) > 1 else ''}."
-    return f"{gave}{least:,} to {most:,} each, {middle:,} at the median."
-
-
-def _stage(stage: StageText) -> dict[str, Any]:
-    examples = f"; {counted(stage.examples, 'example')} shown with them, not quoted here" if stage.examples else ""
-    return {
-        "stage": stage.stage,
-        "text": block(stage.instructions),
-        "origin": f"{_ORIGINS[stage.origin]}{examples}",
-        "added": block(stage.added) if stage.added else "",
-    }
-
-
-def _example(survey: Survey) -> list[tuple[str, Markdown]]:
-    """(column, its text in a block) of the first row, each text cut at `_EXAMPLE` characters."""
-    row = survey.first
-    if row is None:
-        return []
-    texts = {name: getattr(row, name) for name in ("instruction", "response", "improved_response")}
+def _example(survey: Survey) -> Mapping[str, str]:
+    """Column → its text in the first row; of rows with one response, that."""
+    if (row := survey.first) is None:
+        return {}
     if not row.response:
-        texts = {"instruction": row.instruction, "response": row.improved_response}
-    return [(name, block(text if len(text) <= _EXAMPLE else f"{text[:_EXAMPLE]} …")) for name, text in texts.items()]
+        return {"instruction": row.instruction, "response": row.improved_response}
+    return {name: getattr(row, name) for name in ("instruction", "response", "improved_response")}
 
 
 _OF_STEPS = {REMARKS: "what the filters noted, as JSON: the row's number in the data, and its scores"}
