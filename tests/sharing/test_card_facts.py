@@ -79,8 +79,9 @@ def card_of(run: Synthesis, settings: SharedSettings | None = None, size: int | 
         facts = run_facts(ledger)
     survey = Survey(2)
     list(survey.observe([row_of("a b", "c d"), row_of("a b", "a b")]))
-    status = {**facts.status, "size": size or facts.status["size"]}
-    facts = replace(facts, status=status, settings=settings or facts.settings, **replaced)
+    assert facts.account is not None
+    account = replace(facts.account, status={**facts.status, "size": size or facts.status["size"]})
+    facts = replace(facts, account=account, settings=settings or facts.settings, **replaced)
     return Card(CardSettings("Rows"), facts, survey, [Config("default", "data/*", 2)], "0.1.0", ["en"])
 
 

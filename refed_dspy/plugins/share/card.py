@@ -98,7 +98,7 @@ class Card:
     def _front_matter(self) -> str:
         from huggingface_hub import DatasetCardData
 
-        settings, facts_known = self.settings, self.facts.known
+        settings = self.settings
         file = {"license_name": "see-license-file", "license_link": "LICENSE"} if settings.license_file else {}
         data = DatasetCardData(
             language=list(self.languages) or None,
@@ -107,7 +107,7 @@ class Card:
             language_creators=["machine-generated"],
             size_categories=[next((name for most, name in _SIZES if self.configs[0].rows < most), _LARGEST)],
             task_categories=["text-generation"],
-            tags=[tag for tag in _TAGS if facts_known or tag != _METHOD_TAG],
+            tags=[tag for tag in _TAGS if self.facts.account or tag != _METHOD_TAG],
             configs=[
                 {
                     "config_name": config.name,
@@ -134,6 +134,7 @@ class Card:
 
     def _values(self) -> dict[str, Any]:
         facts, survey, columns = self.facts, self.survey, self._columns()
+        features = [*dict.fromkeys([*(facts.account.features if facts.account else ()), *survey.features])]
         filters = [*facts.status["filters"], *(each for step in self.steps for each in step.filters)]
         return {
             "card": self,
@@ -144,8 +145,8 @@ class Card:
             "survey": survey,
             "rows": survey.rows,
             "dropped": sum(config.rows for config in self.configs[1:]),
-            "method": _METHODS.get(facts.method, _CUSTOM_METHOD),
-            "features": {name: survey.features[name] for name in [*dict.fromkeys([*facts.features, *survey.features])]},
+            "method": _METHODS.get(facts.account.program, _CUSTOM_METHOD) if facts.account else "",
+            "features": {name: survey.features[name] for name in features},
             "own_sources": OWN,
             "terms": self._terms(),
             "columns": columns,

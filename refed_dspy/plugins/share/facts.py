@@ -205,17 +205,10 @@ _NO_COST: Cost = {"per_row": ""}
 class RunFacts:
     """A run, without anything private: no addresses, no paths, no reasons of failures."""
 
-    status: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
-    """See `run_status`; only its counts, and what filters and failures it had, may be told."""
-    method: str = ""
-    """The program's class."""
-    program: str = ""
-    """Digest of all its prompts."""
-    compiled: str = ""
-    """The candidate of a compile that the program is; empty where none is recorded."""
+    account: RunAccount | None = None
+    """Only its counts, its program, and what filters and failures it had, may be told. None where no run is known to
+    have made the rows."""
     stages: Sequence[StageFacts] = ()
-    features: Sequence[str] = ()
-    instructions_per_feature: int = 0
     under_system: int = 0
     """References with a system prompt, which the rows repeat."""
     sources: Mapping[str, int] = field(default_factory=dict)
@@ -232,9 +225,8 @@ class RunFacts:
     """How many pairs of a chosen and a rejected response its rows make, and what to know of them; empty for none."""
 
     @property
-    def known(self) -> bool:
-        """Whether a run is known to have made the rows."""
-        return bool(self.status["size"])
+    def status(self) -> Mapping[str, Any]:
+        return _NOTHING if self.account is None else self.account.status
 
     @property
     def missing(self) -> int:
@@ -242,21 +234,12 @@ class RunFacts:
         return max(0, int(self.status["size"]) - int(self.status["kept"]))
 
 
-UNKNOWN = RunFacts()
-"""Of rows that no run is known to have made."""
-
-
 def run_facts(ledger: Ledger) -> RunFacts:
     account, references = RunAccount.of(ledger), ledger.references()
     origins = Counter(origin_of(reference.source) for reference in references)
     return RunFacts(
-        status=account.status,
-        method=account.program,
-        program=account.prompts_digest,
-        compiled=str(account.source.get("candidate") or ""),
+        account=account,
         stages=_stages_of(account, ledger),
-        features=list(account.features),
-        instructions_per_feature=account.instructions_per_feature or 0,
         under_system=sum(bool(reference.system) for reference in references),
         sources=dict(origins.most_common()),
         cost=cost_of(account.status),
@@ -337,7 +320,7 @@ class Step:
 
 @contextmanager
 def made_facts(folder: Path) -> Iterator[tuple[RunFacts, Sequence[Step], str, Sequence[Ledger]]]:
-    """Of the rows in the folder of a filtering or a recycling: the facts of the run behind them (`UNKNOWN` where there
+    """Of the rows in the folder of a filtering or a recycling: the facts of the run behind them (empty ones where there
     is none, or it is no longer there), the steps since, the first one first, the public name of what they began with,
     and the ledgers that are read for it."""
     notes, places = [*sources(folder)], [folder]
@@ -345,7 +328,7 @@ def made_facts(folder: Path) -> Iterator[tuple[RunFacts, Sequence[Step], str, Se
         raise RunDirError(f"{one_line(folder, 200)}: does not say where its rows are from; make it again")
     places += [_folder_of(Path(note["place"])) for note in notes[:-1]]
     with run_behind(folder) as ledger:
-        facts = UNKNOWN if ledger is None else run_facts(ledger)
+        facts = RunFacts() if ledger is None else run_facts(ledger)
         steps = [_step(note, place) for note, place in zip(notes, places, strict=True)]
         name = re.split(r"[/\\]", str(notes[-1]["data"]).rstrip("/\\"))[-1]
         if not notes[-1]["place"]:  # a Hub data set by its id; what came from Python has no name

@@ -214,11 +214,11 @@ def _notes(settings: CardSettings, card: Card) -> list[str]:
     notes, facts, survey = [], card.facts, card.survey
     if settings.license is None:
         notes.append("no license: without one, nobody may use the data set; set it with license=…")
-    if not facts.known:
+    if not facts.account:
         notes.append("no run is known to have made these rows; say in the card where they are from and whose they are")
     if settings.reference_license is None and not set(facts.sources) <= OWN.keys():
         notes.append("the references' license is unknown; set it with reference_license=…")
-    if settings.reference_license is not None and facts.known and set(facts.sources) <= OWN.keys():
+    if settings.reference_license is not None and facts.account and set(facts.sources) <= OWN.keys():
         notes.append("reference_license=… was not used: all references come with refed (builtin), under its license")
     if copies := survey.copied.rows:
         notes.append(
