@@ -28,9 +28,8 @@ from refed_dspy.programs.saved import CORRECTIONS, program_digests
 from refed_dspy.records import digest
 from refed_dspy.signatures import DEFAULT_FEATURES
 from refed_dspy.teachers import Teacher, open_teacher
-from refed_dspy.teachers.caps import caps_of
 from refed_dspy.teachers.judge import in_role, judge_beside, open_judge_program, warn_of_one_model
-from refed_dspy.teachers.work import Work
+from refed_dspy.teachers.work import Work, caps_of
 
 log = logging.getLogger("refed_dspy.optimizers")
 ROLES = ("teacher", "judge", "reflection")

@@ -36,9 +36,9 @@ from refed_dspy.runs.resume import remembered
 from refed_dspy.runs.spec import RunSpec
 from refed_dspy.runs.synthesize import TRACKING_INTERVAL
 from refed_dspy.teachers import Teacher
-from refed_dspy.teachers.caps import NO_CAPS
+from refed_dspy.teachers.job import job
 from refed_dspy.teachers.progress import Progress, Watch
-from refed_dspy.teachers.work import Start, Work, begin
+from refed_dspy.teachers.work import NO_CAPS, Start, Work
 from refed_dspy.tracking.background import run_wanted, tracking
 from refed_dspy.tracking.run import copy_run
 
@@ -53,7 +53,7 @@ log = logging.getLogger("refed_dspy.cluster")
 
 
 @dataclass(frozen=True)
-class Job:
+class ClusterJob:
     """The shards in `folder`, which shall have `size` samples or rows together, under `caps`. `models`: role → model
     that they ask."""
 
@@ -128,17 +128,18 @@ def refuse_objects(work: Work, remembered: Callable[[Ledger], object]) -> None:
 
 @contextmanager
 def gathered(folder: Path, gather: Callable[[], object], work: Work) -> Iterator[Start]:
-    """One more start of `work` in `folder`, as `begin`. After the block, however it ends, what the shards have is in
-    the folder's ledger, by `gather`. A RunStopped of the block, and an interruption, then say what is kept, and how to
+    """One more start of `work` in `folder`, as `job`. After the block, however it ends, what the shards have is in the
+    folder's ledger, by `gather`. A RunStopped of the block, and an interruption, then say what is kept, and how to
     go on; and an InputError becomes a RunStopped where something was paid for. Where the block ends well, how the start
     ended is still to be written afterwards."""
     start, paid = None, None
     try:
-        with begin(folder, work) as start:
+        with job(folder, work) as at:
+            start = at.begin()
             paid = _paid(start.ledger)
             yield start
             _note_time(start.ledger)
-            write_end(start.ledger, End(STOPPED, NOT_YET))
+            at.ends(End(STOPPED, NOT_YET))
     except BaseException as error:
         if start is None:  # nothing was begun
             raise
@@ -246,7 +247,7 @@ async def _one_start(spec: RunSpec, shards: int, start: Start, ray: Any, watch: 
     for number in range(shards):
         part = shard_of(spec, number, shards)
         prepare_shard(part.folder, part.work())
-    job = Job(folder, shards, start.size, start.caps_left.caps, spec.models)
+    on_shards = ClusterJob(folder, shards, start.size, start.caps_left.caps, spec.models)
     priced = all(model.price is not None for model in spec.models.values())
     progress = Progress(start.size, start.ledger.kept(), priced=priced)
     if not progress.kept:
@@ -256,12 +257,12 @@ async def _one_start(spec: RunSpec, shards: int, start: Start, ray: Any, watch: 
     start.ledger.set_meta(**{UNGATHERED: True})
     async with watch.following(progress):
         try:
-            totals = await job.carry_out(ray, Watching(folder, progress), start.caps_left.seconds, barred)
+            totals = await on_shards.carry_out(ray, Watching(folder, progress), start.caps_left.seconds, barred)
         except CapReached as reached:
             return reached
     if totals.kept >= start.size:
         return End(DONE)
-    return job.cap_of(totals) or End(SHORT)
+    return on_shards.cap_of(totals) or End(SHORT)
 
 
 def _shards_before(folder: Path) -> int | None:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.data.references import References
-from refed_dspy.errors import CapTooSmall, ConfigError, NothingKept, RefedError, RunStopped, TooManyFailed
+from refed_dspy.errors import CapTooSmall, ConfigError, NothingKept, RefedError, RunStopped, TeacherError, TooManyFailed
 from refed_dspy.ledger.fence import SHARDS, Fence, take_over
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import spent
@@ -22,10 +22,11 @@ from refed_dspy.runs.prepare import prepare
 from refed_dspy.runs.resume import remembered
 from refed_dspy.runs.spec import Claim, RunSpec
 from refed_dspy.runs.synthesize import carry_out, restored
-from refed_dspy.teachers.caps import NO_CAPS, CapSettings
+from refed_dspy.teachers.failures import LEAST_CALLS
+from refed_dspy.teachers.job import job
 from refed_dspy.teachers.progress import Progress
 from refed_dspy.teachers.session import Session
-from refed_dspy.teachers.work import Work, begin
+from refed_dspy.teachers.work import NO_CAPS, CapSettings, Work
 
 USUAL = 64
 """Shards of a run, unless it is told another number or has few references."""
@@ -70,13 +71,18 @@ HERE = ("localhost", "127.0.0.1", "::1")
 """Hosts of a teacher that each node has for itself."""
 
 
+HOPELESS = LEAST_CALLS // 2
+"""The calls in vain that a shard counts as whose run ends for itself: the second in a row ends the worker, too."""
+
+
 class Done(NamedTuple):
     """What came of a lease: what the shard has used, over all its starts. `dry`: it gives nothing more. `error`: what
-    ended it that may be the shard's own fault, where a run in one process would end."""
+    a run in one process would end with, and what may be this shard's own fault; `in_vain`: how many calls say so."""
 
     used: Amounts
     dry: bool = False
     error: RefedError | None = None
+    in_vain: int = 0
 
 
 class ShardRun:
@@ -111,15 +117,17 @@ class ShardRun:
             return Done(self.before)
 
     async def _work(self) -> Done:
-        with begin(self.folder, self.work) as start:
+        with job(self.folder, self.work) as at:
+            start = at.begin()
             session = Session(start)
             self.progress = session.progress
             try:
                 await carry_out(self.spec, session, restored(start.ledger, self.spec.plan_settings(start.size)))
-            except RunStopped as stopped:
-                if not isinstance(stopped, NothingKept) and not isinstance(stopped.__cause__, TooManyFailed):
+            except (RunStopped, TeacherError) as stopped:
+                hopeless = isinstance(stopped, NothingKept) or isinstance(stopped.__cause__, TooManyFailed)
+                if not 0 < (in_vain := HOPELESS if hopeless else session.unanswered) < LEAST_CALLS:
                     raise
-                return Done(_used(start.ledger), dry=True, error=stopped)
+                return Done(_used(start.ledger), True, stopped, in_vain)
             dry = session.cap_reached is None and start.ledger.kept() < start.size
             return Done(_used(start.ledger), dry)
 

@@ -13,12 +13,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from refed_dspy.errors import FolderInUse, InputError, RefedError, one_line
+from refed_dspy.errors import FolderInUse, InputError, NothingKept, RefedError, one_line
 from refed_dspy.ledger.fence import take_over
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.plugins.cluster.coordinator import CoordinatorActor, CoordinatorLost, Totals
 from refed_dspy.plugins.cluster.leases import Amounts, Lease, Reply
 from refed_dspy.plugins.cluster.shards import Done, ShardRun, shard_folder
+from refed_dspy.teachers.failures import LEAST_CALLS
 from refed_dspy.teachers.progress import Progress
 
 MOST = 20
@@ -111,8 +112,10 @@ class Worker:
     def __init__(self, run: Path, name: str, coordinator: CoordinatorActor) -> None:
         self.run_dir, self.name, self.coordinator = run, name, coordinator
         self.warned = Warned()
-        self.kept: int | None = None
-        """What the run had when a shard last gave nothing more in a lease of this worker's."""
+        self.failed = set[int]()
+        """Shards whose calls failed in a lease of this worker's."""
+        self.in_vain, self.kept = 0, 0
+        """Calls in vain since the run had so many samples."""
 
     async def run(self) -> Ended:
         """How it ended; an error of the run's is part of that, a bug is raised."""
@@ -186,19 +189,26 @@ class Worker:
         return bool(await self.coordinator.ask("give_back", self.name, lease.shard, lease.epoch, done.used, done.dry))
 
     async def _leave(self, lease: Lease, before: Amounts, done: Done, error: RefedError) -> bool:
-        """Leave a shard that gives nothing more in this start: others make up for it.
+        """Leave a shard that gives nothing: others make up for it. One whose calls failed is put off, perhaps for a
+        worker whose teacher answers, and gives nothing more once they fail again.
 
-        Raises `error` where it is not this shard alone: the one before gave nothing either, and nothing was kept since.
-        A shard that an earlier start left so, and that was not paid for again, says that only of a run without samples.
+        Raises `error` where it is not this shard alone: LEAST_CALLS calls were in vain since anything was kept. Those
+        of a shard that an earlier start left so, and that was not paid for again, count only in a run without samples.
         """
         await self._report(lease, done.used, None)
         totals: Totals = await self.coordinator.ask("totals")
-        last, self.kept = self.kept, totals.kept
-        paid = done.used.calls > before.calls
-        if (paid or not totals.kept) and (totals.kept == last or (not totals.kept and totals.dry)):
+        if totals.kept != self.kept:
+            self.kept, self.in_vain = totals.kept, 0
+        again = lease.shard in self.failed
+        if not again and (done.used.calls > before.calls or not totals.kept):
+            self.in_vain += done.in_vain
+        if self.in_vain >= LEAST_CALLS:
             raise error
-        why = str(_told(error)).partition(";")[0]
-        log.warning("shard %d gives nothing more in this start: %s", lease.shard, why)
+        if not isinstance(error, NothingKept) and not again:
+            self.failed.add(lease.shard)
+            await self._put_off(lease)
+            return True
+        log.warning("shard %d gives nothing more in this start: %s", lease.shard, str(_told(error)).partition(";")[0])
         return await self._give_back(lease, done)
 
     async def _put_off(self, lease: Lease) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from refed_dspy.config import sampling
 from refed_dspy.errors import ModelError
@@ -15,9 +14,7 @@ from refed_dspy.ledger.spending import Spent, spent
 from refed_dspy.plugins.evaluate.program import Program, run_program
 from refed_dspy.plugins.evaluate.proxy import JudgeProxy, open_proxy
 from refed_dspy.teachers import Teacher
-from refed_dspy.teachers.progress import NOBODY, Progress, Watch
-from refed_dspy.teachers.row_jobs import row_job
-from refed_dspy.teachers.work import Work
+from refed_dspy.teachers.job import Job
 
 _MOST_AT_ONCE = 64
 """Threads of a benchmark's code that ask: each makes a client of its own for every request."""
@@ -28,21 +25,17 @@ def at_once(judge: Teacher) -> int:
     return min(judge.concurrency, _MOST_AT_ONCE)
 
 
-async def judge_with(
-    name: str, folder: Path, work: Work, program: Callable[[JudgeProxy], Program], watch: Watch[Progress] = NOBODY
-) -> str:
+async def judge_with(name: str, at: Job, program: Callable[[JudgeProxy], Program]) -> None:
     """Run the program that `program` makes of the proxy's address and token; its requests are answered by the model
-    `judge` of `work`, from the ledger in `folder` where they were asked before, which calls them `name`, the
-    benchmark's. Returns the cap that ended it, or an empty text.
+    `judge` of the work `at` hand, from its ledger where they were asked before, which calls them `name`, the
+    benchmark's.
 
     Raises:
-        RunDirError, ConfigError: as `row_job`.
         TeacherRefused: the judge cannot do what the program asks; nothing was paid for.
         RunStopped: the judge failed, or the program did (its last lines are in the message).
     """
-    async with row_job(folder, work, watch) as session, open_proxy(session, name) as proxy:
+    async with at.asking() as session, open_proxy(session, name) as proxy:
         await proxy.during(run_program(program(proxy)))
-    return session.cap_reached.cap if session.cap_reached else ""
 
 
 @dataclass(frozen=True)
@@ -58,14 +51,13 @@ class JudgeAnswers:
     """What is to be known where the simulated teacher judged; else empty."""
 
 
-def judge_answers(folder: Path) -> JudgeAnswers:
-    """What the ledger in `folder` has of the judge. Raises RunDirError."""
+def judge_answers(ledger: Ledger) -> JudgeAnswers:
+    """What the ledger has of the judge."""
     models = "SELECT json_extract(output, '$.model') model FROM answers GROUP BY model ORDER BY min(created)"
-    with Ledger.read(folder) as ledger:
-        count, last = ledger.db.execute("SELECT count(*), max(created) FROM answers").fetchone()
-        said = [str(name) for (name,) in ledger.db.execute(models)]
-        date = time.strftime("%Y-%m-%d", time.gmtime(last)) if last is not None else ""
-        return JudgeAnswers(int(count), said, date, spent(ledger), simulated_note(ledger))
+    count, last = ledger.db.execute("SELECT count(*), max(created) FROM answers").fetchone()
+    said = [str(name) for (name,) in ledger.db.execute(models)]
+    date = time.strftime("%Y-%m-%d", time.gmtime(last)) if last is not None else ""
+    return JudgeAnswers(int(count), said, date, spent(ledger), simulated_note(ledger))
 
 
 def check_judge(judge: Teacher) -> None:

@@ -11,11 +11,10 @@ from refed_dspy.concurrency import run_blocking
 from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
 from refed_dspy.data.stored import EVALUATION, PICTURE, TABLE
-from refed_dspy.errors import ReferencesError, RunStopped, briefly, one_line
-from refed_dspy.files import after_answers, as_path, check_outputs
+from refed_dspy.errors import NothingKept, ReferencesError, briefly, one_line
+from refed_dspy.files import as_path, check_outputs
 from refed_dspy.filters.overlap import Contamination
-from refed_dspy.ledger.connection import FILE, locked
-from refed_dspy.ledger.states import note_failure
+from refed_dspy.ledger.connection import FILE
 from refed_dspy.metrics.intervals import Interval
 from refed_dspy.plugins.evaluate.alpaca_eval.annotations import Annotations, official_figures, read_annotations
 from refed_dspy.plugins.evaluate.alpaca_eval.outputs import ModelOutputs, check_matching, read_outputs
@@ -27,12 +26,11 @@ from refed_dspy.plugins.evaluate.facts import overlap_with
 from refed_dspy.plugins.evaluate.judged import at_once, check_judge, check_logprobs, judge_answers, judge_with
 from refed_dspy.plugins.evaluate.settings import AlpacaEvalConfig
 from refed_dspy.plugins.evaluate.tracked import track_evaluation
-from refed_dspy.records import digest
 from refed_dspy.teachers import Teacher
-from refed_dspy.teachers.caps import caps_of
+from refed_dspy.teachers.job import Job, folder_of, job
 from refed_dspy.teachers.judge import open_judge_model
 from refed_dspy.teachers.progress import Progress, Watch
-from refed_dspy.teachers.work import Work
+from refed_dspy.teachers.work import Work, caps_of
 
 OUTPUTS = (EVALUATION, TABLE, PICTURE, ANNOTATIONS, LEADERBOARD, LOG)
 
@@ -93,12 +91,12 @@ def alpaca_eval(
     check_logprobs(opened)
     found = overlap_with(data, model.instructions)
     work = _work(config, model, against, opened, size)
-    folder = Path(out) if out is not None else Path("refed-evaluations") / digest(work.stored_identity)
+    folder = folder_of(out, "refed-evaluations", work.stored_identity)
     check_outputs(folder, OUTPUTS, FILE, as_path(outputs), as_path(baseline))
     installed = environment(ALPACA_EVAL, config.environment)
     workspace = Workspace(folder, installed, model, against, at_once(opened), config.gamed)
-    job = _Job(workspace, work, opened, found, f"{NAME} {installed.version}")
-    made = run_blocking(job.run(Watch(on_progress, progress)))
+    with job(folder, work, Watch(on_progress, progress)) as at:
+        made = run_blocking(_Job(workspace, at, opened, found, f"{NAME} {installed.version}").run())
     track_evaluation(folder, config.track)
     return made
 
@@ -125,17 +123,17 @@ class _Job:
     """One evaluation, in the folder of its `workspace`."""
 
     workspace: Workspace
-    work: Work
+    at: Job
     judge: Teacher
     overlap: Contamination | None
     benchmark: str
 
-    async def run(self, watch: Watch[Progress]) -> Evaluation:
+    async def run(self) -> Evaluation:
         """Run the code and write what came of it. Raises as `judge_with`."""
         folder = self.workspace.folder
-        stopped = await judge_with(NAME, folder, self.work, self.workspace.program, watch)
-        judged = None if stopped else self._judged()
-        given = judge_answers(folder)
+        await judge_with(NAME, self.at, self.workspace.program)
+        judged = None if self.at.stopped else self._judged()
+        given = judge_answers(self.at.ledger)
         made = Evaluation(
             out=folder,
             benchmark=self.benchmark,
@@ -144,17 +142,16 @@ class _Job:
             judge=self.judge.model,
             judge_said=given.said,
             date=given.date,
-            size=self.work.size,
+            size=self.at.work.size,
             asked=given.count,
             judged=judged,
             overlap=self.overlap,
             used=given.used,
             simulated=given.simulated,
-            stopped=stopped,
+            stopped=self.at.stopped,
         )
-        with locked(folder), after_answers():
-            write_evaluation(made, self.workspace.results)
-            self.workspace.clear()
+        write_evaluation(made, self.workspace.results)
+        self.workspace.clear()
         return made
 
     def _judged(self) -> Judged:
@@ -165,9 +162,9 @@ class _Job:
             figures = official_figures(results / LEADERBOARD)
         except (OSError, KeyError, ValueError, ReferencesError) as error:
             folder = self.workspace.folder
-            why = f"{NAME}: its results cannot be read: {one_line(error, 150)}; its log: {folder / LOG}"
-            note_failure(folder, why)
-            raise RunStopped(why) from None
+            raise NothingKept(
+                f"{NAME}: its results cannot be read: {one_line(error, 150)}; its log: {folder / LOG}"
+            ) from None
         return Judged(
             n=int(figures["n_total"]),
             win_rate=figures["win_rate"],

@@ -13,11 +13,10 @@ from refed_dspy.concurrency import run_blocking
 from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
 from refed_dspy.data.stored import EVALUATION, PICTURE, TABLE
-from refed_dspy.errors import RunStopped, briefly
-from refed_dspy.files import after_answers, as_path, check_outputs
+from refed_dspy.errors import NothingKept, RunStopped, briefly
+from refed_dspy.files import as_path, check_outputs
 from refed_dspy.filters.overlap import Contamination
-from refed_dspy.ledger.connection import FILE, locked
-from refed_dspy.ledger.states import note_failure
+from refed_dspy.ledger.connection import FILE
 from refed_dspy.plugins.evaluate.arena_hard.arms import Arm, check_styled, load_arms, load_baseline
 from refed_dspy.plugins.evaluate.arena_hard.clone import Clone, open_clone
 from refed_dspy.plugins.evaluate.arena_hard.leaderboard import Score, read_table
@@ -30,12 +29,11 @@ from refed_dspy.plugins.evaluate.judged import at_once, check_judge, judge_answe
 from refed_dspy.plugins.evaluate.program import run_program
 from refed_dspy.plugins.evaluate.settings import ArenaHardConfig
 from refed_dspy.plugins.evaluate.tracked import track_evaluation
-from refed_dspy.records import digest
 from refed_dspy.teachers import Teacher
-from refed_dspy.teachers.caps import caps_of
+from refed_dspy.teachers.job import Job, folder_of, job
 from refed_dspy.teachers.judge import open_judge_model
 from refed_dspy.teachers.progress import Progress, Watch
-from refed_dspy.teachers.work import Work
+from refed_dspy.teachers.work import Work, caps_of
 
 log = logging.getLogger("refed_dspy.teachers")
 OUTPUTS = (EVALUATION, TABLE, PICTURE, JUDGMENTS, LOG, TABLE_LOG)
@@ -106,12 +104,12 @@ def arena_hard(
     prompts = [str(question["prompt"]) for question in opened_clone.questions]
     found = overlap_with(data, prompts)
     work = _work(config, opened_clone, arms, opened)
-    folder = Path(out) if out is not None else Path("refed-evaluations") / digest(work.stored_identity)
+    folder = folder_of(out, "refed-evaluations", work.stored_identity)
     check_outputs(folder, OUTPUTS, FILE, *files)
     python = environment(ARENA_HARD, config.environment).python
     workspace = Workspace(folder, opened_clone, python, baseline, arms, at_once(opened))
-    job = _Job(workspace, work, opened, found, config.style_control)
-    made = run_blocking(job.run(Watch(on_progress, progress)))
+    with job(folder, work, Watch(on_progress, progress)) as at:
+        made = run_blocking(_Job(workspace, at, opened, found, config.style_control).run())
     track_evaluation(folder, config.track)
     return made
 
@@ -149,17 +147,17 @@ class _Job:
     """One evaluation, in the folder of its `workspace`."""
 
     workspace: Workspace
-    work: Work
+    at: Job
     judge: Teacher
     overlap: Contamination | None
     style_control: bool
 
-    async def run(self, watch: Watch[Progress]) -> Leaderboard:
+    async def run(self) -> Leaderboard:
         """Run the code and write what came of it. Raises as `judge_with`."""
         space, folder = self.workspace, self.workspace.folder
-        stopped = await judge_with(NAME, folder, self.work, space.judging, watch)
-        scored, unstyled = ([], "") if stopped else await self._scored()
-        given = judge_answers(folder)
+        await judge_with(NAME, self.at, space.judging)
+        scored, unstyled = ([], "") if self.at.stopped else await self._scored()
+        given = judge_answers(self.at.ledger)
         made = Leaderboard(
             out=folder,
             benchmark=space.clone.benchmark,
@@ -176,11 +174,10 @@ class _Job:
             overlap=self.overlap,
             used=given.used,
             simulated=given.simulated,
-            stopped=stopped,
+            stopped=self.at.stopped,
         )
-        with locked(folder), after_answers():
-            write_leaderboard(made, {arm.name: space.judged(arm) for arm in space.arms})
-            space.clear()
+        write_leaderboard(made, {arm.name: space.judged(arm) for arm in space.arms})
+        space.clear()
         return made
 
     async def _scored(self) -> tuple[list[Judged], str]:
@@ -188,12 +185,10 @@ class _Job:
         decided = self.workspace.sort_judgments()
         with_verdicts = [arm for arm, count in decided.items() if count]
         if not with_verdicts:
-            why = (
+            raise NothingKept(
                 f"{NAME}: none of the judge's answers has a verdict that its code reads; they are in "
                 f"{self.workspace.working}; choose another judge, or raise its max_tokens"
             )
-            note_failure(self.workspace.folder, why)
-            raise RunStopped(why)
         plain = await self._table(with_verdicts)
         styled, unstyled = await self._styled(with_verdicts)
         scored = [Judged(arm, count, plain.get(arm), styled.get(arm)) for arm, count in decided.items()]

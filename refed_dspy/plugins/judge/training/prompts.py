@@ -11,14 +11,12 @@ from typing import cast
 from refed_dspy.data.pairs import Pair
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import Spent, spent
-from refed_dspy.ledger.states import STOPPED, End, write_end
 from refed_dspy.optimizers.compile import compile as tune
 from refed_dspy.plugins.judge.training.spec import TrainingSpec
 from refed_dspy.programs import PairwiseJudge
 from refed_dspy.records import PICO, digest
 from refed_dspy.teachers import Teacher
-from refed_dspy.teachers.caps import CapSettings, lasting_caps
-from refed_dspy.teachers.work import begin
+from refed_dspy.teachers.work import CapSettings, lasting_caps
 from refed_dspy.text import counted
 
 COMPILE = "compile"
@@ -53,12 +51,10 @@ class Prompts:
 
 
 def compiled_prompts(spec: TrainingSpec, folder: Path) -> Prompts:
-    """The prompts to train with. Raises as `compile`; InputError also where `folder` holds other work."""
+    """The prompts to train with, compiled in the training's `folder`. Raises as `compile`."""
     settings = spec.settings
     if settings.optimizer is None:
         return Prompts(spec.began_as, spec.caps)
-    with begin(folder, spec.work(len(spec.pairs), spec.caps)) as start:  # what is wrong with it is told first
-        write_end(start.ledger, End(STOPPED, "the judge's prompts are compiled first; run the same command to go on"))
     train = spec.held_out.train(spec.pairs)
     instructions = len({pair.instruction for pair in train})
     sizes = {name: max(1, min(most, int(share * instructions))) for name, (share, most) in _SHARES.items()}

@@ -17,10 +17,9 @@ from refed_dspy.programs.load import open_judge, refuse_bound_models
 from refed_dspy.programs.saved import load_state, program_digests, program_state
 from refed_dspy.records import digest
 from refed_dspy.teachers import Teacher
-from refed_dspy.teachers.caps import CapSettings, caps_of
 from refed_dspy.teachers.failures import CallPolicy
 from refed_dspy.teachers.judge import open_judge_model
-from refed_dspy.teachers.work import Work
+from refed_dspy.teachers.work import CapSettings, Work, caps_of
 from refed_dspy.text import counted
 
 
@@ -71,14 +70,14 @@ class TrainingSpec:
             **(compiled if settings.optimizer is not None else {}),
         }
 
-    def work(self, size: int, caps: CapSettings) -> Work:
-        """The judging as paid work."""
+    def work(self) -> Work:
+        """The training as paid work."""
         return Work(
             kind="training",
             identity=self.identity(),
             models={"judge": self.teacher},
-            size=size,
-            caps=caps,
+            size=len(self.pairs),
+            caps=self.caps,
             reuse=self.settings.reuse,
             policy=CallPolicy(self.settings.seed),
             way_out="choose another folder with out=…",
