@@ -18,7 +18,7 @@ from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.plugins.share.card import COLUMNS, UNKNOWN, Card, CardSettings, Config, terms_of
 from refed_dspy.plugins.share.facts import SharedSettings, StageText, run_facts, settings_of
-from refed_dspy.plugins.share.share import Shared, share
+from refed_dspy.plugins.share.share import SharedFolder, share
 from refed_dspy.plugins.share.survey import Copied, DrawnRow, Survey, count_copied
 from refed_dspy.runs.result import Synthesis
 from tests.support.scripted_engine import Writer, fake_lm, references
@@ -64,12 +64,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Synthesis:
 
 
 @pytest.fixture(scope="module")
-def made(run: Synthesis, tmp_path_factory: pytest.TempPathFactory) -> Shared:
+def made(run: Synthesis, tmp_path_factory: pytest.TempPathFactory) -> SharedFolder:
     return share(run.run_dir, tmp_path_factory.mktemp("above") / "a" / "b" / "out")
 
 
 @pytest.fixture(scope="module")
-def text(made: Shared) -> str:
+def text(made: SharedFolder) -> str:
     """The card of `run`."""
     return (made.folder / "README.md").read_text()
 
@@ -137,7 +137,7 @@ def test_each_column_is_compared_with_its_reference_and_a_row_counts_once() -> N
     assert count_copied([row(SOURCE)], {"r": [" ".join(halves[:10]), " ".join(halves[10:])]}).rows == 0  # 6 of 13 runs
 
 
-def test_the_card_and_the_notes_report_copied_text(made: Shared, text: str) -> None:
+def test_the_card_and_the_notes_report_copied_text(made: SharedFolder, text: str) -> None:
     sentence = "In 2 rows, half or more of the eight-word runs of the response stand in the reference"
     assert text.count(sentence) == 2
     assert "(that is `improved_response`; of `response` in 0, of `instruction` in 0)" in text
@@ -264,7 +264,7 @@ def test_why_it_ended_short(run: Synthesis, tmp_path: Path, stopped: str, reason
 # --- columns, an example, words that are explained
 
 
-def test_every_column_of_the_data_has_its_line(made: Shared, text: str) -> None:
+def test_every_column_of_the_data_has_its_line(made: SharedFolder, text: str) -> None:
     [file] = (made.folder / "data").iterdir()
     assert pq.read_schema(file).names == list(COLUMNS)
     assert re.findall(r"(?m)^\| `(\w+)` \| [^|]+ \|$", text.split("The first row")[0]) == list(COLUMNS)
@@ -340,5 +340,5 @@ def test_nothing_of_it_becomes_markup(run: Synthesis) -> None:
     assert "<hr" not in page and "2 examples shown with them" in page
 
 
-def test_the_folders_above_are_made(made: Shared) -> None:
+def test_the_folders_above_are_made(made: SharedFolder) -> None:
     assert made.folder.parts[-3:] == ("a", "b", "out") and (made.folder / "README.md").is_file()

@@ -16,7 +16,7 @@ from refed_dspy.ledger.history import cost_by_question, stage_by_answer
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import spent
 from refed_dspy.metrics.intervals import Interval, mean_interval
-from refed_dspy.plugins.compare.replay import Compared, ComparedRow
+from refed_dspy.plugins.compare.replay import ComparedRow, Replayed
 from refed_dspy.plugins.compare.result import Comparison, Line, Subset
 from refed_dspy.plugins.compare.settings import CompareConfig
 from refed_dspy.plugins.metrics.figures import open_embedder, semantic_diversity
@@ -51,7 +51,7 @@ class Diversity:
 
 def tally(
     ledger: Ledger,
-    compared: Compared,
+    compared: Replayed,
     models: Mapping[str, Teacher],
     config: CompareConfig,
     diversity: Diversity,
@@ -119,7 +119,7 @@ class _Costs:
         return sum(question.calls for question in called), cost
 
 
-def _line(name: str, compared: Compared, config: CompareConfig, costs: _Costs, diversity: Diversity) -> Line:
+def _line(name: str, compared: Replayed, config: CompareConfig, costs: _Costs, diversity: Diversity) -> Line:
     rows = [row for row in compared.rows if name in row.answered.samples]
     texts = [row.answered.samples[name].improved_response for row in rows]
     asked = compared.asked[name]
@@ -137,7 +137,7 @@ def _line(name: str, compared: Compared, config: CompareConfig, costs: _Costs, d
     )
 
 
-def _seed_line(name: str, compared: Compared, config: CompareConfig, diversity: Diversity) -> Line:
+def _seed_line(name: str, compared: Replayed, config: CompareConfig, diversity: Diversity) -> Line:
     """The references themselves: nothing was written, so nothing is compared or paid for, except the grade."""
     references = compared.references
     instructions = [ref.instruction for ref in references]
@@ -157,7 +157,7 @@ def _seed_line(name: str, compared: Compared, config: CompareConfig, diversity: 
     )
 
 
-def _wins(name: str, compared: Compared, config: CompareConfig) -> dict[str, Any]:
+def _wins(name: str, compared: Replayed, config: CompareConfig) -> dict[str, Any]:
     """The figures of the judge's verdicts on a program."""
     judged = [(row, row.answered.verdicts[name]) for row in compared.rows if name in row.answered.verdicts]
     decided = [(row, verdict) for row, verdict in judged if verdict.win is not None]
@@ -206,7 +206,7 @@ def _text_figures(
     }
 
 
-def subsets(compared: Compared, config: CompareConfig) -> list[Subset]:
+def subsets(compared: Replayed, config: CompareConfig) -> list[Subset]:
     """A line for each program that improves responses, filter and size.
 
     Rows are taken in an order drawn by the seed: `random` takes the first ones, `rouge` the first whose instruction is

@@ -94,7 +94,7 @@ class ComparedRow:
 
 
 @dataclass(frozen=True, repr=False)
-class Compared:
+class Replayed:
     """A comparison as its ledger holds it. Every mapping is by program unless it says otherwise."""
 
     rows: Sequence[ComparedRow]
@@ -107,7 +107,7 @@ class Compared:
     instructions: for every reference that was opened and every instruction that was tried, with or without a row."""
 
 
-async def read_compared(ledger: Ledger, program: SideBySide, models: Mapping[str, Teacher]) -> Compared:
+async def read_compared(ledger: Ledger, program: SideBySide, models: Mapping[str, Teacher]) -> Replayed:
     """The comparison so far."""
     references, reader = ledger.references(), _Reader(program, Replay(ledger, models["teacher"]))
     rows = []
@@ -122,7 +122,7 @@ async def read_compared(ledger: Ledger, program: SideBySide, models: Mapping[str
             await reader.written(index, references[index], text, str(number))
         used = [references[index] for index in sorted({index for _, index, _, _ in kept})]
         grades = {ref.id: await program.grade_reference(ref) for ref in used} if program.seed_graded else {}
-    return Compared(rows, used, grades, reader.asked)
+    return Replayed(rows, used, grades, reader.asked)
 
 
 class _Reader:

@@ -14,7 +14,7 @@ from refed_dspy.files import write_json, write_lines, write_text
 from refed_dspy.ledger.spending import Spent
 from refed_dspy.ledger.states import DONE, state_in
 from refed_dspy.metrics.intervals import Interval
-from refed_dspy.plugins.compare.replay import Compared
+from refed_dspy.plugins.compare.replay import Replayed
 from refed_dspy.plugins.metrics.drawing import Bar, Point, filter_picture, save, win_rate_picture
 from refed_dspy.plugins.metrics.win_rates import LC_NOTE, LengthControlled
 from refed_dspy.programs.judges import Judgements
@@ -206,7 +206,7 @@ WIN_RATES, FILTERS = "win-rates.png", "filters.png"
 OUTPUTS = (TABLE, FIGURES, ROWS, PAIRS, WIN_RATES, FILTERS)
 
 
-def write_comparison(comparison: Comparison, compared: Compared) -> None:
+def write_comparison(comparison: Comparison, compared: Replayed) -> None:
     """Write all files into the comparison's folder, each whole or not at all. Raises ExportError."""
     write_text(comparison.out / TABLE, comparison.lines())
     write_json(comparison.out / FIGURES, facts(comparison))
@@ -240,12 +240,12 @@ def facts(comparison: Comparison) -> dict[str, Any]:
     return dict(json.loads(json.dumps(figures, default=str), parse_constant=lambda _: None))
 
 
-def _systems(compared: Compared) -> dict[str, str]:
+def _systems(compared: Replayed) -> dict[str, str]:
     """A reference's id → the system prompt that its rows inherit; "" for none."""
     return {reference.id: reference.system for reference in compared.references}
 
 
-def rows(compared: Compared) -> Iterator[dict[str, Any]]:
+def rows(compared: Replayed) -> Iterator[dict[str, Any]]:
     """One row for each instruction and program."""
     systems = _systems(compared)
     for row in compared.rows:
@@ -269,7 +269,7 @@ def rows(compared: Compared) -> Iterator[dict[str, Any]]:
             }
 
 
-def pairs(compared: Compared, against: str) -> Iterator[dict[str, Any]]:
+def pairs(compared: Replayed, against: str) -> Iterator[dict[str, Any]]:
     """Pairs to train on, as `refed export --format preference` writes them: of each program's response and that of the
     program compared with, where the judge preferred one in both orders."""
     systems = _systems(compared)

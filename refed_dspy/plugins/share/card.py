@@ -12,7 +12,7 @@ from typing import Any
 from refed_dspy.data.read import OWN
 from refed_dspy.data.sources import REMARKS
 from refed_dspy.errors import ConfigError, one_line
-from refed_dspy.plugins.share.facts import RunFacts, StageFacts, Step
+from refed_dspy.plugins.share.facts import DataStep, RunFacts, StageFacts
 from refed_dspy.plugins.share.secrets import PRIVATE
 from refed_dspy.plugins.share.survey import Survey
 from refed_dspy.text import counted, format_number, nearest
@@ -86,7 +86,7 @@ class Card:
     """`default` first."""
     version: str
     languages: Sequence[str] = field(default_factory=tuple)
-    steps: Sequence[Step] = ()
+    steps: Sequence[DataStep] = ()
     """What was done to the rows since they were made, the first step first."""
     origin: str = ""
     """What the first step began with; empty where it has no name."""

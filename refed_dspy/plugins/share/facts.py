@@ -304,7 +304,7 @@ def _made(ledger: Ledger) -> str:
 
 
 @dataclass(frozen=True)
-class Step:
+class DataStep:
     """One filtering or recycling (`work`) of `rows` rows. `filters`: the funnel; `settings`: each filter's, as JSON;
     `model`: the teacher of a recycling; `stages` and `cost`: of its calls, where its ledger is still there."""
 
@@ -319,7 +319,7 @@ class Step:
 
 
 @contextmanager
-def made_facts(folder: Path) -> Iterator[tuple[RunFacts, Sequence[Step], str, Sequence[Ledger]]]:
+def made_facts(folder: Path) -> Iterator[tuple[RunFacts, Sequence[DataStep], str, Sequence[Ledger]]]:
     """Of the rows in the folder of a filtering or a recycling: the facts of the run behind them (empty ones where there
     is none, or it is no longer there), the steps since, the first one first, the public name of what they began with,
     and the ledgers that are read for it."""
@@ -340,9 +340,9 @@ def _folder_of(place: Path) -> Path:
     return place.parent if place.name in ROWS.values() else place
 
 
-def _step(note: Mapping[str, Any], folder: Path) -> Step:
+def _step(note: Mapping[str, Any], folder: Path) -> DataStep:
     work = "filtering" if "filters" in note else "recycling"
-    step = Step(
+    step = DataStep(
         work,
         note["rows"],
         note["funnel"],
@@ -363,7 +363,7 @@ def _step(note: Mapping[str, Any], folder: Path) -> Step:
         return replace(step, stages=_stages_of(account, ledger), cost=cost_of(account.status))
 
 
-def simulated_in(rows: Sequence[DataRow], steps: Sequence[Step]) -> str:
+def simulated_in(rows: Sequence[DataRow], steps: Sequence[DataStep]) -> str:
     """That the simulated teacher answered in a step, or wrote a row; empty where it did neither."""
     asked = {stage.endpoint for step in steps for stage in step.stages}
     written = {row.fields.get(name) for row in rows for name in ENDPOINTS}

@@ -25,7 +25,15 @@ from refed_dspy.ledger.connection import FILE, locked
 from refed_dspy.ledger.identity import named_work
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.plugins.share.card import LICENSES, Card, CardSettings, Config, checked_license
-from refed_dspy.plugins.share.facts import RunFacts, Step, key_variables, made_facts, pairs_of, run_facts, simulated_in
+from refed_dspy.plugins.share.facts import (
+    DataStep,
+    RunFacts,
+    key_variables,
+    made_facts,
+    pairs_of,
+    run_facts,
+    simulated_in,
+)
 from refed_dspy.plugins.share.manifest import SharedFile, whole_folder, write_manifest
 from refed_dspy.plugins.share.report.report import public_page
 from refed_dspy.plugins.share.secrets import public_detail, public_endpoint, public_model, public_source
@@ -38,7 +46,7 @@ _LARGEST_TEXT = 1_000_000
 
 
 @dataclass(frozen=True)
-class Shared:
+class SharedFolder:
     """What was made: the `files` in `folder`, the number of `rows` and of `dropped` rows, and `notes` on what to check
     before publishing."""
 
@@ -63,7 +71,7 @@ def share(
     dropped: bool = False,
     force: bool = False,
     through: Through = unseen,
-) -> Shared:
+) -> SharedFolder:
     """Make `out`, a folder that `push` sends to the Hub, from the samples in `run_dir`, or from the rows that a
     filtering or a recycling kept: card, Parquet, manifest.
 
@@ -110,7 +118,7 @@ def share(
             _write(made / CARD, card.text())
             keys = {name for ledger in described.ledgers for name in key_variables(ledger)}
             files = write_manifest(made, card.version, keys)
-    return Shared(target, survey.rows, configs[1].rows if dropped else 0, files, _notes(settings, card))
+    return SharedFolder(target, survey.rows, configs[1].rows if dropped else 0, files, _notes(settings, card))
 
 
 @dataclass(frozen=True)
@@ -123,7 +131,7 @@ class _Described:
     survey: Survey
     tables: Iterator[Any]
     dropped: Iterator[Any] | None
-    steps: Sequence[Step] = ()
+    steps: Sequence[DataStep] = ()
     origin: str = ""
 
 
