@@ -17,7 +17,7 @@ from refed_dspy import ReferenceLevelFeedback, synthesize
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.plugins.share.card import COLUMNS, UNKNOWN, Card, CardSettings, Config, terms_of
-from refed_dspy.plugins.share.facts import SharedSettings, StageText, run_facts, settings_of
+from refed_dspy.plugins.share.facts import SharedSettings, StageText, run_facts
 from refed_dspy.plugins.share.share import SharedFolder, share
 from refed_dspy.plugins.share.survey import Copied, DrawnRow, Survey, count_copied
 from refed_dspy.runs.result import Synthesis
@@ -211,7 +211,7 @@ def changed(run: Synthesis, folder: Path, **meta: Any) -> SharedSettings:
         db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", [(n, json.dumps(v)) for n, v in meta.items()])
     db.close()
     with Ledger.read(folder) as ledger:
-        return settings_of(ledger)
+        return run_facts(ledger).settings
 
 
 def test_teachers_and_judge_are_listed_without_what_is_private(run: Synthesis, tmp_path: Path) -> None:

@@ -59,12 +59,8 @@ class SharedSettings:
     stopped: str = ""
 
 
-def settings_of(ledger: Ledger) -> SharedSettings:
-    """The settings of the run in `ledger`, without addresses and folders; of a file only its name."""
-    return _settings_of(RunAccount.of(ledger), ledger)
-
-
 def _settings_of(account: RunAccount, ledger: Ledger) -> SharedSettings:
+    """The settings of the run in `ledger`, without addresses and folders; of a file only its name."""
     end = last_end(ledger)
     stopped = _CAP.match(end.reason) if end.state == CAPPED else None
     return SharedSettings(
