@@ -20,13 +20,13 @@ from refed_dspy.ledger.states import FUNNEL
 from refed_dspy.metrics.embedder import Embedder
 from refed_dspy.plugins.share.report import charts, glance
 from refed_dspy.plugins.share.report.charts import funnel
-from refed_dspy.plugins.share.report.glance import Lead, Table
+from refed_dspy.plugins.share.report.glance import Table
 from refed_dspy.plugins.share.report.map import Map, draw_map, instruction_map
 from refed_dspy.plugins.share.report.of_comparison import comparison_page
 from refed_dspy.plugins.share.report.of_compile import compile_page
 from refed_dspy.plugins.share.report.of_filtering import filtering_page
 from refed_dspy.plugins.share.report.page import Page, render
-from refed_dspy.plugins.share.report.rows import LISTED, Columns, Rows, measured, read_rows, strip
+from refed_dspy.plugins.share.report.rows import LISTED, measured, read_rows, strip
 from refed_dspy.plugins.share.secrets import public_detail, public_endpoint, public_model, public_source
 from refed_dspy.text import counted
 from refed_dspy.tracking.background import wanted
@@ -162,8 +162,8 @@ def best_map(say: Callable[[str], None]) -> DrawMap:
     return draw
 
 
-_MODELS = {"teacher", "judge"}
-_OF_A_STAGE = "teacher of "
+_MODELS = ("teacher", "judge")
+"""What settings begin with that name models; those of a stage are `teacher of …`."""
 _PRIVATE = {"saved program", "filters", "prices of"}
 """Settings that may name a folder: where a program is saved, what a filter reads, which table the prices are from."""
 
@@ -175,62 +175,38 @@ def public_page(folder: Path, title: str) -> bytes:
 
 def public(page: Page, title: str) -> Page:
     """`page` without anything private; what the models wrote stays as it is."""
-    return replace(
-        page,
-        title=title,
-        lead=_lead(page.lead),
-        reason="",
-        tables=[_table(table) for table in page.tables],
-        rows=None if page.rows is None else _rows(page.rows),
-    )
+    lead, rows = page.lead, page.rows
+    if not isinstance(lead, str):  # as that of other work than a run
+        lead = replace(lead, by=tuple(map(public_model, lead.by)))
+    if rows is not None:  # of a filter's decision (…, reason, detail) only the detail may change
+        decisions = [
+            [[*head, reason, public_detail(reason, detail)] for *head, reason, detail in each]
+            for each in rows.columns["decisions"]
+        ]
+        rows = replace(rows, names=_public_names(rows.names), columns={**rows.columns, "decisions": decisions})
+    tables = [_public_table(table) for table in page.tables]
+    return replace(page, title=title, lead=lead, reason="", tables=tables, rows=rows)
 
 
-def _rows(rows: Rows) -> Rows:
-    return replace(rows, names=_names(rows.names), columns=_columns(rows.columns))
-
-
-def _lead(lead: Lead | str) -> Lead | str:
-    if isinstance(lead, str):  # of other work than a run
-        return lead
-    return replace(lead, by=tuple(public_model(model) for model in lead.by))
-
-
-def _names(names: Mapping[str, Any]) -> dict[str, Any]:
+def _public_names(names: Mapping[str, Any]) -> dict[str, Any]:
+    writers, references = names["writers"], names["references"]
     return {
         **names,
         "writers": [
-            {"model": public_model(writer["model"]), "endpoint": public_endpoint(writer["endpoint"])}
-            for writer in names["writers"]
+            {"model": public_model(each["model"]), "endpoint": public_endpoint(each["endpoint"])} for each in writers
         ],
-        "references": [
-            {**reference, "source": public_source(reference["source"])} for reference in names["references"]
-        ],
+        "references": [{**each, "source": public_source(each["source"])} for each in references],
     }
 
 
-def _columns(columns: Columns) -> Columns:
-    """A decision is (filter's number, whether the row was kept, score, reason, detail); only the detail may change."""
-    cleaned = [
-        [[*head, reason, public_detail(reason, detail)] for *head, reason, detail in decisions]
-        for decisions in columns["decisions"]
-    ]
-    return {**columns, "decisions": cleaned}
-
-
-def _table(table: Table) -> Table:
+def _public_table(table: Table) -> Table:
     if table.id == "models":
         return replace(table, rows=[[public_model(row[0]), public_endpoint(row[1]), *row[2:]] for row in table.rows])
-    if table.id == "reasons":
-        return table
     if table.id == "failures":
         return replace(table, columns=table.columns[:-1], rows=[row[:-1] for row in table.rows])
-    rows = [[name, _setting(name, value)] for name, value in table.rows if name not in _PRIVATE]
-    return replace(table, rows=rows)
-
-
-def _setting(name: str, value: str) -> str:
-    if name in _MODELS:
-        return public_model(value)
-    if name.startswith(_OF_A_STAGE):  # the models of a pool
-        return " + ".join(map(public_model, value.split(" + ")))
-    return value
+    if table.id == "reasons":
+        return table
+    settings = {name: value for name, value in table.rows if name not in _PRIVATE}
+    pools = {name: value.split(" + ") for name, value in settings.items() if name.startswith(_MODELS)}
+    public = {name: " + ".join(map(public_model, models)) for name, models in pools.items()}
+    return replace(table, rows=[[name, public.get(name, value)] for name, value in settings.items()])
