@@ -132,7 +132,11 @@ class Comparison(Shown):
 
     def gaps(self) -> list[str]:
         """What programs have no answer to, and what limits their win rates, in a line each."""
-        failed = [f"{line.program} has no answer to {_failed(line)}" for line in self.programs if line.failed]
+        failed = [
+            f"{line.program} has no answer to {', '.join(f'{count} ({kind})' for kind, count in line.failed.items())}"
+            for line in self.programs
+            if line.failed
+        ]
         return failed + [f"{line.program}: {note}" for line in self.programs if (note := _note(line))]
 
     def notes(self) -> list[str]:
@@ -189,10 +193,6 @@ def _cells(line: Line) -> list[str]:
 
 def _interval(interval: Interval | None, digits: int = 2) -> str:
     return NO_VALUE if interval is None else interval.shown(digits)
-
-
-def _failed(line: Line) -> str:
-    return ", ".join(f"{count} ({kind})" for kind, count in line.failed.items())
 
 
 def _note(line: Line) -> str:

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from refed_dspy.errors import ExportError, one_line
-from refed_dspy.files import whole_file
+from refed_dspy.errors import one_line
+from refed_dspy.files import as_export_error, whole_file
 from refed_dspy.metrics.intervals import Interval
 
 if TYPE_CHECKING:
@@ -40,13 +40,9 @@ def save(figure: Figure, path: Path) -> None:
 
     Raises ExportError where it cannot be written.
     """
-    try:
-        with whole_file(path) as file, style(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph .* missing")  # a box stands for what the font has no letter for
-            figure.savefig(file, format="png")
-    except OSError as error:
-        why = one_line(error.strerror or error)
-        raise ExportError(f"{one_line(path, 200)}: cannot be written: {why}; choose another file") from None
+    with as_export_error(path), whole_file(path) as file, style(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a box stands for what the font has no letter for
+        figure.savefig(file, format="png")
 
 
 def style() -> AbstractContextManager[None]:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from refed_dspy.config.keywords import checked
-from refed_dspy.errors import ConfigError, ExportError, RunDirError, briefly, one_line
-from refed_dspy.files import check_output, path_of, whole_file
+from refed_dspy.errors import ConfigError, ExportError, RunDirError, briefly
+from refed_dspy.files import as_export_error, check_output, path_of, whole_file
 from refed_dspy.ledger.account import RunAccount, per_minute
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.identity import named_work
@@ -65,11 +65,8 @@ def report(
     if out is not None and not path.parent.is_dir():  # checked before seconds of work
         raise ExportError(f"{path}: cannot be written: no folder {path.parent}; make it first")
     content = render(read_page(folder, best_map(say)), version("refed-dspy"))
-    try:
-        with whole_file(path) as file:
-            file.write(content)
-    except OSError as error:
-        raise ExportError(f"{one_line(path, 200)}: cannot be written: {one_line(error.strerror or error)}") from None
+    with as_export_error(path), whole_file(path) as file:
+        file.write(content)
     if wanted(track):
         log_page(folder, path)
     return path
