@@ -48,9 +48,7 @@ class Survey:
     """Reference id → its texts, of the rows drawn."""
     features: Counter[str] = field(default_factory=Counter)
     references: Counter[str] = field(default_factory=Counter)
-    pairs: list[tuple[str, str]] = field(default_factory=list)
     drawn: list[DrawnRow] = field(default_factory=list)
-    """The drawn rows; `pairs` are their instructions and improved responses."""
     first: DrawnRow | None = None
 
     def __post_init__(self) -> None:
@@ -69,14 +67,14 @@ class Survey:
                 self.first = self.first or drawn
                 if at in self._chosen:
                     self.drawn.append(drawn)
-                    self.pairs.append((drawn.instruction, drawn.improved_response))
             yield row
 
     def figures(self) -> Mapping[str, float | None]:
         """Lengths and diversity by name (`metrics.figures`): those figures that need no model."""
         from refed_dspy.plugins.metrics.figures import Tools, figures
 
-        return {name: value for name, value in figures(self.pairs, Tools()).items() if name != "rows"}
+        pairs = [(row.instruction, row.improved_response) for row in self.drawn]
+        return {name: value for name, value in figures(pairs, Tools()).items() if name != "rows"}
 
     @cached_property
     def copied(self) -> Copied:
@@ -110,8 +108,8 @@ class Survey:
         be recognised from the responses of up to 300 rows."""
         counts: Counter[str] = Counter()
         detector = _detector()
-        for _, response in random.Random(0).sample(self.pairs, min(len(self.pairs), _LANGUAGE_ROWS)):
-            likeliest = detector.likeliest(response)
+        for row in random.Random(0).sample(self.drawn, min(len(self.drawn), _LANGUAGE_ROWS)):
+            likeliest = detector.likeliest(row.improved_response)
             if likeliest and likeliest[1] >= _MIN_PROBABILITY:
                 counts[likeliest[0]] += 1
         least = _MIN_SHARE * sum(counts.values())
