@@ -11,7 +11,7 @@ from typing import Any
 
 from refed_dspy.cli.printing import as_options
 from refed_dspy.errors import one_line
-from refed_dspy.ledger.pace import span, time_left
+from refed_dspy.ledger.summary import span, time_left
 from refed_dspy.text import counted, table_lines
 
 

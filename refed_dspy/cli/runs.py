@@ -193,7 +193,7 @@ def _status_in(folder: Path) -> tuple[dict[str, Any], Callable[[dict[str, Any]],
 
 
 def _list_here(as_json: bool) -> None:
-    from refed_dspy.ledger.listing import works_below
+    from refed_dspy.ledger.summary import works_below
 
     works, unreadable = works_below(Path())
     if as_json:
@@ -229,9 +229,8 @@ def export(
 ) -> None:
     """Write a run's samples, filtered or recycled rows, or the rows that filters dropped, to a file."""
     from refed_dspy.cli.display import rows_shown
+    from refed_dspy.data.export import PAIRED, export_dropped
     from refed_dspy.data.export import export as write
-    from refed_dspy.data.export import export_dropped
-    from refed_dspy.data.formats import PAIRED
     from refed_dspy.data.stored import ROWS, work_in
 
     at_work()

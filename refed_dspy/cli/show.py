@@ -85,7 +85,7 @@ def _origin(row: Mapping[str, Any], begins: Mapping[str, str]) -> str:
 
 
 def _show_dropped(run_dir: Path, number: int) -> None:
-    from refed_dspy.data.dropped import dropped_in
+    from refed_dspy.data.sources import dropped_in
 
     rows = list(islice(dropped_in(run_dir), number))
     if not rows:

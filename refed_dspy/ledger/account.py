@@ -5,17 +5,14 @@ The report, the card, MLflow and `refed status` tell the same facts from it, eac
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.provenance import ANY
+from refed_dspy.ledger.settings import RunSettings, settings_of
 from refed_dspy.ledger.summary import run_status
 from refed_dspy.records import PICO, digest
-
-Model = Mapping[str, Any]
-"""A model as a run remembers it: `model`, its name, and `config`, its settings, which an LM object does not have."""
 
 # Per minute since the run first began: calls, dollars, tokens, failed calls; and samples.
 _CALLS = """
@@ -35,6 +32,8 @@ class RunAccount:
 
     status: Mapping[str, Any]
     """State, counts, costs and reasons, in JSON types (`run_status`)."""
+    settings: RunSettings
+    """What it was last started with."""
     program: str
     """The program's class."""
     prompts: Mapping[str, str]
@@ -46,19 +45,11 @@ class RunAccount:
     features: Mapping[str, str]
     """Name → what feedback on an instruction looks for."""
     instructions_per_feature: int | None
-    per_reference: int | None
-    spread: bool
-    """Whether rows are spread evenly over the references, where nothing bounds those of one."""
-    by_stage: Mapping[str, Sequence[Model]] | None
-    """Stage → the members of its pool, under ANY those of every other stage; None where there is a single teacher."""
+    judge_identity: Mapping[str, Any]
+    filters: Sequence[tuple[str, Mapping[str, Any]]]
+    """Label and identity of each, in order."""
     asked: Sequence[Any]
     """The identities of all teachers that were asked in any start."""
-    judge: Model | None
-    judge_identity: Mapping[str, Any]
-    judge_program: bool
-    """Whether its prompts are compiled ones."""
-    filters: Sequence[tuple[str, Mapping[str, Any]]]
-    """Label and settings of each, in order."""
 
     @classmethod
     def of(cls, ledger: Ledger) -> Self:
@@ -66,20 +57,16 @@ class RunAccount:
         identity = ledger.meta("identity") or {}
         return cls(
             status=run_status(ledger),
+            settings=settings_of(ledger),
             program=str(identity.get("kind", "")),
             prompts=identity.get("program") or {},
             source={name: value for name, value in (ledger.meta("program_source") or {}).items() if value is not None},
             references=str(identity.get("references", "")),
             features=ledger.meta("features") or dict.fromkeys(identity.get("features") or (), ""),
             instructions_per_feature=identity.get("instructions_per_feature"),
-            per_reference=ledger.meta("per_reference"),
-            spread=bool(ledger.meta("spread")),
-            by_stage=ledger.meta("pools"),
-            asked=list(ledger.meta("asked_teachers") or ()),
-            judge=ledger.meta("judge"),
             judge_identity=identity.get("judge") or {},
-            judge_program=bool(ledger.meta("judge_program")),
-            filters=[(str(label), settings) for label, settings in ledger.meta("filters") or ()],
+            filters=[(str(label), settings) for label, settings in identity.get("filters") or ()],
+            asked=list(ledger.meta("asked_teachers") or ()),
         )
 
     @property
@@ -87,29 +74,12 @@ class RunAccount:
         return digest(self.prompts)
 
     @property
-    def teachers(self) -> Mapping[str, Sequence[Model]]:
-        """As `by_stage`; a single teacher is a pool for all stages."""
-        return self.by_stage or {ANY: [self.status["teacher"]]}
-
-    @property
-    def several(self) -> bool:
-        """Whether more than one teacher was asked, in all starts."""
-        return self.by_stage is not None or len(self.asked) > 1
-
-    @property
     def pools(self) -> dict[str, str]:
         """Stage → its teachers' names; under ANY those of every other stage."""
         return {
             stage: " + ".join(str(member.get("model") or "") for member in pool)
-            for stage, pool in self.teachers.items()
+            for stage, pool in self.settings.pools.items()
         }
-
-    def models(self) -> Iterator[Model]:
-        """Every model of the run: teachers and judge."""
-        yield self.status["teacher"]
-        for pool in self.teachers.values():
-            yield from pool
-        yield self.judge or {}
 
 
 def per_minute(ledger: Ledger) -> dict[int, dict[str, float]]:

@@ -1,12 +1,14 @@
-"""What was asked so far, what became of it, and what it took."""
+"""What was asked so far and of whom, what became of it, what filters decided, and what it took."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.statements import SENT, UNUSED
+from refed_dspy.ledger.settings import only_teacher
+from refed_dspy.ledger.statements import SENT, UNUSED, DecisionRow
 
 
 class Usage(NamedTuple):
@@ -182,3 +184,153 @@ def cost_by_question(ledger: Ledger) -> dict[str, QuestionCost]:
 def stage_by_answer(ledger: Ledger) -> dict[str, str]:
     """Key → stage of each answer, paid for here or taken over from another run."""
     return dict(ledger.db.execute("SELECT key, stage FROM answers"))
+
+
+class Instruction(NamedTuple):
+    """An instruction: its name in the ledger, its reference, how long it is, and whether it is still open."""
+
+    item: str
+    reference: int
+    characters: int
+    open: bool
+
+
+def instructions(ledger: Ledger) -> list[Instruction]:
+    """All instructions, those dropped at once too."""
+    rows = ledger.db.execute("SELECT id, reference, length(text), used IS NULL FROM instructions")
+    return [Instruction(str(number), reference, length, bool(open_)) for number, reference, length, open_ in rows]
+
+
+def dropped_items(ledger: Ledger) -> set[str]:
+    """The instructions that a filter dropped, before or after they were answered."""
+    rows = ledger.db.execute("SELECT DISTINCT instruction FROM decisions WHERE NOT kept")
+    return {str(number) for (number,) in rows}
+
+
+def kept_instructions(ledger: Ledger) -> list[tuple[int, int, str, str]]:
+    """(id, reference, feature, text) of every sample's instruction, in the order of the samples."""
+    return ledger.db.execute(
+        "SELECT i.id, i.reference, i.feature, intact(i.sum, i.text, i.feature)"
+        " FROM samples s JOIN instructions i ON i.id = s.instruction ORDER BY s.seq"
+    ).fetchall()
+
+
+def tried_in_vain(ledger: Ledger) -> list[tuple[int, int, str]]:
+    """(id, reference, text) of every instruction that calls were made about and that gave no sample."""
+    return ledger.db.execute(
+        "SELECT id, reference, intact(sum, text, feature) FROM instructions i"
+        " WHERE NOT EXISTS (SELECT 1 FROM samples WHERE instruction = i.id)"
+        " AND EXISTS (SELECT 1 FROM calls WHERE item = CAST(i.id AS TEXT)) ORDER BY id"
+    ).fetchall()
+
+
+def opened_references(ledger: Ledger) -> list[int]:
+    """The references that calls were made about, in their order."""
+    rows = ledger.db.execute(
+        "SELECT position FROM refs r WHERE EXISTS (SELECT 1 FROM calls WHERE item = r.id) ORDER BY position"
+    )
+    return [position for (position,) in rows]
+
+
+_OF_FILTER = """
+SELECT filter, position, kept, score, reason, detail FROM decisions WHERE filter = ? ORDER BY created, instruction
+"""
+# With min(), SQLite takes the other columns from the row that has the least: the drop, where there was one.
+_LAST = """
+WITH last AS (
+  SELECT min(kept) AS kept, filter, reason, created FROM decisions WHERE filter IN ({}) GROUP BY instruction
+)
+"""
+_ROWS = """
+SELECT i.id, intact(i.sum, i.text, i.feature), intact(i.sample_sum, i.sample), r.id,
+       i.feature, i.round, d.filter, d.reason, d.score, d.detail
+FROM decisions d
+JOIN instructions i ON i.id = d.instruction
+JOIN refs r ON r.position = i.reference
+WHERE d.kept = :kept AND (d.filter = :label OR :label IS NULL) ORDER BY d.created, i.id
+"""
+
+
+def decisions_of(ledger: Ledger, label: str) -> Iterator[DecisionRow]:
+    """The decisions of the filter called `label`, oldest first."""
+    return map(_row, ledger.db.execute(_OF_FILTER, (label,)))
+
+
+class Decided(NamedTuple):
+    """What filters decided on rows in the end. `dropped`: (filter, reason) → the drops after the last kept row;
+    `before`: all rows up to that one, and those of them that were `kept`."""
+
+    before: int
+    kept: int
+    dropped: Counter[tuple[str, str]]
+
+
+def decided_so_far(ledger: Ledger, labels: Sequence[str]) -> Decided:
+    """What the filters called `labels` decided on all rows."""
+    last = _LAST.format(",".join("?" * len(labels)))
+    query = f"{last} SELECT count(*), total(kept), coalesce(max(CASE WHEN kept THEN created END), -1) FROM last"
+    rows, kept, moment = ledger.db.execute(query, labels).fetchone()
+    since = f"{last} SELECT filter, reason, count(*) FROM last WHERE NOT kept AND created > ? GROUP BY 1, 2"
+    found = ledger.db.execute(since, [*labels, moment]) if rows > kept else ()
+    dropped = Counter({(name, reason): count for name, reason, count in found})
+    return Decided(rows - dropped.total(), int(kept), dropped)
+
+
+def decided_rows(ledger: Ledger, kept: bool, label: str | None) -> Iterator[tuple[Any, ...]]:
+    """The rows that the filter called `label`, or any filter, kept or dropped, oldest decision first.
+
+    Each is (instruction's number, its text, its sample as JSON or None, reference's id, feature, round, filter, reason,
+    score, detail).
+    """
+    return ledger.db.execute(_ROWS, {"kept": kept, "label": label})
+
+
+def _row(record: tuple[Any, ...]) -> DecisionRow:
+    label, position, kept, *why = record
+    return DecisionRow(label, position, bool(kept), *why)
+
+
+EMBEDDED = "embedded:"
+"""Prefix of the endpoint of a model that the run started itself; the model's name follows."""
+SIMULATED = "simulated"
+"""The endpoint of the simulated teacher."""
+
+_ENDPOINTS = """
+SELECT endpoint FROM usage WHERE answered UNION SELECT endpoint FROM reused JOIN answers USING (key)
+"""
+
+
+def model_of(model: str, endpoint: str) -> str:
+    """The name of a call's model; of one that the run started itself, its name in the run's settings."""
+    return endpoint.removeprefix(EMBEDDED) if endpoint.startswith(EMBEDDED) else model
+
+
+def simulated_note(ledger: Ledger) -> str:
+    """What people must know of texts by the simulated teacher; empty where a model gave every answer."""
+    by = {endpoint == SIMULATED for (endpoint,) in ledger.db.execute(_ENDPOINTS)}
+    return simulated_text(by, "rows" if ledger.holds() in {"", "run", "comparison", "recycling"} else "answers")
+
+
+def simulated_text(by: Collection[bool], texts: str = "rows") -> str:
+    """The note of `texts`. `by`: whether the simulated teacher wrote each, or each kind of them."""
+    if True not in by:
+        return ""
+    whole = f"made by the simulated teacher: no model wrote these {texts}"
+    return f"{'made in part by the simulated teacher' if False in by else whole}, for trying refed out only"
+
+
+class Authors:
+    """Which model wrote an answer of a run: the only teacher of most runs, or the one that the call was made to."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._db = ledger.db
+        self._only = only_teacher(ledger)
+
+    def model(self, key: str | None, endpoint: str | None) -> str | None:
+        """The model that wrote the answer under `key`; None where it is not known."""
+        if self._only is not None or key is None or endpoint is None:
+            return self._only
+        row = self._db.execute("SELECT model FROM calls WHERE key=? AND outcome='ok' LIMIT 1", (key,)).fetchone()
+        if row is None:
+            row = self._db.execute("SELECT model FROM reused WHERE key=?", (key,)).fetchone()
+        return None if row is None else model_of(str(row[0]), endpoint)

@@ -23,13 +23,13 @@ from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import RunRecorder
 from refed_dspy.ledger.statements import Answer, Key, Statement
+from refed_dspy.programs.fast_path import Engine
 from refed_dspy.programs.lm_errors import LMCapReached
 from refed_dspy.programs.question import Question
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.failures import ROWS_OWN, CallPolicy
 from refed_dspy.teachers.progress import Progress
-from refed_dspy.teachers.recorded import Asked, RecordedTeacher
-from refed_dspy.teachers.recorded_lm import RecordedLM, recorded_lm_on
+from refed_dspy.teachers.recorded import Asked, RecordedLM, RecordedTeacher, recorded_lm_on
 
 UNCOUNTED = {"teacher": (*ROWS_OWN, MalformedAnswer, CutAnswer)}
 """Role → failures that are no sign of a bad model: a candidate's prompts may spoil the teacher's answers."""
@@ -279,11 +279,11 @@ async def _run_gateway(
     async with AsyncExitStack() as stack:
         loop, over = asyncio.get_running_loop(), asyncio.Event()
         gateway = Gateway(ledger, recorder, loop, seed, teachers)
-        lms: dict[int, Any] = {}
+        engines: dict[int, Engine] = {}
         for role, teacher in teachers.items():
-            if id(teacher) not in lms:
-                lms[id(teacher)] = await stack.enter_async_context(teacher.running())
-            gateway.models[role].engine = teacher.engine(lms[id(teacher)])
+            if id(teacher) not in engines:
+                engines[id(teacher)] = await stack.enter_async_context(teacher.running())
+            gateway.models[role].engine = engines[id(teacher)]
         gateway.opened = loop.time()
         started.set_result((gateway, over))
         try:

@@ -16,8 +16,8 @@ import dspy
 from refed_dspy.errors import RunStopped, one_line
 from refed_dspy.files import whole_file
 from refed_dspy.ledger.candidates import ABSTAINED, baseline_and_best, count_abstentions, load_candidates
+from refed_dspy.ledger.history import simulated_note
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.provenance import simulated_note
 from refed_dspy.ledger.spending import in_flight_cost, spent
 from refed_dspy.ledger.states import state_in, state_of
 from refed_dspy.ledger.summary import failure_counts, limited_since, usage_by_stage

@@ -47,9 +47,10 @@ def prompt_digest(predictor: dspy.Predict) -> str:
 
 def program_digests(program: dspy.Module) -> dict[str, str]:
     """Predictor name → digest of its prompt; of a trained judge also that of its corrections."""
-    corrections = getattr(program, CORRECTIONS, None)
-    scored = {} if corrections is None else {CORRECTIONS: digest(corrections.state())}
-    return {name: prompt_digest(predictor) for name, predictor in program.named_predictors()} | scored
+    digests = {name: prompt_digest(predictor) for name, predictor in program.named_predictors()}
+    if (corrections := getattr(program, CORRECTIONS, None)) is not None:
+        digests[CORRECTIONS] = digest(corrections.state())
+    return digests
 
 
 def _field_digests(program: dspy.Module) -> dict[str, str]:
@@ -71,8 +72,8 @@ def program_state(program: dspy.Module) -> dict[str, Any]:
         "digests": prompt_digests(state),
         **_own_class(program),
     }
-    if getattr(program, CORRECTIONS, None) is not None:
-        state[CORRECTIONS] = program.corrections.state()
+    if (corrections := getattr(program, CORRECTIONS, None)) is not None:
+        state[CORRECTIONS] = corrections.state()
         state[MANIFEST][CORRECTIONS] = digest(state[CORRECTIONS])
     return state
 

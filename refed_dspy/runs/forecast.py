@@ -18,8 +18,8 @@ from statistics import fmean, stdev
 from typing import Any
 
 from refed_dspy.ledger.history import Usage
-from refed_dspy.ledger.identity import per_reference_of
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.settings import settings_of
 from refed_dspy.records import PICO, Rates
 from refed_dspy.runs.history import Kind, RunHistory, StageQuestion, charged, settled_charges, waiting_calls
 from refed_dspy.runs.plan import PlanSettings
@@ -106,8 +106,8 @@ def _plan_settings(ledger: Ledger, references: int, size: int | None, per_refere
         references=references,
         features=tuple(identity["features"]),
         instructions_per_feature=identity["instructions_per_feature"],
-        per_reference=per_reference or per_reference_of(ledger),
-        seed=ledger.meta("seed"),
+        per_reference=per_reference or settings_of(ledger).values.get("per_reference"),
+        seed=identity["seed"],
     )
 
 

@@ -15,10 +15,11 @@ from refed_dspy.ledger.history import (
     answered_items,
     asked_questions,
     calls_in_batches,
+    dropped_items,
     failed_items,
+    instructions,
     unpriced_calls,
 )
-from refed_dspy.ledger.instructions import dropped_items, instructions
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import spent
 from refed_dspy.records import TAKEN_SHOWN, Reference

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from refed_dspy.ledger.history import Usage
+from refed_dspy.ledger.history import Usage, model_of
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.provenance import ANY, model_of
+from refed_dspy.ledger.settings import ANY, RunSettings, settings_of
 from refed_dspy.records import Rates
 
 JUDGE = "judge"
@@ -34,27 +34,20 @@ class StageWeights:
     """The name of who answers at a further address of a teacher → the teacher's name."""
 
     @classmethod
-    def read(
-        cls,
-        ledger: Ledger,
-        rates: Rates | None = None,
-        by_stage: Mapping[str, Any] | None = None,
-        judge: Rates | None = None,
-    ) -> StageWeights:
-        """As the run's folder remembers them, except for what is passed: the rates of the only teacher, or the facts of
-        several (`TeachersByStage.facts`), and the judge's rates."""
+    def read(cls, ledger: Ledger, settings: RunSettings | None = None) -> StageWeights:
+        """Of the run's settings: those that it starts with, or the ones that its ledger has."""
+        settings = settings or settings_of(ledger)
         stages = frozenset(name.rpartition(".")[2] for name in (ledger.meta("identity") or {}).get("program", ()))
-        by_stage = by_stage or (ledger.meta("pools") if rates is None else None)
-        of_teacher = rates or _rates(ledger.meta("rates"))
-        stored_judge = ledger.meta("judge") or {}
-        of_judge = judge or (_rates(stored_judge["rates"]) if "rates" in stored_judge else of_teacher)
+        of_teacher = _rates(settings.teacher.get("rates"))
+        of_judge = _rates(settings.judge["rates"]) if settings.judge else of_teacher
         charges: dict[str, Rates | None] = {ONLY_TEACHER: of_teacher, JUDGE: of_judge}
-        if not by_stage:
+        if not settings.several:
             return cls({ANY: ((ONLY_TEACHER, 1.0),)}, charges, stages)
         pools = {
-            stage: [(_name(member), float(member["weight"])) for member in pool] for stage, pool in by_stage.items()
+            stage: [(_name(member), float(member["weight"])) for member in pool]
+            for stage, pool in settings.pools.items()
         }
-        members = [member for pool in by_stage.values() for member in pool]
+        members = [member for pool in settings.pools.values() for member in pool]
         charges |= {_name(member): _rates(member["rates"]) for member in members}
         further = {f"{member['model']} at {place}": _name(member) for member in members for place in _places(member)}
         return cls(pools, charges, stages, further)

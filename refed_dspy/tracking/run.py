@@ -8,8 +8,8 @@ from typing import Any
 from refed_dspy.ledger.account import RunAccount, per_minute
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.live import live_numbers
 from refed_dspy.ledger.states import KILLED, End, last_end
+from refed_dspy.ledger.summary import live_numbers
 from refed_dspy.records import digest
 from refed_dspy.tracking.store import Store
 
@@ -70,7 +70,7 @@ def _copy_live(store: Store, run_id: str, live: Mapping[str, Any]) -> None:
 def run_parameters(account: RunAccount) -> dict[str, Any]:
     """What the run was called with. Where there are several teachers: stage by stage, those of all others first."""
     status, teachers = account.status, account.pools
-    config = status["teacher"].get("config") or {}
+    config = account.settings.teacher.get("config") or {}
     return {
         "size": status["size"],
         "references": status["references"],
@@ -81,7 +81,7 @@ def run_parameters(account: RunAccount) -> dict[str, Any]:
         "instructions_per_feature": account.instructions_per_feature,
         "seed": status["seed"],
         "teacher": ", ".join(f"{stage}: {models}" if stage else models for stage, models in teachers.items()),
-        "judge": (account.judge or {}).get("model"),
+        "judge": account.settings.judge.get("model"),
         "filters": ", ".join(label for label, _ in account.filters) or None,
         **{name: config.get(name) for name in ("temperature", "max_tokens", "concurrency", "api_base")},
         **{name: value for name, value in status["caps"].items() if value is not None},

@@ -63,9 +63,9 @@ def test_every_command_that_shows_a_run(
         db.execute("UPDATE calls SET stage = stage || ? WHERE id % 5 = 0", (evil,))
         db.execute("INSERT INTO failures VALUES ('k', ?, ?, ?, ?, 1, 1.0)", (evil,) * 4)
         db.execute("UPDATE decisions SET filter = ?, reason = ?, kept = instruction % 2", (evil, evil))
-        db.execute("UPDATE meta SET value = ? WHERE name = 'price_source'", (json.dumps(evil),))
+        db.execute("UPDATE meta SET sum = NULL, value = ? WHERE name = 'price_source'", (json.dumps(evil),))
         end = json.dumps({"state": evil, "reason": evil, "at": 1.0})
-        db.execute("UPDATE meta SET value = ? WHERE name = 'last_end'", (end,))
+        db.execute("UPDATE meta SET sum = NULL, value = ? WHERE name = 'last_end'", (end,))
         db.execute("INSERT INTO batches VALUES (1, ?, ?, ?, ?, NULL, 2, 1.0, NULL)", (evil,) * 4)
         db.execute("INSERT INTO batched VALUES (1, 1, NULL)")
     assert json.loads(harmless("status", folder, "--json"))["reason"] == evil

@@ -19,6 +19,7 @@ from refed_dspy.teachers.requests import Outgoing
 from refed_dspy.teachers.route import resolve
 from tests.support.asking import ask
 from tests.support.recording_endpoint import Listener, listening
+from tests.support.two_ways import running_lm
 
 ANSWER_BODY = {
     "id": "1",
@@ -44,7 +45,7 @@ def answered(recorder: Listener, questions: list[dict[str, Any]], **settings: An
     )
 
     async def all_of_them() -> None:
-        async with teacher.running() as lm:
+        async with running_lm(teacher) as lm:
             with dspy.context(lm=lm, adapter=SchemaAdapter(), disable_history=True, trace=None):
                 for inputs in questions:
                     await ask("stage", "item", dspy.Predict(ResponseGeneration), **inputs)

@@ -12,7 +12,7 @@ from dspy.lm15 import Request, Response
 
 from refed_dspy.errors import NoAnswer, RowError, UnfitRequest
 from refed_dspy.ledger.connection import damaged
-from refed_dspy.ledger.instructions import kept_instructions, opened_references, tried_in_vain
+from refed_dspy.ledger.history import kept_instructions, opened_references, tried_in_vain
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.plugins.compare.side_by_side import SideBySide
 from refed_dspy.programs.adapter import checked_adapter
@@ -21,8 +21,7 @@ from refed_dspy.programs.judges import Graded, Verdict
 from refed_dspy.programs.lm_errors import in_transit
 from refed_dspy.records import Reference, Sample
 from refed_dspy.teachers import Teacher
-from refed_dspy.teachers.recorded import Asked, key_function, remembered, response_of
-from refed_dspy.teachers.recorded_lm import recorded_lm
+from refed_dspy.teachers.recorded import Asked, key_function, recorded_lm, remembered, response_of
 from refed_dspy.teachers.session import LEAN
 
 

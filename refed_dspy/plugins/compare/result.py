@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from refed_dspy.data.formats import answer_of, prompt_of
+from refed_dspy.data.export import answer_of, prompt_of
 from refed_dspy.files import write_json, write_lines, write_text
 from refed_dspy.ledger.spending import Spent
 from refed_dspy.ledger.states import DONE, state_in

@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from refed_dspy.config import sampling
+from refed_dspy.config.teacher import on_anthropic_wire
 from refed_dspy.errors import ModelError
+from refed_dspy.ledger.history import simulated_note
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.provenance import simulated_note
 from refed_dspy.ledger.spending import Spent, spent
 from refed_dspy.plugins.evaluate.program import Program, run_program
 from refed_dspy.plugins.evaluate.proxy import JudgeProxy, open_proxy
@@ -68,5 +68,5 @@ def check_judge(judge: Teacher) -> None:
 
 def check_logprobs(judge: Teacher) -> None:
     """Raises ModelError for a judge that is known to give no log-probabilities."""
-    if judge.config is not None and sampling.on_anthropic_wire(str(judge.config.model)):
+    if judge.config is not None and on_anthropic_wire(str(judge.config.model)):
         raise ModelError("Anthropic's API gives no log-probabilities; choose another model", "judge")

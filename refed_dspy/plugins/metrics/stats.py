@@ -6,13 +6,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
-from refed_dspy.config.scorer import ScorerConfig
-from refed_dspy.data.dataset import DataSet, data_identity, drawn, load_dataset
-from refed_dspy.data.on_disk import OnDisk
+from refed_dspy.data.dataset import DataSet, OnDisk, data_identity, drawn, load_dataset
 from refed_dspy.errors import ConfigError, NothingKept, briefly, one_line
 from refed_dspy.files import as_path
 from refed_dspy.ledger.spending import Spent, spent
@@ -33,6 +31,8 @@ from refed_dspy.text import NO_VALUE, Shown, html_lines
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from refed_dspy.keywords import StatsKeywords
 
 
 @dataclass(frozen=True)
@@ -94,22 +94,8 @@ class DataStats(Shown):
         return {**facts, "left_out": dict(self.data.left_out), "not_measured": list(self.lacking)}
 
 
-class StatsKeywords(TypedDict, total=False):
-    """The keys of `StatsConfig` that `measure` takes besides its own."""
-
-    columns: Mapping[str, str] | None
-    scorer: ScorerConfig | Mapping[str, Any] | None
-    embeddings: bool | None
-    cluster: str | None
-    sample: int
-    seed: int
-    max_cost: float | None
-    max_calls: float | None
-    max_minutes: float | None
-
-
 @briefly
-@with_keywords(StatsConfig, StatsKeywords)
+@with_keywords(StatsConfig)
 def measure(
     data: Any,
     *,
@@ -120,7 +106,7 @@ def measure(
     **settings: Unpack[StatsKeywords],
 ) -> DataStats:
     """The figures of `data` (whatever `load_dataset` takes). Only the `judge` and the scorer are models that get
-    asked. The other keywords are settings of `StatsConfig`.
+    asked.
 
     Args:
         judge: who judges the win rate of the improved responses over the plain ones, which `data` must have, on

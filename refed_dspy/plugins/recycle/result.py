@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from refed_dspy.data.dataset import DataSet
-from refed_dspy.data.kept import KeptRows
+from refed_dspy.data.export import KeptRows
 from refed_dspy.data.stored import DROPPED, SOURCE
 from refed_dspy.data.stored import ROWS as FILES
 from refed_dspy.files import write_json, write_lines, write_text

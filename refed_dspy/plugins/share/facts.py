@@ -12,15 +12,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from refed_dspy.data.formats import Pairs
+from refed_dspy.data.export import Pairs
 from refed_dspy.data.rows import both_responses
 from refed_dspy.data.sources import ENDPOINTS, as_trained, margin_of, run_behind, sources
 from refed_dspy.data.stored import ROWS
 from refed_dspy.errors import ExportError, RunDirError, one_line
 from refed_dspy.ledger.account import RunAccount
 from refed_dspy.ledger.connection import FILE
+from refed_dspy.ledger.history import SIMULATED, model_of
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.provenance import SIMULATED, model_of
+from refed_dspy.ledger.settings import only_teacher, settings_of
 from refed_dspy.ledger.states import CAPPED, last_end
 from refed_dspy.plugins.share.secrets import origin_of, public_endpoint, public_model
 from refed_dspy.records import PICO, DataRow, digest, dollars
@@ -73,25 +74,25 @@ def _settings_of(account: RunAccount, ledger: Ledger) -> SharedSettings:
 
 
 def _rows(account: RunAccount) -> Iterator[tuple[str, str]]:
-    bound, asked_at_once = account.per_reference, account.instructions_per_feature
+    settings, asked_at_once = account.settings, account.instructions_per_feature
+    bound = settings.values.get("per_reference")
     yield "rows requested", f"{account.status['size']:,}"
     yield "instructions per call, for each feature", _UNKNOWN if asked_at_once is None else str(asked_at_once)
-    unset = "an even share" if account.spread else "no bound was set"
-    yield "rows of a reference before the next one", unset if bound is None else f"at most {bound:,}"
+    yield "rows of a reference before the next one", "an even share" if bound is None else f"at most {bound:,}"
     yield "seed", str(account.status["seed"])
     yield from _teachers(account)
-    if account.judge is not None:
-        prompts = ", compiled prompts" if account.judge_program else ""
-        yield "judge", _model(account.judge, account.judge_identity) + prompts
+    if settings.judge:
+        prompts = ", compiled prompts" if settings.values.get("judge_program") else ""
+        yield "judge", _model(settings.judge, account.judge_identity) + prompts
 
 
 def _teachers(account: RunAccount) -> Iterator[tuple[str, str]]:
     """A row for each stage that has teachers of its own, and one for those that only earlier starts asked."""
     asked = [teacher for teacher in account.asked if isinstance(teacher, dict)]
     identities = {teacher.get("model"): teacher for teacher in reversed(asked)}
-    others = "teacher of other stages" if account.by_stage else "teacher"
+    others = "teacher of other stages" if account.settings.several else "teacher"
     current = set()
-    for stage, pool in account.teachers.items():
+    for stage, pool in account.settings.pools.items():
         members = [_model(member, identities.get(member.get("model"), {})) for member in pool]
         yield f"teacher of {stage}" if stage else others, "; ".join(dict.fromkeys(members))
         current |= {digest([member.get("model"), member.get("config")]) for member in pool}
@@ -257,15 +258,14 @@ def _pairs(ledger: Ledger) -> str:
 
 def key_variables(ledger: Ledger) -> set[str]:
     """The environment variables that held the API keys of the run's models, by name, as its settings give them."""
-    names = ((model.get("config") or {}).get("api_key_env") for model in RunAccount.of(ledger).models())
+    names = ((model.get("config") or {}).get("api_key_env") for model in settings_of(ledger).models)
     return {str(name) for name in names if name}
 
 
 def _stages_of(account: RunAccount, ledger: Ledger) -> list[StageFacts]:
     """Stages in the order in which they were first asked. Where no call names the model, it is the run's only teacher,
     or the judge; with several teachers it stays unknown."""
-    judge = (account.judge or {}).get("model")
-    teacher = None if account.several else account.status["teacher"].get("model")
+    judge, teacher = account.settings.judge.get("model"), only_teacher(ledger)
     merged: Counter[tuple[str, str, str]] = Counter()
     for stage, model, endpoint, count in ledger.db.execute(_ANSWERS):
         asked = model or (judge or teacher if str(stage).endswith("judge") else teacher)

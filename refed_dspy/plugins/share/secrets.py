@@ -20,7 +20,7 @@ from refed_dspy.config.keys import SHAPES
 from refed_dspy.data.read import OWN
 from refed_dspy.errors import InputError, one_line
 from refed_dspy.filters.judge import ABSTAINED
-from refed_dspy.ledger.provenance import EMBEDDED
+from refed_dspy.ledger.history import EMBEDDED
 from refed_dspy.plugins.share.manifest import name_digest
 
 PRIVATE = "a private endpoint"

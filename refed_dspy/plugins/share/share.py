@@ -22,8 +22,8 @@ from refed_dspy.data.tables import Row, made_schema, run_schema, run_tables, tab
 from refed_dspy.errors import ExportError, RunDirError, briefly, one_line
 from refed_dspy.files import path_of, read_bytes, whole_file
 from refed_dspy.ledger.connection import FILE, locked
-from refed_dspy.ledger.identity import named_work
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.states import named_work
 from refed_dspy.plugins.share.card import LICENSES, Card, CardSettings, Config, checked_license
 from refed_dspy.plugins.share.facts import (
     DataStep,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from refed_dspy.concurrency import run_blocking
 from refed_dspy.config.keywords import with_keywords
@@ -32,22 +32,14 @@ from refed_dspy.teachers.judge import open_judge_model
 from refed_dspy.teachers.progress import Progress, Watch
 from refed_dspy.teachers.work import Work, caps_of
 
+if TYPE_CHECKING:
+    from refed_dspy.keywords import AlpacaEvalKeywords
+
 OUTPUTS = (EVALUATION, TABLE, PICTURE, ANNOTATIONS, LEADERBOARD, LOG)
 
 
-class AlpacaEvalKeywords(TypedDict, total=False):
-    """The keys of `AlpacaEvalConfig` that `alpaca_eval` takes besides its own."""
-
-    environment: str | Path | None
-    gamed: str | Path | None
-    track: bool | None
-    max_cost: float | None
-    max_calls: float | None
-    max_minutes: float | None
-
-
 @briefly
-@with_keywords(AlpacaEvalConfig, AlpacaEvalKeywords)
+@with_keywords(AlpacaEvalConfig)
 def alpaca_eval(
     outputs: Any,
     baseline: Any,
@@ -64,8 +56,6 @@ def alpaca_eval(
     Its requests go to `judge` through a server on this machine, so that it has caps, and no recorded
     answer is paid for again. The code runs in an environment of its own, which is made at the first call: 670 MB, in
     one to three minutes.
-
-    The other keywords are settings of `AlpacaEvalConfig`.
 
     Args:
         outputs, baseline: what `read_outputs` takes: AlpacaEval's `model_outputs.json`, or the result or the folder of

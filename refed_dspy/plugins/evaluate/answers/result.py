@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from refed_dspy.data.kept import KeptRows
+from refed_dspy.data.export import KeptRows
 from refed_dspy.errors import RowError
 from refed_dspy.files import write_lines
 from refed_dspy.ledger.spending import Spent

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from refed_dspy.concurrency import run_blocking
 from refed_dspy.config.keywords import with_keywords
@@ -35,28 +35,17 @@ from refed_dspy.teachers.judge import open_judge_model
 from refed_dspy.teachers.progress import Progress, Watch
 from refed_dspy.teachers.work import Work, caps_of
 
+if TYPE_CHECKING:
+    from refed_dspy.keywords import ArenaHardKeywords
+
 log = logging.getLogger("refed_dspy.teachers")
 OUTPUTS = (EVALUATION, TABLE, PICTURE, JUDGMENTS, LOG, TABLE_LOG)
 _STYLE = ("length", "markdown")
 """What the official leaderboards control for."""
 
 
-class ArenaHardKeywords(TypedDict, total=False):
-    """The keys of `ArenaHardConfig` that `arena_hard` takes besides its own."""
-
-    benchmark: str
-    category: str | None
-    questions: int | None
-    style_control: bool
-    environment: str | Path | None
-    track: bool | None
-    max_cost: float | None
-    max_calls: float | None
-    max_minutes: float | None
-
-
 @briefly
-@with_keywords(ArenaHardConfig, ArenaHardKeywords)
+@with_keywords(ArenaHardConfig)
 def arena_hard(
     clone: str | Path,
     answers: str | PathLike[str] | Sequence[str | PathLike[str]],
@@ -74,8 +63,6 @@ def arena_hard(
     Its requests go to `judge` through a server on this machine, so that it has caps, and no recorded
     answer is paid for again. The code is copied out of the clone, into which nothing is written, and runs in an
     environment of its own, which is made at the first call.
-
-    The other keywords are settings of `ArenaHardConfig`.
 
     Args:
         clone: the folder of the clone, which has questions and the baseline's answers.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from refed_dspy.config.keywords import Seed, checked
-from refed_dspy.data.verdicts import KEY, Key, NamedCriterion, PosedPair
+from refed_dspy.data.verdicts import KEY, NamedCriterion, PagesKey, PosedPair
 from refed_dspy.errors import ConfigError, ExportError, InputError, briefly, one_line
 from refed_dspy.files import as_export_error, as_path, path_of, whole_file, write_text
 from refed_dspy.plugins.judge.annotate.page import annotator_page
@@ -119,16 +119,16 @@ def _check_free(folder: Path) -> None:
 
 def _key(
     source: str, seed: int, pairs: Sequence[PosedPair], criteria: Sequence[NamedCriterion], annotators: int
-) -> Key:
+) -> PagesKey:
     """The key, with the sides drawn for each page."""
     exchanged = {}
     for number in range(1, annotators + 1):
         draw = random.Random(f"sides {seed} {number}")
         exchanged[f"annotator-{number}"] = tuple(pair.id for pair in pairs if draw.random() < 0.5)
-    return Key(source=source, seed=seed, pairs=tuple(pairs), criteria=tuple(criteria), exchanged=exchanged)
+    return PagesKey(source=source, seed=seed, pairs=tuple(pairs), criteria=tuple(criteria), exchanged=exchanged)
 
 
-def _written(folder: Path, key: Key) -> list[Path]:
+def _written(folder: Path, key: PagesKey) -> list[Path]:
     """Write the key, then the pages; returns the pages. Raises ExportError."""
     files = [folder / f"{annotator}.html" for annotator in key.exchanged]
     with as_export_error(folder):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from refed_dspy.data.verdicts import Key
+from refed_dspy.data.verdicts import PagesKey
 from refed_dspy.plugins.share.report.page import Document
 
 _DOCUMENT = Document(
@@ -12,7 +12,7 @@ _DOCUMENT = Document(
 )
 
 
-def annotator_page(key: Key, annotator: str, version: str) -> bytes:
+def annotator_page(key: PagesKey, annotator: str, version: str) -> bytes:
     """The page as a file's content: the pairs of `key` in an order of the annotator's own."""
     exchanged = frozenset(key.exchanged[annotator])
     shown = [

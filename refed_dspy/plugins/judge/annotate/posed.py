@@ -7,8 +7,7 @@ from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
-from refed_dspy.data.dataset import load_dataset
-from refed_dspy.data.on_disk import OnDisk
+from refed_dspy.data.dataset import OnDisk, load_dataset
 from refed_dspy.data.pairs import posed_pair, texts_id
 from refed_dspy.data.read import rows_of
 from refed_dspy.data.sources import as_trained

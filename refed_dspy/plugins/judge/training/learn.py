@@ -17,17 +17,31 @@ from refed_dspy.plugins.judge.trained_judge import (
     TrainedRubric,
     preference_by,
 )
-from refed_dspy.plugins.judge.training.asked import Said
 from refed_dspy.plugins.judge.training.fit import Example, fit_grades, fit_pairs
 from refed_dspy.plugins.judge.training.held_out import FEWEST_TRAIN, HeldOut, lacking
 from refed_dspy.plugins.judge.training.people import GradedAnswer, shares_of
 from refed_dspy.plugins.judge.training.report import LENGTH_ALONE, TEXTS_ALONE, Judged, TrainingReport, report_on
 from refed_dspy.programs import PairwiseJudge, Verdict
-from refed_dspy.programs.judges import Graded
+from refed_dspy.programs.judges import Graded, Judgements
 from refed_dspy.programs.saved import load_state, program_state
 
 Nats = Mapping[tuple[str, str], float | None]
 """(what an answer is for, the answer) → the mean negative log-likelihood of its tokens."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """The judge's answers: a pair's or an answer's id → what it said."""
+
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
+    before: dict[str, Verdict] = field(default_factory=dict)
+    """Those of the judge it began as, of the pairs that it was asked about."""
+    grades: dict[str, Graded] = field(default_factory=dict)
+
+    @property
+    def judgements(self) -> Judgements:
+        """Of pairs, by the judge to train."""
+        return Judgements.of(self.verdicts.values())
 
 
 @dataclass(frozen=True)

@@ -175,7 +175,7 @@ def _settings(account: RunAccount) -> Table:
         "instructions a feature": account.instructions_per_feature,
         "seed": account.status["seed"],
         **_teachers(account),
-        "judge": (account.judge or {}).get("model"),
+        "judge": account.settings.judge.get("model"),
         "filters": "; ".join(f"{label}{_short(settings)}" for label, settings in account.filters),
         "prices of": account.status["price_source"],
         **{name.replace("_", " "): value for name, value in account.status["caps"].items()},
@@ -189,7 +189,7 @@ def _settings(account: RunAccount) -> Table:
 
 def _teachers(account: RunAccount) -> dict[str, Any]:
     """The run's only teacher, or the members of the pools by stage."""
-    if account.by_stage is None:
+    if not account.settings.several:
         config = account.status["teacher"].get("config") or {}
         return {"teacher": account.status["teacher"].get("model"), "temperature": config.get("temperature")}
     return {f"teacher of {readable(stage) or 'other stages'}": models for stage, models in account.pools.items()}

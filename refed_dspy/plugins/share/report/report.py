@@ -14,9 +14,8 @@ from refed_dspy.errors import ConfigError, ExportError, RunDirError, briefly
 from refed_dspy.files import as_export_error, check_output, path_of, whole_file
 from refed_dspy.ledger.account import RunAccount, per_minute
 from refed_dspy.ledger.connection import FILE
-from refed_dspy.ledger.identity import named_work
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.states import FUNNEL
+from refed_dspy.ledger.states import FUNNEL, named_work
 from refed_dspy.metrics.embedder import Embedder
 from refed_dspy.plugins.share.report import charts, glance
 from refed_dspy.plugins.share.report.charts import funnel
@@ -126,7 +125,7 @@ def run_page(folder: Path, ledger: Ledger, draw: DrawMap, most: int) -> Page:
         facts=facts + glance.unchanged(every),
         notes=[
             *glance.notes(status),
-            *glance.self_judged(status["teacher"].get("model"), (account.judge or {}).get("model")),
+            *glance.self_judged(status["teacher"].get("model"), account.settings.judge.get("model")),
             *glance.listed(status, rows),
         ],
         galleries=[samples] if samples else [],
