@@ -6,9 +6,8 @@ from pathlib import Path
 
 from refed_dspy.data.stored import EVALUATION, PICTURE, TABLE
 from refed_dspy.files import as_export_error, write_json, write_text
-from refed_dspy.plugins.compare.pictures import Bar, win_rate_picture
 from refed_dspy.plugins.evaluate.alpaca_eval.result import RETIRED, Evaluation
-from refed_dspy.plugins.metrics.drawing import save
+from refed_dspy.plugins.metrics.drawing import Bar, save, win_rate_picture
 
 ANNOTATIONS, LEADERBOARD = "annotations.json", "leaderboard.csv"
 """What AlpacaEval's code writes: the preferences with both answers, and its own figures."""

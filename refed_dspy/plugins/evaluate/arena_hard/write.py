@@ -8,10 +8,9 @@ from typing import Any
 from refed_dspy.data.stored import EVALUATION, PICTURE, TABLE
 from refed_dspy.files import as_export_error, write_json, write_lines, write_text
 from refed_dspy.metrics.intervals import Interval
-from refed_dspy.plugins.compare.pictures import Bar, win_rate_picture
 from refed_dspy.plugins.evaluate.arena_hard.leaderboard import Score
 from refed_dspy.plugins.evaluate.arena_hard.result import SAME_JUDGE, Judged, Leaderboard
-from refed_dspy.plugins.metrics.drawing import save
+from refed_dspy.plugins.metrics.drawing import Bar, save, win_rate_picture
 
 JUDGMENTS = "judgments"
 """The folder with a file for each arm, as the code keeps them in `model_judgment/JUDGE/`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from refed_dspy.data.verdicts import PagesKey
-from refed_dspy.plugins.share.report.document import Document
+from refed_dspy.plugins.share.report.page import Document
 
 _DOCUMENT = Document(
     "refed_dspy.plugins.judge.annotate", "annotate.html.j2", ("report.css", "annotate.css"), ("page.js", "annotate.js")

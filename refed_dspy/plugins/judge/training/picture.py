@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from refed_dspy.plugins.judge.calibration import Calibration
 from refed_dspy.plugins.judge.training.report import TrainingReport
-from refed_dspy.plugins.metrics.drawing import bounded, legend, look, new_figure, style
+from refed_dspy.plugins.metrics.drawing import legend, look, new_figure, style
 from refed_dspy.text import format_number
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def reliability_picture(report: TrainingReport) -> Figure:
             points = [(each.confidence, each.agreed) for each in curve.bins]
             axes.plot([x for x, _ in points], [agreed.mean for _, agreed in points], color=color, alpha=0.5)
             for x, agreed in points:
-                if bounded(agreed):
+                if agreed.bounded:
                     axes.vlines(x, agreed.low, agreed.high, color=color, alpha=0.75)
                 axes.plot(x, agreed.mean, clip_on=False, **look(number, agreed))
         axes.set_xlim(0.48, 1.02)
