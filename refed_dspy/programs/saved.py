@@ -47,7 +47,8 @@ def prompt_digest(predictor: dspy.Predict) -> str:
 
 def program_digests(program: dspy.Module) -> dict[str, str]:
     """Predictor name → digest of its prompt; of a trained judge also that of its corrections."""
-    scored = {CORRECTIONS: digest(program.corrections.state())} if hasattr(program, CORRECTIONS) else {}
+    corrections = getattr(program, CORRECTIONS, None)
+    scored = {} if corrections is None else {CORRECTIONS: digest(corrections.state())}
     return {name: prompt_digest(predictor) for name, predictor in program.named_predictors()} | scored
 
 
@@ -70,8 +71,8 @@ def program_state(program: dspy.Module) -> dict[str, Any]:
         "digests": prompt_digests(state),
         **_own_class(program),
     }
-    if hasattr(program, CORRECTIONS):
-        state[CORRECTIONS] = program.corrections.state()
+    if (corrections := getattr(program, CORRECTIONS, None)) is not None:
+        state[CORRECTIONS] = corrections.state()
         state[MANIFEST][CORRECTIONS] = digest(state[CORRECTIONS])
     return state
 
