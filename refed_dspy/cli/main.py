@@ -23,8 +23,8 @@ from refed_dspy.registry import COMMANDS, plugged_in, registered
 GROUPS = {
     "Make": ("synth", "init", "resume", "preview"),
     "Inspect": ("show", "status", "report", "watch", "stats"),
-    "Judge and improve": ("filter", "compare", "annotate", "judge", "compile", "plan-compile", "promote", "recycle"),
-    "Evaluate": ("answers", "evaluate"),
+    "Judge and improve": ("filter", "compare", "judge", "compile", "plan-compile", "promote", "recycle"),
+    "Evaluate": ("evaluate",),
     "Publish": ("export", "share", "push"),
     "Maintain": ("teacher", "batches", "track"),
 }

@@ -1,4 +1,4 @@
-"""The commands around benchmarks: `refed answers`, and `refed evaluate` with each benchmark."""
+"""`refed evaluate`: answers to a benchmark's prompts, and its official code over them."""
 
 from __future__ import annotations
 
@@ -55,12 +55,15 @@ EnvironmentOption = Annotated[
     ),
 ]
 
-evaluate_app = typer.Typer(no_args_is_help=True, help="Run official benchmarks with a judge of your own.")
+evaluate_app = typer.Typer(
+    no_args_is_help=True,
+    help="Have a model answer prompts, and run official benchmarks with a judge of your own.",
+)
 app = typer.Typer()
 app.add_typer(evaluate_app, name="evaluate")
 
 
-@app.command("answers", options_metavar="--prompts FILE --model FILE_OR_NAME --out DIR [OPTIONS]")
+@evaluate_app.command("answers", options_metavar="--prompts FILE --model FILE_OR_NAME --out DIR [OPTIONS]")
 @reporting
 def answers_(
     context: typer.Context,

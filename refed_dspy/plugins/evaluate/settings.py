@@ -69,7 +69,7 @@ class AlpacaEvalConfig(EvaluationConfig):
     """AlpacaEval 2 by its official code."""
 
     outputs: str | None = None
-    """The model's answers: AlpacaEval's `model_outputs.json`, or the folder of `refed answers --format alpaca_eval`."""
+    """The model's answers: AlpacaEval's `model_outputs.json`, or a folder of `refed evaluate answers`."""
     baseline: str | None = None
     """The answers that they are compared with: those of another model to the same prompts, in the same form."""
     environment: Path | None = None
@@ -85,7 +85,7 @@ class ArenaHardConfig(EvaluationConfig):
     clone: Path | None = None
     """The folder of a clone of lmarena/arena-hard-auto. Nothing is written into it."""
     answers: list[Path] = Field(default_factory=list)
-    """Files of answers, as `refed answers --format arena_hard` writes them. Each is an arm, named after its file."""
+    """Files of `refed evaluate answers --format arena_hard`. Each is an arm, named after its file."""
     benchmark: str = "arena-hard-v2.0"
     """The benchmark: a folder in the clone's `data`."""
     category: str | None = None
@@ -105,7 +105,7 @@ class IFEvalConfig(CheckedConfig):
     prompts: Path | None = None
     """The benchmark's `input_data.jsonl`."""
     answers: list[Path] = Field(default_factory=list)
-    """Files of responses, or folders of `refed answers --format ifeval`. Each is an arm, named after its file or
-    folder."""
+    """Files of responses, or folders of `refed evaluate answers --format ifeval`. Each is an arm, named after its file
+    or folder."""
     environment: Path | None = None
     """An environment (its folder, or its Python) that has `lm-eval[ifeval]`. Unset: one is made, once for each user."""

@@ -13,7 +13,7 @@ from refed_dspy.files import as_path
 from refed_dspy.records import digest_of
 
 FILE = "model_outputs.json"
-"""What `refed answers --format alpaca_eval` writes."""
+"""What `refed evaluate answers --format alpaca_eval` writes."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class ModelOutputs:
 
 
 def read_outputs(source: Any, noun: str) -> ModelOutputs:
-    """The answers in `source`: a JSON, JSONL, CSV or Parquet file, a folder or result of `refed answers`, or a list of
+    """The answers in `source`: a JSON, JSONL, CSV or Parquet file, a folder or result of `answer_prompts`, or a list of
     mappings. `noun` names it in messages.
 
     Raises:

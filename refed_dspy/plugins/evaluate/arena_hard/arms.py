@@ -1,4 +1,4 @@
-"""Arms: files of answers to a benchmark's questions, as `refed answers --format arena_hard` writes them."""
+"""Arms: files of answers to a benchmark's questions, as `refed evaluate answers --format arena_hard` writes them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def check_styled(arms: Sequence[Arm], baseline: Arm) -> None:
         if arm.unstyled:
             raise ConfigError(
                 f"answers: {arm.name} has no style metadata for {arm.unstyled} of "
-                f"{counted(len(arm.answers), 'question')}; write them with refed answers --format arena_hard, {without}"
+                f"{counted(len(arm.answers), 'question')}; write them with --format arena_hard, {without}"
             )
 
 

@@ -81,8 +81,8 @@ def arena_hard(
 
     Args:
         clone: the folder of the clone, which has questions and the baseline's answers.
-        answers: a file, or a list of files, as `refed answers --format arena_hard` writes them. Each is an arm, named
-            after its file.
+        answers: a file, or a list of files, of `refed evaluate answers --format arena_hard`. Each is an arm, named after its
+            file.
         judge: as `synthesize` takes a teacher.
         out: the folder for scores, table, picture, judgments, and the ledger. None: `refed-evaluations/` and a name
             made from what is judged and by whom. The same call continues in it, also with other arms or more questions.

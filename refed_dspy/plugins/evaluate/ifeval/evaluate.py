@@ -52,8 +52,8 @@ def ifeval(
 
     Args:
         prompts: the benchmark's `input_data.jsonl`: it is not shipped.
-        answers: a file of rows with `prompt` and `response`, a folder of `refed answers --format ifeval`, or a list of
-            such. Each is an arm, named after its file or folder.
+        answers: a file of rows with `prompt` and `response`, a folder of `refed evaluate answers --format ifeval`, or
+            a list of such. Each is an arm, named after its file or folder.
         out: the folder for the figures.
         data: what the model was trained on, as `load_dataset` takes it; the result says what of it overlaps with the
             prompts. None: nothing is said of it.

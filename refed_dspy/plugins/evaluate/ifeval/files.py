@@ -12,7 +12,7 @@ from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.text import counted
 
 RESPONSES = "responses.jsonl"
-"""The file that `refed answers --format ifeval` writes into its folder."""
+"""The file that `refed evaluate answers --format ifeval` writes into its folder."""
 _INPUT = "the official one is input_data.jsonl of google-research's instruction_following_eval"
 
 
@@ -61,8 +61,8 @@ def _wrong(row: Mapping[str, Any]) -> str:
 
 
 def load_responses(prompts: Sequence[Mapping[str, Any]], source: Path) -> Arm:
-    """The responses in `source`: a file of rows with `prompt` and `response`, or a folder of `refed answers`. The arm
-    is named after the file or the folder.
+    """The responses in `source`: rows with `prompt` and `response`, or a folder of `refed evaluate answers`. The arm is
+    named after the file or the folder.
 
     Raises:
         ReferencesError: it cannot be read.
@@ -77,7 +77,7 @@ def load_responses(prompts: Sequence[Mapping[str, Any]], source: Path) -> Arm:
         where = f"{one_line(path, 120)} row {number}"
         prompt, response = row.get("prompt"), row.get("response")
         if not isinstance(prompt, str) or not isinstance(response, str):
-            raise ConfigError(f"{where}: has no prompt and response; write it with refed answers --format ifeval")
+            raise ConfigError(f"{where}: has no prompt and response; write it with --format ifeval")
         if prompt not in wanted:
             raise ConfigError(f"{where}: answers {one_line(prompt, 60)!r}, which is none of the prompts")
         if prompt in found:

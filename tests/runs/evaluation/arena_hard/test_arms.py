@@ -57,7 +57,7 @@ def test_style_is_given_in_the_order_in_which_the_code_reads_it(opened: Clone, t
 def test_style_that_is_missing_or_not_whole_is_told(opened: Clone, tmp_path: Path, style: Any) -> None:
     (arm,) = load_arms(opened, [write_answers(tmp_path / "a.jsonl", QUESTIONS, metadata=style)])
     assert arm.unstyled == QUESTIONS
-    with pytest.raises(ConfigError, match="a has no style metadata for 12 of 12 questions; write them with refed answ"):
+    with pytest.raises(ConfigError, match="a has no style metadata for 12 of 12 questions; write them with --format"):
         check_styled([arm], load_baseline(opened))
     write_answers(opened.baseline_answers, QUESTIONS, metadata=style)
     with pytest.raises(

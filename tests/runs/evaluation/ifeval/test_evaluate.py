@@ -94,7 +94,7 @@ def test_what_overlaps_with_the_training_data_is_told(home: Path, toy_checker: P
         ({"prompts": "good.jsonl"}, ConfigError, "good.jsonl row 1: has no key and prompt; the official one is"),
         ({"answers": []}, ConfigError, "answers: none are named; name a file or folder with --answers"),
         ({"answers": "models"}, ConfigError, "answers: models has no responses.jsonl; write it with --format ifeval"),
-        ({"answers": "input_data.jsonl"}, ConfigError, "row 1: has no prompt and response; write it with refed answ"),
+        ({"answers": "input_data.jsonl"}, ConfigError, "row 1: has no prompt and response; write it with --format"),
         ({"answers": ["poor", "poor"]}, ConfigError, "answers: two are named poor; arms are told apart by name"),
         ({"environment": "nowhere"}, ConfigError, "environment: nowhere is no environment"),
     ],
