@@ -160,7 +160,7 @@ def annotations_(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="AlpacaEval's annotations.json.")],
 ) -> None:
     """Print figures of AlpacaEval's annotations. Calls no model."""
-    from refed_dspy.plugins.evaluate.alpaca_eval.annotations import annotation_lines, read_annotations
+    from refed_dspy.plugins.evaluate.alpaca_eval.files import annotation_lines, read_annotations
 
     print_lines(annotation_lines(read_annotations(file)))
 

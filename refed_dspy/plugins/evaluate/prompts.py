@@ -29,14 +29,14 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Prompts:
+class PromptFile:
     """The prompts of a file in their order. `name` is the source as it was named."""
 
     name: str
     rows: Sequence[Prompt]
 
 
-def load_prompts(source: Any, columns: Mapping[str, str] | None = None, system: str = "") -> Prompts:
+def load_prompts(source: Any, columns: Mapping[str, str] | None = None, system: str = "") -> PromptFile:
     """The prompts of `source`: a JSONL, JSON, CSV or Parquet file, a Hub data set's name, or a list of mappings.
 
     Args:
@@ -57,7 +57,7 @@ def load_prompts(source: Any, columns: Mapping[str, str] | None = None, system: 
     asked = (columns["instruction"],) if "instruction" in columns else COLUMNS
     if not any(column in row for _, row in read for column in asked):
         raise ReferencesError(_no_instructions(name, asked, read))
-    return Prompts(name, [*_prompts(name, read, asked, columns, system)])
+    return PromptFile(name, [*_prompts(name, read, asked, columns, system)])
 
 
 def _prompts(

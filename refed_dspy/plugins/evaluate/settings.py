@@ -54,6 +54,9 @@ class CheckedConfig(Settings):
     rows overlap with the benchmark's prompts."""
     out: Path | None = None
     """Folder for the results."""
+    environment: Path | None = None
+    """An environment (its folder, or its Python) that has what the benchmark's code needs: `alpaca-eval`, PyTorch for
+    Arena-Hard, or `lm-eval[ifeval]`. Unset: one is made, once for each user."""
     track: bool | None = None
     """Log the evaluation to MLflow. Unset: if MLFLOW_TRACKING_URI is set or an earlier start was logged."""
 
@@ -72,8 +75,6 @@ class AlpacaEvalConfig(EvaluationConfig):
     """The model's answers: AlpacaEval's `model_outputs.json`, or a folder of `refed evaluate answers`."""
     baseline: str | None = None
     """The answers that they are compared with: those of another model to the same prompts, in the same form."""
-    environment: Path | None = None
-    """An environment (its folder, or its Python) that has `alpaca-eval`. Unset: one is made, once for each user."""
     gamed: Path | None = None
     """AlpacaEval's `df_gamed.csv`, from its data set on the Hub: with it the length-controlled win rate is the official
     one. Unset: a fit of our own, which compares with others of its kind alone."""
@@ -94,9 +95,6 @@ class ArenaHardConfig(EvaluationConfig):
     """How many of the category's questions are judged, from the first. Unset: all."""
     style_control: bool = True
     """Whether scores at equal style are computed as well. They need the style metadata of every answer."""
-    environment: Path | None = None
-    """An environment (its folder, or its Python) that has PyTorch and what else the clone's code imports. Unset: one is
-    made, once for each user."""
 
 
 class IFEvalConfig(CheckedConfig):
@@ -107,5 +105,3 @@ class IFEvalConfig(CheckedConfig):
     answers: list[Path] = Field(default_factory=list)
     """Files of responses, or folders of `refed evaluate answers --format ifeval`. Each is an arm, named after its file
     or folder."""
-    environment: Path | None = None
-    """An environment (its folder, or its Python) that has `lm-eval[ifeval]`. Unset: one is made, once for each user."""

@@ -15,10 +15,9 @@ from refed_dspy.files import after_answers, as_path, check_outputs
 from refed_dspy.ledger.connection import FILE, locked
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import spent
-from refed_dspy.plugins.evaluate.answers.ask import Asking
 from refed_dspy.plugins.evaluate.answers.formats import OWN, UNANSWERED, check_format, file_of
-from refed_dspy.plugins.evaluate.answers.result import Answers, write_answers
-from refed_dspy.plugins.evaluate.prompts import Prompts, load_prompts
+from refed_dspy.plugins.evaluate.answers.result import Answers, Asking, write_answers
+from refed_dspy.plugins.evaluate.prompts import PromptFile, load_prompts
 from refed_dspy.plugins.evaluate.settings import AnswerFormat, AnswersConfig
 from refed_dspy.records import digest, digest_of
 from refed_dspy.teachers import Teacher, open_teacher
@@ -91,7 +90,7 @@ def answer_prompts(
     return _written(asking, loaded, config.format, generator, stopped)
 
 
-def _work(config: AnswersConfig, prompts: Prompts, teacher: Teacher) -> Work:
+def _work(config: AnswersConfig, prompts: PromptFile, teacher: Teacher) -> Work:
     return Work(
         kind="answers",
         identity={
@@ -115,7 +114,7 @@ def _plain_name(model: str) -> str:
     return re.sub(r"[^\w.+-]+|^\.", "-", model.rstrip("/").rpartition("/")[2], flags=re.ASCII)[:100]
 
 
-def _written(asking: Asking, prompts: Prompts, format_: AnswerFormat, generator: str, stopped: str = "") -> Answers:
+def _written(asking: Asking, prompts: PromptFile, format_: AnswerFormat, generator: str, stopped: str = "") -> Answers:
     """What all starts have answered so far, written into the folder. Raises RunStopped where it cannot be."""
     with locked(asking.folder):
         with Ledger.read(asking.folder) as ledger:

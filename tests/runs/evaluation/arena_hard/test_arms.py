@@ -9,8 +9,14 @@ from typing import Any
 import pytest
 
 from refed_dspy.errors import ConfigError
-from refed_dspy.plugins.evaluate.arena_hard.arms import STYLE, check_styled, load_arms, load_baseline
-from refed_dspy.plugins.evaluate.arena_hard.clone import Clone, open_clone
+from refed_dspy.plugins.evaluate.arena_hard.clone import (
+    STYLE,
+    Clone,
+    check_styled,
+    load_arms,
+    load_baseline,
+    open_clone,
+)
 from tests.runs.evaluation.arena_hard.conftest import QUESTIONS
 from tests.support.toy_arena_hard import BASELINE, BENCHMARK, rows_of, write, write_answers
 
