@@ -76,8 +76,8 @@ class AlpacaEvalConfig(EvaluationConfig):
     baseline: str | None = None
     """The answers that they are compared with: those of another model to the same prompts, in the same form."""
     gamed: Path | None = None
-    """AlpacaEval's `df_gamed.csv`, from its data set on the Hub: with it the length-controlled win rate is the official
-    one. Unset: a fit of our own, which compares with others of its kind alone."""
+    """AlpacaEval's `df_gamed.csv`, in the cache of the Hub's client: with it the length-controlled win rate is the
+    official one. Unset: a fit of our own, which compares with others of its kind alone."""
 
 
 class ArenaHardConfig(EvaluationConfig):

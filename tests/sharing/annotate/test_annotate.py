@@ -13,8 +13,7 @@ import refed_dspy
 from refed_dspy import annotate
 from refed_dspy.data.verdicts import KEY, Key
 from refed_dspy.errors import ConfigError, ExportError, InputError, ReferencesError, RunDirError
-from refed_dspy.plugins.judge.annotate.annotate import Pages
-from refed_dspy.plugins.judge.annotate.posed import posed_pairs
+from refed_dspy.plugins.judge.annotate.annotate import Pages, posed_pairs
 from refed_dspy.runs.result import Synthesis
 from tests.sharing import conftest
 from tests.support.annotators import page_data

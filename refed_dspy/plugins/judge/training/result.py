@@ -16,9 +16,8 @@ from refed_dspy.metrics.gains import gain_or_change
 from refed_dspy.optimizers.agreement import criterion_of
 from refed_dspy.optimizers.result import why_stopped
 from refed_dspy.plugins.judge.trained_judge import TrainedJudge
-from refed_dspy.plugins.judge.training.held_out import HeldOut
-from refed_dspy.plugins.judge.training.picture import reliability_picture
-from refed_dspy.plugins.judge.training.report import Judged, TrainingReport
+from refed_dspy.plugins.judge.training.report import HeldOutPair, TrainingReport, reliability_picture
+from refed_dspy.plugins.judge.training.spec import HeldOut
 from refed_dspy.plugins.metrics.drawing import save
 from refed_dspy.programs.judges import Judgements
 from refed_dspy.programs.saved import MANIFEST, program_state
@@ -96,7 +95,7 @@ def _verdict_on(report: TrainingReport) -> str:
     return f"proved: {what}" if report.proved else f"not proved: {what}"
 
 
-def write_training(made: JudgeTraining, judged: Sequence[Judged], facts: Mapping[str, Any]) -> None:
+def write_training(made: JudgeTraining, judged: Sequence[HeldOutPair], facts: Mapping[str, Any]) -> None:
     """Write the files of a training that ended, each whole or not at all. `facts`: what the judge's file says of how it
     was made, besides its worth. Raises ExportError."""
     assert made.judge is not None and made.report is not None
@@ -127,7 +126,7 @@ def _versions() -> dict[str, str]:
     return packages | {"python": platform.python_version()}
 
 
-def _rows(judged: Sequence[Judged], held_out: HeldOut) -> Iterator[dict[str, Any]]:
+def _rows(judged: Sequence[HeldOutPair], held_out: HeldOut) -> Iterator[dict[str, Any]]:
     """A row for each held-out pair. `chance`: of people's preferring A, by the trained judge; a tie is half."""
     for each in judged:
         pair, orders = each.pair, each.before.in_orders

@@ -20,11 +20,10 @@ from refed_dspy.ledger.spending import spent
 from refed_dspy.ledger.states import note_failure
 from refed_dspy.plugins.judge.settings import JudgeTrainingConfig
 from refed_dspy.plugins.judge.trained_judge import log_perplexity_by
-from refed_dspy.plugins.judge.training.asked import Asked, Said, ask
 from refed_dspy.plugins.judge.training.learn import Lesson, Nats, grades_notes, judged_by, learn, report_of
-from refed_dspy.plugins.judge.training.prompts import Prompts, compiled_prompts
+from refed_dspy.plugins.judge.training.people import Questions, Said, ask
 from refed_dspy.plugins.judge.training.result import OUTPUTS, JudgeTraining, write_training
-from refed_dspy.plugins.judge.training.spec import TrainingSpec, prepare
+from refed_dspy.plugins.judge.training.spec import TrainingSpec, TunedPrompts, compiled_prompts, prepare
 from refed_dspy.plugins.metrics.figures import open_scorer, scoring
 from refed_dspy.plugins.metrics.perplexity import Scorer, log_perplexities
 from refed_dspy.programs import PairwiseJudge
@@ -94,13 +93,13 @@ def train_judge(
 
 
 def _train(
-    spec: TrainingSpec, prompts: Prompts, folder: Path, scorer: Scorer | None, watch: Watch[Progress]
+    spec: TrainingSpec, prompts: TunedPrompts, folder: Path, scorer: Scorer | None, watch: Watch[Progress]
 ) -> JudgeTraining:
     """Ask, fit, measure, and write the files."""
     pairs = prompts.unseen(spec.pairs)
     again = [pair for pair in pairs if spec.held_out.of_pair(pair)] if prompts.changed else []
     answers = spec.answers(pairs)
-    asked = Asked(prompts.judge, pairs, spec.began_as, again, answers)
+    asked = Questions(prompts.judge, pairs, spec.began_as, again, answers)
     work = spec.work(len(asked), prompts.caps)
     said = run_blocking(ask(asked, folder, work, watch))
     if said.stopped:
@@ -125,7 +124,7 @@ def _train(
     return made
 
 
-def _nats(scorer: Scorer, spec: TrainingSpec, pairs: Sequence[Pair], asked: Asked) -> Nats:
+def _nats(scorer: Scorer, spec: TrainingSpec, pairs: Sequence[Pair], asked: Questions) -> Nats:
     """The log-perplexity of every answer, after what it is for."""
     of_pairs = [(pair.instruction, text) for pair in pairs for text in (pair.answer_a, pair.answer_b)]
     distinct = list(dict.fromkeys([*of_pairs, *((each.context, each.text) for each in asked.answers)]))
@@ -133,7 +132,7 @@ def _nats(scorer: Scorer, spec: TrainingSpec, pairs: Sequence[Pair], asked: Aske
     return dict(zip(distinct, log_perplexities(scorer, distinct, spec.settings.scorer.template), strict=True))
 
 
-def _made(spec: TrainingSpec, prompts: Prompts, folder: Path, said: Said, stopped: str = "") -> JudgeTraining:
+def _made(spec: TrainingSpec, prompts: TunedPrompts, folder: Path, said: Said, stopped: str = "") -> JudgeTraining:
     """The outcome so far, without a judge."""
     cost, calls = prompts.used.cost, prompts.used.calls
     if (folder / FILE).is_file():
