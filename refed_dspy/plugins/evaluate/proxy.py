@@ -186,13 +186,6 @@ class JudgeProxy:
         task.add_done_callback(self._answering.discard)
         return await task
 
-    async def models(self, request: web.Request) -> web.Response:
-        """Answer GET /v1/models: some clients look there first."""
-        if not self._knows_token(request):
-            return _error(401, "The key is wrong.")
-        listed = [{"id": self._judge.teacher.model, "object": "model"}]
-        return _reply(200, json.dumps({"object": "list", "data": listed}))
-
     def _knows_token(self, request: web.Request) -> bool:
         sent = request.headers.get("Authorization", "")
         return compare_digest(sent.encode(), f"Bearer {self.token}".encode())
@@ -250,7 +243,6 @@ async def open_proxy(session: Session, stage: str) -> AsyncIterator[JudgeProxy]:
     proxy = JudgeProxy(session, stage)
     application = web.Application(client_max_size=LARGEST)
     application.router.add_post("/v1/chat/completions", proxy.chat)
-    application.router.add_get("/v1/models", proxy.models)
     runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=0)
     await runner.setup()
     try:

@@ -4,7 +4,7 @@ checked and read here; nothing is run, and nothing is written into the clone."""
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -15,6 +15,7 @@ import yaml
 from refed_dspy.data.read import read_rows
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.files import parse_yaml, read_bytes
+from refed_dspy.plugins.evaluate.prompts import answers_by, check_told_apart
 from refed_dspy.records import digest_of
 from refed_dspy.text import counted
 
@@ -27,12 +28,7 @@ MODULES = ("utils/completion.py", "utils/judge_utils.py", "utils/math_utils.py")
 STYLE = ("token_len", "header_count", "list_count", "bold_count")
 """The style metadata of an answer, in the order in which the benchmark's code reads it."""
 _POINTER = b"version https://git-lfs"
-_ASKED: Mapping[str, type | tuple[type, ...]] = {
-    "prompt_template": str,
-    "regex_patterns": list,
-    "temperature": (int, float),
-    "max_tokens": int,
-}
+_ASKED = ("prompt_template", "regex_patterns", "temperature", "max_tokens")
 """What of a benchmark's settings file shapes the judge's requests and how its verdicts are read."""
 
 
@@ -89,7 +85,9 @@ def open_clone(folder: Path, benchmark: str, category: str | None = None, count:
     if benchmark not in BENCHMARKS:
         raise ConfigError(f"benchmark: no {one_line(benchmark, 40)!r}; choose {' or '.join(BENCHMARKS)}")
     _check_there(folder, [*SCRIPTS, *MODULES, f"config/{benchmark}.yaml", str(question_file(benchmark))])
-    questions = [row for _, row in _rows(folder / question_file(benchmark), ("uid", "category", "prompt"))]
+    questions = [row for _, row in read_rows(folder / question_file(benchmark))]
+    if not all(question.keys() >= {"uid", "category", "prompt"} for question in questions):
+        raise ConfigError(f"clone: {folder / question_file(benchmark)} is not the repository's own; restore it")
     chosen = category or BENCHMARKS[benchmark]
     of_category = [question for question in questions if question["category"] == chosen]
     if not of_category:
@@ -121,17 +119,6 @@ def _check_there(folder: Path, files: Sequence[str]) -> None:
                 )
 
 
-def _rows(path: Path, needed: Sequence[str]) -> Sequence[tuple[int, Mapping[str, Any]]]:
-    """The file's rows with their numbers. Raises ReferencesError, ConfigError for one that lacks a `needed` text."""
-    rows = [*read_rows(path)]
-    for number, row in rows:
-        if lacking := [name for name in needed if not isinstance(row.get(name), str)]:
-            raise ConfigError(
-                f"{path} row {number}: has no text {', '.join(lacking)}; is it the repository's own file?"
-            )
-    return rows
-
-
 def _baselines(path: Path) -> dict[str, str]:
     """Category → the model its answers are compared with, as the literals in the code say it."""
     found: dict[str, str] = {}
@@ -156,13 +143,9 @@ def _settings(path: Path) -> dict[str, Any]:
     """Raises ConfigError where the file is no YAML, or lacks a setting."""
     try:
         written = parse_yaml(read_bytes(path).decode())
-    except (yaml.YAMLError, ValueError):
-        written = None
-    settings = {name: written.get(name) for name in _ASKED} if isinstance(written, dict) else {}
-    wrong = [name for name, kind in _ASKED.items() if not isinstance(settings.get(name), kind)]
-    if wrong:
-        raise ConfigError(f"clone: {path} has no {', '.join(wrong)} as the repository's own has; restore the file")
-    return settings
+        return {**{name: written[name] for name in _ASKED}, "max_tokens": int(written["max_tokens"])}
+    except (yaml.YAMLError, ValueError, TypeError, KeyError):
+        raise ConfigError(f"clone: {path} has no {', '.join(_ASKED)}; restore the repository's own") from None
 
 
 # --- arms
@@ -187,21 +170,15 @@ def load_arms(clone: Clone, files: Sequence[Path]) -> list[ArenaArm]:
             to fewer.
         ReferencesError: a file cannot be read.
     """
-    names = [file.stem for file in files]
-    if not names:
-        raise ConfigError("answers: none are named; name a file with --answers")
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ConfigError(
-            f"answers: two files are named {one_line(twice[0], 60)}; arms are told apart by name: rename one"
-        )
+    check_told_apart(names := [file.stem for file in files])
     for name in names:
         _check_name(name, clone)
-    return [_arm(clone, file.stem, file) for file in sorted(files, key=lambda file: file.stem)]
+    return [_arm(clone, file.stem, file, clone.others) for file in sorted(files, key=lambda file: file.stem)]
 
 
 def load_baseline(clone: Clone) -> ArenaArm:
     """The answers that arms are compared with, from the clone. Raises as `load_arms`."""
-    return _arm(clone, clone.baseline, clone.baseline_answers, others_allowed=True)
+    return _arm(clone, clone.baseline, clone.baseline_answers, None)
 
 
 def check_styled(arms: Sequence[ArenaArm], baseline: ArenaArm) -> None:
@@ -235,30 +212,11 @@ def _is_number(name: str) -> bool:
     return True
 
 
-def _arm(clone: Clone, name: str, path: Path, *, others_allowed: bool = False) -> ArenaArm:
-    wanted = {str(question["uid"]) for question in clone.questions}
-    found: dict[str, Mapping[str, Any]] = {}
-    for number, row in read_rows(path):
-        where = f"{one_line(path, 120)} row {number}"
-        uid = row.get("uid")
-        if uid not in wanted and (others_allowed or uid in clone.others):
-            continue
-        if uid not in wanted:
-            raise ConfigError(
-                f"{where}: its uid {one_line(uid, 40)!r} is no question of {clone.benchmark}; answer that benchmark's "
-                f"{clone.folder / 'data' / clone.benchmark / 'question.jsonl'}"
-            )
-        if uid in found:
-            raise ConfigError(f"{where}: a second answer to {one_line(uid, 40)}; remove one")
-        found[str(uid)] = _as_read(row, name, where)
+def _arm(clone: Clone, name: str, path: Path, others: Container[str] | None) -> ArenaArm:
     uids = [str(question["uid"]) for question in clone.questions]
-    if missing := [uid for uid in uids if uid not in found]:
-        raise ConfigError(
-            f"{one_line(path, 120)}: {len(missing)} of {counted(len(uids), 'question')} of {clone.category} have no "
-            f"answer, {missing[0]} first; answer them, or judge fewer with --questions"
-        )
-    styled = sum("metadata" in row for row in found.values())
-    return ArenaArm(name, {uid: found[uid] for uid in uids}, len(uids) - styled)
+    rows = answers_by("uid", path, uids, "judge fewer with --questions", others)
+    answers = {uid: _as_read(row, name, where) for uid, (where, row) in rows.items()}
+    return ArenaArm(name, answers, sum("metadata" not in row for row in answers.values()))
 
 
 def _as_read(row: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
@@ -274,12 +232,6 @@ def _as_read(row: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
 
 
 def _style(metadata: Any) -> dict[str, Any]:
-    """The metadata in the order of STYLE; empty where one is missing or is no count."""
-    if not isinstance(metadata, Mapping):
-        return {}
-    style = {name: metadata.get(name) for name in STYLE}
-    counts = [
-        count for value in style.values() for count in (value.values() if isinstance(value, Mapping) else (value,))
-    ]
-    whole = all(isinstance(count, int) and not isinstance(count, bool) and count >= 0 for count in counts)
-    return style if whole and isinstance(style["token_len"], int) else {}
+    """The metadata in the order of STYLE; empty where one is missing."""
+    whole = isinstance(metadata, Mapping) and metadata.keys() >= {*STYLE}
+    return {name: metadata[name] for name in STYLE} if whole else {}

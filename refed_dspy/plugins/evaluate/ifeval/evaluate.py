@@ -25,9 +25,9 @@ from refed_dspy.ledger.connection import FILE
 from refed_dspy.plugins.evaluate.ifeval.result import Accuracies, Accuracy, accuracy
 from refed_dspy.plugins.evaluate.judged import overlap_with
 from refed_dspy.plugins.evaluate.program import LM_EVAL, Command, Installed, environment, run_command
+from refed_dspy.plugins.evaluate.prompts import answers_by, check_told_apart
 from refed_dspy.plugins.evaluate.settings import IFEvalConfig
 from refed_dspy.plugins.evaluate.tracked import track_evaluation
-from refed_dspy.text import counted
 
 LOG = "ifeval.log"
 NAME = "ifeval"
@@ -79,7 +79,7 @@ def ifeval(
     rows = load_instructions(source)
     files = [Path(as_path(one)) for one in ([answers] if isinstance(answers, str | PathLike) else answers)]
     arms = [load_responses(rows, file) for file in files]
-    _check_names(arms)
+    check_told_apart([arm.name for arm in arms])
     found = overlap_with(data, [row["prompt"] for row in rows])
     folder = Path(out)
     if (folder / FILE).exists():
@@ -103,15 +103,6 @@ def ifeval(
     return made
 
 
-def _check_names(arms: Sequence[Responses]) -> None:
-    """Raises ConfigError unless there are arms, which can be told apart."""
-    if not arms:
-        raise ConfigError("answers: none are named; name a file or folder with --answers")
-    names = [arm.name for arm in arms]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ConfigError(f"answers: two are named {one_line(twice, 60)}; arms are told apart by name: rename one")
-
-
 # --- the prompts and the responses
 
 
@@ -133,8 +124,10 @@ def load_instructions(path: Path) -> list[Mapping[str, Any]]:
     prompts: dict[str, Mapping[str, Any]] = {}
     for number, row in read_rows(path):
         where = f"{one_line(path, 120)} row {number}"
-        if wrong := _wrong(row):
-            raise ConfigError(f"{where}: {wrong}; {_INPUT}")
+        if not _is_prompt(row):
+            raise ConfigError(
+                f"{where}: needs key, prompt, instruction_id_list, and kwargs for each instruction; {_INPUT}"
+            )
         if row["prompt"] in prompts:
             raise ConfigError(f"{where}: the prompt was there before; remove one, since responses are found by prompt")
         prompts[row["prompt"]] = {name: row[name] for name in ("key", "prompt", "instruction_id_list", "kwargs")}
@@ -143,20 +136,10 @@ def load_instructions(path: Path) -> list[Mapping[str, Any]]:
     return [*prompts.values()]
 
 
-def _wrong(row: Mapping[str, Any]) -> str:
-    """What is wrong with a prompt's row; empty where nothing is."""
+def _is_prompt(row: Mapping[str, Any]) -> bool:
     named, settings = row.get("instruction_id_list"), row.get("kwargs")
-    if not isinstance(row.get("prompt"), str) or "key" not in row:
-        return "has no key and prompt"
-    if not isinstance(named, list) or not named or not all(isinstance(name, str) for name in named):
-        return "has no instruction_id_list"
-    if (
-        not isinstance(settings, list)
-        or len(settings) != len(named)
-        or not all(isinstance(one, dict) for one in settings)
-    ):
-        return "has no kwargs for each of its instructions"
-    return ""
+    lists = isinstance(named, list) and isinstance(settings, list) and len(named) == len(settings) > 0
+    return lists and isinstance(row.get("prompt"), str) and "key" in row
 
 
 def load_responses(prompts: Sequence[Mapping[str, Any]], source: Path) -> Responses:
@@ -170,25 +153,12 @@ def load_responses(prompts: Sequence[Mapping[str, Any]], source: Path) -> Respon
     path = source / RESPONSES if source.is_dir() else source
     if source.is_dir() and not path.is_file():
         raise ConfigError(f"answers: {one_line(source, 120)} has no {RESPONSES}; write it with --format ifeval")
-    wanted = {row["prompt"] for row in prompts}
-    found: dict[str, str] = {}
-    for number, row in read_rows(path):
-        where = f"{one_line(path, 120)} row {number}"
-        prompt, response = row.get("prompt"), row.get("response")
-        if not isinstance(prompt, str) or not isinstance(response, str):
-            raise ConfigError(f"{where}: has no prompt and response; write it with --format ifeval")
-        if prompt not in wanted:
-            raise ConfigError(f"{where}: answers {one_line(prompt, 60)!r}, which is none of the prompts")
-        if prompt in found:
-            raise ConfigError(f"{where}: a second response to {one_line(prompt, 60)!r}; remove one")
-        found[prompt] = response
-    if missing := [row["key"] for row in prompts if row["prompt"] not in found]:
-        raise ConfigError(
-            f"{one_line(path, 120)}: {len(missing)} of {counted(len(prompts), 'prompt')} have no response, key "
-            f"{one_line(missing[0], 40)} first; answer them, or pass a prompt file without them"
-        )
+    rows = answers_by("prompt", path, [row["prompt"] for row in prompts], "pass a prompt file without them")
+    for where, row in rows.values():
+        if not isinstance(row.get("response"), str):
+            raise ConfigError(f"{where}: has no response; write it with --format ifeval")
     name = source.resolve().name if source.is_dir() else source.stem
-    return Responses(name, [found[row["prompt"]] for row in prompts])
+    return Responses(name, [row["response"] for _, row in rows.values()])
 
 
 # --- the checker at work
