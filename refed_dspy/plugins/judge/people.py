@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from refed_dspy.data.pairs import Annotation, Pair, load_pairs, majority, name_of
+from refed_dspy.data.pairs import Pair, load_pairs, majority, name_of
 from refed_dspy.data.verdicts import Turnout, is_folder_of_pages, turnout
 from refed_dspy.errors import ReferencesError, briefly, one_line
 from refed_dspy.metrics.intervals import RESAMPLES, Floats, Interval, expanded_level
@@ -94,7 +94,11 @@ class People(Shown):
 
     def lines(self) -> list[str]:
         """The tables for a terminal: reliability, annotators, and what is preferred where systems are known."""
-        lines = [_progress(each) for each in self.turnout if each.judged < each.pairs]
+        lines = [
+            f"{each.annotator} has judged {each.judged} of {each.pairs} pairs"
+            for each in self.turnout
+            if each.judged < each.pairs
+        ]
         rows = [("criterion", "of", "annotators", "items", "alpha", "same"), *map(_reliability_cells, self.reliability)]
         lines += ["people among themselves:", *table_lines(rows)]
         judged = any(each.same_as_judge is not None for each in self.annotators)
@@ -173,13 +177,10 @@ def _reliabilities(criterion: str, pairs: Sequence[Pair], seed: int) -> list[Rel
     rows = []
     if any(grades):
         rows.append(_reliability(criterion, "grades", grades, [*pairs, *pairs], seed))
-    if not any(grades) or any(said.grade_a is None and said.verdict is not None for said in _said(pairs)):
+    said = [each for pair in pairs for each in pair.annotations.values()]
+    if not any(grades) or any(each.grade_a is None and each.verdict is not None for each in said):
         rows.insert(0, _reliability(criterion, "verdicts", verdicts, pairs, seed))
     return rows
-
-
-def _said(pairs: Sequence[Pair]) -> list[Annotation]:
-    return [said for pair in pairs for said in pair.annotations.values()]
 
 
 def _given(pair: Pair, what: str) -> Unit:
@@ -234,19 +235,10 @@ def _preferences(criterion: str, pairs: Sequence[Pair], seed: int) -> list[Prefe
             won = (-pair.verdict if turned else pair.verdict) / 2 + 0.5
             groups.setdefault((b, a) if turned else (a, b), []).append((pair.instruction, won))
     return [
-        Preferred(criterion, *systems, len(won), sum(each == 0.5 for _, each in won), _rate(won, seed))
+        Preferred(criterion, *systems, len(won), sum(each == 0.5 for _, each in won), rate)
         for systems, won in groups.items()
+        if (rate := share_of(won, seed)) is not None
     ]
-
-
-def _rate(won: Sequence[tuple[str, float]], seed: int) -> Interval:
-    rate = share_of(won, seed)
-    assert rate is not None
-    return rate
-
-
-def _progress(each: Turnout) -> str:
-    return f"{each.annotator} has judged {each.judged} of {each.pairs} pairs"
 
 
 def _reliability_cells(row: Reliability) -> tuple[str, ...]:

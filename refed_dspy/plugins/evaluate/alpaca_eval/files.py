@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -57,15 +58,25 @@ def read_outputs(source: Any, noun: str) -> ModelOutputs:
         if not source.is_file():
             raise ReferencesError(f"{noun}: {source.parent} has no {FILE}; make it with --format alpaca_eval")
     name, rows = rows_of(source, noun)
-    read = [_row(f"{name} row {number}", row) for number, row in rows]
+    read = []
+    for number, row in rows:
+        for column in ("instruction", "output"):
+            if not isinstance(row.get(column), str):
+                where = f"{name} row {number}"
+                raise ReferencesError(f"{where}: no text in {column}; AlpacaEval's rows have instruction and output")
+        if not row["instruction"].strip():
+            raise ReferencesError(f"{name} row {number}: its instruction is empty; remove the row")
+        read.append(row)
     if not read:
         raise ReferencesError(f"{name}: no rows; pass a model's outputs")
     generators = {one_line(row.get("generator") or "", 100) for row in read} - {""}
     if len(generators) > 1:
         several = ", ".join(sorted(generators)[:3])
         raise ConfigError(f"{noun}: {name} has outputs of several models ({several}); pass one model's")
+    (asked, times), *_ = Counter(row["instruction"] for row in read).most_common(1)
+    if times > 1:  # each answer to it would meet each of the other model
+        raise ConfigError(f"{noun}: {name} answers {one_line(asked, 60)!r} twice; keep one answer")
     generator = next(iter(generators), Path(name).stem)
-    _check_once(noun, name, read)
     return ModelOutputs(name, generator, [_as_read(row, generator) for row in read])
 
 
@@ -80,28 +91,10 @@ def check_matching(outputs: ModelOutputs, baseline: ModelOutputs) -> int:
     return common
 
 
-def _row(where: str, row: Mapping[str, Any]) -> Mapping[str, Any]:
-    for column in ("instruction", "output"):
-        if not isinstance(row.get(column), str):
-            raise ReferencesError(f"{where}: no text in {column}; AlpacaEval's rows have instruction and output")
-    if not row["instruction"].strip():
-        raise ReferencesError(f"{where}: its instruction is empty; remove the row")
-    return row
-
-
 def _as_read(row: Mapping[str, Any], generator: str) -> Mapping[str, Any]:
     """What AlpacaEval's code reads of a row: other columns change nothing, and may be of any type."""
     dataset = {"dataset": row["dataset"]} if isinstance(row.get("dataset"), str) else {}
     return {"instruction": row["instruction"], "output": row["output"], "generator": generator, **dataset}
-
-
-def _check_once(noun: str, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Raises ConfigError for an instruction that comes twice: each answer to it would meet each of the other model."""
-    seen: set[str] = set()
-    for row in rows:
-        if row["instruction"] in seen:
-            raise ConfigError(f"{noun}: {name} answers {one_line(row['instruction'], 60)!r} twice; keep one answer")
-        seen.add(row["instruction"])
 
 
 # --- what its code writes
@@ -153,7 +146,9 @@ def read_annotations(file: Path) -> list[Annotations]:
     if isinstance(read, list):
         return [_annotations(str(file), file.stem, read)]
     models = read.items() if isinstance(read, dict) else ()
-    rows = {name: model["rows"] for name, model in models if isinstance(model, dict) and _is_list(model.get("rows"))}
+    rows = {
+        name: model["rows"] for name, model in models if isinstance(model, dict) and isinstance(model.get("rows"), list)
+    }
     if not rows:
         raise ReferencesError(f"{one_line(file, 200)}: no annotations; AlpacaEval's code writes a list of comparisons")
     return [_annotations(f"{file}: {one_line(name, 60)}", name, each) for name, each in rows.items()]
@@ -209,10 +204,6 @@ def _annotations(where: str, name: str, rows: Sequence[Any]) -> Annotations:
         known if len(known) == len(judged) else None,
         len(rows) - len(judged),
     )
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list)
 
 
 def _longer(row: Mapping[str, Any]) -> int | None:

@@ -10,7 +10,9 @@ from importlib.metadata import version
 from itertools import chain, groupby
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from refed_dspy.config.keywords import Seed, checked
 from refed_dspy.data.dataset import load_dataset
@@ -57,8 +59,8 @@ def annotate(
     source: Any,
     out: str | PathLike[str],
     *,
-    pairs: int,
-    annotators: int = 2,
+    pairs: Annotated[int, Field(ge=1)],
+    annotators: Annotated[int, Field(ge=1, le=MOST_ANNOTATORS)] = 2,
     criteria: Iterable[str] | Mapping[str, str] = (),
     between: Sequence[str] | None = None,
     columns: Mapping[str, str] | None = None,
@@ -88,10 +90,6 @@ def annotate(
     """
     folder = path_of(out, "out")
     named = _criteria(criteria)
-    if pairs < 1:
-        raise ConfigError(f"pairs: {pairs} is too few; set 1 or more")
-    if not 1 <= annotators <= MOST_ANNOTATORS:
-        raise ConfigError(f"annotators: {annotators} is out of range; set 1 to {MOST_ANNOTATORS:,}")
     _check_free(folder)
     source = as_path(source)
     posed = posed_pairs(source, columns, between)

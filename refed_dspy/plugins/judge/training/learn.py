@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from refed_dspy.data.pairs import Pair
 from refed_dspy.errors import RunStopped
 from refed_dspy.plugins.judge.trained_judge import (
+    FARTHEST,
     GRADES,
     LENGTH_FIGURES,
     PAIRS,
@@ -31,7 +32,6 @@ from refed_dspy.plugins.judge.trained_judge import (
     grading_figures,
     pair_figures,
     preference_by,
-    standardised,
 )
 from refed_dspy.plugins.judge.training.people import GradedAnswer, Said, Shares, shares_of
 from refed_dspy.plugins.judge.training.report import LENGTH_ALONE, TEXTS_ALONE, HeldOutPair, TrainingReport, report_on
@@ -84,18 +84,13 @@ def learn(lesson: Lesson, prompts: PairwiseJudge) -> TrainedJudge:
 
     Raises RunStopped where the judge decided too few of the training pairs.
     """
-    corrections = {PAIRS: _pairs_correction(lesson)}
+    corrections = {PAIRS: fit_pairs(_examples(lesson))}
     if (of_grades := _grades_correction(lesson)) is not None:
         corrections[GRADES] = of_grades
     trained = TrainedJudge(Corrections(corrections))
     own, others = program_state(trained), program_state(prompts)
     load_state(trained, {**own, **{name: others[name] for name, _ in prompts.named_predictors()}}, "training")
     return trained
-
-
-def _pairs_correction(lesson: Lesson) -> Correction:
-    """Raises RunStopped as `learn`."""
-    return fit_pairs(_examples(lesson))
 
 
 def _without_judge(lesson: Lesson) -> dict[str, Correction]:
@@ -230,7 +225,7 @@ class _Extended:
         names = tuple(name for name, varies in zip(examples[0].figures, varied, strict=True) if varies)
         known = table[:, varied]
         means, scales = np.ma.getdata(known.mean(axis=0)), np.ma.getdata(known.std(axis=0))
-        figures = np.ma.filled(np.clip((known - means) / scales, *_range()), 0.0)
+        figures = np.ma.filled(np.clip((known - means) / scales, -FARTHEST, FARTHEST), 0.0)
         extended = list(_extended(figures, np.array([example.shares for example in examples])))
         values, above, weights = (np.concatenate(parts) for parts in zip(*extended, strict=True))
         clusters = np.tile([example.instruction for example in examples], len(extended))
@@ -244,10 +239,6 @@ class _Extended:
             weights=weights[used],
             clusters=clusters[used],
         )
-
-
-def _range() -> tuple[float, float]:
-    return standardised(-np.inf, 0, 1), standardised(np.inf, 0, 1)
 
 
 def _extended(figures: Floats, shares: Floats) -> Iterator[tuple[Floats, NDArray[np.bool_], Floats]]:

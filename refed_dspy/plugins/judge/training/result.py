@@ -101,29 +101,20 @@ def write_training(made: JudgeTraining, judged: Sequence[HeldOutPair], facts: Ma
     assert made.judge is not None and made.report is not None
     gain = made.report.gain
     proof = {"proved": made.report.proved, "gain": gain and gain.mean, "low": gain and gain.low}
-    ruler = {"ruler": made.report.ruler}
+    packages = {name: version(name) for name in ("refed-dspy", "dspy", "scikit-learn")}
     state = program_state(made.judge)
     state[MANIFEST] |= {
         "kind": "TrainedJudge",
-        "made": _now(),
-        "versions": _versions(),
+        "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "versions": packages | {"python": platform.python_version()},
         **facts,
-        "proof": {**proof, **ruler},
+        "proof": {**proof, "ruler": made.report.ruler},
     }
     write_lines(made.folder / ROWS, _rows(judged, made.held_out))
     write_json(made.folder / FIGURES, _in_json(made))
     save(reliability_picture(made.report), made.folder / RELIABILITY)
     write_text(made.folder / TABLE, made.lines())
     write_json(made.folder / JUDGE, json.loads(json.dumps(state), parse_constant=lambda _: None))
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-
-
-def _versions() -> dict[str, str]:
-    packages = {name: version(name) for name in ("refed-dspy", "dspy", "scikit-learn")}
-    return packages | {"python": platform.python_version()}
 
 
 def _rows(judged: Sequence[HeldOutPair], held_out: HeldOut) -> Iterator[dict[str, Any]]:
