@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -26,6 +26,9 @@ from refed_dspy.cli.options import (
     settings_of,
 )
 from refed_dspy.cli.printing import say
+
+if TYPE_CHECKING:
+    from refed_dspy.plugins.evaluate.judged import Evaluated
 
 FORMATS = ("jsonl", "alpaca_eval", "arena_hard", "ifeval")
 _NO_ANSWERED = "prompts: no prompts; name their file with --prompts FILE"
@@ -147,9 +150,14 @@ def alpaca_eval_(
     needed(settings.judge, NO_JUDGE)
     folder = needed(settings.out, NO_OUT)
     made = shown(alpaca_eval, model, against, **given(settings, "outputs", "baseline"))
+    _tell(made, folder, "table, figures, picture and annotations")
+
+
+def _tell(made: Evaluated, folder: Path, written: str) -> None:
+    """What came of an evaluation that a judge decides; the exit code says whether it is whole."""
     print_lines(made.lines())
-    if made.judged is not None:
-        say(f"table, figures, picture and annotations in {folder}")
+    if not made.stopped:
+        say(f"{written} in {folder}")
     say_where_tracked(folder)
     ended_short(made.problem or made.stopped, folder)
 
@@ -208,11 +216,7 @@ def arena_hard_(
     needed(settings.judge, NO_JUDGE)
     folder = needed(settings.out, NO_OUT)
     made = shown(arena_hard, repository, settings.answers, **given(settings, "clone", "answers"))
-    print_lines(made.lines())
-    if made.arms:
-        say(f"table, figures, picture and judgments in {folder}")
-    say_where_tracked(folder)
-    ended_short(made.problem or made.stopped, folder)
+    _tell(made, folder, "table, figures, picture and judgments")
 
 
 @evaluate_app.command(

