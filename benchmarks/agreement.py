@@ -10,7 +10,6 @@ on two cores, 100 pairs of each set take about an hour and a half.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import math
 import tempfile
 from itertools import chain, zip_longest
@@ -26,9 +25,9 @@ from refed_dspy.plugins.metrics.settings import StatsConfig
 from refed_dspy.programs.judges import PairwiseJudge, Verdict
 from refed_dspy.programs.saved import program_digests
 from refed_dspy.teachers import Teacher, open_teacher
-from refed_dspy.teachers.caps import CapSettings
 from refed_dspy.teachers.failures import CallPolicy
-from refed_dspy.teachers.work import Work
+from refed_dspy.teachers.job import job
+from refed_dspy.teachers.work import CapSettings, Work
 
 DATA = Path(__file__).parents[2] / "shared/data"
 FILES = {"MT-Bench": "llmbar_mtbench_200.json", "PandaLM": "pandalm_testset_v1.json"}
@@ -79,7 +78,8 @@ def main() -> None:
     alternating = [pair for pair in chain.from_iterable(zip_longest(*drawn.values())) if pair is not None]
     work = work_of(teacher, judge, len(alternating), options.report)
     try:
-        verdicts, _ = asyncio.run(judge_pairs(judge, alternating, options.out, work))
+        with job(options.out, work) as at:
+            verdicts = judge_pairs(judge, alternating, at)
     except KeyboardInterrupt:
         raise SystemExit(f"stopped; verdicts are kept in {options.out}; run the same command to continue") from None
     except RefedError as error:

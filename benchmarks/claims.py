@@ -18,8 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from refed_dspy.plugins.cluster.coordinator import Coordinator
-from refed_dspy.plugins.cluster.coordinator_file import CoordinatorFile
+from refed_dspy.plugins.cluster.coordinator import Coordinator, CoordinatorFile
 
 DIGESTS, SHARDS, EACH, CLAIMS = 1_000_000, 64, 10, 5_000
 MOST_MS, MOST_SECONDS, MOST_MB = 0.15, 2.0, 200

@@ -91,25 +91,6 @@ class ClusterRun:
         return ["synth", "--config", str(self.home / "run.yaml"), "--run-dir", str(self.folder), *where]
 
 
-class ClusterFilter(ClusterRun):
-    """The command `refed filter --filter judge --cluster ADDRESS` over `size` rows, in `home`/run."""
-
-    def _arguments(self) -> Sequence[str]:
-        self.home.mkdir(parents=True, exist_ok=True)
-        rows = [
-            {"instruction": f"Explain topic {i}.", "response": f"Plain {i}.", "improved_response": f"Better {i}. " * 20}
-            for i in range(self.size)
-        ]
-        data = self.home / "data.jsonl"
-        data.write_text("\n".join(map(json.dumps, rows)))
-        judge = {"model": "sim/judge", "api_base": self.server.base_url, "concurrency": CONCURRENCY, "price": PRICE,
-                 "timeout": 30, **self.teacher}  # fmt: skip
-        settings = {"data": str(data), "filters": ["judge"], "judge": judge, "out": str(self.folder), **self.settings}
-        (self.home / "filter.yaml").write_text(json.dumps(settings))
-        where = ["--cluster", self.cluster] if self.cluster else []
-        return ["filter", "--config", str(self.home / "filter.yaml"), *where]
-
-
 def ended(process: subprocess.Popen[str], seconds: float = 120) -> tuple[int, str]:
     """Wait for the end of `process`: exit code and stderr. Kills it where it does not end in time."""
     try:

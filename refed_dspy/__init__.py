@@ -46,8 +46,7 @@ if TYPE_CHECKING:
     from refed_dspy.runs.filter.filter import filter_data
     from refed_dspy.runs.result import read_run
     from refed_dspy.runs.resume import resume
-    from refed_dspy.runs.stream import stream
-    from refed_dspy.runs.synthesize import asynthesize, synthesize
+    from refed_dspy.runs.synthesize import asynthesize, stream, synthesize
     from refed_dspy.tracking.registry import promote
     from refed_dspy.tracking.track import track
 
@@ -64,7 +63,7 @@ _PLACES = {
     "TeacherConfig": "config.teacher",
     "synthesize": "runs.synthesize",
     "asynthesize": "runs.synthesize",
-    "stream": "runs.stream",
+    "stream": "runs.synthesize",
     "resume": "runs.resume",
     "estimate": "runs.estimate",
     "read_run": "runs.result",

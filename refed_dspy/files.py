@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import yaml
 
-from refed_dspy.errors import ExportError, InputError, RunStopped, one_line
+from refed_dspy.errors import ExportError, InputError, one_line
 
 _OF_LEDGER = re.compile(r"ledger\.sqlite(-\w+)?|\.lock|\.checked", re.IGNORECASE)
 _MOST_CHARACTERS = 20_000_000
@@ -148,15 +148,6 @@ def _is_same(one: Path, other: Path) -> bool:
         return one.resolve() == other.resolve() or one.samefile(other)
     except (OSError, ValueError, RuntimeError):  # not there; a name that no file can have; links in a circle
         return False
-
-
-@contextmanager
-def after_answers() -> Iterator[None]:
-    """Raises RunStopped in place of an ExportError: what could not be written is made of answers that are kept."""
-    try:
-        yield
-    except ExportError as error:
-        raise RunStopped(f"{error}; the answers are kept: the same command pays for none of them again") from None
 
 
 @contextmanager

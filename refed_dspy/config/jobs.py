@@ -31,6 +31,3 @@ class FilterRunConfig(DataConfig, Capped, WithJudge):
     """The filters, in order: each sees the rows that the one before it kept."""
     judge: TeacherConfig | None = None
     """The judge, for `judge` and `rubric`."""
-    cluster: str | None = None
-    """Have the judge asked by the workers of a Ray cluster: `auto` for the one that this machine belongs to, its
-    `HOST:PORT`, or `local:N` for N workers on this machine. Needs the extra `cluster`."""

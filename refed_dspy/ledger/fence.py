@@ -19,7 +19,7 @@ EPOCH = "epoch"
 SHARDS = "shards"
 """Where in a run's folder its shards' are."""
 JUDGING = "judging"
-"""Where in a filtering's folder the shards are whose rows a cluster judges, while there are any."""
+"""Where in a filtering's folder version 0.2.0 had the shards whose rows a cluster judged, while there were any."""
 
 
 def whole_run(folder: Path) -> Path:

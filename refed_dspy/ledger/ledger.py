@@ -163,6 +163,10 @@ class Ledger:
             number = db.execute("INSERT INTO starts (begun) VALUES (?)", (begun := time.time(),)).lastrowid
         self._started = int(number or 0), begun, time.monotonic()
 
+    def rest(self) -> None:
+        """Count no more time for this start: what is written from now on is not made by calls."""
+        self._started = None
+
     # --- the run itself
 
     def meta(self, name: str) -> Any:

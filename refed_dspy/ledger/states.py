@@ -61,12 +61,6 @@ def write_end(ledger: Ledger, end: End) -> None:
     ledger.commit([ended(end)])
 
 
-def note_failure(folder: Path, reason: str) -> None:
-    """Write that what came of the work in `folder` is of no use, although the start itself ended well."""
-    with Ledger.create(folder) as ledger:
-        write_end(ledger, End(SHORT, reason))
-
-
 def last_end(ledger: Ledger) -> End:
     """How the last start ended, as the ledger has it: `killed` also while it is at work. Of a folder that an earlier
     version wrote, which noted no end: done where its size is reached, else stopped."""

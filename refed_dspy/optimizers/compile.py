@@ -12,10 +12,10 @@ from refed_dspy.config.compile import CompileConfig, MetricConfig
 from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.scorer import ScorerConfig
 from refed_dspy.errors import TeacherError, TeacherRefused, briefly
-from refed_dspy.files import as_path, check_outputs
+from refed_dspy.files import as_path
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.spending import spent
-from refed_dspy.ledger.states import CAPPED, DONE, ESTIMATED, SHORT, STOPPED, End, write_end
+from refed_dspy.ledger.states import CAPPED, DONE, ESTIMATED, SHORT, STOPPED, End
 from refed_dspy.optimizers.ended import ended_outcome
 from refed_dspy.optimizers.gateway import open_gateway
 from refed_dspy.optimizers.least import refuse_small_caps, refuse_unprovable
@@ -24,9 +24,9 @@ from refed_dspy.optimizers.rehearsal import rehearse
 from refed_dspy.optimizers.result import OUTPUTS, Compiled, how_to_continue, write_outcome
 from refed_dspy.optimizers.spec import CompileSpec, prepare
 from refed_dspy.optimizers.steps import CompileOutcome, CompileSteps
-from refed_dspy.records import digest
+from refed_dspy.teachers.job import folder_of, job
 from refed_dspy.teachers.progress import CompileProgress, Teller, Watch
-from refed_dspy.teachers.work import Start, begin
+from refed_dspy.teachers.work import Start
 from refed_dspy.tracking.background import tracking, wanted
 from refed_dspy.tracking.compile import copy_compile
 
@@ -113,27 +113,28 @@ def compile(  # noqa: A001
     """
     models = {"teacher": teacher, "judge": judge, "reflection": reflection}
     spec = prepare(program, references, metric, {**settings, **models, "pairs": pairs, "out": out})
-    folder = spec.settings.out or Path("refed-compiles") / digest(spec.identity())
-    check_outputs(folder, (*OUTPUTS, LOG), FILE, as_path(references), as_path(program))
+    folder = folder_of(spec.settings.out, "refed-compiles", spec.identity())
     if new := not (folder / FILE).is_file():
         refuse_unprovable(spec)
         refuse_small_caps(spec)
         rehearse(spec)
-    with begin(folder, spec.work()) as start:
-        track = not estimate and wanted(spec.settings.track)
-        with tracking(folder, copy_compile, track, TRACKING_INTERVAL, AT_STOP) as tracker:
-            if not estimate and (made := ended_outcome(folder, start.ledger, spec)) is not None:
-                return made
-            if not new:
-                refuse_unprovable(spec)
-            with Watch(on_progress, progress).telling(CompileProgress()) as teller, printed_to_file(folder):
-                outcome = _run_steps(start, spec, teller, estimate)
-                state = DONE if estimate else _end(outcome.stopped, outcome.why, estimate).state
-                teller.progress.finish(state, spent(start.ledger))
-            tracker.update()  # so that the program's manifest can name its run
-            made = write_outcome(folder, start.ledger, spec, outcome, keep=not estimate)
-            write_end(start.ledger, _end(outcome.stopped, outcome.why, estimate))
+    watch, track = Watch(on_progress, progress), not estimate and wanted(spec.settings.track)
+    with (
+        job(folder, spec.work(), outputs=(*OUTPUTS, LOG), inputs=(as_path(references), as_path(program))) as at,
+        tracking(folder, copy_compile, track, TRACKING_INTERVAL, AT_STOP) as tracker,
+    ):
+        if not estimate and (made := ended_outcome(folder, at.ledger, spec)) is not None:
             return made
+        if not new:
+            refuse_unprovable(spec)
+        with watch.telling(CompileProgress()) as teller, printed_to_file(folder):
+            outcome = _run_steps(at.begin(), spec, teller, estimate)
+            end = _end(outcome.stopped, outcome.why, estimate)
+            teller.progress.finish(DONE if estimate else end.state, spent(at.ledger))
+        tracker.update()  # so that the program's manifest can name its run
+        made = write_outcome(folder, at.ledger, spec, outcome, keep=not estimate)
+        at.ends(end)
+        return made
 
 
 def _end(stopped: str, why: str, estimate: bool) -> End:

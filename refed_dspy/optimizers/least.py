@@ -15,7 +15,7 @@ from refed_dspy.optimizers.spec import CompileSpec
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
 from refed_dspy.programs.judges import INSTRUCTION_CRITERIA
 from refed_dspy.records import PICO, Reference, dollars
-from refed_dspy.teachers.caps import budget_caps, caps_of
+from refed_dspy.teachers.work import budget_caps, caps_of
 
 GO_ON = "go on without a proof with prove=False"
 FEW_TOKENS = 250, 40

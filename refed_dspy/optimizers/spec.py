@@ -24,13 +24,12 @@ from refed_dspy.optimizers.reference_metric import ReferenceMetric
 from refed_dspy.optimizers.topics import find_topics
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
 from refed_dspy.programs.load import load_program, own_program, refuse_bound_models, warn_of_another_teacher
-from refed_dspy.programs.saved import program_digests
+from refed_dspy.programs.saved import CORRECTIONS, program_digests
 from refed_dspy.records import digest
 from refed_dspy.signatures import DEFAULT_FEATURES
 from refed_dspy.teachers import Teacher, open_teacher
-from refed_dspy.teachers.caps import caps_of
 from refed_dspy.teachers.judge import in_role, judge_beside, open_judge_program, warn_of_one_model
-from refed_dspy.teachers.work import Work
+from refed_dspy.teachers.work import Work, caps_of
 
 log = logging.getLogger("refed_dspy.optimizers")
 ROLES = ("teacher", "judge", "reflection")
@@ -270,7 +269,7 @@ def _program(program: Any, settings: CompileConfig) -> dspy.Module:
         )
         module.add_guidance(settings.guidance)
         return module
-    if isinstance(program, PairwiseJudge) and program.corrections is not None:
+    if hasattr(program, CORRECTIONS):
         raise ConfigError(
             "program: a trained judge, whose correction fits its prompts; compile a PairwiseJudge, and train that one"
         )

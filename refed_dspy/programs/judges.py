@@ -160,8 +160,6 @@ class PairwiseJudge(Program):
 
     rubric: RubricJudge | None = None
     """The judge of single answers that was trained together with this one."""
-    corrections: Any = None
-    """What a judge corrects its verdicts by that was trained on people's."""
 
     @property
     def needs_scorer(self) -> bool:

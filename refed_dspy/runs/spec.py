@@ -29,9 +29,8 @@ from refed_dspy.runs.plan import PlanSettings, ToCome
 from refed_dspy.runs.work import RunWork
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.by_stage import TeachersByStage, rates_of, stages_of
-from refed_dspy.teachers.caps import caps_of
 from refed_dspy.teachers.failures import CallPolicy
-from refed_dspy.teachers.work import Work
+from refed_dspy.teachers.work import Work, caps_of
 
 log = logging.getLogger("refed_dspy")
 FULL_BATCH = 1_000

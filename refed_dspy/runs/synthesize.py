@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Unpack
 
 from refed_dspy.concurrency import run_blocking
+from refed_dspy.data.rows import Samples
 from refed_dspy.errors import ConfigError, NothingKept, RunDirError, briefly, one_line
 from refed_dspy.ledger.fence import SHARDS
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import ESTIMATED
+from refed_dspy.records import Sample
 from refed_dspy.registry import RUNNERS, plugged_in
 from refed_dspy.runs.outlook import outlook
 from refed_dspy.runs.plan import Plan, PlanSettings
 from refed_dspy.runs.prepare import RunSettings, prepare, run_keywords
 from refed_dspy.runs.program import ProgramLike
 from refed_dspy.runs.result import Synthesis, read_run
-from refed_dspy.runs.scheduler import run_plan
 from refed_dspy.runs.spec import RunSpec
 from refed_dspy.runs.work import note_end
-from refed_dspy.runs.worker import SynthesisWorker
+from refed_dspy.runs.worker import SynthesisWorker, run_plan
+from refed_dspy.teachers.job import Job, job
 from refed_dspy.teachers.progress import NOBODY, Progress, Watch
 from refed_dspy.teachers.session import Session
-from refed_dspy.teachers.work import begin
-from refed_dspy.tracking.background import run_wanted, tracking
+from refed_dspy.tracking.background import Tracker, run_wanted, tracking
 from refed_dspy.tracking.run import copy_run
 
 TRACKING_INTERVAL = 60.0
@@ -96,8 +98,12 @@ def synthesize(
         RunStopped: the run ended early; everything made so far is kept, and the message says how to continue.
         KeyboardInterrupt: the same, by Ctrl-C or a notebook's stop button.
     """
-    spec = prepare(program, references, **settings)  # outside the loop, where Ctrl-C ends what blocks
-    return run_blocking(_synthesized(spec, Watch(on_progress, progress)))
+    spec, watch = prepare(program, references, **settings), Watch(on_progress, progress)
+    if getattr(spec.config, "cluster", None) is not None:
+        return run_blocking(_on_cluster(spec, watch))
+    with run_job(spec, watch) as run:  # outside the loop, where Ctrl-C ends what blocks
+        run_blocking(run.carry_out())
+    return read_run(run.folder)
 
 
 @run_keywords
@@ -110,43 +116,67 @@ async def asynthesize(
     **settings: Unpack[RunSettings],
 ) -> Synthesis:
     """`synthesize`, for code that runs in an event loop."""
-    return await _synthesized(prepare(program, references, **settings), Watch(on_progress, progress))
+    spec, watch = prepare(program, references, **settings), Watch(on_progress, progress)
+    return await (produce if getattr(spec.config, "cluster", None) is None else _on_cluster)(spec, watch)
 
 
-async def _synthesized(spec: RunSpec, watch: Watch[Progress]) -> Synthesis:
-    if getattr(spec.config, "cluster", None) is None:
-        return await produce(spec, watch)
+async def _on_cluster(spec: RunSpec, watch: Watch[Progress]) -> Synthesis:
     made: Synthesis = await plugged_in(RUNNERS, "cluster")(spec, watch)
     return made
 
 
-async def produce(
+async def produce(spec: RunSpec, watch: Watch[Progress] = NOBODY, pilot: PlanSettings | None = None) -> Synthesis:
+    """Continue the run in its folder until its size is reached, or that of a `pilot`, as `run_job`."""
+    with run_job(spec, watch, pilot) as run:
+        await run.carry_out()
+    return read_run(run.folder)
+
+
+@contextmanager
+def run_job(
     spec: RunSpec,
     watch: Watch[Progress] = NOBODY,
-    plan_settings: PlanSettings | None = None,
-) -> Synthesis:
-    """Continue the run in its folder until its size is reached.
+    pilot: PlanSettings | None = None,
+    outputs: Iterable[str] = (),
+    inputs: Iterable[Any] = (),
+) -> Iterator[Run]:
+    """One more start of the run in its folder, opened by `job`. The block carries it out.
 
-    `plan_settings`: a smaller plan than the run's own. An estimate's pilot makes fewer samples, of a run whose folder
-    records its full size.
+    `pilot`: a smaller plan than the run's own. An estimate's pilot makes fewer samples, of a run whose folder records
+    its full size.
     """
-    spec, folder = spec.as_begun(), spec.folder
+    spec, track = spec.as_begun(), spec.config.track
     _refuse_cluster(spec)
-    work = spec.work() if plan_settings is None else replace(spec.work(), then=ESTIMATED)
-    with begin(folder, work) as start, _telling_what_is_kept(start.ledger):
-        plan, session = restored(start.ledger, plan_settings or spec.plan_settings(start.size)), Session(start)
-        session.progress.size = plan.settings.size
-        with tracking(folder, copy_run, run_wanted(spec.config.track, folder), TRACKING_INTERVAL) as tracker:
-            if not plan.complete:
-                to_come = plan.to_come()
-                session.progress.calls_expected = spec.calls_of(to_come)
-                session.progress.outlook = outlook(spec, to_come, start.recorder.budget)
-                spec.warn_of_small_batches()
-            async with watch.following(session.progress):
-                await carry_out(spec, session, plan)
-            note_end(session, plan)
-            await tracker.told()
-    return read_run(folder)
+    work, folder = spec.work(), spec.folder
+    with (
+        job(folder, work if pilot is None else replace(work, then=ESTIMATED), watch, outputs, inputs) as at,
+        _telling_what_is_kept(at.ledger),
+        tracking(folder, copy_run, run_wanted(track, folder), TRACKING_INTERVAL) as tracker,
+    ):
+        yield Run(spec, at, tracker, pilot)
+
+
+class Run:
+    """One start of the run in `folder`, ready to be carried out."""
+
+    def __init__(self, spec: RunSpec, at: Job, tracker: Tracker, pilot: PlanSettings | None) -> None:
+        start = at.begin()
+        self.folder, self._spec, self.at, self._tracker = at.folder, spec, at, tracker
+        self._plan, self._session = restored(at.ledger, pilot or spec.plan_settings(start.size)), Session(start)
+        progress = self._session.progress
+        progress.size = self._plan.settings.size
+        if not self._plan.complete:
+            to_come = self._plan.to_come()
+            progress.calls_expected = spec.calls_of(to_come)
+            progress.outlook = outlook(spec, to_come, start.recorder.budget)
+            spec.warn_of_small_batches()
+
+    async def carry_out(self) -> None:
+        """Do what is left of it, and write down how it ended. Raises as `Session.running`."""
+        async with self.at.watch.following(self._session.progress):
+            await carry_out(self._spec, self._session, self._plan)
+        note_end(self.at, self._session, self._plan)
+        await self._tracker.told()
 
 
 def _refuse_cluster(spec: RunSpec) -> None:
@@ -169,7 +199,7 @@ async def carry_out(spec: RunSpec, session: Session, plan: Plan) -> None:
     if not plan.complete:
         async with session.running():  # in here DSPy's language model is the recorded one
             worker = SynthesisWorker(spec, session)
-            await run_plan(plan, worker, spec.slots, session.grace)
+            await run_plan(plan, worker, spec.slots)
             if not plan.complete:
                 worker.own.check_useful()
 
@@ -185,3 +215,65 @@ def _telling_what_is_kept(ledger: Ledger) -> Iterator[None]:
         told = NothingKept(f"{error}; {kept}")
         told.run_dir = folder
         raise told from None
+
+
+_AT_ONCE = 100
+"""Samples that are read together."""
+
+
+@run_keywords
+async def stream(
+    program: ProgramLike = None,
+    references: Any = "builtin",
+    *,
+    progress: bool = True,
+    on_progress: Callable[[Progress], None] | None = None,
+    **settings: Unpack[RunSettings],
+) -> AsyncGenerator[Sample, None]:
+    """The samples of `synthesize` with the same arguments, each as soon as it is kept; first those that the run's
+    folder has already, so that the loop sees all of them.
+
+    The run goes on while the loop works on a sample. `await samples.aclose()` ends it within two seconds: calls in
+    flight may finish, and what they make is kept in the folder for the next call. After a mere `break` it ends the same
+    way, but only while your code awaits something. At a cap the loop ends with a warning.
+
+    Raises:
+        InputError: an argument cannot be used; nothing was paid for.
+        RunStopped: the run ended early, after the samples that were kept.
+    """
+    spec = prepare(program, references, **settings)
+    begun, changed = asyncio.Event(), asyncio.Event()
+
+    def told(now: Progress) -> None:
+        begun.set()
+        changed.set()
+        if on_progress is not None:
+            on_progress(now)
+
+    run = asyncio.create_task(produce(spec, Watch(told, progress)))
+    run.add_done_callback(lambda _: changed.set())
+    samples: Samples | None = None
+    given, ended = 0, False
+    try:
+        while not ended:
+            await changed.wait()
+            changed.clear()
+            ended = run.done()
+            if samples is None and begun.is_set():  # before that there may be no folder
+                samples = Samples(spec.folder)
+            while samples is not None and (page := samples[given : given + _AT_ONCE]):
+                for sample in page:
+                    given += 1
+                    yield sample
+        await run
+    except asyncio.CancelledError as interrupt:
+        run.cancel()
+        await asyncio.wait([run])
+        try:
+            run.result()
+        except asyncio.CancelledError as ended:  # says what is kept
+            interrupt.args = ended.args
+        raise
+    finally:
+        run.cancel()
+        await asyncio.wait([run])

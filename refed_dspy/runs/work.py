@@ -13,12 +13,13 @@ from refed_dspy.ledger.batches import left_batches
 from refed_dspy.ledger.identity import differences, has_begun
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import set_aside
-from refed_dspy.ledger.states import CAPPED, DONE, ESTIMATED, SHORT, STOPPED, End, write_end
+from refed_dspy.ledger.states import CAPPED, DONE, ESTIMATED, SHORT, STOPPED, End
 from refed_dspy.ledger.summary import decisions_by_filter
 from refed_dspy.runs.plan import Plan
 from refed_dspy.runs.remembered import is_resumable
 from refed_dspy.runs.result import drop_samples, end_at_cap, why_short
 from refed_dspy.teachers.by_stage import ANY, TeachersByStage
+from refed_dspy.teachers.job import Job
 from refed_dspy.teachers.pool import PoolSetup
 from refed_dspy.teachers.session import Session
 from refed_dspy.teachers.work import Work
@@ -94,12 +95,12 @@ class RunWork(Work):
                 teachers_log.warning("%s: was %s, is now %s; existing answers are kept", stage or "teacher", was, is_)
 
 
-def note_end(session: Session, plan: Plan) -> None:
+def note_end(at: Job, session: Session, plan: Plan) -> None:
     """Write down and say how the start ended: at a cap, short of its size, with calls left in batches."""
     folder, end = session.ledger.path.parent, _end(session, plan)
     if end.state != CAPPED:
         drop_samples(folder)
-    write_end(session.ledger, end)
+    at.ends(end)
     if end.reason not in {"", ESTIMATED}:
         log.warning("%s", end.reason)
     if left := sum(batch["calls"] for batch in left_batches(session.ledger)):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from typing import Any
 
+from refed_dspy.concurrency import keep_running
 from refed_dspy.errors import RowError
 from refed_dspy.ledger.ledger import Added
 from refed_dspy.ledger.statements import DecisionRow, decided, sampled, text_digest, unusable
@@ -12,7 +13,7 @@ from refed_dspy.programs.asking import about_unnamed, predictor_names, same_teac
 from refed_dspy.programs.question import UnnamedStage, asked_again
 from refed_dspy.records import TAKEN_SHOWN, DataRow, Sample
 from refed_dspy.runs.own_code import OwnCode
-from refed_dspy.runs.plan import Propose, Respond, Study
+from refed_dspy.runs.plan import Plan, Propose, Respond, Study, Unit
 from refed_dspy.runs.spec import RunSpec
 from refed_dspy.teachers.session import Session
 
@@ -21,11 +22,13 @@ PLAIN = "response_generation"
 
 
 class SynthesisWorker:
-    """Does the units of a run (`scheduler.Worker`). Feedback on the references opened so far is in memory, all else in
-    the ledger."""
+    """Does the units of a run. Each method returns once its result is committed; a RowError fails the unit. Feedback on
+    the references opened so far is in memory, all else in the ledger."""
 
     def __init__(self, spec: RunSpec, session: Session) -> None:
         self.program, self.references, self.screening = spec.synthesis_program, spec.references, spec.screening
+        self.grace = session.grace
+        """Seconds that units in flight get to finish when the run must end."""
         self.session, self.ledger, self.progress = session, session.ledger, session.progress
         self.screening.restore(self.ledger)
         self._by_stage = spec.by_stage
@@ -46,6 +49,7 @@ class SynthesisWorker:
                 self._response_feedback[unit.reference] = await self.program.collect_response_feedback(reference)
 
     async def propose(self, unit: Propose) -> list[tuple[int, str]]:
+        """Ids and texts of the instructions that are new."""
         # Only earlier rounds are shown as taken: they are settled, so the question stays the same on a resume.
         taken = self.ledger.texts_before(unit.reference, unit.round, TAKEN_SHOWN)
         reference = self.references[unit.reference]
@@ -91,6 +95,7 @@ class SynthesisWorker:
         }
 
     async def respond(self, unit: Respond) -> bool:
+        """Whether it became a sample that is kept."""
         item = str(unit.instruction_id)
         with self.own.unit("respond", item) as question:
             decisions, sample = await self._judged_and_written(unit, item, question)
@@ -157,7 +162,52 @@ class SynthesisWorker:
             self.ledger.commit_proposal(unit.reference, unit.feature, unit.round, (), 0, self._barred)
 
     def affordable(self) -> int | None:
+        """How many more samples the caps allow, at least one; None: no cap will be reached."""
         return self.session.affordable()
 
     def stop(self) -> None:
+        """The run must end: calls in flight may finish, none may begin."""
         self.session.stop()
+
+
+async def run_plan(plan: Plan, worker: SynthesisWorker, slots: int) -> None:
+    """Run `plan` until it is complete or exhausted, at most `slots` units at once.
+
+    Raises:
+        Whatever `worker` raises except RowError: an error of the teacher or the ledger, or a bug. Then, and when this
+        is cancelled, units in flight get the worker's grace to be committed before they are cancelled too.
+    """
+
+    def units() -> Iterator[Awaitable[None]]:
+        plan.look_ahead(worker.affordable())
+        while (unit := plan.next_unit()) is not None:
+            yield _perform(plan, worker, unit)
+
+    await keep_running(units, slots, worker.stop, worker.grace)
+
+
+async def _perform(plan: Plan, worker: SynthesisWorker, unit: Unit) -> None:
+    """Do one unit and report to the plan how it ended. A RowError fails the unit; any other error stops the run."""
+    match unit:
+        case Study():
+            try:
+                await worker.study(unit)
+            except RowError:
+                plan.studied(unit, failed=True)
+            else:
+                plan.studied(unit)
+        case Propose():
+            new: list[tuple[int, str]] = []
+            try:
+                new = await worker.propose(unit)
+            except RowError as error:
+                worker.proposal_failed(unit, error)
+            plan.proposed(unit, new)
+        case Respond():
+            try:
+                kept = await worker.respond(unit)
+            except RowError as error:
+                worker.response_failed(unit, error)
+                plan.responded(unit, kept=False)
+            else:
+                plan.responded(unit, kept=kept)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from typing import TypeVar
 
 import dspy
 
-from refed_dspy.concurrency import few_collections
+from refed_dspy.concurrency import few_collections, keep_running
 from refed_dspy.errors import (
     CapReached,
     CapTooSmall,
@@ -25,13 +27,13 @@ from refed_dspy.programs.adapter import checked_adapter
 from refed_dspy.programs.asking import with_roles
 from refed_dspy.programs.fast_path import Engine
 from refed_dspy.records import dollars
-from refed_dspy.teachers.caps import CapsLeft
 from refed_dspy.teachers.pool import Pool, PooledTeacher, members_of
 from refed_dspy.teachers.progress import Progress
 from refed_dspy.teachers.recorded import RecordedTeacher
 from refed_dspy.teachers.recorded_lm import recorded_lm
-from refed_dspy.teachers.work import Start
+from refed_dspy.teachers.work import CapsLeft, Start
 
+T = TypeVar("T")
 # DSPy settings for thousands of calls: history and traces would grow with each, and a warning come with each.
 LEAN = {
     "disable_history": True,
@@ -106,6 +108,45 @@ class Session:
     def post(self, statements: Sequence[Statement]) -> None:
         """Have the statements of one unit written, without waiting for it."""
         self.start.recorder.group.post(statements)
+
+    async def for_each(
+        self, items: Iterable[T], work: Callable[[T], Awaitable[None]], slots: int | None = None
+    ) -> None:
+        """`work` on every item, at most `slots` at once, as many as the first model takes; each that is done counts in
+        `progress`.
+
+        First come the items that need no call, since earlier starts paid for them: they are done, whatever ends the
+        rest. So `work` may begin twice on an item, and must not keep anything of an item that it does not finish.
+
+        Raises whatever `work` raises first; calls in flight then get the session's grace to be committed.
+        """
+        waiting = iter(await self._recalled(items, work) if self.ledger.has_answers() else items)
+
+        async def counted(item: T) -> None:
+            await work(item)
+            self.progress.keep()
+
+        at_once = self.first.teacher.concurrency if slots is None else slots
+        await keep_running(lambda: map(counted, waiting), at_once, self.stop, self.grace)
+
+    async def _recalled(self, items: Iterable[T], work: Callable[[T], Awaitable[None]]) -> list[T]:
+        """`work` on every item whose answers are all in the ledger. Returns the items that need a call."""
+        unpaid, recorder = list[T](), self.start.recorder
+        recorder.stopping = True  # a call that would have to be made is cancelled instead
+        try:
+            for item in items:
+                try:
+                    await work(item)
+                    self.progress.keep()
+                except asyncio.CancelledError:
+                    if (task := asyncio.current_task()) is not None and task.cancelling():
+                        raise
+                    unpaid.append(item)
+                await asyncio.sleep(0)  # nothing else in here waits, and Ctrl-C must get through
+        finally:
+            recorder.stopping = False
+        del self.progress.moments[:]  # what earlier starts paid for says nothing of the pace
+        return unpaid
 
     def stop(self) -> None:
         """The work must end: calls in flight may finish, none may begin."""

@@ -1,31 +1,86 @@
-"""The one beginning of all paid work: a folder's ledger, opened for one kind of work, under its caps."""
+"""What the paid work in a folder is: its identity, its models, and its caps with what is left of them. `job` opens the
+folder for it."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import logging
+import math
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast
 
-from refed_dspy.errors import RunDirError, RunStopped
-from refed_dspy.ledger.connection import FILE
+from refed_dspy.concurrency import GRACE
+from refed_dspy.config.base import Capped
+from refed_dspy.errors import CapReached, CapTooSmall, ConfigError, RunDirError
+from refed_dspy.ledger.batches import left_batches
+from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.identity import differences, has_begun, named_work
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import RunRecorder
-from refed_dspy.ledger.spending import begin_start
-from refed_dspy.ledger.states import DONE, KILLED, UNGATHERED, End, last_end, write_end
-from refed_dspy.records import Reference
+from refed_dspy.ledger.spending import Spent, spent
+from refed_dspy.records import PICO, Reference, dollars
 from refed_dspy.teachers import Teacher
-from refed_dspy.teachers.caps import CapSettings, CapsLeft, budget_caps, check_caps, lasting_caps
 from refed_dspy.teachers.failures import CallPolicy
 from refed_dspy.teachers.pool import PoolSetup
 
 log = logging.getLogger("refed_dspy.teachers")
+TOO_SHORT = 0.1
+"""Seconds: with less than this left, no work is begun."""
+
+
+class CapSettings(TypedDict):
+    """Caps over all starts of a run together; None: no bound."""
+
+    max_cost: float | None
+    max_calls: int | None
+    max_minutes: float | None
+
+
+NO_CAPS = CapSettings(max_cost=None, max_calls=None, max_minutes=None)
+
+
+def caps_of(config: Capped) -> CapSettings:
+    """The caps that a config sets."""
+    return CapSettings(max_cost=config.max_cost, max_calls=config.max_calls, max_minutes=config.max_minutes)
+
+
+@dataclass(frozen=True)
+class CapsLeft:
+    """The caps of a start, what earlier starts used of them, and the seconds that are left (None: no bound)."""
+
+    caps: Caps
+    before: Spent
+    seconds: float | None
+
+    @property
+    def grace(self) -> float:
+        """Seconds that calls in flight get to finish when the run must end."""
+        return GRACE if self.seconds is None else min(GRACE, self.seconds / 2)
+
+    @property
+    def over(self) -> bool:
+        """Whether too little time is left to begin anything."""
+        return self.seconds is not None and self.seconds - self.grace < TOO_SHORT
+
+    @asynccontextmanager
+    async def minutes(self) -> AsyncIterator[None]:
+        """End the work inside the block while just enough time is left to end it cleanly.
+
+        Raises CapReached when the time ran out.
+        """
+        left = None if self.seconds is None else self.seconds - self.grace
+        try:
+            async with asyncio.timeout(left) as timer:
+                yield
+        except TimeoutError:
+            if timer.expired():
+                raise CapReached("max_minutes") from None
+            raise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +183,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Start:
-    """One start of the work in a folder: one process, from `begin` to its end."""
+    """One start of the work in a folder: one process, from its first call to its last."""
 
     ledger: Ledger
     work: Work
@@ -140,52 +195,86 @@ class Start:
     """The ledger of a run whose answers count here too."""
 
 
-def _to_reuse(folder: Path) -> Ledger:
-    """The ledger of the run in `folder`. Raises RunDirError where there is none, or where it lacks what a cluster's
-    workers made."""
-    ledger = Ledger.read(folder)
-    if ledger.meta(UNGATHERED):
-        ledger.close()
-        raise RunDirError(f"reuse: {folder}: its shards are not gathered yet; run its own command again first")
-    return ledger
-
-
-@contextmanager
-def begin(folder: Path, work: Work) -> Iterator[Start]:
-    """The folder's ledger, open for one more start of `work`, which is new there or the same as before.
-
-    How the start ended is written as it ends: by an error, as the block wrote it (`write_end`), else done. Where this
-    raises, nothing was written.
-
-    Raises:
-        RunDirError: the folder holds other work, is in use, or cannot be written; or there is no run to reuse.
-        ConfigError: a cap that cannot be kept, or calls that wait in the batch of another model.
-        RunStopped: a later lease of the shard writes it.
-        KeyboardInterrupt, CancelledError: where the block raises one: what is kept, and how to go on.
-    """
-    if not (folder / FILE).is_file():  # a mistake leaves no folder behind
-        budget_caps(work.models, work.caps)
-    with ExitStack() as stack:
-        reused_from = None if work.reuse is None else stack.enter_context(_to_reuse(work.reuse))
-        ledger = stack.enter_context(Ledger.create(folder, work.epoch))
-        work.refuse_another(ledger)  # first: the caps and costs of other work mean nothing here
-        caps = lasting_caps(ledger, work.caps)
-        caps_left = check_caps(ledger, work.models, caps)
-        size = work.record(ledger, caps)
-        begin_start(ledger)
-        recorder = RunRecorder(ledger, caps_left.caps, caps_left.before, work.calls_each)
-        try:
-            yield Start(ledger, work, size, caps_left, recorder, reused_from)
-        except BaseException as error:
-            with suppress(RunStopped):  # the block's error is raised; a failed write has the same cause
-                write_end(ledger, End.by(error))
-            if isinstance(error, KeyboardInterrupt | asyncio.CancelledError):
-                raise type(error)(work.kept_line(ledger)) from None
-            raise
-        if last_end(ledger).state == KILLED:
-            write_end(ledger, End(DONE))
-
-
 def resume_hint(folder: Path) -> str:
     """What is kept and how to go on with work in `folder`, for messages."""
     return f"paid answers are kept in {shlex.quote(str(folder))}; run the same command to continue"
+
+
+def without_infinite(settings: CapSettings) -> CapSettings:
+    """`settings` with None in place of infinite caps."""
+    caps = {name: None if cap is None or math.isinf(cast(float, cap)) else cap for name, cap in settings.items()}
+    return cast(CapSettings, caps)
+
+
+def lasting_caps(ledger: Ledger, settings: CapSettings) -> CapSettings:
+    """The caps of `settings`; for each that is None there, the one in the ledger. Infinite caps become None."""
+    begun = has_begun(ledger)
+    caps: dict[str, Any] = {name: ledger.meta(name) if cap is None and begun else cap for name, cap in settings.items()}
+    return without_infinite(cast(CapSettings, caps))
+
+
+def refuse_left_batches(ledger: Ledger, models: Iterable[Teacher]) -> None:
+    """Raises ConfigError where calls wait in a batch that none of `models` follows: they would be paid for twice."""
+    followed = {(model.endpoint, model.model) for model in models if model.batched}
+    for batch in left_batches(ledger):
+        if (batch["endpoint"], batch["model"]) not in followed:
+            folder = shlex.quote(str(ledger.path.parent))
+            raise ConfigError(
+                f"{batch['calls']} calls wait in a batch of {batch['model']} at {batch['endpoint']} "
+                f"({batch['name'] or 'not named yet'}); continue with that teacher in mode: batch or mixed, or "
+                f"abandon it with: refed batches {folder} --give-up"
+            )
+
+
+def check_caps(ledger: Ledger, models: Mapping[str, Teacher], settings: CapSettings) -> CapsLeft:
+    """What a start may use with these models (role → model). Nothing is written.
+
+    Raises:
+        ConfigError: as `budget_caps`; or earlier starts cost nobody knows what; or calls wait in the batch of another
+            model.
+    """
+    refuse_left_batches(ledger, models.values())
+    caps, before, max_minutes = budget_caps(models, settings), spent(ledger), settings["max_minutes"]
+    if caps.max_cost is not None and before.unpriced:
+        raise ConfigError(
+            f"max_cost: {before.unpriced} calls of earlier starts have no known price, so what is left of the cap is "
+            "unknown; use max_calls"
+        )
+    seconds = None if max_minutes is None else max(0.0, 60 * max_minutes - before.seconds)
+    return CapsLeft(caps, before, seconds)
+
+
+def budget_caps(models: Mapping[str, Teacher], settings: CapSettings) -> Caps:
+    """The caps as a budget counts them.
+
+    Raises:
+        ConfigError: a cap that cannot be kept with these models, or that is below the worst case of one call.
+    """
+    settings = without_infinite(settings)
+    max_cost, max_calls = settings["max_cost"], settings["max_calls"]
+    caps = Caps(None if max_cost is None else int(max_cost * PICO), max_calls)
+    for role, model in models.items():
+        if caps != Caps() and not model.reports_calls:
+            name = "max_calls" if max_cost is None else "max_cost"
+            raise ConfigError(
+                f"{name}: a dspy.LM retries on its own, so a cap cannot be kept; pass the {role} as a "
+                "TeacherConfig, a teacher file or PROVIDER/NAME"
+            )
+        if caps.max_cost is not None:
+            _check_worst(role, model, caps.max_cost)
+    return caps
+
+
+def _check_worst(role: str, model: Teacher, max_cost: int) -> None:
+    """Raises ConfigError where the model's worst case is unknown, or above the cap."""
+    if model.least is None:
+        raise ConfigError(
+            f"max_cost: the price of {model.model} at {model.endpoint} is unknown, so a dollar cap cannot be kept; "
+            f"set the {role}'s price ({{prompt: …, completion: …}} in dollars per million tokens) or use "
+            "max_calls"
+        )
+    if model.least > max_cost:
+        raise CapTooSmall(
+            f"max_cost: {dollars(max_cost)} is below the worst case of one call, {dollars(model.least)} "
+            f"({model.max_tokens} tokens written); raise it or lower the {role}'s max_tokens"
+        )

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from refed_dspy.plugins.cluster.coordinator_actor import CoordinatorActor
+from refed_dspy.plugins.cluster.coordinator import CoordinatorActor
 
 pytestmark = pytest.mark.cluster
 

@@ -93,7 +93,7 @@ def test_the_coordinator_killed_and_a_node_that_joins_later(run: Begin, nodes: N
 
 
 def test_a_worker_that_freezes_and_wakes(run: Begin) -> None:
-    made = run(500, constants={"refed_dspy.plugins.cluster.silence:SILENT": 3.0})
+    made = run(500, constants={"refed_dspy.plugins.cluster.crew:SILENT": 3.0})
     driver = made.start()
     wait_until(partial(made.has_sent, 200))
     frozen = processes("worker-")[0]

@@ -64,7 +64,7 @@ def test_another_version_of_ray(run: Begin, nodes: Nodes) -> None:
 
 
 def test_a_folder_that_no_node_sees(run: Begin) -> None:
-    made = run(10, constants={"refed_dspy.plugins.cluster.job:MARK": "written-elsewhere"})
+    made = run(10, constants={"refed_dspy.plugins.cluster.drive:MARK": "written-elsewhere"})
     code, told = made.complete()
     assert code == 2, told
     last = told.splitlines()[-1]

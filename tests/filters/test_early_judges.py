@@ -15,9 +15,8 @@ from refed_dspy.errors import ConfigError, NothingKept, RunStopped
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs.reference_level import ReferenceLevelFeedback
 from refed_dspy.teachers import open_teacher
-from refed_dspy.teachers.row_jobs import row_job
 from refed_dspy.teachers.work import Work
-from tests.support.asking import ask
+from tests.support.asking import ask, row_job
 
 NONE: Any = {"max_cost": None, "max_calls": None, "max_minutes": None}
 

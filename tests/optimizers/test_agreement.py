@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from collections.abc import Callable
@@ -31,9 +30,9 @@ from refed_dspy.programs.judges import OVERALL, RESPONSE_CRITERIA, Criterion, Pa
 from refed_dspy.programs.lm_errors import AnswerCut, NotReached
 from refed_dspy.records import digest
 from refed_dspy.teachers import open_teacher
-from refed_dspy.teachers.caps import CapSettings
 from refed_dspy.teachers.failures import CallPolicy
-from refed_dspy.teachers.work import Work
+from refed_dspy.teachers.job import job
+from refed_dspy.teachers.work import CapSettings, Work
 from tests.support.scripted_engine import Answer, Writer, fake_lm
 
 BETTER = "[better] "
@@ -83,8 +82,9 @@ def judged_by(writer: Writer, pairs: list[Pair], folder: Path) -> list[Verdict]:
     caps = CapSettings(max_cost=None, max_calls=None, max_minutes=None)
     policy = CallPolicy()
     work = Work(kind="agreement", identity={}, models={"judge": teacher}, size=len(pairs), caps=caps, policy=policy)
-    verdicts, stopped = asyncio.run(judge_pairs(PairwiseJudge(), pairs, folder, work))
-    assert stopped == ""
+    with job(folder, work) as at:
+        verdicts = judge_pairs(PairwiseJudge(), pairs, at)
+    assert at.stopped == ""
     return [verdicts[pair.id] for pair in pairs]
 
 

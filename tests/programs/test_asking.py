@@ -19,10 +19,9 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs.asking import about_unnamed, predictor_names
 from refed_dspy.programs.question import UnnamedStage
 from refed_dspy.teachers import open_teacher
-from refed_dspy.teachers.row_jobs import row_job
 from refed_dspy.teachers.session import Session
 from refed_dspy.teachers.work import Work
-from tests.support.asking import ask
+from tests.support.asking import ask, row_job
 from tests.support.scripted_engine import Answer, Writer, fake_lm
 
 NO_CAPS: Any = {"max_cost": None, "max_calls": None, "max_minutes": None}

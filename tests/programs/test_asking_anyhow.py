@@ -19,10 +19,9 @@ from refed_dspy.errors import ConfigError, RowError, TeacherError
 from refed_dspy.programs.asking import about, about_unnamed, as_role, predictor_names
 from refed_dspy.programs.question import UnnamedStage
 from refed_dspy.teachers import open_teacher, recorded_lm
-from refed_dspy.teachers.caps import CapSettings
-from refed_dspy.teachers.row_jobs import row_job
 from refed_dspy.teachers.session import Session
-from refed_dspy.teachers.work import Work
+from refed_dspy.teachers.work import CapSettings, Work
+from tests.support.asking import row_job
 from tests.support.scripted_engine import Writer, fake_lm
 
 SECRET = "zk-0123456789-abcdef"

@@ -6,8 +6,7 @@ import random
 
 import pytest
 
-from refed_dspy.runs.open_references import PlannedReference
-from refed_dspy.runs.plan import Plan, PlanSettings
+from refed_dspy.runs.plan import Plan, PlannedReference, PlanSettings
 from tests.runs.test_plan import SimulatedWorker
 
 

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from typing import Any
 
 import pytest
 
 from refed_dspy.runs.plan import Plan, PlanSettings, Propose, Respond, Study
-from refed_dspy.runs.scheduler import run_plan
+from refed_dspy.runs.worker import SynthesisWorker, run_plan
 
 
 def lead_settings(size: int, lead: bool = True) -> PlanSettings:
     return PlanSettings(size, 40, ("a", "b"), 10, 20, 0, lead=lead)
 
 
-class CachingWorker:
+class CachingWorker(SynthesisWorker):
     """Takes a moment for each unit, and has a prefix cached once a unit with it has ended, as a provider does."""
 
     def __init__(self, fails: bool = False) -> None:
-        self.fails = fails
+        self.fails, self.grace = fails, 0.0
         self.cached: set[object] = set()
         self.uncached: Counter[object] = Counter()
         self.numbers = iter(range(10**6))
@@ -42,8 +41,6 @@ class CachingWorker:
         await self._ask(("respond", unit.reference, unit.round))
         return not (self.fails and unit.instruction_id % 2)
 
-    def response_failed(self, unit: Respond, error: Any) -> None: ...
-    def proposal_failed(self, unit: Propose, error: Any) -> None: ...
     def affordable(self) -> int | None:
         return None
 

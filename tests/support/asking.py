@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import dspy
@@ -10,7 +13,11 @@ from dspy.lm15 import Request, Response
 from refed_dspy.programs.asking import about, again
 from refed_dspy.programs.question import current_question, current_repetition
 from refed_dspy.teachers import open_teacher
+from refed_dspy.teachers.job import job
+from refed_dspy.teachers.progress import NOBODY, Progress, Watch
 from refed_dspy.teachers.recorded_lm import RecordedLM, recorded_lm
+from refed_dspy.teachers.session import Session
+from refed_dspy.teachers.work import Work
 from tests.support.scripted_engine import Writer, fake_lm
 
 
@@ -38,3 +45,11 @@ class Noting:
         assert question is not None
         self.asked.append((question.stage, question.item, current_repetition()))
         return self.writer.answer(request)
+
+
+@asynccontextmanager
+async def row_job(folder: Path, work: Work, watch: Watch[Progress] = NOBODY) -> AsyncIterator[Session]:
+    """The session of a job whose models run."""
+    with job(folder, work, watch) as at:
+        async with at.asking() as session:
+            yield session

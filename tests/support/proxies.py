@@ -13,10 +13,9 @@ from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.plugins.evaluate.proxy import JudgeProxy, open_proxy
-from refed_dspy.teachers.caps import CapSettings
 from refed_dspy.teachers.judge import open_judge_model
-from refed_dspy.teachers.row_jobs import row_job
-from refed_dspy.teachers.work import Work
+from refed_dspy.teachers.work import CapSettings, Work
+from tests.support.asking import row_job
 
 T = TypeVar("T")
 RATES = {"prompt": 1.0, "completion": 10.0}

@@ -16,10 +16,9 @@ from refed_dspy.ledger.recorder import RunRecorder
 from refed_dspy.ledger.spending import Spent
 from refed_dspy.runs.result import Synthesis
 from refed_dspy.teachers.by_stage import open_teachers
-from refed_dspy.teachers.caps import CapSettings, CapsLeft
 from refed_dspy.teachers.pool import PoolSetup
 from refed_dspy.teachers.session import Session
-from refed_dspy.teachers.work import Start, Work
+from refed_dspy.teachers.work import CapSettings, CapsLeft, Start, Work
 from tests.conftest import MARKS
 from tests.support.asking import ask
 from tests.support.clocks import Clock

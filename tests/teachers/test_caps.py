@@ -21,7 +21,7 @@ from refed_dspy.ledger.spending import Spent
 from refed_dspy.ledger.statements import Answer, Key, answered, reserved, settled
 from refed_dspy.records import Call
 from refed_dspy.teachers import open_teacher
-from refed_dspy.teachers.caps import (
+from refed_dspy.teachers.work import (
     CapSettings,
     CapsLeft,
     budget_caps,

@@ -21,13 +21,11 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs.asking import as_role
 from refed_dspy.programs.lm_errors import NotReached
 from refed_dspy.teachers import Teacher, open_teacher
-from refed_dspy.teachers.caps import CapSettings
 from refed_dspy.teachers.failures import CallPolicy
 from refed_dspy.teachers.progress import Progress, Watch
-from refed_dspy.teachers.row_jobs import for_each_row, row_job
 from refed_dspy.teachers.session import Session
-from refed_dspy.teachers.work import Work
-from tests.support.asking import ask
+from refed_dspy.teachers.work import CapSettings, Work
+from tests.support.asking import ask, row_job
 from tests.support.compiling import config
 from tests.support.scripted_engine import Answer, Writer, fake_lm, references
 
@@ -50,7 +48,7 @@ async def worked(
     seen: list[Progress] | None = None,
 ) -> Session:
     async with row_job(folder, spec, Watch(None if seen is None else seen.append)) as session:
-        await for_each_row(session, items, work, slots)
+        await session.for_each(items, work, slots)
     return session
 
 
@@ -120,7 +118,7 @@ async def test_once_it_must_stop_no_call_begins(server: SimulatedTeacher, tmp_pa
 async def test_what_does_not_land_within_the_grace_is_cancelled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("refed_dspy.teachers.caps.GRACE", 0.01)
+    monkeypatch.setattr("refed_dspy.teachers.work.GRACE", 0.01)
     ends: list[str] = []
 
     async def work(n: int) -> None:
@@ -134,7 +132,7 @@ async def test_what_does_not_land_within_the_grace_is_cancelled(
 
     with pytest.raises(ValueError, match="first"):
         async with row_job(tmp_path, job({"teacher": teacher()[0]})) as session:
-            await for_each_row(session, range(2), work, 2)
+            await session.for_each(range(2), work, 2)
     assert ends == ["cancelled"]
 
 

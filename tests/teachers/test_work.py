@@ -15,8 +15,8 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.statements import Answer, Key, answered
 from refed_dspy.records import PICO, Reference
 from refed_dspy.teachers import open_teacher
-from refed_dspy.teachers.caps import CapSettings
-from refed_dspy.teachers.work import Work, begin
+from refed_dspy.teachers.job import job
+from refed_dspy.teachers.work import CapSettings, Work
 from tests.support.compiling import config
 from tests.support.scripted_engine import Writer, fake_lm
 
@@ -30,8 +30,8 @@ def work(**changes: Any) -> Work:
 
 def started(folder: Path, of: Work) -> int:
     """A start that ends at once. Returns its size."""
-    with begin(folder, of) as start:
-        return start.size
+    with job(folder, of) as at:
+        return at.begin().size
 
 
 def answer_once(folder: Path) -> None:
@@ -102,7 +102,7 @@ def test_a_cap_that_cannot_be_kept_leaves_no_folder_and_no_trace(server: Simulat
         started(folder, capped)
     assert stored(folder, "max_cost") == [None] and starts(folder) == 1
     kept = replace(capped, models={"teacher": open_teacher(config(server))})
-    with begin(folder, kept) as start:
-        assert start.caps_left.caps.max_cost == 5 * PICO
-    with begin(folder, replace(kept, caps={**NO_CAPS, "max_cost": math.inf})) as start:
-        assert start.caps_left.caps.max_cost is None
+    with job(folder, kept) as at:
+        assert at.begin().caps_left.caps.max_cost == 5 * PICO
+    with job(folder, replace(kept, caps={**NO_CAPS, "max_cost": math.inf})) as at:
+        assert at.begin().caps_left.caps.max_cost is None

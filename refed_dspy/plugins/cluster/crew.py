@@ -8,18 +8,124 @@ import math
 import os
 import signal
 import time
+from collections import deque
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from refed_dspy.errors import InputError, RefedError, RunDirError, RunStopped, one_line
-from refed_dspy.plugins.cluster import silence
-from refed_dspy.plugins.cluster.coordinator import Totals
-from refed_dspy.plugins.cluster.coordinator_actor import CoordinatorActor
+from refed_dspy.errors import ExportError, InputError, RefedError, RunDirError, RunStopped, one_line
+from refed_dspy.files import write_json
+from refed_dspy.ledger.live import LIVE
+from refed_dspy.plugins.cluster.coordinator import CoordinatorActor, LastWord, Totals
+from refed_dspy.plugins.cluster.leases import NOTHING, Amounts
 from refed_dspy.plugins.cluster.ray_cluster import on_node, slots
-from refed_dspy.plugins.cluster.silence import Silence
-from refed_dspy.plugins.cluster.watching import Watching
 from refed_dspy.plugins.cluster.worker import PID, REPORTED, Ended, How, work
+from refed_dspy.teachers.progress import Progress
+
+SILENT = 30.0
+"""Seconds without a word after which a worker's shard goes to another."""
+OPENING = 600.0
+"""The same of one that has not said a word yet about its shard: it may be loading models, as long as Ray does not say
+that it has died."""
+SLOW = 15.0
+"""Seconds without a word after which those who watch are told."""
+LONGEST_LOOK = 2.0
+"""Seconds that count at most between two looks: where nobody looked, as while the coordinator began again or this
+machine slept, nobody could be heard."""
+
+
+@dataclass
+class Silence:
+    """How long each worker at a shard has said nothing, by looks at the coordinator's totals, about one a second."""
+
+    looked: float = field(default_factory=time.monotonic)
+    quiet: dict[str, float] = field(default_factory=dict)
+    words: dict[str, float | None] = field(default_factory=dict)
+    """Worker → when it said its last word about its shard, by the coordinator's clock; None: it has not said any."""
+
+    def look(self, holders: Collection[str], words: Mapping[str, LastWord]) -> list[str]:
+        """Those of `holders` that have been silent for SILENT seconds, or OPENING before their first word. `words`: of
+        those who have said one since they hold their shards."""
+        now = time.monotonic()
+        passed, self.looked = min(now - self.looked, LONGEST_LOOK), now
+        before, quiet = self.words, self.quiet
+        self.words = {name: words[name].at if name in words else None for name in holders}
+        self.quiet = {
+            name: quiet.get(name, 0.0) + passed if before.get(name, 0.0) == at else 0.0
+            for name, at in self.words.items()
+        }  # fmt: skip
+        return [
+            name for name, seconds in self.quiet.items() if seconds >= (OPENING if self.words[name] is None else SILENT)
+        ]
+
+    def slow(self) -> list[str]:
+        """Those who have said nothing for SLOW seconds."""
+        return sorted(name for name, seconds in self.quiet.items() if seconds >= SLOW)
+
+
+RATE_OVER = 10.0
+"""Seconds over which calls a second are counted."""
+log = logging.getLogger("refed_dspy.cluster")
+
+
+@dataclass
+class Watching:
+    """The `progress` of the work in `folder`, and the file that others read (`ledger.live`). `before`: what was made
+    and spent already that the totals do not count."""
+
+    folder: Path
+    progress: Progress
+    before: Amounts = NOTHING
+    said: set[str] = field(default_factory=set)
+    """What workers warned of and was passed on."""
+    calls_at: deque[tuple[float, int]] = field(default_factory=deque)
+    """Moments, and the calls until then."""
+
+    def gains(self, totals: Totals) -> bool:
+        """Whether more was made since it was last shown."""
+        return self.before.kept + totals.kept > self.progress.kept
+
+    def show(self, totals: Totals, at_work: Mapping[str, Any]) -> None:
+        """Show the run's numbers of this moment. `at_work`: `nodes`, `workers`, `deaths` and who is `slow`."""
+        progress, kept = self.progress, self.before.kept + totals.kept
+        for _ in range(kept - progress.kept):
+            progress.keep()
+        progress.picodollars, progress.calls = self.before.spent + totals.spent, totals.calls
+        told = [word.progress for word in totals.last_words.values()]
+        progress.in_flight = sum(each.get("in_flight", 0) for each in told)
+        for name, word in totals.last_words.items():
+            self.pass_on(name, word.progress.get("warned", ()))
+        numbers = {
+            "at": time.time(),
+            "kept": kept,
+            "cost": progress.cost if progress.priced else None,
+            "calls": totals.calls,
+            "calls_a_second": round(self._rate(totals.calls), 1),
+            "in_flight": progress.in_flight,
+            "shards": {"all": totals.shards, "done": totals.done, "dry": totals.dry},
+        }
+        try:
+            write_json(self.folder / LIVE, {**numbers, **at_work})
+        except ExportError as error:  # the work goes on, whoever cannot watch it
+            self.pass_on("refed status", [f"shows older numbers: {error}"])
+
+    def pass_on(self, name: str, texts: Iterable[str]) -> None:
+        """Say what a worker, or whoever has this `name`, warned of, each text once."""
+        for text in texts:
+            if text not in self.said:
+                self.said.add(text)
+                log.warning("%s: %s", name, text)
+
+    def _rate(self, calls: int) -> float:
+        """Calls a second, over the last RATE_OVER seconds."""
+        now = time.monotonic()
+        self.calls_at.append((now, calls))
+        while len(self.calls_at) > 2 and self.calls_at[0][0] < now - RATE_OVER:
+            self.calls_at.popleft()
+        then, before = self.calls_at[0]
+        return (calls - before) / (now - then) if now > then else 0.0
+
 
 DEATHS = 10
 """Times in a row that workers may die without a sample in between: after that, it is what they work on."""
@@ -78,7 +184,7 @@ class Crew:
                 raise self.error
             await self._look()
             self._raise_fatal()
-        await self._see_out(silence.SILENT)
+        await self._see_out(SILENT)
         self._raise_fatal()
 
     async def stop(self) -> None:

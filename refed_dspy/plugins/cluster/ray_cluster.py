@@ -55,12 +55,6 @@ def connected(cluster: str) -> Iterator[Any]:
             ray.shutdown()
 
 
-def refuse_unreachable(cluster: str) -> None:
-    """Raises ConfigError where `connected` would for the address alone."""
-    _ray()
-    _settings(cluster)
-
-
 def _connect(ray: Any, settings: dict[str, Any], thread: ThreadPoolExecutor) -> None:
     """`ray.init`, through which SIGTERM keeps doing what it does.
 

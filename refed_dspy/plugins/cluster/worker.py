@@ -16,18 +16,61 @@ from typing import Any, NamedTuple
 from refed_dspy.errors import FolderInUse, InputError, NothingKept, RefedError, one_line
 from refed_dspy.ledger.fence import take_over
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.plugins.cluster.account import Amounts
-from refed_dspy.plugins.cluster.claims import Claims
-from refed_dspy.plugins.cluster.coordinator import Totals
-from refed_dspy.plugins.cluster.coordinator_actor import CoordinatorActor, CoordinatorLost
-from refed_dspy.plugins.cluster.judge_shard import JudgeShard
-from refed_dspy.plugins.cluster.leases import Lease, Reply
-from refed_dspy.plugins.cluster.run_shard import RunShard
-from refed_dspy.plugins.cluster.shard_work import Done, ShardWork
-from refed_dspy.plugins.cluster.shards import shard_folder
-from refed_dspy.plugins.cluster.warned import Warned
+from refed_dspy.plugins.cluster.coordinator import CoordinatorActor, CoordinatorLost, Totals
+from refed_dspy.plugins.cluster.leases import Amounts, Lease, Reply
+from refed_dspy.plugins.cluster.shards import Done, ShardRun, shard_folder
 from refed_dspy.teachers.failures import LEAST_CALLS
 from refed_dspy.teachers.progress import Progress
+
+MOST = 20
+"""Texts of one worker. They travel with each of its reports."""
+
+
+class Warned(logging.Handler):
+    """Collects the texts of this package's warnings while it is entered, each once."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = one_line(record.getMessage(), 600)
+        if text not in self.texts and len(self.texts) < MOST:
+            self.texts.append(text)
+
+    def __enter__(self) -> Warned:
+        logging.getLogger("refed_dspy").addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger("refed_dspy").removeHandler(self)
+
+
+MOMENT = 0.05
+"""Seconds that a claim waits for others: nothing beside an answer's seconds."""
+
+
+class Claims:
+    """Asks for the worker at `shard` which of some digests belong to other shards. Raises as `CoordinatorActor.ask`."""
+
+    def __init__(self, coordinator: CoordinatorActor, shard: int) -> None:
+        self._coordinator, self._shard = coordinator, shard
+        self._gathering: list[bytes] = []
+        self._asked: asyncio.Future[frozenset[bytes]] | None = None
+        """The question that has not gone off yet."""
+
+    async def __call__(self, digests: Sequence[bytes]) -> frozenset[bytes]:
+        self._gathering += digests
+        if self._asked is None:
+            self._asked = asyncio.ensure_future(self._ask())
+        others = await asyncio.shield(self._asked)  # one that is cancelled must not end the others' question
+        return others.intersection(digests)
+
+    async def _ask(self) -> frozenset[bytes]:
+        await asyncio.sleep(MOMENT)
+        digests, self._gathering, self._asked = self._gathering, [], None
+        return frozenset(await self._coordinator.ask("claim", self._shard, digests))
+
 
 EVERY = 0.5
 """Seconds between two looks for a lease where there was none."""
@@ -70,13 +113,9 @@ class Worker:
         self.run_dir, self.name, self.coordinator = run, name, coordinator
         self.warned = Warned()
         self.failed = set[int]()
-        """Shards in whose lease the calls were in vain, too few to say that it is not the shard that is at fault."""
-        self.in_vain = 0
-        """Calls in such leases since the last other one."""
-        self.kept: int | None = None
-        """What the run had when the filters last dropped everything in a lease of this worker's."""
-        self.last: ShardWork | None = None
-        """The last lease that went well."""
+        """Shards whose calls failed in a lease of this worker's."""
+        self.in_vain, self.kept = 0, 0
+        """Calls in vain since the run had so many samples."""
 
     async def run(self) -> Ended:
         """How it ended; an error of the run's is part of that, a bug is raised."""
@@ -137,49 +176,40 @@ class Worker:
         done = task.result()
         if done.error is not None:
             return await self._leave(lease, work.before, done, done.error)
-        self.in_vain, self.last = 0, work
         return await self._give_back(lease, done)
 
-    def _opened(self, lease: Lease) -> ShardWork:
+    def _opened(self, lease: Lease) -> ShardRun:
         """The work on a lease, by what the shard's folder says. Raises FolderInUse, and as what it opens."""
         folder = shard_folder(self.run_dir, lease.shard)
         with Ledger.create(folder) as ledger:
             take_over(folder, lease.epoch)  # not before the lock is held: who has it may still have answers to write
-            if ledger.holds() == "filtering":
-                return JudgeShard(ledger, lease, self.last)
-            return RunShard(ledger, lease, Claims(self.coordinator, lease.shard))
+            return ShardRun(ledger, lease, Claims(self.coordinator, lease.shard))
 
     async def _give_back(self, lease: Lease, done: Done) -> bool:
         return bool(await self.coordinator.ask("give_back", self.name, lease.shard, lease.epoch, done.used, done.dry))
 
     async def _leave(self, lease: Lease, before: Amounts, done: Done, error: RefedError) -> bool:
-        """Leave a shard whose calls were in vain for later, and perhaps for a worker whose teacher answers. It is dry
-        where they are so here again, and where the filters of a run drop everything, which do so everywhere: other
-        shards make up for it. Raises `error` where it is not this shard alone."""
+        """Leave a shard that gives nothing: others make up for it. One whose calls failed is put off, perhaps for a
+        worker whose teacher answers, and gives nothing more once they fail again.
+
+        Raises `error` where it is not this shard alone: LEAST_CALLS calls were in vain since anything was kept. Those
+        of a shard that an earlier start left so, and that was not paid for again, count only in a run without samples.
+        """
         await self._report(lease, done.used, None)
-        dropped = isinstance(error, NothingKept)
-        if dropped and done.dry and await self._drops_everywhere(paid=done.used.calls > before.calls):
-            raise error
-        if done.dry if dropped else lease.shard in self.failed:
-            why = str(_told(error)).partition(";")[0]
-            log.warning("shard %d gives nothing more in this start: %s", lease.shard, why)
-            return await self._give_back(lease, done._replace(dry=True))
-        self.in_vain += done.in_vain
+        totals: Totals = await self.coordinator.ask("totals")
+        if totals.kept != self.kept:
+            self.kept, self.in_vain = totals.kept, 0
+        again = lease.shard in self.failed
+        if not again and (done.used.calls > before.calls or not totals.kept):
+            self.in_vain += done.in_vain
         if self.in_vain >= LEAST_CALLS:
             raise error
-        self.failed.add(lease.shard)
-        await self._put_off(lease)
-        return True
-
-    async def _drops_everywhere(self, paid: bool) -> bool:
-        """Whether the filters drop everything not only in the shard at hand: so they did in another one, and no shard
-        has kept anything since. Of one that an earlier start left so, and that was not `paid` for again, this is known
-        only as long as the run has nothing at all."""
-        totals: Totals = await self.coordinator.ask("totals")
-        if totals.kept and not paid:
-            return False
-        before, self.kept = self.kept, totals.kept
-        return totals.kept == before or (totals.kept == 0 and totals.dry > 0)
+        if not isinstance(error, NothingKept) and not again:
+            self.failed.add(lease.shard)
+            await self._put_off(lease)
+            return True
+        log.warning("shard %d gives nothing more in this start: %s", lease.shard, str(_told(error)).partition(";")[0])
+        return await self._give_back(lease, done)
 
     async def _put_off(self, lease: Lease) -> bool:
         return bool(await self.coordinator.ask("put_off", self.name, lease.shard, lease.epoch))

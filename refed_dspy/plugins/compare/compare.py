@@ -15,9 +15,8 @@ from refed_dspy.config.loading import check_config
 from refed_dspy.config.scorer import ScorerConfig
 from refed_dspy.data.references import load_references, refuse_references
 from refed_dspy.errors import ConfigError, RefedError, RunStopped, briefly, one_line
-from refed_dspy.files import after_answers, as_path, check_outputs
-from refed_dspy.ledger.connection import FILE
-from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.files import as_path
+from refed_dspy.ledger.states import last_end
 from refed_dspy.plugins.compare.figures import SEED, Diversity, tally
 from refed_dspy.plugins.compare.replay import read_compared
 from refed_dspy.plugins.compare.result import Comparison
@@ -28,12 +27,12 @@ from refed_dspy.programs import ReferenceLevelFeedback, SeedOnly
 from refed_dspy.programs.baselines import METHODS
 from refed_dspy.programs.load import load_program, own_program, refuse_bound_models, warn_of_another_teacher
 from refed_dspy.programs.saved import program_digests
-from refed_dspy.records import digest
 from refed_dspy.runs.spec import RunSpec
-from refed_dspy.runs.synthesize import produce
+from refed_dspy.runs.synthesize import run_job
 from refed_dspy.signatures import DEFAULT_FEATURES
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.by_stage import TeachersByStage
+from refed_dspy.teachers.job import Job, folder_of
 from refed_dspy.teachers.judge import judge_for, open_judge_program
 from refed_dspy.teachers.progress import Progress, Watch
 from refed_dspy.teachers.work import Work
@@ -102,15 +101,15 @@ def compare(
     config = check_config(CompareConfig, values)
     spec = prepare(config, named or config.programs, references, teacher, judge)
     diversity = Diversity.open(config.embeddings)
-    folder = spec.folder
-    check_outputs(folder, OUTPUTS, FILE, as_path(references), *(named or config.programs).values())
-    try:
-        made = run_blocking(produce(spec, Watch(on_progress, progress)))
-    except RunStopped as error:
-        with suppress(RefedError):  # for example, nothing to compare yet; the error that ended it is raised
-            run_blocking(_evaluate(spec, folder, config, diversity, str(error)))
-        raise
-    return run_blocking(_evaluate(spec, folder, config, diversity, made.reason))
+    inputs = as_path(references), *(named or config.programs).values()
+    with run_job(spec, Watch(on_progress, progress), outputs=OUTPUTS, inputs=inputs) as run:
+        try:
+            run_blocking(run.carry_out())
+        except RunStopped as error:
+            with suppress(RefedError):  # for example, nothing to compare yet; the error that ended it is raised
+                run_blocking(_evaluate(spec, run.at, config, diversity, str(error)))
+            raise
+        return run_blocking(_evaluate(spec, run.at, config, diversity, last_end(run.at.ledger).reason))
 
 
 def prepare(config: CompareConfig, programs: Mapping[str, Any], references: Any, teacher: Any, judge: Any) -> RunSpec:
@@ -148,8 +147,7 @@ class _ComparisonSpec(RunSpec):
 
     @property
     def folder(self) -> Path:
-        named = cast(CompareConfig, self.config).out
-        return named or Path("refed-comparisons") / digest(self.identity())
+        return folder_of(cast(CompareConfig, self.config).out, "refed-comparisons", self.identity())
 
     def work(self) -> Work:
         return replace(super().work(), unit="instructions", way_out="choose another folder with out", most_changes=4)
@@ -201,15 +199,11 @@ def _program(name: str, source: Any, config: CompareConfig) -> ReferenceLevelFee
     )
 
 
-async def _evaluate(
-    spec: RunSpec, folder: Path, config: CompareConfig, diversity: Diversity, stopped: str
-) -> Comparison:
+async def _evaluate(spec: RunSpec, at: Job, config: CompareConfig, diversity: Diversity, stopped: str) -> Comparison:
     """The figures of what the folder holds; writes them into the folder."""
-    with Ledger.read(folder) as ledger:
-        compared = await read_compared(ledger, cast(SideBySide, spec.program), spec.models)
-        if not compared.rows:
-            raise RunStopped(f"{folder}: nothing to compare yet; {stopped or 'no instruction was answered'}")
-        comparison = tally(ledger, compared, spec.models, config, diversity, stopped)
-    with after_answers():
-        write_comparison(comparison, compared)
+    compared = await read_compared(at.ledger, cast(SideBySide, spec.program), spec.models)
+    if not compared.rows:
+        raise RunStopped(f"{at.folder}: nothing to compare yet; {stopped or 'no instruction was answered'}")
+    comparison = tally(at.ledger, compared, spec.models, config, diversity, stopped)
+    write_comparison(comparison, compared)
     return comparison

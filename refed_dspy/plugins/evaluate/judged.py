@@ -15,24 +15,22 @@ from typing import Any, ClassVar, Generic, TypeVar
 from refed_dspy.concurrency import run_blocking
 from refed_dspy.data.dataset import load_dataset
 from refed_dspy.data.stored import EVALUATION, PICTURE, TABLE
-from refed_dspy.errors import ModelError, RunStopped
-from refed_dspy.files import after_answers, as_export_error, check_outputs, write_json, write_text
+from refed_dspy.errors import ModelError
+from refed_dspy.files import as_export_error, check_outputs, write_json, write_text
 from refed_dspy.filters.overlap import Contamination, overlap
-from refed_dspy.ledger.connection import FILE, locked
+from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.provenance import simulated_note
 from refed_dspy.ledger.spending import Spent, spent
-from refed_dspy.ledger.states import note_failure, state_in
+from refed_dspy.ledger.states import state_in
 from refed_dspy.plugins.evaluate.program import Command, Installed, Package, environment, run_command
 from refed_dspy.plugins.evaluate.proxy import JudgeProxy, open_proxy
 from refed_dspy.plugins.evaluate.settings import EvaluationConfig
 from refed_dspy.plugins.evaluate.tracked import track_evaluation
-from refed_dspy.records import digest
 from refed_dspy.teachers import Teacher
-from refed_dspy.teachers.caps import caps_of
+from refed_dspy.teachers.job import Job, folder_of, job
 from refed_dspy.teachers.progress import Progress, Watch
-from refed_dspy.teachers.row_jobs import row_job
-from refed_dspy.teachers.work import Work
+from refed_dspy.teachers.work import Work, caps_of
 from refed_dspy.text import Shown, table_lines
 
 UNCHECKED = "not checked for overlap with the training data; name it with data=…"
@@ -201,51 +199,42 @@ def judge_with(
         unit=code.unit,
     )
     found = overlap_with(data, code.prompts)
-    folder = Path(out) if out is not None else Path("refed-evaluations") / digest(work.stored_identity)
-    check_outputs(folder, (EVALUATION, TABLE, PICTURE, *code.outputs), FILE, *inputs)
+    folder = folder_of(out, "refed-evaluations", work.stored_identity)
+    check_outputs(folder, (EVALUATION, TABLE, PICTURE, *code.outputs), FILE, *inputs)  # before minutes go by
     space = Workspace(folder, environment(code.package, config.environment))
-    made = run_blocking(_judged(code, space, work, found, watch))
+    with job(folder, work, watch) as at:
+        made = run_blocking(_judged(code, space, at, found))
     track_evaluation(folder, config.track)
     return made
 
 
-async def _judged(
-    code: OfficialCode[R], space: Workspace, work: Work, found: Contamination | None, watch: Watch[Progress]
-) -> R:
-    folder = space.folder
-    async with row_job(folder, work, watch) as session, open_proxy(session, code.name) as proxy:
+async def _judged(code: OfficialCode[R], space: Workspace, at: Job, found: Contamination | None) -> R:
+    async with at.asking() as session, open_proxy(session, code.name) as proxy:
         with as_export_error(space.working):
             space.clear()
             command = code.command(space, proxy)
         await proxy.during(run_command(command))
-    stopped = session.cap_reached.cap if session.cap_reached else ""
-    known = {"out": folder, "judge": code.judge.model, "overlap": found, "stopped": stopped, **_answers(folder)}
-    try:
-        made = await code.result(space, known)
-    except RunStopped as error:
-        note_failure(folder, str(error))
-        raise
-    with locked(folder), after_answers():
-        write_json(folder / EVALUATION, made.facts())
-        write_text(folder / TABLE, made.lines())
-        if not stopped:
-            code.write(space, made)
-        space.clear()
+    named = {"out": at.folder, "judge": code.judge.model, "overlap": found, "stopped": at.stopped}
+    made = await code.result(space, {**named, **_answers(at.ledger)})
+    write_json(at.folder / EVALUATION, made.facts())
+    write_text(at.folder / TABLE, made.lines())
+    if not at.stopped:
+        code.write(space, made)
+    space.clear()
     return made
 
 
-def _answers(folder: Path) -> dict[str, Any]:
-    """What the ledger in `folder` has of the judge, as fields of `Evaluated`. Raises RunDirError."""
+def _answers(ledger: Ledger) -> dict[str, Any]:
+    """What the ledger has of the judge, as fields of `Evaluated`."""
     models = "SELECT json_extract(output, '$.model') model FROM answers GROUP BY model ORDER BY min(created)"
-    with Ledger.read(folder) as ledger:
-        count, last = ledger.db.execute("SELECT count(*), max(created) FROM answers").fetchone()
-        return {
-            "asked": int(count),
-            "judge_said": [str(name) for (name,) in ledger.db.execute(models)],
-            "date": time.strftime("%Y-%m-%d", time.gmtime(last)) if last is not None else "",
-            "used": spent(ledger),
-            "simulated": simulated_note(ledger),
-        }
+    count, last = ledger.db.execute("SELECT count(*), max(created) FROM answers").fetchone()
+    return {
+        "asked": int(count),
+        "judge_said": [str(name) for (name,) in ledger.db.execute(models)],
+        "date": time.strftime("%Y-%m-%d", time.gmtime(last)) if last is not None else "",
+        "used": spent(ledger),
+        "simulated": simulated_note(ledger),
+    }
 
 
 # --- what IFEval has as well

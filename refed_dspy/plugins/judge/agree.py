@@ -10,18 +10,14 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from refed_dspy.concurrency import run_blocking
 from refed_dspy.config.base import Capped
 from refed_dspy.config.keywords import Seed, checked
 from refed_dspy.config.loading import check_config
 from refed_dspy.config.scorer import ScorerConfig
 from refed_dspy.config.teacher import WithJudge
 from refed_dspy.data.pairs import Pair, load_pairs, merged, sample_pairs
-from refed_dspy.errors import RunStopped, briefly
-from refed_dspy.files import path_of
-from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.errors import NothingKept, briefly
 from refed_dspy.ledger.spending import spent
-from refed_dspy.ledger.states import note_failure
 from refed_dspy.optimizers.agreement import Agreement, agreement, agreement_lines, criterion_of
 from refed_dspy.optimizers.result import why_stopped
 from refed_dspy.plugins.judge.people import People, people_of, shared
@@ -30,12 +26,11 @@ from refed_dspy.programs.judges import Judgements
 from refed_dspy.programs.load import warn_of_another_teacher
 from refed_dspy.programs.saved import program_digests
 from refed_dspy.records import PICO, digest, dollars
-from refed_dspy.teachers.caps import caps_of
 from refed_dspy.teachers.failures import CallPolicy
+from refed_dspy.teachers.job import Job, folder_of, job
 from refed_dspy.teachers.judge import open_judge_model, open_judge_program
-from refed_dspy.teachers.progress import NOBODY, Progress, Watch
-from refed_dspy.teachers.row_jobs import for_each_row, row_job
-from refed_dspy.teachers.work import Work
+from refed_dspy.teachers.progress import Progress, Watch
+from refed_dspy.teachers.work import Work, caps_of
 from refed_dspy.text import Shown, html_lines
 
 log = logging.getLogger("refed_dspy.optimizers")
@@ -123,7 +118,7 @@ def measure_agreement(
     if seen := len({pair.id for pair in chosen if digest(pair.instruction) in tuned_on}):
         log.warning("%s", _flattered(seen, len(chosen)))
     identity = {"pairs": digest([pair.id for pair in chosen]), "program": program_digests(opened)}
-    folder = path_of(out, "out") if out is not None else Path("refed-verdicts") / digest([identity, teacher.identity])
+    folder = folder_of(out, "refed-verdicts", [identity, teacher.identity])
     work = Work(
         kind="agreement",
         identity={**identity, "judge": teacher.identity},
@@ -134,17 +129,15 @@ def measure_agreement(
         other="other verdicts",
         way_out="choose another folder with out=…",
     )
-    verdicts, stopped = run_blocking(judge_pairs(opened, chosen, folder, work, Watch(on_progress, progress)))
-    with Ledger.read(folder) as ledger:
-        spending = spent(ledger)
+    with job(folder, work, Watch(on_progress, progress)) as at:
+        verdicts = judge_pairs(opened, chosen, at)
+        judgements, used = Judgements.of(verdicts.values()), spent(at.ledger)
+        if judgements.asked and not judgements.decided and not at.stopped:
+            raise NothingKept(judgements.none_decided("pairs"))
     judged_pairs = [pair for pair in chosen if pair.id in verdicts]
-    judgements = Judgements.of(verdicts.values())
-    if judgements.asked and not judgements.decided and not stopped:
-        note_failure(folder, why := judgements.none_decided("pairs"))
-        raise RunStopped(why)
     rows = agreement(judged_pairs, [verdicts[pair.id] for pair in judged_pairs], seed)
     people = people_of(judged_pairs, verdicts, seed=seed) if shared(judged_pairs) else None
-    return Measurement(rows, judgements, len(chosen), spending.cost, spending.calls, stopped, people, seen)
+    return Measurement(rows, judgements, len(chosen), used.cost, used.calls, at.stopped, people, seen)
 
 
 def _flattered(seen: int, pairs: int) -> str:
@@ -159,16 +152,13 @@ def _opened(
     return open_judge_program(check_config(WithJudge, named)) or PairwiseJudge()
 
 
-async def judge_pairs(
-    judge: PairwiseJudge, pairs: Sequence[Pair], folder: Path, work: Work, watch: Watch[Progress] = NOBODY
-) -> tuple[dict[str, Verdict], str]:
-    """Pair's id → verdict, and the cap that ended it early, or an empty text. Raises as `row_job`."""
+def judge_pairs(judge: PairwiseJudge, pairs: Sequence[Pair], at: Job) -> dict[str, Verdict]:
+    """Pair's id → verdict, of the pairs that a cap left time and money for. Raises as `Job.ask`."""
     verdicts: dict[str, Verdict] = {}
-    async with row_job(folder, work, watch) as session:
 
-        async def judge_pair(pair: Pair) -> None:
-            criterion = criterion_of(pair)
-            verdicts[pair.id] = await judge.judge(pair.instruction, pair.answer_a, pair.answer_b, criterion, pair.id)
+    async def judge_pair(pair: Pair) -> None:
+        criterion = criterion_of(pair)
+        verdicts[pair.id] = await judge.judge(pair.instruction, pair.answer_a, pair.answer_b, criterion, pair.id)
 
-        await for_each_row(session, pairs, judge_pair, work.models["judge"].concurrency)
-    return verdicts, session.cap_reached.cap if session.cap_reached else ""
+    at.ask(pairs, judge_pair)
+    return verdicts

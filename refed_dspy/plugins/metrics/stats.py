@@ -8,31 +8,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-from refed_dspy.concurrency import run_blocking
 from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
 from refed_dspy.config.scorer import ScorerConfig
 from refed_dspy.data.dataset import DataSet, data_identity, drawn, load_dataset
 from refed_dspy.data.on_disk import OnDisk
-from refed_dspy.errors import ConfigError, RunStopped, briefly, one_line
+from refed_dspy.errors import ConfigError, NothingKept, briefly, one_line
 from refed_dspy.files import as_path
-from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import Spent, spent
-from refed_dspy.ledger.states import note_failure
 from refed_dspy.metrics.intervals import Interval
 from refed_dspy.plugins.metrics.figures import Figures, Tools, figures, open_tools, scoring, table
 from refed_dspy.plugins.metrics.settings import StatsConfig
 from refed_dspy.plugins.metrics.win_rates import LC_NOTE, LengthControlled, length_controlled, win_rate
 from refed_dspy.programs.judges import OVERALL, Judgements, PairwiseJudge, Verdict
 from refed_dspy.programs.saved import program_digests
-from refed_dspy.records import DataRow, digest
+from refed_dspy.records import DataRow
 from refed_dspy.teachers import Teacher
-from refed_dspy.teachers.caps import caps_of
 from refed_dspy.teachers.failures import CallPolicy
+from refed_dspy.teachers.job import folder_of, job
 from refed_dspy.teachers.judge import in_role, open_judge_model
 from refed_dspy.teachers.progress import Progress, Watch
-from refed_dspy.teachers.row_jobs import for_each_row, row_job
-from refed_dspy.teachers.work import Work
+from refed_dspy.teachers.work import Work, caps_of
 from refed_dspy.text import NO_VALUE, Shown, format_number, html_lines
 
 if TYPE_CHECKING:
@@ -147,7 +143,7 @@ def measure(
         opened = None if judge is None else open_judge_model(judge)
     with _tools(config) as tools:  # before the judge: what fails here costs nothing
         watch = Watch(on_progress, progress)
-        wins = None if opened is None else run_blocking(_wins(data, loaded, opened, out, config, watch))
+        wins = None if opened is None else _wins(data, loaded, opened, out, config, watch)
         with scoring("verdicts are kept; run the same command to continue"):
             columns = _columns(loaded, tools, config)
     partly_plain = (
@@ -189,7 +185,7 @@ def _columns(data: DataSet, tools: Tools, config: StatsConfig) -> dict[str, Figu
     return {name: figures(pairs, tools, config.sample, config.seed) for name, pairs in columns.items()}
 
 
-async def _wins(
+def _wins(
     source: Any,
     data: DataSet,
     judge: Teacher,
@@ -203,7 +199,6 @@ async def _wins(
         "program": program_digests(program),
         "judge": judge.identity,
     }
-    folder = Path(out) if out is not None else Path("refed-verdicts") / digest(identity)
     verdicts: dict[int, Verdict] = {}
     work = Work(
         kind="statistics",
@@ -213,32 +208,23 @@ async def _wins(
         caps=caps_of(config),
         policy=CallPolicy(config.seed),
     )
-    async with row_job(folder, work, watch) as session:
 
-        async def compare(row: DataRow) -> None:
-            verdicts[row.number] = await program.judge(
-                row.posed, row.response, row.plain or "", OVERALL, str(row.number)
-            )
+    async def compare(row: DataRow) -> None:
+        verdicts[row.number] = await program.judge(row.posed, row.response, row.plain or "", OVERALL, str(row.number))
 
-        await for_each_row(session, rows, compare, judge.concurrency)
-    with Ledger.read(folder) as ledger:
-        used = spent(ledger)
-    stopped = session.cap_reached.cap if session.cap_reached else ""
-    try:
-        return _tallied(judge.model, rows, verdicts, used, stopped, config.seed)
-    except RunStopped as error:
-        note_failure(folder, str(error))
-        raise
+    with job(folder_of(out, "refed-verdicts", identity), work, watch) as at:
+        at.ask(rows, compare)
+        return _tallied(judge.model, rows, verdicts, spent(at.ledger), at.stopped, config.seed)
 
 
 def _tallied(
     judge: str, rows: Sequence[DataRow], verdicts: Mapping[int, Verdict], used: Spent, stopped: str, seed: int
 ) -> Wins:
-    """Raises RunStopped where the judge decided nothing."""
+    """Raises NothingKept where the judge decided nothing."""
     decided = [(row, win) for row in rows if row.number in verdicts and (win := verdicts[row.number].win) is not None]
     judgements = Judgements.of(verdicts.values())
     if verdicts and not decided and not stopped:
-        raise RunStopped(judgements.none_decided("rows"))
+        raise NothingKept(judgements.none_decided("rows"))
     wins, clusters = [win for _, win in decided], [row.instruction for row, _ in decided]
     differences = [float(len(row.response) - len(row.plain or "")) for row, _ in decided]
     return Wins(

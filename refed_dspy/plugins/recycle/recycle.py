@@ -14,10 +14,9 @@ from refed_dspy.config.scorer import ScorerConfig
 from refed_dspy.data.dataset import data_identity, drawn, load_dataset
 from refed_dspy.data.sources import source_of
 from refed_dspy.errors import ConfigError, RunStopped, briefly
-from refed_dspy.files import after_answers, as_path, check_outputs
-from refed_dspy.ledger.connection import FILE, locked
+from refed_dspy.files import as_path
 from refed_dspy.plugins.metrics.figures import open_tools, scoring
-from refed_dspy.plugins.recycle.passes import Passes, PassResults, row_by_row, selectively
+from refed_dspy.plugins.recycle.passes import PassResults, row_by_row, selectively
 from refed_dspy.plugins.recycle.program import INSTRUCTION_CRITERIA, RESPONSE_CRITERIA, Recycled, ReflectionTuning
 from refed_dspy.plugins.recycle.result import OUTPUTS, Recycling, old_and_new, recycling_of, write_rows, write_table
 from refed_dspy.plugins.recycle.select import Selection
@@ -26,10 +25,10 @@ from refed_dspy.programs.load import refuse_bound_models, warn_of_another_teache
 from refed_dspy.programs.saved import load_into, program_digests
 from refed_dspy.records import digest
 from refed_dspy.teachers import Teacher, open_teacher
-from refed_dspy.teachers.caps import caps_of
 from refed_dspy.teachers.failures import CallPolicy
+from refed_dspy.teachers.job import folder_of, job
 from refed_dspy.teachers.progress import Progress, Watch
-from refed_dspy.teachers.work import Work, resume_hint
+from refed_dspy.teachers.work import Work, caps_of, resume_hint
 
 
 class RecycleKeywords(TypedDict, total=False):
@@ -93,30 +92,27 @@ def recycle(
         "criteria": digest([module.of_instructions, module.of_responses]),
         "teacher": opened.identity,
     }
-    folder = Path(out) if out is not None else Path("refed-recycled") / digest(identity)
-    check_outputs(folder, OUTPUTS, FILE, data)
+    folder = folder_of(out, "refed-recycled", identity)
     tools = open_tools(config.embeddings, config.scorer)  # first: if a figure cannot be computed, nothing is paid for
     work = _work(config, identity, opened, len(rows), module.stage_names)
     source = {**source_of(data, loaded, config.columns), "teacher": opened.model}
     so_far = partial(recycling_of, folder, loaded, source, rows, tools.lacking)
-    passes = Passes(module, folder, work, Watch(on_progress, progress))
     made: dict[int, Recycled] = {}
-    try:
-        if config.selective and tools.scorer is not None:
-            selection = Selection(tools.scorer, tools.template, config.unimproved)
-            recycling = so_far(selectively(rows, passes, selection))
-        else:
-            recycling = so_far(row_by_row(rows, passes, made))
-    except (RunStopped, KeyboardInterrupt):
-        if made:
-            with after_answers():
+    with job(folder, work, Watch(on_progress, progress), OUTPUTS, [data]) as at:
+        try:
+            if config.selective and tools.scorer is not None:
+                selection = Selection(tools.scorer, tools.template, config.unimproved)
+                recycling = so_far(selectively(rows, module, at, selection))
+            else:
+                recycling = so_far(row_by_row(rows, module, at, made))
+        except (RunStopped, KeyboardInterrupt):
+            if made:
                 write_rows(so_far(PassResults(made)))
-        raise
-    with locked(folder), scoring(resume_hint(folder)), after_answers():
+            raise
         write_rows(recycling)
-        figures = old_and_new(list(recycling.kept()), tools, config.sample, config.seed)
-    recycling = replace(recycling, figures=figures, scored=tools.scored())
-    with after_answers():
+        with scoring(resume_hint(folder)):
+            figures = old_and_new(list(recycling.kept()), tools, config.sample, config.seed)
+        recycling = replace(recycling, figures=figures, scored=tools.scored())
         write_table(recycling)
     return recycling
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from array import array
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from refed_dspy.data.on_disk import OnDisk, RowsOnDisk
@@ -18,7 +18,7 @@ scores. All others take the rows in the order of the data, so that of two rows a
 BEYOND = "beyond keep"
 NOT_REACHED = "not checked: enough were kept"
 
-AskJudge = Callable[[JudgeFilter, RowsOnDisk], Awaitable[Decisions]]
+AskJudge = Callable[[JudgeFilter, RowsOnDisk], Decisions]
 """A judge filter's decision on each row that it reached, by row number."""
 
 
@@ -46,7 +46,11 @@ class FilteredRows:
     """Rows without a decision, neither kept nor dropped: a cap ended the work, or the judge did not answer."""
 
 
-async def apply_filters(rows: RowsOnDisk, steps: Sequence[Step], seed: int, ask_judge: AskJudge) -> FilteredRows:
+def _no_judge(judge_filter: JudgeFilter, rows: RowsOnDisk) -> Decisions:
+    raise AssertionError(f"{judge_filter.name}: there is no judge to ask about {len(rows)} rows")
+
+
+def apply_filters(rows: RowsOnDisk, steps: Sequence[Step], seed: int, ask_judge: AskJudge = _no_judge) -> FilteredRows:
     """Each row is kept by all filters, dropped by the first that drops it, or undecided if one could not be asked.
 
     Rows stay in their order. Once no row is left, no further filter is asked.
@@ -55,19 +59,19 @@ async def apply_filters(rows: RowsOnDisk, steps: Sequence[Step], seed: int, ask_
     passes, undecided = list[FilterPass](), array("I")
     for label, step in zip(labels(steps), steps, strict=True):
         came = rows.at(left)
-        decisions = await _decisions(step, label, came, seed, ask_judge) if left else Decisions()
+        decisions = _decisions(step, label, came, seed, ask_judge) if left else Decisions()
         passes.append(FilterPass(label, len(left), decisions, step.keep))
         undecided.extend(place for place in left if rows.numbers[place] not in decisions)
         left = array("I", (place for place in left if decisions.keeps(rows.numbers[place])))
     return FilteredRows(rows.at(left), passes, rows.at(sorted(undecided)))
 
 
-async def _decisions(step: Step, label: str, rows: RowsOnDisk, seed: int, ask_judge: AskJudge) -> Decisions:
+def _decisions(step: Step, label: str, rows: RowsOnDisk, seed: int, ask_judge: AskJudge) -> Decisions:
     filter_ = step.filter
     shuffled = filter_.name in IN_SEEDED_ORDER or isinstance(filter_, JudgeFilter)
     order = rows.at(random.Random(seed).sample(range(len(rows)), len(rows))) if shuffled else rows
     if isinstance(filter_, JudgeFilter):
-        return _best(await ask_judge(filter_, rows), step.keep, order.numbers)
+        return _best(ask_judge(filter_, rows), step.keep, order.numbers)
     if isinstance(filter_, RougeFilter) and "threshold" in step.settings:
         return _by_rouge(order, float(step.settings["threshold"]), step.keep)
     return _first(filter_, label, order, step.keep)

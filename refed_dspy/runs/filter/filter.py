@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
-from refed_dspy.concurrency import run_blocking
 from refed_dspy.config.jobs import FilterRunConfig
 from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
@@ -18,36 +16,29 @@ from refed_dspy.data.dataset import DataSet, load_dataset, texts_of
 from refed_dspy.data.on_disk import RowsOnDisk
 from refed_dspy.data.sources import source_of
 from refed_dspy.data.stored import SOURCE, read_json
-from refed_dspy.errors import ConfigError, RowError, RunDirError, RunStopped, briefly, one_line
-from refed_dspy.files import after_answers, as_path, check_outputs
+from refed_dspy.errors import ConfigError, NothingKept, RowError, RunDirError, briefly, one_line
+from refed_dspy.files import as_path, check_outputs
 from refed_dspy.filters.base import Decision, JudgeFilter, Step, labels, validated
 from refed_dspy.filters.build import build
 from refed_dspy.filters.judge import FAILED
-from refed_dspy.ledger.connection import FILE, locked
+from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.fence import JUDGING
 from refed_dspy.ledger.identity import differences
-from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.spending import Spent, spent
-from refed_dspy.ledger.states import DONE, FUNNEL, SHORT, End, note_failure, write_end
+from refed_dspy.ledger.spending import spent
+from refed_dspy.ledger.states import FUNNEL
 from refed_dspy.programs.load import warn_of_another_teacher
 from refed_dspy.records import DataRow, digest_of
 from refed_dspy.runs.filter.apply import apply_filters
 from refed_dspy.runs.filter.decisions import Decisions
 from refed_dspy.runs.filter.result import OUTPUTS, Filtering, write_filtering
 from refed_dspy.teachers import Teacher
-from refed_dspy.teachers.caps import caps_of
 from refed_dspy.teachers.failures import CallPolicy
+from refed_dspy.teachers.job import Job, job
 from refed_dspy.teachers.judge import in_role, open_judge_model, open_judge_program, warn_of_unasked
 from refed_dspy.teachers.progress import Progress, Watch
-from refed_dspy.teachers.row_jobs import at_cap, for_each_row, row_job
-from refed_dspy.teachers.work import Work
-
-if TYPE_CHECKING:
-    from refed_dspy.plugins.cluster.judging import ClusterJudges
+from refed_dspy.teachers.work import Work, caps_of
 
 NO_PLAIN = "no plain response"
-NOT_WRITTEN = "the rows are not written yet"
-"""Why work is not at its end whose judges have decided."""
 
 
 class FilterKeywords(TypedDict, total=False):
@@ -61,7 +52,6 @@ class FilterKeywords(TypedDict, total=False):
     max_cost: float | None
     max_calls: float | None
     max_minutes: float | None
-    cluster: str | None
 
 
 @briefly
@@ -116,82 +106,42 @@ def filter_data(
         warn_of_another_teacher(judge_program, models["judge"].model)
     else:
         warn_of_unasked(judge)
-    cluster = _on_cluster(config, steps, models)
-    identity = _identity(loaded, models)
     folder = Path(out) if out is not None else Path("refed-filtered") / _folder_name(loaded, steps, models, config.seed)
     check_outputs(folder, OUTPUTS, FUNNEL, data)
     source = {**source_of(data, loaded, config.columns), "filters": _named(steps), "seed": config.seed}
     if out is not None and not force:
         _refuse_another(folder, source, paid)
-    _make_folder(folder)
-    watch = Watch(on_progress, progress)
-    return run_blocking(_filter(loaded, steps, models, folder, config, identity, source, watch, cluster))
-
-
-async def _filter(
-    data: DataSet,
-    steps: Sequence[Step],
-    models: Mapping[str, Teacher],
-    folder: Path,
-    config: FilterRunConfig,
-    identity: Mapping[str, Any],
-    source: Mapping[str, Any],
-    watch: Watch[Progress],
-    cluster: ClusterJudges | None,
-) -> Filtering:
-    stopped: list[str] = []
-    work = _work(models, config, identity)
-
-    async def ask_judge(judge_filter: JudgeFilter, rows: RowsOnDisk) -> Decisions:
-        decisions = Decisions()
-        held.close()  # the ledger takes the lock itself
-        if (folder / JUDGING).is_dir():
-            from refed_dspy.plugins.cluster.judging import gather_left
-
-            await gather_left(folder)
-        asked = replace(work, size=len(rows))
-
-        async def judge(place: int) -> None:
-            if (decision := await judged(judge_filter, row := rows[place])) is not None:
-                decisions[row.number] = decision
-
-        if cluster is None:
-            async with row_job(folder, asked, watch) as session:
-                await for_each_row(session, range(len(rows)), judge, models["judge"].concurrency)
-            reached = session.cap_reached
-        else:
-            reached = await cluster.ask(judge_filter, rows, judge, folder, asked, watch)
-        if reached is not None:
-            stopped.append(reached.cap)
-        elif reason := judge_filter.hopeless():
-            note_failure(folder, reason)
-            raise RunStopped(reason)
-        held.enter_context(locked(folder))
-        return decisions
-
-    with ExitStack() as held:  # the work is running also while no judge is asked
-        filtered = await apply_filters(data.rows, steps, config.seed, ask_judge)
-    used = _used(folder) if models else None
-    filtering = Filtering(folder, data, filtered, used, "".join(stopped[:1]), source)
-    _write(filtering)
-    return filtering
-
-
-def _write(filtering: Filtering) -> None:
-    """Write the result, and then, where a judge was asked, how the work ended: not before, whatever filters and rows
-    come after the judge's last one. Raises RunStopped where that fails, ExportError where nothing was paid."""
-    if filtering.used is None:
+    if (folder / JUDGING).is_dir():
+        raise RunDirError(
+            f"{folder}: its judge was being asked on a cluster, by an earlier version; finish it with version 0.2.0, "
+            f"or remove {folder / JUDGING}: what is in there is then paid for again"
+        )
+    if not paid:
+        _make_folder(folder)
+        filtering = Filtering(folder, loaded, apply_filters(loaded.rows, steps, config.seed), None, "", source)
         write_filtering(filtering)
-        return
-    with after_answers(), Ledger.create(filtering.out) as ledger:
+        return filtering
+    with job(folder, _work(loaded, models, config), Watch(on_progress, progress)) as at:
+        filtered = apply_filters(loaded.rows, steps, config.seed, partial(_ask, at))
+        used = spent(at.ledger)
+        filtering = Filtering(folder, loaded, filtered, used if used.calls else None, at.stopped, source)
         write_filtering(filtering)
-        write_end(ledger, _end(filtering))
+        at.short = filtering.problem if filtered.undecided else ""
+        return filtering
 
 
-def _end(filtering: Filtering) -> End:
-    if filtering.stopped:
-        return at_cap(filtering.stopped)
-    return End(SHORT, filtering.problem) if filtering.filtered.undecided else End(DONE)
+def _ask(at: Job, judge_filter: JudgeFilter, rows: RowsOnDisk) -> Decisions:
+    """The judge's decisions on the rows that it reached. Raises NothingKept where it decided none."""
+    decisions = Decisions()
+
+    async def judge(place: int) -> None:
+        if (decision := await judged(judge_filter, row := rows[place])) is not None:
+            decisions[row.number] = decision
+
+    at.ask(range(len(rows)), judge, size=len(rows))
+    if not at.stopped and (reason := judge_filter.hopeless()):
+        raise NothingKept(reason)
+    return decisions
 
 
 async def judged(judge_filter: JudgeFilter, row: DataRow) -> Decision | None:
@@ -204,40 +154,17 @@ async def judged(judge_filter: JudgeFilter, row: DataRow) -> Decision | None:
         return Decision(False, FAILED, None, f"{error.kind}: {error.reason}") if error.final else None
 
 
-def _on_cluster(config: FilterRunConfig, steps: Sequence[Step], models: Mapping[str, Teacher]) -> ClusterJudges | None:
-    """Who asks the judge on a cluster; None where it is asked in this process."""
-    if config.cluster is None:
-        return None
-    from refed_dspy.plugins.cluster.judging import ClusterJudges  # what needs Ray is not imported without it
-
-    return ClusterJudges(config, steps, models)
-
-
-def _work(models: Mapping[str, Teacher], config: FilterRunConfig, identity: Mapping[str, Any]) -> Work:
-    """What a judge is asked for, of no rows yet."""
+def _work(data: DataSet, models: Mapping[str, Teacher], config: FilterRunConfig) -> Work:
+    """What a judge is asked for. Filters and rows may change between starts, since verdicts are remembered by their
+    questions: a corrected or added row is one more question."""
     return Work(
         kind="filtering",
-        identity=identity,
+        identity={"data": Path(data.name).name, **{role: model.identity for role, model in models.items()}},
         models=models,
-        size=0,
+        size=len(data.rows),
         caps=caps_of(config),
         policy=CallPolicy(config.seed),
-        then=NOT_WRITTEN,
     )
-
-
-def _used(folder: Path) -> Spent | None:
-    """None if no row reached a judge; the folder may have other work's ledger then."""
-    if not (folder / FILE).is_file():
-        return None
-    with Ledger.read(folder) as ledger:
-        return spent(ledger) if ledger.holds() == "filtering" else None
-
-
-def _identity(data: DataSet, models: Mapping[str, Teacher]) -> dict[str, Any]:
-    """What may not change between starts. Filters and rows may, since verdicts are remembered by their questions: a
-    corrected or added row is one more question."""
-    return {"data": Path(data.name).name, **{role: model.identity for role, model in models.items()}}
 
 
 def _folder_name(data: DataSet, steps: Sequence[Step], models: Mapping[str, Teacher], seed: int) -> str:

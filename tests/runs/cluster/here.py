@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
-from refed_dspy.plugins.cluster import drive, job, judging, worker
-from refed_dspy.plugins.cluster.coordinator import Coordinator
-from refed_dspy.plugins.cluster.coordinator_actor import CoordinatorActor
+from refed_dspy.plugins.cluster import drive, worker
+from refed_dspy.plugins.cluster.coordinator import Coordinator, CoordinatorActor
 from refed_dspy.plugins.cluster.crew import ERRORS, GRACE, Crew
 from refed_dspy.plugins.cluster.worker import Ended, Worker
 
@@ -61,12 +60,10 @@ class CrewHere(Crew):
 def work_here(patch: pytest.MonkeyPatch) -> None:
     """Have jobs work in this process."""
 
-    for module in (drive, judging):
-        patch.setattr(module, "connected", connected)
-    patch.setattr(judging, "refuse_unreachable", lambda _: None)
-    patch.setattr(job, "beside_driver", lambda _: {})
-    patch.setattr(job, "CoordinatorActor", Here)
-    patch.setattr(job, "Crew", CrewHere)
+    patch.setattr(drive, "connected", connected)
+    patch.setattr(drive, "beside_driver", lambda _: {})
+    patch.setattr(drive, "CoordinatorActor", Here)
+    patch.setattr(drive, "Crew", CrewHere)
     patch.setattr(worker, "REPORTED", 0.05)
     patch.setattr(worker, "EVERY", 0.01)
 

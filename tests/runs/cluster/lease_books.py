@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from refed_dspy.plugins.cluster.account import Account, Amounts
-from refed_dspy.plugins.cluster.leases import Cap, Lease, Leases, Reply
+from refed_dspy.plugins.cluster.leases import Account, Amounts, Cap, Lease, Leases, Reply
 from tests.runs.cluster.simulated_cluster import Books, Settings
 
 

@@ -20,7 +20,7 @@ from refed_dspy.ledger.spending import begin_start
 from refed_dspy.records import DataRow, Reference, Sample
 from refed_dspy.runs.prepare import prepare
 from refed_dspy.runs.result import Synthesis
-from refed_dspy.teachers.caps import CapSettings
+from refed_dspy.teachers.work import CapSettings
 
 SHARDS = 4
 SIZES = (12, 9, 7)

@@ -8,8 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from refed_dspy.plugins.cluster.account import Amounts, State
-from refed_dspy.plugins.cluster.leases import Lease, Leases, Reply
+from refed_dspy.plugins.cluster.leases import Amounts, Lease, Leases, Reply, State
 
 MOST_STEPS = 20_000
 """A run that is not at its end by then would never be."""

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from refed_dspy.plugins.cluster.claims import Claims
-from refed_dspy.plugins.cluster.coordinator_actor import CoordinatorActor, CoordinatorLost
+from refed_dspy.plugins.cluster.coordinator import CoordinatorActor, CoordinatorLost
+from refed_dspy.plugins.cluster.worker import Claims
 
 
 class Answers(CoordinatorActor):

@@ -16,10 +16,9 @@ from typing import Any
 import pytest
 
 from refed_dspy.errors import RunDirError, RunStopped
-from refed_dspy.plugins.cluster import coordinator_file
-from refed_dspy.plugins.cluster.account import Amounts
+from refed_dspy.plugins.cluster import coordinator as coordinator_file
 from refed_dspy.plugins.cluster.coordinator import Coordinator
-from refed_dspy.plugins.cluster.leases import Lease, Leases, Reply
+from refed_dspy.plugins.cluster.leases import Amounts, Lease, Leases, Reply
 from tests.runs.cluster.simulated_cluster import Books, Settings, SimulatedCluster
 
 ONE, TWO = b"1" * 16, b"2" * 16

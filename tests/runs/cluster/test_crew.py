@@ -15,11 +15,9 @@ import pytest
 
 from refed_dspy.errors import RunStopped
 from refed_dspy.plugins.cluster import crew as crews
-from refed_dspy.plugins.cluster import silence
-from refed_dspy.plugins.cluster.account import NOTHING, Amounts
 from refed_dspy.plugins.cluster.coordinator import Coordinator
-from refed_dspy.plugins.cluster.crew import Crew
-from refed_dspy.plugins.cluster.watching import Watching
+from refed_dspy.plugins.cluster.crew import Crew, Watching
+from refed_dspy.plugins.cluster.leases import NOTHING, Amounts
 from refed_dspy.plugins.cluster.worker import Ended, How
 from refed_dspy.teachers.progress import Progress
 from tests.runs.cluster.here import Here
@@ -141,7 +139,7 @@ async def test_whoever_ends_while_the_run_is_stopped_the_others_get_their_time(
 async def test_a_worker_may_load_models_before_its_first_word_about_each_shard(
     crew: Crew, nodes: Nodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(silence, "SILENT", 0.1)
+    monkeypatch.setattr(crews, "SILENT", 0.1)
     running = asyncio.create_task(crew.run())
     await until(lambda: len(crew.working) == MANY + FEW)
     coordinator = crew.coordinator.actor

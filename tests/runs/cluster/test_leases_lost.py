@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from refed_dspy.plugins.cluster.account import Amounts
-from refed_dspy.plugins.cluster.leases import Lease, Leases, Reply
+from refed_dspy.plugins.cluster.leases import Amounts, Lease, Leases, Reply
 from tests.runs.cluster.lease_books import begun_again, ended, leases_of, taken
 
 # --- deaths

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,8 @@ import refed_dspy
 from benchmarks.runs import REFERENCES, teacher_config
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.errors import ConfigError, RunDirError
-from refed_dspy.filters.base import Decision, JudgeFilter
-from refed_dspy.plugins.cluster.job import STATE
+from refed_dspy.plugins.cluster.drive import STATE
 from refed_dspy.plugins.cluster.shards import shard_folder
-from refed_dspy.records import DataRow
 
 NOWHERE = "127.0.0.1:9"
 
@@ -65,48 +62,3 @@ def test_no_ray(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(ConfigError, match=r"needs Ray; install it with: pip install 'ray\[.*\]<"):
         refed_dspy.synthesize(**settings, cluster="local:2")
     assert not settings["run_dir"].exists()
-
-
-class Own(JudgeFilter):
-    """A judge filter of a script's own."""
-
-    name = "own"
-
-    async def judged(self, row: DataRow, item: str) -> Decision:
-        raise NotImplementedError
-
-
-@pytest.mark.parametrize(
-    ("filters", "judge", "told"),
-    [
-        (["refusals"], {}, "cluster: none of the filters asks a judge, and all others work in one process; remove it"),
-        (
-            ["judge", Own()],
-            {},
-            "cluster: one of its filters is defined in a script or notebook; workers on other nodes",
-        ),
-        (["judge"], None, "cluster: its judge was a Python object; workers on other nodes build everything from"),
-        (["judge"], {"mode": "batch"}, "cluster: a judge in batches is asked by one process; remove cluster"),
-    ],
-)
-def test_filters_that_no_worker_can_ask(
-    filters: list[Any], judge: dict[str, Any] | None, told: str, server: SimulatedTeacher, tmp_path: Path
-) -> None:
-    import dspy
-
-    lm = dspy.LM("openai/sim-model", api_base=server.base_url, api_key="none")
-    asked = lm if judge is None else {**teacher_config(server, 4).model_dump(), **judge}
-    rows = [{**row, "improved_response": "Better."} for row in REFERENCES]
-    with pytest.raises(ConfigError, match=re.escape(told)) as raised:
-        refed_dspy.filter_data(rows, filters, judge=asked, out=tmp_path / "out", cluster=NOWHERE)
-    assert "\n" not in str(raised.value)
-    assert not (tmp_path / "out").exists() and server.stats()["requests"] == 0
-
-
-def test_no_ray_for_a_filtering(server: SimulatedTeacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "ray", None)
-    rows = [{**row, "improved_response": "Better."} for row in REFERENCES]
-    judge = teacher_config(server, 4)
-    with pytest.raises(ConfigError, match=r"needs Ray; install it with: pip install 'ray\[.*\]<"):
-        refed_dspy.filter_data(rows, ["judge"], judge=judge, out=tmp_path / "out", cluster="local:2")
-    assert not (tmp_path / "out" / "ledger.sqlite").exists()

@@ -10,8 +10,7 @@ import pytest
 
 from refed_dspy.errors import RunStopped
 from refed_dspy.ledger.statements import text_digest
-from refed_dspy.plugins.cluster.coordinator_file import CoordinatorFile
-from refed_dspy.plugins.cluster.registry import Registry
+from refed_dspy.plugins.cluster.coordinator import CoordinatorFile, Registry
 
 ONE, TWO, THREE = (text_digest(text) for text in ("Write a poem.", "Write an essay.", "Write a letter."))
 

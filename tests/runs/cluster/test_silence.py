@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import pytest
 
 from refed_dspy.plugins.cluster.coordinator import LastWord
-from refed_dspy.plugins.cluster.silence import LONGEST_LOOK, OPENING, SILENT, Silence
+from refed_dspy.plugins.cluster.crew import LONGEST_LOOK, OPENING, SILENT, Silence
 from tests.support.clocks import Clock
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import logging
 
-from refed_dspy.plugins.cluster.warned import MOST, Warned
+from refed_dspy.plugins.cluster.worker import MOST, Warned
 
 
 def test_warnings_of_the_package_each_once() -> None:

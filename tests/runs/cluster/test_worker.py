@@ -16,9 +16,8 @@ from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.fence import take_over
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.plugins.cluster import worker as workers
-from refed_dspy.plugins.cluster.account import NOTHING, State
 from refed_dspy.plugins.cluster.coordinator import Coordinator
-from refed_dspy.plugins.cluster.leases import Reply
+from refed_dspy.plugins.cluster.leases import NOTHING, Reply, State
 from refed_dspy.plugins.cluster.shards import prepare_shard, shard_folder, shard_of
 from refed_dspy.plugins.cluster.worker import Ended, How, Worker, work
 from refed_dspy.runs.prepare import prepare

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from dspy.utils.exceptions import LMServerError
 
+from refed_dspy.errors import RunDirError
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import End, last_end, state_in, write_end
 from refed_dspy.records import DataRow
@@ -32,7 +33,7 @@ def test_a_filter_that_fails_after_the_judge_leaves_it_unfinished(tmp_path: Path
     with pytest.raises(KeyError):
         filtered(tmp_path, ["judge", CustomFilter(check=broken)], judge=NumberJudge())
     assert seen == ["running"]
-    assert end(tmp_path) == ("stopped", "the rows are not written yet; run the same command to continue")
+    assert end(tmp_path) == ("stopped", "KeyError: 'broken'")
     assert not (tmp_path / "kept.jsonl").exists()
     made = filtered(tmp_path, ["judge", CustomFilter()], judge=NumberJudge())
     assert (made.state, end(tmp_path)) == ("done", ("done", ""))
@@ -55,9 +56,10 @@ def test_a_row_that_an_earlier_judge_did_not_answer_on_is_not_forgotten(tmp_path
     assert end(tmp_path) == ("ended short", made.problem) and "run the same command" in made.problem
 
 
-def test_other_work_in_the_folder_ends_as_it_did(tmp_path: Path) -> None:
+def test_other_work_in_the_folder_is_refused_before_any_filter_and_stays_as_it_was(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
         ledger.begin((), work="run", size=1)
         write_end(ledger, End("at its cap", "why"))
-    made = filtered(tmp_path, [DROPS_ALL, "judge"], PAIRS[:3], NumberJudge())
-    assert made.used is None and end(tmp_path) == ("at its cap", "why")
+    with pytest.raises(RunDirError, match="contains a run, not a filtering"):
+        filtered(tmp_path, [DROPS_ALL, "judge"], PAIRS[:3], NumberJudge())
+    assert end(tmp_path) == ("at its cap", "why") and not (tmp_path / "kept.jsonl").exists()

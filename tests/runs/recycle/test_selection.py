@@ -6,7 +6,8 @@ import json
 import math
 import re
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +21,7 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import state_in
 from refed_dspy.plugins.metrics.figures import CachedScorer
 from refed_dspy.plugins.metrics.perplexity import GUESS, ScoredText
-from refed_dspy.plugins.recycle.passes import Passes, row_by_row, selectively
+from refed_dspy.plugins.recycle.passes import row_by_row, selectively
 from refed_dspy.plugins.recycle.program import (
     IMPROVED,
     ORIGINAL,
@@ -33,9 +34,8 @@ from refed_dspy.plugins.recycle.program import (
 from refed_dspy.plugins.recycle.select import UNIMPROVED, UNSCORED, Selected, Selection
 from refed_dspy.records import DataRow
 from refed_dspy.teachers import open_teacher
-from refed_dspy.teachers.caps import CapSettings
-from refed_dspy.teachers.progress import NOBODY
-from refed_dspy.teachers.work import Work
+from refed_dspy.teachers.job import Job, job
+from refed_dspy.teachers.work import CapSettings, Work
 from tests.programs.test_reflection import Reflecting, reflected, shown
 from tests.runs.recycle.helpers import (
     first_pass,
@@ -182,11 +182,13 @@ class TopicWriter(Reflecting):
         return reflected(f"new {'odd' if topic % 2 else 'even'} topic {topic}", f"first of {topic}")
 
 
-def passes(folder: Path, writer: Writer, concurrency: int = 8, max_minutes: float | None = None) -> Passes:
+@contextmanager
+def passes(folder: Path, writer: Writer, concurrency: int = 8, max_minutes: float | None = None) -> Iterator[Job]:
     teacher = replace(open_teacher(fake_lm(writer)), concurrency=concurrency)
     caps = CapSettings(max_cost=None, max_calls=None, max_minutes=max_minutes)
     work = Work(kind="recycling", identity={}, models={"teacher": teacher}, size=6, caps=caps)
-    return Passes(ReflectionTuning(), folder, work, NOBODY)
+    with job(folder, work) as at:
+        yield at
 
 
 ROWS = load_dataset(references(6)).rows
@@ -194,7 +196,8 @@ ROWS = load_dataset(references(6)).rows
 
 def test_the_second_pass_is_over_the_pair_that_was_chosen(tmp_path: Path) -> None:
     writer = TopicWriter()
-    passed = selectively(ROWS, passes(tmp_path, writer), Selection(CachedScorer(TopicScorer())))
+    with passes(tmp_path, writer) as asked_by:
+        passed = selectively(ROWS, ReflectionTuning(), asked_by, Selection(CachedScorer(TopicScorer())))
     assert [first_pass(request) for request in writer.requests] == [True] * 6 + [False] * 6
     for at, row in enumerate(ROWS):
         made = passed.made[row.number]
@@ -211,7 +214,8 @@ def test_the_second_pass_is_over_the_pair_that_was_chosen(tmp_path: Path) -> Non
 
 def test_without_selection_both_passes_are_over_one_row_after_the_other(tmp_path: Path) -> None:
     writer, made = TopicWriter(), dict[int, Recycled]()
-    passed = row_by_row(ROWS, passes(tmp_path, writer, concurrency=1), made)
+    with passes(tmp_path, writer, concurrency=1) as asked_by:
+        passed = row_by_row(ROWS, ReflectionTuning(), asked_by, made)
     assert [first_pass(request) for request in writer.requests] == [True, False] * 6
     assert passed.made is made and passed.selected is None
     assert made[1].response == "better than: first of 0"
@@ -226,7 +230,8 @@ def test_between_the_passes_the_work_is_running_and_its_folder_taken(tmp_path: P
             Ledger.create(tmp_path)
 
     scorer.before = look
-    assert len(selectively(ROWS, passes(tmp_path, TopicWriter()), Selection(scorer)).made) == 6
+    with passes(tmp_path, TopicWriter()) as asked_by:
+        assert len(selectively(ROWS, ReflectionTuning(), asked_by, Selection(scorer)).made) == 6
     assert {*states} == {"running"} and state_in(tmp_path) == "done"
 
 
@@ -239,8 +244,10 @@ def test_minutes_that_are_used_up_between_the_passes_end_it_in_order(tmp_path: P
                 db.execute("UPDATE starts SET begun=begun-3600")
 
     writer.on_request = last
-    passed = selectively(ROWS, passes(tmp_path, writer, max_minutes=10), Selection(TopicScorer()))
+    with passes(tmp_path, writer, max_minutes=10) as asked_by:
+        passed = selectively(ROWS, ReflectionTuning(), asked_by, Selection(TopicScorer()))
     assert (passed.stopped, passed.halfway, passed.made) == ("max_minutes", 6, {})
     assert len(writer.requests) == 6
-    passed = selectively(ROWS, passes(tmp_path, writer, max_minutes=100), Selection(TopicScorer()))
+    with passes(tmp_path, writer, max_minutes=100) as asked_by:
+        passed = selectively(ROWS, ReflectionTuning(), asked_by, Selection(TopicScorer()))
     assert len(passed.made) == 6 and len(writer.requests) == 12

@@ -33,10 +33,10 @@ from refed_dspy.runs.spec import RunSpec
 from refed_dspy.runs.stage_weights import JUDGE, StageWeights
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.by_stage import open_teachers, stages_of
-from refed_dspy.teachers.caps import CapSettings, lasting_caps
+from refed_dspy.teachers.job import job
 from refed_dspy.teachers.pool import Pool, PooledTeacher, PoolMember
 from refed_dspy.teachers.progress import Progress
-from refed_dspy.teachers.work import Work, begin
+from refed_dspy.teachers.work import CapSettings, Work, lasting_caps
 from tests.support.compiling import SMALL
 from tests.support.scripted_batches import ask, ask_engine, running_at
 from tests.support.scripted_engine import Writer, fake_lm, references
@@ -67,8 +67,8 @@ def waiting(ledger: Ledger, address: str = NOWHERE, calls: int = 1, stage: str =
 
 def started(folder: Path, work: Work) -> None:
     """A start that ends at once."""
-    with begin(folder, work):
-        pass
+    with job(folder, work) as at:
+        at.begin()
 
 
 # --- before the first answer

@@ -15,7 +15,7 @@ from refed_dspy.config import sampling
 from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
 from refed_dspy.data.stored import PICTURE
-from refed_dspy.errors import ConfigError, ModelError, ReferencesError, RunStopped, briefly, one_line
+from refed_dspy.errors import ConfigError, ModelError, NothingKept, ReferencesError, briefly, one_line
 from refed_dspy.files import as_export_error, as_path
 from refed_dspy.metrics.intervals import Interval
 from refed_dspy.plugins.compare.pictures import Bar, win_rate_picture
@@ -226,14 +226,14 @@ class AlpacaEvalCode(OfficialCode[AlpacaEvaluation]):
         )
 
     def _figures(self, space: Workspace) -> AlpacaFigures:
-        """The figures in what the code has written. Raises RunStopped where it wrote something else."""
+        """The figures in what the code has written. Raises NothingKept where it wrote something else."""
         results = space.working / "results"
         try:
             (annotations,) = read_annotations(results / ANNOTATIONS)
             figures = official_figures(results / LEADERBOARD)
         except (OSError, KeyError, ValueError, ReferencesError) as error:
             why = f"{self.name}: its results cannot be read: {one_line(error, 150)}; its log: {space.folder / LOG}"
-            raise RunStopped(why) from None
+            raise NothingKept(why) from None
         return AlpacaFigures(
             n=int(figures["n_total"]),
             win_rate=figures["win_rate"],

@@ -7,24 +7,21 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
-from refed_dspy.concurrency import run_blocking
 from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
 from refed_dspy.errors import RunStopped, briefly
-from refed_dspy.files import after_answers, as_path, check_outputs
-from refed_dspy.ledger.connection import FILE, locked
-from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.files import as_path
 from refed_dspy.ledger.spending import spent
 from refed_dspy.plugins.evaluate.answers.formats import OWN, UNANSWERED, check_format, file_of
 from refed_dspy.plugins.evaluate.answers.result import Answers, Asking, write_answers
 from refed_dspy.plugins.evaluate.prompts import PromptFile, load_prompts
 from refed_dspy.plugins.evaluate.settings import AnswerFormat, AnswersConfig
-from refed_dspy.records import digest, digest_of
+from refed_dspy.records import digest_of
 from refed_dspy.teachers import Teacher, open_teacher
-from refed_dspy.teachers.caps import caps_of
 from refed_dspy.teachers.failures import CallPolicy
+from refed_dspy.teachers.job import folder_of, job
 from refed_dspy.teachers.progress import Progress, Watch
-from refed_dspy.teachers.work import Work
+from refed_dspy.teachers.work import Work, caps_of
 
 
 class AnswersKeywords(TypedDict, total=False):
@@ -77,17 +74,16 @@ def answer_prompts(
     generator = config.generator or _plain_name(opened.model)
     check_format(config.format, loaded, generator)
     work = _work(config, loaded, opened)
-    folder = Path(out) if out is not None else Path("refed-answers") / digest(work.stored_identity)
     outputs = {OWN, UNANSWERED, file_of(config.format, generator)}
-    check_outputs(folder, outputs, FILE, source)
-    asking = Asking(loaded.rows, opened, folder, work)
-    try:
-        stopped = run_blocking(asking.ask(Watch(on_progress, progress)))
-    except (RunStopped, KeyboardInterrupt):
-        if asking.begun:
+    folder = folder_of(out, "refed-answers", work.stored_identity)
+    with job(folder, work, Watch(on_progress, progress), outputs, [source]) as at:
+        asking = Asking(loaded.rows, opened, at)
+        try:
+            at.ask(loaded.rows, asking.answer)
+        except (RunStopped, KeyboardInterrupt):
             _written(asking, loaded, config.format, generator)
-        raise
-    return _written(asking, loaded, config.format, generator, stopped)
+            raise
+        return _written(asking, loaded, config.format, generator)
 
 
 def _work(config: AnswersConfig, prompts: PromptFile, teacher: Teacher) -> Work:
@@ -114,12 +110,9 @@ def _plain_name(model: str) -> str:
     return re.sub(r"[^\w.+-]+|^\.", "-", model.rstrip("/").rpartition("/")[2], flags=re.ASCII)[:100]
 
 
-def _written(asking: Asking, prompts: PromptFile, format_: AnswerFormat, generator: str, stopped: str = "") -> Answers:
-    """What all starts have answered so far, written into the folder. Raises RunStopped where it cannot be."""
-    with locked(asking.folder):
-        with Ledger.read(asking.folder) as ledger:
-            used = spent(ledger)
-        made = Answers(asking.folder, prompts, format_, generator, asking.answered(), asking.failed, used, stopped)
-        with after_answers():
-            write_answers(made)
+def _written(asking: Asking, prompts: PromptFile, format_: AnswerFormat, generator: str) -> Answers:
+    """What all starts have answered so far, written into the folder. Raises ExportError where it cannot be."""
+    at, used = asking.at, spent(asking.at.ledger)
+    made = Answers(at.folder, prompts, format_, generator, asking.answered(), asking.failed, used, at.stopped)
+    write_answers(made)
     return made

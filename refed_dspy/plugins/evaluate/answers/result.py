@@ -15,7 +15,6 @@ from refed_dspy.data.kept import KeptRows
 from refed_dspy.errors import RowError
 from refed_dspy.files import write_lines
 from refed_dspy.ledger.history import answers_of
-from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import Spent
 from refed_dspy.ledger.states import state_in
 from refed_dspy.plugins.evaluate.answers.formats import OWN, UNANSWERED, Answered, file_of, write_for
@@ -24,10 +23,8 @@ from refed_dspy.plugins.evaluate.settings import AnswerFormat
 from refed_dspy.programs.question import Fit, Question, asking_about, fitting
 from refed_dspy.programs.reasoning import OPEN
 from refed_dspy.teachers import Teacher
-from refed_dspy.teachers.progress import Progress, Watch
+from refed_dspy.teachers.job import Job
 from refed_dspy.teachers.recorded import Asked
-from refed_dspy.teachers.row_jobs import for_each_row, row_job
-from refed_dspy.teachers.work import Work
 from refed_dspy.text import counted
 
 STAGE = "answer"
@@ -47,31 +44,22 @@ _AS_WRITTEN = _AsWritten()
 
 
 class Asking:
-    """One start: `prompts` put to `teacher`, whose answers are in the ledger in `folder`."""
+    """One start: `prompts` put to `teacher`, whose answers are in the ledger of the work `at` hand."""
 
-    def __init__(self, prompts: Sequence[Prompt], teacher: Teacher, folder: Path, work: Work) -> None:
-        self.prompts, self.teacher, self.folder, self.work = prompts, teacher, folder, work
+    def __init__(self, prompts: Sequence[Prompt], teacher: Teacher, at: Job) -> None:
+        self.prompts, self.teacher, self.at = prompts, teacher, at
         self.failed: dict[int, RowError] = {}
         """Why a prompt has no answer, by its number; without those that nobody got to."""
-        self.begun = False
-        """Whether the folder is this work's."""
         # The same object for all: settings are prepared once for each.
         self._settings = Config(**{name: value for name, value in teacher.settings.items() if value is not None})
 
-    async def ask(self, watch: Watch[Progress]) -> str:
-        """Have every prompt answered. Returns the cap that ended it early, or an empty text. Raises as `row_job`."""
-        async with row_job(self.folder, self.work, watch) as session:
-            self.begun = True
-
-            async def answer(prompt: Prompt) -> None:
-                try:
-                    with asking_about(Question(STAGE, str(prompt.number))), fitting(_AS_WRITTEN):
-                        await session.first.answer(Asked.now(self._request(prompt)))
-                except RowError as error:
-                    self.failed[prompt.number] = error
-
-            await for_each_row(session, self.prompts, answer, self.teacher.concurrency)
-        return session.cap_reached.cap if session.cap_reached else ""
+    async def answer(self, prompt: Prompt) -> None:
+        """Have the prompt answered, while the models of `at` run."""
+        try:
+            with asking_about(Question(STAGE, str(prompt.number))), fitting(_AS_WRITTEN):
+                await self.at.session.first.answer(Asked.now(self._request(prompt)))
+        except RowError as error:
+            self.failed[prompt.number] = error
 
     def _request(self, prompt: Prompt) -> Request:
         messages = (Message.user(prompt.text),)
@@ -79,8 +67,7 @@ class Asking:
 
     def answered(self) -> list[Answered]:
         """Every prompt's answer that any start paid for, in the order of the prompts."""
-        with Ledger.read(self.folder) as ledger:
-            by_number = {int(answer.item): answer for answer in answers_of(ledger, STAGE)}
+        by_number = {int(answer.item): answer for answer in answers_of(self.at.ledger, STAGE)}
         found = ((prompt, by_number.get(prompt.number)) for prompt in self.prompts)
         return [Answered(prompt, answer.text, answer.created, answer.cut) for prompt, answer in found if answer]
 

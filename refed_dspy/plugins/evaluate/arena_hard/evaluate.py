@@ -17,7 +17,7 @@ import yaml
 from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
 from refed_dspy.data.stored import PICTURE
-from refed_dspy.errors import RunStopped, briefly
+from refed_dspy.errors import NothingKept, RunStopped, briefly
 from refed_dspy.files import as_export_error, as_path, read_bytes, write_lines
 from refed_dspy.metrics.intervals import Interval
 from refed_dspy.plugins.compare.pictures import Bar, win_rate_picture
@@ -198,7 +198,7 @@ class ArenaHardCode(OfficialCode[Leaderboard]):
         decided = self._sort_judgments(space)
         with_verdicts = [arm for arm, count in decided.items() if count]
         if not with_verdicts:
-            raise RunStopped(
+            raise NothingKept(
                 f"{self.name}: none of the judge's answers has a verdict that its code reads; they are in "
                 f"{space.working}; choose another judge, or raise its max_tokens"
             )

@@ -107,7 +107,7 @@ def ifeval(
 
 
 @dataclass(frozen=True)
-class Responses:
+class IFEvalArm:
     """A model's `responses`, one for each prompt, in their order."""
 
     name: str
@@ -142,7 +142,7 @@ def _is_prompt(row: Mapping[str, Any]) -> bool:
     return lists and isinstance(row.get("prompt"), str) and "key" in row
 
 
-def load_responses(prompts: Sequence[Mapping[str, Any]], source: Path) -> Responses:
+def load_responses(prompts: Sequence[Mapping[str, Any]], source: Path) -> IFEvalArm:
     """The responses in `source`: rows with `prompt` and `response`, or a folder of `refed evaluate answers`. The arm is
     named after the file or the folder.
 
@@ -158,14 +158,14 @@ def load_responses(prompts: Sequence[Mapping[str, Any]], source: Path) -> Respon
         if not isinstance(row.get("response"), str):
             raise ConfigError(f"{where}: has no response; write it with --format ifeval")
     name = source.resolve().name if source.is_dir() else source.stem
-    return Responses(name, [row["response"] for _, row in rows.values()])
+    return IFEvalArm(name, [row["response"] for _, row in rows.values()])
 
 
 # --- the checker at work
 
 
 async def check(
-    installed: Installed, log: Path, prompts: Sequence[Mapping[str, Any]], arms: Sequence[Responses]
+    installed: Installed, log: Path, prompts: Sequence[Mapping[str, Any]], arms: Sequence[IFEvalArm]
 ) -> list[Accuracy]:
     """The accuracies of `arms`, whose responses are in the order of the `prompts`. What the checker prints goes to
     `log`.

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refed_dspy.data.pairs import Pair
-from refed_dspy.errors import RunStopped
+from refed_dspy.errors import NothingKept
 from refed_dspy.plugins.judge.trained_judge import (
     FARTHEST,
     GRADES,
@@ -82,7 +82,7 @@ class Lesson:
 def learn(lesson: Lesson, prompts: PairwiseJudge) -> TrainedJudge:
     """The judge with `prompts` and corrections fitted to the training pairs and answers.
 
-    Raises RunStopped where the judge decided too few of the training pairs.
+    Raises NothingKept where the judge decided too few of the training pairs.
     """
     corrections = {PAIRS: fit_pairs(_examples(lesson))}
     if (of_grades := _grades_correction(lesson)) is not None:
@@ -105,7 +105,7 @@ def _without_judge(lesson: Lesson) -> dict[str, Correction]:
 
 
 def _examples(lesson: Lesson) -> list[Example]:
-    """The training pairs that the judge decided. Raises RunStopped where there are too few."""
+    """The training pairs that the judge decided. Raises NothingKept where there are too few."""
     train, verdicts = lesson.held_out.train(lesson.pairs), lesson.said.verdicts
     examples = [
         Example(lesson.figures_of(pair, verdict), shares_of(pair), pair.instruction)
@@ -113,7 +113,7 @@ def _examples(lesson: Lesson) -> list[Example]:
         if (verdict := verdicts[pair.id]).in_orders is not None
     ]
     if len(examples) < FEWEST_TRAIN:
-        raise RunStopped(
+        raise NothingKept(
             f"judge: it decided only {len(examples)} of the {len(train)} training pairs, of {FEWEST_TRAIN} that a "
             "training takes; choose another judge, or judge more pairs"
         )
@@ -158,9 +158,9 @@ def judged_by(lesson: Lesson, trained: TrainedJudge) -> list[HeldOutPair]:
 
 
 def report_of(lesson: Lesson, trained: TrainedJudge, judged: Sequence[HeldOutPair]) -> TrainingReport:
-    """Raises RunStopped where the judge decided none of the held-out pairs."""
+    """Raises NothingKept where the judge decided none of the held-out pairs."""
     if not judged:
-        raise RunStopped("judge: it decided none of the held-out pairs; choose another judge")
+        raise NothingKept("judge: it decided none of the held-out pairs; choose another judge")
     return report_on(judged, _graded(lesson, trained.rubric), lesson.held_out, lesson.seed)
 
 

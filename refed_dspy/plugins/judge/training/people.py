@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from refed_dspy.data.pairs import GRADES, Pair, majority
 from refed_dspy.optimizers.agreement import criterion_of
@@ -14,9 +13,8 @@ from refed_dspy.plugins.compare.side_by_side import CONTEXT
 from refed_dspy.programs import PairwiseJudge, RubricJudge, Verdict
 from refed_dspy.programs.judges import Criterion, Graded, Judgements
 from refed_dspy.records import digest
-from refed_dspy.teachers.progress import NOBODY, Progress, Watch
-from refed_dspy.teachers.row_jobs import for_each_row, row_job
-from refed_dspy.teachers.work import Work
+from refed_dspy.teachers.job import Job
+from refed_dspy.teachers.work import CapSettings
 
 LEVELS = (-1.0, 0.0, 1.0)
 """A pair's verdicts, the level of B's being better first."""
@@ -118,8 +116,8 @@ class Said:
         return Judgements.of(self.verdicts.values())
 
 
-async def ask(asked: Questions, folder: Path, work: Work, watch: Watch[Progress] = NOBODY) -> Said:
-    """Ask all there is to ask; what earlier starts paid for is not asked again. Raises as `row_job`."""
+def ask(asked: Questions, at: Job, caps: CapSettings) -> Said:
+    """Ask all there is to ask under `caps`; what earlier starts paid for is not asked again. Raises as `Job.ask`."""
     said, grader = Said(), RubricJudge()
 
     def comparing(judge: PairwiseJudge, pair: Pair, into: dict[str, Verdict]) -> Callable[[], Awaitable[None]]:
@@ -140,9 +138,8 @@ async def ask(asked: Questions, folder: Path, work: Work, watch: Watch[Progress]
         *(comparing(asked.began_as, pair, said.before) for pair in asked.again),
         *(grading(answer) for answer in asked.answers),
     ]
-    async with row_job(folder, work, watch) as session:
-        await for_each_row(session, questions, _put, work.models["judge"].concurrency)
-    return replace(said, stopped=session.cap_reached.cap) if session.cap_reached else said
+    at.ask(questions, _put, size=len(questions), caps=caps)
+    return replace(said, stopped=at.stopped)
 
 
 async def _put(question: Callable[[], Awaitable[None]]) -> None:

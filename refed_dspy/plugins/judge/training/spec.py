@@ -15,7 +15,6 @@ from refed_dspy.data.pairs import Pair, load_pairs
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import Spent, spent
-from refed_dspy.ledger.states import STOPPED, End, write_end
 from refed_dspy.metrics.gains import MIN_CLUSTERS
 from refed_dspy.optimizers.agreement import criterion_of
 from refed_dspy.optimizers.compile import compile as tune
@@ -26,10 +25,9 @@ from refed_dspy.programs.load import open_judge, refuse_bound_models
 from refed_dspy.programs.saved import load_state, program_digests, program_state
 from refed_dspy.records import PICO, digest
 from refed_dspy.teachers import Teacher
-from refed_dspy.teachers.caps import CapSettings, caps_of, lasting_caps
 from refed_dspy.teachers.failures import CallPolicy
 from refed_dspy.teachers.judge import open_judge_model
-from refed_dspy.teachers.work import Work, begin
+from refed_dspy.teachers.work import CapSettings, Work, caps_of, lasting_caps
 from refed_dspy.text import counted
 
 PAIRS, CRITERIA, SYSTEMS = "new pairs", "unseen criteria", "unseen systems"
@@ -214,14 +212,14 @@ class TrainingSpec:
             **(compiled if settings.optimizer is not None else {}),
         }
 
-    def work(self, size: int, caps: CapSettings) -> Work:
-        """The judging as paid work."""
+    def work(self) -> Work:
+        """The training as paid work."""
         return Work(
             kind="training",
             identity=self.identity(),
             models={"judge": self.teacher},
-            size=size,
-            caps=caps,
+            size=len(self.pairs),
+            caps=self.caps,
             reuse=self.settings.reuse,
             policy=CallPolicy(self.settings.seed),
             way_out="choose another folder with out=…",
@@ -312,12 +310,10 @@ class TunedPrompts:
 
 
 def compiled_prompts(spec: TrainingSpec, folder: Path) -> TunedPrompts:
-    """The prompts to train with. Raises as `compile`; InputError also where `folder` holds other work."""
+    """The prompts to train with, compiled in the training's `folder`. Raises as `compile`."""
     settings = spec.settings
     if settings.optimizer is None:
         return TunedPrompts(spec.began_as, spec.caps)
-    with begin(folder, spec.work(len(spec.pairs), spec.caps)) as start:  # what is wrong with it is told first
-        write_end(start.ledger, End(STOPPED, "the judge's prompts are compiled first; run the same command to go on"))
     train = spec.held_out.train(spec.pairs)
     instructions = len({pair.instruction for pair in train})
     sizes = {name: max(1, min(most, int(share * instructions))) for name, (share, most) in _SHARES.items()}

@@ -7,17 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
-from refed_dspy.concurrency import run_blocking
 from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
 from refed_dspy.config.scorer import ScorerConfig
 from refed_dspy.data.pairs import Pair
-from refed_dspy.errors import RunStopped, briefly
-from refed_dspy.files import as_path, check_outputs
-from refed_dspy.ledger.connection import FILE
-from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.errors import NothingKept, briefly
+from refed_dspy.files import as_path
 from refed_dspy.ledger.spending import spent
-from refed_dspy.ledger.states import note_failure
 from refed_dspy.plugins.judge.settings import JudgeTrainingConfig
 from refed_dspy.plugins.judge.trained_judge import log_perplexity_by
 from refed_dspy.plugins.judge.training.learn import Lesson, Nats, grades_notes, judged_by, learn, report_of
@@ -27,7 +23,7 @@ from refed_dspy.plugins.judge.training.spec import TrainingSpec, TunedPrompts, c
 from refed_dspy.plugins.metrics.figures import open_scorer, scoring
 from refed_dspy.plugins.metrics.perplexity import Scorer, log_perplexities
 from refed_dspy.programs import PairwiseJudge
-from refed_dspy.records import digest
+from refed_dspy.teachers.job import Job, folder_of, job
 from refed_dspy.teachers.progress import Progress, Watch
 from refed_dspy.teachers.work import resume_hint
 
@@ -83,43 +79,38 @@ def train_judge(
     config = check_config(JudgeTrainingConfig, {**settings, "out": out})
     spec = prepare(pairs, judge, program, config)
     scorer = None if config.scorer is None else open_scorer(config.scorer)  # what fails here costs nothing
-    folder = config.out or Path("refed-judges") / digest(spec.identity())
-    check_outputs(folder, OUTPUTS, FILE, as_path(pairs), as_path(program))
-    watch = Watch(on_progress, progress)
-    prompts = compiled_prompts(spec, folder)
-    if prompts.stopped:
-        return _made(spec, prompts, folder, Said(), prompts.stopped)
-    return _train(spec, prompts, folder, scorer, watch)
+    inputs = as_path(pairs), as_path(program)
+    folder = folder_of(config.out, "refed-judges", spec.identity())
+    with job(folder, spec.work(), Watch(on_progress, progress), OUTPUTS, inputs) as at:
+        prompts = compiled_prompts(spec, folder)
+        if prompts.stopped:
+            end = f"the judge's prompts are not compiled: {prompts.stopped}; run the same command to continue"
+            at.stopped, at.short = (prompts.stopped, "") if prompts.stopped.startswith("max_") else ("", end)
+            return _made(spec, prompts, at, Said())
+        return _train(spec, prompts, at, scorer)
 
 
-def _train(
-    spec: TrainingSpec, prompts: TunedPrompts, folder: Path, scorer: Scorer | None, watch: Watch[Progress]
-) -> JudgeTraining:
+def _train(spec: TrainingSpec, prompts: TunedPrompts, at: Job, scorer: Scorer | None) -> JudgeTraining:
     """Ask, fit, measure, and write the files."""
     pairs = prompts.unseen(spec.pairs)
     again = [pair for pair in pairs if spec.held_out.of_pair(pair)] if prompts.changed else []
     answers = spec.answers(pairs)
     asked = Questions(prompts.judge, pairs, spec.began_as, again, answers)
-    work = spec.work(len(asked), prompts.caps)
-    said = run_blocking(ask(asked, folder, work, watch))
+    said = ask(asked, at, prompts.caps)
     if said.stopped:
-        return _made(spec, prompts, folder, said, said.stopped)
-    with scoring(resume_hint(folder)):
+        return _made(spec, prompts, at, said)
+    with scoring(resume_hint(at.folder)):
         nats = {} if scorer is None else _nats(scorer, spec, pairs, asked)
     lesson = Lesson(pairs, answers, said, spec.held_out, nats, spec.settings.seed)
-    try:
-        if not said.judgements.decided:
-            raise RunStopped(said.judgements.none_decided("pairs"))
-        trained = learn(lesson, prompts.judge)
-        trained.tuned_on = spec.seen()
-        judged = judged_by(lesson, trained)
-        report = report_of(lesson, trained, judged)
-        if scorer is not None and spec.settings.scorer is not None:
-            trained.corrections.log_perplexity = log_perplexity_by(scorer, spec.settings.scorer.template)
-    except RunStopped as error:
-        note_failure(folder, str(error))
-        raise
-    made = _made(spec, prompts, folder, said).with_judge(trained, report, grades_notes(lesson))
+    if not said.judgements.decided:
+        raise NothingKept(said.judgements.none_decided("pairs"))
+    trained = learn(lesson, prompts.judge)
+    trained.tuned_on = spec.seen()
+    judged = judged_by(lesson, trained)
+    report = report_of(lesson, trained, judged)
+    if scorer is not None and spec.settings.scorer is not None:
+        trained.corrections.log_perplexity = log_perplexity_by(scorer, spec.settings.scorer.template)
+    made = _made(spec, prompts, at, said).with_judge(trained, report, grades_notes(lesson))
     write_training(made, judged, spec.facts())
     return made
 
@@ -132,16 +123,11 @@ def _nats(scorer: Scorer, spec: TrainingSpec, pairs: Sequence[Pair], asked: Ques
     return dict(zip(distinct, log_perplexities(scorer, distinct, spec.settings.scorer.template), strict=True))
 
 
-def _made(spec: TrainingSpec, prompts: TunedPrompts, folder: Path, said: Said, stopped: str = "") -> JudgeTraining:
+def _made(spec: TrainingSpec, prompts: TunedPrompts, at: Job, said: Said) -> JudgeTraining:
     """The outcome so far, without a judge."""
-    cost, calls = prompts.used.cost, prompts.used.calls
-    if (folder / FILE).is_file():
-        with Ledger.read(folder) as ledger:
-            used = spent(ledger)
-        cost, calls = cost + used.cost, calls + used.calls
-    pairs = prompts.unseen(spec.pairs)
+    used, pairs = spent(at.ledger), prompts.unseen(spec.pairs)
     return JudgeTraining(
-        folder=folder,
+        folder=at.folder,
         judge=None,
         report=None,
         held_out=spec.held_out,
@@ -149,7 +135,7 @@ def _made(spec: TrainingSpec, prompts: TunedPrompts, folder: Path, said: Said, s
         train=len(spec.held_out.train(pairs)),
         pairs=len({pair.id for pair in pairs}),
         notes=[*spec.notes(pairs), *prompts.notes()],
-        cost=cost,
-        calls=calls,
-        stopped=stopped,
+        cost=prompts.used.cost + used.cost,
+        calls=prompts.used.calls + used.calls,
+        stopped=at.stopped or prompts.stopped,
     )
