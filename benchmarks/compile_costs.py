@@ -17,8 +17,7 @@ from benchmarks.economy import NAMED, TOKENS
 from benchmarks.optimization import silence
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
-from refed_dspy.optimizers.estimate import LEEWAY
-from refed_dspy.optimizers.least import expected
+from refed_dspy.optimizers.estimate import LEEWAY, expected
 from refed_dspy.optimizers.spec import prepare
 from refed_dspy.records import PICO
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sqlite3
@@ -30,11 +31,11 @@ from typer.testing import CliRunner
 from benchmarks.runs import REFERENCES
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.cli.main import app
-from refed_dspy.ledger.check import _note, _state
+from refed_dspy.ledger.format import file_state, note_whole
 
 LEDGERS, PATIENCE = 266, 60.0
 FILE = "ledger.sqlite"
-SIZES = {"optimizer": "bootstrap", "train": 2, "validation": 2, "test": 2, "evaluations": 3}
+SIZES = {"optimizer": "bootstrap", "train": 2, "validation": 2, "test": 5, "evaluations": 4}
 VALUES = {
     "NULL": "NULL",
     "text": "'some text'",
@@ -63,21 +64,30 @@ class Damage:
 
 
 def _sql(*statements: str) -> Callable[[Path], None]:
-    """The statements, on a file whose NOT NULL are no longer heeded."""
+    """The statements, on a file whose constraints are no longer heeded."""
 
     def apply(path: Path) -> None:
         with closing(sqlite3.connect(path, isolation_level=None)) as db:
-            db.execute("PRAGMA writable_schema=ON")
-            db.execute("UPDATE sqlite_master SET sql = replace(sql, ' NOT NULL', '          ') WHERE type = 'table'")
+            tables = db.execute("SELECT sql, name FROM sqlite_master WHERE type = 'table'").fetchall()
+        _replace(path, [(_loose(sql), name) for sql, name in tables])
         with closing(sqlite3.connect(path, isolation_level=None)) as db:
+            db.execute("PRAGMA ignore_check_constraints=ON")
             for statement in statements:
                 with suppress(sqlite3.IntegrityError):  # what a row's number cannot become
                     db.execute(statement)
-        with closing(sqlite3.connect(path, isolation_level=None)) as db:
-            db.execute("PRAGMA writable_schema=ON")
-            db.execute("UPDATE sqlite_master SET sql = replace(sql, '          ', ' NOT NULL') WHERE type = 'table'")
+        _replace(path, tables)
 
     return apply
+
+
+def _loose(sql: str) -> str:
+    return re.sub(r" NOT NULL| ANY|( STRICT$| STRICT,(?= WITHOUT))", "", sql)
+
+
+def _replace(path: Path, tables: list[tuple[str, str]]) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("PRAGMA writable_schema=ON")
+        db.executemany("UPDATE sqlite_master SET sql = ? WHERE type = 'table' AND name = ?", tables)
 
 
 def _bytes(seed: int) -> Callable[[Path], None]:
@@ -197,7 +207,7 @@ def made_folders(
     home: Path, server: SimulatedTeacher, names: Sequence[str] = ("run", "compile", "comparison", "filtering")
 ) -> dict[str, list[list[str]]]:
     """Small folders in `home`, the working folder: name → the eight commands that are tried on a copy of it, `d`."""
-    (home / "references.jsonl").write_text("".join(json.dumps(r) + "\n" for r in REFERENCES[:6]))
+    (home / "references.jsonl").write_text("".join(json.dumps(r) + "\n" for r in REFERENCES[:9]))
     price = "price: {prompt: 1, completion: 2}\n"
     endpoint = f"api_base: {server.base_url}\nconcurrency: 4\nretries: 0\n{price}"
     (home / "teacher.yaml").write_text(f"model: sim/sim-model\n{endpoint}")
@@ -217,12 +227,11 @@ def made_folders(
     for name in names:
         done = refed(*make[name], name)
         assert done.exit_code in {0, 1}, (name, done.output, done.exception)  # 1: the judge keeps nothing
-    look = [["status", "d"], ["status", "d", "--json"], ["batches", "d"]]
+    look = [["status", "d"], ["status", "d", "--json"]]
     of_run = [["report", "d", "--force"], ["share", "d", "--out", "shared", "--force"], ["export", "d", "--force"]]
     commands = {
         "run": [
             ["status", "d"],
-            ["batches", "d"],
             *of_run,
             ["export", "d", "--dropped", "--force"],
             ["filter", "d", "--filter", "refusals", "--out", "filtered"],
@@ -230,7 +239,7 @@ def made_folders(
         ],
         "compile": [*look, *of_run, ["resume", "d"], [*make["compile"], "d"]],
         "comparison": [*look, *of_run, ["stats", "d"], [*make["comparison"], "d"]],
-        "filtering": [*look, *of_run, ["batches", "d", "--give-up"], [*make["filtering"], "d"]],
+        "filtering": [*look, *of_run, ["status", "d", "--give-up"], [*make["filtering"], "d"]],
     }
     return {name: commands[name] for name in names}
 
@@ -292,7 +301,7 @@ def flip(path: Path, rng: random.Random, *, silently: bool) -> None:
         file.write(bytes([byte ^ (1 << rng.randrange(8))]))
     if silently:
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-        _note(path, _state(path))
+        note_whole(path, file_state(path))
 
 
 FLIPPED = [["status", "d"], ["export", "d", "--dropped", "--force"], ["report", "d", "--force"], ["show", "d"],

@@ -27,7 +27,7 @@ COMMANDS = {
     "--program mlflow-artifacts:/…": ([*SYNTH, "--program", "mlflow-artifacts:/a/program.json", "--run-dir", "new"], 1),
     "synth --track": ([*SYNTH, "--track", "--run-dir", "tracked"], 0),
     "track": (["track", "run"], 0),
-    "promote": (["promote", "refed"], 0),
+    "promote": (["compile", "promote", "refed"], 0),
     "references of the Hub": (["synth", "--references", "owner/name", "--teacher", "simulated", "--run-dir", "new"], 0),
     "push": (["push", "shared", "owner/name", "--go"], 0),
 }

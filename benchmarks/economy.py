@@ -24,7 +24,7 @@ from benchmarks.tokenizers import tokenizer
 from refed_dspy import TeacherConfig, load_references
 from refed_dspy.config.teacher import PriceConfig
 from refed_dspy.programs import ReferenceLevelFeedback
-from refed_dspy.programs.rendering import rendering
+from refed_dspy.programs.adapter import rendering
 from refed_dspy.runs.result import Synthesis
 
 LENGTH, SHARE = 1_800, 0.2

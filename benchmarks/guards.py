@@ -25,8 +25,7 @@ from benchmarks.simulated import SimulatedTeacher
 from benchmarks.texts import WORDS
 from refed_dspy.errors import one_line
 from refed_dspy.filters.base import Decision, TextFilter
-from refed_dspy.filters.guards import InstructionGuard, ResponseGuard
-from refed_dspy.filters.missing_text import missing_text
+from refed_dspy.filters.guards import InstructionGuard, ResponseGuard, missing_text
 from refed_dspy.records import DataRow
 
 SIZE, PAIRS = 1_000, 7

@@ -21,8 +21,8 @@ import refed_dspy
 from benchmarks.runs import teacher_config
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.ledger.connection import FILE
-from refed_dspy.ledger.statements import text_digest
-from refed_dspy.ledger.sums import checksum
+from refed_dspy.ledger.format import checksum
+from refed_dspy.ledger.statements import noted, text_digest
 from refed_dspy.records import digest
 
 BASE, SAMPLES_EACH = 1_000, 16
@@ -72,9 +72,8 @@ def make(folder: Path, samples: int) -> None:
         db.execute("ATTACH ? AS base", (str(base),))
         _copies(db, -(-samples // BASE) - 1)
         size = db.execute("SELECT count(*) FROM samples").fetchone()[0]
-        db.execute("UPDATE meta SET value=? WHERE name='size'", (json.dumps(size),))
-        end = json.dumps({"state": "killed", "reason": "", "at": time.time()})
-        db.execute("INSERT OR REPLACE INTO meta VALUES ('last_end', ?)", (end,))
+        db.execute(*noted("size", size))
+        db.execute(*noted("last_end", {"state": "killed", "reason": "", "at": time.time()}))
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     base.unlink()
     print(f"{size:,} samples, {path.stat().st_size / 1e9:.2f} GB, {time.perf_counter() - begun:.0f} s")

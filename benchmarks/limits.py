@@ -13,6 +13,7 @@ from benchmarks.runs import teacher_config
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.teachers import open_teacher
+from refed_dspy.teachers.recorded import recorded_lm
 
 REQUESTS, PER_MINUTE, CONCURRENCY = 900, 600, 64
 FLOOR = 60 * (REQUESTS - PER_MINUTE) / PER_MINUTE
@@ -22,8 +23,8 @@ FLOOR = 60 * (REQUESTS - PER_MINUTE) / PER_MINUTE
 async def ask_all(server: SimulatedTeacher, requests: int = REQUESTS, concurrency: int = CONCURRENCY) -> int:
     """Ask all questions at once. Returns how many were answered."""
     teacher = open_teacher(teacher_config(server, concurrency))
-    async with teacher.running() as lm:
-        with dspy.context(lm=lm, adapter=SchemaAdapter(), disable_history=True, trace=None):
+    async with teacher.running() as engine:
+        with dspy.context(lm=recorded_lm(teacher, engine), adapter=SchemaAdapter(), disable_history=True, trace=None):
             predict = dspy.Predict("question -> answer")
             asked = (predict.acall(question=f"number {i}") for i in range(requests))
             answers = await asyncio.gather(*asked, return_exceptions=True)

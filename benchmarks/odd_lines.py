@@ -203,7 +203,7 @@ def _make_home(home: Path) -> None:
     ):
         done = ended(words, home)
         assert done.code == 0, done
-    ended(["promote"], home)  # makes MLflow's store, which takes seconds
+    ended(["compile", "promote"], home)  # makes MLflow's store, which takes seconds
 
 
 def _environment(home: Path) -> dict[str, str]:

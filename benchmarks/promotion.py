@@ -34,8 +34,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from refed_dspy.metrics.equal_length import equal_length_gain
-from refed_dspy.metrics.gains import gain_interval, is_gain
+from refed_dspy.metrics.intervals import gain_interval, is_gain
+from refed_dspy.optimizers.proof import equal_length_gain
 from refed_dspy.records import Compared
 
 Floats = NDArray[np.float64]

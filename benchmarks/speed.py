@@ -18,7 +18,7 @@ from benchmarks.runs import REFERENCES, fresh_run
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.cli.preview import rendered_prompts
 from refed_dspy.programs import ReferenceLevelFeedback
-from refed_dspy.programs.rendering import rendering
+from refed_dspy.programs.adapter import rendering
 from refed_dspy.records import Reference
 from refed_dspy.teachers.requests import fit_bounds
 

@@ -1,9 +1,9 @@
-"""How well references of one topic are found, and what that does to promotions (optimizers/topics.py).
+"""How well references of one topic are found, and what that does to promotions (`find_topics`).
 
 `python -m benchmarks.topics`: needs the embedding model (`refed teacher fetch embedder`). References: 48 instructions
 on 12 subjects, four each, written for this; and the 32 built-in references, which are on 32 subjects. A comparison has
 three references of each subject; a subject's effect has an sd of 0.12, a reference's 0.10. It is promoted by the rule
-(metrics/gains.py), clustered by reference, by the topics that are found, or by the true subjects.
+(`gain_interval`), clustered by reference, by the topics that are found, or by the true subjects.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy as np
 
 from refed_dspy import load_references
 from refed_dspy.metrics.embedder import Embedder, Vectors
-from refed_dspy.metrics.gains import gain_interval, is_gain
-from refed_dspy.optimizers.topics import ALIKE, topics_of
+from refed_dspy.metrics.intervals import gain_interval, is_gain
+from refed_dspy.optimizers.proof import ALIKE, topics_of
 
 SUBJECTS = Path(__file__).with_name("topics.txt")
 COMPARISONS, OTHERS = 1_000, 24

@@ -127,7 +127,12 @@ if not TYPE_CHECKING:  # to a type checker it would make every name a public one
     def __getattr__(name: str) -> Any:
         if (place := _PLACES.get(name)) is None:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        module = import_module(f"{__name__}.{place or name}")
+        try:
+            module = import_module(f"{__name__}.{place or name}")
+        except ModuleNotFoundError as error:
+            from refed_dspy.registry import missing
+
+            raise missing(name, f"{__name__}.{place or name}", error) from None
         value = getattr(module, name) if place else module
         globals()[name] = value  # the next use finds it without asking
         return value

@@ -61,7 +61,10 @@ class InputError(RefedError):
 
 
 class ConfigError(InputError):
-    """A setting is missing, unknown or out of range."""
+    """A setting is missing, unknown or out of range. Of one that was validated, `where` says which, and `reason` the
+    rest."""
+
+    where = reason = ""
 
 
 class PluginMissing(ConfigError):

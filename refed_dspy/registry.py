@@ -40,9 +40,14 @@ def plugged_in(group: str, name: str) -> Any:
     try:
         return point.load()
     except ModuleNotFoundError as error:
-        if not f"{point.module}.".startswith(f"{error.name}."):  # what the plug-in needs is not there
-            raise
-        raise PluginMissing(f"{one_line(name, 60)}: its plug-in {error.name} is not installed") from None
+        raise missing(name, point.module, error) from None
+
+
+def missing(name: str, module: str, error: ModuleNotFoundError) -> Exception:
+    """PluginMissing where `module`, which has `name`, is not there; else the `error`: what the plug-in needs is not."""
+    if not f"{module}.".startswith(f"{error.name}."):
+        return error
+    return PluginMissing(f"{one_line(name, 60)}: its plug-in {error.name} is not installed")
 
 
 def _package(point: EntryPoint) -> str:

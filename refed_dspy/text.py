@@ -76,7 +76,8 @@ _CELL = ' style="text-align:left;vertical-align:top"'
 
 
 class Shown:
-    """Base of results: `_describe` is their one line, `_table` what a notebook shows below it."""
+    """Base of results: `_describe` is their one line, `lines` the whole for a terminal; a notebook shows the `_table`
+    below the one line, or the lines where there is none."""
 
     def _describe(self) -> str:
         """What it is, in a few words."""
@@ -86,12 +87,17 @@ class Shown:
         """A heading and rows, of which the first ten are shown."""
         return (), ()
 
+    def lines(self) -> list[str]:
+        """For a terminal."""
+        return []
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {one_line(self._describe(), LONGEST_REPR - 40)}>"
 
     def _repr_html_(self) -> str:
         heading, rows = self._table()
-        return html_table(repr(self), heading, rows)
+        lines = [] if heading else self.lines()
+        return html_lines(repr(self), lines) if lines else html_table(repr(self), heading, rows)
 
 
 def html_table(caption: str, heading: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -22,7 +22,7 @@ from refed_dspy.config.jobs import FilterRunConfig
 from refed_dspy.config.loading import load_config
 from refed_dspy.config.run import RunConfig
 from refed_dspy.data.read import OWN
-from refed_dspy.metrics.rouge import rouge_l, tokens
+from refed_dspy.filters.rouge import rouge_l, tokens
 from refed_dspy.plugins.compare.settings import CompareConfig
 from refed_dspy.plugins.recycle.settings import RecycleConfig
 from refed_dspy.programs import ReferenceLevelFeedback

@@ -7,13 +7,21 @@ modules of `refed_dspy.config`.
 
 from __future__ import annotations
 
-import inspect
+import importlib
+import pkgutil
 import re
 import subprocess
 import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+import refed_dspy.config
+from refed_dspy.config.base import Settings
+from refed_dspy.registry import SETTINGS, plugged_in, registered
+
+sys.path.append(str(Path(__file__).parent))
+from stubs import FILE, annotation_of, sentence_of, stub
 
 _MARK = re.compile(
     r"^(?P<mark><!-- generated: (?P<what>[a-z]+)(?: (?P<name>\w+))? -->)\n(?:.*?^<!-- end -->\n)?",
@@ -27,12 +35,12 @@ _NAMES = {
     "PromptColumns": "dict[str, str]",
     "TeachersConfig": "TeacherConfig | list[TeacherConfig]",
     "Of": "instruction | response | both",
+    "Filters": "list[FilterConfig]",
     "AnswerFormat": "jsonl | alpaca_eval | arena_hard | ifeval",
 }
 """Type alias → what it stands for."""
 _LAST = ("judge", "judge_program", "judge_scorer", "max_cost", "max_calls", "max_minutes")
 """Keys that many kinds of work have: they end a table, in whatever class they are written."""
-_MODULES = ("base", "teacher", "run", "compile", "jobs", "evaluation", "judge_training", "scorer", "filters")
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
@@ -76,39 +84,26 @@ def commands() -> str:
 @cache
 def settings(name: str) -> str:
     """A table of the keys of the settings class `name`: key, type, bounds, default, meaning."""
-    kind, documented = _kind(name), _documented_keys()
+    kind = _kinds()[name]
     rows = ["| key | takes | unless set | meaning |", "|---|---|---|---|"]
     for key in sorted(kind.model_fields, key=_LAST.__contains__):
         field = kind.model_fields[key]
-        owner = next(base for base in kind.__mro__ if key in inspect.get_annotations(base))
-        annotation, meaning = documented[owner.__name__][key]
+        annotation, meaning = annotation_of(kind, key), sentence_of(kind, key)
         bounds = [_WORDS[type(rule).__name__].format(rule) for rule in field.metadata if type(rule).__name__ in _WORDS]
         takes = ", ".join([f"`{_plain(annotation)}`", *bounds])
         rows.append(" | ".join([f"| `{key}`", _escaped(takes), _default(field), f"{_escaped(meaning)} |"]))
     return "\n".join(rows)
 
 
-def _kind(name: str) -> Any:
-    import importlib
-
-    modules = (importlib.import_module(f"refed_dspy.config.{module}") for module in _MODULES)
-    return next(vars(module)[name] for module in modules if name in vars(module))
-
-
 @cache
-def _documented_keys() -> dict[str, dict[str, tuple[str, str]]]:
-    """Class → key → (annotation, docstring), from the source."""
-    import griffe
-
-    documented: dict[str, dict[str, tuple[str, str]]] = {}
-    package: Any = griffe.load("refed_dspy")
-    for module in _MODULES:
-        for name, kind in package["config"][module].classes.items():
-            documented[name] = {
-                key: (str(field.annotation), " ".join(field.docstring.value.split()) if field.docstring else "")
-                for key, field in kind.attributes.items()
-            }
-    return documented
+def _kinds() -> dict[str, type[Settings]]:
+    """Name → settings class: the core's, and those that plug-ins register."""
+    for module in pkgutil.iter_modules(refed_dspy.config.__path__):
+        importlib.import_module(f"refed_dspy.config.{module.name}")
+    found = [Settings, *(plugged_in(SETTINGS, name) for name in registered(SETTINGS))]
+    for kind in found:
+        found += [each for each in kind.__subclasses__() if each not in found]
+    return {kind.__name__: kind for kind in found}
 
 
 def _default(field: Any) -> str:
@@ -124,7 +119,7 @@ def _default(field: Any) -> str:
 
 def _plain(annotation: str) -> str:
     """An annotation for people who write YAML: literals as alternatives, without ` | None`."""
-    chosen = re.sub(r"Literal\[(.*?)\]", lambda match: match[1].replace("'", "").replace(", ", " | "), annotation)
+    chosen = re.sub(r"Literal\[(.*?)\]", lambda match: match[1].replace('"', "").replace(", ", " | "), annotation)
     for name, meaning in _NAMES.items():
         chosen = re.sub(rf"\b{name}\b", meaning, chosen)
     return chosen.removesuffix(" | None")
@@ -135,5 +130,6 @@ def _escaped(text: str) -> str:
 
 
 if __name__ == "__main__":
+    FILE.write_text(stub(), encoding="utf-8")
     for page in (Path(__file__).parent.parent / "reference").glob("*.md"):
         page.write_text(renewed(page.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,7 +1,6 @@
 """The command line: one file a group of commands."""
 
-from refed_dspy.cli.failures import flushed, told
-from refed_dspy.cli.stopping import end_process, stop_on_signals
+from refed_dspy.cli.ending import end_process, exit_code, flushed, stop_on_signals, told
 
 
 def main() -> None:
@@ -10,11 +9,13 @@ def main() -> None:
     code: object = 0
     try:
         stop_on_signals()
-        from refed_dspy.cli.main import run  # takes a while: Ctrl-C must be in good hands by then
+        from refed_dspy.cli.main import run  # takes a while
 
         run()
     except SystemExit as ended:
-        code = ended.code
+        code = exit_code() if ended.code == 130 else ended.code  # Click's, where a signal came before the command
+    except KeyboardInterrupt:  # before a command began; those of commands end in `options.py`
+        code = exit_code()
     except Exception as error:  # while it was imported; what commands raise ends in `main.py`
         if (known := told(error)) is None:
             raise

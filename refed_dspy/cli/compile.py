@@ -1,4 +1,4 @@
-"""The commands around compiling: compile, plan-compile, judge agreement, judge train, promote, track."""
+"""`refed compile`, with `plan` and `promote`; `refed track`."""
 
 from __future__ import annotations
 
@@ -29,16 +29,21 @@ from refed_dspy.cli.options import (
     settings_of,
 )
 from refed_dspy.cli.printing import as_options, say
-from refed_dspy.cli.stopping import at_work
 
 if TYPE_CHECKING:  # the commands import what they need when they run: help should not wait for DSPy
     from refed_dspy.optimizers.result import Compiled
 
 
+compile_app = typer.Typer()
 app = typer.Typer()
+app.add_typer(compile_app, name="compile")
 
 
-@app.command("compile", options_metavar="--teacher FILE_OR_NAME --out DIR [OPTIONS]")
+@compile_app.callback(
+    invoke_without_command=True,
+    subcommand_metavar="[plan|promote]",
+    options_metavar="--teacher FILE_OR_NAME --out DIR [OPTIONS]",
+)
 @reporting
 def compile_(
     context: typer.Context,
@@ -85,14 +90,16 @@ def compile_(
     ] = False,
 ) -> None:
     """Tune a program's prompts and prove the gain. Run it again to continue."""
-    from refed_dspy.cli.display import CompileDisplay
+    from refed_dspy.cli.display import Display
     from refed_dspy.config.compile import CompileConfig
     from refed_dspy.optimizers.compile import compile as tune
 
+    if context.invoked_subcommand is not None:
+        return
     settings = settings_of(CompileConfig, context)
     needed(settings.out, "out: no folder for the compile; set one with --out DIR")
     needed(settings.teacher, NO_TEACHER)
-    with CompileDisplay().showing() as display:
+    with Display().showing() as display:
         made = tune(
             settings.program,
             **given(settings, "program"),
@@ -103,9 +110,9 @@ def compile_(
     _print_outcome(made, estimate)
 
 
-@app.command("plan-compile")
+@compile_app.command("plan")
 @reporting
-def plan_compile_(
+def plan_(
     folder: Annotated[Path, typer.Argument(help="The folder of a compile, ended or not.", metavar="DIR")],
     gain: Annotated[
         list[float] | None,
@@ -129,7 +136,7 @@ def _print_outcome(made: Compiled, estimate: bool) -> None:
         raise typer.Exit(1)
 
 
-@app.command()
+@compile_app.command()
 @reporting
 def promote(
     name: Annotated[str, typer.Argument(help="The registered model.")] = "refed",
@@ -144,7 +151,6 @@ def promote(
     """Make a version of the registered model the champion."""
     from refed_dspy.tracking.registry import promote as make_champion
 
-    at_work()
     chosen = make_champion(name, version, accept_longer, unproved)
     say(f"{name} version {chosen} is champion: models:/{name}@champion")
 
@@ -155,6 +161,5 @@ def track(folder: AnyDir) -> None:
     """Log a run, a compile, a comparison or an evaluation to MLflow, or add what is still missing there."""
     from refed_dspy.tracking.track import track as track_folder
 
-    at_work()
     say(f"logged to MLflow: run {track_folder(folder)}")
     say_where_tracked(folder)

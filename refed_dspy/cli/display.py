@@ -4,46 +4,44 @@ from __future__ import annotations
 
 import sys
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from threading import Event, Thread
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from refed_dspy.cli.stopping import at_work, lines_printed_by
+from refed_dspy.cli.ending import lines_printed_by
 from refed_dspy.teachers.progress import CompileProgress, Progress, picture
 
 PLAIN_EVERY = 10.0
-"""Seconds between plain lines; the first sample is told at once."""
-P = TypeVar("P", Progress, CompileProgress)
+"""Seconds between plain lines; the first sample, and each phase of a compile, is told at once."""
 T = TypeVar("T")
 
 
-class _Shown(ABC, Generic[P]):
-    """Shows the progress that work hands to `watch`."""
-
-    starting: ClassVar[str]
-    """What stands on a terminal before there is any."""
+class Display:
+    """Shows the progress of a run or a compile that work hands to `watch`."""
 
     def __init__(self, console: Console | None = None) -> None:
         # The stream itself: what optimizers write to stderr goes elsewhere meanwhile, and this does not.
         self.console = console or Console(file=sys.stderr)
-        self.progress: P | None = None
+        self.progress: Progress | CompileProgress | None = None
+        self._outlook = ""
 
-    def watch(self, progress: P) -> None:
+    def watch(self, progress: Progress | CompileProgress) -> None:
         """The work's `on_progress`."""
         self.progress = progress
+        if isinstance(progress, Progress) and progress.outlook and not self._outlook:
+            self._outlook = progress.outlook
+            with suppress(OSError):  # nowhere to print: the work goes on without lines
+                self._say(self._outlook)
 
     @contextmanager
     def showing(self) -> Iterator[Self]:
-        """Show progress inside the block: on a terminal one picture, renewed; anywhere else lines from a thread.
-        From here on Ctrl-C ends the work cleanly."""
-        at_work()
+        """Show progress inside the block: on a terminal one picture, renewed; anywhere else lines from a thread."""
         if self.console.is_terminal:
             with (
                 Live(get_renderable=self._picture, console=self.console, refresh_per_second=4, transient=True),
@@ -64,56 +62,25 @@ class _Shown(ABC, Generic[P]):
 
     def _told(self, done: Event) -> None:
         with suppress(OSError):  # nowhere to print, or no file can be opened: the work goes on without lines
-            self._lines(done)
+            last, printed, phase = time.monotonic(), "", "starting"  # which says nothing yet
+            while not done.wait(0.5):
+                match self.progress:
+                    case Progress() as progress:
+                        due = (progress.kept > 0 and not printed) or time.monotonic() - last >= PLAIN_EVERY
+                    case CompileProgress() as progress:
+                        due, phase = progress.phase != phase, progress.phase
+                    case None:
+                        continue
+                if due and (line := str(progress)) != printed:
+                    self._say(line)
+                    printed = line
+                last = time.monotonic() if due else last
 
     def _picture(self) -> RenderableType:
-        return Text(self.starting) if self.progress is None else picture(self.progress)
-
-    @abstractmethod
-    def _lines(self, done: Event) -> None:
-        """Print lines until `done`."""
+        return Text("starting …") if self.progress is None else picture(self.progress)
 
     def _say(self, line: str) -> None:
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-class Display(_Shown[Progress]):
-    """Shows a run's Progress."""
-
-    starting = "starting the teacher …"
-    _outlook = ""
-
-    def watch(self, progress: Progress) -> None:
-        super().watch(progress)
-        if progress.outlook and not self._outlook:
-            self._outlook = progress.outlook
-            with suppress(OSError):  # nowhere to print: the work goes on without lines
-                self._say(self._outlook)
-
-    def _lines(self, done: Event) -> None:
-        last, printed = time.monotonic(), ""
-        while not done.wait(0.5):
-            progress = self.progress
-            first = progress is not None and progress.kept > 0 and not printed
-            if progress is not None and (first or time.monotonic() - last >= PLAIN_EVERY):
-                last = time.monotonic()
-                line = str(progress)
-                if line != printed:
-                    self._say(line)
-                    printed = line
-
-
-class CompileDisplay(_Shown[CompileProgress]):
-    """Shows a compile's CompileProgress; as plain lines, one for each phase."""
-
-    starting = "starting the models …"
-
-    def _lines(self, done: Event) -> None:
-        phase = ""
-        while not done.wait(0.5):
-            if self.progress is not None and self.progress.phase != phase:
-                phase = self.progress.phase
-                self._say(str(self.progress))
 
 
 def shown(work: Callable[..., T], *arguments: Any, **keywords: Any) -> T:

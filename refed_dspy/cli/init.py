@@ -122,7 +122,7 @@ def settings_for(teacher: str) -> tuple[str, list[str]]:
 
 def _teacher(config: TeacherConfig) -> tuple[Sequence[str], list[str], bool]:
     """The lines about a teacher, what to do before it can be used, and whether its price is known."""
-    from refed_dspy.config import sampling
+    from refed_dspy.config.teacher import reasons
     from refed_dspy.teachers.prices import table_price
     from refed_dspy.teachers.route import key_variable
 
@@ -138,5 +138,5 @@ def _teacher(config: TeacherConfig) -> tuple[Sequence[str], list[str], bool]:
         return _AT[provider], [], True
     if (variable := key_variable(model)) is None:
         return _ELSEWHERE, ["set api_base in the file"], False
-    effort = ["#reasoning: low  # or medium, high"] if sampling.reasons(model) else []
+    effort = ["#reasoning: low  # or medium, high"] if reasons(model) else []
     return [f"# The key is read from the variable {variable}.", *_ANY, *effort], [f"export {variable}=…"], priced

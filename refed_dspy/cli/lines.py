@@ -6,12 +6,11 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from refed_dspy.cli.printing import as_options
 from refed_dspy.errors import one_line
-from refed_dspy.ledger.pace import span, time_left
+from refed_dspy.ledger.summary import span, time_left
 from refed_dspy.text import counted, table_lines
 
 
@@ -204,14 +203,6 @@ def compile_lines(facts: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def batches_line(batches: Sequence[Mapping[str, Any]], folder: Path) -> list[str]:
-    """The batches that work waits for, in one line; none where there is none."""
-    if not batches:
-        return []
-    calls = sum(batch["calls"] for batch in batches)
-    return [f"batches: {len(batches)} under way, {counted(calls, 'call')} pending; see: refed batches {folder}"]
-
-
 def listing_lines(works: Sequence[Mapping[str, Any]]) -> list[str]:
     """A line for each work (`ledger.listing.works_below`), and a heading."""
     rows = [("folder", "work", "state", "progress", "dollars", "last active")]
@@ -238,7 +229,7 @@ def batch_line(batch: Mapping[str, Any]) -> str:
     state = batch["state"] or ("under way" if batch["name"] else "not confirmed")
     waiting = f", {counted(batch['calls'], 'call')} pending" if batch["calls"] else ""
     name = one_line(batch["name"] or f"(refed_batch {batch['nonce']})")
-    return f"{name}: {counted(batch['requests'], 'request')} from {begun} to {batch['model']}, {state}{waiting}"
+    return f"batch {name}: {counted(batch['requests'], 'request')} from {begun} to {batch['model']}, {state}{waiting}"
 
 
 def given_up_line(batches: Sequence[Mapping[str, Any]]) -> str:

@@ -13,22 +13,31 @@ from typer.core import TyperGroup
 
 from refed_dspy.cli import compile as compiling
 from refed_dspy.cli import filter as filtering
-from refed_dspy.cli import init, runs, show, teachers
-from refed_dspy.cli.failures import told
+from refed_dspy.cli import init, runs, teachers
+from refed_dspy.cli.ending import told
 from refed_dspy.cli.options import reporting
 from refed_dspy.cli.printing import PlainFormatter, printable, say
 from refed_dspy.errors import PluginMissing, one_line
 from refed_dspy.registry import COMMANDS, plugged_in, registered
 
 GROUPS = {
-    "Make": ("synth", "init", "resume", "preview"),
-    "Inspect": ("show", "status", "report", "watch", "stats"),
-    "Judge and improve": ("filter", "compare", "judge", "compile", "plan-compile", "promote", "recycle"),
-    "Evaluate": ("evaluate",),
+    "Make": ("synth", "init", "resume"),
+    "Inspect": ("show", "status", "report", "stats"),
+    "Judge and improve": ("filter", "compare", "judge", "compile", "evaluate", "recycle"),
     "Publish": ("export", "share", "push"),
-    "Maintain": ("teacher", "batches", "track"),
+    "Maintain": ("teacher", "track"),
 }
 """Every command, in the order in which people need them."""
+MOVED = {
+    "annotate": "judge annotate",
+    "answers": "evaluate answers",
+    "batches": "status",
+    "plan-compile": "compile plan",
+    "preview": "synth --preview",
+    "promote": "compile promote",
+    "watch": "report --watch",
+}
+"""A command that was → what to type in its place."""
 
 
 _ClickError: Any = typer.BadParameter.__mro__[2]  # Typer brings a Click of its own, or takes the one that is there
@@ -47,6 +56,9 @@ class _Grouped(TyperGroup):
                 name = before if before.startswith("--") and not word else word.rstrip("=").strip() or "an argument"
                 say(f"refed: {one_line(name, 60)} is empty: is a shell variable unset?", err=True)
                 raise typer.Exit(2)
+        if args[0] in MOVED and args[0] not in self.commands:
+            say(f"refed: refed {args[0]} is now: refed {MOVED[args[0]]}", err=True)
+            raise typer.Exit(2)
         return super().resolve_command(ctx, args)
 
     def main(self, *arguments: Any, **more: Any) -> Any:
@@ -116,7 +128,7 @@ app = typer.Typer(
     epilog="Without a key: refed synth --teacher simulated --size 5 --run-dir first",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for commands in (init, runs, show, filtering, compiling, teachers):
+for commands in (init, runs, filtering, compiling, teachers):
     app.add_typer(commands.app)
 
 

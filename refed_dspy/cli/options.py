@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import typer
 
+from refed_dspy.cli.ending import command_over, exit_code, say_no_more
 from refed_dspy.cli.printing import as_options, say
-from refed_dspy.cli.stopping import command_over, exit_code, in_command, say_no_more
 from refed_dspy.errors import InputError, RefedError, one_line
 
 if TYPE_CHECKING:  # the commands import what they need when they run: help should not wait for DSPy
@@ -36,7 +36,10 @@ def reporting(command: F) -> F:
 
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> None:
-        in_command(command.__name__)
+        context = kwargs.get("context")
+        if context is not None and context.invoked_subcommand is not None:
+            _refuse_options_before(context)
+            return
         try:
             try:
                 command(*args, **kwargs)
@@ -53,6 +56,17 @@ def reporting(command: F) -> F:
             raise typer.Exit(exit_code()) from None
 
     return cast(F, wrapped)
+
+
+def _refuse_options_before(context: typer.Context) -> None:
+    """Exits where a group that is a command itself was given options, and then one of its commands."""
+    given = [
+        name for name in context.params if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+    ]
+    if given:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        say(f"refed: {names}: not an option of refed {context.info_name} {context.invoked_subcommand}", err=True)
+        raise typer.Exit(2)
 
 
 def settings_of(kind: type[S], context: typer.Context, environ: Mapping[str, str] | None = None, **changed: Any) -> S:

@@ -18,7 +18,7 @@ from refed_dspy.programs.question import current_question
 from refed_dspy.records import Reference, Sample
 from refed_dspy.teachers.by_stage import ANY, TeachersByStage
 from refed_dspy.teachers.check import calls_listed
-from refed_dspy.teachers.recorded_lm import recorded_lm
+from refed_dspy.teachers.recorded import recorded_lm
 from refed_dspy.teachers.teacher import at_once
 
 Message = dict[str, Any]
@@ -66,7 +66,7 @@ async def one_sample(program: ReferenceLevelFeedback, reference: Reference, by_s
         engines: dict[int, Engine] = {}
         for teacher in by_stage.teachers:
             asked = at_once(teacher)
-            engines[id(teacher)] = asked.engine(await stack.enter_async_context(asked.running()))
+            engines[id(teacher)] = await stack.enter_async_context(asked.running())
         lm = recorded_lm(by_stage.first, _FirstOfPool(by_stage, engines))
         with calls_listed(), dspy.context(lm=lm, adapter=checked_adapter()):
             features, feedback = await asyncio.gather(

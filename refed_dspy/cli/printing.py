@@ -18,13 +18,11 @@ _STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u
 """Control characters but tab and line feed, what turns the direction of text around, and half characters."""
 
 
-_KEYWORD = re.compile(
-    r"\b(?P<name>accept_changed|accept_longer|baseline|cluster|criteria|data|dropped|environment|estimate|force|go|judge|"
-    r"license|out|public|reference_license|run_dir|teacher|unproved|version)=(?P<value>True\b|…)"
-)
-"""A keyword that a message names, of those that commands have as options."""
-_CAP = re.compile(r"\b(max_(?:cost|calls|minutes))=(MORE\b|[\d.]+\b)")
-_CALL = re.compile(r"refed_dspy\.(?P<call>resume|promote)\((?P<what>'[^']*'|\"[^\"]*\")(?:, (?P<setting>[^()]*))?\)")
+_SETTING = re.compile(r"(?<![\w/=.-])([a-z_]+(?==[T…'])|max_[a-z]+)=(True\b|…|MORE\b|\d[\d.]*\b|'[^']*')")
+"""A setting that a message of the package names, as Python writes it. Numbers are those of caps: libraries' messages
+have others."""
+_CALL = re.compile(r"refed_dspy\.(resume|promote)\(('[^']*'|\"[^\"]*\")((?:, [^(),]*)*)\)")
+_COMMANDS = {"resume": "resume", "promote": "compile promote"}
 
 
 def printable(text: str) -> str:
@@ -33,22 +31,16 @@ def printable(text: str) -> str:
 
 
 def as_options(text: str) -> str:
-    """A message of the package with its keywords as this command line's options: `force=True` as `--force`."""
+    """A message of the package as this command line's: `force=True` as `--force`, a call as a command."""
+    text = text.replace("the same call", "the same command").replace("prove=False", "--no-prove")
     text = _CALL.sub(
-        lambda found: " ".join(["refed", found["call"], quote(found["what"][1:-1]), *_settings(found["setting"])]), text
+        lambda found: f"refed {_COMMANDS[found[1]]} {quote(found[2][1:-1])}{found[3].replace(',', '')}", text
     )
-    text = _CAP.sub(lambda found: f"--{found[1].replace('_', '-')} {found[2]}", text)
-    text = re.sub(r"\b(reuse|cluster)='([^']*)'", lambda found: f"--{found[1]} {quote(found[2])}", text)
-    text = text.replace("the same call", "the same command")
-    text = text.replace("prove=False", "--no-prove")
-    return _KEYWORD.sub(
-        lambda found: f"--{found['name'].replace('_', '-')}{' …' if found['value'] == '…' else ''}", text
-    )
+    return _SETTING.sub(lambda found: " ".join(["--" + found[1].replace("_", "-"), *_value(found[2])]), text)
 
 
-def _settings(keywords: str | None) -> list[str]:
-    """A call's further keywords, one by one."""
-    return keywords.split(", ") if keywords else []
+def _value(text: str) -> list[str]:
+    return [] if text == "True" else [quote(text[1:-1]) if text.startswith("'") else text]
 
 
 def say(text: object, err: bool = False) -> None:

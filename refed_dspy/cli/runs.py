@@ -1,18 +1,23 @@
-"""The commands of a run: synth, resume, status, export, preview."""
+"""The commands of a run: synth, resume, status, show, export."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Mapping
+from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from textwrap import indent
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from refed_dspy.cli.lines import (
-    batches_line,
+    batch_line,
     compile_lines,
     filtering_lines,
+    given_up_line,
     listing_lines,
     run_lines,
     simulated_lines,
@@ -42,11 +47,13 @@ from refed_dspy.cli.options import (
     say_where_tracked,
     settings_of,
 )
-from refed_dspy.cli.printing import as_options, say, written
-from refed_dspy.cli.stopping import at_work
+from refed_dspy.cli.printing import as_options, printable, say, written
 from refed_dspy.concurrency import current_environ
 from refed_dspy.errors import InputError, NothingKept, one_line
 from refed_dspy.text import counted
+
+if TYPE_CHECKING:
+    from refed_dspy.config.run import RunConfig
 
 app = typer.Typer()
 
@@ -55,6 +62,10 @@ _CAPS = ("REFED_MAX_COST", "REFED_MAX_CALLS", "REFED_MAX_MINUTES")
 settings."""
 FORMATS = ("jsonl", "parquet", "messages", "sharegpt", "alpaca", "prompt-completion", "preference", "kto")
 METHODS = ("reference-level", "sample-level", "instruction-only")
+_OPENING, _LONGEST = 60, 2_000
+"""Characters shown of a sample's reference, and of each text."""
+_COMPARING = ("rouge", "near_duplicates")
+"""Filters whose detail is the kept text that a dropped one is like."""
 _OF_SAMPLES = ("", "run", "comparison")
 """What a folder may hold for its samples to be counted (`Ledger.holds`)."""
 
@@ -98,6 +109,12 @@ def synth(
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Make a few samples (paid and kept) and forecast the whole run.")
     ] = False,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Only show each stage's prompt for the first reference.")
+    ] = False,
+    sample: Annotated[
+        bool, typer.Option("--sample", help="With --preview, also make one sample: a paid call per stage, not kept.")
+    ] = False,
 ) -> None:
     """Make samples from references. Run it again to continue."""
     from refed_dspy.cli.display import shown
@@ -106,6 +123,13 @@ def synth(
     from refed_dspy.runs.synthesize import synthesize
 
     settings = settings_of(RunConfig, context)
+    if (sample and not preview) or (preview and estimate):
+        raise InputError(
+            "--sample: goes with --preview" if sample else "--estimate: makes samples; leave out --preview"
+        )
+    if preview:
+        _preview(settings, sample)
+        return
     needed(settings.teacher, NO_TEACHER)
     source, keywords = settings.references or "builtin", given(settings, "program", "references")
     if estimate:
@@ -152,23 +176,41 @@ def status(
         ),
     ] = None,
     tokens: Annotated[bool, typer.Option("--tokens", help="Add calls, tokens and dollars by stage.")] = False,
+    give_up: Annotated[
+        bool, typer.Option("--give-up", help="Abandon open batches; their calls stay charged and are sent again.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the state of a run, a compile or other work; without DIR, list all work here."""
+    """Show the state of a run, a compile or other work, and its batches; without DIR, list all work here."""
     if run_dir is None:
+        if give_up:
+            raise InputError("--give-up: name the folder of the batches to abandon")
         _list_here(as_json)
         return
+    if give_up:
+        say(_give_up(run_dir), err=as_json)
     facts, to_lines = _status_in(run_dir)
     if as_json:
         say(json.dumps(facts, ensure_ascii=False, indent=2))
         return
-    lines = [*to_lines(facts), *simulated_lines(facts), *batches_line(facts["batches"], run_dir)]
+    lines = [*to_lines(facts), *simulated_lines(facts), *map(batch_line, facts["batches"])]
     say("\n".join([*lines, *(token_lines(facts) if tokens else [])]))
+
+
+def _give_up(folder: Path) -> str:
+    """Abandon the open batches. Returns what became of their calls."""
+    from refed_dspy.ledger.batches import abandoned, left_batches
+    from refed_dspy.ledger.ledger import Ledger
+
+    with Ledger.read(folder), Ledger.create(folder) as ledger:
+        left = left_batches(ledger)
+        ledger.commit(abandoned(batch["id"] for batch in left))
+    return given_up_line(left)
 
 
 def _status_in(folder: Path) -> tuple[dict[str, Any], Callable[[dict[str, Any]], list[str]]]:
     """How the work in `folder` stands, and what makes lines of it."""
-    from refed_dspy.ledger.batches import left_batches
+    from refed_dspy.ledger.batches import all_batches
     from refed_dspy.ledger.ledger import Ledger
     from refed_dspy.ledger.states import FUNNEL
     from refed_dspy.ledger.summary import work_status
@@ -189,11 +231,11 @@ def _status_in(folder: Path) -> tuple[dict[str, Any], Callable[[dict[str, Any]],
             facts, to_lines = full_status(ledger), run_lines
         else:
             facts, to_lines = work_status(ledger), work_lines
-        return {**facts, "batches": left_batches(ledger)}, to_lines
+        return {**facts, "batches": all_batches(ledger)}, to_lines
 
 
 def _list_here(as_json: bool) -> None:
-    from refed_dspy.ledger.listing import works_below
+    from refed_dspy.ledger.summary import works_below
 
     works, unreadable = works_below(Path())
     if as_json:
@@ -204,6 +246,116 @@ def _list_here(as_json: bool) -> None:
         say("no runs here or up to three folders down")
     for line in unreadable:
         say(f"refed: {line}", err=True)
+
+
+@app.command()
+@reporting
+def show(
+    run_dir: WorkDir,
+    number: Annotated[int, typer.Option("--number", "-n", min=1, help="How many.", metavar="N")] = 3,
+    dropped: Annotated[
+        bool, typer.Option("--dropped", help="Show dropped rows instead, each with its filter and reason.")
+    ] = False,
+) -> None:
+    """Show a few samples or rows: the instruction, and what the improvement changed in the response."""
+    from refed_dspy.data.stored import ROWS, rows_in, work_in
+
+    if dropped:
+        _show_dropped(run_dir, number)
+    elif (work := work_in(run_dir)) in ROWS:
+        from refed_dspy.data.dataset import load_dataset
+        from refed_dspy.data.sources import as_trained, simulated_in
+
+        if next(rows_in(run_dir, work), None) is None:
+            raise InputError(f"{run_dir}: no row was kept")
+        made = load_dataset(run_dir).rows
+        if note := simulated_in(run_dir):
+            say(f"{note}\n")
+        for place, row in enumerate(made[:number], start=1):
+            say(f"── row {place} of {len(made)}")
+            _show(row.instruction, as_trained(row)["response"], row.response)
+    else:
+        _show_samples(run_dir, number)
+
+
+def _show_samples(run_dir: Path, number: int) -> None:
+    from refed_dspy.data.rows import data_rows
+    from refed_dspy.ledger.ledger import Ledger
+    from refed_dspy.runs.result import read_run
+
+    made = read_run(run_dir)
+    if not made.samples:
+        raise InputError(f"{run_dir}: no samples yet")
+    if made.status["simulated"]:
+        say(f"{made.status['simulated']}\n")
+    with Ledger.read(run_dir) as ledger:
+        rows = list(islice(data_rows(ledger), number))
+        begins = {each.id: each.instruction for each in ledger.references({row["reference"] for row in rows})}
+    for place, row in enumerate(rows, start=1):
+        say(f"── sample {place} of {len(made.samples)}{_origin(row, begins)}")
+        _show(row["instruction"], row["response"], row["improved_response"])
+
+
+def _origin(row: Mapping[str, Any], begins: Mapping[str, str]) -> str:
+    """From which reference a sample was made, how that begins, and what the sample cost."""
+    from refed_dspy.records import PICO, dollars
+
+    reference = f", from {one_line(row['reference_source'] or row['reference'], 60)}"
+    if begin := begins.get(row["reference"]):
+        reference += f": {one_line(begin, _OPENING)}"
+    cost = "price unknown" if row["cost"] is None else dollars(row["cost"] * PICO)
+    return f"{reference} ({cost})"
+
+
+def _show_dropped(run_dir: Path, number: int) -> None:
+    from refed_dspy.data.sources import dropped_in
+
+    rows = list(islice(dropped_in(run_dir), number))
+    if not rows:
+        raise InputError(f"{run_dir}: nothing was dropped")
+    for row in rows:
+        score = "" if row.score is None else f", score {row.score:.4g}"
+        say(f"── dropped by {one_line(row.filter, 60)}: {one_line(row.reason, 200)}{score}")
+        if row.detail:
+            detail = one_line(row.detail, 300)
+            compared = row.filter.partition(" ")[0] in _COMPARING
+            say(f"kept:\n  {detail}\ndropped:" if compared else f"   {detail}")
+        _show(row.instruction, row.plain, row.response)
+
+
+def _show(instruction: str, plain: str | None, response: str | None) -> None:
+    """A row. `plain`: the response before it was improved, None where there is no other than `response`."""
+    say(indent(_short(instruction), "  "))
+    if response is None:
+        say("no response\n")
+    elif plain is None:
+        say("response:\n" + indent(_short(response), "  ") + "\n")
+    else:
+        say("response, with [-removed-] and {+added+} text:" if not _coloured() else "response:")
+        typer.echo(indent(changed(_short(plain), _short(response)), "  ") + "\n")
+
+
+def changed(before: str, after: str) -> str:
+    """`after` with what is new in it, and what is gone from `before`, marked: by colour in a terminal."""
+    from refed_dspy.data.differences import IMPROVED, PLAIN, segments
+
+    marks = {PLAIN: ("[-", "-]", typer.colors.RED), IMPROVED: ("{+", "+}", typer.colors.GREEN)}
+    parts = []
+    for kind, text in segments(before, after):
+        text = printable(text)
+        if kind in marks:
+            begin, end, colour = marks[kind]
+            text = typer.style(text, fg=colour) if _coloured() else f"{begin}{text}{end}"
+        parts.append(text)
+    return "".join(parts)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def _coloured() -> bool:
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
 @app.command()
@@ -229,12 +381,10 @@ def export(
 ) -> None:
     """Write a run's samples, filtered or recycled rows, or the rows that filters dropped, to a file."""
     from refed_dspy.cli.display import rows_shown
+    from refed_dspy.data.export import PAIRED, export_dropped
     from refed_dspy.data.export import export as write
-    from refed_dspy.data.export import export_dropped
-    from refed_dspy.data.formats import PAIRED
     from refed_dspy.data.stored import ROWS, work_in
 
-    at_work()
     if out is not None and out.suffix == ".parquet" and format != "parquet":
         raise InputError(f"{out}: is named as Parquet, and would hold {one_line(format, 40)}; add --format parquet")
     if (work := work_in(run_dir)) == "comparison":
@@ -254,35 +404,20 @@ def export(
         report(counted(made.count, noun), made.told)
 
 
-@app.command()
-@reporting
-def preview(
-    context: typer.Context,
-    references: ReferencesOption = None,
-    teacher: TeacherOption = None,
-    config: ConfigOption = None,
-    program: ProgramOption = None,
-    accept_changed: AcceptChanged = None,
-    sample: Annotated[
-        bool, typer.Option("--sample", help="Also make one sample: one paid call per stage, not kept.")
-    ] = False,
-) -> None:
-    """Show each stage's prompt for the first reference; with --sample, also make one sample."""
+def _preview(settings: RunConfig, sample: bool) -> None:
+    """Show each stage's prompt for the first reference; also make one `sample`, where it is asked for."""
     from refed_dspy.cli.preview import one_sample, rendered_prompts
     from refed_dspy.concurrency import run_blocking
-    from refed_dspy.config.run import RunConfig
     from refed_dspy.data.references import load_references
-    from refed_dspy.runs.program import open_program
+    from refed_dspy.programs.load import open_program
     from refed_dspy.teachers.by_stage import open_teachers, stages_of
 
-    settings = settings_of(RunConfig, context)
     loaded = load_references(settings.references or "builtin", settings.columns or None, settings.turns)
     module = open_program(settings.program, settings)
     for stage, messages in rendered_prompts(module, loaded[0]).items():
         for message in messages:
             say(f"───── {stage}: {message['role']}\n{message['content']}\n")
     if sample:
-        at_work()
         by_stage = open_teachers(needed(settings.teacher, NO_TEACHER), settings.teachers, stages_of(module))
         made = run_blocking(one_sample(module, loaded[0], by_stage))
         say(f"───── one sample\n{made.model_dump_json(indent=2)}")

@@ -1,17 +1,13 @@
-"""`refed teacher check` and `fetch`, `refed batches`: whether a teacher works, the embedded model's weights, and the
-batches at a provider."""
+"""`refed teacher check` and `fetch`: whether a teacher works, and the embedded model's weights."""
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
 
-from refed_dspy.cli.lines import batch_line, given_up_line
-from refed_dspy.cli.options import AnyDir, JsonOption, reporting
+from refed_dspy.cli.options import reporting
 from refed_dspy.cli.printing import say
-from refed_dspy.cli.stopping import at_work
 from refed_dspy.errors import InputError, one_line
 from refed_dspy.text import counted
 
@@ -37,7 +33,6 @@ def check(
     from refed_dspy.teachers.check import check as check_one
 
     teachers = teachers_in(name_or_file)
-    at_work()
     for config in teachers:
         if len(teachers) > 1:
             say(f"───── {config.model or config.gguf}" + (f" at {config.api_base}" if config.api_base else ""))
@@ -61,36 +56,7 @@ def fetch(
     from refed_dspy.weights import WEIGHTS
     from refed_dspy.weights import fetch as download
 
-    at_work()
     if name not in WEIGHTS:
         raise InputError(f"{one_line(name, 60)}: no such weights; use {' or '.join(WEIGHTS)}")
     path = download(WEIGHTS[name], lambda line: say(line, err=True))
     say(path)
-
-
-@app.command()
-@reporting
-def batches(
-    run_dir: AnyDir,
-    give_up: Annotated[
-        bool, typer.Option("--give-up", help="Abandon open batches; their calls stay charged and are sent again.")
-    ] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """List the batches of a run, a compile or other work with their states."""
-    from refed_dspy.ledger.batches import abandoned, all_batches, left_batches
-    from refed_dspy.ledger.ledger import Ledger
-
-    at_work()
-    if give_up:
-        with Ledger.read(run_dir), Ledger.create(run_dir) as ledger:
-            left = left_batches(ledger)
-            ledger.commit(abandoned(batch["id"] for batch in left))
-            say(given_up_line(left))
-            return
-    with Ledger.read(run_dir) as ledger:
-        facts = all_batches(ledger)
-    if as_json:
-        say(json.dumps(facts))
-    else:
-        say("\n".join(map(batch_line, facts)) or f"{run_dir}: no batches; they are made with mode: batch or mixed")

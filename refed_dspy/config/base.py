@@ -53,7 +53,10 @@ class Settings(BaseModel):
     """Base of all settings: frozen; an unknown key is an error that suggests the nearest known one."""
 
     # Pydantic's own messages show the input. It may be an API key put in the wrong place, so it must not be shown.
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, allow_inf_nan=False)
+    # The sentence below a setting is its description, in `help()` and wherever else settings are told of.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, hide_input_in_errors=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
-import yaml
-from pydantic import Field, ModelWrapValidatorHandler, model_validator
+from pydantic import Field, ModelWrapValidatorHandler, PlainSerializer, field_serializer, model_validator
 
-from refed_dspy.config.base import Settings
+from refed_dspy.config.base import Settings, settings_in
 from refed_dspy.config.named import FILTERS, is_named
 from refed_dspy.errors import one_line
 from refed_dspy.text import nearest
@@ -138,6 +137,10 @@ class OverlapSettings(Keeping):
     columns: list[str] | None = None
     """The file's columns that contain prompts. Unset: those whose names suggest it."""
 
+    @field_serializer("against", when_used="json")
+    def _found_from_anywhere(self, value: Path) -> str:
+        return str(value.absolute())  # a resume may have another working directory
+
 
 class _OfBothGuards(Settings):
     copies: bool = True
@@ -181,15 +184,6 @@ class InstructionGuardSettings(_OfInstructions, _AgainstReferences):
 
 class ResponseGuardSettings(_OfResponses, _AgainstReferences):
     """Drops responses that copy their reference or talk about their prompt."""
-
-
-def _takes(kind: type[Keeping], key: str, value: str) -> bool:
-    """Whether `value`, a text of YAML, can be the setting called `key`."""
-    try:
-        kind.model_validate({key: yaml.safe_load(value)})
-    except (ValueError, yaml.YAMLError):
-        return False
-    return True
 
 
 @dataclass(frozen=True)
@@ -245,18 +239,11 @@ class FilterConfig(Settings):
     @classmethod
     def _braced(cls, name: str, settings: Any) -> str:
         """How to write a filter that was given as `name:value` or `name: value`; empty where it was not."""
-        text = name if not settings or isinstance(settings, dict) else f"{name}: {settings}"
-        name, _, value = text.partition(":")
-        field, value = cls.model_fields.get(name), one_line(value.strip(), 40)
-        if field is None or not value:
+        name, _, value = name.partition(":")
+        kind = settings_in(cls.model_fields[name].annotation) if name in cls.model_fields else None
+        if kind is None or isinstance(settings, dict) or not (value.strip() or settings):
             return ""
-        if value[:1] == "{":
-            return f"{name}: {value}"
-        [kind] = [each for each in get_args(field.annotation) if each is not type(None)]
-        keys = [key for key in kind.model_fields if key != "keep"] + ["keep"]
-        forms = [(key, shown) for shown in (value, f"[{value}]") for key in keys if _takes(kind, key, shown)]
-        key, shown = forms[0] if forms else (keys[0], value)
-        return f"{name}: {{{key}: {shown}}}"
+        return f"{name}: {{{next(key for key in kind.model_fields if key != 'keep')}: …}}"
 
     @property
     def name(self) -> str:
@@ -266,3 +253,19 @@ class FilterConfig(Settings):
     def settings(self) -> Any:
         """The filter's settings: an object of its settings class."""
         return getattr(self, self.name)
+
+
+def _recorded(filters: list[Any]) -> list[dict[str, Any]]:
+    """Each filter as a file would name it; of a custom one, which no file can hold, its class."""
+    return [
+        {each.name: each.settings.model_dump(mode="json", exclude_none=True)}
+        if isinstance(each, FilterConfig)
+        else {each.name: each.settings}
+        if isinstance(each, NamedFilter)
+        else {"class": f"{type(each).__module__}.{type(each).__qualname__}"}
+        for each in filters
+    ]
+
+
+Filters: TypeAlias = Annotated[list[FilterConfig], PlainSerializer(_recorded, when_used="json")]
+"""Filters in their order, perhaps with some of the caller's own among them."""

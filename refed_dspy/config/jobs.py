@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field
 
 from refed_dspy.config.base import Capped, RowColumns, Settings
-from refed_dspy.config.filters import FilterConfig
+from refed_dspy.config.filters import Filters
 from refed_dspy.config.teacher import TeacherConfig, WithJudge
 
 
@@ -27,7 +27,7 @@ class DataConfig(Settings):
 class FilterRunConfig(DataConfig, Capped, WithJudge):
     """Filters over an existing data set."""
 
-    filters: list[FilterConfig] = Field(default_factory=list)
+    filters: Filters = Field(default_factory=list)
     """The filters, in order: each sees the rows that the one before it kept."""
     judge: TeacherConfig | None = None
     """The judge, for `judge` and `rubric`."""

@@ -262,4 +262,6 @@ def _validated(kind: type[S], settings: Mapping[str, Any], origin: Mapping[str, 
     where = origin.get(".".join(path[:2])) or origin.get(path[0] if path else _WHOLE)
     name = one_line(place_of(steps), 80) or "teacher"  # only a teacher's settings are at odds as a whole
     start = name if where in {None, name} or name.startswith(f"{where} ") else f"{where}: {name}"
-    raise ConfigError(f"{start}: {message}")
+    raised = ConfigError(f"{start}: {message}")
+    raised.where, raised.reason = start, message
+    raise raised

@@ -7,18 +7,43 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from refed_dspy.config.base import Capped, FromReferences
-from refed_dspy.config.filters import FilterConfig, GuardSettings
+from refed_dspy.config.base import Capped, FromReferences, Settings
+from refed_dspy.config.filters import FilterConfig, Filters, GuardSettings
 from refed_dspy.config.teacher import TeacherConfig, TeachersConfig, WithJudge
 
 
-class RunConfig(Capped, WithJudge, FromReferences):
+class FromProgram(Settings):
+    """Which program the work starts from, and what is set of it."""
+
+    program: str | None = None
+    """A saved program's file, an MLflow address (`runs:/…`, `models:/…`), `embedded` (the package's program for its
+    embedded model), or one of your own: `module:Name`, or with its compiled prompts `module:Name@FILE`."""
+    method: Literal["reference-level", "sample-level", "instruction-only"] = "reference-level"
+    """Which feedback guides the responses: feedback on the reference (the paper's method), on each response, or
+    none."""
+    features: dict[str, str] | None = None
+    """Name → what feedback on an instruction looks for. Unset: the paper's two."""
+    instructions_per_feature: int = Field(default=10, ge=1, le=100)
+    """How many instructions one synthesis call requests."""
+    guidance: dict[str, str] = Field(default_factory=dict)
+    """Stage → a sentence to add to its prompt."""
+
+    @field_validator("features")
+    @classmethod
+    def _not_empty(cls, value: dict[str, str] | None) -> dict[str, str] | None:
+        if value is not None and not value:
+            raise ValueError("needs at least one feature")
+        return value
+
+
+class RunConfig(Capped, WithJudge, FromProgram, FromReferences):
     """One run: from which references, how many samples, by which program and teacher."""
 
     size: int = Field(default=100, ge=1)
     """Samples to keep."""
     run_dir: Path | None = None
-    """The run's folder."""
+    """The run's folder. Unset: one in `refed-runs/`, named after everything that shapes the run, so that the same
+    settings continue it."""
     teacher: TeachersConfig | None = None
     """The teacher, or pool of teachers, for every stage that `teachers` does not list."""
     teachers: dict[str, TeachersConfig] = Field(default_factory=dict)
@@ -28,24 +53,16 @@ class RunConfig(Capped, WithJudge, FromReferences):
     per_reference: int | None = Field(default=None, ge=1)
     """Maximum number of samples from one reference before the next one is used: with 20, a run costs least. Unset: an
     even share, so that all references are used."""
-    features: dict[str, str] | None = None
-    """Name → what feedback on an instruction looks for. Unset: the paper's two."""
-    instructions_per_feature: int = Field(default=10, ge=1, le=100)
-    """How many instructions one synthesis call requests."""
-    guidance: dict[str, str] = Field(default_factory=dict)
-    """Stage → a sentence to add to its prompt."""
-    program: str | None = None
-    """A saved program's file, an MLflow address (`runs:/…`, `models:/…`), `embedded` (the package's program for its
-    embedded model), or one of your own: `module:Name`, or with its compiled prompts `module:Name@FILE`."""
     reuse: Path | None = None
-    """Folder of another run whose answers to identical questions are reused at no cost."""
-    method: Literal["reference-level", "sample-level", "instruction-only"] = "reference-level"
-    """Which feedback guides the responses: feedback on the reference (the paper's method), on each response, or
-    none."""
-    filters: list[FilterConfig] = Field(default_factory=list)
-    """The filters a sample must pass to be kept; `size` counts kept samples."""
+    """Folder of another run whose answers to identical questions are reused at no cost: after a recompile, only what
+    follows from the changed prompts is paid for."""
+    filters: Filters = Field(default_factory=list)
+    """The filters a sample must pass to be kept, in order; `size` counts kept samples. The ledger keeps the dropped
+    ones, with filter, reason and score."""
     guards: GuardSettings | Literal[False] = GuardSettings()
-    """Two filters that run before all others; `false` for none. A dropped response is requested once more."""
+    """Two filters that run before all others: against texts that repeat their reference or talk about their prompt, and
+    against instructions that cannot be understood alone; `false` for none. A dropped response is requested once
+    more."""
     judge: TeacherConfig | None = None
     """The judge, for filters that need one. Unset: the teacher's model at temperature 0, with a warning."""
     track: bool | None = None
@@ -77,11 +94,4 @@ class RunConfig(Capped, WithJudge, FromReferences):
             raise ValueError(
                 f"{name}: references is only for filtering an existing data set; remove it: a run knows its references"
             )
-        return value
-
-    @field_validator("features")
-    @classmethod
-    def _not_empty(cls, value: dict[str, str] | None) -> dict[str, str] | None:
-        if value is not None and not value:
-            raise ValueError("needs at least one feature")
         return value

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any, overload
 
 from refed_dspy.ledger.connection import reading
-from refed_dspy.ledger.decisions import decided_rows
+from refed_dspy.ledger.history import Authors, decided_rows
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.provenance import Authors
 from refed_dspy.records import PICO, DataRow, Sample
 from refed_dspy.text import Shown
 

@@ -47,7 +47,7 @@ class NamedCriterion(Record):
     description: str
 
 
-class Key(Record):
+class PagesKey(Record):
     """What the pages of a folder hold, and which side is which. `exchanged`: annotator → the ids of the pairs of which
     their page shows answer B as A."""
 
@@ -140,7 +140,7 @@ class _Pages:
 
     def __init__(self, folder: Path) -> None:
         try:
-            self.key = Key.model_validate_json(read_text(folder / KEY))
+            self.key = PagesKey.model_validate_json(read_text(folder / KEY))
         except ValidationError:
             raise ReferencesError(f"{folder / KEY}: is damaged; make the pages again in another folder") from None
         self.folder, self.set = folder, self.key.set

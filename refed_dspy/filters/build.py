@@ -13,7 +13,7 @@ from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.files import read_bytes
 from refed_dspy.filters.base import Filter, JudgeFilter, Step
 from refed_dspy.filters.judge import ImprovedWins, Rubric
-from refed_dspy.filters.random_draw import ByChance
+from refed_dspy.filters.length import ByChance
 from refed_dspy.programs.judges import (
     INSTRUCTION_CRITERIA,
     OVERALL,
@@ -117,9 +117,8 @@ def _check_custom(filter_: Any) -> None:
 def _identity(config: FilterConfig, seed: int, judge: PairwiseJudge | None) -> dict[str, Any]:
     """What distinguishes this filter from another, in JSON types."""
     settings: dict[str, Any] = config.settings.model_dump(mode="json", exclude_none=True)
-    if config.name == "overlap":  # the file may change, and a resume may have another working directory
-        path = config.settings.against.absolute()
-        return {**settings, "against": str(path), "content": sha256(read_bytes(path)).hexdigest()[:16]}
+    if config.name == "overlap":  # the file may change
+        return {**settings, "content": sha256(read_bytes(config.settings.against)).hexdigest()[:16]}
     if judge is not None and _asks(config, judge):
         return {**settings, "prompts": program_digests(judge)}
     return {**settings, "seed": seed} if config.name == "random" else settings

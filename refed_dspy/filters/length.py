@@ -1,7 +1,9 @@
-"""A filter of texts that are too short or too long."""
+"""Filters without a model: of texts that are too short or too long, and, as the control that others must beat, one that
+keeps rows at random."""
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from typing import Literal
 
 from refed_dspy.filters.base import Decision, TextFilter
@@ -47,3 +49,19 @@ class Length(TextFilter):
                 return Decision(False, "too long", count, f"{measured}, at most {most} allowed")
             counts.append(count)
         return Decision(True, score=counts[0])
+
+
+class ByChance(TextFilter):
+    """Keeps about `share` of all rows, drawn by `seed` and the row's text: the same rows whatever their order."""
+
+    name = "random"
+    of_instruction = True
+
+    def __init__(self, share: float = 1.0, seed: int = 0) -> None:
+        self.share, self.seed = share, seed
+
+    def check(self, row: DataRow) -> Decision:
+        """Dropped as "not drawn". The score is the number drawn, from 0 to 1."""
+        text = f"{self.seed}\0{row.instruction}".encode("utf-8", "surrogatepass")
+        drawn = int.from_bytes(blake2b(text, digest_size=8).digest()) / 2**64
+        return Decision(drawn < self.share, "" if drawn < self.share else "not drawn", drawn)

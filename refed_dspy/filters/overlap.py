@@ -22,14 +22,14 @@ LEAST_WORDS = 5
 """Words of the shortest prompt that is looked for inside texts: shorter ones are in many by chance."""
 
 
-class Shared(NamedTuple):
+class SharedWords(NamedTuple):
     """What a text has in common with prompts: the share of its runs that one has too, and the words of the first."""
 
     share: float
     words: Sequence[str]
 
 
-_NOTHING = Shared(0.0, ())
+_NOTHING = SharedWords(0.0, ())
 
 
 class Overlap(TextFilter):
@@ -84,10 +84,10 @@ class Overlap(TextFilter):
         detail = one_line(" ".join(found.words), 200)
         return Decision(not found.share, "overlap" if found.share else "", found.share, detail)
 
-    def shared(self, instruction: str) -> Shared:
+    def shared(self, instruction: str) -> SharedWords:
         """What an instruction shares with the prompts: a share of 0 for nothing."""
         words = tokens(instruction)
-        return Shared(1.0, words) if tuple(words) in self._short else self._runs_of(words)
+        return SharedWords(1.0, words) if tuple(words) in self._short else self._runs_of(words)
 
     def _add_prompt(self, text: str, by_length: dict[int, list[Array]]) -> None:
         """Add the hashed runs of a prompt to `by_length`, and count it."""
@@ -104,7 +104,7 @@ class Overlap(TextFilter):
             if len(array):
                 by_length.setdefault(length, []).append(array)
 
-    def _runs_of(self, words: Sequence[str]) -> Shared:
+    def _runs_of(self, words: Sequence[str]) -> SharedWords:
         """The runs of these words that a prompt has too."""
         hashes = hashed(words)
         best = _NOTHING
@@ -117,7 +117,7 @@ class Overlap(TextFilter):
             share = float(same.mean())
             if share > best.share:
                 first = int(np.argmax(same))
-                best = Shared(share, words[first : first + length])
+                best = SharedWords(share, words[first : first + length])
         return best
 
 

@@ -24,8 +24,8 @@ from refed_dspy.filters.base import (
     validated,
 )
 from refed_dspy.filters.judge import NO_JUDGE
-from refed_dspy.ledger.decisions import Decided, decided_so_far, decisions_of
-from refed_dspy.ledger.fence import whole_run
+from refed_dspy.ledger.connection import whole_run
+from refed_dspy.ledger.history import Decided, decided_so_far, decisions_of
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.statements import DecisionRow
 from refed_dspy.records import DataRow

@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from refed_dspy.ledger.check import MOST
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.statements import Key, Statement, failed
 from refed_dspy.records import Compared
 
+MOST = 2**63 - 1
+"""No whole number of a ledger is larger: SQLite has none."""
 ENOUGH = 0.8
 """A mean over a smaller share of a set says nothing about a candidate: a cap or a fault cut its evaluation short."""
 ABSTAINED = "abstained"

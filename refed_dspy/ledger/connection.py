@@ -14,14 +14,13 @@ from weakref import WeakSet
 from filelock import FileLock, Timeout
 
 from refed_dspy.errors import FolderInUse, RunDirError, RunStopped, one_line
-from refed_dspy.ledger.sums import FAILED, intact
+from refed_dspy.files import write_text
+from refed_dspy.ledger.format import FAILED, intact
 
 FILE = "ledger.sqlite"
 """The file's name in a run's folder."""
 LOCK = ".lock"
 """The file that the process at work in a folder holds locked."""
-FORMAT, OLDER = 8, 7
-"""The format of the file (its `user_version`), and that of 0.2.0, which has no checksums. Others are refused."""
 _FULL = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_FSYNC}
 """What SQLite says where there is no room, a quota or a limit of a file's size among the reasons."""
 
@@ -66,11 +65,6 @@ def damaged(path: Path, why: object) -> RunDirError:
     return RunDirError(f"{path}: not a readable ledger ({why}); restore it from a backup or choose another folder")
 
 
-def version_of(db: sqlite3.Connection) -> int:
-    """The format of the file; 0 before it is made."""
-    return int(db.execute("PRAGMA user_version").fetchone()[0])
-
-
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
     """Raises RunDirError where what is read in the block is damaged."""
@@ -93,19 +87,6 @@ def is_damage(error: BaseException | None) -> bool:
         sqlite3.SQLITE_NOTADB,
         sqlite3.SQLITE_IOERR,
     }
-
-
-def is_made(path: Path, db: sqlite3.Connection, format_: int = FORMAT) -> bool:
-    """Whether the file has its tables. Raises RunDirError for a file of another format, sqlite3.DatabaseError for one
-    that is another database."""
-    version = version_of(db)
-    if version not in {0, format_, *([OLDER] if format_ == FORMAT else [])}:
-        raise RunDirError(
-            f"{path}: written by another version (format {version}, this one uses {format_}); use that version"
-        )
-    if version == 0 and db.execute("SELECT 1 FROM sqlite_master").fetchone():
-        raise sqlite3.DatabaseError("it is another database")
-    return bool(version)
 
 
 @contextmanager
@@ -241,3 +222,78 @@ def locked(folder: Path) -> Iterator[None]:
     finally:
         if lock is not None:
             lock.release()
+
+
+EPOCH = "epoch"
+"""The file's name in a shard's folder."""
+SHARDS = "shards"
+"""Where in a run's folder its shards' are."""
+JUDGING = "judging"
+"""Where in a filtering's folder version 0.2.0 had the shards whose rows a cluster judged, while there were any."""
+
+
+def whole_run(folder: Path) -> Path:
+    """The folder of the run whose shard is in `folder`; where there is no shard, `folder` itself."""
+    return folder.parent.parent if (folder / EPOCH).is_file() and folder.parent.name == SHARDS else folder
+
+
+class Fence:
+    """Holds the writer of a shard's folder, which workers on several machines may reach, to lease number `epoch`.
+
+    SQLite's log in shared memory does not work between machines, and file locks are not reliable on every network file
+    system. Such a ledger is therefore opened for one process alone, each commit is on the disk before it counts, and
+    the folder has a file with the number of the lease that may write. A later lease writes a higher number; the holder
+    of an earlier one can then write nothing more, even if it was frozen and wakes up.
+    """
+
+    def __init__(self, path: Path, epoch: int) -> None:
+        self._path, self.epoch = path, epoch
+
+    @classmethod
+    def of(cls, folder: Path, epoch: int | None = None) -> Fence | None:
+        """The fence of `folder`, for lease number `epoch`, or else for the last one; None where it is no shard.
+
+        Raises RunDirError where it cannot be read, RunStopped where `epoch` is not the last lease.
+        """
+        path = folder / EPOCH
+        try:
+            last = cls(path, _read(path))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise RunDirError(f"{path}: cannot be read: {one_line(error)}") from None
+        if epoch not in {None, last.epoch}:
+            raise _taken_over(folder)
+        return last
+
+    def check(self) -> None:
+        """Raises RunStopped where a later lease has taken the folder over."""
+        try:
+            current = _read(self._path)
+        except (OSError, ValueError) as error:
+            raise RunStopped(f"{self._path}: cannot be read: {one_line(error)}") from None
+        if current != self.epoch:
+            raise _taken_over(self._path.parent)
+
+    @staticmethod
+    def set_up(db: sqlite3.Connection) -> None:
+        """For this process alone, and on the disk before it counts. To be called before anything is read."""
+        db.execute("PRAGMA locking_mode=EXCLUSIVE")
+        db.execute("PRAGMA synchronous=FULL")
+
+
+def take_over(folder: Path, epoch: int) -> None:
+    """From now on only lease number `epoch` writes the ledger in `folder`. Raises as `Fence.of`, RunStopped where a
+    later lease does."""
+    if (last := Fence.of(folder)) is not None and last.epoch > epoch:
+        raise _taken_over(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / EPOCH, [str(epoch)])
+
+
+def _read(path: Path) -> int:
+    return int(path.read_text(encoding="utf-8"))
+
+
+def _taken_over(folder: Path) -> RunStopped:
+    return RunStopped(f"{folder}: another worker has taken this shard over")

@@ -12,33 +12,39 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
 from filelock import FileLock
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from refed_dspy.errors import LedgerLost, RunDirError, one_line
-from refed_dspy.ledger import sums
-from refed_dspy.ledger.check import check_if_new, check_tables, close, schema
 from refed_dspy.ledger.connection import (
     FILE,
-    FORMAT,
+    Fence,
     OpenFiles,
     connected,
     damaged,
     is_at_work,
     is_damage,
-    is_made,
     reading,
     take_lock,
     transaction,
+)
+from refed_dspy.ledger.format import (
+    FAILED,
+    FORMAT,
+    check_if_new,
+    check_tables,
+    checksum,
+    close,
+    is_made,
+    presume_sums,
+    set_up,
     version_of,
 )
-from refed_dspy.ledger.fence import Fence
-from refed_dspy.ledger.meta import adapter_of
-from refed_dspy.ledger.statements import Answer, DecisionRow, Statement, decided, text_digest, unusable
-from refed_dspy.ledger.sums import checksum
+from refed_dspy.ledger.statements import Answer, DecisionRow, Statement, decided, noted, text_digest, unusable
 from refed_dspy.records import Failure, Reference
 
 T = TypeVar("T")
@@ -51,6 +57,12 @@ _ANSWER = """
 SELECT intact(a.sum, output, raw, endpoint), raw, coalesce(intact(r.sum, text), ''), item, stage
 FROM answers a LEFT JOIN reasoning r USING (key) WHERE key=?
 """
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    """What reads a `kind`; made once, since making it takes longer than most reading."""
+    return TypeAdapter(kind)
 
 
 @dataclass(frozen=True)
@@ -90,12 +102,7 @@ class Ledger:
                     fence.set_up(db)
                 db.execute("PRAGMA auto_vacuum=NONE")  # of a new file: it never becomes shorter by itself
                 db.execute("PRAGMA journal_mode=WAL")
-                if not is_made(run_dir / FILE, db):  # whole or not at all: a reader may look meanwhile
-                    db.executescript(f"BEGIN IMMEDIATE; {schema()} PRAGMA user_version={FORMAT}; COMMIT")
-                elif version_of(db) != FORMAT:
-                    with transaction(run_dir / FILE, db):
-                        sums.add(db)
-                        db.execute(f"PRAGMA user_version={FORMAT}")
+                set_up(run_dir / FILE, db)
                 check_if_new(run_dir / FILE, db)
         except BaseException:
             lock.release()
@@ -115,7 +122,7 @@ class Ledger:
         with connected(path, "rw") as db:
             made = is_made(path, db)
             if made and version_of(db) != FORMAT:
-                sums.presume(db)
+                presume_sums(db)
             db.execute("PRAGMA query_only=ON")
             if not made:
                 raise RunDirError(f"{run_dir}: the run is just being created; try again in a moment")
@@ -176,8 +183,7 @@ class Ledger:
 
     def set_meta(self, **values: Any) -> None:
         """Store each of `values` under its name, in one transaction."""
-        with self._transaction() as db:
-            db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", [(k, json.dumps(v)) for k, v in values.items()])
+        self.commit([noted(name, value) for name, value in values.items()])
 
     def holds(self) -> str:
         """The kind of work in the folder: "run", "compile", "agreement", "comparison", "recycling", "filtering",
@@ -200,7 +206,8 @@ class Ledger:
                     for i, ref in enumerate(references)
                 ),
             )
-            db.executemany("INSERT INTO meta VALUES (?, ?)", [(k, json.dumps(v)) for k, v in meta.items()])
+            for name, value in meta.items():
+                db.execute(*noted(name, value))
 
     def has_answers(self) -> bool:
         """Whether there is a paid answer that a later start could use."""
@@ -232,12 +239,12 @@ class Ledger:
     def check_sum(self, stored: int | None, *texts: str | None) -> None:
         """Raises RunDirError where `texts` are not those of which `stored` is the checksum."""
         if stored is not None and stored != checksum(*texts):
-            raise damaged(self.path, sums.FAILED)
+            raise damaged(self.path, FAILED)
 
     def parsed(self, kind: type[T], text: str) -> T:
         """The JSON `text`, which is one of this ledger's, as a `kind`. Raises RunDirError where it is damaged."""
         try:
-            return cast(T, adapter_of(cast(Any, kind)).validate_json(text))
+            return cast(T, _adapter(cast(Any, kind)).validate_json(text))
         except ValidationError:
             raise damaged(self.path, f"a value is no {kind.__name__}") from None
 

@@ -17,7 +17,7 @@ from typing import TypeAlias, TypeVar
 
 from refed_dspy.concurrency import SingleFlight
 from refed_dspy.errors import RefedError, RunStopped
-from refed_dspy.ledger.batch_log import BatchLog
+from refed_dspy.ledger.batches import BatchLog
 from refed_dspy.ledger.budget import Budget, Caps
 from refed_dspy.ledger.group_commit import GroupCommit
 from refed_dspy.ledger.ledger import Ledger

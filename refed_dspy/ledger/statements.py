@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, TypeAlias
 
-from refed_dspy.ledger.sums import checksum
+from refed_dspy.ledger.format import checksum
 from refed_dspy.records import Call, Sample
 
 Statement: TypeAlias = tuple[str, tuple[Any, ...] | Mapping[str, Any]]
@@ -45,6 +46,12 @@ class Answer:
     def text(self) -> str:
         """What the adapter reads."""
         return self.output if self.raw is None else self.raw
+
+
+def noted(name: str, value: Any) -> Statement:
+    """What is remembered of the work under `name`: anything that JSON has."""
+    text = json.dumps(value)
+    return ("INSERT OR REPLACE INTO meta VALUES (?,?,?)", (name, text, checksum(text, name)))
 
 
 def text_digest(text: str) -> bytes:

@@ -1,4 +1,5 @@
-"""The state of whatever has a ledger: a run, a comparison, a compile, a filtering, a recycling, a measurement.
+"""What work a folder holds, in words; what differs between two starts of it; and the state of whatever has a ledger: a
+run, a comparison, a compile, a filtering, a recycling, a measurement.
 
 `running` follows from the lock. Each start writes `killed` as it begins, and its real outcome as it ends, since a
 killed process can write nothing.
@@ -7,15 +8,16 @@ killed process can write nothing.
 from __future__ import annotations
 
 import asyncio
-import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from refed_dspy.errors import CapReached, NothingKept, RefedError, one_line
+from refed_dspy.ledger.batches import unsettled_calls
 from refed_dspy.ledger.connection import FILE, is_at_work
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.statements import Statement
+from refed_dspy.ledger.statements import Statement, noted
 
 FUNNEL = "funnel.json"
 """What a filtering leaves in its folder, where no judge was asked instead of a ledger."""
@@ -52,8 +54,7 @@ class End(NamedTuple):
 
 def ended(end: End) -> Statement:
     """The statement that writes how the last start ended."""
-    value = json.dumps({**end._asdict(), "at": time.time()})
-    return ("INSERT OR REPLACE INTO meta VALUES ('last_end', ?)", (value,))
+    return noted("last_end", {**end._asdict(), "at": time.time()})
 
 
 def write_end(ledger: Ledger, end: End) -> None:
@@ -98,3 +99,36 @@ def state_in(folder: Path) -> str:
         return DONE
     with Ledger.read(folder) as ledger:
         return str(state_of(ledger)["state"])
+
+
+def named_work(work: str) -> str:
+    """The kind of work in a folder (`Ledger.holds`) with its article: "a run", "an agreement"."""
+    if work in {"statistics", "answers"}:
+        return work
+    return f"an {work}" if work[:1] in "aeio" else f"a {work}"
+
+
+def differences(stored: Mapping[str, Any], current: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The differences between two nested mappings, as one text each: "seed was 1, is 2"."""
+    texts = []
+    for key in sorted({*stored, *current}):
+        old, new = _by_name(stored.get(key)), _by_name(current.get(key))
+        if old == new and stored.get(key) != current.get(key):  # mappings are equal in any order
+            texts.append(f"{prefix}{key} were in another order")
+        elif isinstance(old, dict) and isinstance(new, dict):
+            texts += differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            texts.append(f"{prefix}{key} was {old}, is {new}")
+    return texts
+
+
+def _by_name(value: Any) -> Any:
+    """A list of names with their settings, as filters are stored, as a mapping; any other value as it is."""
+    if not isinstance(value, list) or not all(isinstance(each, list) and len(each) == 2 for each in value):
+        return value
+    return {str(name): settings for name, settings in value}
+
+
+def has_begun(ledger: Ledger) -> bool:
+    """Whether there are paid answers or calls in batches: a later start could use them, so it must be the same work."""
+    return ledger.has_answers() or bool(unsettled_calls(ledger))

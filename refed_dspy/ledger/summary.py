@@ -1,16 +1,47 @@
-"""The state of a run or of other work, read from its ledger: counts and costs in JSON types."""
+"""The state of a run, or of all the work below a folder, read from its ledger: counts, costs and the time left, in JSON
+types."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
+from refed_dspy.errors import one_line
+from refed_dspy.ledger.connection import EPOCH, FILE
+from refed_dspy.ledger.format import FORMAT, OLDER
+from refed_dspy.ledger.history import model_of, simulated_note
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.live import with_live
-from refed_dspy.ledger.provenance import model_of, simulated_note
+from refed_dspy.ledger.settings import settings_of
 from refed_dspy.ledger.spending import in_flight_cost
-from refed_dspy.ledger.states import state_of
+from refed_dspy.ledger.states import FUNNEL, RUNNING, state_of, state_without_ledger
 from refed_dspy.records import PICO
+
+LIVE = "cluster.json"
+"""The file in the work's folder, which the driver writes every moment."""
+
+
+def live_numbers(folder: Path) -> dict[str, Any] | None:
+    """What was written last: `at` (seconds since 1970), `kept`, `cost` in dollars, `calls`, `calls_a_second`,
+    `in_flight`, `nodes`, `workers`, `deaths`, `shards`, and workers that are `slow`. None for work in one process."""
+    try:
+        return dict(json.loads((folder / LIVE).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return None
+
+
+def with_live(status: dict[str, Any], folder: Path, count: str) -> dict[str, Any]:
+    """The `status` of the work in `folder`, with these numbers as `cluster`; while it is running its `count` and its
+    `cost` are among them."""
+    if (cluster := live_numbers(folder)) is None:
+        return status
+    live = {count: cluster["kept"], "cost": cluster["cost"]} if status["state"] == "running" else {}
+    return {**status, **live, "cluster": cluster}
+
 
 _COLUMNS = (
     "calls", "answered", "prompt_tokens", "cached_tokens", "completion_tokens", "unknown", "cost", "reserved",
@@ -94,7 +125,7 @@ def run_status(ledger: Ledger) -> dict[str, Any]:
         "SELECT count(*) FROM refs r WHERE EXISTS (SELECT 1 FROM answers WHERE item = r.id"
         " AND stage IN ('instruction_feedback', 'response_feedback'))"
     ).fetchone()[0]
-    size, kept = int(ledger.meta("size") or 0), ledger.kept()
+    size, kept, teacher = int(ledger.meta("size") or 0), ledger.kept(), settings_of(ledger).teacher
     return {
         "work": ledger.holds(),
         **state_of(ledger),
@@ -109,8 +140,8 @@ def run_status(ledger: Ledger) -> dict[str, Any]:
         "tokens_a_sample": tokens_a_sample(usage, kept),
         "cost_per_sample": (cost - in_flight) / kept if kept and cost is not None and not paid["unpriced"] else None,
         "price_source": ledger.meta("price_source"),
-        "teacher": ledger.meta("teacher") or {},
-        "seed": ledger.meta("seed"),
+        "teacher": {name: value for name, value in teacher.items() if name in {"model", "config"}},
+        "seed": (ledger.meta("identity") or {}).get("seed"),
         "models": usage_by_model(ledger),
     }
 
@@ -179,3 +210,120 @@ def limited_since(ledger: Ledger) -> float | None:
         return None
     last = ledger.db.execute("SELECT outcome, created + seconds FROM calls ORDER BY id DESC LIMIT 1").fetchone()
     return float(last[1]) if last and last[0] == "http 429" else None
+
+
+DEPTH = 3
+"""How many levels of folders are looked at."""
+_OF_SAMPLES = ("run", "comparison")
+
+
+def works_below(root: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """The work in `root` and up to DEPTH levels below it, the last active first, and a line for each ledger that cannot
+    be read.
+
+    Each has its `folder`, `work`, `state`, `reason`, `last_active`, the `count` that it has made of `size` (samples,
+    rows or, in a compile, evaluations; a size may be None) with its `unit` where it needs one ("kept" of a filtering),
+    and `cost` in dollars (None: no price is known), of it `in_flight_cost`. Files are not checked for damage, which
+    takes long: `Ledger.read` does that.
+    """
+    works, unreadable = [], []
+    for folder in _folders(root, DEPTH):
+        try:
+            works.append(_glance(folder))
+        except (sqlite3.Error, OSError, ValueError, TypeError, LookupError) as error:
+            unreadable.append(f"{folder}: cannot be read ({one_line(error, 100)})")
+    return sorted(works, key=lambda work: work["last_active"] or "", reverse=True), unreadable
+
+
+def _folders(root: Path, depth: int) -> Iterator[Path]:
+    """`root` and the folders below it with a ledger, or a filtering's funnel. Hidden ones, links and shards are left
+    out."""
+    if (root / EPOCH).is_file():  # a shard: its run is listed
+        return
+    if (root / FILE).is_file() or (root / FUNNEL).is_file():
+        yield root
+    if not depth:
+        return
+    try:
+        inner = sorted(entry.name for entry in os.scandir(root) if entry.is_dir(follow_symlinks=False))
+    except OSError:  # not ours to look into
+        return
+    for name in inner:
+        if not name.startswith("."):
+            yield from _folders(root / name, depth - 1)
+
+
+def _glance(folder: Path) -> dict[str, Any]:
+    path = folder / FILE
+    if not path.is_file():
+        made = {**_kept(folder), "cost": 0.0, "in_flight_cost": 0.0}
+        return {"folder": str(folder), "work": "filtering", **state_without_ledger(folder), **made}
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=1)) as db:
+        db.execute("PRAGMA query_only=ON")
+        if (version := db.execute("PRAGMA user_version").fetchone()[0]) not in {FORMAT, *OLDER}:
+            raise ValueError(f"format {version}, this version reads {FORMAT}")
+        ledger = Ledger(path, db, None)
+        work, size = ledger.holds(), ledger.meta("size")
+        cost, unpriced = db.execute("SELECT total(cost), total(unpriced) FROM usage").fetchone()
+        counted = "samples" if work in _OF_SAMPLES else "evaluations" if work == "compile" else ""
+        of = f"SELECT count(*) FROM {counted}" if counted else "SELECT count(DISTINCT item) FROM calls"
+        state = state_of(ledger)
+        live = live_numbers(folder) if state["state"] == RUNNING else None
+        return {
+            "folder": str(folder),
+            "work": work,
+            **state,
+            "count": int(db.execute(of).fetchone()[0]),
+            "size": size if counted != "evaluations" else None,
+            "unit": "evaluations" if work == "compile" else "",
+            **(_kept(folder) if (folder / FUNNEL).is_file() else {}),
+            "cost": None if unpriced and not cost else cost / PICO,
+            "in_flight_cost": in_flight_cost(ledger),
+            **({"count": live["kept"], "cost": live["cost"]} if live else {}),
+        }
+
+
+def _kept(folder: Path) -> dict[str, Any]:
+    """How many rows the filtering in `folder` kept, of how many."""
+    passes = json.loads((folder / FUNNEL).read_text(encoding="utf-8"))
+    return {"count": passes[-1]["kept"], "size": passes[0]["in"], "unit": "kept"}
+
+
+LEAST, FEW = 10, 5
+"""Samples in the window from which the pace is read; and calls, where there are fewer samples."""
+
+
+def seconds_left(moments: Sequence[float], now: float, missing: int, in_flight: int) -> float | None:
+    """Seconds until `missing` more samples are there, or None while too few came to tell.
+
+    The pace is that of the last half of the samples that came at `moments`, until `now`. The first half holds what
+    comes once: the models' start, the climb to full concurrency, feedback on the first references. The first samples
+    come in bursts, so the window must hold as many as there are calls in flight.
+    """
+    window = len(moments) // 2
+    if window < max(LEAST, in_flight):
+        return None
+    return max(0.0, now - moments[-window - 1]) / window * missing
+
+
+def seconds_left_by_calls(seconds: float, calls: int, expected: int, in_flight: int) -> float | None:
+    """The same from how many calls were answered in so many `seconds`, of how many that are `expected`: rougher, since
+    the calls of one stage take longer than another's, but known from the first samples on."""
+    if calls < max(FEW, in_flight) or expected <= calls:
+        return None
+    return seconds / calls * (expected - calls)
+
+
+def time_left(seconds: float) -> str:
+    """`seconds_left` for people."""
+    return "a few seconds left" if seconds < 7.5 else f"about {span(seconds)} left"
+
+
+def span(seconds: float) -> str:
+    """A length of time, rounded to what is known of one."""
+    if seconds < 57.5:
+        return f"{max(5, 5 * round(seconds / 5))} s"
+    minutes = seconds / 60
+    if minutes < 90:
+        return f"{5 * round(minutes / 5) if minutes > 20 else round(minutes)} min"
+    return f"{minutes / 60:.0f} h" if minutes > 600 else f"{minutes / 60:.1f} h"

@@ -5,30 +5,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
-from refed_dspy.config.base import Turns
 from refed_dspy.config.compile import CompileConfig, MetricConfig
 from refed_dspy.config.keywords import with_keywords
-from refed_dspy.config.scorer import ScorerConfig
 from refed_dspy.errors import TeacherError, TeacherRefused, briefly
 from refed_dspy.files import as_path
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.spending import spent
 from refed_dspy.ledger.states import CAPPED, DONE, ESTIMATED, SHORT, STOPPED, End
-from refed_dspy.optimizers.ended import ended_outcome
+from refed_dspy.optimizers.dspy_optimizers import LOG, printed_to_file
+from refed_dspy.optimizers.estimate import refuse_small_caps
 from refed_dspy.optimizers.gateway import open_gateway
-from refed_dspy.optimizers.least import refuse_small_caps, refuse_unprovable
-from refed_dspy.optimizers.printed import LOG, printed_to_file
-from refed_dspy.optimizers.rehearsal import rehearse
-from refed_dspy.optimizers.result import OUTPUTS, Compiled, how_to_continue, write_outcome
-from refed_dspy.optimizers.spec import CompileSpec, prepare
-from refed_dspy.optimizers.steps import CompileOutcome, CompileSteps
+from refed_dspy.optimizers.result import (
+    OUTPUTS,
+    Compiled,
+    CompileOutcome,
+    ended_outcome,
+    how_to_continue,
+    write_outcome,
+)
+from refed_dspy.optimizers.spec import CompileSpec, prepare, refuse_unprovable, rehearse
+from refed_dspy.optimizers.steps import CompileSteps
 from refed_dspy.teachers.job import folder_of, job
 from refed_dspy.teachers.progress import CompileProgress, Teller, Watch
 from refed_dspy.teachers.work import Start
 from refed_dspy.tracking.background import tracking, wanted
 from refed_dspy.tracking.compile import copy_compile
+
+if TYPE_CHECKING:
+    from refed_dspy.keywords import CompileKeywords
 
 TRACKING_INTERVAL = 15.0
 """Seconds between two updates of MLflow."""
@@ -36,37 +42,8 @@ AT_STOP = 1.5
 """Seconds that Ctrl-C leaves for MLflow. A compile's calls get none."""
 
 
-class CompileKeywords(TypedDict, total=False):
-    """The keys of `CompileConfig` that `compile` takes besides its own."""
-
-    optimizer: str
-    options: Mapping[str, Any]
-    evaluations: int
-    train: int
-    validation: int
-    test: int
-    seed: int
-    threads: int
-    features: Mapping[str, str] | None
-    instructions_per_feature: int
-    guidance: Mapping[str, str] | None
-    columns: Mapping[str, str] | None
-    turns: Turns
-    held_out_criteria: Sequence[str]
-    judge_program: str | Path | None
-    judge_scorer: ScorerConfig | Mapping[str, Any] | None
-    accept_changed: bool
-    prove: bool
-    accept_longer: bool
-    name: str
-    track: bool | None
-    max_cost: float | None
-    max_calls: float | None
-    max_minutes: float | None
-
-
 @briefly
-@with_keywords(CompileConfig, CompileKeywords)
+@with_keywords(CompileConfig)
 def compile(  # noqa: A001
     program: Any = None,
     references: Any = None,
@@ -85,7 +62,7 @@ def compile(  # noqa: A001
     """Tune `program`'s prompts and demonstrations, and prove the gain on examples that the optimizer never saw.
 
     It may be stopped at any moment. The same call then continues, with all recorded answers. A compile that has
-    ended is not run again: the same call returns its outcome. The other keywords are settings of `CompileConfig`.
+    ended is not run again: the same call returns its outcome.
 
     Args:
         program: a `ReferenceLevelFeedback`, a `PairwiseJudge`, any `dspy.Module`, a program's file or MLflow address;

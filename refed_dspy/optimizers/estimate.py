@@ -1,19 +1,25 @@
-"""What the whole compile will take, judging by its first evaluations, and how much of the caps the proof needs."""
+"""What a compile takes: by its sizes before any call, by its first evaluations, and told beside the cap that ended it.
+And how much of the caps its proof needs."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
+from refed_dspy.errors import ConfigError
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.candidates import Candidate
 from refed_dspy.ledger.history import count_calls
 from refed_dspy.optimizers.gateway import Gateway
 from refed_dspy.optimizers.spec import CompileSpec
-from refed_dspy.records import dollars
+from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
+from refed_dspy.programs.judges import INSTRUCTION_CRITERIA
+from refed_dspy.records import PICO, dollars
+from refed_dspy.teachers.work import budget_caps, caps_of
 
 log = logging.getLogger("refed_dspy.optimizers")
 FOR_PROOF = 1.1
@@ -23,23 +29,36 @@ MOST_FOR_PROOF = 0.5
 
 
 @dataclass(frozen=True)
-class Share:
-    """What one evaluation takes of what one of the uncompiled program's does: in dollars, and in calls."""
+class Amount:
+    """What work takes: picodollars and calls, or both as shares of what the uncompiled program takes an evaluation."""
 
     cost: float
     calls: float
 
+    def __add__(self, other: Amount) -> Amount:
+        return Amount(self.cost + other.cost, self.calls + other.calls)
 
-COMPARED = Share(1.6, 1.3)
+    def __sub__(self, other: Amount) -> Amount:
+        return Amount(self.cost - other.cost, self.calls - other.calls)
+
+    def __mul__(self, other: Amount) -> Amount:
+        return Amount(self.cost * other.cost, self.calls * other.calls)
+
+    def times(self, count: float) -> Amount:
+        """So many of it."""
+        return Amount(self.cost * count, self.calls * count)
+
+
+COMPARED = Amount(1.6, 1.3)
 """Of a program that shares no call, where the metric compares answers: the judge also compares its answers with the
 uncompiled program's."""
-ALONE = Share(1, 1)
+ALONE = Amount(1, 1)
 """The same where the metric compares nothing."""
 PAID = {
-    "bootstrap": Share(1.2, 0.8),
-    "gepa": Share(0.8, 0.6),
-    "mipro": Share(1.2, 1.0),
-    "simba": Share(0.7, 0.6),
+    "bootstrap": Amount(1.2, 0.8),
+    "gepa": Amount(0.8, 0.6),
+    "mipro": Amount(1.2, 1.0),
+    "simba": Amount(0.7, 0.6),
 }
 """Of that, what one of an optimizer's evaluations takes on average (`python -m benchmarks.compile_costs`): GEPA and
 SIMBA score programs again and change few stages at a time, so much was asked before; demonstrations make prompts
@@ -49,40 +68,88 @@ PROPOSALS, OF_PROPOSAL = 19, (5_000, 50)
 What the others ask of it is in PAID."""
 LEEWAY = 1.25
 """What is named as enough is so many times what is expected."""
+FEW_TOKENS = 250, 40
+"""Tokens that a call of a program of unknown kind is taken to read and write: few, so that no cap is refused that would
+do."""
 
 
-@dataclass(frozen=True)
-class Work:
-    """A compile's work, in evaluations of the uncompiled program: the uncompiled program's own and the tuning's, and
-    the proof's."""
+def _tuning_and_proof(spec: CompileSpec, evaluations: int, champion: bool = False) -> tuple[Amount, Amount]:
+    """A compile's work in evaluations of the uncompiled program: its own and the tuning's, and the proof's.
 
-    tuning: Share
-    proof: Share
-
-    @classmethod
-    def of(cls, spec: CompileSpec, evaluations: int, champion: bool = False) -> Work:
-        """`evaluations`: the optimizer's. `champion`: whether the proof compares with a champion, too."""
-        validation = len(spec.split.validation)
-        test = len(spec.split.test) if spec.settings.prove else 0
-        each = COMPARED if spec.compares else ALONE
-        paid, programs = PAID.get(spec.settings.optimizer, ALONE), 2 if champion else 1
-        return cls(
-            Share(validation + paid.cost * each.cost * evaluations, validation + paid.calls * each.calls * evaluations),
-            Share((1 + each.cost * programs) * test, (1 + each.calls * programs) * test),
-        )
-
-    @property
-    def whole(self) -> Share:
-        return Share(self.tuning.cost + self.proof.cost, self.tuning.calls + self.proof.calls)
+    `evaluations`: the optimizer's. `champion`: whether the proof compares with a champion, too.
+    """
+    each = COMPARED if spec.compares else ALONE
+    validation, test = len(spec.split.validation), len(spec.split.test) if spec.settings.prove else 0
+    tuning = ALONE.times(validation) + (PAID.get(spec.settings.optimizer, ALONE) * each).times(evaluations)
+    proof = (ALONE + each.times(2 if champion else 1)).times(test)
+    return tuning, proof
 
 
-def proposals(spec: CompileSpec) -> Share:
-    """Picodollars and calls that the optimizer begins with; a model whose price is unknown counts for nothing."""
+def _proposals(spec: CompileSpec) -> Amount:
+    """What the optimizer begins with; a model whose price is unknown counts for nothing."""
     if spec.settings.optimizer != "mipro":
-        return Share(0, 0)
+        return Amount(0, 0)
     price, calls = spec.teachers["reflection"].price, PROPOSALS * len(spec.program.predictors())
     read, written = OF_PROPOSAL
-    return Share(0 if price is None else calls * price.cost(read, 0, 0, written), calls)
+    return Amount(0 if price is None else calls * price.cost(read, 0, 0, written), calls)
+
+
+# --- before any call
+
+
+def refuse_small_caps(spec: CompileSpec) -> None:
+    """Raises ConfigError for a cap in calls or dollars below what the compile is expected to take with its proof. Of an
+    optimizer of unknown size: with one candidate. Also as `budget_caps`."""
+    settings, foreseen = spec.settings, expected(spec)
+    budget_caps(spec.teachers, caps_of(settings))
+    what = f"{settings.optimizer} with evaluations: {settings.evaluations}"
+    what = f"{what if settings.optimizer in PAID else 'one candidate'}{' and its proof' * settings.prove}"
+    cost = None if settings.max_cost is None else settings.max_cost * PICO
+    for name, cap, takes, said, few in (
+        ("max_calls", settings.max_calls, foreseen.calls, _count, "few"),
+        ("max_cost", cost, foreseen.cost, dollars, "little"),
+    ):
+        if cap is not None and cap < takes:
+            raise ConfigError(
+                f"{name}: {said(cap)} is too {few}: {what} take about {said(takes)}; raise it to "
+                f"{said(with_room(takes))}, or lower evaluations, validation and test"
+            )
+
+
+def expected(spec: CompileSpec) -> Amount:
+    """Of a whole compile, by the program's stages and the references' lengths. A model whose price is unknown counts
+    for nothing."""
+    evaluations = spec.expected_evaluations if spec.settings.optimizer in PAID else len(spec.split.validation)
+    tuning, proof = _tuning_and_proof(spec, evaluations)
+    return (tuning + proof) * _one_evaluation(spec) + _proposals(spec)
+
+
+def _one_evaluation(spec: CompileSpec) -> Amount:
+    """What one evaluation of the uncompiled program takes.
+
+    Of references of 600 tokens a call reads, at full price, and writes on average 1,150 and 470 tokens for the teacher,
+    350 and 50 for the judge, who grades several short texts of one prompt.
+    """
+    program, criteria = spec.student, spec.settings.metric.criteria
+    calls = {"teacher": 2 if isinstance(program, PairwiseJudge) else 1, "judge": 0}
+    tokens = {"teacher": FEW_TOKENS, "judge": FEW_TOKENS}
+    if isinstance(program, ReferenceLevelFeedback):
+        samples = len(program.features) * program.instructions_per_feature
+        feedback = 1 + len(program.features) + ("response_feedback" in program.stage_names)
+        calls["teacher"] = feedback + samples * int(program.calls_a_sample)
+        calls["judge"] = samples * len(INSTRUCTION_CRITERIA if criteria is None else criteria) if spec.compares else 0
+        references = [example.reference for _, example in spec.split.named_examples()]
+        length = fmean(len(f"{each.instruction}{each.response}".encode()) / 4 for each in references)  # bytes a token
+        tokens = {"teacher": (int(550 + length), int(50 + 0.7 * length)), "judge": (int(200 + 0.25 * length), 50)}
+    cost = sum(
+        calls[role] * model.price.cost(tokens[role][0], 0, 0, min(tokens[role][1], model.max_tokens))
+        for role in calls
+        if (model := spec.teachers[role]).price is not None
+    )
+    return Amount(cost, sum(calls.values()))
+
+
+# --- by the first evaluations
 
 
 def estimate_compile(spec: CompileSpec, gateway: Gateway, uncompiled: Candidate, champion: bool) -> dict[str, Any]:
@@ -91,53 +158,20 @@ def estimate_compile(spec: CompileSpec, gateway: Gateway, uncompiled: Candidate,
     `champion`: whether the proof compares with a champion.
     """
     evaluations = spec.expected_evaluations
-    first, work = _first_figures(gateway, uncompiled), Work.of(spec, evaluations, champion)
-    begun_with = proposals(spec)
+    first, (tuning, proof) = _first_figures(gateway, uncompiled), _tuning_and_proof(spec, evaluations, champion)
+    each = Amount(first["cost"], first["calls"])
+    whole, of_proof = (tuning + proof) * each + _proposals(spec), proof * each
     priced = all(teacher.price is not None for teacher in spec.teachers.values())
     return {
         "evaluations": evaluations,
-        "cost": first["cost"] * work.whole.cost + begun_with.cost if priced else None,
-        "calls": first["calls"] * work.whole.calls + begun_with.calls,
-        "proof_cost": first["cost"] * work.proof.cost,
-        "proof_calls": first["calls"] * work.proof.calls,
+        "cost": whole.cost if priced else None,
+        "calls": whole.calls,
+        "proof_cost": of_proof.cost,
+        "proof_calls": of_proof.calls,
         "spent": gateway.recorder.budget.spent,
         "spent_then": first["spent"],
         "calls_then": first["all_calls"],
     }
-
-
-def warn_of_small_caps(caps: Caps, estimate: Mapping[str, Any]) -> None:
-    """Say beforehand that a cap will end the optimizer early, and what leaves room for all its evaluations."""
-    too_little = (
-        "%s: %s will end the optimizer before its %s evaluations: with the proof they take about %s; %s leaves room"
-    )
-    cost, calls, evaluations = caps.max_cost, caps.max_calls, estimate["evaluations"]
-    if cost is not None and estimate["cost"] is not None and cost < estimate["cost"]:
-        foreseen = estimate["cost"]
-        log.warning(too_little, "max_cost", dollars(cost), evaluations, dollars(foreseen), dollars(with_room(foreseen)))
-    if calls is not None and calls < estimate["calls"]:
-        foreseen = estimate["calls"]
-        log.warning(
-            too_little, "max_calls", f"{calls:,}", evaluations, f"{foreseen:,.0f}", f"{with_room(foreseen):,.0f}"
-        )
-
-
-def with_room(foreseen: float) -> float:
-    """What is named as enough where so much is expected, which is above 0: LEEWAY times as much, rounded up to two
-    digits."""
-    wanted = LEEWAY * foreseen
-    step = 10.0 ** (math.floor(math.log10(wanted)) - 1)
-    return math.ceil(wanted / step) * step
-
-
-def caps_before_proof(caps: Caps, seconds: float | None, estimate: Mapping[str, Any]) -> tuple[Caps, float | None]:
-    """The caps less what the proof will need, by the result of `estimate_compile`."""
-    cost, calls, proves = caps.max_cost, caps.max_calls, estimate["proof_calls"] > 0
-    if cost is not None:
-        cost -= int(min(FOR_PROOF * estimate["proof_cost"], MOST_FOR_PROOF * max(0, cost - estimate["spent_then"])))
-    if calls is not None:
-        calls -= int(min(FOR_PROOF * estimate["proof_calls"], MOST_FOR_PROOF * max(0, calls - estimate["calls_then"])))
-    return Caps(cost, calls), 0.75 * seconds if proves and seconds is not None else seconds
 
 
 def _first_figures(gateway: Gateway, uncompiled: Candidate) -> dict[str, float]:
@@ -156,3 +190,118 @@ def _first_figures(gateway: Gateway, uncompiled: Candidate) -> dict[str, float]:
     if not gateway.cap_reached:
         gateway.read(lambda ledger: ledger.set_meta(first=figures))
     return figures
+
+
+def taken_by_proofs(gateway: Gateway) -> Amount:
+    """What the proofs of earlier starts took, which is no part of the tuning. To be asked where a start begins."""
+    noted = gateway.read(lambda ledger: ledger.meta("proofs"))
+    if noted is None:
+        return Amount(0, 0)
+    taken = Amount(*noted["taken"])
+    if noted["begun_at"] is not None:
+        taken += spent_so_far(gateway) - Amount(*noted["begun_at"])
+        gateway.read(lambda ledger: ledger.set_meta(proofs={"taken": [taken.cost, taken.calls], "begun_at": None}))
+    return taken
+
+
+def note_proof(gateway: Gateway, taken: Amount) -> None:
+    """Note that what is paid from now on is a proof's, whatever ends it. `taken`: as `taken_by_proofs`."""
+    now = spent_so_far(gateway)
+    facts = {"taken": [taken.cost, taken.calls], "begun_at": [now.cost, now.calls]}
+    gateway.read(lambda ledger: ledger.set_meta(proofs=facts))
+
+
+def spent_so_far(gateway: Gateway) -> Amount:
+    return Amount(gateway.recorder.budget.spent, gateway.recorder.budget.calls)
+
+
+@dataclass(frozen=True)
+class CapBeside:
+    """A cap in dollars or calls beside the estimate: of the whole, of the proof, and what was used when it was made."""
+
+    name: str
+    limit: float | None
+    whole: float | None
+    proof: float
+    then: float
+    said: Callable[[float], str]
+
+    @property
+    def kept(self) -> int:
+        """What is kept of it for the proof."""
+        room = MOST_FOR_PROOF * max(0, self.limit - self.then) if self.limit is not None else 0
+        return int(min(FOR_PROOF * self.proof, room))
+
+
+def _beside(caps: Caps, estimate: Mapping[str, Any]) -> Iterator[CapBeside]:
+    """Both caps beside the result of `estimate_compile`."""
+    of_cost, of_calls = (estimate[f"{name}_then"] for name in ("spent", "calls"))
+    yield CapBeside("max_cost", caps.max_cost, estimate["cost"], estimate["proof_cost"], of_cost, dollars)
+    yield CapBeside("max_calls", caps.max_calls, estimate["calls"], estimate["proof_calls"], of_calls, _count)
+
+
+def warn_of_small_caps(caps: Caps, estimate: Mapping[str, Any]) -> None:
+    """Say beforehand that a cap will end the optimizer early, and what leaves room for all its evaluations."""
+    for cap in _beside(caps, estimate):
+        if cap.limit is not None and cap.whole is not None and cap.limit < cap.whole:
+            log.warning(
+                "%s: %s will end the optimizer before its %s evaluations: with the proof they take about %s; %s leaves "
+                "room", cap.name, cap.said(cap.limit), estimate["evaluations"], cap.said(cap.whole),
+                cap.said(with_room(cap.whole)),
+            )  # fmt: skip
+
+
+def caps_before_proof(caps: Caps, seconds: float | None, estimate: Mapping[str, Any]) -> tuple[Caps, float | None]:
+    """The caps less what the proof will need, by the result of `estimate_compile`."""
+    cost, calls = _beside(caps, estimate)
+    left = Caps(
+        None if caps.max_cost is None else caps.max_cost - cost.kept,
+        None if caps.max_calls is None else caps.max_calls - calls.kept,
+    )
+    return left, 0.75 * seconds if estimate["proof_calls"] > 0 and seconds is not None else seconds
+
+
+def with_room(foreseen: float) -> float:
+    """What is named as enough where so much is expected, which is above 0: LEEWAY times as much, rounded up to two
+    digits."""
+    wanted = LEEWAY * foreseen
+    step = 10.0 ** (math.floor(math.log10(wanted)) - 1)
+    return math.ceil(wanted / step) * step
+
+
+# --- at a cap
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """How many of about `expected` evaluations `optimizer` did, and what was spent by then, proofs left out."""
+
+    optimizer: str
+    evaluations: int
+    expected: int
+    spent: Amount
+
+
+def at_cap(name: str, gateway: Gateway, caps: Caps, estimate: Mapping[str, Any], tuned: Tuned | None) -> str:
+    """What is told of a compile that the cap `name` ended: the optimizer's evaluations, what was kept for the proof,
+    what is used, and what would leave room for the rest. `tuned`: None where the cap came before the optimizer."""
+    done = "before the optimizer began"
+    if tuned is not None:
+        done = f"after {tuned.evaluations} of about {tuned.expected} evaluations of {tuned.optimizer}"
+    cap = next((each for each in _beside(caps, estimate) if each.name == name), None)
+    if cap is None:
+        return f"{name} is reached {done}"
+    key, unit = ("cost", "") if name == "max_cost" else ("calls", " calls")
+    foreseen, kept = cap.whole, cap.said(cap.kept) + unit
+    if tuned is not None and 0 < tuned.evaluations < tuned.expected:
+        by_then = getattr(tuned.spent, key)
+        measured = cap.then + (by_then - cap.then) * tuned.expected / tuned.evaluations + FOR_PROOF * cap.proof
+        foreseen = None if foreseen is None else max(foreseen, measured)  # never less than the estimate's whole
+    held_back = f" ({kept} had been kept for the proof)" if cap.kept else ""
+    enough = f"; {cap.said(with_room(foreseen))}{unit} would leave room for the rest" if foreseen else ""
+    used = f"{cap.said(getattr(spent_so_far(gateway), key))}{unit}"
+    return f"{name} {cap.said(cap.limit or 0)} is reached {done}: {used} used{held_back}{enough}"
+
+
+def _count(number: float) -> str:
+    return f"{number:,.0f}"

@@ -18,18 +18,20 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from anyio.from_thread import start_blocking_portal
+
 from refed_dspy.errors import CapReached, CutAnswer, MalformedAnswer, RowError, RunStopped, TeacherError
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import RunRecorder
 from refed_dspy.ledger.statements import Answer, Key, Statement
+from refed_dspy.programs.fast_path import Engine
 from refed_dspy.programs.lm_errors import LMCapReached
 from refed_dspy.programs.question import Question
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.failures import ROWS_OWN, CallPolicy
 from refed_dspy.teachers.progress import Progress
-from refed_dspy.teachers.recorded import Asked, RecordedTeacher
-from refed_dspy.teachers.recorded_lm import RecordedLM, recorded_lm_on
+from refed_dspy.teachers.recorded import Asked, RecordedLM, RecordedTeacher, recorded_lm_on
 
 UNCOUNTED = {"teacher": (*ROWS_OWN, MalformedAnswer, CutAnswer)}
 """Role → failures that are no sign of a bad model: a candidate's prompts may spoil the teacher's answers."""
@@ -43,21 +45,15 @@ T = TypeVar("T")
 class Gateway:
     """Takes requests from any thread and has them answered on its event loop. Open it with `open_gateway`."""
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        recorder: RunRecorder,
-        loop: asyncio.AbstractEventLoop,
-        seed: int,
-        teachers: Mapping[str, Teacher],
-    ) -> None:
-        self.ledger, self.recorder, self.loop = ledger, recorder, loop
+    def __init__(self, ledger: Ledger, recorder: RunRecorder, teachers: Mapping[str, Teacher], seed: int) -> None:
+        """On the loop that is running."""
+        self.ledger, self.recorder, self.loop = ledger, recorder, asyncio.get_running_loop()
         self.models = {
             role: CompileTeacher(self, role, teacher, CallPolicy(seed, uncounted=UNCOUNTED.get(role, ())))
             for role, teacher in teachers.items()
         }
         """Role → its recorded teacher."""
-        self.opened = loop.time()
+        self.opened = self.loop.time()
         self.deadline: float | None = None
         self.cap_reached = ""
         """The cap after which no call begins, or an empty text."""
@@ -66,13 +62,11 @@ class Gateway:
         """The error that ends the compile: no call begins after it."""
         self.unanswered = 0
         """How many requests had no answer so far."""
-        self.on_ending: Callable[[bool], None] = lambda _: None
-        """Called with True when calls begin to be refused, and with False when they are allowed again."""
         self._submit_lock = threading.Lock()
-        self._pending: set[Future[Any]] = set()
-        """What other threads wait for."""
         self._tasks: set[asyncio.Task[Any]] = set()
-        """What runs on the loop for them."""
+        """What runs on the loop for other threads."""
+        self._started = AsyncExitStack()
+        """Ends the models."""
         self.candidate_costs: defaultdict[str, int] = defaultdict(int)
         """Candidate → what its own calls cost in picodollars, including those that another candidate paid for first."""
 
@@ -89,17 +83,29 @@ class Gateway:
             if not self.closed:
                 self.loop.call_soon_threadsafe(self.recorder.group.post, statements)
 
-    async def close(self) -> None:
-        """Cancel what is in flight, and release every thread that waits for it."""
+    async def start(self, teachers: Mapping[str, Teacher]) -> None:
+        """Start the models: one Teacher object that serves several roles once."""
+        async with AsyncExitStack() as stack:
+            engines: dict[int, Engine] = {}
+            for role, teacher in teachers.items():
+                if id(teacher) not in engines:
+                    engines[id(teacher)] = await stack.enter_async_context(teacher.running())
+                self.models[role].engine = engines[id(teacher)]
+            self.opened, self._started = self.loop.time(), stack.pop_all()
+
+    def close(self) -> None:
+        """Cancel what is in flight, release every thread that waits for it, and end the models. Not from its loop."""
         with self._submit_lock:
             self.closed = self.recorder.stopping = True
-        while self._pending or self._tasks:
-            for task in list(self._tasks):
-                task.cancel()
-            for future in list(self._pending):
-                future.cancel()
-            await asyncio.sleep(0.01)
-        self.recorder.group.close()
+        asyncio.run_coroutine_threadsafe(self._end(), self.loop).result()
+
+    async def _end(self) -> None:
+        async with self._started:
+            while self._tasks:
+                for task in list(self._tasks):
+                    task.cancel()
+                await asyncio.sleep(0.01)
+            self.recorder.group.close()
 
     def allow(self, caps: Caps, seconds: float | None = None) -> None:
         """Go on under other caps. `seconds` count from when the gateway was opened."""
@@ -108,7 +114,6 @@ class Gateway:
             self.recorder.budget.allow(caps)
             self.deadline = None if seconds is None else self.opened + seconds
             self.cap_reached = ""
-            self.on_ending(False)
 
         self.read(change)
 
@@ -124,45 +129,34 @@ class Gateway:
     def _run_on_loop(self, work: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:
         """Run `work` on the event loop, in this context, to its end: an answer is paid for even where its caller has
         left, and others may wait for it. Raises LMCapReached once the gateway is closed."""
-        future: Future[T] = Future()
 
-        def start() -> None:
+        async def to_its_end() -> T:
             task = self.loop.create_task(work())
             self._tasks.add(task)
-            task.add_done_callback(lambda ended: self._hand_over(ended, future))
+            task.add_done_callback(self._ended)
+            return await asyncio.shield(task)
 
         with self._submit_lock:
             if self.closed:
                 raise LMCapReached("the compile has ended")
-            self._pending.add(future)
-            self.loop.call_soon_threadsafe(start)
-        future.add_done_callback(self._pending.discard)
-        return future
+            return asyncio.run_coroutine_threadsafe(to_its_end(), self.loop)
 
-    def _hand_over(self, task: asyncio.Task[T], future: Future[T]) -> None:
-        """Give what `task` returned or raised to whoever waits for `future`."""
+    def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
-        if task.cancelled():
-            future.cancel()
-        elif (error := task.exception()) is not None:  # looked at, so that asyncio does not log it
-            if future.set_running_or_notify_cancel():
-                future.set_exception(error)
-        elif future.set_running_or_notify_cancel():
-            future.set_result(task.result())
+        if not task.cancelled():
+            task.exception()  # looked at: where its caller has left, asyncio would log it
 
     def stop(self, error: BaseException) -> None:
         """Let no further call begin. `error` is what the compile ends with."""
         self.stop_error = self.stop_error or error
-        self.on_ending(True)
 
     def reach_cap(self, cap: str) -> None:
         """Let no further call begin: one could pass `cap`."""
         self.cap_reached = self.cap_reached or cap
-        self.on_ending(True)
 
 
 @dataclass
-class _Call(Question):
+class _RoleQuestion(Question):
     """A request of a candidate to the model of a role. What the reflection model writes belongs to no candidate yet."""
 
     def __str__(self) -> str:
@@ -181,7 +175,7 @@ class CompileTeacher(RecordedTeacher):
 
     async def answer(self, asked: Asked) -> Answer:
         candidate = "" if self.role == "reflection" else current_candidate.get()
-        asked = replace(asked, question=_Call(self.role, candidate, asked.question.lm))
+        asked = replace(asked, question=_RoleQuestion(self.role, candidate, asked.question.lm))
         answer = await super().answer(asked)
         if not in_metric.get():
             self._gateway.candidate_costs[candidate] += self.ledger.paid_for(self.key(asked).digest)
@@ -225,68 +219,17 @@ class CompileTeacher(RecordedTeacher):
 def open_gateway(
     ledger: Ledger, recorder: RunRecorder, teachers: Mapping[str, Teacher], seed: int
 ) -> Iterator[Gateway]:
-    """Start the models of `teachers` (role → teacher) on an event loop of their own, and end them after the block.
+    """A gateway to `teachers` (role → teacher), on an event loop in a thread of its own; closed after the block."""
 
-    One Teacher object that serves several roles is started once. What is in flight when the block ends is cancelled.
-    """
-    started: Future[tuple[Gateway, asyncio.Event]] = Future()
-    ended: Future[None] = Future()
+    async def opened() -> Gateway:
+        gateway = Gateway(ledger, recorder, teachers, seed)
+        await gateway.start(teachers)
+        return gateway
 
-    def target() -> None:
+    with start_blocking_portal(name="refed-gateway") as portal:
+        opening = portal.start_task_soon(opened)
         try:
-            asyncio.run(_run_gateway(ledger, recorder, teachers, seed, started))
-            ended.set_result(None)
-        except BaseException as error:  # noqa: BLE001 — raised again in the caller's thread
-            (ended if started.done() else started).set_exception(error)
-
-    thread = threading.Thread(target=target, name="refed-gateway")
-    thread.start()
-    gateway, over = _wait_until_started(started, thread)
-    try:
-        yield gateway
-    finally:
-        gateway.loop.call_soon_threadsafe(over.set)
-        thread.join()
-    ended.result()
-
-
-def _wait_until_started(
-    started: Future[tuple[Gateway, asyncio.Event]], thread: threading.Thread
-) -> tuple[Gateway, asyncio.Event]:
-    try:
-        return started.result()
-    except BaseException:
-        # Ctrl-C, while a model is starting: it has to be ended all the same.
-        started.add_done_callback(_end_when_started)
-        thread.join()
-        raise
-
-
-def _end_when_started(started: Future[tuple[Gateway, asyncio.Event]]) -> None:
-    if started.exception() is None:
-        gateway, over = started.result()
-        gateway.loop.call_soon_threadsafe(over.set)
-
-
-async def _run_gateway(
-    ledger: Ledger,
-    recorder: RunRecorder,
-    teachers: Mapping[str, Teacher],
-    seed: int,
-    started: Future[tuple[Gateway, asyncio.Event]],
-) -> None:
-    """Run the models, and set the result of `started`; end when the event in that result is set."""
-    async with AsyncExitStack() as stack:
-        loop, over = asyncio.get_running_loop(), asyncio.Event()
-        gateway = Gateway(ledger, recorder, loop, seed, teachers)
-        lms: dict[int, Any] = {}
-        for role, teacher in teachers.items():
-            if id(teacher) not in lms:
-                lms[id(teacher)] = await stack.enter_async_context(teacher.running())
-            gateway.models[role].engine = teacher.engine(lms[id(teacher)])
-        gateway.opened = loop.time()
-        started.set_result((gateway, over))
-        try:
-            await over.wait()
+            yield opening.result()
         finally:
-            await gateway.close()
+            if opening.exception() is None:  # after Ctrl-C, too: a model that is starting must be ended all the same
+                opening.result().close()

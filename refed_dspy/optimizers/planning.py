@@ -6,13 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean, stdev
 
 from refed_dspy.errors import ConfigError, RunDirError, briefly
 from refed_dspy.ledger.candidates import Candidate, load_candidates
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.metrics.gains import MIN_CLUSTERS, USUAL_CHANCE, chance_of, clusters_for, spread_of
-from refed_dspy.records import Compared
-from refed_dspy.text import Shown, counted, html_lines, table_lines
+from refed_dspy.metrics.intervals import MIN_CLUSTERS, USUAL_CHANCE, chance_of, clusters_for, spread_of
+from refed_dspy.text import Shown, counted, table_lines
 
 GAINS = (0.05, 0.1, 0.15, 0.2)
 _TIMES = (1, 2, 4)
@@ -74,9 +74,6 @@ class CompilePlan(Shown):
     def _describe(self) -> str:
         return f"gains vary by {self.spread:.2f} over {self.references} {self.unit}"
 
-    def _repr_html_(self) -> str:
-        return html_lines(repr(self), self.lines())
-
 
 @briefly
 def plan_compile(folder: str | Path, gains: Sequence[float] = GAINS) -> CompilePlan:
@@ -116,19 +113,20 @@ def plan_compile(folder: str | Path, gains: Sequence[float] = GAINS) -> CompileP
         held_out=len({*sets.get("test", {}).values()}),
         spread=_root_mean_square([each.spread for each in measured]),
         noise=_root_mean_square([each.noise for each in measured]),
-        samples=sum(each.samples for each in measured) / len(measured),
+        samples=fmean(each.samples for each in measured),
         unit=unit,
     )
 
 
 @dataclass(frozen=True)
 class _Measured:
-    """One candidate's gains over the uncompiled program."""
+    """One candidate's gains over the uncompiled program. `noise`: the standard deviation that a reference's gain has
+    from its samples' wins, at most the `spread`; `samples`: how many it has."""
 
     references: int
     spread: float
-    noise: float
-    samples: float
+    noise: float = 0.0
+    samples: float = 0.0
 
 
 def _measured(candidate: Candidate, baseline: Candidate, clusters: Mapping[str, str]) -> _Measured | None:
@@ -145,24 +143,13 @@ def _measured(candidate: Candidate, baseline: Candidate, clusters: Mapping[str, 
         return None
     spread = spread_of(list(differences.values()), groups)
     compared = {example: each for name in subsets for example, each in candidate.compared.get(name, {}).items()}
-    return _Measured(len({*groups}), spread, *_noise(compared, spread))
-
-
-def _noise(compared: Mapping[str, Compared], spread: float) -> tuple[float, float]:
-    """The standard deviation that a reference's gain has from its samples' wins, at most `spread`, and how many samples
-    a reference has."""
     several = [each for each in compared.values() if len(each.verdicts) > 1]
     if not several:
-        return 0.0, 0.0
-    variances = [each.weight**2 * _variance([win for win, _ in each.verdicts]) / len(each.verdicts) for each in several]
-    samples = sum(len(each.verdicts) for each in several) / len(several)
-    return min(spread, math.sqrt(sum(variances) / len(variances))), samples
-
-
-def _variance(values: Sequence[float]) -> float:
-    mean = sum(values) / len(values)
-    return sum((value - mean) ** 2 for value in values) / (len(values) - 1)
+        return _Measured(len({*groups}), spread)
+    deviations = [each.weight * stdev(win for win, _ in each.verdicts) / len(each.verdicts) ** 0.5 for each in several]
+    samples = fmean(len(each.verdicts) for each in several)
+    return _Measured(len({*groups}), spread, min(spread, _root_mean_square(deviations)), samples)
 
 
 def _root_mean_square(values: Sequence[float]) -> float:
-    return math.sqrt(sum(value**2 for value in values) / len(values))
+    return math.sqrt(fmean(value**2 for value in values))

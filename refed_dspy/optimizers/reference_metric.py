@@ -14,6 +14,7 @@ import re
 import statistics
 from collections import deque
 from collections.abc import Coroutine, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import dspy
@@ -21,8 +22,7 @@ import dspy
 from refed_dspy.concurrency import all_of, run_blocking, together
 from refed_dspy.config.compile import MetricConfig
 from refed_dspy.errors import PASSING, RowError
-from refed_dspy.optimizers.judge_feedback import JudgedSample, feedback_on_instructions, feedback_on_responses
-from refed_dspy.optimizers.metrics import Evaluation, NotScored
+from refed_dspy.optimizers.metrics import NotScored, Scored
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.judges import (
     INSTRUCTION_CRITERIA,
@@ -32,6 +32,7 @@ from refed_dspy.programs.judges import (
     Judgements,
     PairwiseJudge,
     RubricJudge,
+    Verdict,
 )
 from refed_dspy.programs.reference_level import ReferenceLevelFeedback, as_reference
 from refed_dspy.records import Compared, Reference, Sample
@@ -39,6 +40,35 @@ from refed_dspy.records import Compared, Reference, Sample
 COMPONENTS = ("wins", "grades", "diversity")
 T = TypeVar("T")
 _WORD = re.compile(r"\w+")
+INSTRUCTION_LENGTH, REASON_LENGTH = 240, 600
+"""How many characters of an instruction, and of a judge's reason, are shown at most."""
+MOST_GRADES = 6
+"""How many grades are shown, the lowest first."""
+
+
+@dataclass(frozen=True)
+class JudgedSample:
+    """The judge's verdict and grades of one sample. `verdict` is None where the uncompiled program had no answer, be it
+    that the endpoint gave none, or that it failed (`baseline_failed`): its answer was cut, malformed or refused."""
+
+    sample: Sample
+    baseline: str | None
+    verdict: Verdict | None
+    grades: tuple[Graded, ...]
+    baseline_failed: bool = False
+
+    @property
+    def win(self) -> float | None:
+        """1 where the final answer won, 0.5 for a tie and where the uncompiled program failed, 0 where it lost; None
+        where that was not decided."""
+        if self.baseline_failed:
+            return 0.5
+        return None if self.verdict is None else self.verdict.win
+
+    @property
+    def length_ratio(self) -> float:
+        """The final answer's length over that of the baseline's; 1 where there is no baseline."""
+        return max(1, len(self.sample.improved_response)) / len(self.baseline) if self.baseline else 1.0
 
 
 class ReferenceMetric:
@@ -76,10 +106,7 @@ class ReferenceMetric:
         self.pairwise, self.rubric = pairwise or PairwiseJudge(), RubricJudge()
         self._recent: deque[tuple[Any, list[JudgedSample]]] = deque(maxlen=64)
 
-    def identity(self) -> dict[str, Any]:
-        return self.config.model_dump(mode="json")
-
-    def score(self, example: dspy.Example, prediction: Any, trace: Any = None) -> Evaluation:  # noqa: ARG002
+    def score(self, example: dspy.Example, prediction: Any, trace: Any = None) -> Scored:  # noqa: ARG002
         """The score of one reference's samples. Raises NotScored."""
         reference = as_reference(example.reference)
         return self._evaluation(reference, prediction, self._judge_once(reference, prediction))
@@ -164,10 +191,10 @@ class ReferenceMetric:
 
     # --- arithmetic
 
-    def _evaluation(self, reference: Reference, prediction: Any, judged: Sequence[JudgedSample]) -> Evaluation:
+    def _evaluation(self, reference: Reference, prediction: Any, judged: Sequence[JudgedSample]) -> Scored:
         coverage = self._coverage(prediction)
         if not judged:
-            return Evaluation(0.0, {"coverage": 0.0}, objectives=dict.fromkeys((*COMPONENTS, "coverage"), 0.0))
+            return Scored(0.0, {"coverage": 0.0}, objectives=dict.fromkeys((*COMPONENTS, "coverage"), 0.0))
         judgements = Judgements.of(one for each in judged for one in (each.verdict, *each.grades) if one is not None)
         wins = [each.win for each in judged if each.win is not None]
         components = {
@@ -188,7 +215,7 @@ class ReferenceMetric:
             for each in judged
             if each.verdict is not None and each.verdict.win is not None
         ]
-        return Evaluation(
+        return Scored(
             score - length_cost,
             {
                 **defined,
@@ -245,7 +272,7 @@ def _instruction_context(reference: Reference, instruction: str, siblings: Seque
     return f"The text is a new instruction, made after this reference:\n{reference.shown}\n\nIts siblings:\n{others}"
 
 
-def _summary(evaluation: Evaluation, prediction: Any) -> str:
+def _summary(evaluation: Scored, prediction: Any) -> str:
     components = ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in evaluation.components.items())
     failed = "".join(f"\nFailed: {f.stage}: {f.kind}: {f.reason}" for f in prediction.failures[:3])
     return f"The program scored {evaluation.score:.2f} of 1 on this reference ({components}).{failed}"
@@ -258,3 +285,59 @@ def _metric_context() -> Any:
     return dspy.context(
         trace=None, max_trace_size=0, disable_history=True, callbacks=[], track_usage=False, adapter=adapter
     )
+
+
+# --- feedback for the model that rewrites prompts: short, since every token costs
+
+
+def feedback_on_instructions(judged: Sequence[JudgedSample]) -> str:
+    """The lowest grades of the instructions, with the judge's reasons."""
+    graded = [
+        (grade, sample.sample.instruction) for sample in judged for grade in sample.grades if grade.grade is not None
+    ]
+    if not graded:
+        return "The judge graded none of the instructions."
+    graded.sort(key=lambda pair: pair[0].grade or 0)
+    lines = [
+        f'- "{clipped(text)}": {grade.criterion} {grade.grade} of 5. {clipped(grade.reason, REASON_LENGTH)}'
+        for grade, text in graded[:MOST_GRADES]
+    ]
+    return "\n".join(["A judge graded the new instructions; the lowest grades and its reasons:", *lines])
+
+
+def feedback_on_responses(judged: Sequence[JudgedSample], graded: Sequence[Sequence[Graded]]) -> str:
+    """How the final answers compare with the original prompts' answers, and what the judge criticises in them."""
+    if not judged:
+        return "There was no final answer to judge."
+    return "\n\n".join(_feedback_on_answer(sample, grades) for sample, grades in zip(judged, graded, strict=True))
+
+
+def _feedback_on_answer(judged: JudgedSample, grades: Sequence[Graded]) -> str:
+    lines = [f'The final answer to "{clipped(judged.sample.instruction)}" {_outcome(judged.verdict)}']
+    if judged.verdict is not None:
+        lines += [
+            f"- Judge (A is this answer, B the original prompts'): {clipped(reason, REASON_LENGTH)}"
+            for reason in judged.verdict.reasons
+        ]
+    lines += [
+        f"- {grade.criterion} {grade.grade or '?'} of 5. {clipped(grade.reason, REASON_LENGTH)}" for grade in grades
+    ]
+    if judged.length_ratio > 1.5:
+        lines.append(
+            f"- It is {judged.length_ratio:.1f} times as long as the original prompts' answer; length wins nothing."
+        )
+    return "\n".join(lines)
+
+
+def _outcome(verdict: Verdict | None) -> str:
+    if verdict is None:
+        return "had nothing to be compared with."
+    if verdict.preference is None:
+        return f"could not be judged ({verdict.failed or verdict.abstained})."
+    won = "lost to" if verdict.preference < 0 else "beat" if verdict.preference > 0 else "tied with"
+    return f"{won} the answer that the original prompts give."
+
+
+def clipped(text: str, longest: int = INSTRUCTION_LENGTH) -> str:
+    """`text` in at most `longest` characters."""
+    return text if len(text) <= longest else text[: longest - 1] + "…"

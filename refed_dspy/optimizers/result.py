@@ -6,18 +6,20 @@ import json
 import platform
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dspy
+from pydantic import TypeAdapter, ValidationError
 
 from refed_dspy.errors import RunStopped, one_line
 from refed_dspy.files import whole_file
-from refed_dspy.ledger.candidates import ABSTAINED, baseline_and_best, count_abstentions, load_candidates
+from refed_dspy.ledger.candidates import ABSTAINED, Candidate, baseline_and_best, count_abstentions, load_candidates
+from refed_dspy.ledger.connection import damaged
+from refed_dspy.ledger.history import simulated_note
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.provenance import simulated_note
 from refed_dspy.ledger.spending import in_flight_cost, spent
 from refed_dspy.ledger.states import state_in, state_of
 from refed_dspy.ledger.summary import failure_counts, limited_since, usage_by_stage
@@ -25,18 +27,40 @@ from refed_dspy.metrics.intervals import Interval
 from refed_dspy.optimizers.agreement import JudgeReport
 from refed_dspy.optimizers.proof import FORMAT, Proof, finite
 from refed_dspy.optimizers.spec import CompileSpec
-from refed_dspy.programs.changed import DIFF
-from refed_dspy.programs.prompt_diff import prompt_diff
-from refed_dspy.programs.saved import MANIFEST, load_state, program_digests, program_state
+from refed_dspy.programs.saved import MANIFEST, load_state, program_digests, program_state, prompt_diff
 from refed_dspy.records import PICO, dollars
-from refed_dspy.text import Shown, counted, format_number, html_lines
+from refed_dspy.text import Shown, counted, format_number
 from refed_dspy.tracking.store import noted_run
 
-if TYPE_CHECKING:
-    from refed_dspy.optimizers.steps import CompileOutcome
-
 PROGRAM, PROOF = "program.json", "proof.txt"
+DIFF = "prompts.diff"
+"""How the program's prompts differ from the uncompiled program's."""
 OUTPUTS = (PROGRAM, PROOF, DIFF)
+
+
+@dataclass(frozen=True)
+class CompileOutcome:
+    """What a compile came to. `stopped`: what ended it early, a cap's name or missing scores; else an empty text."""
+
+    baseline: Candidate
+    best: Candidate
+    estimate: dict[str, Any]
+    proof: Proof | None = None
+    stopped: str = ""
+    champion: str | None = None
+    """The version of the champion that the proof compares with."""
+    judge: JudgeReport | None = None
+    """Where the program is a judge."""
+    why: str = ""
+    """How far it came, where a cap ended it."""
+
+    def facts(self) -> dict[str, Any] | None:
+        """What `ended_outcome` makes it of again, in JSON's types; None where it has not ended: a cap stopped it,
+        or too little of the test set could be scored, which another start may mend."""
+        if self.stopped or self.proof is None or not self.proof.whole:
+            return None
+        named = {"format": FORMAT, "baseline": self.baseline.digest, "best": self.best.digest}
+        return {**asdict(self), **named}
 
 
 @dataclass(frozen=True, repr=False)
@@ -62,9 +86,6 @@ class Compiled(Shown):
         proved = "no proof" if self.proof is None else "proved better" if self.proof.proved else "not proved better"
         proved = "unchanged" if not self.changed else proved
         return f"a {type(self.program).__name__}, {proved}, {_money(self.manifest['cost'])}, in {self.path}"
-
-    def _repr_html_(self) -> str:
-        return html_lines(repr(self), self.lines())
 
     @property
     def state(self) -> str:
@@ -142,6 +163,54 @@ class CompileEstimate(Compiled):
     def lines(self) -> list[str]:
         """The estimate for people."""
         return self.estimate_lines()
+
+
+@dataclass(frozen=True)
+class KeptOutcome:
+    """A `CompileOutcome` as its ledger keeps it: candidates by their digests."""
+
+    baseline: str
+    best: str
+    estimate: dict[str, int | float | None]
+    proof: Proof
+    champion: str | None = None
+    judge: JudgeReport | None = None
+    format: int = 1
+
+
+def ended_outcome(folder: Path, ledger: Ledger, spec: CompileSpec) -> Compiled | None:
+    """The outcome of the compile in `folder`; None where it has not ended, or where another name or
+    `accept_longer` is asked for now: then it is gone over again, from its recorded answers.
+
+    A file that is missing in the folder is written again. Raises RunStopped where it cannot be written, RunDirError
+    where the outcome is damaged.
+    """
+    manifest, facts = ledger.meta("outcome") or {}, ledger.meta("ended")
+    if facts is None:
+        return None
+    candidates = {candidate.digest: candidate for candidate in load_candidates(ledger)}
+    try:
+        ended = TypeAdapter(KeptOutcome).validate_python(facts)
+        if (manifest["name"], ended.proof.accept_longer) != (spec.settings.name, spec.settings.accept_longer):
+            return None
+        baseline, best = candidates[ended.baseline], candidates[ended.best]
+    except (ValidationError, KeyError):
+        raise damaged(ledger.path, "the compile's outcome is damaged") from None
+    proof = ended.proof if ended.format > 1 else _of_format_1(ended.proof)
+    outcome = CompileOutcome(baseline, best, ended.estimate, proof, champion=ended.champion, judge=ended.judge)
+    made = compiled(folder, outcome, best_program(folder, spec, outcome), manifest)
+    write_files(folder, {name: text for name, text in files_of(spec, made).items() if not (folder / name).exists()})
+    return made
+
+
+def _of_format_1(proof: Proof) -> Proof:
+    """A proof as an earlier version stored it, with its money in dollars."""
+    baseline, best, champion = (
+        program and replace(program, unit_cost=program.unit_cost and program.unit_cost / PICO)
+        for program in (proof.baseline, proof.compiled, proof.champion)
+    )
+    assert baseline is not None and best is not None
+    return replace(proof, baseline=baseline, compiled=best, champion=champion)
 
 
 def write_outcome(

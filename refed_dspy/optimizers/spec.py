@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+import tempfile
+import threading
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import dspy
 
@@ -17,16 +19,17 @@ from refed_dspy.config.named import code_of
 from refed_dspy.data.read import BUILTIN
 from refed_dspy.data.references import References, refuse_references
 from refed_dspy.errors import ConfigError, one_line
-from refed_dspy.optimizers.dspy_optimizers import Optimizer, OptimizerInputs, choose
-from refed_dspy.optimizers.examples import Split, as_examples, cluster_of, example_id, split_examples
+from refed_dspy.metrics.intervals import MIN_CLUSTERS
+from refed_dspy.optimizers.dspy_optimizers import Optimizer, OptimizerInputs, choose, printed_to_file
+from refed_dspy.optimizers.examples import Split, as_examples, cluster_of, example_id, set_sizes, split_examples
 from refed_dspy.optimizers.metrics import CustomMetric, HumanAgreement, Metric, name_of, named_metric
+from refed_dspy.optimizers.proof import basis, find_topics
 from refed_dspy.optimizers.reference_metric import ReferenceMetric
-from refed_dspy.optimizers.topics import find_topics
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
-from refed_dspy.programs.load import load_program, own_program, refuse_bound_models, warn_of_another_teacher
-from refed_dspy.programs.saved import CORRECTIONS, program_digests
+from refed_dspy.programs.adapter import SchemaAdapter
+from refed_dspy.programs.load import open_tunable, warn_of_another_teacher
+from refed_dspy.programs.saved import program_digests
 from refed_dspy.records import digest
-from refed_dspy.signatures import DEFAULT_FEATURES
 from refed_dspy.teachers import Teacher, open_teacher
 from refed_dspy.teachers.judge import in_role, judge_beside, open_judge_program, warn_of_one_model
 from refed_dspy.teachers.work import Work, caps_of
@@ -186,8 +189,6 @@ def prepare(program: Any, references: Any, metric: Any, arguments: Mapping[str, 
     models, pairs = {role: arguments.get(role) for role in ROLES}, arguments.get("pairs")
     if isinstance(metric, MetricConfig | Mapping | str):
         arguments, metric = {**arguments, "metric": metric}, None
-    if metric is not None and not callable(metric):
-        raise ConfigError(f"metric: got a {type(metric).__name__}; pass a function, its name or a MetricConfig")
     if references is not None and pairs is not None:
         raise ConfigError(
             "pairs: references are given, too; keep one: a judge learns from pairs, all else from references"
@@ -198,7 +199,7 @@ def prepare(program: Any, references: Any, metric: Any, arguments: Mapping[str, 
     if metric is None and settings.metric.function is not None:
         metric = named_metric(settings.metric.function)
     refuse_references(program, "program")
-    module = _program(program, settings) if pairs is None else _judge(program, settings)
+    module = open_tunable(settings.program if program is None else program, settings, judge=pairs is not None)
     _refuse_unused(module, program, settings)
     teachers = open_teachers(models)
     warn_of_another_teacher(module, teachers["teacher"].model)
@@ -259,46 +260,88 @@ def open_teachers(models: Mapping[str, Any]) -> dict[str, Teacher]:
     return opened
 
 
-def _program(program: Any, settings: CompileConfig) -> dspy.Module:
-    program = own_program(settings.program if program is None else program, settings.accept_changed)
-    if program is None or isinstance(program, str | Path):
-        module = (
-            ReferenceLevelFeedback(settings.features or DEFAULT_FEATURES)
-            if program is None
-            else load_program(program, settings.features, accept_changed=settings.accept_changed)
-        )
-        module.add_guidance(settings.guidance)
-        return module
-    if hasattr(program, CORRECTIONS):
-        raise ConfigError(
-            "program: a trained judge, whose correction fits its prompts; compile a PairwiseJudge, and train that one"
-        )
-    if not isinstance(program, dspy.Module):
-        raise ConfigError(
-            f"program: got a {type(program).__name__}; pass a dspy.Module, a program's file or its MLflow address"
-        )
-    refuse_bound_models(program)
-    if not program.named_predictors():
-        raise ConfigError(f"program: {type(program).__name__} has no predictors to tune")
-    return program
-
-
-def _judge(program: Any, settings: CompileConfig) -> PairwiseJudge:
-    """The judge that is tuned on pairs. Raises ConfigError."""
-    program = settings.program if program is None else program
-    if program is None:
-        return PairwiseJudge()
-    if isinstance(program, str | Path):
-        program = load_program(program, into=PairwiseJudge(), accept_changed=settings.accept_changed)
-    if not isinstance(program, PairwiseJudge):
-        raise ConfigError(f"pairs: only a PairwiseJudge learns from pairs; {type(program).__name__} needs references=…")
-    module = _program(program, settings)
-    assert isinstance(module, PairwiseJudge)
-    return module
-
-
 def _fitting(examples: list[dspy.Example], teacher: Teacher) -> list[dspy.Example]:
     """The examples whose reference fits the teacher's context window."""
     fitting = References(tuple(e.reference for e in examples)).fitting(teacher.window, teacher.max_tokens)
     fitting_ids = {reference.id for reference in fitting}
     return [example for example in examples if example.reference.id in fitting_ids]
+
+
+# --- known before anything is paid for
+
+
+def refuse_unprovable(spec: CompileSpec, seen: Collection[str] = ()) -> None:
+    """Raises ConfigError where so few references or topics are held out that no gain could be proved, unless no proof
+    is wanted. `seen`: the clusters that the champion was tuned on, which prove nothing over it."""
+    if not spec.settings.prove:
+        return
+    clusters = {cluster_of(example) for example in spec.split.test} - {*seen}
+    topics = {(spec.topics or {}).get(cluster, cluster) for cluster in clusters}
+    if len(topics) < MIN_CLUSTERS:
+        there = basis(len(clusters), len(topics), spec.unit)
+        remedy = f"add {spec.unit} on other subjects" if len(clusters) >= MIN_CLUSTERS else _more_held_out(spec)
+        if seen:
+            there += " that the champion has not seen"
+            remedy = f"use the champion's seed, other {spec.unit} or another name"
+        go_on = "go on without a proof with prove=False"
+        raise ConfigError(f"test: only {there}, and a proof needs {MIN_CLUSTERS} or more; {remedy}, or {go_on}")
+
+
+def _more_held_out(spec: CompileSpec) -> str:
+    """How MIN_CLUSTERS can be held out."""
+    settings, available = spec.settings, len({cluster_of(example) for _, example in spec.split.named_examples()})
+    sizes = settings.train, settings.validation, settings.test
+    if settings.test < MIN_CLUSTERS:
+        return f"set test to {MIN_CLUSTERS} or more"
+    wanted = next(count for count in range(available, sum(sizes) + 1) if set_sizes(count, sizes)[2] >= MIN_CLUSTERS)
+    remedy = f"give {wanted} {spec.unit} or more in all"
+    if (left := available - MIN_CLUSTERS) < 2:
+        return remedy
+    validation = max(1, min(settings.validation, left // 3))
+    train = min(settings.train, left - validation)
+    return f"{remedy}, or set train, validation and test to {train}, {validation} and {MIN_CLUSTERS}"
+
+
+class _Begun(BaseException):
+    """Ends a rehearsal. No `Exception`: optimizers, programs and DSPy's evaluation let those of a row pass."""
+
+
+class _Listener(dspy.LM):
+    """A language model that ends the rehearsal as soon as it is asked."""
+
+    def __init__(self) -> None:
+        super().__init__("rehearsal/none")
+        self.begun = threading.Event()
+
+    def __call__(self, *_: Any, **__: Any) -> NoReturn:
+        self.begun.set()
+        raise _Begun
+
+    async def acall(self, *_: Any, **__: Any) -> NoReturn:
+        self()
+
+    def copy(self, **_: Any) -> _Listener:
+        return self
+
+    def __deepcopy__(self, _: Any) -> _Listener:
+        return self
+
+
+def rehearse(spec: CompileSpec) -> None:
+    """Raises ConfigError where the optimizer refuses its options or its sets: it is run up to the first thing that it
+    asks. Nothing is asked or written."""
+    listener = _Listener()
+    optimizer = spec.optimizer(no_metric, listener, listener, stopping=lambda: False)
+    adapter = dspy.settings.adapter or SchemaAdapter()
+    try:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            printed_to_file(Path(folder)),
+            dspy.context(lm=listener, adapter=adapter, callbacks=[], disable_history=True),
+        ):
+            optimizer.tune(spec.student, list(spec.split.train), list(spec.split.validation))
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        if not listener.begun.is_set():
+            raise ConfigError(f"optimizer {optimizer.name}: {one_line(error) or type(error).__name__}") from error

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +13,23 @@ from refed_dspy.errors import ConfigError, RunStopped, one_line
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.candidates import Candidate, baseline_and_best, enough, load_candidates
 from refed_dspy.optimizers.agreement import JudgeReport, agreement_of_results
-from refed_dspy.optimizers.at_cap import Tuned, at_cap
 from refed_dspy.optimizers.dspy_optimizers import DOES, NO_ERROR_LIMIT, Optimizer
-from refed_dspy.optimizers.estimate import caps_before_proof, estimate_compile, warn_of_small_caps
+from refed_dspy.optimizers.estimate import (
+    Tuned,
+    at_cap,
+    caps_before_proof,
+    estimate_compile,
+    note_proof,
+    spent_so_far,
+    taken_by_proofs,
+    warn_of_small_caps,
+)
 from refed_dspy.optimizers.gateway import Gateway, current_candidate
-from refed_dspy.optimizers.least import refuse_unprovable
-from refed_dspy.optimizers.proof import FORMAT, Proof, gain_over, program_score
+from refed_dspy.optimizers.proof import Proof, gain_over, program_score
 from refed_dspy.optimizers.recorder import CandidateCallback, ScoreRecorder, is_recoverable
 from refed_dspy.optimizers.reference_metric import ReferenceMetric
-from refed_dspy.optimizers.spec import CompileSpec
-from refed_dspy.optimizers.turns import Turns
+from refed_dspy.optimizers.result import CompileOutcome
+from refed_dspy.optimizers.spec import CompileSpec, refuse_unprovable
 from refed_dspy.programs import PairwiseJudge
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.saved import MANIFEST, load_state, program_state
@@ -35,31 +40,6 @@ from refed_dspy.tracking.registry import Registered, champion
 from refed_dspy.tracking.store import NotTracked, noted_run
 
 log = logging.getLogger("refed_dspy.optimizers")
-
-
-@dataclass(frozen=True)
-class CompileOutcome:
-    """What a compile came to. `stopped`: what ended it early, a cap's name or missing scores; else an empty text."""
-
-    baseline: Candidate
-    best: Candidate
-    estimate: dict[str, Any]
-    proof: Proof | None = None
-    stopped: str = ""
-    champion: str | None = None
-    """The version of the champion that the proof compares with."""
-    judge: JudgeReport | None = None
-    """Where the program is a judge."""
-    why: str = ""
-    """How far it came, where a cap ended it."""
-
-    def facts(self) -> dict[str, Any] | None:
-        """What `ended.py` makes the outcome of again, in JSON's types; None where it has not ended: a cap stopped it,
-        or too little of the test set could be scored, which another start may mend."""
-        if self.stopped or self.proof is None or not self.proof.whole:
-            return None
-        named = {"format": FORMAT, "baseline": self.baseline.digest, "best": self.best.digest}
-        return {**asdict(self), **named}
 
 
 class CompileSteps:
@@ -88,6 +68,8 @@ class CompileSteps:
         """Candidate → the results of `dspy.Evaluate` on the test set: (example, prediction, score)."""
         self.unit_costs: dict[str, float] = {}
         """Candidate → dollars a sample (or an example) on the test set."""
+        self.of_proofs = taken_by_proofs(gateway)
+        """What the proofs of earlier starts took."""
         self.tuned: Tuned | None = None
         """How far the optimizer came."""
 
@@ -101,7 +83,7 @@ class CompileSteps:
             track_usage=False,
             max_errors=NO_ERROR_LIMIT,
         )
-        with settings, _quiet_dspy_log(self.gateway):
+        with settings:
             # First, so that options that it does not take cost nothing.
             optimizer = self.spec.optimizer(self.recorder, self.teacher, self.reflection, self._stopping)
             if self.champion is not None:
@@ -152,8 +134,8 @@ class CompileSteps:
                 log.warning("the optimizer ended early (%s); continuing with what it found", one_line(error, 200))
             tuned = None
         self._raise_if_stopped()
-        budget, done = self.gateway.recorder.budget, self.recorder.evaluations - before
-        self.tuned = Tuned(optimizer.name, done, optimizer.expected, budget.spent, budget.calls)
+        spent = spent_so_far(self.gateway) - self.of_proofs
+        self.tuned = Tuned(optimizer.name, self.recorder.evaluations - before, optimizer.expected, spent)
         if tuned is not None:
             tuned = self._with_prompts(program_state(tuned))
             self._evaluate("tuned program on the validation set", tuned, self.spec.split.validation)
@@ -170,6 +152,7 @@ class CompileSteps:
         names = {"uncompiled": baseline, "compiled": best}
         if self.champion is not None:
             names["champion"] = self.candidates.note(self._with_prompts(self.champion.state))
+        note_proof(self.gateway, self.of_proofs)
         self._evaluate_in_turns("programs on the test set, in turns", list(dict.fromkeys(names.values())))
         candidates, seed = self._candidates(), self.spec.settings.seed
         scores = {
@@ -200,7 +183,7 @@ class CompileSteps:
         """How far it came, where a cap ended it; else an empty text."""
         if not stopped.startswith("max_"):
             return ""
-        return at_cap(stopped, self.caps, self.gateway.recorder.budget, estimate, self.tuned)
+        return at_cap(stopped, self.gateway, self.caps, estimate, self.tuned)
 
     def _judge_report(self, baseline: str, best: str) -> JudgeReport | None:
         """How a judge agrees with people, before and after the compile."""
@@ -310,23 +293,45 @@ class CompileSteps:
             self.gateway.read(lambda _, model=model: model.failures.check_useful())  # type: ignore[misc]
 
 
+class Turns:
+    """`programs` by name, to be scored by `metric` as one program by `dspy.Evaluate`, whose devset is `of(examples)`:
+    each example once for each program, and another program first each time.
+
+    A hosted model may change while a compile proves a gain, or a judge grow stricter. If one program were scored after
+    the other, such a drift would be taken for a gain: in up to 22% of comparisons without one.
+    """
+
+    def __init__(self, programs: Mapping[str, dspy.Module], metric: Callable[[dspy.Example, Any], Any]) -> None:
+        self.programs, self.metric = programs, metric
+
+    def of(self, examples: Sequence[dspy.Example]) -> list[dspy.Example]:
+        names = list(self.programs)
+        return [
+            dspy.Example(turn=names[(index + at) % len(names)], example=example).with_inputs("turn", "example")
+            for index, example in enumerate(examples)
+            for at in range(len(names))
+        ]
+
+    def __call__(self, turn: str, example: dspy.Example) -> Any:
+        return self.programs[turn](**example.inputs())
+
+    def score(self, turn: dspy.Example, prediction: Any) -> Any:
+        return self.metric(turn.example, prediction)
+
+    def results(self, evaluation: Any) -> dict[str, list[Any]]:
+        """Program's name → (example, prediction, score) of each example."""
+        return {
+            name: [
+                (turn.example, prediction, score) for turn, prediction, score in evaluation.results if turn.turn == name
+            ]
+            for name in self.programs
+        }
+
+
 def _samples(prediction: Any) -> int:
     """How many samples a prediction holds; 1 for programs that make none."""
     made = prediction.get("samples") if isinstance(prediction, dspy.Prediction) else None
     return len(made) if isinstance(made, list) else 1
-
-
-@contextmanager
-def _quiet_dspy_log(gateway: Gateway) -> Iterator[None]:
-    """Silence DSPy's log while a compile ends: it logs each failed example in full, which says nothing new then."""
-    dspy_log = logging.getLogger("dspy")
-    before = dspy_log.level
-    gateway.on_ending = lambda ending: dspy_log.setLevel(logging.CRITICAL if ending else before)
-    try:
-        yield
-    finally:
-        gateway.on_ending = lambda _: None
-        dspy_log.setLevel(before)
 
 
 def champion_for(spec: CompileSpec, folder: Path) -> Registered | None:

@@ -15,7 +15,7 @@ import dspy
 from refed_dspy.concurrency import all_of
 from refed_dspy.errors import NoConnection, RowError, one_line
 from refed_dspy.programs.asking import about
-from refed_dspy.programs.program import Program, trace_in_order
+from refed_dspy.programs.program import AsyncProgram, trace_in_order
 from refed_dspy.signatures.judging import PairwiseComparison, RubricGrading
 
 
@@ -155,7 +155,7 @@ class Judgements:
         return f"{what}: {self}, the first because: {one_line(self.why, 200)}"
 
 
-class PairwiseJudge(Program):
+class PairwiseJudge(AsyncProgram):
     """Asks which of two answers is better, in both orders. Where the orders disagree the verdict is a tie."""
 
     rubric: RubricJudge | None = None
@@ -220,7 +220,7 @@ class PairwiseJudge(Program):
         return dspy.Prediction(**asdict(verdict))
 
 
-class RubricJudge(Program):
+class RubricJudge(AsyncProgram):
     """Grades one text by one named criterion."""
 
     def __init__(self) -> None:

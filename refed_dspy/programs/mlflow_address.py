@@ -18,7 +18,7 @@ from refed_dspy.errors import ConfigError, one_line
 P = ParamSpec("P")
 T = TypeVar("T")
 TEXTS_TAG = "refed.texts"
-"""A registered version's tag: the digest of its prompts (`changed.prompts_digest`). Earlier versions have none."""
+"""A registered version's tag: the digest of its prompts (`saved.prompts_digest`). Earlier versions have none."""
 
 
 def is_address(name: str) -> bool:
@@ -134,10 +134,12 @@ def _without_secret(parameter: re.Match[str]) -> str:
     return f"{mark}{name}=…" if is_secret_name(name) or holds_key(value) else parameter[0]
 
 
-def download_program(address: str) -> Path:
-    """Download a program's JSON from MLflow; returns the local file. Raises ConfigError."""
+def fetch_program(address: str) -> tuple[Path, Any | None]:
+    """The local file of the program at `address`, and the version of a registered model that `models:/…` means now;
+    None for any other address. Raises ConfigError."""
     try:
-        local = ask_mlflow(downloaded, address)
+        version = ask_mlflow(_version_at, address) if address.startswith("models:/") else None
+        local = ask_mlflow(downloaded, f"models:/{version.name}/{version.version}" if version else address)
     except Exception as error:  # noqa: BLE001 — MLflow's own, and its HTTP client's
         if (name := _CHAMPION.fullmatch(address)) and "alias champion not found" in str(error):
             raise ConfigError(
@@ -145,18 +147,7 @@ def download_program(address: str) -> Path:
                 f"anyway with: refed_dspy.promote({name[1]!r}, unproved=True)"
             ) from None
         raise ConfigError(f"program {address}: MLflow cannot provide it: {without_secrets(error)}") from None
-    return local / "program.json" if local.is_dir() else local
-
-
-def registered_version(address: str) -> Any | None:
-    """The version of a registered model that `models:/…` means now; None for any other address, or a file's name.
-    Raises ConfigError."""
-    if not address.startswith("models:/"):
-        return None
-    try:
-        return ask_mlflow(_version_at, address)
-    except Exception as error:  # noqa: BLE001 — MLflow's own, and its HTTP client's
-        raise ConfigError(f"program {address}: MLflow cannot provide it: {without_secrets(error)}") from None
+    return local / "program.json" if local.is_dir() else local, version
 
 
 def _version_at(address: str) -> Any | None:
@@ -165,15 +156,3 @@ def _version_at(address: str) -> Any | None:
     client = mlflow_client()
     named = get_model_name_and_version(client, address)
     return client.get_model_version(*named) if len(named) == 2 else None
-
-
-def registered_digest(address: str) -> str | None:
-    """The digest that the registry has of the version's prompts; None where it has none. Raises ConfigError."""
-    version = registered_version(address)
-    return None if version is None else version.tags.get(TEXTS_TAG)
-
-
-def model_version(address: str) -> dict[str, str]:
-    """`model` and the `version` that the address of a registered model means now; empty for other addresses."""
-    version = registered_version(address)
-    return {} if version is None else {"model": version.name, "version": str(version.version)}

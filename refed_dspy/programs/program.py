@@ -14,7 +14,7 @@ from refed_dspy.concurrency import in_event_loop, run_blocking
 from refed_dspy.text import Shown
 
 
-class Program(Shown, dspy.Module):
+class AsyncProgram(Shown, dspy.Module):
     """A module that does its work in `aforward`, and that ordinary code can call as well."""
 
     def _describe(self) -> str:

@@ -1,4 +1,5 @@
-"""Reference-Level Feedback as one DSPy module: the paper's figure, stage by stage."""
+"""Reference-Level Feedback as one DSPy module, the paper's figure stage by stage, and the programs that it is compared
+with."""
 
 from __future__ import annotations
 
@@ -10,9 +11,9 @@ import dspy
 
 from refed_dspy.concurrency import all_of, together
 from refed_dspy.errors import ConfigError, RowError, one_line
-from refed_dspy.programs.asking import about, again, ask
-from refed_dspy.programs.program import Program, trace_in_order
-from refed_dspy.records import TAKEN_SHOWN, Failure, Feedback, Reference, Sample
+from refed_dspy.programs.asking import about, again, ask, name_of
+from refed_dspy.programs.program import AsyncProgram, trace_in_order
+from refed_dspy.records import NO_ANALYSIS, NO_STRATEGY, TAKEN_SHOWN, Failure, Feedback, Reference, Sample
 from refed_dspy.signatures import (
     DEFAULT_FEATURES,
     InstructionSynthesis,
@@ -21,6 +22,7 @@ from refed_dspy.signatures import (
     ResponseImprovement,
     instruction_feedback,
 )
+from refed_dspy.signatures.synthesis import SampleFeedback, SampleImprovement
 from refed_dspy.text import nearest
 
 STAGES = (
@@ -41,7 +43,7 @@ class Proposal:
     surplus: int
 
 
-class ReferenceLevelFeedback(Program):
+class ReferenceLevelFeedback(AsyncProgram):
     """Collect feedback on a reference once; every sample of that reference is written with it.
 
     Args:
@@ -231,3 +233,109 @@ async def _or_failure(failures: list[Failure], work: Coroutine[Any, Any, T]) -> 
     except RowError as error:
         failures.append(Failure(stage=error.stage, item=error.item, kind=error.kind, reason=error.reason))
         return None
+
+
+# --- what it is compared with (paper notes, section 2): the same instructions, other feedback. Where stages are the
+# same they ask the same questions, so in one ledger instructions and first responses are paid for once.
+
+
+class InstructionFeedbackOnly(ReferenceLevelFeedback):
+    """Instructions from references, and the first response to each, which is not improved."""
+
+    stage_names: tuple[str, ...] = ("instruction_feedback", "instruction_synthesis", "response_generation")
+    final_stage = "response_generation"
+    calls_a_sample = 1
+
+    async def collect_response_feedback(self, reference: Reference) -> str:  # noqa: ARG002 — nothing is asked
+        """Nothing: no feedback on the reference's response is used."""
+        return ""
+
+    async def respond(self, reference: Reference, response_feedback: str, instruction: str, item: str = "") -> Sample:  # noqa: ARG002
+        """Answer `instruction`. `improved_response`, which is what is trained on, is that answer."""
+        response = await self.first_response(reference, instruction, item)
+        return unimproved_sample(instruction, response)
+
+
+class SampleLevelFeedback(InstructionFeedbackOnly):
+    """The same instructions and first responses, each improved with feedback on that very response: three calls a
+    sample, and one feedback for each sample where Reference-Level Feedback has one for each reference."""
+
+    stage_names = (
+        "instruction_feedback",
+        "instruction_synthesis",
+        "response_generation",
+        "sample_feedback",
+        "sample_improvement",
+    )
+    final_stage = "sample_improvement"
+    calls_a_sample = 3
+    signatures: Mapping[str, type[dspy.Signature]] = {
+        **InstructionFeedbackOnly.signatures,
+        "sample_feedback": SampleFeedback,
+        "sample_improvement": SampleImprovement,
+    }
+
+    async def respond(self, reference: Reference, response_feedback: str, instruction: str, item: str = "") -> Sample:  # noqa: ARG002
+        """Answer `instruction`, collect feedback on the answer, and improve it."""
+        item = item or f"{reference.id}/{instruction[:40]}"
+        response = await self.first_response(reference, instruction, item)
+        with about("sample_feedback", item):
+            feedback = await ask(self.sample_feedback, instruction=reference.posed(instruction), response=response)
+        with about("sample_improvement", item):
+            better = await ask(
+                self.sample_improvement,
+                instruction=reference.posed(instruction),
+                response=response,
+                response_feedback=feedback.response_feedback,
+            )
+        return improved_sample(instruction, response, better)
+
+
+class SeedOnly(AsyncProgram):
+    """No feedback and no new instructions: the references are the data set. No question is asked."""
+
+    async def aforward(self, reference: Reference | Mapping[str, str]) -> dspy.Prediction:
+        """One sample: the reference."""
+        pair = as_reference(reference)
+        sample = unimproved_sample(pair.instruction, pair.response)
+        return dspy.Prediction(feedback=None, samples=[sample], failures=[])
+
+
+def unimproved_sample(instruction: str, response: str) -> Sample:
+    """The sample of a response that no stage improves."""
+    return Sample(
+        instruction=instruction,
+        response=response,
+        analysis=NO_ANALYSIS,
+        implementation_strategy=NO_STRATEGY,
+        improved_response=response,
+    )
+
+
+METHODS: Mapping[str, type[ReferenceLevelFeedback]] = {
+    "reference-level": ReferenceLevelFeedback,
+    "sample-level": SampleLevelFeedback,
+    "instruction-only": InstructionFeedbackOnly,
+}
+"""`method` in a config → its program."""
+
+
+# --- what stages write beyond what a sample has a place for: a subclass's `why`, a predictor of its own
+
+
+_OWN = (ResponseFeedback, InstructionSynthesis, ResponseGeneration, ResponseImprovement)
+_PLACED = {name for signature in _OWN for name in signature.output_fields}
+_PLAIN = (str, int, float, bool)
+
+
+def extra_outputs(program: dspy.Module) -> dict[str, dict[str, str]]:
+    """Stage → output field → the name of its type: `str`, `int`, `float`, `bool`, or `json` for any other."""
+    stages, features = getattr(program, "stage_names", ()), getattr(program, "features", {})
+    found: dict[str, dict[str, str]] = {}
+    for path, predictor in program.named_predictors():
+        stage = place if (place := path.partition(".")[0]) in stages else name_of(path)
+        for name, field in predictor.signature.output_fields.items():
+            if name not in _PLACED and name not in features:
+                kind: Any = field.annotation
+                found.setdefault(stage, {})[name] = kind.__name__ if kind in _PLAIN else "json"
+    return found

@@ -1,13 +1,14 @@
-"""Programs saved as files, and the digests of prompts and fields.
+"""What is saved of a program: DSPy's JSON state, without a language model, and the digests of its prompts and fields.
 
-A program's file is DSPy's JSON state, without a language model, plus a digest of each signature's fields: DSPy itself
-would silently load a state into a changed signature.
+DSPy itself would silently load a state into a changed signature, and a changed prompt under an old proof.
 """
 
 from __future__ import annotations
 
+import difflib
 import json
-from importlib.resources import files
+import logging
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +16,19 @@ import dspy
 
 from refed_dspy.config.keywords import checked
 from refed_dspy.errors import ConfigError, briefly, one_line
-from refed_dspy.files import read_bytes, whole_file
-from refed_dspy.programs.adapter import SchemaAdapter
+from refed_dspy.files import whole_file
+from refed_dspy.programs.adapter import SchemaAdapter, rendering
 from refed_dspy.programs.asking import predictor_names
-from refed_dspy.programs.changed import prompt_digests, refuse_changed
-from refed_dspy.programs.mlflow_address import download_program, is_address, model_version
-from refed_dspy.programs.rendering import rendering
 from refed_dspy.records import digest, json_default
 
-OWN = {"embedded": "embedded.json"}
-"""The package's own programs: their name → their file. This one is for the embedded model: it has demonstrations."""
+log = logging.getLogger("refed_dspy.optimizers")
 MANIFEST = "refed"
 """The key of this package's entry in a program's file."""
 CORRECTIONS = "corrections"
 """The key of a trained judge's corrections there, and of their digest in the manifest."""
-UNPROVED = "none"
-"""What is remembered of the proof of a compiled program whose gain was not proved."""
+
+SHOWN = 400
+"""Characters of a demonstration that are shown."""
 
 
 def prompt_digest(predictor: dspy.Predict) -> str:
@@ -47,9 +45,39 @@ def prompt_digest(predictor: dspy.Predict) -> str:
 
 def program_digests(program: dspy.Module) -> dict[str, str]:
     """Predictor name → digest of its prompt; of a trained judge also that of its corrections."""
-    corrections = getattr(program, CORRECTIONS, None)
-    scored = {} if corrections is None else {CORRECTIONS: digest(corrections.state())}
-    return {name: prompt_digest(predictor) for name, predictor in program.named_predictors()} | scored
+    digests = {name: prompt_digest(predictor) for name, predictor in program.named_predictors()}
+    if (corrections := getattr(program, CORRECTIONS, None)) is not None:
+        digests[CORRECTIONS] = digest(corrections.state())
+    return digests
+
+
+def prompt_digests(state: Any) -> dict[str, dict[str, str]]:
+    """Predictor → part of its prompt (`_texts`) → digest, for a program's state. They depend on the state alone, so
+    every version of this package finds the same."""
+    return {
+        name: {part: digest(text) for part, text in _texts(predictor).items()}
+        for name, predictor in (state.items() if isinstance(state, dict) else ())
+        if isinstance(predictor, dict) and isinstance(predictor.get("signature"), dict)
+    }
+
+
+def prompts_digest(state: Any) -> str:
+    """Sixteen hex digits of all prompts in a program's state: what MLflow's registry has of a version."""
+    return digest(prompt_digests(state))
+
+
+def _texts(predictor: Mapping[str, Any]) -> dict[str, str]:
+    """The parts of a predictor's state as text, by their names for people."""
+    signature, demos = predictor["signature"], predictor.get("demos")
+    lines = {"fields": signature.get("fields"), "demonstrations": demos}
+    return {
+        "instructions": str(signature.get("instructions", "")),
+        **{part: "\n".join(map(_as_line, each if isinstance(each, list) else [each])) for part, each in lines.items()},
+    }
+
+
+def _as_line(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True)
 
 
 def _field_digests(program: dspy.Module) -> dict[str, str]:
@@ -119,57 +147,6 @@ def save_program(program: dspy.Module, path: Path | str) -> None:
         raise ConfigError(f"program {path}: cannot be written: {one_line(error.strerror or error)}") from None
 
 
-def load_into(program: dspy.Module, source: Path | str, accept_changed: bool = False) -> None:
-    """Load the state at `source`, a JSON file or an MLflow address (`runs:/…`, `models:/…`), into `program`.
-
-    Raises:
-        ConfigError: no such file, not a program, one made for other fields, or, unless with `accept_changed`, one whose
-            prompts were changed after it was saved.
-    """
-    state = read_state(source)
-    load_saved(program, state, str(source), accept_changed)
-    remember_origin(program, state, str(source))
-
-
-def load_saved(program: dspy.Module, state: Any, source: str, accept_changed: bool = False) -> None:
-    """`load_state` of what was read from a file or MLflow: its prompts must be those that it was saved with."""
-    refuse_changed(state, manifest_of(state).get("digests"), program_state(program), source, accept_changed)
-    load_state(program, state, source)
-
-
-def remember_origin(program: dspy.Module, state: Any, source: str) -> None:
-    """Store in `program` where its prompts came from (`source`) and which clusters of examples they were tuned on
-    (`tuned_on`), as far as the state's manifest says."""
-    manifest = manifest_of(state)
-    models = manifest.get("models")
-    entry = models.get("teacher") if isinstance(models, dict) else None
-    teacher = entry.get("model") if isinstance(entry, dict) else None
-    origin = {"run_id": manifest.get("run_id"), "candidate": manifest.get("candidate"), "teacher": teacher}
-    texts = {name: one_line(value, 200) for name, value in origin.items() if isinstance(value, str)}
-    if "proof" in manifest and not (isinstance(proof := manifest["proof"], dict) and proof.get("proved")):
-        texts["proof"] = UNPROVED
-    program.source = {"address": source, **texts, **model_version(source)}
-    seen = manifest.get("seen")
-    program.tuned_on = [str(cluster) for cluster in seen] if isinstance(seen, list) else []
-
-
-def read_state(source: Path | str) -> Any:
-    """What the program file at `source` holds; an MLflow address, or the name of one of `OWN`, included.
-
-    Raises ConfigError.
-    """
-    name = str(source)
-    if name in OWN:
-        return json.loads(files("refed_dspy.programs").joinpath(OWN[name]).read_text(encoding="utf-8"))
-    path = download_program(name) if is_address(name) else Path(name)
-    try:
-        return json.loads(read_bytes(path).decode())
-    except FileNotFoundError:
-        raise ConfigError(f"program {name}: no such file") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"program {name}: not a saved program (JSON): {one_line(error)}") from None
-
-
 def manifest_of(state: Any) -> dict[str, Any]:
     """The manifest in a program's state: how it was compiled, and digests of its fields; empty if it has none."""
     manifest = state.get(MANIFEST) if isinstance(state, dict) else None
@@ -211,18 +188,13 @@ def _field_names(program: dspy.Module) -> dict[str, list[str]]:
 
 def _field_difference(program: dspy.Module, manifest: dict[str, Any], changed: list[str]) -> str:
     """The fields that only the file or only the program has, as far as the file says."""
-    saved, current = manifest.get("names"), _field_names(program)
-    if not isinstance(saved, dict):
+    if not isinstance(saved := manifest.get("names"), dict):
         return ""
     for name in changed:
-        saved_names, current_names = set(saved.get(name) or ()), set(current[name])
-        differences = []
-        if only_saved := sorted(saved_names - current_names):
-            differences.append(f"it has {', '.join(map(str, only_saved))}")
-        if only_current := sorted(current_names - saved_names):
-            differences.append(f"this program has {', '.join(only_current)}")
-        if differences:
-            return f" ({one_line('; '.join(differences), 200)})"
+        its, ours = {str(each) for each in saved.get(name) or ()}, set(_field_names(program)[name])
+        only = {"it has": sorted(its - ours), "this program has": sorted(ours - its)}
+        if told := "; ".join(f"{whose} {', '.join(names)}" for whose, names in only.items() if names):
+            return f" ({one_line(told, 200)})"
     return " (the same names, but other types or bounds)"
 
 
@@ -234,3 +206,44 @@ def _prompt_of(state: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(demos, list) or not all(isinstance(demo, dict) for demo in demos):
         raise ValueError("demos must be a list of objects")
     return {"signature": signature, "demos": demos, "traces": [], "train": [], "lm": None}
+
+
+# --- how two programs' prompts differ, for people
+
+
+def prompt_diff(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """The differences of two programs' states by predictor: a diff of the instructions, and demonstrations + and -."""
+    blocks = []
+    for name, old, new in _predictors_of_both(before, after):
+        if lines := [*_lines(old, new), *_demos(old, new)]:
+            blocks.append("\n".join([f"### {name}", *lines]))
+    return "\n\n".join(blocks) + "\n" if blocks else "no prompts changed\n"
+
+
+def changed_predictors(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """The predictors whose instructions or demonstrations differ."""
+    return [
+        name
+        for name, old, new in _predictors_of_both(before, after)
+        if any(old.get(key) != new.get(key) for key in ("signature", "demos"))
+    ]
+
+
+def _predictors_of_both(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Name, old state and new state of each predictor in both states."""
+    for name, new in after.items():
+        if isinstance(old := before.get(name), dict) and isinstance(new, dict) and "signature" in new:
+            yield name, old, new
+
+
+def _lines(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    before, after = (str(state["signature"].get("instructions", "")).split("\n") for state in (old, new))
+    diff = list(difflib.unified_diff(before, after, lineterm="", n=3))
+    # The first two lines name files. A line of text begins with a space, + or -, so one with @@ is the diff's header.
+    return [line for line in diff[2:] if not line.startswith("@@")]
+
+
+def _demos(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    before, after = ([json.dumps(demo, ensure_ascii=False) for demo in state.get("demos", [])] for state in (old, new))
+    removed = [f"- demonstration: {one_line(demo, SHOWN)}" for demo in before if demo not in after]
+    return removed + [f"+ demonstration: {one_line(demo, SHOWN)}" for demo in after if demo not in before]

@@ -8,25 +8,28 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from refed_dspy.concurrency import run_blocking
 from refed_dspy.config.teacher import SIMULATED
 from refed_dspy.errors import RunStopped, briefly
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import CAPPED
+from refed_dspy.programs.load import ProgramLike
 from refed_dspy.records import PICO, dollars
 from refed_dspy.runs.forecast import CONFIDENCE, Forecast, forecast
 from refed_dspy.runs.outlook import of_all
-from refed_dspy.runs.prepare import RunSettings, prepare, run_keywords
-from refed_dspy.runs.program import ProgramLike
+from refed_dspy.runs.prepare import prepare, run_keywords
 from refed_dspy.runs.spec import RunSpec
 from refed_dspy.runs.stage_weights import StageWeights
 from refed_dspy.runs.synthesize import produce
 from refed_dspy.teachers.by_stage import ANY, TeachersByStage
 from refed_dspy.teachers.prices import table_name, table_price
 from refed_dspy.teachers.progress import Progress, Watch
-from refed_dspy.text import Shown, counted, html_lines
+from refed_dspy.text import Shown, counted
+
+if TYPE_CHECKING:
+    from refed_dspy.keywords import RunKeywords
 
 PILOT_REFERENCES = 5
 PILOT_SAMPLES = 3
@@ -73,9 +76,6 @@ class Estimate(Shown, Forecast):
         cost = "price unknown" if self.cost is None else f"about {_money(self.cost)}"
         return f"{counted(self.size, 'sample')}, {cost}, {_time_text(self.minutes)}"
 
-    def _repr_html_(self) -> str:
-        return html_lines(repr(self), self.lines())
-
     def lines(self) -> list[str]:
         """The estimate for people."""
         lines = [
@@ -107,7 +107,7 @@ def estimate(
     *,
     progress: bool = True,
     on_progress: Callable[[Progress], None] | None = None,
-    **settings: Unpack[RunSettings],
+    **settings: Unpack[RunKeywords],
 ) -> Estimate:
     """What `synthesize` with the same arguments would take: calls, tokens, dollars, minutes, with an interval.
 
@@ -129,7 +129,7 @@ async def aestimate(
     *,
     progress: bool = True,
     on_progress: Callable[[Progress], None] | None = None,
-    **settings: Unpack[RunSettings],
+    **settings: Unpack[RunKeywords],
 ) -> Estimate:
     """`estimate`, for code that runs in an event loop."""
     return await _estimated(prepare(program, references, **settings), Watch(on_progress, progress))
@@ -175,14 +175,11 @@ def _forecast_from(spec: RunSpec) -> Forecast | None:
     folder, size = spec.folder, spec.size
     if not (folder / "ledger.sqlite").is_file():
         return None
-    rates = spec.by_stage.first.price.rates if spec.by_stage.first.price else None
     with Ledger.read(folder) as ledger:
         if not ledger.has_answers():
             return None
         spec.work().refuse_another(ledger)
-        judge = spec.judge.price.rates if spec.judge and spec.judge.price else None
-        weights = StageWeights.read(ledger, rates, spec.by_stage.facts(), judge)
-        prediction = forecast(ledger, size, spec.config.per_reference, weights)
+        prediction = forecast(ledger, size, spec.config.per_reference, StageWeights.read(ledger, spec.settings()))
     enough = min(ENOUGH_REFERENCES, len(spec.references), -(-size // PILOT_SAMPLES))
     return prediction if prediction is not None and prediction.references >= enough else None
 

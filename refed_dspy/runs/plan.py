@@ -254,6 +254,10 @@ class PlanSettings:
         """Samples that a reference can give in a round: one for each instruction that it is asked for."""
         return len(self.features) * self.instructions_per_feature
 
+    def order(self, round_: int, references: int) -> list[int]:
+        """In which order so many references are opened in a round: drawn at random without replacement."""
+        return random.Random(f"{self.seed}/{round_}").sample(range(references), references)
+
     def share(self, turn: int, references: int, samples: int) -> int:
         """How many of a round's `samples` the reference may give whose `turn` it is among so many.
 
@@ -390,9 +394,9 @@ class Plan:
     # --- opening references
 
     def _order(self, round_: int) -> list[PlannedReference]:
-        """The references still giving, in this round's order: drawn at random without replacement."""
+        """The references still giving, in this round's order."""
         living = [source for source in self._sources if not source.retired]
-        return random.Random(f"{self.settings.seed}/{round_}").sample(living, len(living))
+        return [living[place] for place in self.settings.order(round_, len(living))]
 
     def _draw(self, made: int, opened: Collection[int] = ()) -> Round:
         """The references of this round but those that were `opened` in it, with shares of what `made` is short of."""

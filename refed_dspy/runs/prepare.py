@@ -2,77 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Unpack
 
 import dspy
 
-from refed_dspy.config.base import Turns
-from refed_dspy.config.filters import FilterConfig
 from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
 from refed_dspy.config.run import RunConfig
-from refed_dspy.config.scorer import ScorerConfig
-from refed_dspy.data.references import load_references
+from refed_dspy.data.references import load_references, refuse_references
 from refed_dspy.errors import ConfigError
-from refed_dspy.filters.base import Filter, JudgeFilter
+from refed_dspy.filters.base import JudgeFilter
 from refed_dspy.filters.build import build
 from refed_dspy.filters.screening import Screening
-from refed_dspy.programs.load import warn_of_another_teacher
+from refed_dspy.programs.load import ProgramLike, open_program, warn_of_another_teacher
 from refed_dspy.programs.saved import without_models
-from refed_dspy.runs.program import ProgramLike, open_program
 from refed_dspy.runs.spec import RunSpec
 from refed_dspy.teachers import Teacher, TeacherLike, open_teacher
 from refed_dspy.teachers.by_stage import TeachersByStage, open_teachers, stages_of
 from refed_dspy.teachers.judge import in_role, judge_for, open_judge_program, warn_of_unasked
 
 if TYPE_CHECKING:
-    from refed_dspy.filters.copies import Known
+    from refed_dspy.filters.guards import Known
+    from refed_dspy.keywords import RunKeywords
 
 MODELS = ("teacher", "teachers", "judge")
 """Settings that may be objects, which no file can hold: they are opened as they are."""
 
 
-class RunSettings(TypedDict, total=False):
-    """The keys of `RunConfig` with the types that Python gives them."""
-
-    size: int
-    teacher: TeacherLike | Sequence[TeacherLike] | None
-    teachers: Mapping[str, TeacherLike | Sequence[TeacherLike]] | None
-    run_dir: str | Path | None
-    seed: int
-    per_reference: int | None
-    method: str
-    features: Mapping[str, str] | None
-    instructions_per_feature: int
-    guidance: Mapping[str, str] | None
-    max_failure_share: float
-    columns: Mapping[str, str] | None
-    turns: Turns
-    reuse: str | Path | None
-    filters: Sequence[FilterConfig | Mapping[str, Any] | str | Filter]
-    guards: bool | Mapping[str, Any]
-    judge: TeacherLike | None
-    judge_program: str | Path | None
-    judge_scorer: ScorerConfig | Mapping[str, Any] | None
-    accept_changed: bool
-    track: bool | None
-    max_cost: float | None
-    max_calls: float | None
-    max_minutes: float | None
-    cluster: str | None
-    shards: int | None
+run_keywords = with_keywords(RunConfig)
 
 
-run_keywords = with_keywords(RunConfig, RunSettings)
-
-
-def prepare(program: ProgramLike, references: Any, **settings: Unpack[RunSettings]) -> RunSpec:
+def prepare(program: ProgramLike, references: Any, **settings: Unpack[RunKeywords]) -> RunSpec:
     """What the run is made of, checked; its folder is not touched. Raises InputError."""
     config = check_config(RunConfig, {name: value for name, value in settings.items() if name not in MODELS})
     if config.shards is not None and config.cluster is None:
         raise ConfigError("shards: only a run on a cluster has shards; set cluster, too, or remove it")
+    refuse_references(program, "program")
     module, bound = without_models(open_program(program, config))
     teacher, named = settings.get("teacher"), settings.get("teachers") or {}
     if not isinstance(named, Mapping):
@@ -122,7 +88,7 @@ def _screening(
 
 def _demonstrations(program: dspy.Module) -> Known:
     """The instructions and the responses in the demonstrations of `program`."""
-    from refed_dspy.filters.copies import RUN_SHOWN, Known  # numpy comes with it
+    from refed_dspy.filters.guards import RUN_SHOWN, Known  # numpy comes with it
 
     fields = [field for predictor in program.predictors() for demo in predictor.demos for field in demo.items()]
     listed = [text for name, texts in fields if name == "new_instructions" for text in texts]

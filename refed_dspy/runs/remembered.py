@@ -1,67 +1,92 @@
-"""What a run's folder remembers of its program, models and filters."""
+"""What a run's folder remembers: its program, its references, and the settings to go on with."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from refed_dspy.config.loading import check_config
 from refed_dspy.config.teacher import TeacherConfig
+from refed_dspy.data.references import References
 from refed_dspy.errors import ConfigError, InputError, RunDirError
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.programs.baselines import METHODS
+from refed_dspy.ledger.settings import ANY, Model, RunSettings, settings_of
 from refed_dspy.programs.load import own_program
+from refed_dspy.programs.reference_level import METHODS
 from refed_dspy.programs.saved import load_state
-from refed_dspy.teachers.by_stage import ANY
 
 
 def is_resumable(ledger: Ledger) -> bool:
     """Whether the folder alone is enough to go on with the run."""
     try:
-        remembered_program(ledger), remembered_filters(ledger)
-        remembered_teachers(ledger, ANY), remembered_stages(ledger), remembered_judge(ledger)
+        _set_up(ledger)
     except InputError:
         return False
     return True
 
 
-def remembered_filters(ledger: Ledger) -> list[Any]:
-    """The run's filters from what its folder remembers of them."""
-    stored = ledger.meta("filters") or []
-    if any("class" in settings for _, settings in stored):
+def remembered(
+    ledger: Ledger, teacher: Any = None, teachers: Any = None, judge: Any = None
+) -> tuple[Any, References, dict[str, Any]]:
+    """The run's program, its references, and the settings that `synthesize` was called with, or these models instead.
+    Raises RunDirError where only the script that started the run can build them."""
+    program, settings = _set_up(ledger, teacher, teachers, judge)
+    return program, References(tuple(ledger.references()), ledger.meta("left_out") or {}), settings
+
+
+def _set_up(ledger: Ledger, teacher: Any = None, teachers: Any = None, judge: Any = None) -> tuple[Any, dict[str, Any]]:
+    """The same without the references, which may be many."""
+    recorded, folder = settings_of(ledger), ledger.path.parent
+    settings = dict(recorded.values)
+    program = _program(ledger, settings.pop("program", None))
+    settings["size"], settings["filters"] = ledger.meta("size"), _filters(recorded, folder)
+    settings["teacher"] = _configs(recorded.pools[ANY], "teacher", folder) if teacher is None else teacher
+    if teachers is None:
+        pools = {stage: pool for stage, pool in recorded.pools.items() if stage != ANY}
+        teachers = {stage: _configs(pool, "teacher", folder) for stage, pool in pools.items()}
+    settings["teachers"] = teachers
+    settings["judge"] = _judge(recorded, folder) if judge is None else judge
+    return program, settings
+
+
+def _filters(settings: RunSettings, folder: Path) -> list[dict[str, Any]]:
+    """The filters as a file would name them. Raises RunDirError for one that was a Python object."""
+    filters: list[dict[str, Any]] = settings.values.get("filters") or []
+    if any("class" in each for each in filters):
         raise RunDirError(
-            f"{ledger.path.parent}: one of its filters is defined in a script or notebook; call "
-            "synthesize(…, run_dir=…) there"
+            f"{folder}: one of its filters is defined in a script or notebook; call synthesize(…, run_dir=…) there"
         )
-    added = {"seed", "prompts", "content"}  # by the filter itself, to its settings
-    return [
-        {settings["named"]: settings["settings"]}
-        if "named" in settings
-        else {label.partition(" ")[0]: {name: value for name, value in settings.items() if name not in added}}
-        for label, settings in stored
-    ]
+    return filters
 
 
-def remembered_judge(ledger: Ledger) -> TeacherConfig | None:
-    """The judge as it is remembered; None: there is none, or it is the teacher, whose endpoint may be another now."""
-    if (stored := ledger.meta("judge")) is None:
+def _judge(settings: RunSettings, folder: Path) -> TeacherConfig | None:
+    """None: there is none, or it is the teacher, whose endpoint may be another now. Raises RunDirError for one that was
+    a Python object."""
+    judge, teacher = settings.judge, settings.teacher
+    if not judge:
         return None
-    its_teacher = ledger.meta("teacher") or {}  # a filtering has none
-    config, teacher = stored.get("config"), its_teacher.get("config")
-    if config is not None:
-        is_teacher = teacher is not None and config in (teacher, {**teacher, "temperature": 0.0})
-        return None if is_teacher else check_config(TeacherConfig, config)
-    if teacher is None and stored["model"] == its_teacher.get("model"):
+    config, of_teacher = judge.get("config"), teacher.get("config")
+    same = config is not None and of_teacher is not None and config in (of_teacher, {**of_teacher, "temperature": 0.0})
+    if same or (config is None and of_teacher is None and judge["model"] == teacher.get("model")):
         return None
-    raise RunDirError(
-        f"{ledger.path.parent}: its judge was a Python object; call synthesize(…, run_dir=…) in its script or "
-        "notebook, or pass the same model with judge=…"
-    )
+    return _configs([judge], "judge", folder)[0]
 
 
-def remembered_program(ledger: Ledger) -> Any:
+def _configs(pool: Sequence[Model], role: str, folder: Path) -> list[TeacherConfig]:
+    """The settings of models. Raises RunDirError for one that was a Python object."""
+    if any(member.get("config") is None for member in pool):
+        raise RunDirError(
+            f"{folder}: its {role} was a Python object; call synthesize(…, run_dir=…) in its script or notebook, or "
+            f"pass the same model with {role}=…"
+        )
+    return [check_config(TeacherConfig, {**member["config"], "weight": member.get("weight", 1.0)}) for member in pool]
+
+
+def _program(ledger: Ledger, named: str | None) -> Any:
     """Raises RunDirError where only the script that started the run can build it."""
     folder, identity = ledger.path.parent, ledger.meta("identity")
-    if (named := ledger.meta("program_named")) is not None:
+    if named is not None:
         program = own_program(named)
         load_state(program, ledger.meta("program"), str(folder))
         return program
@@ -79,21 +104,3 @@ def remembered_program(ledger: Ledger) -> Any:
             "or script, or use another folder; refed export still works"
         ) from None
     return program
-
-
-def remembered_stages(ledger: Ledger) -> dict[str, list[TeacherConfig]]:
-    """Stage → its teachers, for the stages that have teachers of their own."""
-    return {stage: remembered_teachers(ledger, stage) for stage in ledger.meta("pools") or () if stage != ANY}
-
-
-def remembered_teachers(ledger: Ledger, stage: str) -> list[TeacherConfig]:
-    """The teachers that a stage asks. Raises RunDirError for one that was a Python object."""
-    members = (ledger.meta("pools") or {}).get(stage) or [ledger.meta("teacher")]
-    if any(member.get("config") is None for member in members):
-        raise RunDirError(
-            f"{ledger.path.parent}: its teacher was a Python object; call synthesize(…, run_dir=…) in its script or "
-            "notebook, or pass the same model with teacher=…"
-        )
-    return [
-        check_config(TeacherConfig, {**member["config"], "weight": member.get("weight", 1.0)}) for member in members
-    ]

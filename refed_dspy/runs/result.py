@@ -13,17 +13,14 @@ from typing import TYPE_CHECKING, Any, overload
 
 from refed_dspy.config.keywords import checked
 from refed_dspy.data.export import export, to_dataset
-from refed_dspy.data.rows import LINEAGE_COLUMNS, PAPER_COLUMNS, Samples, dropped_rows
+from refed_dspy.data.rows import LINEAGE_COLUMNS, PAPER_COLUMNS, Samples, data_rows, dropped_rows
 from refed_dspy.errors import PASSING, CapReached, ExportError, RunDirError, briefly, one_line
-from refed_dspy.files import path_of
-from refed_dspy.ledger.identity import named_work
+from refed_dspy.files import path_of, write_lines
+from refed_dspy.ledger.history import simulated_note
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.live import with_live
-from refed_dspy.ledger.pace import seconds_left
-from refed_dspy.ledger.provenance import simulated_note
 from refed_dspy.ledger.spending import Spent, spent
-from refed_dspy.ledger.states import DONE, RUNNING, state_of
-from refed_dspy.ledger.summary import run_status
+from refed_dspy.ledger.states import DONE, RUNNING, named_work, state_of
+from refed_dspy.ledger.summary import run_status, seconds_left, with_live
 from refed_dspy.records import PICO, Failure, Sample, dollars
 from refed_dspy.runs.forecast import Forecast, as_facts, forecast
 from refed_dspy.text import Shown, counted
@@ -204,7 +201,8 @@ def _export_text(folder: Path) -> str:
     """Export the samples into the folder. Returns what the message says of it: a file that cannot be written is no
     error."""
     try:
-        export(folder, "jsonl", folder / SAMPLES, force=True)
+        with Ledger.read(folder) as ledger:
+            write_lines(folder / SAMPLES, data_rows(ledger))
     except ExportError as error:
         return f", not exported ({error})"
     return f", in {folder / SAMPLES}"

@@ -10,31 +10,37 @@ from typing import Any, Protocol, Self, cast
 
 import dspy
 
+from refed_dspy.config.base import Capped, FromReferences
 from refed_dspy.config.named import code_of
-from refed_dspy.config.run import RunConfig
+from refed_dspy.config.run import FromProgram, RunConfig
 from refed_dspy.data.references import References
 from refed_dspy.filters.base import JudgeFilter
 from refed_dspy.filters.screening import Screening
 from refed_dspy.ledger.connection import FILE
-from refed_dspy.ledger.identity import has_begun, per_reference_of
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import CALLS_A_SAMPLE
-from refed_dspy.plugins.compare.settings import CompareConfig
-from refed_dspy.programs.extra_outputs import extra_outputs
+from refed_dspy.ledger.settings import RunSettings, settings_of
+from refed_dspy.ledger.states import has_begun
 from refed_dspy.programs.mlflow_address import is_address
-from refed_dspy.programs.reference_level import Proposal
+from refed_dspy.programs.reference_level import Proposal, extra_outputs
 from refed_dspy.programs.saved import program_digests, program_state
 from refed_dspy.records import Reference, Sample, digest
 from refed_dspy.runs.plan import PlanSettings, ToCome
 from refed_dspy.runs.work import RunWork
 from refed_dspy.teachers import Teacher
-from refed_dspy.teachers.by_stage import TeachersByStage, rates_of, stages_of
+from refed_dspy.teachers.by_stage import PoolShare, TeachersByStage, recorded, stages_of
 from refed_dspy.teachers.failures import CallPolicy
 from refed_dspy.teachers.work import Work, caps_of
 
 log = logging.getLogger("refed_dspy")
 FULL_BATCH = 1_000
 """Requests: with smaller batches a run takes many rounds of them."""
+_BESIDE = {
+    *Capped.model_fields, *FromProgram.model_fields, *FromReferences.model_fields, "size", "run_dir", "cluster",
+    "shards", "teacher", "teachers", "judge",
+}  # fmt: skip
+"""Settings that the record leaves out: what they made is recorded beside it, or each start names them anew; models
+stand there as they were opened."""
 STUDIES = ("instruction_feedback", "response_feedback")
 """The stages that collect feedback on a reference."""
 
@@ -66,7 +72,7 @@ class SynthesisProgram(Protocol):
 class RunSpec:
     """Everything that one run is made of."""
 
-    config: RunConfig | CompareConfig
+    config: RunConfig
     """The settings that it was made by, checked."""
     program: dspy.Module
     references: References
@@ -89,7 +95,7 @@ class RunSpec:
     def folder(self) -> Path:
         """The run's folder: one whose name is a digest of everything that shapes the run, unless it is named."""
         shape = [self.identity(), self.by_stage.shape()] if self.by_stage.several else self.identity()
-        return getattr(self.config, "run_dir", None) or Path("refed-runs") / digest(shape)
+        return self.config.run_dir or Path("refed-runs") / digest(shape)
 
     @property
     def models(self) -> dict[str, Teacher]:
@@ -154,8 +160,8 @@ class RunSpec:
             if (folder / FILE).is_file():
                 with Ledger.read(folder) as ledger:
                     if has_begun(ledger):
-                        config = self.config.model_copy(update={"per_reference": per_reference_of(ledger)})
-                        return replace(self, config=config)
+                        begun = {"per_reference": settings_of(ledger).values.get("per_reference")}
+                        return replace(self, config=self.config.model_copy(update=begun))
         return self
 
     def work(self) -> Work:
@@ -165,7 +171,7 @@ class RunSpec:
             identity=self.identity(),
             models=self.models,
             by_stage=self.by_stage,
-            cluster=getattr(self.config, "cluster", None) or "",
+            cluster=self.config.cluster or "",
             size=self.size,
             caps=caps_of(self.config),
             facts=self._facts(),
@@ -177,37 +183,28 @@ class RunSpec:
             way_out=f"choose another folder with run_dir=…; reuse={str(self.folder)!r} takes over what was paid for",
         )
 
+    def settings(self) -> RunSettings:
+        """What the ledger records of the run's settings and models, so that a resume from the folder uses it."""
+        values = self.config.model_dump(mode="json", exclude=_BESIDE)
+        named = {
+            "program": getattr(self.program, "named", None),
+            "reuse": str(self.config.reuse.absolute()) if self.config.reuse else None,
+            "judge_program": absolute(self.config.judge_program),
+        }
+        judge = None if self.judge is None else recorded(PoolShare(self.judge))
+        return RunSettings({**values, **named, **self.by_stage.recorded(), "judge": judge})
+
     def _facts(self) -> dict[str, Any]:
-        """What the ledger records of the run besides its identity, so that a resume from the folder uses it."""
-        config, judge = self.by_stage.first.config, self.judge
+        """What else the ledger records: of the program, the references and the prices."""
         return {
+            "settings": self.settings().values,
             "program": program_state(self.program),
+            "program_source": getattr(self.program, "source", None) or None,
             "features": dict(self.synthesis_program.features),
-            "left_out": dict(self.references.left_out),
-            "seed": self.config.seed,
             "extra_outputs": extra_outputs(self.program) if self.kind == "run" else {},
             "final_stage": getattr(self.program, "final_stage", None),
-            "filters": self.screening.identity(),
-            "per_reference": self.config.per_reference,
-            "spread": self.config.per_reference is None,
-            "max_failure_share": self.config.max_failure_share,
-            "rates": rates_of(self.by_stage.first),
+            "left_out": dict(self.references.left_out),
             "price_source": self.by_stage.price_source,
-            "track": self.config.track,
-            "program_source": getattr(self.program, "source", None) or None,
-            "program_named": getattr(self.program, "named", None),
-            "reuse": str(self.config.reuse.absolute()) if self.config.reuse else None,
-            "teacher": {"model": self.by_stage.first.model, "config": config and config.model_dump(mode="json")},
-            "pools": self.by_stage.facts(),
-            "judge_program": absolute(self.config.judge_program),
-            "judge_scorer": None if (scorer := self.config.judge_scorer) is None else scorer.model_dump(mode="json"),
-            "accept_changed": self.config.accept_changed,
-            "judge": judge
-            and {
-                "model": judge.model,
-                "config": judge.config and judge.config.model_dump(mode="json"),
-                "rates": rates_of(judge),
-            },
         }
 
     def plan_settings(self, size: int) -> PlanSettings:

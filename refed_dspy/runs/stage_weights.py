@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from refed_dspy.ledger.history import Usage
+from refed_dspy.ledger.history import Usage, model_of
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.provenance import ANY, model_of
+from refed_dspy.ledger.settings import ANY, RunSettings, settings_of
 from refed_dspy.records import Rates
 
 JUDGE = "judge"
@@ -34,27 +33,20 @@ class StageWeights:
     """The name of who answers at a further address of a teacher → the teacher's name."""
 
     @classmethod
-    def read(
-        cls,
-        ledger: Ledger,
-        rates: Rates | None = None,
-        by_stage: Mapping[str, Any] | None = None,
-        judge: Rates | None = None,
-    ) -> StageWeights:
-        """As the run's folder remembers them, except for what is passed: the rates of the only teacher, or the facts of
-        several (`TeachersByStage.facts`), and the judge's rates."""
+    def read(cls, ledger: Ledger, settings: RunSettings | None = None) -> StageWeights:
+        """Of the run's settings: those that it starts with, or the ones that its ledger has."""
+        settings = settings or settings_of(ledger)
         stages = frozenset(name.rpartition(".")[2] for name in (ledger.meta("identity") or {}).get("program", ()))
-        by_stage = by_stage or (ledger.meta("pools") if rates is None else None)
-        of_teacher = rates or _rates(ledger.meta("rates"))
-        stored_judge = ledger.meta("judge") or {}
-        of_judge = judge or (_rates(stored_judge["rates"]) if "rates" in stored_judge else of_teacher)
+        of_teacher = _rates(settings.teacher.get("rates"))
+        of_judge = _rates(settings.judge["rates"]) if settings.judge else of_teacher
         charges: dict[str, Rates | None] = {ONLY_TEACHER: of_teacher, JUDGE: of_judge}
-        if not by_stage:
+        if not settings.several:
             return cls({ANY: ((ONLY_TEACHER, 1.0),)}, charges, stages)
         pools = {
-            stage: [(_name(member), float(member["weight"])) for member in pool] for stage, pool in by_stage.items()
+            stage: [(_name(member), float(member["weight"])) for member in pool]
+            for stage, pool in settings.pools.items()
         }
-        members = [member for pool in by_stage.values() for member in pool]
+        members = [member for pool in settings.pools.values() for member in pool]
         charges |= {_name(member): _rates(member["rates"]) for member in members}
         further = {f"{member['model']} at {place}": _name(member) for member in members for place in _places(member)}
         return cls(pools, charges, stages, further)
@@ -86,14 +78,25 @@ class StageWeights:
         name = f"{model_of(model, endpoint)} at {endpoint}"
         return self.further.get(name, name)
 
-    def draw(self, stage: str, rng: random.Random) -> str:
-        """The name of who will answer a question that is still to be asked."""
+    def _pool(self, stage: str) -> Sequence[tuple[str, float]]:
+        """(Name, share) of each who will answer a stage."""
         if self.stages and stage not in self.stages:
-            return JUDGE
+            return [(JUDGE, 1.0)]
         pool = self.pools.get(stage, self.pools[ANY])
-        if len(pool) == 1:
-            return pool[0][0]
-        return rng.choices([name for name, _ in pool], [weight for _, weight in pool])[0]
+        return [(name, weight / sum(weight for _, weight in pool)) for name, weight in pool]
+
+    def prompt_price(self, stage: str) -> float:
+        """Picodollars of a token that a stage reads."""
+        return sum(share * self.rates_or_weights(name).prompt for name, share in self._pool(stage))
+
+    def price(self, stage: str, usage: Mapping[str, Usage]) -> float:
+        """Picodollars of as many calls of a stage as those of `usage` (by who answered), by who will answer: each as
+        its own calls were, or where it was not asked yet, as all of the stage."""
+        cost, total = 0.0, Usage.total(usage.values())
+        for name, share in self._pool(stage):
+            own = usage.get(name, total)
+            cost += share * self.cost(name, own.times(total.calls / own.calls) if own.calls else own)
+        return cost
 
 
 def _name(member: Mapping[str, Any]) -> str:

@@ -6,20 +6,20 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from refed_dspy.concurrency import run_blocking
 from refed_dspy.data.rows import Samples
 from refed_dspy.errors import ConfigError, NothingKept, RunDirError, briefly, one_line
-from refed_dspy.ledger.fence import SHARDS
+from refed_dspy.ledger.connection import SHARDS
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import ESTIMATED
+from refed_dspy.programs.load import ProgramLike
 from refed_dspy.records import Sample
 from refed_dspy.registry import RUNNERS, plugged_in
 from refed_dspy.runs.outlook import outlook
 from refed_dspy.runs.plan import Plan, PlanSettings
-from refed_dspy.runs.prepare import RunSettings, prepare, run_keywords
-from refed_dspy.runs.program import ProgramLike
+from refed_dspy.runs.prepare import prepare, run_keywords
 from refed_dspy.runs.result import Synthesis, read_run
 from refed_dspy.runs.spec import RunSpec
 from refed_dspy.runs.work import note_end
@@ -29,6 +29,9 @@ from refed_dspy.teachers.progress import NOBODY, Progress, Watch
 from refed_dspy.teachers.session import Session
 from refed_dspy.tracking.background import Tracker, run_wanted, tracking
 from refed_dspy.tracking.run import copy_run
+
+if TYPE_CHECKING:
+    from refed_dspy.keywords import RunKeywords
 
 TRACKING_INTERVAL = 60.0
 """Seconds between two reports to MLflow."""
@@ -42,56 +45,25 @@ def synthesize(
     *,
     progress: bool = True,
     on_progress: Callable[[Progress], None] | None = None,
-    **settings: Unpack[RunSettings],
+    **settings: Unpack[RunKeywords],
 ) -> Synthesis:
     """Make `size` samples and keep them in `run_dir`. It may be stopped at any moment; the same call continues it.
 
+    A teacher is a `TeacherConfig` or a dict of its settings, `dspy.LM`, "PROVIDER/NAME", "embedded", "simulated" or a
+    teacher file; None: `dspy.settings.lm`. A list of these is a pool: they share the work by `TeacherConfig.weight`,
+    and if one fails the others take over. A judge is given in the same way.
+
+    A run stops before it costs more than a cap, as long as the provider keeps to `max_tokens` and bills what it reports
+    (docs/limits.md). It then ends cleanly and this returns: see `Synthesis.reason`. A cap once set stays; `math.inf`
+    lifts it.
+
     Args:
-        program: a `ReferenceLevelFeedback`, the file or MLflow address of a saved one, or None for a new one.
+        program: a `ReferenceLevelFeedback`, the file or MLflow address of a saved one, or None for a new one, which the
+            settings `method`, `features`, `instructions_per_feature` and `guidance` shape.
         references: whatever `load_references` takes.
         progress: whether a terminal or a notebook shows a bar.
         on_progress: called with a `Progress` as its counts change, at most ten times a second, and a last time at the
             end. It runs in the thread of the run; an error in it ends the run, which can be resumed.
-        size: kept samples to make (100).
-        teacher: `TeacherConfig` or a dict of its settings, `dspy.LM`, "PROVIDER/NAME", "embedded", "simulated" or a
-            teacher file; None: `dspy.settings.lm`. A list of these is a pool: they share the work by
-            `TeacherConfig.weight`, and if one fails the others take over.
-        teachers: stage → the same, for stages with teachers of their own (`{"feedback": "openai/gpt-4.1"}`); the key
-            `feedback` means all feedback stages.
-        run_dir: the run's folder; None: a folder in `refed-runs/`, named after everything that shapes the run, so
-            that the same call continues it.
-        seed: for the order of references and, where a teacher takes a seed, for each call (0).
-        per_reference: maximum number of samples of a reference before the next one is used (20 costs least); None: an
-            even share, so that `size` samples come from as many references as there are.
-        max_cost: dollars the run may cost, over all its starts. The run stops before it costs more, as long as the
-            provider keeps to `max_tokens` and bills what it reports (docs/limits.md). At the cap the run ends cleanly
-            and this returns: see `Synthesis.reason`. A cap once set stays; `math.inf` lifts it.
-        max_calls: the same for calls, whatever becomes of them.
-        max_minutes: the same for the time at work.
-        max_failure_share: the run stops where this share of a stage's last 50 calls failed, or of its first 20 or more
-            (0.5).
-        columns: names of the references' columns.
-        turns: how to treat conversations of several exchanges: leave_out (unset), first or last.
-        reuse: the folder of another run whose answers to identical questions are reused at no cost: after a
-            recompile, only what follows from the changed prompts is paid for.
-        filters: what a sample must pass to be kept, in order: names or settings as in a config file (`"refusals"`,
-            `{"rouge": {"threshold": 0.7}}`), or filters of your own. Then `size` counts the kept; the ledger keeps the
-            dropped, with filter, reason and score.
-        guards: two filters before all others (True): against instructions and responses that repeat their reference or
-            talk about their prompt, and against instructions that cannot be understood alone. A dropped response is
-            requested once more. False: none; `{"unchanged": "drop"}` and the like: what they drop (`GuardSettings`).
-        judge: which model judges for filters that ask one; None: the teacher's at temperature 0, with a warning.
-        judge_program: a compiled judge: its file or MLflow address.
-        judge_scorer: the model that computes perplexities, where `judge_program` is a judge trained with them.
-        accept_changed: accept a saved program or judge even if its prompts were edited after it was saved.
-        track: whether the run is tracked in MLflow (parameters, metrics each minute, cost, data set); None: as
-            REFED_TRACK says, else where MLFLOW_TRACKING_URI is set, or an earlier start of the run was tracked.
-        method: of a new program: "reference-level" (None), "sample-level" or "instruction-only".
-        features: of a new or saved program: name → what feedback on an instruction looks for.
-        instructions_per_feature: how many instructions one call of such a program asks for (10).
-        guidance: stage → a sentence to add to its prompt, in such a program.
-        cluster: a Ray cluster to work on: "auto", its "HOST:PORT", or "local:4" for four workers on this machine.
-        shards: into how many shards of references such a run is split (64).
 
     Raises:
         InputError: an argument cannot be used; nothing was paid for.
@@ -99,7 +71,7 @@ def synthesize(
         KeyboardInterrupt: the same, by Ctrl-C or a notebook's stop button.
     """
     spec, watch = prepare(program, references, **settings), Watch(on_progress, progress)
-    if getattr(spec.config, "cluster", None) is not None:
+    if spec.config.cluster is not None:
         return run_blocking(_on_cluster(spec, watch))
     with run_job(spec, watch) as run:  # outside the loop, where Ctrl-C ends what blocks
         run_blocking(run.carry_out())
@@ -113,11 +85,11 @@ async def asynthesize(
     *,
     progress: bool = True,
     on_progress: Callable[[Progress], None] | None = None,
-    **settings: Unpack[RunSettings],
+    **settings: Unpack[RunKeywords],
 ) -> Synthesis:
     """`synthesize`, for code that runs in an event loop."""
     spec, watch = prepare(program, references, **settings), Watch(on_progress, progress)
-    return await (produce if getattr(spec.config, "cluster", None) is None else _on_cluster)(spec, watch)
+    return await (produce if spec.config.cluster is None else _on_cluster)(spec, watch)
 
 
 async def _on_cluster(spec: RunSpec, watch: Watch[Progress]) -> Synthesis:
@@ -181,7 +153,7 @@ class Run:
 
 def _refuse_cluster(spec: RunSpec) -> None:
     """Raises RunDirError for a run that is split over the workers of a cluster, ConfigError where it would be."""
-    if getattr(spec.config, "cluster", None) is not None:
+    if spec.config.cluster is not None:
         raise ConfigError("cluster: only synthesize and resume work on a cluster; leave it out, and use another folder")
     if (spec.folder / SHARDS).is_dir():
         raise RunDirError(f"{spec.folder}: a run on a cluster; continue it with cluster=… (auto, local:N or HOST:PORT)")
@@ -228,7 +200,7 @@ async def stream(
     *,
     progress: bool = True,
     on_progress: Callable[[Progress], None] | None = None,
-    **settings: Unpack[RunSettings],
+    **settings: Unpack[RunKeywords],
 ) -> AsyncGenerator[Sample, None]:
     """The samples of `synthesize` with the same arguments, each as soon as it is kept; first those that the run's
     folder has already, so that the loop sees all of them.

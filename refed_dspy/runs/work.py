@@ -10,15 +10,15 @@ from functools import partial
 from typing import Any
 
 from refed_dspy.ledger.batches import left_batches
-from refed_dspy.ledger.identity import differences, has_begun
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.settings import ANY, RunSettings, settings_of
 from refed_dspy.ledger.spending import set_aside
-from refed_dspy.ledger.states import CAPPED, DONE, ESTIMATED, SHORT, STOPPED, End
+from refed_dspy.ledger.states import CAPPED, DONE, ESTIMATED, SHORT, STOPPED, End, differences, has_begun
 from refed_dspy.ledger.summary import decisions_by_filter
 from refed_dspy.runs.plan import Plan
 from refed_dspy.runs.remembered import is_resumable
 from refed_dspy.runs.result import drop_samples, end_at_cap, why_short
-from refed_dspy.teachers.by_stage import ANY, TeachersByStage
+from refed_dspy.teachers.by_stage import TeachersByStage
 from refed_dspy.teachers.job import Job
 from refed_dspy.teachers.pool import PoolSetup
 from refed_dspy.teachers.session import Session
@@ -87,10 +87,9 @@ class RunWork(Work):
 
     def _warn_of_other_teachers(self, ledger: Ledger) -> None:
         """Warn where a stage asks other teachers than at the last start: what comes next has another price."""
-        before = ledger.meta("pools") or {ANY: [ledger.meta("teacher") or {}]}
-        now = self.facts["pools"] or {ANY: [self.facts["teacher"]]}
+        before, now = settings_of(ledger).pools, RunSettings(self.facts["settings"]).pools
         for stage in sorted({*before, *now}):
-            was, is_ = (_pool_text(facts.get(stage, facts[ANY])) for facts in (before, now))
+            was, is_ = (_pool_text(pools.get(stage, pools[ANY])) for pools in (before, now))
             if was != is_:
                 teachers_log.warning("%s: was %s, is now %s; existing answers are kept", stage or "teacher", was, is_)
 
@@ -106,7 +105,7 @@ def note_end(at: Job, session: Session, plan: Plan) -> None:
     if left := sum(batch["calls"] for batch in left_batches(session.ledger)):
         log.warning(
             "%d calls still wait in batches, charged at their worst case; a later start fetches the answers it needs; "
-            "see: refed batches %s",
+            "see: refed status %s",
             left,
             shlex.quote(str(folder)),
         )

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.errors import ConfigError, one_line
-from refed_dspy.ledger.provenance import ANY as ANY
+from refed_dspy.ledger.settings import ANY as ANY
 from refed_dspy.programs.asking import predictor_names
 from refed_dspy.records import digest
 from refed_dspy.teachers import Teacher, TeacherLike, open_teacher
@@ -102,11 +102,11 @@ class TeachersByStage:
         """Stage → who answers there, without weights. Runs that differ in it ask differently."""
         return {stage: [_who(share.teacher) for share in pool] for stage, pool in self.pools.items()}
 
-    def facts(self) -> dict[str, Any] | None:
-        """What the ledger stores, in JSON types: stage → members; None for one teacher. Rates: picodollars a token."""
-        if not self.several:
-            return None
-        return {stage: [_facts(share) for share in pool] for stage, pool in self.pools.items()}
+    def recorded(self) -> dict[str, Any]:
+        """`teacher` and `teachers` as the ledger keeps them (`ledger.settings`), in JSON types."""
+        pools = self.pools if self.several else {ANY: self.pools[ANY]}
+        stored = {stage: [recorded(share) for share in pool] for stage, pool in pools.items()}
+        return {"teacher": stored.pop(ANY), "teachers": stored}
 
 
 def _who(teacher: Teacher) -> list[Any]:
@@ -114,20 +114,16 @@ def _who(teacher: Teacher) -> list[Any]:
     return [teacher.identity, teacher.endpoint]
 
 
-def _facts(share: PoolShare) -> dict[str, Any]:
+def recorded(share: PoolShare) -> dict[str, Any]:
+    """A model as the ledger keeps it (`ledger.settings.Model`)."""
     teacher, config = share.teacher, share.teacher.config
     return {
         "model": teacher.model,
         "endpoint": teacher.endpoint,
         "weight": share.weight,
-        "rates": rates_of(teacher),
+        "rates": None if teacher.price is None else list(astuple(teacher.price.rates)),
         "config": config and config.model_dump(mode="json"),
     }
-
-
-def rates_of(teacher: Teacher) -> list[int] | None:
-    """Picodollars a token: prompt, cached prompt, prompt written to a cache, completion. None: the price is unknown."""
-    return None if teacher.price is None else list(astuple(teacher.price.rates))
 
 
 def open_teachers(

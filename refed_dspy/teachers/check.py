@@ -12,23 +12,20 @@ from dspy.clients.errors import wrap_error
 from dspy.lm15 import LM15Error, Message, Request, Response
 from dspy.utils.exceptions import LMError
 
-from refed_dspy.config import sampling
-from refed_dspy.config.teacher import TeacherConfig
+from refed_dspy.config.teacher import TeacherConfig, is_unsent, takes_zero
 from refed_dspy.errors import ExportError, TeacherError, TeacherRefused
 from refed_dspy.ledger.recorder import NullRecorder, recording
-from refed_dspy.programs.adapter import SchemaAdapter
+from refed_dspy.programs.adapter import SchemaAdapter, rendering
 from refed_dspy.programs.asking import about
 from refed_dspy.programs.fast_path import lm_request
 from refed_dspy.programs.reasoning import reasoning_of
-from refed_dspy.programs.rendering import rendering
 from refed_dspy.records import PICO, AtMost, Call
-from refed_dspy.teachers.dialect import Dialect
 from refed_dspy.teachers.engine import TeacherEngine
-from refed_dspy.teachers.language_model import NO_BATCHES
-from refed_dspy.teachers.learned import learned_file, remember
 from refed_dspy.teachers.prices import Price, in_batches, table_name, table_window
-from refed_dspy.teachers.route import LOCAL_PROVIDERS
-from refed_dspy.teachers.teacher import Teacher, at_once, open_teacher
+from refed_dspy.teachers.recorded import recorded_lm
+from refed_dspy.teachers.requests import learned_file, remember
+from refed_dspy.teachers.route import LOCAL_PROVIDERS, Dialect
+from refed_dspy.teachers.teacher import NO_BATCHES, Teacher, at_once, open_teacher
 
 Tell = Callable[[str, str], None]
 """Takes the name of a finding and the finding."""
@@ -79,13 +76,14 @@ async def check(config: TeacherConfig, tell: Tell) -> list[Call]:
         RowError, TeacherError: it does not work, in the endpoint's own words.
     """
     teacher = at_once(open_teacher(config))
-    async with teacher.running() as lm:
-        engine: TeacherEngine = lm.direct_engine
+    async with teacher.running() as engine:
+        assert isinstance(engine, TeacherEngine)
         engine.outgoing.forget()
         names = engine.route.key_env
         tell("key", f"read from {', '.join(names)}" if names else "none is sent")
         adapter = SchemaAdapter()
-        request = lm_request(lm, adapter.format(Fruit, [], {"colour": "red"}), rendering(Fruit).typed_format)
+        messages = adapter.format(Fruit, [], {"colour": "red"})
+        request = lm_request(recorded_lm(teacher, engine), messages, rendering(Fruit).typed_format)
         with calls_listed() as recorder, about("check", teacher.model):
             first = await _answer(engine, request)
             tell("model", f"{teacher.model} answers{_other_name(config, first)}")
@@ -131,7 +129,7 @@ async def _answer(engine: TeacherEngine, request: Request) -> Response:
 
 def _in_prose(request: Request, config: TeacherConfig) -> Request:
     """A request of the same kind without a schema; at temperature 0, as a judge's are, where the model may take it."""
-    zero = sampling.takes_zero(str(config.model), config.params)
+    zero = takes_zero(str(config.model), config.params)
     settings = replace(request.config, response_format=None, temperature=0.0 if zero else request.config.temperature)
     return replace(request, system=None, messages=(Message.user(PROSE),), config=settings)
 
@@ -145,8 +143,8 @@ def _temperature(config: TeacherConfig, dialect: Dialect) -> str:
     if not dialect.temperature:
         return "refused, so none is sent"
     model, params = str(config.model), config.params
-    asked = dict.fromkeys([config.temperature, *([0.0] if sampling.takes_zero(model, params) else [])])
-    sent = [f"{temperature:g}" for temperature in asked if not sampling.is_unsent(temperature, model, params)]
+    asked = dict.fromkeys([config.temperature, *([0.0] if takes_zero(model, params) else [])])
+    sent = [f"{temperature:g}" for temperature in asked if not is_unsent(temperature, model, params)]
     taken = f"{' and '.join(sent)} {'are' if len(sent) > 1 else 'is'} taken"
     return taken if sent else "not sent to models of this name"
 

@@ -10,23 +10,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self
+from typing import Any
 from weakref import WeakKeyDictionary
 
-from dspy.lm15 import LM15Error, Request, Response, TransportError, UnsupportedFeatureError, response_to_events
+from dspy.clients.errors import wrap_error
+from dspy.lm15 import LM15Error, Request, Response, TransportError, UnsupportedFeatureError
 from dspy.lm15 import TimeoutError as AnswerTimeout
+from dspy.utils.exceptions import LMError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 from tenacity.wait import wait_random_exponential
 
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.connections import Connections, NotConnected
-from refed_dspy.errors import one_line
+from refed_dspy.errors import NoAnswer, NoConnection, one_line
 from refed_dspy.ledger.recorder import Recorder, current_recorder
-from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused, NotReached, StillLimited
+from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused, NotReached, StillLimited, row_error_of, stop_hint
 from refed_dspy.programs.question import takes_cut
+from refed_dspy.teachers.outage import Outage
 from refed_dspy.teachers.outcomes import (
     SentAttempt,
     error_to_raise,
@@ -37,8 +40,7 @@ from refed_dspy.teachers.outcomes import (
     outcome_of,
 )
 from refed_dspy.teachers.prices import Price
-from refed_dspy.teachers.rate_limits import LONGEST_PAUSE, NoSlot, RateLimits, Silent, seconds_alone
-from refed_dspy.teachers.refusals import PROBES, Slot
+from refed_dspy.teachers.rate_limits import LONGEST_PAUSE, PROBES, NoSlot, RateLimits, Silent, Slot, seconds_alone
 from refed_dspy.teachers.requests import Bound, Outgoing
 from refed_dspy.teachers.route import Route
 from refed_dspy.teachers.transport import (
@@ -67,10 +69,6 @@ class OfLoop:
 class TeacherEngine:
     """The asynchronous engine, with connections and rate limits for each event loop."""
 
-    supports_response_schema = True
-    supports_function_calling = False
-    supported_params = frozenset({"temperature", "max_tokens", "response_format"})
-
     def __init__(self, config: TeacherConfig, route: Route, price: Price | None, label: str | None = None) -> None:
         self.config, self.route, self.price = config, route, price
         self.endpoint = label or route.endpoint
@@ -82,9 +80,6 @@ class TeacherEngine:
         self.shares_limits_with: TeacherEngine | None = None
         """Another engine of the same model at the same endpoint, whose rate limits this one uses."""
         self._doubted = False
-
-    def __deepcopy__(self, memo: object) -> Self:
-        return self  # optimizers copy programs, and with them their LM: connections are shared
 
     async def complete(self, request: Request) -> Response:
         """The whole answer.
@@ -112,11 +107,6 @@ class TeacherEngine:
             except LM15Error as error:
                 if recorder.stopping or not self.outgoing.learned(error, dialect):
                     raise
-
-    async def stream(self, request: Request) -> AsyncIterator[Any]:
-        """The whole answer at once, as the events that `dspy.streamify` waits for."""
-        for event in response_to_events(await self.complete(request)):
-            yield event
 
     async def _past_rate_limits(self, request: Request, bound: Bound, recorder: Recorder) -> Response:
         """One attempt, repeated for as long as the rate limit refuses it: no row is lost to a 429."""
@@ -336,3 +326,95 @@ def _after_failure(limits: RateLimits, error: BaseException) -> Callable[[Slot],
     if isinstance(error, TransportError | AnswerTimeout):
         return partial(limits.unanswered, why=one_line(error, 100))
     return limits.ended
+
+
+@dataclass(eq=False)
+class Server:
+    """One address: its engine, whether it is down, and how many requests are in flight there."""
+
+    engine: TeacherEngine
+    outage: Outage
+    in_flight: int = 0
+
+    @property
+    def shown(self) -> str:
+        return f"{self.engine.model} at {self.engine.endpoint}"
+
+    async def complete(self, request: Request) -> Response:
+        """As `TeacherEngine.complete`. Raises NotHere for an error after which another server may answer."""
+        was_down, self.in_flight = self.outage.down, self.in_flight + 1
+        try:
+            response = await self.engine.complete(request)
+        except (LM15Error, LMError) as error:
+            if not self._is_own(error):
+                self.outage.answered(self.shown, was_down)
+                raise
+            if current_recorder.get().stopping:  # no other may be asked any more
+                raise
+            self.outage.went_down(self.shown, str(getattr(error, "message", "") or error))
+            raise NotHere(error) from error
+        except BaseException:
+            self.outage.probe_again()
+            raise
+        finally:
+            self.in_flight -= 1
+        self.outage.answered(self.shown, was_down)
+        return response
+
+    def _is_own(self, error: LM15Error | LMError) -> bool:
+        """Whether `error` is this server's, and no fault of the request or of the settings.
+
+        What would stop a run (a key that is refused, an unknown model) is an outage once the server has answered. Until
+        then it is a mistake, and the error names the address.
+        """
+        known = wrap_error(error, model=self.engine.model) if isinstance(error, LM15Error) else error
+        if not stop_hint(known):
+            return isinstance(error, StillLimited) or row_error_of(known) in {NoAnswer, NoConnection}
+        if not self.engine.answered and isinstance(error, LM15Error):
+            error.message = f"{self.engine.endpoint}: {error.message}"
+        return self.engine.answered
+
+
+class NotHere(Exception):
+    """A server did not answer; another may. `error`: what it said."""
+
+    def __init__(self, error: LM15Error | LMError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class BalancedEngine:
+    """The asynchronous engine of one model at several addresses."""
+
+    def __init__(self, engines: Sequence[TeacherEngine], clock: Callable[[], float] = time.monotonic) -> None:
+        self.engines = engines
+        self._servers = [Server(engine, Outage(clock)) for engine in engines]
+
+    async def complete(self, request: Request) -> Response:
+        """As `TeacherEngine.complete`, by the first server that answers; raises the last one's error if none does."""
+        failure: NotHere | None = None
+        for server in self._candidates(current_recorder.get().seed or 0):
+            try:
+                return await server.complete(request)
+            except NotHere as error:
+                failure = error
+        assert failure is not None
+        raise failure.error from None
+
+    def _candidates(self, seed: int) -> Iterator[Server]:
+        """The servers that are up, each once: next the one with the fewest requests in flight, of several the seed's.
+        If all are down, one of them all the same."""
+        count, tried = len(self._servers), list[Server]()
+        turns = [self._servers[(place + seed) % count] for place in range(count)]
+        while True:
+            order = sorted(turns, key=lambda server: server.in_flight)
+            server = next((one for one in order if one not in tried and one.outage.may_ask()), None)
+            if server is None and tried:
+                return
+            tried.append(server or order[0])
+            yield tried[-1]
+
+    async def aclose(self) -> None:
+        """Close this loop's connections."""
+        for engine in self.engines:
+            await engine.aclose()

@@ -6,12 +6,9 @@ import json
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dspy
-from dspy._vendor.lm15.serde import message_to_dict
-from dspy.clients.backend_selection import CLIENT_KEYS
-from dspy.clients.base_lm import BaseLM
 from dspy.lm15 import (
     Config,
     Message,
@@ -28,10 +25,9 @@ from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused
 from refed_dspy.programs.question import takes_cut
 from refed_dspy.records import Call
 from refed_dspy.teachers.outcomes import in_text, outcome_of
+from refed_dspy.teachers.prices import Price
 from refed_dspy.teachers.usage import reasoning_tokens, used_tokens, whole
-
-if TYPE_CHECKING:
-    from refed_dspy.teachers.teacher import Teacher
+from refed_dspy.teachers.vendored import CLIENT_KEYS, message_to_dict
 
 _NOT_SENT = {*CLIENT_KEYS, "rollout_id", "n"}
 """Settings of an LM that are about its connection, or about how often it is asked."""
@@ -41,19 +37,19 @@ _FIELDS = [field.name for field in fields(Config)]
 class ForeignEngine:
     """The engine of a `dspy.LM` that retries by itself: each request is recorded as one call."""
 
-    def __init__(self, lm: BaseLM, teacher: Teacher) -> None:
-        self.teacher = teacher
+    def __init__(self, lm: dspy.BaseLM, endpoint: str, price: Price | None) -> None:
+        self._endpoint, self._price = endpoint, price
         self._own = _settings(lm)
         # DSPy leaves to LiteLLM whatever lm15 has no field for, unless the caller chose an engine.
         by_litellm = bool(self._own.get("extensions")) and getattr(lm, "engine", None) == "auto"
-        self.lm: BaseLM = lm.copy(engine="litellm") if by_litellm else lm
+        self.lm: dspy.BaseLM = lm.copy(engine="litellm") if by_litellm else lm
         self.supports_response_schema = bool(lm.supports_response_schema)
         self.supported_params = frozenset(lm.supported_params)
 
     async def complete(self, request: Request) -> Response:
         """The whole answer. Raises LMError, AnswerCut, AnswerRefused, and whatever the recorder raises."""
-        recorder, teacher = current_recorder.get(), self.teacher
-        number = await recorder.reserve(teacher.model, teacher.endpoint, None)
+        recorder = current_recorder.get()
+        number = await recorder.reserve(self.lm.model, self._endpoint, None)
         started, usage, outcome = time.monotonic(), Usage(), "error"
         try:
             response = await self._answer(request)
@@ -80,21 +76,13 @@ class ForeignEngine:
 
     def _call(self, outcome: str, seconds: float, usage: Usage, number: int) -> Call:
         prompt, cached, written, completion = used_tokens(self.lm.model.partition("/")[0], usage)
-        price, cost = self.teacher.price, None
+        price, cost = self._price, None
         if price is not None and prompt is not None and completion is not None:
             cost = price.cost(prompt, cached or 0, written or 0, completion)
         return Call(
-            self.teacher.model,
-            self.teacher.endpoint,
-            outcome,
-            seconds,
-            prompt,
-            cached,
-            completion,
-            cost,
-            number,
+            self.lm.model, self._endpoint, outcome, seconds, prompt, cached, completion, cost, number,
             reasoning_tokens(usage),
-        )
+        )  # fmt: skip
 
 
 class MessagesEngine(ForeignEngine):
@@ -118,7 +106,7 @@ class MessagesEngine(ForeignEngine):
     @property
     def _asked(self) -> Callable[..., Awaitable[Any]]:
         """The model from an event loop; in a thread, where its class has nothing but `forward`."""
-        asynchronous = type(self.lm).aforward is not BaseLM.aforward
+        asynchronous = type(self.lm).aforward is not dspy.BaseLM.aforward
         ask: Callable[..., Awaitable[Any]] = self.lm.acall if asynchronous else dspy.asyncify(self.lm)
         return ask
 
@@ -128,10 +116,10 @@ class MessagesEngine(ForeignEngine):
         return {name: value for name, value in given.items() if value not in {None, self.lm.kwargs.get(name)}}
 
 
-def foreign_engine(lm: BaseLM, teacher: Teacher) -> ForeignEngine:
-    """The engine that fits a caller's own language model."""
+def foreign_engine(lm: dspy.BaseLM, endpoint: str, price: Price | None) -> ForeignEngine:
+    """The engine that fits a caller's own language model, which is at `endpoint`."""
     explicit = isinstance(lm, dspy.LM) and lm.model_type != "text"
-    return ForeignEngine(lm, teacher) if explicit else MessagesEngine(lm, teacher)
+    return (ForeignEngine if explicit else MessagesEngine)(lm, endpoint, price)
 
 
 def text_of(message: Message) -> str:
@@ -143,7 +131,7 @@ def text_of(message: Message) -> str:
     return json.dumps(message_to_dict(message), sort_keys=True)
 
 
-def _settings(lm: BaseLM) -> dict[str, Any]:
+def _settings(lm: dspy.BaseLM) -> dict[str, Any]:
     """The fields of a request's Config that the LM sets by itself: an explicit request would go without them."""
     given = {name: value for name, value in lm.kwargs.items() if name not in _NOT_SENT and value is not None}
     others = {name: value for name, value in given.items() if not _has_field(name, value)}

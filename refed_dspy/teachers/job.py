@@ -27,7 +27,7 @@ from refed_dspy.ledger.states import CAPPED, DONE, KILLED, NO_WORD, SHORT, UNGAT
 from refed_dspy.records import digest
 from refed_dspy.teachers.progress import NOBODY, Progress, Watch
 from refed_dspy.teachers.session import Session
-from refed_dspy.teachers.work import Start, Work, budget_caps, check_caps, lasting_caps
+from refed_dspy.teachers.work import Start, Work, budget_caps, check_caps
 
 T = TypeVar("T")
 
@@ -46,9 +46,7 @@ class Job:
         """The cap that ended it early, or an empty text."""
         self.short = ""
         """Why it is not done, though no cap ended it; or an empty text."""
-        caps = lasting_caps(ledger, work.caps)
-        check_caps(ledger, work.models, caps)
-        self._size = work.record(ledger, caps)
+        self._size = work.record(ledger, check_caps(ledger, work.models, work.caps).settings)
         write_end(ledger, End(KILLED, NO_WORD))
         self._told = self._paid = False
 
@@ -56,9 +54,8 @@ class Job:
         """One more start, whose time counts from now on. `changes`: fields of the work that are others in this one.
         Raises ConfigError, as `check_caps`."""
         work, ledger = replace(self.work, **changes), self.ledger
-        caps = lasting_caps(ledger, work.caps)
-        caps_left = check_caps(ledger, work.models, caps)
-        size = work.record(ledger, caps) if changes else self._size
+        caps_left = check_caps(ledger, work.models, work.caps)
+        size = work.record(ledger, caps_left.settings) if changes else self._size
         begin_start(ledger)
         recorder = RunRecorder(ledger, caps_left.caps, caps_left.before, work.calls_each)
         return Start(ledger, work, size, caps_left, recorder, self._reused_from)
@@ -129,16 +126,15 @@ def job(
 ) -> Iterator[Job]:
     """`work` in `folder`, new there or the same as before; its files there are `outputs`, and `inputs` what it reads.
 
-    How it ended is written as it ends: by an error, as the block says (`Job.ends`), else `Job.end`. Where this
-    raises, nothing was written.
+    How it ended is written as it ends: as the block says (`Job.ends`), by what it raises, else `Job.end`. Where this
+    refuses the work, nothing was written.
 
     Raises:
         RunDirError: the folder holds other work, is in use, or cannot be written; or there is no run to reuse.
         ConfigError: a cap that cannot be kept, or calls that wait in the batch of another model.
         ExportError: as `check_outputs`.
-        RunStopped: in place of an InputError of the block, once something was paid for; and of an ExportError, once
-            there are answers.
-        RunStopped: a later lease of the shard writes it.
+        RunStopped: a later lease of the shard writes it. In place of an InputError of the block, once something was
+            paid for, and of an ExportError, once there are answers.
         KeyboardInterrupt, CancelledError: where the block raises one: what is kept, and how to go on.
     """
     check_outputs(folder, outputs, FILE, *inputs)

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from refed_dspy.config import sampling
-from refed_dspy.config.teacher import TeacherConfig, WithJudge
+from refed_dspy.config.teacher import TeacherConfig, WithJudge, takes_zero
 from refed_dspy.errors import ConfigError, ModelError
 from refed_dspy.programs.judges import PairwiseJudge
 from refed_dspy.programs.load import open_judge
@@ -95,6 +94,6 @@ def warn_of_unasked(judge: Any) -> None:
 
 def _at_temperature_zero(config: TeacherConfig, beside: Teacher | None) -> Teacher:
     """`config`'s model at temperature 0, or as it is where the model does not take that."""
-    if config.without_endpoint or sampling.takes_zero(str(config.model), config.params):
+    if config.without_endpoint or takes_zero(str(config.model), config.params):
         config = config.model_copy(update={"temperature": 0.0})
     return open_teacher(config, beside)

@@ -5,7 +5,6 @@ Money is in whole picodollars: a price of $0.15 a million tokens is 150,000 of t
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,16 +12,13 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
-# Without this the table would be fetched from the network at each start.
-os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "true")
-
-from dspy.clients.model_metadata import model_info, source_info
 from dspy.lm15 import LM15Error, LMRouter, RouterConfig
 
 from refed_dspy.config.teacher import PriceConfig, TeacherConfig
 from refed_dspy.errors import ModelError
 from refed_dspy.records import PICO, Rates
 from refed_dspy.teachers.route import LOCAL_PROVIDERS
+from refed_dspy.teachers.vendored import model_info, source_info
 
 TABLE_DATES = {"1.105.0": "2026-10-11"}
 """Version of the table that DSPy ships → the date it was published."""

@@ -5,26 +5,25 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from abc import ABC, abstractmethod
 from array import array
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from refed_dspy.concurrency import together
 from refed_dspy.errors import ConfigError
-from refed_dspy.ledger.pace import seconds_left, seconds_left_by_calls, time_left
 from refed_dspy.ledger.spending import Spent
 from refed_dspy.ledger.states import DONE
+from refed_dspy.ledger.summary import seconds_left, seconds_left_by_calls, time_left
 from refed_dspy.records import PICO, dollars
 from refed_dspy.text import counted
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-    from rich.live import Live
 
 TOLD_EVERY = 0.1
 """Seconds between two calls of `on_progress`, and between two pictures of the bar, at least."""
@@ -168,8 +167,8 @@ class Watch(Generic[P]):
     def telling(self, progress: P) -> Iterator[Teller[P]]:
         """The block calls `tell` of what it is given whenever counts change. They are told before the block, too, and
         after it, however it ends. Raises what `on_progress` raises."""
-        with _bar_of(progress) if self.bar else nullcontext() as bar:
-            teller = Teller(progress, self.on_progress, bar)
+        with _bar_of(progress) if self.bar else nullcontext() as draw:
+            teller = Teller(progress, self.on_progress, draw)
             teller.tell_now()
             try:
                 yield teller
@@ -199,10 +198,10 @@ NOBODY: Watch[Any] = Watch()
 class Teller(Generic[P]):
     """Tells `on_progress` and the bar of one progress, at most every TOLD_EVERY seconds. Any thread may call it."""
 
-    def __init__(self, progress: P, on_progress: Callable[[P], None] | None, bar: Bar | None) -> None:
+    def __init__(self, progress: P, on_progress: Callable[[P], None] | None, draw: Draw | None) -> None:
         self.progress: P = progress
         self._on_progress: Callable[[P], None] | None = on_progress
-        self._bar = bar
+        self._draw = draw
         self.failed = False
         """Whether `on_progress` raised."""
         self._told_at, self._told = 0.0, ""
@@ -217,9 +216,9 @@ class Teller(Generic[P]):
         """Tell. Raises what `on_progress` raises."""
         with self._lock:
             self._told_at, self._told = time.monotonic(), repr(self.progress)
-            if self._bar is not None:
+            if self._draw is not None:
                 with suppress(OSError):  # the terminal is gone: the work goes on without a bar
-                    self._bar.draw(picture(self.progress))
+                    self._draw(picture(self.progress))
             if self._on_progress is not None:
                 self.failed = True
                 self._on_progress(replace(self.progress))  # as it is now: the next one may be kept beside it
@@ -246,38 +245,14 @@ def picture(progress: Progress | CompileProgress) -> RenderableType:
     return row
 
 
-class Bar(ABC):
-    """Where a picture stands that is drawn anew in its place."""
-
-    @abstractmethod
-    def draw(self, picture: RenderableType) -> None:
-        """Put this picture in place of the last one."""
-
-
-class _TerminalBar(Bar):
-    def __init__(self, live: Live) -> None:
-        self._live = live
-
-    def draw(self, picture: RenderableType) -> None:
-        self._live.update(picture, refresh=True)
-
-
-class _NotebookBar(Bar):
-    def __init__(self, first: RenderableType) -> None:
-        from IPython.display import display
-
-        self._handle = display(first, display_id=True)
-
-    def draw(self, picture: RenderableType) -> None:
-        self._handle.update(picture)
-
-
+Draw: TypeAlias = Callable[["RenderableType"], None]
+"""Puts a picture in place of the last one."""
 _on_terminal = Lock()
 """Held while a bar stands on the terminal: two would write over each other."""
 
 
 @contextmanager
-def _bar_of(progress: Progress | CompileProgress) -> Iterator[Bar | None]:
+def _bar_of(progress: Progress | CompileProgress) -> Iterator[Draw | None]:
     """A bar in a notebook's cell, or on the terminal that stderr is; None where neither can be had, in a log say."""
     if "IPython" not in sys.modules and not sys.stderr.isatty():
         yield None
@@ -289,13 +264,15 @@ def _bar_of(progress: Progress | CompileProgress) -> Iterator[Bar | None]:
     if (outlook := getattr(progress, "outlook", "")) and (console.is_jupyter or sys.stderr.isatty()):
         console.print(outlook, markup=False, highlight=False, soft_wrap=True)
     if console.is_jupyter:
-        yield _NotebookBar(picture(progress))
+        from IPython.display import display
+
+        yield display(picture(progress), display_id=True).update
     elif not sys.stderr.isatty() or not _on_terminal.acquire(blocking=False):
         yield None
     else:
         try:
             with Live(picture(progress), console=console, auto_refresh=False) as live:
-                yield _TerminalBar(live)
+                yield partial(live.update, refresh=True)
         finally:
             _on_terminal.release()
 

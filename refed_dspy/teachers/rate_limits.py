@@ -3,7 +3,7 @@
 Three things hold a call back. A *window* of calls in flight opens with the answers, and shrinks by half the share of
 calls that was refused, at most once a round trip (additive increase, multiplicative decrease). *Limits per minute* of
 requests and tokens come from the settings or from the answers' headers and refill steadily. A *pause* of all calls, for
-as long as the endpoint asks, begins where it is full (`refusals.py`); a call refused at random waits alone. And where
+as long as the endpoint asks, begins where it is full (`Refusals`); a call refused at random waits alone. And where
 calls get no answer at all, one is sent at a time until one is answered: such calls may be billed. Waiting calls get
 their slots one by one, in order.
 """
@@ -14,14 +14,228 @@ import asyncio
 import logging
 import math
 import random
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import datetime
 
-from refed_dspy.teachers.per_minute import PerMinute, header, number, seconds_from_now
-from refed_dspy.teachers.refusals import PROBES, Refusals, Silence, Slot
+LONGER_THAN_A_MINUTE = 90.0
+"""Seconds: a limit that takes longer to be full again is not one per minute."""
+
+
+class PerMinute:
+    """A limit per minute that refills steadily (a token bucket). Unknown, and no bound, until it is set or learned."""
+
+    def __init__(self, per_minute: float | None, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._at = clock()
+        self.rate: float | None = None if per_minute is None else per_minute / 60
+        """Units a second."""
+        self.size = self.left = 0.0 if per_minute is None else max(1.0, per_minute)
+        self.taken = 0.0
+        """Units of all calls so far."""
+        self._fixed = per_minute is not None
+
+    def wait(self, units: float) -> float:
+        """Seconds until `units` are left. More than the whole limit counts as the whole."""
+        if self.rate is None:
+            return 0.0
+        self._refill()
+        lacking = min(units, self.size) - self.left
+        return lacking / self.rate if lacking > 1e-9 else 0.0
+
+    def take(self, units: float) -> None:
+        """A call of so many units is sent."""
+        self.taken += units
+        self._refill()
+        self.left -= min(units, self.size)
+
+    def learn(
+        self, limit: float, left: float, reset: float | None = None, age: float = 0.0, sent_since: float = 0.0
+    ) -> None:
+        """Learn from an answer's headers: the limit, what is left of it, and the seconds until it is full again.
+
+        The endpoint counted when the call came in, `age` seconds ago; `sent_since` units were sent after it.
+        """
+        if limit < 1:
+            return
+        self._refill()
+        per_second = limit / 60
+        if reset and reset > LONGER_THAN_A_MINUTE and limit > left:
+            per_second = min(per_second, (limit - left) / reset)  # a limit of an hour or a day
+        if self._fixed:
+            per_second = self.rate or per_second
+        left_now = left + age * per_second - sent_since
+        if self._fixed:
+            self.left = min(self.left, left_now)
+        else:
+            self.rate, self.size, self.left = per_second, limit, min(limit, left_now)
+
+    def _refill(self) -> None:
+        now = self._clock()
+        passed, self._at = now - self._at, now
+        if self.rate is not None:
+            self.left = min(self.size, self.left + passed * self.rate)
+
+
+def header(headers: Mapping[str, str], unit: str, what: str) -> str | None:
+    return headers.get(f"x-ratelimit-{what}-{unit}") or headers.get(f"anthropic-ratelimit-{unit}-{what}")
+
+
+_NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
+
+
+def number(text: str | None) -> float | None:
+    """A finite number, or None. Python alone takes `1_0` and the digits of other scripts for numbers, too."""
+    value = float(text) if text is not None and _NUMBER.fullmatch(text.strip()) else math.nan
+    return value if math.isfinite(value) else None
+
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SPAN = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|[smhd])")
+_EPOCH = 1e9
+"""A number as large as this is a point in time, in seconds since 1970."""
+
+
+def seconds_from_now(text: str | None) -> float | None:
+    """Seconds from now: of `6m0s`, `120ms`, `1.5`, or until a time (RFC 3339, or seconds since 1970). Else None."""
+    if not text:
+        return None
+    if re.fullmatch(f"({_SPAN.pattern})+", text):
+        return sum(float(count) * _UNITS[unit] for count, unit in _SPAN.findall(text))
+    if (value := number(text)) is not None:
+        return max(0.0, value - time.time() if value > _EPOCH else value)
+    try:
+        return max(0.0, datetime.fromisoformat(text).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
+HARDLY_CHANCE, AGAIN = 1e-4, 0.03
+"""So improbable must a row of refusals be, if they came at random, for the endpoint to count as full; and to count as
+full AGAIN, within the next LATELY answers."""
+LATELY = 50
+MOST = 24
+"""So many refusals in a row are a full endpoint, whatever the share."""
+REMEMBERED = 400
+"""Calls over which the share of random refusals is taken, about."""
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """Permission to make one call: since when, and how many requests and tokens were sent until then."""
+
+    since: float
+    taken: tuple[float, float] = (0.0, 0.0)
+    left: bool = False
+    """Whether a byte of the request has left: before that it cannot be billed."""
+    answered: bool = False
+    """Whether anything came back."""
+    number: int = 0
+    """Of the call, in the order of sending."""
+
+
+class Refusals:
+    """Which of the latest calls to one endpoint it refused, and how many of them at random.
+
+    A full endpoint refuses every call from some moment on; one that refuses at random (a shared pool of hosted models,
+    say) answers others that were sent later. So calls are looked at in the order in which they were sent: refusals in a
+    row mean a full endpoint where so many would hardly be chance, given the share that it refused at random so far.
+    """
+
+    def __init__(self) -> None:
+        self._sent = 0
+        self._refused: dict[int, bool] = {}
+        """Number of a refused call → whether it counts as refused at random."""
+        self._answered = self._by_chance = 0.0
+        self._since_full = LATELY
+        """Answers since it was full last."""
+
+    def sent(self, slot: Slot) -> None:
+        self._sent += 1
+        slot.number = self._sent
+
+    def answered(self) -> None:
+        self._answered += 1
+        self._since_full += 1
+        if self._answered + self._by_chance > REMEMBERED:
+            self._answered, self._by_chance = self._answered / 2, self._by_chance / 2
+            self._refused = {n: by_chance for n, by_chance in self._refused.items() if n > self._sent - 10 * REMEMBERED}
+
+    @property
+    def share(self) -> float:
+        """The share of calls that are refused at random; a tenth where nothing is known."""
+        return (self._by_chance + 1) / (self._answered + self._by_chance + 10)
+
+    def refused(self, slot: Slot) -> bool:
+        """Count a refusal. Returns whether the endpoint is full."""
+        row = self._row(slot.number)
+        for number in row:  # what is in question says nothing of the share
+            self._by_chance -= self._refused.get(number, False)
+        self._by_chance = max(0.0, self._by_chance)
+        improbable = AGAIN if self._since_full < LATELY else HARDLY_CHANCE
+        full = len(row) >= min(MOST, math.log(improbable) / math.log(self.share))
+        self._since_full = 0 if full else self._since_full
+        self._refused |= dict.fromkeys(row, not full)
+        self._by_chance += 0 if full else len(row)
+        return full
+
+    def _row(self, number: int) -> range:
+        """The numbers of the refused calls that were sent one after another, this one among them."""
+        first, end = number, number + 1
+        while first - 1 in self._refused and end - first < MOST:
+            first -= 1
+        while end in self._refused and end - first < MOST:
+            end += 1
+        return range(first, end)
+
+
+HOLD_FROM, OF_IN_FLIGHT = 3, 32
+"""So many calls in a row without an answer, or one in 32 of those in flight, and all others are held back."""
+PROBES = 6
+"""After so many more, sent one at a time over half a minute, nobody is asked any more: each may have been billed. With
+fewer `retries` than four, after as many fewer."""
+
+
+@dataclass
+class Silence:
+    """Calls in a row that got no answer: a connection was dropped, or the time was over."""
+
+    most: int = PROBES
+    calls: int = 0
+    holds_from: int = HOLD_FROM
+    probes: int = 0
+    why: str = ""
+    """What became of the last one."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether one call is sent at a time."""
+        return self.calls >= self.holds_from
+
+    @property
+    def lasts(self) -> bool:
+        """Whether to stop asking."""
+        return self.probes > self.most
+
+    def lengthen(self, in_flight: int, why: str) -> float:
+        """Another call got no answer, one of so many `in_flight`. Returns for how many seconds none is to be sent."""
+        if not self.calls:
+            self.holds_from = max(HOLD_FROM, in_flight // OF_IN_FLIGHT)
+        self.calls, self.why = self.calls + 1, why
+        if not self.holds or in_flight > 1:
+            return 0.0
+        self.probes += 1
+        return 0.25 * 2.0 ** min(self.probes, PROBES)
+
+    def end(self) -> None:
+        """An answer came."""
+        self.calls = self.probes = 0
+
 
 FIRST_WINDOW = 32
 """Calls in flight before the first answer: an unknown endpoint does not get all of them at once."""

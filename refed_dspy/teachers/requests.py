@@ -7,20 +7,21 @@ import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
-from dspy._vendor.lm15.providers.anthropic import anthropic_adaptive_class  # not in dspy.lm15's public names
-from dspy._vendor.lm15.providers.common import EFFORT_THINKING_BUDGETS
-from dspy.lm15 import Config, LM15Error, Reasoning, Request
+from dspy.lm15 import AnthropicLM, Config, LM15Error, Message, Reasoning, Request
+from filelock import FileLock
+from pydantic import TypeAdapter, ValidationError
 
-from refed_dspy.config import sampling
 from refed_dspy.config.keys import without_keys
-from refed_dspy.config.teacher import TeacherConfig
+from refed_dspy.config.teacher import TeacherConfig, is_unsent, on_anthropic_wire
 from refed_dspy.errors import one_line
-from refed_dspy.teachers.dialect import Dialect
-from refed_dspy.teachers.learned import recall
-from refed_dspy.teachers.route import Route, is_at
+from refed_dspy.files import as_export_error, write_json
+from refed_dspy.teachers.route import Dialect, Route, is_at
+from refed_dspy.weights import cache_dir
 
 log = logging.getLogger("refed_dspy.teachers")
 _BOUNDS = {"maxLength", "minLength", "maxItems", "minItems"}
@@ -29,6 +30,8 @@ LONGEST_BOUND = 1_999
 CACHE_KEY = "prompt_cache_key"
 """The parameter by which OpenAI routes requests: those with one key go to one machine and find its prompt cache."""
 _OPENING = re.compile(r"<(\w+)>\n.*?\n</>", re.DOTALL)
+_BUDGETS = {"minimal": 1_024, "low": 2_048, "medium": 8_192, "high": 16_384, "xhigh": 24_576, "max": 32_768}
+"""Tokens of reasoning for each word, where a model wants a number."""
 OVERHEAD = 1_024
 """Tokens that a provider may add to a prompt: roles, its own text about the schema."""
 
@@ -90,7 +93,7 @@ class Outgoing:
             format_ = self._format(settings.response_format)
             most = self._longest(settings)
             reasoning = self._reasoning(settings.reasoning, most)
-            if reasoning and reasoning.thinking_budget and sampling.on_anthropic_wire(str(self.config.model)):
+            if reasoning and reasoning.thinking_budget and on_anthropic_wire(str(self.config.model)):
                 most -= reasoning.thinking_budget  # lm15 adds it again
             fitted = replace(
                 settings,
@@ -136,7 +139,7 @@ class Outgoing:
         reasoning = asked or (Reasoning(effort=level, summary="auto") if level else None)
         if reasoning is None or reasoning.is_off or not takes_budget(str(self.config.model)):
             return reasoning
-        budget = reasoning.thinking_budget or EFFORT_THINKING_BUDGETS[reasoning.effort]
+        budget = reasoning.thinking_budget or _BUDGETS[reasoning.effort]
         return replace(reasoning, thinking_budget=min(budget, most // 2))
 
     def _temperature(self, asked: float | None) -> float | None:
@@ -144,9 +147,9 @@ class Outgoing:
         if not self.dialect.temperature:
             return None
         model, temperature = str(self.config.model), self.config.temperature if asked is None else asked
-        if sampling.is_unsent(temperature, model, self.config.params):
+        if is_unsent(temperature, model, self.config.params):
             return None
-        if temperature > 1 and sampling.on_anthropic_wire(model):
+        if temperature > 1 and on_anthropic_wire(model):
             log.warning("%s: a program sets temperature %g, but Anthropic's API takes at most 1", model, temperature)
             return 1.0
         return temperature
@@ -154,9 +157,18 @@ class Outgoing:
 
 def takes_budget(model: str) -> bool:
     """Whether PROVIDER/NAME takes a number of tokens to reason with: Claude up to 4.5, and Gemini 2."""
-    if sampling.on_anthropic_wire(model):
-        return not anthropic_adaptive_class(model)
+    if on_anthropic_wire(model):
+        return not _chooses_its_own(model.partition("/")[2])
     return model.startswith("gemini/gemini-2")
+
+
+@lru_cache
+def _chooses_its_own(name: str) -> bool:
+    """Whether lm15 asks Claude of this name to choose how long it reasons."""
+    settings = Config(max_tokens=4_096, reasoning=Reasoning(effort="low"))
+    asked = Request(model=name, messages=(Message.user("-"),), config=settings)
+    body = json.loads(AnthropicLM(api_key="-").build_request(asked, stream=False).body)
+    return bool(body["thinking"]["type"] == "adaptive")
 
 
 def takes_cache_key(config: TeacherConfig, route: Route) -> bool:
@@ -204,3 +216,47 @@ def _is_unfit_bound(name: str, value: Any, bounded: bool) -> bool:
     if name not in _BOUNDS or not isinstance(value, int):
         return False
     return not bounded or (name == "maxLength" and value > LONGEST_BOUND)
+
+
+log = logging.getLogger("refed_dspy.teachers")
+_DIALECTS = TypeAdapter(dict[str, Dialect])
+"""Model, address and API version, as one text → what they take."""
+
+
+def learned_file() -> Path:
+    """The file. It may not exist."""
+    return cache_dir() / "teachers.json"
+
+
+def recall(config: TeacherConfig, endpoint: str) -> Dialect | None:
+    """What the model at `endpoint` takes; None where no check found anything that it refuses."""
+    return _read().get(_key(config, endpoint))
+
+
+def remember(config: TeacherConfig, endpoint: str, dialect: Dialect | None) -> None:
+    """Replace what is remembered of the model at `endpoint`. None: nothing is refused. Raises ExportError."""
+    path, key = learned_file(), _key(config, endpoint)
+    if dialect is None and not path.exists():
+        return
+    with as_export_error(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            others = {name: known for name, known in _read().items() if name != key}
+            write_json(path, _DIALECTS.dump_python(others if dialect is None else {**others, key: dialect}))
+
+
+def _read() -> dict[str, Dialect]:
+    path = learned_file()
+    try:
+        return _DIALECTS.validate_json(path.read_bytes(), strict=True)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValidationError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "damaged"
+        log.warning("%s is ignored (%s); refed teacher check rewrites it", one_line(path, 200), one_line(reason or ""))
+        return {}
+
+
+def _key(config: TeacherConfig, endpoint: str) -> str:
+    version = f" ({config.api_version})" if config.api_version else ""
+    return without_keys(f"{config.model} at {endpoint}{version}")

@@ -29,8 +29,7 @@ from refed_dspy.programs.fast_path import Engine
 from refed_dspy.records import dollars
 from refed_dspy.teachers.pool import Pool, PooledTeacher, members_of
 from refed_dspy.teachers.progress import Progress
-from refed_dspy.teachers.recorded import RecordedTeacher
-from refed_dspy.teachers.recorded_lm import recorded_lm
+from refed_dspy.teachers.recorded import RecordedTeacher, recorded_lm
 from refed_dspy.teachers.work import CapsLeft, Start
 
 T = TypeVar("T")
@@ -181,8 +180,7 @@ class Session:
         if remaining.over:
             return
         for recorded in dict.fromkeys(self.recorded_teachers.values()):
-            lm = await stack.enter_async_context(recorded.teacher.running())
-            recorded.engine = recorded.teacher.engine(lm)
+            recorded.engine = await stack.enter_async_context(recorded.teacher.running())
         await stack.enter_async_context(remaining.minutes())
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""A teacher set up from its settings: its language model, what identifies its answers, its price and concurrency."""
+"""A teacher set up from its settings: its engine, what identifies its answers, its price and concurrency."""
 
 from __future__ import annotations
 
@@ -13,32 +13,25 @@ from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 import dspy
-from dspy.clients.base_lm import BaseLM
 
 from refed_dspy.config.keys import checked, know_environment, know_settings, without_keys
 from refed_dspy.config.loading import check_config, model_settings
-from refed_dspy.config.teacher import TeacherConfig
+from refed_dspy.config.teacher import LEAST_TO_REASON, TeacherConfig, takes_temperature
 from refed_dspy.errors import ConfigError, ModelError
 from refed_dspy.programs.fast_path import Engine, max_tokens_of
-from refed_dspy.teachers.balance import BalancedEngine
-from refed_dspy.teachers.engine import TeacherEngine
+from refed_dspy.teachers.engine import BalancedEngine, TeacherEngine
 from refed_dspy.teachers.foreign import foreign_engine
-from refed_dspy.teachers.language_model import (
-    TeacherLM,
-    batch_model,
-    language_model,
-    language_model_on,
-    request_settings,
-)
 from refed_dspy.teachers.prices import FREE, Price, in_batches, price_of, table_price
 from refed_dspy.teachers.requests import OVERHEAD
-from refed_dspy.teachers.route import key_variable, resolve
+from refed_dspy.teachers.route import Route, key_variable, resolve
 from refed_dspy.teachers.simulated.model import ROUTE as SIMULATED_ROUTE
 
 TeacherLike: TypeAlias = Any
 """A TeacherConfig or a mapping of its settings, a `dspy.LM`, or a string: a model's name or a teacher file."""
 DEFAULT_CONCURRENCY = 32
 EMBEDDED_CONCURRENCY = 2
+NO_BATCHES = {"anthropic", "gemini", "vertex", "vertex-express", "xai"}
+"""Providers whose Batch API, if they have one, is not like OpenAI's."""
 BATCH_CONCURRENCY = 10_000
 """So many calls wait for their batches at once: all calls that a run can make at a time are one batch."""
 CACHE_MINIMA = {"openai": 1024, "azure": 1024, "anthropic": math.inf}
@@ -55,7 +48,7 @@ _SAMPLING = {
 
 @dataclass
 class Teacher:
-    """A teacher that is set up but not running: `start` returns its language model, `stop` ends it."""
+    """A teacher that is set up but not running: `start` returns its engine, `stop` ends it."""
 
     identity: dict[str, Any]
     """Model and sampling: equal identities may share paid answers."""
@@ -70,12 +63,12 @@ class Teacher:
     """Its settings; None for a caller's own LM object."""
     price: Price | None
     """None: unknown."""
-    start: Callable[[], BaseLM]
-    """Returns the language model; starts an embedded one first, which takes seconds."""
+    start: Callable[[], Engine]
+    """Returns what sends its requests and records each call; starts an embedded model first, which takes seconds."""
     stop: Callable[[], None] = lambda: None
     settings: Mapping[str, Any] = field(default_factory=dict)
     """`temperature` and `max_tokens` of its requests unless they say otherwise; None: the model's own."""
-    lm: BaseLM | None = None
+    lm: dspy.BaseLM | None = None
     """The caller's own language model, where it is one."""
     server: Any = None
     """What another Teacher of the same model may share: an embedded model's server, or the engine with the limits."""
@@ -115,19 +108,15 @@ class Teacher:
         """Whether each attempt is reserved at its worst case: a caller's own LM retries unseen."""
         return self.lm is None
 
-    def engine(self, lm: BaseLM) -> Engine:
-        """The engine of `lm`, this teacher's running language model: it records each call of a request."""
-        return lm.direct_engine if isinstance(lm, TeacherLM) else foreign_engine(lm, self)
-
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[BaseLM]:
-        """The language model inside the block; afterwards its connections are closed."""
-        lm = await asyncio.to_thread(self.start)
+    async def running(self) -> AsyncIterator[Engine]:
+        """Its engine inside the block; afterwards its connections are closed."""
+        engine = await asyncio.to_thread(self.start)
         try:
-            yield lm
+            yield engine
         finally:
-            if isinstance(lm, TeacherLM):
-                await lm.direct_engine.aclose()
+            if isinstance(engine, TeacherEngine | BalancedEngine):
+                await engine.aclose()
             await asyncio.to_thread(self.stop)
 
 
@@ -136,9 +125,8 @@ def read_teacher(source: str | Path | Mapping[str, Any], role: str = "teacher") 
     try:
         return check_config(TeacherConfig, source) if isinstance(source, Mapping) else model_settings(str(source), role)
     except ConfigError as error:
-        where, _, reason = str(error).partition(": ")
-        if where == (role or "teacher"):  # it is no file's mistake, and no variable's
-            raise ModelError(reason) from None
+        if error.where == (role or "teacher"):  # it is no file's mistake, and no variable's
+            raise ModelError(error.reason) from None
         if isinstance(source, Mapping):
             raise ModelError(str(error)) from None
         raise
@@ -160,7 +148,7 @@ def open_teacher(teacher: TeacherLike | None, beside: Teacher | None = None, rol
         if dspy.settings.lm is None:
             raise ConfigError("no teacher: pass teacher=…, or set one with dspy.configure(lm=dspy.LM(…))")
         teacher = dspy.settings.lm
-    if isinstance(teacher, BaseLM):
+    if isinstance(teacher, dspy.BaseLM):
         return _from_lm(teacher)
     if isinstance(teacher, Teacher):
         return teacher
@@ -193,14 +181,13 @@ def _remote(config: TeacherConfig, beside: Teacher | None = None) -> Teacher:
         raise ModelError("the price is not known at every address of api_base; set price")
     if config.mode == "interactive":
         engines = [TeacherEngine(one, place, price) for one, place in zip(each, routes, strict=True)]
-        engine = engines[0] if len(engines) == 1 else BalancedEngine(engines)
-        lm = language_model_on(config, engine, engine)
+        engine: TeacherEngine | BalancedEngine = engines[0] if len(engines) == 1 else BalancedEngine(engines)
         near = _engines(beside.server) if beside is not None and beside.model == config.model else []
         for own in engines:
             own.shares_limits_with = next((other for other in near if other.endpoint == own.endpoint), None)
     else:
         plain, price = price, in_batches(config, price)
-        lm = batch_model(config, route, price, plain)
+        engine = _batch_engine(config, route, price, plain)
     return Teacher(
         identity=_identity(config, str(config.model)),
         concurrency=(config.concurrency or usual) * len(each),
@@ -210,10 +197,22 @@ def _remote(config: TeacherConfig, beside: Teacher | None = None) -> Teacher:
         model=str(config.model),
         config=config,
         price=price,
-        start=lambda: lm,
+        start=lambda: engine,
         settings=request_settings(config),
-        server=lm.direct_engine,
+        server=engine,
     )
+
+
+def _batch_engine(config: TeacherConfig, route: Route, price: Price | None, plain: Price | None) -> TeacherEngine:
+    """A model behind its provider's batches. `plain`: the price of a call outside a batch. Raises ModelError."""
+    from refed_dspy.teachers.batch.engine import BatchEngine
+
+    if route.provider in NO_BATCHES:
+        raise ModelError(
+            f"mode: {config.mode} needs a Batch API like OpenAI's, which {config.model} does not have; set "
+            "mode: interactive"
+        )
+    return BatchEngine(config, route, price, plain)
 
 
 def _engines(server: Any) -> Sequence[TeacherEngine]:
@@ -251,7 +250,7 @@ def _embedded(config: TeacherConfig, beside: Teacher | None = None) -> Teacher:
         model=name,
         config=config,
         price=FREE,
-        start=lambda: language_model(config, resolve(config, api_base=server.start()), FREE, label),
+        start=lambda: TeacherEngine(config, resolve(config, api_base=server.start()), FREE, label),
         stop=server.stop,
         settings=request_settings(config),
         server=server,
@@ -269,26 +268,28 @@ def _identity(config: TeacherConfig, model: str) -> dict[str, Any]:
     }
 
 
-def _from_lm(lm: BaseLM) -> Teacher:
+def _from_lm(lm: dspy.BaseLM) -> Teacher:
     """A caller's own LM object, without its cache, which would give every sample the same answer."""
     sampling = {k: v for k, v in lm.kwargs.items() if k in _SAMPLING and v is not None}
     uncached = _with_plain_key(lm.copy(cache=False) if lm.cache else lm)
+    price = None if lm.kwargs.get("api_base") else table_price(lm.model)
+    endpoint = _address(str(lm.kwargs.get("api_base") or "")) or lm.model.partition("/")[0]
     return Teacher(
         identity={"model": lm.model, **{k: repr(v) for k, v in sorted(sampling.items())}},
         concurrency=DEFAULT_CONCURRENCY,
         window=None,
         max_tokens=int(sampling.get("max_tokens") or sampling.get("max_completion_tokens") or 4096),
-        endpoint=_address(str(lm.kwargs.get("api_base") or "")) or lm.model.partition("/")[0],
+        endpoint=endpoint,
         model=lm.model,
         config=None,
-        price=table_price(lm.model) if not lm.kwargs.get("api_base") else None,
-        start=lambda: uncached,
+        price=price,
+        start=lambda: foreign_engine(uncached, endpoint, price),
         settings={"temperature": lm.kwargs.get("temperature"), "max_tokens": max_tokens_of(lm)},
         lm=uncached,
     )
 
 
-def _with_plain_key(lm: BaseLM) -> BaseLM:
+def _with_plain_key(lm: dspy.BaseLM) -> dspy.BaseLM:
     """`lm` with its key stripped. Its keys are known from here on. Raises ModelError where no header can hold it."""
     know_settings(lm.kwargs)
     know_environment()
@@ -306,3 +307,10 @@ def _address(url: str) -> str:
     split = urlsplit(url)
     port = f":{split.port}" if split.port else ""
     return without_keys(f"{split.scheme}://{split.hostname}{port}{split.path}") if split.hostname else ""
+
+
+def request_settings(config: TeacherConfig) -> dict[str, Any]:
+    """What every request asks for. DSPy wants a model that reasons to be asked for so many tokens; the engine sends the
+    config's number where that is lower."""
+    least = LEAST_TO_REASON if not config.without_endpoint and not takes_temperature(str(config.model)) else 0
+    return {"temperature": config.temperature, "max_tokens": max(config.max_tokens, least)}

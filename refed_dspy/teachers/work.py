@@ -19,10 +19,10 @@ from refed_dspy.config.base import Capped
 from refed_dspy.errors import CapReached, CapTooSmall, ConfigError, RunDirError
 from refed_dspy.ledger.batches import left_batches
 from refed_dspy.ledger.budget import Caps
-from refed_dspy.ledger.identity import differences, has_begun, named_work
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import RunRecorder
 from refed_dspy.ledger.spending import Spent, spent
+from refed_dspy.ledger.states import differences, has_begun, named_work
 from refed_dspy.records import PICO, Reference, dollars
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.failures import CallPolicy
@@ -56,6 +56,8 @@ class CapsLeft:
     caps: Caps
     before: Spent
     seconds: float | None
+    settings: CapSettings = field(default_factory=lambda: NO_CAPS)
+    """The caps as they are set, by this start or an earlier one."""
 
     @property
     def grace(self) -> float:
@@ -222,17 +224,18 @@ def refuse_left_batches(ledger: Ledger, models: Iterable[Teacher]) -> None:
             raise ConfigError(
                 f"{batch['calls']} calls wait in a batch of {batch['model']} at {batch['endpoint']} "
                 f"({batch['name'] or 'not named yet'}); continue with that teacher in mode: batch or mixed, or "
-                f"abandon it with: refed batches {folder} --give-up"
+                f"abandon it with: refed status {folder} --give-up"
             )
 
 
 def check_caps(ledger: Ledger, models: Mapping[str, Teacher], settings: CapSettings) -> CapsLeft:
-    """What a start may use with these models (role → model). Nothing is written.
+    """What a start may use with these models (role → model) by `settings` and the lasting caps. Nothing is written.
 
     Raises:
         ConfigError: as `budget_caps`; or earlier starts cost nobody knows what; or calls wait in the batch of another
             model.
     """
+    settings = lasting_caps(ledger, settings)
     refuse_left_batches(ledger, models.values())
     caps, before, max_minutes = budget_caps(models, settings), spent(ledger), settings["max_minutes"]
     if caps.max_cost is not None and before.unpriced:
@@ -241,7 +244,7 @@ def check_caps(ledger: Ledger, models: Mapping[str, Teacher], settings: CapSetti
             "unknown; use max_calls"
         )
     seconds = None if max_minutes is None else max(0.0, 60 * max_minutes - before.seconds)
-    return CapsLeft(caps, before, seconds)
+    return CapsLeft(caps, before, seconds, settings)
 
 
 def budget_caps(models: Mapping[str, Teacher], settings: CapSettings) -> Caps:

@@ -12,7 +12,7 @@ from typing import Any
 from refed_dspy.ledger.candidates import Candidate, enough, load_candidates
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import spent
-from refed_dspy.programs.prompt_diff import changed_predictors, prompt_diff
+from refed_dspy.programs.saved import changed_predictors, prompt_diff
 from refed_dspy.records import PICO, digest
 from refed_dspy.tracking.registry import register
 from refed_dspy.tracking.store import Store

@@ -12,8 +12,8 @@ from typing import Any
 from refed_dspy.config.keywords import checked
 from refed_dspy.errors import ConfigError, briefly, one_line
 from refed_dspy.metrics.intervals import Interval
-from refed_dspy.programs.changed import prompts_digest
 from refed_dspy.programs.mlflow_address import TEXTS_TAG, ask_mlflow, downloaded, mlflow_client, without_secrets
+from refed_dspy.programs.saved import prompts_digest
 from refed_dspy.tracking.store import NotTracked, Store
 
 log = logging.getLogger("refed_dspy.tracking")

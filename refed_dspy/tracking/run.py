@@ -7,9 +7,9 @@ from typing import Any
 
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.live import live_numbers
+from refed_dspy.ledger.settings import RunSettings, settings_of
 from refed_dspy.ledger.states import KILLED, End, last_end
-from refed_dspy.ledger.summary import run_status
+from refed_dspy.ledger.summary import live_numbers, run_status
 from refed_dspy.records import PICO, digest
 from refed_dspy.tracking.store import Store
 
@@ -97,9 +97,8 @@ def per_minute(ledger: Ledger) -> dict[int, dict[str, float]]:
 
 
 def run_parameters(ledger: Ledger, status: Mapping[str, Any]) -> dict[str, Any]:
-    identity = ledger.meta("identity")
-    teacher = ledger.meta("teacher") or {}
-    config = teacher.get("config") or {}
+    identity, settings = ledger.meta("identity"), settings_of(ledger)
+    config = settings.teacher.get("config") or {}
     return {
         "size": status["size"],
         "references": status["references"],
@@ -109,17 +108,17 @@ def run_parameters(ledger: Ledger, status: Mapping[str, Any]) -> dict[str, Any]:
         "features": ", ".join(identity["features"]),
         "instructions_per_feature": identity["instructions_per_feature"],
         "seed": identity["seed"],
-        "teacher": _teachers(ledger.meta("pools")) or teacher.get("model"),
-        "judge": (ledger.meta("judge") or {}).get("model"),
-        "filters": ", ".join(label for label, _ in ledger.meta("filters") or ()) or None,
+        "teacher": _teachers(settings),
+        "judge": settings.judge.get("model"),
+        "filters": ", ".join(label for label, _ in identity.get("filters", ())) or None,
         **{name: config.get(name) for name in ("temperature", "max_tokens", "concurrency", "api_base")},
         **{name: value for name, value in status["caps"].items() if value is not None},
     }
 
 
-def _teachers(by_stage: Mapping[str, Any] | None) -> str | None:
-    """The models where there are several teachers: stage by stage, those without a named stage first."""
-    pools = {stage: " + ".join(member["model"] for member in pool) for stage, pool in (by_stage or {}).items()}
+def _teachers(settings: RunSettings) -> str | None:
+    """The teacher's model, or those of several: stage by stage, those without a named stage first."""
+    pools = {stage: " + ".join(member["model"] for member in pool) for stage, pool in settings.pools.items()}
     return ", ".join(f"{stage}: {models}" if stage else models for stage, models in pools.items()) or None
 
 

@@ -9,8 +9,8 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from refed_dspy.cli import stopping
-from refed_dspy.cli.display import CompileDisplay, Display, rows_shown
+from refed_dspy.cli import ending
+from refed_dspy.cli.display import Display, rows_shown
 from refed_dspy.teachers.progress import CompileProgress, Progress
 from tests.support.command_line import refed, refused
 from tests.support.gateways import until
@@ -31,23 +31,23 @@ def test_a_run_on_a_terminal_is_a_bar_and_a_line() -> None:
         time.sleep(0.4)
         display.watch(Progress(size=10, kept=4))
         time.sleep(0.6)
-    assert "starting the teacher" in seen(console) and "4/10 samples" in seen(console)
+    assert "starting …" in seen(console) and "4/10 samples" in seen(console)
 
 
 def test_stopping_is_said_above_the_bar() -> None:
     console = terminal()
     with Display(console).showing():
-        stopping._say_stopping()
+        ending._say_stopping()
     assert "refed: stopping; press Ctrl-C again to stop at once" in seen(console)
 
 
 def test_a_compile_on_a_terminal_is_a_line() -> None:
     console = terminal()
-    with CompileDisplay(console).showing() as display:
+    with Display(console).showing() as display:
         time.sleep(0.4)
         display.watch(CompileProgress(phase="optimizing", evaluations=3, expected=9, candidates=2))
         time.sleep(0.6)
-    assert "starting the models" in seen(console)
+    assert "starting …" in seen(console)
     assert "optimizing · 3 of about 9 evaluations · 2 candidates" in seen(console)
 
 
@@ -56,7 +56,7 @@ def test_rows_are_counted_on_a_terminal_and_nowhere_else() -> None:
         console = terminal()
         with rows_shown(console) as through:
             assert list(through((letter for letter in "abc"), total)) == ["a", "b", "c"]
-            stopping._say_stopping()
+            ending._say_stopping()
         assert shown in seen(console) and "refed: stopping" in seen(console)
     plain = Console(file=StringIO(), force_terminal=False)
     with rows_shown(plain) as through:

@@ -63,7 +63,8 @@ def files(tmp_path: Path, two: Servers, monkeypatch: pytest.MonkeyPatch) -> Path
 def test_a_refused_key_is_bad_input_in_every_command(name: str, home: Path, files: Path, two: Servers) -> None:
     assert home == files
     two[1].control(auth_fails_after=0)
-    others = {"check": ("teacher", "check", FAILING), "preview": ("preview", "--sample", "--teacher", FAILING)}
+    preview = ("synth", "--preview", "--sample", "--teacher", FAILING)
+    others = {"check": ("teacher", "check", FAILING), "preview": preview}
     done = refed(*(COMMANDS | others)[name])
     assert done.exit_code == 2 and "check the key" in done.stderr, done.output
 

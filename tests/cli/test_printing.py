@@ -42,7 +42,7 @@ def test_references_and_what_a_model_wrote_in_preview(home: Path, server: Simula
     row = {"instruction": f"Say {EVIL}", "response": f"Said {EVIL}"}
     (home / f"{ODD}.jsonl").write_text(json.dumps(row) + "\n")
     teacher = teacher_file(home, server)
-    shown = harmless("preview", "--references", f"{ODD}.jsonl", "--teacher", teacher, "--sample")
+    shown = harmless("synth", "--preview", "--references", f"{ODD}.jsonl", "--teacher", teacher, "--sample")
     assert "\\u001b]0;title" in shown and "one sample" in shown
 
 
@@ -63,15 +63,15 @@ def test_every_command_that_shows_a_run(
         db.execute("UPDATE calls SET stage = stage || ? WHERE id % 5 = 0", (evil,))
         db.execute("INSERT INTO failures VALUES ('k', ?, ?, ?, ?, 1, 1.0)", (evil,) * 4)
         db.execute("UPDATE decisions SET filter = ?, reason = ?, kept = instruction % 2", (evil, evil))
-        db.execute("UPDATE meta SET value = ? WHERE name = 'price_source'", (json.dumps(evil),))
+        db.execute("UPDATE meta SET sum = NULL, value = ? WHERE name = 'price_source'", (json.dumps(evil),))
         end = json.dumps({"state": evil, "reason": evil, "at": 1.0})
-        db.execute("UPDATE meta SET value = ? WHERE name = 'last_end'", (end,))
+        db.execute("UPDATE meta SET sum = NULL, value = ? WHERE name = 'last_end'", (end,))
         db.execute("INSERT INTO batches VALUES (1, ?, ?, ?, ?, NULL, 2, 1.0, NULL)", (evil,) * 4)
         db.execute("INSERT INTO batched VALUES (1, 1, NULL)")
     assert json.loads(harmless("status", folder, "--json"))["reason"] == evil
     for words in (
         ["status", folder], ["status", folder, "--tokens"], ["status"], ["status", "--json"],
-        ["batches", folder], ["batches", folder, "--json"],
+        ["status", folder], ["status", folder, "--json"],
         ["report", folder, "--out", "r.html"], ["report", folder, "--out", "r.html"], ["export", folder],
         ["export", folder, "--format", ODD], ["share", folder, "--out", "shared"], ["share", folder, "--license", ODD],
         ["stats", folder], ["filter", folder, "--filter", "refusals", "--out", "kept"], ["resume", folder],
@@ -103,7 +103,7 @@ def test_a_name_that_is_no_utf_8(home: Path, words: list[str]) -> None:
         ("refed_dspy.resume('a', max_cost=2, cluster='auto')", "refed resume a --max-cost 2 --cluster auto"),
         ("refed_dspy.resume('runs/a') would", "refed resume runs/a would"),
         ("the same call with max_calls=MORE", "the same command with --max-calls MORE"),
-        ("refed_dspy.promote('refed', unproved=True)", "refed promote refed --unproved"),
+        ("refed_dspy.promote('refed', unproved=True)", "refed compile promote refed --unproved"),
         ("run_dir=…; reuse='runs/a' takes over", "--run-dir …; --reuse runs/a takes over"),
     ],
 )

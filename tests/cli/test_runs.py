@@ -244,11 +244,12 @@ def test_a_stage_that_fails_stops_the_run(home: Path, server: SimulatedTeacher) 
 
 
 def test_preview_shows_every_prompt_and_pays_only_when_asked(home: Path, server: SimulatedTeacher) -> None:
-    shown = refed("preview", "--references", "references.jsonl")
+    shown = refed("synth", "--preview", "--references", "references.jsonl")
     assert shown.exit_code == 0 and server.stats()["requests"] == 0
     for text in ("instruction_feedback", "response_improvement: user", "Explain topic 0.", "«a new instruction»"):
         assert text in shown.stdout
-    tried = refed("preview", "--references", "references.jsonl", "--teacher", teacher_file(home, server), "--sample")
+    words = "synth", "--preview", "--references", "references.jsonl", "--sample"
+    tried = refed(*words, "--teacher", teacher_file(home, server))
     assert '"improved_response"' in tried.stdout and server.stats()["requests"] == 5
     assert not (home / "run").exists()
 
@@ -294,7 +295,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(home: Path, server: SimulatedTeacher
 
 def test_help_is_quick_to_read() -> None:
     shown = refed("--help").stdout
-    for command in ("synth", "resume", "status", "export", "preview", "teacher"):
+    for command in ("synth", "resume", "status", "export", "teacher"):
         assert command in shown
     assert refed("synth", "--nonsense").exit_code == 2
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 
 import refed_dspy
 from refed_dspy.cli.main import app
-from refed_dspy.cli.show import LONGEST
+from refed_dspy.cli.runs import _LONGEST as LONGEST
 from tests.support.scripted_engine import Writer, fake_lm, references
 
 

@@ -166,7 +166,7 @@ def test_a_word_in_python_is_refined_by_its_roles_variables(monkeypatch: pytest.
 
 @pytest.mark.slow
 def test_the_command_line_tells_a_person() -> None:
-    words = [sys.executable, "-m", "refed_dspy.cli", "preview", "--config", "examples/demo.yaml"]
+    words = [sys.executable, "-m", "refed_dspy.cli", "synth", "--preview", "--config", "examples/demo.yaml"]
     done = subprocess.run(words, cwd=ROOT, env={**os.environ, **EXPORTED, "REFED_SIEZ": "3"}, capture_output=True)
     assert done.returncode == 0
     expected = "refed: variable REFED_SIEZ is not a setting and is ignored; did you mean REFED_SIZE?\n"

@@ -54,7 +54,7 @@ def fault(
         (
             FilterRunConfig,
             "filters: [{rouge: 5}]",
-            "filters 1: a filter's settings need their names: 'rouge: {keep: 5}'",
+            "filters 1: a filter's settings need their names: 'rouge: {threshold: …}'",
         ),
         (FilterRunConfig, "filters: [{rouge: {}, judge: {}}]", "filters 1: must be one filter"),
         (

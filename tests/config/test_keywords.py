@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any, get_type_hints
 
 import pytest
 
@@ -39,6 +42,17 @@ def test_a_signature_has_every_setting_of_its_class(function: Any, kind: Any) ->
     assert set(kind.model_fields) - TAKEN_ALREADY - set(shown) == set()
     assert not any(each.kind is inspect.Parameter.VAR_KEYWORD for each in shown.values())
     assert (shown["max_cost"].annotation, shown["max_cost"].default) == ("float | None", None)
+
+
+def test_type_checkers_and_editors_know_what_the_classes_say() -> None:
+    sys.path.append(str(Path(__file__).parents[2] / "docs" / "site"))
+    stubs = import_module("stubs")
+    assert stubs.FILE.read_text(encoding="utf-8") == stubs.stub(), "run docs/site/hooks.py"
+
+
+def test_hints_can_be_had_where_the_stubs_are_not() -> None:
+    for function in (refed_dspy.synthesize, refed_dspy.resume, refed_dspy.compile):
+        assert "settings" not in get_type_hints(function)
 
 
 def test_a_signature_has_the_defaults_of_the_class() -> None:

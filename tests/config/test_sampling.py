@@ -8,7 +8,7 @@ import pytest
 
 from refed_dspy import TeacherConfig
 from refed_dspy.config.loading import check_config
-from refed_dspy.config.sampling import is_unsent, takes_zero
+from refed_dspy.config.teacher import is_unsent, takes_zero
 from refed_dspy.errors import InputError
 
 ONLY_THE_DEFAULT = [

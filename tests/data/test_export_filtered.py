@@ -11,8 +11,7 @@ import pytest
 
 import refed_dspy
 from refed_dspy.data.dataset import load_dataset
-from refed_dspy.data.export import FORMATS, export, export_dropped
-from refed_dspy.data.formats import PAIRED
+from refed_dspy.data.export import FORMATS, PAIRED, export, export_dropped
 from refed_dspy.errors import ExportError, RunDirError
 from tests.runs.filter.helpers import PAIRS, WON, NumberJudge, filtered
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from refed_dspy.data.dataset import load_dataset
-from refed_dspy.data.on_disk import OnDisk
+from refed_dspy.data.dataset import OnDisk, load_dataset
 from refed_dspy.records import digest, digest_of
 
 

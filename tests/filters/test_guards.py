@@ -13,17 +13,18 @@ from refed_dspy.config.run import RunConfig
 from refed_dspy.errors import ConfigError
 from refed_dspy.filters.base import Decision
 from refed_dspy.filters.build import build
-from refed_dspy.filters.copies import RUN_SHOWN, Known
 from refed_dspy.filters.guards import (
     COPIES,
     COPIES_SHOWN,
     MISSING,
     REPEATS,
     REPEATS_SHOWN,
+    RUN_SHOWN,
     TALK,
     UNCHANGED,
     UNCOMPARED,
     InstructionGuard,
+    Known,
     ResponseGuard,
 )
 from refed_dspy.records import DataRow, Reference

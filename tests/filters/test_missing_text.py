@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from refed_dspy.filters.missing_text import missing_text
+from refed_dspy.filters.guards import missing_text
 from tests.filters.missing_texts import MISSING, NOT_MISSING
 
 

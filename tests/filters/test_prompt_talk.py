@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from refed_dspy.filters.prompt_talk import prompt_talk
+from refed_dspy.filters.guards import prompt_talk
 from tests.filters.prompt_talk_texts import (
     PLAIN_INSTRUCTIONS,
     PLAIN_RESPONSES,

@@ -8,8 +8,7 @@ import pytest
 
 from refed_dspy.errors import ConfigError
 from refed_dspy.filters.base import Decision
-from refed_dspy.filters.refusal_phrases import LANGUAGES
-from refed_dspy.filters.refusals import Refusals
+from refed_dspy.filters.refusals import LANGUAGES, Refusals
 from refed_dspy.records import DataRow
 from refed_dspy.text import find_placeholder
 

@@ -12,16 +12,18 @@ import pytest
 
 from benchmarks import rouge as benchmark
 from refed_dspy.filters.base import Decision, TextFilter, preview
-from refed_dspy.filters.rouge import Match, RougeFilter, select
-from refed_dspy.metrics.rouge import (
+from refed_dspy.filters.rouge import (
     Alphabet,
     Index,
+    Match,
+    RougeFilter,
     bits_set,
     f_measure,
     features_of,
     lcs,
     length_class,
     longest_of,
+    select,
     self_rouge,
     tokens,
 )

@@ -16,6 +16,7 @@ from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.data.rows import dropped_rows
 from refed_dspy.errors import ConfigError, RunStopped, TeacherError
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.settings import settings_of
 from tests.filters.filtered_runs import Judge, Teacher, dropped, odd, run
 
 
@@ -39,7 +40,7 @@ def test_without_a_judge_the_teacher_judges_at_temperature_zero(
         made = run(tmp_path / "run", teacher, [{"rubric": {"at_least": 2}}], size=4)
     assert len(made.samples) == 4 and "judge and teacher are the same model" in caplog.text
     with Ledger.read(tmp_path / "run") as ledger:
-        assert ledger.meta("judge")["config"]["temperature"] == 0.0
+        assert settings_of(ledger).judge["config"]["temperature"] == 0.0
         assert ledger.meta("identity")["teacher"] != ledger.meta("identity")["judge"]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from refed_dspy.ledger.batch_log import BatchLog
+from refed_dspy.ledger.batches import BatchLog
 from refed_dspy.ledger.budget import Budget, Caps
 from refed_dspy.ledger.group_commit import GroupCommit
 from refed_dspy.ledger.ledger import Ledger

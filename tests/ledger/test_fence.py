@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from refed_dspy.errors import RunStopped
-from refed_dspy.ledger.connection import FILE
-from refed_dspy.ledger.fence import EPOCH, Fence, take_over
+from refed_dspy.ledger.connection import EPOCH, FILE, Fence, take_over
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.listing import works_below
+from refed_dspy.ledger.summary import works_below
 
 
 def test_who_holds_an_earlier_lease_writes_nothing_more(tmp_path: Path) -> None:

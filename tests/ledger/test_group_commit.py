@@ -36,7 +36,7 @@ class CountingLedger(Ledger):
 
 def note(name: str) -> list[Statement]:
     """One harmless row."""
-    return [("INSERT INTO meta VALUES (?, '1')", (name,))]
+    return [("INSERT INTO meta VALUES (?, '1', NULL)", (name,))]
 
 
 def noted(folder: Path) -> set[str]:

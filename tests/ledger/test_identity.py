@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from refed_dspy.ledger.batches import begun
-from refed_dspy.ledger.identity import differences, has_begun, named_work
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.statements import Answer, answered, reserved
+from refed_dspy.ledger.states import differences, has_begun, named_work
 from tests.ledger.test_batches import CALL, key
 
 

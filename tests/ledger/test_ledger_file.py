@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from refed_dspy.errors import RunDirError, RunStopped
-from refed_dspy.ledger.connection import FILE, FORMAT, connected
+from refed_dspy.ledger.connection import FILE, connected
+from refed_dspy.ledger.format import FORMAT
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.statements import Answer, DecisionRow, answered
 from tests.ledger.test_ledger import CALL, NOBODY, REFERENCE, key, paid

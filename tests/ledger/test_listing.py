@@ -8,10 +8,9 @@ from pathlib import Path
 from refed_dspy.cli.lines import listing_lines, work_lines
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.listing import works_below
 from refed_dspy.ledger.spending import begin_start
 from refed_dspy.ledger.states import DONE, End, write_end
-from refed_dspy.ledger.summary import work_status
+from refed_dspy.ledger.summary import work_status, works_below
 
 
 def work(folder: Path, kind: str, size: int, active: float) -> None:

@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.listing import works_below
-from refed_dspy.ledger.live import LIVE, live_numbers
+from refed_dspy.ledger.summary import LIVE, live_numbers, works_below
 from refed_dspy.runs.result import full_status
 
 NUMBERS = {"kept": 70, "cost": 0.25, "calls": 150, "calls_a_second": 31.5, "nodes": 2, "workers": 2, "deaths": 1,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from refed_dspy.ledger.pace import seconds_left, seconds_left_by_calls, span, time_left
+from refed_dspy.ledger.summary import seconds_left, seconds_left_by_calls, span, time_left
 
 
 def test_what_comes_once_is_no_part_of_the_pace() -> None:

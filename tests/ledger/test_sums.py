@@ -12,11 +12,10 @@ import pytest
 import refed_dspy
 from benchmarks.damage import outcome
 from refed_dspy.errors import RefedError, RunDirError
-from refed_dspy.ledger.check import _note, _state
-from refed_dspy.ledger.connection import FILE, FORMAT, OLDER, version_of
+from refed_dspy.ledger.connection import FILE
+from refed_dspy.ledger.format import COLUMNS, FORMAT, OLDER, checksum, file_state, intact, note_whole, version_of
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.listing import works_below
-from refed_dspy.ledger.sums import COLUMNS, checksum, intact
+from refed_dspy.ledger.summary import works_below
 from tests.support.scripted_engine import Writer, fake_lm, references
 
 SAID = "a text is not what was written: its checksum is another"
@@ -40,7 +39,7 @@ def change(folder: Path, *statements: str) -> None:
     with closing(sqlite3.connect(folder / FILE)) as db, db:
         for statement in statements:
             db.execute(statement)
-    _note(folder / FILE, _state(folder / FILE))
+    note_whole(folder / FILE, file_state(folder / FILE))
 
 
 ALTERED = {
@@ -82,7 +81,7 @@ def test_damage_that_no_check_looks_for_is_one_line(run: Path, monkeypatch: pyte
         for (page,) in pages:
             file.seek((page - 1) * size)
             file.write(b"\xff" * 16)
-    _note(run / FILE, _state(run / FILE))
+    note_whole(run / FILE, file_state(run / FILE))
     monkeypatch.chdir(run.parent)
     for command in ("status", "export", "report", "resume", "show"):
         assert outcome([command, "run", *(["--size", "9"] if command == "resume" else [])]) in {
@@ -92,26 +91,57 @@ def test_damage_that_no_check_looks_for_is_one_line(run: Path, monkeypatch: pyte
         }
 
 
-def older(folder: Path) -> None:
-    """The ledger in `folder` as 0.2.0 wrote it."""
-    columns = [(table, column) for table, names in COLUMNS.items() for column in names]
-    change(folder, *(f"ALTER TABLE {table} DROP COLUMN {column}" for table, column in columns))
-    change(folder, f"PRAGMA user_version={OLDER}")
+def older(folder: Path, version: int) -> None:
+    """The ledger in `folder` as an earlier version wrote it: 7 is the format of 0.2.0."""
+    path, new = folder / FILE, folder / "new.sqlite"
+    Ledger.create(folder).close()  # its log is in the file
+    path.rename(new)
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("PRAGMA journal_mode=WAL")
+        db.executescript(Path(__file__).with_name("format_8.sql").read_text())
+        if version == 7:
+            for table, column in [(t, c) for t, names in COLUMNS.items() if t != "meta" for c in names]:
+                db.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
+        db.execute("ATTACH ? AS new", (str(new),))
+        for (table,) in db.execute("SELECT name FROM main.sqlite_master WHERE type = 'table' ORDER BY name").fetchall():
+            columns = ", ".join(row[1] for row in db.execute(f"PRAGMA main.table_info({table})"))
+            db.execute(f"DELETE FROM main.{table}")  # what triggers wrote
+            db.execute(f"INSERT INTO main.{table} ({columns}) SELECT {columns} FROM new.{table}")
+        db.execute(f"PRAGMA user_version={version}")
+    new.unlink()
 
 
-def test_a_ledger_of_0_2_0_is_read_and_gone_on_with(run: Path) -> None:
+@pytest.mark.parametrize("version", OLDER)
+def test_a_ledger_of_an_earlier_format_is_read_and_gone_on_with(run: Path, version: int) -> None:
     before = list(refed_dspy.read_run(run).samples.rows())
-    older(run)
+    older(run, version)
     content = (run / FILE).read_bytes()
     assert list(refed_dspy.read_run(run).samples.rows()) == before
     assert [each["count"] for each in works_below(run.parent)[0]] == [6]
     assert (run / FILE).read_bytes() == content, "another process, of that version, may be writing it"
-    again = refed_dspy.synthesize(None, references(3), size=8, teacher=fake_lm(Writer()), run_dir=run)
+    with Ledger.read(run) as reader:
+        again = refed_dspy.synthesize(None, references(3), size=8, teacher=fake_lm(Writer()), run_dir=run)
+        assert len(reader.references()) == 3, "who reads it meanwhile goes on"
     assert again.complete and list(again.samples.rows())[:6] == before
-    with Ledger.read(run) as ledger:
+    with Ledger.read(run) as ledger, Ledger.create(run.parent / "new") as new:
         assert version_of(ledger.db) == FORMAT
+        made = "SELECT name, iif(type = 'table', '', sql) FROM sqlite_master ORDER BY name"
+        assert ledger.db.execute(made).fetchall() == new.db.execute(made).fetchall()
+        strict = "SELECT name, strict FROM pragma_table_list WHERE schema = 'main' ORDER BY name"
+        assert ledger.db.execute(strict).fetchall() == new.db.execute(strict).fetchall()
+        assert ledger.db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         sums = ledger.db.execute("SELECT count(sum), count(*) FROM answers").fetchone()
-        assert 0 < sums[0] < sums[1], "only what is new has a checksum"
+        assert (sums[0] < sums[1]) == (version == 7), "only what is new has a checksum"
+
+
+@pytest.mark.parametrize("version", OLDER)
+def test_a_damaged_ledger_of_an_earlier_format_stays_as_it_is(run: Path, version: int) -> None:
+    older(run, version)
+    change(run, "UPDATE instructions SET round = -5 WHERE id = 2")
+    content = (run / FILE).read_bytes()
+    with pytest.raises(RunDirError, match=r"CHECK constraint failed in instructions.*restore it from a backup"):
+        Ledger.create(run)
+    assert (run / FILE).read_bytes() == content
 
 
 def test_a_checksum_tells_one_bit_and_where_a_text_ends() -> None:

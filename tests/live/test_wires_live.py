@@ -21,6 +21,7 @@ from refed_dspy.records import Call
 from refed_dspy.teachers import open_teacher
 from refed_dspy.weights import SMOKE, fetch
 from tests.support.scripted_engine import CallCollector
+from tests.support.two_ways import running_lm
 
 SCRIPT = """
 import json, os, sys
@@ -72,7 +73,7 @@ def ask(**settings: Any) -> tuple[bool, Call]:
         teacher = open_teacher(
             TeacherConfig.model_validate({"max_tokens": 64, "timeout": 120, "temperature": 0.0, **settings})
         )
-        async with teacher.running() as lm:
+        async with running_lm(teacher) as lm:
             with dspy.context(lm=lm, adapter=SchemaAdapter(), disable_history=True, trace=None):
                 predictor = dspy.Predict("question -> wet: bool")
                 predictor.demos = DEMOS

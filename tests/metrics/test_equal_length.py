@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from benchmarks.promotion import GAIN, RATIOS, Comparison, counts_words, scores, swayed
-from refed_dspy.metrics.equal_length import equal_length_gain
-from refed_dspy.metrics.gains import gain_interval, is_gain
-from refed_dspy.metrics.intervals import Interval, mean_interval
+from refed_dspy.metrics.intervals import Interval, gain_interval, is_gain, mean_interval
+from refed_dspy.optimizers.proof import equal_length_gain
 from refed_dspy.records import Compared
 
 Verdicts = Sequence[Sequence[tuple[float, float]]]

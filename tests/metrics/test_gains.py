@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from refed_dspy.metrics.gains import (
+from refed_dspy.metrics.intervals import (
     MIN_CLUSTERS,
+    Interval,
     chance_of,
     clusters_for,
     gain_interval,
@@ -17,7 +18,6 @@ from refed_dspy.metrics.gains import (
     least_gain,
     spread_of,
 )
-from refed_dspy.metrics.intervals import Interval
 
 EIGHT = [0.31, 0.02, 0.18, 0.25, -0.07, 0.11, 0.4, 0.16]
 

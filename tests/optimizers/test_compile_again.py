@@ -20,10 +20,10 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.optimizers.metrics import NotScored, name_of
 from refed_dspy.optimizers.result import compile_status, why_stopped
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
-from refed_dspy.programs.saved import load_into, save_program
+from refed_dspy.programs.load import load_into
+from refed_dspy.programs.saved import save_program
 from refed_dspy.teachers import open_teacher
-from refed_dspy.teachers.recorded import Asked
-from refed_dspy.teachers.recorded_lm import recorded_lm
+from refed_dspy.teachers.recorded import Asked, recorded_lm
 from tests.support.scripted_engine import Writer, fake_lm, response
 from tests.support.simulated_compiles import (
     ONE_CRITERION,

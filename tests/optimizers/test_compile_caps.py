@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -196,3 +197,14 @@ def test_an_estimate_leaves_the_program_of_a_finished_compile_alone(server: Simu
     before = made.path.read_bytes()
     stepped(server, tmp_path, None, estimate=True)
     assert made.path.read_bytes() == before
+
+
+def test_a_later_start_takes_no_proof_for_tuning(server: SimulatedTeacher, tmp_path: Path) -> None:
+    """What it names as enough is what the first start named: the proof that was paid for meanwhile is in both."""
+    named = []
+    for cap in (30, 40):
+        made = stepped(server, tmp_path, cap, *(f"Prompt {n}: worth 0.9" for n in range(10)), evaluations=50)
+        told = re.search(r"; (\d+) calls would leave room for the rest", made.why)
+        assert made.proof is not None and told is not None, made.why
+        named.append(int(told[1]))
+    assert named[0] == named[1]

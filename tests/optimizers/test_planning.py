@@ -18,7 +18,7 @@ from refed_dspy.cli.main import app
 from refed_dspy.errors import ConfigError, RunDirError
 from refed_dspy.ledger.candidates import candidate_seen, evaluation_scored, load_candidates
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.metrics.gains import clusters_for
+from refed_dspy.metrics.intervals import clusters_for
 from refed_dspy.optimizers.planning import plan_compile
 from refed_dspy.programs import PairwiseJudge
 from refed_dspy.records import Compared
@@ -68,7 +68,7 @@ def test_what_is_needed_is_what_the_rule_needs(tmp_path: Path) -> None:
 
 
 def test_the_command(tmp_path: Path) -> None:
-    told = CliRunner().invoke(app, ["plan-compile", str(pilot(tmp_path, 12)), "--gain", "0.1", "--gain", "0.001"])
+    told = CliRunner().invoke(app, ["compile", "plan", str(pilot(tmp_path, 12)), "--gain", "0.1", "--gain", "0.001"])
     assert told.exit_code == 0, told.output
     first, _, heads, *rows, last = told.output.splitlines()
     assert first.startswith(f"{tmp_path}: gains of 1 candidate on 12 references vary by 0.0")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import tqdm  # type: ignore[import-untyped]
 
-from refed_dspy.optimizers.printed import LOG, printed_to_file
+from refed_dspy.optimizers.dspy_optimizers import LOG, printed_to_file
 
 DSPY = logging.getLogger("dspy.teleprompt.fake")
 

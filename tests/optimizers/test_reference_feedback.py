@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from refed_dspy.optimizers.judge_feedback import INSTRUCTION_LENGTH, MOST_GRADES, clipped
+from refed_dspy.optimizers.reference_metric import INSTRUCTION_LENGTH, MOST_GRADES, clipped
 from refed_dspy.programs.judges import RESPONSE_CRITERIA
 from tests.support.metric_bench import (
     BASE,

@@ -10,7 +10,7 @@ import pytest
 
 from refed_dspy.metrics.embedder import Vectors
 from refed_dspy.optimizers.examples import Split, cluster_of
-from refed_dspy.optimizers.topics import find_topics, topics_of
+from refed_dspy.optimizers.proof import find_topics, topics_of
 
 
 def directions(*angles: float) -> Vectors:

@@ -6,7 +6,7 @@ from typing import Any
 
 import dspy
 
-from refed_dspy.optimizers.turns import Turns
+from refed_dspy.optimizers.steps import Turns
 
 
 class Says(dspy.Module):  # type: ignore[misc]

@@ -8,8 +8,7 @@ from typing import Any
 import dspy
 import pytest
 
-from refed_dspy.programs.adapter import SchemaAdapter
-from refed_dspy.programs.rendering import rendering
+from refed_dspy.programs.adapter import SchemaAdapter, rendering
 from refed_dspy.records import Analysis, ImplementationStrategy
 from refed_dspy.signatures import (
     InstructionSynthesis,

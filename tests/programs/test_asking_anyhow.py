@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field
 from refed_dspy.errors import ConfigError, RowError, TeacherError
 from refed_dspy.programs.asking import about, about_unnamed, as_role, predictor_names
 from refed_dspy.programs.question import UnnamedStage
-from refed_dspy.teachers import open_teacher, recorded_lm
+from refed_dspy.teachers import open_teacher, recorded
 from refed_dspy.teachers.session import Session
 from refed_dspy.teachers.work import CapSettings, Work
 from tests.support.asking import row_job
@@ -127,7 +127,7 @@ async def test_threads_that_dspy_starts_ask_for_the_same_item(tmp_path: Path) ->
 
 
 async def test_threads_that_block_the_loop_end_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorded_lm, "BLOCKED", 0.2)
+    monkeypatch.setattr(recorded, "BLOCKED", 0.2)
     writer = Writer()
 
     def in_a_thread() -> Any:

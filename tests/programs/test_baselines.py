@@ -23,9 +23,9 @@ from refed_dspy.cli.main import app
 from refed_dspy.errors import ConfigError, RunDirError
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs import InstructionFeedbackOnly, SampleLevelFeedback, SeedOnly
-from refed_dspy.programs.baselines import METHODS, program_class_of
-from refed_dspy.programs.load import load_program
-from refed_dspy.programs.saved import load_into, program_state, read_state, save_program
+from refed_dspy.programs.load import load_into, load_program, program_class_of, read_saved
+from refed_dspy.programs.reference_level import METHODS
+from refed_dspy.programs.saved import program_state, save_program
 from refed_dspy.runs.result import Synthesis
 from refed_dspy.teachers.progress import Progress
 from tests.support import ROOT
@@ -180,7 +180,7 @@ import json, sys
 from pathlib import Path
 import refed_dspy
 from refed_dspy import TeacherConfig
-from refed_dspy.programs.baselines import METHODS
+from refed_dspy.programs.reference_level import METHODS
 from tests.support.scripted_engine import references
 teacher = TeacherConfig.model_validate_json(sys.argv[1])
 program = METHODS[sys.argv[3]](instructions_per_feature=3)
@@ -276,7 +276,7 @@ def test_saved_and_opened_again_it_asks_the_same(tmp_path: Path, method: str) ->
     program = kind({"topic": "what it is about"}, 4)
     program.add_guidance({kind.final_stage: "Be brief."})
     save_program(program, tmp_path / "program.json")
-    state = read_state(tmp_path / "program.json")
+    state = read_saved(tmp_path / "program.json").state
     assert program_class_of(state) is kind
     opened = load_program(tmp_path / "program.json", {"topic": "what it is about"})
     assert type(opened) is kind
@@ -319,7 +319,7 @@ def test_a_baseline_compiles_and_its_program_runs(server: SimulatedTeacher, tmp_
     made = compiled(
         program, None, tmp_path / "compile", "bootstrap", teacher=teacher, judge=judge, features=None, max_calls=400
     )
-    state = read_state(tmp_path / "compile" / "program.json")
+    state = read_saved(tmp_path / "compile" / "program.json").state
     assert program_class_of(state) is METHODS[method] and made is not None
     opened = load_program(tmp_path / "compile" / "program.json")
     ran = refed_dspy.synthesize(opened, references(3), size=2, teacher=teacher, run_dir=tmp_path / "run")

@@ -20,7 +20,7 @@ from refed_dspy.signatures import (
     instruction_feedback,
 )
 from refed_dspy.teachers.engine import TeacherEngine
-from refed_dspy.teachers.recorded_lm import recorded_lm
+from refed_dspy.teachers.recorded import recorded_lm
 from refed_dspy.teachers.route import resolve
 from refed_dspy.teachers.teacher import open_teacher
 from tests.support.scripted_engine import SAMPLE_FIELDS
@@ -92,7 +92,9 @@ def test_what_is_sent_over_the_wire_is_the_same(server: SimulatedTeacher) -> Non
     """With temperature 0 the server answers the same messages alike, and counts the ones it has seen before."""
     config = TeacherConfig(model="sim/sim-model", api_base=server.base_url, temperature=0, retries=0)
     teacher = open_teacher(config)
-    answers = [ask(teacher.start(), dspy.Predict(ResponseImprovement), way)[1] for way in (UNWATCHED, WATCHED)]
+    answers = [
+        ask(lm_on(config, teacher.start()), dspy.Predict(ResponseImprovement), way)[1] for way in (UNWATCHED, WATCHED)
+    ]
     assert answers[0].improved_response == answers[1].improved_response
     assert server.stats()["repeated"] == 1
 

@@ -30,9 +30,10 @@ from refed_dspy.programs.judges import (
     Verdict,
 )
 from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused, NotReached
-from refed_dspy.programs.saved import load_into, save_program
+from refed_dspy.programs.load import load_into
+from refed_dspy.programs.saved import save_program
 from refed_dspy.teachers import open_teacher
-from refed_dspy.teachers.recorded_lm import recorded_lm
+from refed_dspy.teachers.recorded import recorded_lm
 from tests.support.asking import Noting
 from tests.support.scripted_engine import Answer, AsyncWriter, Writer, fake_lm, response
 

@@ -8,7 +8,8 @@ import pytest
 
 from refed_dspy import ReferenceLevelFeedback
 from refed_dspy.errors import ConfigError
-from refed_dspy.programs.saved import load_into, program_digests, save_program
+from refed_dspy.programs.load import load_into
+from refed_dspy.programs.saved import program_digests, save_program
 
 
 @pytest.mark.slow

@@ -8,9 +8,8 @@ import dspy
 import pytest
 
 from refed_dspy.programs import ReferenceLevelFeedback
-from refed_dspy.programs.prompt_diff import SHOWN, changed_predictors, prompt_diff
 from refed_dspy.programs.reference_level import STAGES
-from refed_dspy.programs.saved import program_state
+from refed_dspy.programs.saved import SHOWN, changed_predictors, program_state, prompt_diff
 
 
 def state(**instructions: str) -> dict[str, Any]:

@@ -26,7 +26,8 @@ from refed_dspy.plugins.recycle.program import (
 )
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused, NotReached
-from refed_dspy.programs.saved import load_into, save_program
+from refed_dspy.programs.load import load_into
+from refed_dspy.programs.saved import save_program
 from tests.support.asking import Noting
 from tests.support.scripted_engine import Answer, Writer, fake_lm
 

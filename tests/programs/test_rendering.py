@@ -10,7 +10,7 @@ import dspy
 import pytest
 from pydantic import BaseModel, Field
 
-from refed_dspy.programs.rendering import rendering
+from refed_dspy.programs.adapter import rendering
 from refed_dspy.signatures import (
     InstructionSynthesis,
     ResponseFeedback,

@@ -13,8 +13,9 @@ import pytest
 
 from refed_dspy.errors import ConfigError
 from refed_dspy.programs import ReferenceLevelFeedback
+from refed_dspy.programs.load import load_into
 from refed_dspy.programs.reference_level import STAGES
-from refed_dspy.programs.saved import load_into, program_digests, save_program
+from refed_dspy.programs.saved import program_digests, save_program
 from refed_dspy.records import Analysis, ImplementationStrategy
 from tests.support.scripted_engine import Writer, fake_lm
 

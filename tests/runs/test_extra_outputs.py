@@ -13,7 +13,7 @@ import pytest
 
 import refed_dspy
 from refed_dspy import ReferenceLevelFeedback
-from refed_dspy.programs.extra_outputs import extra_outputs
+from refed_dspy.programs.reference_level import extra_outputs
 from refed_dspy.records import Reference, Sample
 from refed_dspy.signatures import InstructionSynthesis, ResponseFeedback, ResponseGeneration, ResponseImprovement
 from tests.support.scripted_engine import Writer, fake_lm, references

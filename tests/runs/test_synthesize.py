@@ -62,7 +62,8 @@ def test_a_run_of_0_2_0_goes_on_as_it_was_begun(tmp_path: Path, again: str) -> N
     writer = Writer()
     run(tmp_path, writer, size=8, per_reference=20)
     with Ledger.create(tmp_path / "run") as ledger:
-        ledger.set_meta(per_reference=None, spread=None)
+        ledger.set_meta(teacher={"model": "fake/model"}, filters=ledger.meta("identity")["filters"])
+        ledger.commit([("DELETE FROM meta WHERE name = 'settings'", ())])
     for size, calls in ((15, 2 + 2 + 2 * 15), (25, 4 + 3 + 2 * 25)):
         if again == "resumed":
             made = refed_dspy.resume(tmp_path / "run", size=size, teacher=fake_lm(writer))

@@ -98,7 +98,7 @@ def test_an_unknown_price_and_an_unfinished_run_are_stated(run: Synthesis, tmp_p
     with Ledger.read(run.run_dir) as ledger, sqlite3.connect(copy / FILE) as db:
         ledger.db.backup(db)
         db.execute("UPDATE calls SET cost = NULL")
-        db.execute("UPDATE meta SET value = iif(name = 'size', '500', 'null') WHERE name IN ('size', 'price_source')")
+        db.execute("REPLACE INTO meta (name, value) VALUES ('size', '500'), ('price_source', 'null')")
     db.close()
     text = card_of(copy).text()
     calls = sum(use["calls"] for use in run.usage.values())
@@ -147,8 +147,8 @@ def test_the_language_of_the_rows_is_recognised(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("meta", "teacher"),
     [
-        ("('pools', 'null')", "openai/gpt-4o-mini"),
-        ("('pools', '{}')", "not known"),
+        ("('note', 'null')", "openai/gpt-4o-mini"),
+        ('(\'settings\', \'{"teacher": [{"model": "a"}, {"model": "b"}]}\')', "not known"),
         ("""('asked_teachers', '[{"model": "a"}, {"model": "b"}]')""", "not known"),
     ],
 )
@@ -159,7 +159,7 @@ def test_an_answer_without_a_call_is_the_only_teachers(run: Synthesis, tmp_path:
     with Ledger.read(run.run_dir) as ledger, sqlite3.connect(copy / FILE) as db:
         ledger.db.backup(db)
         db.execute("DELETE FROM calls WHERE stage = 'response_generation'")
-        db.execute(f"INSERT OR REPLACE INTO meta VALUES {meta}")
+        db.execute(f"REPLACE INTO meta (name, value) VALUES {meta}")
     db.close()
     with Ledger.read(copy) as ledger:
         models = {stage.stage: stage.model for stage in run_facts(ledger).stages}

@@ -20,7 +20,7 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.plugins.share.card import COLUMNS, Card, CardSettings, Config
 from refed_dspy.plugins.share.copied import Copied, DrawnRow, count_copied
 from refed_dspy.plugins.share.facts import run_facts
-from refed_dspy.plugins.share.run_settings import SharedSettings, StageText, settings_of
+from refed_dspy.plugins.share.run_settings import SharedSettings, StageText, shared_settings
 from refed_dspy.plugins.share.share import Shared, share
 from refed_dspy.plugins.share.survey import Survey
 from refed_dspy.plugins.share.terms import UNKNOWN, terms_of
@@ -207,10 +207,10 @@ def changed(run: Synthesis, folder: Path, **meta: Any) -> SharedSettings:
     folder.mkdir()
     with Ledger.read(run.run_dir) as ledger, sqlite3.connect(folder / FILE) as db:
         ledger.db.backup(db)
-        db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", [(n, json.dumps(v)) for n, v in meta.items()])
+        db.executemany("REPLACE INTO meta (name, value) VALUES (?, ?)", [(n, json.dumps(v)) for n, v in meta.items()])
     db.close()
     with Ledger.read(folder) as ledger:
-        return settings_of(ledger)
+        return shared_settings(ledger)
 
 
 def test_teachers_and_judge_are_listed_without_what_is_private(run: Synthesis, tmp_path: Path) -> None:
@@ -218,11 +218,18 @@ def test_teachers_and_judge_are_listed_without_what_is_private(run: Synthesis, t
     config = {**secret, "temperature": 0.7, "max_tokens": 900, "params": {"top_p": 0.9, "extra_headers": {"x": "y"}}}
     teacher = {"model": "hosted_vllm//home/anna/big", "endpoint": "https://llm.corp.internal/v1", "config": config}
     judge = {"model": "openai/judge", "config": {**secret, "temperature": 0.0, "max_tokens": 50, "params": {}}}
+    with Ledger.read(run.run_dir) as ledger:
+        identity = ledger.meta("identity")
     settings = changed(
         run, tmp_path / "x",
-        pools={"response_generation": [teacher], "": [judge]}, judge=judge, judge_program="/home/j",
-        filters=[["overlap", {"against": "/home/anna/tests/bench.jsonl", "n": 13, "columns": None}],
-                 ["Own", {"class": "corp.secret.Own"}], ["judge", {"margin": 0.5, "prompts": {"a": "b"}}]],
+        settings={
+            "teacher": [judge], "teachers": {"response_generation": [teacher]}, "judge": judge,
+            "judge_program": "/home/j",
+        },
+        identity={**identity, "filters": [
+            ["overlap", {"against": "/home/anna/tests/bench.jsonl", "n": 13, "columns": None}],
+            ["Own", {"class": "corp.secret.Own"}], ["judge", {"margin": 0.5, "prompts": {"a": "b"}}],
+        ]},
         last_end=at_cap("max_cost $0.01 is reached after $0.0099: 2 of 9 samples are kept, in /home/anna/s.jsonl"),
     )  # fmt: skip
     rows = dict(settings.rows)

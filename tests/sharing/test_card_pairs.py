@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from refed_dspy import synthesize
 from refed_dspy.plugins.share.share import share
 from tests.support.scripted_engine import Writer, fake_lm, references
 
 
-def card(folder: Path, method: str) -> str:
+def card(folder: Path, method: Any) -> str:
     made = synthesize(
         None, references(1), size=3, teacher=fake_lm(Writer()), run_dir=folder / "run", method=method, track=False
     )

@@ -68,9 +68,12 @@ def test_a_variable_that_the_run_names_is_a_secret_whatever_it_is_called(
     (run / "cite.bib").write_text("an-odd-secret-7391")
     share(run, tmp_path / "before", citation=run / "cite.bib")
     assert not push(tmp_path / "before", "me/set").leaks
-    teacher = json.dumps({"model": "corp/llm", "config": {"api_key_env": "CORP_LLM"}})
+    teacher = json.dumps([{"model": "corp/llm", "config": {"api_key_env": "CORP_LLM"}}])
     with sqlite3.connect(run / LEDGER) as db:
-        db.execute("UPDATE meta SET value = ? WHERE name = 'teacher'", (teacher,))
+        db.execute(
+            "UPDATE meta SET sum = NULL, value = json_set(value, '$.teacher', json(?)) WHERE name = 'settings'",
+            (teacher,),
+        )
     db.close()
     share(run, tmp_path / "out", citation=run / "cite.bib")
     assert push(tmp_path / "out", "me/set").leaks == ["README.md: contains the value of the variable CORP_LLM"]

@@ -33,7 +33,7 @@ def private(filtered_run: Synthesis, tmp_path: Path) -> Path:
         f"UPDATE answers SET endpoint = 'https://{HOST}:8443/v1/tenant-7', sum = NULL",
         f"UPDATE calls SET endpoint = 'https://{HOST}:8443/v1/tenant-7', model = '{model}'",
         f"UPDATE refs SET record = {source}, sum = NULL",
-        f"UPDATE meta SET value = json_object('model', '{model}') WHERE name = 'teacher'",
+        f"UPDATE meta SET sum = NULL, value = json_set(value, '$.teacher[0].model', '{model}') WHERE name = 'settings'",
     )
 
 
@@ -135,8 +135,9 @@ def test_the_variables_of_keys_are_listed_by_their_digests(filtered_run: Synthes
     folder = copy_run(
         filtered_run,
         tmp_path / "run",
-        f"INSERT OR REPLACE INTO meta VALUES ('teacher', '{config('CORP_LLM')}'), ('judge', '{config('ACME_J')}')",
-        f"""INSERT OR REPLACE INTO meta VALUES ('pools', '{{"": [{config("CORP_LLM")}, {config("POOL_TWO")}]}}')""",
+        f"""UPDATE meta SET sum = NULL,
+        value = json_set(value, '$.teacher', json('[{config("CORP_LLM")}, {config("POOL_TWO")}]'),
+        '$.judge', json('{config("ACME_J")}')) WHERE name = 'settings'""",
     )
     share(folder, tmp_path / "out")
     listed = read_manifest(tmp_path / "out").key_variables

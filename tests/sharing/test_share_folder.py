@@ -195,7 +195,9 @@ def test_a_run_without_rows_or_of_another_kind(filtered_run: Synthesis, tmp_path
     empty = copy_run(filtered_run, tmp_path / "none", "DELETE FROM samples")
     with pytest.raises(ExportError, match="no samples yet"):
         share(empty, tmp_path / "out")
-    other = copy_run(filtered_run, tmp_path / "other", "INSERT OR REPLACE INTO meta VALUES ('work', '\"statistics\"')")
+    other = copy_run(
+        filtered_run, tmp_path / "other", "REPLACE INTO meta (name, value) VALUES ('work', '\"statistics\"')"
+    )
     with pytest.raises(RunDirError, match="contains statistics, not a run"):
         share(other, tmp_path / "out")
     undropped = copy_run(filtered_run, tmp_path / "undropped", "DELETE FROM decisions")

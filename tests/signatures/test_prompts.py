@@ -18,11 +18,10 @@ from refed_dspy.cli.lines import token_lines
 from refed_dspy.ledger.summary import tokens_a_sample
 from refed_dspy.plugins.recycle.signatures import InstructionReflection, ResponseReflection
 from refed_dspy.programs import ReferenceLevelFeedback
-from refed_dspy.programs.adapter import SchemaAdapter
-from refed_dspy.programs.rendering import rendering
+from refed_dspy.programs.adapter import SchemaAdapter, rendering
 from refed_dspy.records import Analysis, ImplementationStrategy
 from refed_dspy.signatures import InstructionSynthesis, ResponseGeneration, ResponseImprovement
-from refed_dspy.signatures.sample_level import SampleFeedback, SampleImprovement
+from refed_dspy.signatures.synthesis import SampleFeedback, SampleImprovement
 from tests.support.scripted_engine import references
 
 PAGE = Path(__file__).parents[2] / "docs" / "prompts.md"

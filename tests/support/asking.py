@@ -15,7 +15,7 @@ from refed_dspy.programs.question import current_question, current_repetition
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.job import job
 from refed_dspy.teachers.progress import NOBODY, Progress, Watch
-from refed_dspy.teachers.recorded_lm import RecordedLM, recorded_lm
+from refed_dspy.teachers.recorded import RecordedLM, recorded_lm
 from refed_dspy.teachers.session import Session
 from refed_dspy.teachers.work import Work
 from tests.support.scripted_engine import Writer, fake_lm

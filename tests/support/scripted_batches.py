@@ -27,8 +27,7 @@ from refed_dspy.programs.fast_path import Engine
 from refed_dspy.teachers import Teacher, open_teacher
 from refed_dspy.teachers.batch.service import BatchService
 from refed_dspy.teachers.progress import Progress
-from refed_dspy.teachers.recorded import RecordedTeacher
-from refed_dspy.teachers.recorded_lm import recorded_lm
+from refed_dspy.teachers.recorded import RecordedTeacher, recorded_lm
 from refed_dspy.teachers.route import resolve
 from refed_dspy.teachers.session import LEAN
 from tests.support.asking import ask as ask_as_stage
@@ -271,8 +270,7 @@ async def recorded_teacher(
 async def running_at(ledger: Ledger, run: RunRecorder, teacher: Teacher) -> AsyncIterator[RecordedTeacher]:
     """A recorded teacher that runs inside the block."""
     recorded = RecordedTeacher(ledger, run, teacher, Progress(0))
-    async with teacher.running() as lm:
-        recorded.engine = teacher.engine(lm)
+    async with teacher.running() as recorded.engine:
         yield recorded
 
 

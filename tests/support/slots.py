@@ -6,8 +6,7 @@ import asyncio
 
 import pytest
 
-from refed_dspy.teachers.rate_limits import RateLimits
-from refed_dspy.teachers.refusals import Slot
+from refed_dspy.teachers.rate_limits import RateLimits, Slot
 from tests.support.clocks import settle_down
 
 

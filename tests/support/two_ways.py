@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import dspy
@@ -13,11 +15,11 @@ from dspy.lm15 import Request, Response
 from refed_dspy import TeacherConfig
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.asking import about
+from refed_dspy.programs.fast_path import Engine
 from refed_dspy.programs.question import current_repetition
-from refed_dspy.teachers.blocking import BlockingTeacherEngine
 from refed_dspy.teachers.engine import TeacherEngine
-from refed_dspy.teachers.language_model import TeacherLM
 from refed_dspy.teachers.route import resolve
+from refed_dspy.teachers.teacher import Teacher, request_settings
 from tests.support.scripted_engine import Writer
 
 UNWATCHED = {"disable_history": True, "trace": None, "max_trace_size": 0, "track_usage": False}
@@ -50,17 +52,47 @@ class Recording(TeacherEngine):
         return self.writer.answer(request)
 
 
-def lm_on(config: TeacherConfig, engine: TeacherEngine) -> TeacherLM:
-    """What `open_teacher` makes of `config`, on another engine."""
-    return TeacherLM(
-        str(config.model),
-        temperature=config.temperature,
-        max_tokens=config.max_tokens,
-        cache=False,
-        num_retries=0,
-        engine=BlockingTeacherEngine(engine),
-        async_engine=engine,
-    )
+class EngineLM(dspy.LM):  # type: ignore[misc]
+    """A `dspy.LM` on an engine of a teacher, which may also be asked without it."""
+
+    @property
+    def direct_engine(self) -> Any:
+        return self._async_engine_spec.engine
+
+
+class _Shown:
+    """An engine with what DSPy wants to know of it."""
+
+    supports_response_schema, supports_function_calling = True, False
+    supported_params = frozenset({"temperature", "max_tokens", "response_format"})
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def __deepcopy__(self, memo: object) -> _Shown:
+        return self
+
+    async def complete(self, request: Request) -> Response:
+        return await self.engine.complete(request)
+
+
+class _Blocking(_Shown):
+    def complete(self, request: Request) -> Response:
+        return asyncio.run(self.engine.complete(request))
+
+
+def lm_on(config: TeacherConfig, engine: Engine) -> EngineLM:
+    """A language model with the settings of `config`, on this engine."""
+    shown = {"engine": _Blocking(engine), "async_engine": _Shown(engine)}
+    return EngineLM(str(config.model), **request_settings(config), cache=False, num_retries=0, **shown)
+
+
+@asynccontextmanager
+async def running_lm(teacher: Teacher) -> AsyncIterator[EngineLM]:
+    """A language model on the engine of `teacher`, inside the block."""
+    assert teacher.config is not None
+    async with teacher.running() as engine:
+        yield lm_on(teacher.config, engine)
 
 
 def inputs_for(signature: Any, number: int = 1) -> dict[str, Any]:

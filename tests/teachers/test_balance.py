@@ -21,7 +21,7 @@ from refed_dspy.ledger.recorder import NullRecorder, recording
 from refed_dspy.programs.lm_errors import AnswerCut, NotReached
 from refed_dspy.runs.stage_weights import StageWeights
 from refed_dspy.teachers import open_teacher
-from refed_dspy.teachers.balance import BalancedEngine
+from refed_dspy.teachers.engine import BalancedEngine
 from refed_dspy.teachers.judge import judge_beside
 from refed_dspy.teachers.outage import FIRST_OUTAGE
 from tests.support.clocks import Clock

@@ -19,6 +19,7 @@ from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.judges import PairwiseJudge, RubricJudge
 from refed_dspy.teachers import open_teacher
 from tests.support.recording_endpoint import Listener, listening
+from tests.support.two_ways import running_lm
 
 BODY: TypeAdapter[Any] = TypeAdapter(CompletionCreateParamsNonStreaming)
 KNOWN = set(get_type_hints(CompletionCreateParamsNonStreaming))
@@ -33,7 +34,7 @@ def asked(there: Listener, **settings: Any) -> list[dict[str, Any]]:
     teacher = open_teacher(TeacherConfig.model_validate({"api_base": there.base_url, "retries": 0, **settings}))
 
     async def ask() -> None:
-        async with teacher.running() as lm:
+        async with running_lm(teacher) as lm:
             for module in (ReferenceLevelFeedback(), PairwiseJudge(), RubricJudge()):
                 for _, predictor in module.named_predictors():
                     inputs = dict.fromkeys(predictor.signature.input_fields, "x")

@@ -8,6 +8,7 @@ import pytest
 
 from refed_dspy import TeacherConfig
 from refed_dspy.errors import ConfigError
+from refed_dspy.ledger.settings import RunSettings
 from refed_dspy.teachers.by_stage import ANY, TeachersByStage, open_teachers
 
 STAGES = ("instruction_feedback", "response_feedback", "response_generation")
@@ -48,7 +49,7 @@ def test_settings_in_a_mapping_are_a_teacher_as_in_a_config() -> None:
 def test_one_teacher_is_told_as_one() -> None:
     teachers = open_teachers(config("a", price=PRICE))
     assert not teachers.several and list(teachers.roles) == ["teacher"]
-    assert teachers.identity() == teachers.first.identity and teachers.facts() is None
+    assert teachers.identity() == teachers.first.identity and not RunSettings(teachers.recorded()).several
     assert TeachersByStage.of(teachers.first).pool("any").__len__() == 1
     assert teachers.shape() == {ANY: [[teachers.first.identity, teachers.first.endpoint]]}
 
@@ -71,9 +72,7 @@ def test_as_many_units_run_as_the_largest_pool_takes() -> None:
 
 def test_what_the_ledger_stores_of_them() -> None:
     teachers = open_teachers([config("a", price=PRICE, weight=2), config("b")])
-    facts = teachers.facts()
-    assert facts is not None
-    first, second = facts[ANY]
+    first, second = teachers.recorded()["teacher"]
     assert (first["model"], first["endpoint"], first["weight"]) == ("sim/a", "http://localhost:1/v1", 2)
     assert first["rates"] == [10**6, 10**6, 10**6, 2 * 10**6] and second["rates"] is None
     assert first["config"]["model"] == "sim/a"

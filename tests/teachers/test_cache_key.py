@@ -11,14 +11,14 @@ import pytest
 from dspy.lm15 import Config, Message, Request
 
 from refed_dspy import TeacherConfig
-from refed_dspy.programs.adapter import SchemaAdapter
-from refed_dspy.programs.rendering import rendering
+from refed_dspy.programs.adapter import SchemaAdapter, rendering
 from refed_dspy.signatures import ResponseGeneration
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.requests import Outgoing
 from refed_dspy.teachers.route import resolve
 from tests.support.asking import ask
 from tests.support.recording_endpoint import Listener, listening
+from tests.support.two_ways import running_lm
 
 ANSWER_BODY = {
     "id": "1",
@@ -44,7 +44,7 @@ def answered(recorder: Listener, questions: list[dict[str, Any]], **settings: An
     )
 
     async def all_of_them() -> None:
-        async with teacher.running() as lm:
+        async with running_lm(teacher) as lm:
             with dspy.context(lm=lm, adapter=SchemaAdapter(), disable_history=True, trace=None):
                 for inputs in questions:
                     await ask("stage", "item", dspy.Predict(ResponseGeneration), **inputs)

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.cli.main import app
-from refed_dspy.teachers.learned import learned_file
+from refed_dspy.teachers.requests import learned_file
 from tests.conftest import KEY, KEY_VARIABLE
 from tests.support.provider_hosts import standing_in
 from tests.support.scripted_engine import references

@@ -14,7 +14,7 @@ from benchmarks.model_rules import RULES
 from benchmarks.simulated import RULES as NAMES
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.runs.result import Synthesis
-from refed_dspy.teachers.dialect import Dialect
+from refed_dspy.teachers.route import Dialect
 from tests.support.scripted_batches import simulated
 from tests.support.scripted_engine import references
 

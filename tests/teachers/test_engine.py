@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import json
 import pickle
 from contextlib import suppress
@@ -26,6 +25,7 @@ from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.engine import TeacherEngine
 from tests.conftest import KEY, KEY_VARIABLE
 from tests.support.scripted_engine import CallCollector
+from tests.support.two_ways import running_lm
 
 
 def config(server: SimulatedTeacher, **settings: Any) -> TeacherConfig:
@@ -39,7 +39,7 @@ def ask(teacher: TeacherConfig, times: int = 1) -> tuple[list[Any], list[Call]]:
 
     async def all_of_them() -> list[Any]:
         opened = open_teacher(teacher)
-        async with opened.running() as lm:
+        async with running_lm(opened) as lm:
             with dspy.context(lm=lm, adapter=SchemaAdapter()):
                 predict = dspy.Predict("question -> response")
                 questions = (predict.acall(question=f"number {i}") for i in range(times))
@@ -126,9 +126,8 @@ def test_the_key_is_read_from_its_variable_and_kept_nowhere(
     [answer], calls = ask(settings)
     assert answer.response
     teacher = open_teacher(settings)
-    lm = teacher.start()
-    engine = vars(lm)["_async_engine_spec"]
-    everything = repr([vars(teacher), vars(lm), vars(engine), vars(engine.route), calls])
+    engine: Any = teacher.start()
+    everything = repr([vars(teacher), vars(engine), vars(engine.route), calls])
     assert KEY not in everything
 
 
@@ -162,17 +161,17 @@ def test_a_missing_key_variable_is_told_before_any_call(
 
 def test_a_hosted_provider_gets_a_schema_without_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    lm: Any = open_teacher("openai/gpt-4o-mini").start()
+    engine: Any = open_teacher("openai/gpt-4o-mini").start()
     from dspy.lm15 import Config, Message, Request
 
-    from refed_dspy.programs.rendering import rendering
+    from refed_dspy.programs.adapter import rendering
     from refed_dspy.signatures import ResponseImprovement
 
     schema = rendering(ResponseImprovement).response_format["json_schema"]
     asked = Request(
         model="m", messages=(Message.user("x"),), config=Config(response_format={"type": "json_schema", **schema})
     )
-    sent = json.dumps(lm.direct_engine.outgoing(asked)[0].config.response_format)
+    sent = json.dumps(engine.outgoing(asked)[0].config.response_format)
     assert "maxLength" in json.dumps(schema) and "maxLength" not in sent and "maxItems" not in sent
     assert "improved_response" in sent and '"required"' in sent
 
@@ -180,14 +179,14 @@ def test_a_hosted_provider_gets_a_schema_without_lengths(monkeypatch: pytest.Mon
 def test_a_local_decoder_gets_the_bounds_that_it_can_keep(server: SimulatedTeacher) -> None:
     from dspy.lm15 import Config, Message, Request
 
-    from refed_dspy.programs.rendering import rendering
+    from refed_dspy.programs.adapter import rendering
     from refed_dspy.signatures import ResponseImprovement
 
     schema = rendering(ResponseImprovement).response_format["json_schema"]
-    lm: Any = open_teacher(config(server)).start()
+    engine: Any = open_teacher(config(server)).start()
     format_ = {"type": "json_schema", **schema}
     asked = Request(model="m", messages=(Message.user("x"),), config=Config(response_format=format_))
-    sent = lm.direct_engine.outgoing(asked)[0].config.response_format["schema"]
+    sent = engine.outgoing(asked)[0].config.response_format["schema"]
     assert schema["schema"]["properties"]["improved_response"]["maxLength"] == 24_000
     assert sent["properties"]["improved_response"] == {"type": "string"}
     assert sent["$defs"]["Analysis"]["properties"]["original_strengths"]["maxItems"] == 6
@@ -197,21 +196,9 @@ def test_a_local_decoder_gets_the_bounds_that_it_can_keep(server: SimulatedTeach
 def test_params_reach_the_endpoint(server: SimulatedTeacher) -> None:
     from dspy.lm15 import Config, Message, Request
 
-    lm: Any = open_teacher(config(server, params={"top_p": 0.5, "min_p": 0.1})).start()
+    engine: Any = open_teacher(config(server, params={"top_p": 0.5, "min_p": 0.1})).start()
     request = Request(model="m", messages=(Message.user("x"),), config=Config(temperature=1.0))
-    assert lm.direct_engine.outgoing(request)[0].config.extensions == {"top_p": 0.5, "min_p": 0.1}
-
-
-def test_copies_share_the_connections(server: SimulatedTeacher) -> None:
-    lm: Any = open_teacher(config(server)).start()
-    assert copy.deepcopy(lm).direct_engine is lm.direct_engine
-
-
-def test_a_predictor_called_without_a_loop(server: SimulatedTeacher) -> None:
-    lm = open_teacher(config(server)).start()
-    with recording(CallCollector()) as recorder, dspy.context(lm=lm, adapter=SchemaAdapter()):
-        assert dspy.Predict("question -> response")(question="x").response
-    assert [c.outcome for c in recorder.calls] == ["ok"]
+    assert engine.outgoing(request)[0].config.extensions == {"top_p": 0.5, "min_p": 0.1}
 
 
 def test_many_at_once_stay_within_the_connections(server: SimulatedTeacher) -> None:
@@ -227,8 +214,7 @@ async def test_a_call_takes_of_the_limit_what_it_may_write_and_about_its_prompt(
     server: SimulatedTeacher, max_tokens: int
 ) -> None:
     opened = open_teacher(config(server, tokens_per_minute=10**6, max_tokens=max_tokens))
-    async with opened.running() as lm:
-        engine = opened.engine(lm)
+    async with opened.running() as engine:
         request = Request(model="sim-model", messages=(Message.user("x" * 3000),))
         assert isinstance(engine, TeacherEngine)
         _, bound = engine.outgoing(request)
@@ -242,8 +228,7 @@ async def test_a_call_takes_of_the_limit_what_it_may_write_and_about_its_prompt(
 
 async def test_a_limit_that_is_used_up_for_hours_is_told_and_nothing_is_sent(server: SimulatedTeacher) -> None:
     opened = open_teacher(config(server))
-    async with opened.running() as lm:
-        engine = opened.engine(lm)
+    async with opened.running() as engine:
         assert isinstance(engine, TeacherEngine)
         engine._connections().limits.tokens.learn(limit=1000, left=0, reset=86_400)
         with pytest.raises(StillLimited, match="by its rate limit"):
@@ -253,9 +238,9 @@ async def test_a_limit_that_is_used_up_for_hours_is_told_and_nothing_is_sent(ser
 
 async def test_a_bound_on_calls_at_once_is_kept_and_a_plain_one_is_32(server: SimulatedTeacher) -> None:
     for settings, most in (({"concurrency": 3}, 3), ({}, 32)):
-        async with open_teacher(config(server, **settings)).running() as lm:
-            assert lm.direct_engine._connections().limits.most == most
-            assert lm.direct_engine._connections() is lm.direct_engine._connections()
+        async with open_teacher(config(server, **settings)).running() as engine:
+            assert isinstance(engine, TeacherEngine) and engine._connections().limits.most == most
+            assert engine._connections() is engine._connections()
 
 
 def test_what_asking_again_cannot_help_is_asked_once(server: SimulatedTeacher) -> None:

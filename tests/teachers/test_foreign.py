@@ -48,7 +48,7 @@ async def test_all_of_its_settings_are_sent(settings: dict[str, Any], sent: dict
         own = dspy.LM("openai/m", api_base=endpoint.base_url, api_key="k", cache=False, num_retries=0, **settings)
         teacher = open_teacher(own)
         await own.acall("Hm?")
-        assert (await ForeignEngine(own, teacher).complete(request)).text == "Fine."
+        assert (await ForeignEngine(own, teacher.endpoint, None).complete(request)).text == "Fine."
         alone, recorded = endpoint.bodies
     assert {name: recorded[name] for name in sent} == sent == {name: alone[name] for name in sent}
 
@@ -114,8 +114,7 @@ class Asynchronous(Forwarding):
 @pytest.mark.parametrize("kind", [Forwarding, Asynchronous])
 async def test_a_model_that_takes_no_requests_is_asked_with_messages(kind: type[Forwarding]) -> None:
     lm = kind()
-    teacher = open_teacher(lm)
-    engine, recorder = teacher.engine(lm), CallCollector()
+    engine, recorder = open_teacher(lm).start(), CallCollector()
     request = Request(model="any", system="Be brief.", messages=(Message.user("Hm?"),))
     with recording(recorder):
         assert (await engine.complete(request)).text == "Fine."
@@ -126,4 +125,4 @@ async def test_a_model_that_takes_no_requests_is_asked_with_messages(kind: type[
 
 def test_a_text_completion_model_is_asked_with_messages() -> None:
     lm = dspy.LM("openai/m", model_type="text")
-    assert type(open_teacher(lm).engine(lm)) is MessagesEngine
+    assert type(open_teacher(lm).start()) is MessagesEngine

@@ -25,7 +25,6 @@ from refed_dspy.cli.main import app
 from refed_dspy.config.keys import CUT, know
 from refed_dspy.errors import RefedError
 from refed_dspy.teachers import open_teacher
-from refed_dspy.teachers.foreign import foreign_engine
 from refed_dspy.teachers.outcomes import as_text
 from tests.support.recording_endpoint import Answering, listening
 from tests.support.scripted_engine import references
@@ -209,7 +208,7 @@ class Echo(BaseLM):  # type: ignore[misc]
 
 async def test_a_key_in_the_answer_of_a_callers_own_class_is_taken_out() -> None:
     own = Echo("own/model", api_key=ECHOED)
-    engine = foreign_engine(own, open_teacher(own))
+    engine = open_teacher(own).start()
     answer = await engine.complete(Request(model="any", messages=(Message.user("Hm?"),), config=Config()))
     assert answer.text == "Bearer [key]"
 
@@ -226,7 +225,7 @@ def test_a_sample_that_is_only_looked_at_shows_no_key(
 ) -> None:
     settings = {"model": "sim/m", "api_base": echoing.base_url, "api_key_env": "MY_OWN_KEY"}
     (tmp_path / "teacher.yaml").write_text(json.dumps(settings))
-    done = CliRunner().invoke(app, ["preview", "--sample", "--teacher", str(tmp_path / "teacher.yaml")])
+    done = CliRunner().invoke(app, ["synth", "--preview", "--sample", "--teacher", str(tmp_path / "teacher.yaml")])
     assert done.exit_code == 0 and "Bearer [key]" in done.output
     assert not leaked(ECHOED, done.output.encode())
 
@@ -238,7 +237,7 @@ async def test_an_engines_own_error_is_clean_too(monkeypatch: pytest.MonkeyPatch
     endpoint: Any
     with listening(repeating(status, plain=True, cut=slice(5, None))) as endpoint:
         teacher = open_teacher(config(endpoint, api_key_env="MY_OWN_KEY"))
-        async with teacher.running() as lm:
+        async with teacher.running() as engine:
             with pytest.raises(Exception, match=r"\[key\]") as error:
-                await teacher.engine(lm).complete(Request(model="any", messages=(Message.user("Hm?"),)))
+                await engine.complete(Request(model="any", messages=(Message.user("Hm?"),)))
     assert not leaked(ECHOED, texts_of(error.value).encode())

@@ -8,8 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from refed_dspy.teachers.per_minute import PerMinute, seconds_from_now
-from refed_dspy.teachers.rate_limits import RateLimits
+from refed_dspy.teachers.rate_limits import PerMinute, RateLimits, seconds_from_now
 from tests.support.clocks import Clock, virtual_limits, virtually
 
 # --- limits per minute

@@ -18,6 +18,7 @@ from refed_dspy.config.loading import load_config
 from refed_dspy.config.run import RunConfig
 from refed_dspy.errors import ConfigError, RunDirError, RunStopped
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.settings import settings_of
 from refed_dspy.ledger.summary import run_status
 from refed_dspy.plugins.recycle.settings import RecycleConfig
 from refed_dspy.teachers.by_stage import open_teachers, stages_of
@@ -135,7 +136,7 @@ def test_one_teacher_in_several_places_is_one(tmp_path: Path) -> None:
     assert made.complete and made.status["models"][0]["calls"] == len(writer.requests)
     with Ledger.read(tmp_path / "run") as ledger:
         assert ledger.meta("identity")["teacher"] == {"model": "fake/model"}, "as ever for one teacher"
-        assert ledger.meta("pools") is None
+        assert not settings_of(ledger).several
 
 
 # --- settings

@@ -27,8 +27,7 @@ from refed_dspy.programs.asking import about
 from refed_dspy.programs.lm_errors import InTransit
 from refed_dspy.programs.question import Fit, Question, fitting
 from refed_dspy.teachers import open_teacher
-from refed_dspy.teachers.recorded import Asked
-from refed_dspy.teachers.recorded_lm import RecordedLM, recorded_lm
+from refed_dspy.teachers.recorded import Asked, RecordedLM, recorded_lm
 from refed_dspy.teachers.session import LEAN
 from tests.support.asking import ask
 from tests.support.gateways import (

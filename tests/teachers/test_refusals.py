@@ -9,13 +9,14 @@ import pytest
 
 from refed_dspy.teachers.rate_limits import (
     FIRST_WINDOW,
+    HOLD_FROM,
     LONGEST_PAUSE,
     MIN_REFUSALS,
     PATIENCE,
+    PROBES,
     RateLimits,
     Silent,
 )
-from refed_dspy.teachers.refusals import HOLD_FROM, PROBES
 from tests.support.clocks import Clock, settle_down, virtual_limits, virtually
 from tests.support.slots import at_once, sent, slots
 

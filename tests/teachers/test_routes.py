@@ -23,6 +23,7 @@ from tests.conftest import KEY_VARIABLE
 from tests.support.asking import ask as ask_as_stage
 from tests.support.recording_endpoint import listening
 from tests.support.scripted_engine import CallCollector, references
+from tests.support.two_ways import running_lm
 
 PRICE = {"prompt": 1.0, "completion": 10.0, "cached": 0.5}
 INPUTS = {"reference_feedback": "Be bold. " * 90, "instruction": "Explain it.", "response": "It is so."}
@@ -54,7 +55,7 @@ def ask(teacher: Any, times: int = 1) -> tuple[list[Any], list[Call]]:
 
     async def all_of_them() -> list[Any]:
         opened = open_teacher(teacher)
-        async with opened.running() as lm:
+        async with running_lm(opened) as lm:
             with dspy.context(lm=lm, adapter=SchemaAdapter()):
                 predict = dspy.Predict(ResponseImprovement)
                 inputs: list[dict[str, Any]] = [{**INPUTS, "instruction": f"Explain {i}."} for i in range(times)]

@@ -22,6 +22,7 @@ from refed_dspy.programs.asking import as_role
 from refed_dspy.programs.lm_errors import NotReached
 from refed_dspy.teachers import Teacher, open_teacher
 from refed_dspy.teachers.failures import CallPolicy
+from refed_dspy.teachers.job import job as opened_job
 from refed_dspy.teachers.progress import Progress, Watch
 from refed_dspy.teachers.session import Session
 from refed_dspy.teachers.work import CapSettings, Work
@@ -250,6 +251,16 @@ async def test_minutes_are_over_all_starts(server: SimulatedTeacher, tmp_path: P
     assert server.stats()["requests"] < 1.7 * asked, "the second had what the first left: its grace"
 
 
+async def test_what_is_written_after_the_last_answer_is_no_time_of_work(tmp_path: Path) -> None:
+    """Scores are computed and files written in the same job, perhaps for an hour: no minutes of the cap."""
+    with opened_job(tmp_path, job({"teacher": teacher()[0]})) as at:
+        async with at.asking() as session:
+            await session.for_each([1], question_only)
+        seconds = at.ledger.db.execute("SELECT last - begun FROM starts").fetchone()
+        at.ledger.set_meta(figures={})
+        assert at.ledger.db.execute("SELECT last - begun FROM starts").fetchone() == seconds > (0,)
+
+
 async def test_a_cap_that_no_call_fits_under_is_told_before_any(server: SimulatedTeacher, tmp_path: Path) -> None:
     models = {"teacher": open_teacher(config(server))}
     with pytest.raises(ConfigError, match="max_cost"):
@@ -268,7 +279,7 @@ async def test_one_model_in_two_roles_starts_once(tmp_path: Path) -> None:
 
     def started() -> Any:
         counts["started"] += 1
-        return lm
+        return open_teacher(lm).start()
 
     def stopped() -> None:
         counts["stopped"] += 1

@@ -17,6 +17,7 @@ from refed_dspy.teachers import Teacher, open_teacher
 from refed_dspy.teachers.judge import judge_for
 from refed_dspy.teachers.route import resolve
 from tests.support.recording_endpoint import Listener, listening
+from tests.support.two_ways import running_lm
 
 OPENAI = {
     "id": "1",
@@ -40,7 +41,7 @@ def sent(teacher: Teacher, there: Listener, **own: Any) -> dict[str, Any]:
     """The body of one request by a program that sets `own` in its call."""
 
     async def ask() -> None:
-        async with teacher.running() as lm:
+        async with running_lm(teacher) as lm:
             with dspy.context(lm=lm, adapter=SchemaAdapter()):
                 await dspy.Predict("question -> answer").acall(question="q", config=own)
 
@@ -137,7 +138,7 @@ def test_the_schema_that_is_asked_for_is_sent(asked: Any, sent_schema: str | Non
         answer: Note = dspy.OutputField()
 
     async def ask(teacher: Teacher) -> None:
-        async with teacher.running() as lm:
+        async with running_lm(teacher) as lm:
             with dspy.context(lm=lm, adapter=SchemaAdapter()):
                 await dspy.Predict(Short).acall(question="q")
 

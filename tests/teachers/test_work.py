@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy.errors import ConfigError, RunDirError
+from refed_dspy.errors import ConfigError, ExportError, RunDirError, RunStopped
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.statements import Answer, Key, answered
+from refed_dspy.ledger.states import End, last_end
 from refed_dspy.records import PICO, Reference
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.job import job
@@ -106,3 +107,39 @@ def test_a_cap_that_cannot_be_kept_leaves_no_folder_and_no_trace(server: Simulat
         assert at.begin().caps_left.caps.max_cost == 5 * PICO
     with job(folder, replace(kept, caps={**NO_CAPS, "max_cost": math.inf})) as at:
         assert at.begin().caps_left.caps.max_cost is None
+
+
+# --- how it ends
+
+
+def ends(folder: Path) -> tuple[str, str]:
+    with Ledger.read(folder) as ledger:
+        return last_end(ledger)
+
+
+@pytest.mark.parametrize(
+    ("answers", "raised", "seen"),
+    [
+        (False, ExportError("full"), ExportError),
+        (True, ExportError("full"), RunStopped),
+        (True, ConfigError("no such key"), ConfigError),
+    ],
+)
+def test_a_result_that_cannot_be_written_is_no_bad_input_once_there_are_answers(
+    tmp_path: Path, answers: bool, raised: Exception, seen: type[Exception]
+) -> None:
+    started(tmp_path, work())
+    assert ends(tmp_path) == ("done", "")
+    if answers:
+        answer_once(tmp_path)
+    with pytest.raises(seen, match=str(raised)) as told, job(tmp_path, work()):
+        assert ends(tmp_path)[0] == "killed", "until it says how it ended"
+        raise raised
+    assert type(told.value) is seen and ends(tmp_path) == ("stopped", str(raised))
+
+
+def test_an_end_that_was_written_stands_whatever_comes_after_it(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="later"), job(tmp_path, work()) as at:
+        at.ends(End("at its cap", "why"))
+        raise ValueError("later")
+    assert ends(tmp_path) == ("at its cap", "why")

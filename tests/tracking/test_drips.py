@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.dripping_server import Dripping
 from refed_dspy.errors import ConfigError
-from refed_dspy.programs.mlflow_address import download_program, model_version, patience, registered_digest
+from refed_dspy.programs.mlflow_address import fetch_program, patience
 from refed_dspy.tracking.registry import champion, promote
 from refed_dspy.tracking.store import NotTracked, Store
 
@@ -50,10 +50,9 @@ def dripping(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 @pytest.mark.parametrize(
     ("ask", "kind"),
     [
-        (lambda: download_program("models:/refed@champion"), ConfigError),
-        (lambda: download_program("mlflow-artifacts:/a/program.json"), ConfigError),
-        (lambda: registered_digest("models:/refed/1"), ConfigError),
-        (lambda: model_version("models:/refed/1"), ConfigError),
+        (lambda: fetch_program("models:/refed@champion"), ConfigError),
+        (lambda: fetch_program("models:/refed/1"), ConfigError),
+        (lambda: fetch_program("mlflow-artifacts:/a/program.json"), ConfigError),
         (lambda: promote("refed"), ConfigError),
         (lambda: champion("refed"), NotTracked),
     ],

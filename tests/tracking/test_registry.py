@@ -14,9 +14,8 @@ from benchmarks.preference import Preference
 from refed_dspy.optimizers.spec import prepare
 from refed_dspy.optimizers.steps import champion_for
 from refed_dspy.programs import ReferenceLevelFeedback
-from refed_dspy.programs.changed import prompts_digest
 from refed_dspy.programs.load import load_program
-from refed_dspy.programs.saved import program_digests, program_state
+from refed_dspy.programs.saved import program_digests, program_state, prompts_digest
 from refed_dspy.tracking.registry import promote
 from refed_dspy.tracking.store import NotTracked, Store
 from tests.support import mlflow_stores
@@ -84,9 +83,9 @@ def test_a_gain_that_rests_on_length_is_promoted_by_a_word_alone(tracked: Mlflow
     a_compile, rests = Compile("c"), {"proved": False, "rests_on_length": True}
     a_compile.register({**outcome("p"), "proof": rests})
     assert tracked.version("1").tags["refed.rests_on_length"] == "True" and champion_is(None, tracked)
-    refused(refed("promote"), "refed version 1: its gain rests on length", "--accept-longer")
+    refused(refed("compile", "promote"), "refed version 1: its gain rests on length", "--accept-longer")
     assert champion_is(None, tracked)
-    assert refed("promote", "--accept-longer").exit_code == 0 and champion_is("1", tracked)
+    assert refed("compile", "promote", "--accept-longer").exit_code == 0 and champion_is("1", tracked)
 
 
 def test_a_compile_told_to_accept_length_promotes_what_rests_on_it(tracked: Mlflow) -> None:

@@ -11,10 +11,9 @@ import pytest
 
 from refed_dspy import ReferenceLevelFeedback, synthesize
 from refed_dspy.errors import ConfigError
-from refed_dspy.programs.changed import prompts_digest
-from refed_dspy.programs.load import load_program
+from refed_dspy.programs.load import load_into, load_program
 from refed_dspy.programs.mlflow_address import TEXTS_TAG
-from refed_dspy.programs.saved import load_into, program_digests, save_program
+from refed_dspy.programs.saved import program_digests, prompts_digest, save_program
 from refed_dspy.tracking.registry import champion, promote
 from refed_dspy.tracking.store import NotTracked
 from tests.support import mlflow_stores
@@ -33,7 +32,7 @@ def test_promote_makes_the_challenger_champion(tracked: Mlflow) -> None:
         Compile(f"c{number}").register(outcome(f"p{number}"))
     assert promote("refed", unproved=True) == "3" and champion_is("3", tracked)
     assert promote("refed", "1", unproved=True) == "1" and champion_is("1", tracked)
-    result = refed("promote", "refed", "--version", 2, "--unproved")
+    result = refed("compile", "promote", "refed", "--version", 2, "--unproved")
     assert result.exit_code == 0 and result.output == "refed version 2 is champion: models:/refed@champion\n"
     assert champion_is("2", tracked)
 
@@ -44,29 +43,30 @@ def test_what_was_not_proved_is_promoted_by_a_word_alone_and_its_gain_is_told(tr
 
     worse = {"proved": False, "gain": gain(-0.04)}
     Compile("one").register({**outcome("p1"), "proof": worse})
-    refused(refed("promote"), "version 1", "not proved (change -0.04 (-0.14 to 0.06) against the uncomp", "--unproved")
-    refused(refed("promote", "--accept-longer"), "not proved")
+    said = "not proved (change -0.04 (-0.14 to 0.06) against the uncomp"
+    refused(refed("compile", "promote"), "version 1", said, "--unproved")
+    refused(refed("compile", "promote", "--accept-longer"), "not proved")
     Compile("two").register({**outcome("p2"), "proof": {**worse, "champion": {}, "over_champion": gain(0.05)}})
     Compile("three").register({**outcome("p3"), "proof": None})
     with pytest.raises(ConfigError, match=r"none measured.*unproved=True"):
         promote("refed")
     assert champion_is(None, tracked)
-    assert refed("promote", "--unproved").exit_code == 0 and champion_is("3", tracked)
+    assert refed("compile", "promote", "--unproved").exit_code == 0 and champion_is("3", tracked)
     Compile("four").register({**outcome("p4"), "proof": {"proved": True, "gain": gain(0.2)}})
     assert promote("refed") == "4" and champion_is("4", tracked)
 
 
 def test_promote_says_in_one_line_what_is_not_there(tracked: Mlflow) -> None:
-    refused(refed("promote"), "no registered model refed in ", tracked.uri, "it has none")
+    refused(refed("compile", "promote"), "no registered model refed in ", tracked.uri, "it has none")
     Compile("c").register(outcome("p"))
-    refused(refed("promote", "nosuch", "--version", "1"), "no registered model nosuch in ", "it has refed")
-    refused(refed("promote", "refed", "--version", "7"), "version=7")
-    refused(refed("promote", "refed", "--version", "latest"))
+    refused(refed("compile", "promote", "nosuch", "--version", "1"), "no registered model nosuch in ", "it has refed")
+    refused(refed("compile", "promote", "refed", "--version", "7"), "version=7")
+    refused(refed("compile", "promote", "refed", "--version", "latest"))
     with pytest.raises(ConfigError):
         promote("refed", "7")
     assert champion_is(None, tracked)
     tracked.use(f"http://127.0.0.1:{free_port()}")
-    refused(refed("promote"), "MLflow")
+    refused(refed("compile", "promote"), "MLflow")
 
 
 # --- a version in use

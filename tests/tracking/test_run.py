@@ -13,7 +13,7 @@ from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
 from refed_dspy.errors import RunDirError, TeacherError
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.live import LIVE
+from refed_dspy.ledger.summary import LIVE
 from refed_dspy.tracking.run import copy_run, per_minute
 from refed_dspy.tracking.store import NotTracked, Store
 from refed_dspy.tracking.track import track

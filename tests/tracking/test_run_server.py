@@ -82,7 +82,7 @@ def test_a_secret_in_the_address_is_in_no_warning_and_no_file(
     tracked.use(address)
     made()
     result = CliRunner().invoke(app, ["track", "run"])
-    promoted = CliRunner().invoke(app, ["promote"])
+    promoted = CliRunner().invoke(app, ["compile", "promote"])
     program = CliRunner().invoke(app, ["synth", "--teacher", "sim/x", "--run-dir", "b", "--program", "runs:/a/b.json"])
     assert warnings(caplog)
     texts = {"warnings": caplog.text, "track": result.output, "promote": promoted.output, "program": program.output}

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from refed_dspy.errors import FolderInUse, RefedError, RunDirError, RunStopped, one_line
-from refed_dspy.ledger.connection import connected, is_made, transaction
+from refed_dspy.ledger.connection import connected, transaction
+from refed_dspy.ledger.format import is_made
 from refed_dspy.plugins.cluster.leases import Account, Amounts, Cap, Lease, Leases, Reply, State
 
 FORMAT = 1

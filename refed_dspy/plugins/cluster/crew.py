@@ -16,7 +16,7 @@ from typing import Any
 
 from refed_dspy.errors import ExportError, InputError, RefedError, RunDirError, RunStopped, one_line
 from refed_dspy.files import write_json
-from refed_dspy.ledger.live import LIVE
+from refed_dspy.ledger.summary import LIVE
 from refed_dspy.plugins.cluster.coordinator import CoordinatorActor, LastWord, Totals
 from refed_dspy.plugins.cluster.leases import NOTHING, Amounts
 from refed_dspy.plugins.cluster.ray_cluster import on_node, slots

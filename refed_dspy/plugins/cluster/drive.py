@@ -14,15 +14,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from refed_dspy.config.run import RunConfig
 from refed_dspy.errors import CapReached, ConfigError, InputError, RunDirError, RunStopped
 from refed_dspy.files import write_text
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.connection import FILE, is_at_work, locked
-from refed_dspy.ledger.identity import has_begun
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.statements import text_digest
-from refed_dspy.ledger.states import CAPPED, DONE, SHORT, STOPPED, UNGATHERED, End, write_end
+from refed_dspy.ledger.states import CAPPED, DONE, SHORT, STOPPED, UNGATHERED, End, has_begun, write_end
 from refed_dspy.ledger.summary import decisions_by_filter
 from refed_dspy.plugins.cluster.coordinator import Coordinator, CoordinatorActor, CoordinatorFile, Totals
 from refed_dspy.plugins.cluster.crew import Crew, Watching
@@ -31,8 +29,8 @@ from refed_dspy.plugins.cluster.ray_cluster import beside_driver, connected
 from refed_dspy.plugins.cluster.shards import number_of_shards, prepare_shard, shard_folder, shard_of
 from refed_dspy.plugins.cluster.worker import EVERY, LOST, MARK
 from refed_dspy.runs.outlook import outlook
+from refed_dspy.runs.remembered import remembered
 from refed_dspy.runs.result import Synthesis, drop_samples, end_at_cap, read_run, why_short
-from refed_dspy.runs.resume import remembered
 from refed_dspy.runs.spec import RunSpec
 from refed_dspy.runs.synthesize import TRACKING_INTERVAL
 from refed_dspy.teachers import Teacher
@@ -190,7 +188,7 @@ async def drive(spec: RunSpec, watch: Watch[Progress]) -> Synthesis:
             where the last one could not use what it was given, and nothing was paid for.
     """
     config = spec.config
-    assert isinstance(config, RunConfig) and config.cluster is not None
+    assert config.cluster is not None
     folder = spec.folder
     shards = number_of_shards(config.shards or _shards_before(folder), len(spec.references))
     refuse_objects(spec.work(), remembered)

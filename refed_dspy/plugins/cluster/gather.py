@@ -9,8 +9,8 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from refed_dspy.errors import RunDirError, RunStopped, one_line
-from refed_dspy.ledger.check import check, schema
-from refed_dspy.ledger.connection import FILE, FORMAT
+from refed_dspy.ledger.connection import FILE
+from refed_dspy.ledger.format import FORMAT, check, schema
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import UNGATHERED
 

@@ -13,13 +13,13 @@ from urllib.parse import urlsplit
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.data.references import References
 from refed_dspy.errors import CapTooSmall, ConfigError, NothingKept, RefedError, RunStopped, TeacherError, TooManyFailed
-from refed_dspy.ledger.fence import SHARDS, Fence, take_over
+from refed_dspy.ledger.connection import SHARDS, Fence, take_over
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import spent
 from refed_dspy.plugins.cluster.leases import Amounts, Lease
 from refed_dspy.records import PICO
 from refed_dspy.runs.prepare import prepare
-from refed_dspy.runs.resume import remembered
+from refed_dspy.runs.remembered import remembered
 from refed_dspy.runs.spec import Claim, RunSpec
 from refed_dspy.runs.synthesize import carry_out, restored
 from refed_dspy.teachers.failures import LEAST_CALLS
@@ -92,7 +92,7 @@ class ShardRun:
     def __init__(self, ledger: Ledger, lease: Lease, claim: Claim) -> None:
         program, references, settings = remembered(ledger)
         # As the driver recorded them: with all of what a teacher allows a minute.
-        facts = {name: ledger.meta(name) for name in ("teacher", "pools", "judge")}
+        facts = {"settings": ledger.meta("settings")}
         for role in ("teacher", "judge"):
             settings[role] = shared(settings[role], lease.workers)
         settings["teachers"] = {stage: shared(pool, lease.workers) for stage, pool in settings["teachers"].items()}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from refed_dspy.errors import FolderInUse, InputError, NothingKept, RefedError, one_line
-from refed_dspy.ledger.fence import take_over
+from refed_dspy.ledger.connection import take_over
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.plugins.cluster.coordinator import CoordinatorActor, CoordinatorLost, Totals
 from refed_dspy.plugins.cluster.leases import Amounts, Lease, Reply

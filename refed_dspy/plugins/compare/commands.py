@@ -77,10 +77,9 @@ def compare_(
 def _check_programs(programs: Mapping[str, str]) -> None:
     """Raises ConfigError for a program that is no method, no file and no MLflow address. It suggests what was meant,
     where a file's reader could only say that there is no such file."""
-    from refed_dspy.programs.baselines import METHODS
-    from refed_dspy.programs.load import names_own_program
+    from refed_dspy.programs.load import OWN, names_own_program
     from refed_dspy.programs.mlflow_address import is_address
-    from refed_dspy.programs.saved import OWN
+    from refed_dspy.programs.reference_level import METHODS
 
     methods = ["seed-only", *METHODS, *OWN]
     for name, program in programs.items():

@@ -6,13 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypedDict, Unpack, cast
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 from refed_dspy.concurrency import run_blocking
-from refed_dspy.config.base import Turns
 from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
-from refed_dspy.config.scorer import ScorerConfig
+from refed_dspy.config.run import RunConfig
 from refed_dspy.data.references import load_references, refuse_references
 from refed_dspy.errors import ConfigError, RefedError, RunStopped, briefly, one_line
 from refed_dspy.files import as_path
@@ -24,8 +23,8 @@ from refed_dspy.plugins.compare.settings import CompareConfig
 from refed_dspy.plugins.compare.side_by_side import SideBySide
 from refed_dspy.plugins.compare.write import OUTPUTS, write_comparison
 from refed_dspy.programs import ReferenceLevelFeedback, SeedOnly
-from refed_dspy.programs.baselines import METHODS
 from refed_dspy.programs.load import load_program, own_program, refuse_bound_models, warn_of_another_teacher
+from refed_dspy.programs.reference_level import METHODS
 from refed_dspy.programs.saved import program_digests
 from refed_dspy.runs.spec import RunSpec
 from refed_dspy.runs.synthesize import run_job
@@ -38,34 +37,12 @@ from refed_dspy.teachers.progress import Progress, Watch
 from refed_dspy.teachers.work import Work
 from refed_dspy.text import nearest
 
-
-class CompareKeywords(TypedDict, total=False):
-    """The keys of `CompareConfig` that `compare` takes besides its own."""
-
-    against: str
-    size: int
-    seed: int
-    grades: bool
-    subsets: Sequence[int] | None
-    embeddings: bool | None
-    features: Mapping[str, str] | None
-    instructions_per_feature: int
-    per_reference: int | None
-    columns: Mapping[str, str] | None
-    turns: Turns
-    judge_program: str | Path | None
-    judge_scorer: ScorerConfig | Mapping[str, Any] | None
-    accept_changed: bool
-    reuse: str | Path | None
-    max_failure_share: float
-    track: bool | None
-    max_cost: float | None
-    max_calls: float | None
-    max_minutes: float | None
+if TYPE_CHECKING:
+    from refed_dspy.keywords import CompareKeywords
 
 
 @briefly
-@with_keywords(CompareConfig, CompareKeywords)
+@with_keywords(CompareConfig)
 def compare(
     programs: Any = None,
     references: Any = "builtin",
@@ -78,8 +55,6 @@ def compare(
     **settings: Unpack[CompareKeywords],
 ) -> Comparison:
     """Have programs answer the same instructions, let a judge compare the answers, and count what each program costs.
-
-    The other keywords are settings of `CompareConfig`.
 
     Args:
         programs: name → "seed-only", "instruction-only", "sample-level", "reference-level", a saved program's file or
@@ -126,7 +101,14 @@ def prepare(config: CompareConfig, programs: Mapping[str, Any], references: Any,
     usable = load_references(references, config.columns or None, config.turns).fitting(opened.window, opened.max_tokens)
     by_stage, opened_judge = TeachersByStage.of(opened), judge_for(opened, judge)
     warn_of_another_teacher(judge_program, opened_judge.model)
-    return _ComparisonSpec(config, side_by_side, usable, by_stage, opened_judge, kind="comparison")
+    return _ComparisonSpec(_run_config(config), side_by_side, usable, by_stage, opened_judge, kind="comparison")
+
+
+def _run_config(config: CompareConfig) -> RunConfig:
+    """The same settings as those of a run, without what is opened."""
+    shared = {*RunConfig.model_fields} & {*CompareConfig.model_fields} - {"teacher", "judge"}
+    values = {name: getattr(config, name) for name in shared}
+    return RunConfig(**values, run_dir=config.out, guards=False)
 
 
 @dataclass(frozen=True)
@@ -147,7 +129,7 @@ class _ComparisonSpec(RunSpec):
 
     @property
     def folder(self) -> Path:
-        return folder_of(cast(CompareConfig, self.config).out, "refed-comparisons", self.identity())
+        return folder_of(self.config.run_dir, "refed-comparisons", self.identity())
 
     def work(self) -> Work:
         return replace(super().work(), unit="instructions", way_out="choose another folder with out", most_changes=4)

@@ -12,6 +12,7 @@ from typing import Any, Self
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.ledger.history import cost_by_question, stage_by_answer
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.settings import settings_of
 from refed_dspy.ledger.spending import spent
 from refed_dspy.metrics.embedder import Embedder
 from refed_dspy.metrics.intervals import Interval, mean_interval
@@ -113,7 +114,7 @@ def _ungraded(grades: Judgements) -> list[str]:
 
 def _reused_costs(ledger: Ledger) -> list[str]:
     """A line if answers were reused from another run, whose ledger has what they cost."""
-    source = ledger.meta("reuse")
+    source = settings_of(ledger).values.get("reuse")
     if source is None:
         return []
     return [f"the cost of answers reused from {source}: calls and dollars are only those paid here"]

@@ -9,7 +9,7 @@ from typing import Any
 
 from refed_dspy.errors import RowError
 from refed_dspy.ledger.connection import damaged
-from refed_dspy.ledger.instructions import kept_instructions, opened_references, tried_in_vain
+from refed_dspy.ledger.history import kept_instructions, opened_references, tried_in_vain
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.plugins.compare.replay_lm import Replay, replaying
 from refed_dspy.plugins.compare.side_by_side import SideBySide

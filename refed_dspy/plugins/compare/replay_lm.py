@@ -14,8 +14,7 @@ from refed_dspy.programs.adapter import checked_adapter
 from refed_dspy.programs.asking import with_roles
 from refed_dspy.programs.lm_errors import in_transit
 from refed_dspy.teachers import Teacher
-from refed_dspy.teachers.recorded import Asked, key_function, remembered, response_of
-from refed_dspy.teachers.recorded_lm import recorded_lm
+from refed_dspy.teachers.recorded import Asked, key_function, recorded_lm, remembered, response_of
 from refed_dspy.teachers.session import LEAN
 
 

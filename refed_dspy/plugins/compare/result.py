@@ -7,13 +7,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from refed_dspy.data.export import InFolder
 from refed_dspy.ledger.spending import Spent
-from refed_dspy.ledger.states import DONE, state_in
+from refed_dspy.ledger.states import DONE
 from refed_dspy.metrics.intervals import Interval
 from refed_dspy.plugins.metrics.win_rates import LC_NOTE, LengthControlled
 from refed_dspy.programs.judges import Judgements
 from refed_dspy.records import PICO, dollars
-from refed_dspy.text import NO_VALUE, Shown, counted, format_number, table_lines
+from refed_dspy.text import NO_VALUE, counted, format_number, table_lines
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,7 +65,7 @@ class Subset:
 
 
 @dataclass(frozen=True, repr=False)
-class Comparison(Shown):
+class Comparison(InFolder):
     """A comparison so far, written to `out`.
 
     `stopped` says what is missing and what to do about it: what ended the comparison early, or that the judge decided
@@ -86,11 +87,6 @@ class Comparison(Shown):
     lacking: Sequence[str]
     doubt: str = ""
     """That the judge decided fewer than half of what it was asked, and why; empty where it did not."""
-
-    @property
-    def state(self) -> str:
-        """How the work stands now: running, stopped, killed, ended short, at its cap or done."""
-        return state_in(self.out)
 
     def _describe(self) -> str:
         programs = ", ".join(line.program for line in self.programs)

@@ -15,9 +15,8 @@ import dspy
 
 from refed_dspy.errors import ConfigError, RowError
 from refed_dspy.programs.asking import as_role
-from refed_dspy.programs.baselines import SeedOnly
 from refed_dspy.programs.judges import OVERALL, Graded, PairwiseJudge, RubricJudge, Verdict
-from refed_dspy.programs.reference_level import Proposal, ReferenceLevelFeedback
+from refed_dspy.programs.reference_level import Proposal, ReferenceLevelFeedback, SeedOnly
 from refed_dspy.records import Reference, Sample
 
 CONTEXT = "It answers this instruction:\n"

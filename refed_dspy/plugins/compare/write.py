@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from refed_dspy.data.formats import answer_of, prompt_of
+from refed_dspy.data.export import answer_of, prompt_of
 from refed_dspy.files import write_json, write_lines, write_text
 from refed_dspy.plugins.compare.pictures import Bar, Point, filter_picture, win_rate_picture
 from refed_dspy.plugins.compare.replay import Compared

@@ -14,15 +14,15 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from refed_dspy.concurrency import run_blocking
 from refed_dspy.data.dataset import load_dataset
+from refed_dspy.data.export import InFolder
 from refed_dspy.data.stored import EVALUATION, PICTURE, TABLE
 from refed_dspy.errors import ModelError
 from refed_dspy.files import as_export_error, check_outputs, write_json, write_text
 from refed_dspy.filters.overlap import Contamination, overlap
 from refed_dspy.ledger.connection import FILE
+from refed_dspy.ledger.history import simulated_note
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.provenance import simulated_note
 from refed_dspy.ledger.spending import Spent, spent
-from refed_dspy.ledger.states import state_in
 from refed_dspy.plugins.evaluate.program import Command, Installed, Package, environment, run_command
 from refed_dspy.plugins.evaluate.proxy import JudgeProxy, open_proxy
 from refed_dspy.plugins.evaluate.settings import EvaluationConfig
@@ -31,7 +31,7 @@ from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.job import Job, folder_of, job
 from refed_dspy.teachers.progress import Progress, Watch
 from refed_dspy.teachers.work import Work, caps_of
-from refed_dspy.text import Shown, table_lines
+from refed_dspy.text import table_lines
 
 UNCHECKED = "not checked for overlap with the training data; name it with data=…"
 _MOST_AT_ONCE = 64
@@ -39,7 +39,7 @@ _MOST_AT_ONCE = 64
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Evaluated(Shown):
+class Evaluated(InFolder):
     """What the results of all of them have, written to `out`. `stopped`: the cap that ended it, or empty; then there
     are no figures."""
 
@@ -60,11 +60,6 @@ class Evaluated(Shown):
     simulated: str = ""
     """What is to be known where the simulated teacher judged; else empty."""
     stopped: str = ""
-
-    @property
-    def state(self) -> str:
-        """How the work stands now: running, stopped, killed, ended short, at its cap or done."""
-        return state_in(self.out)
 
     @property
     def problem(self) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from refed_dspy.config.base import ASKED
 from refed_dspy.data.read import read_rows, rows_of
-from refed_dspy.data.shapes import check_roles
+from refed_dspy.data.references import check_roles
 from refed_dspy.errors import ConfigError, ReferencesError, one_line
 from refed_dspy.files import as_path
 from refed_dspy.text import counted

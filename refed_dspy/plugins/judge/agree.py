@@ -31,7 +31,7 @@ from refed_dspy.teachers.job import Job, folder_of, job
 from refed_dspy.teachers.judge import open_judge_model, open_judge_program
 from refed_dspy.teachers.progress import Progress, Watch
 from refed_dspy.teachers.work import Work, caps_of
-from refed_dspy.text import Shown, html_lines
+from refed_dspy.text import Shown
 
 log = logging.getLogger("refed_dspy.optimizers")
 
@@ -54,9 +54,6 @@ class Measurement(Shown):
 
     def _describe(self) -> str:
         return f"{self.judgements.decided} of {self.pairs} pairs judged, {dollars(self.cost * PICO)}"
-
-    def _repr_html_(self) -> str:
-        return html_lines(repr(self), self.lines())
 
     def lines(self) -> list[str]:
         """The table and what it took, for a terminal."""

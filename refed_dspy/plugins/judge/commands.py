@@ -29,7 +29,6 @@ from refed_dspy.cli.options import (
     settings_of,
 )
 from refed_dspy.cli.printing import say
-from refed_dspy.cli.stopping import at_work
 from refed_dspy.text import counted
 
 judge_app = typer.Typer(no_args_is_help=True, help="Compare a judge with people, and train it on what they say.")
@@ -63,7 +62,6 @@ def annotate_(
     """Make pages on which people compare two answers, one for each annotator; they need no server."""
     from refed_dspy.plugins.judge.annotate.annotate import annotate
 
-    at_work()
     made = annotate(
         data,
         out,
@@ -101,7 +99,6 @@ def people(
     """Measure how well people agree with each other, and what they prefer. No judge is asked."""
     from refed_dspy.plugins.judge.people import people_agreement
 
-    at_work()
     for line in people_agreement(pairs, criteria=names_in(criteria), seed=seed).lines():
         say(line)
 
@@ -138,7 +135,6 @@ def agreement(
     from refed_dspy.plugins.judge.agree import measure_agreement
     from refed_dspy.plugins.metrics.settings import StatsConfig
 
-    at_work()
     model = load_config(StatsConfig, judge=judge).judge
     needed(model, f"{NO_JUDGE}; how people agree with each other needs none: refed judge people PATH")
     measured = shown(
@@ -187,7 +183,6 @@ def train(
     from refed_dspy.plugins.judge.settings import JudgeTrainingConfig
     from refed_dspy.plugins.judge.training.train import train_judge
 
-    at_work()
     model_of_scorer = scorer and {"model": scorer}
     settings = settings_of(JudgeTrainingConfig, context, criteria=names_in(criteria), scorer=model_of_scorer)
     source = needed(settings.pairs, "pairs: no verdicts of people; name their file with --pairs FILE")

@@ -26,7 +26,7 @@ from refed_dspy.errors import ReferencesError, briefly, one_line
 from refed_dspy.metrics.intervals import RESAMPLES, Floats, Interval, expanded_level
 from refed_dspy.optimizers.agreement import share_of, sign
 from refed_dspy.programs.judges import Verdict
-from refed_dspy.text import NO_VALUE, Shown, counted, html_lines, table_lines
+from refed_dspy.text import NO_VALUE, Shown, counted, table_lines
 
 Scale: TypeAlias = Literal["nominal", "ordinal"]
 """Nominal values are the same or not; ordinal ones differ by how many values of the data lie between them."""
@@ -88,9 +88,6 @@ class People(Shown):
 
     def _describe(self) -> str:
         return f"{counted(len(self.annotators), 'annotator')}"
-
-    def _repr_html_(self) -> str:
-        return html_lines(repr(self), self.lines())
 
     def lines(self) -> list[str]:
         """The tables for a terminal: reliability, annotators, and what is preferred where systems are known."""

@@ -13,8 +13,8 @@ from typing import overload
 
 from refed_dspy.config.scorer import ScorerConfig, Template
 from refed_dspy.errors import ConfigError, RunStopped, TeacherError
+from refed_dspy.filters.rouge import self_rouge
 from refed_dspy.metrics.embedder import Embedder, Embeds
-from refed_dspy.metrics.rouge import self_rouge
 from refed_dspy.plugins.metrics.diversity import NEIGHBOURS, coherence, nearest_distance, semantic_diversity
 from refed_dspy.plugins.metrics.endpoint_scorer import EndpointScorer
 from refed_dspy.plugins.metrics.perplexity import ScoredText, Scorer, ifd

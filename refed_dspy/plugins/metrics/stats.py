@@ -6,13 +6,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
-from refed_dspy.config.scorer import ScorerConfig
-from refed_dspy.data.dataset import DataSet, data_identity, drawn, load_dataset
-from refed_dspy.data.on_disk import OnDisk
+from refed_dspy.data.dataset import DataSet, OnDisk, data_identity, drawn, load_dataset
 from refed_dspy.errors import ConfigError, NothingKept, briefly, one_line
 from refed_dspy.files import as_path
 from refed_dspy.ledger.spending import Spent, spent
@@ -29,10 +27,12 @@ from refed_dspy.teachers.job import folder_of, job
 from refed_dspy.teachers.judge import in_role, open_judge_model
 from refed_dspy.teachers.progress import Progress, Watch
 from refed_dspy.teachers.work import Work, caps_of
-from refed_dspy.text import NO_VALUE, Shown, format_number, html_lines
+from refed_dspy.text import NO_VALUE, Shown, format_number
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from refed_dspy.keywords import StatsKeywords
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,6 @@ class DataStats(Shown):
     def _describe(self) -> str:
         return f"{len(next(iter(self.columns.values())))} figures of {len(self.data.rows)} rows of {self.data.name}"
 
-    def _repr_html_(self) -> str:
-        return html_lines(repr(self), self.lines())
-
     def to_pandas(self) -> pd.DataFrame:
         """The figures as a data frame: a row each, a column for each of `columns`."""
         import pandas as pd
@@ -94,22 +91,8 @@ class DataStats(Shown):
         return {**facts, "left_out": dict(self.data.left_out), "not_measured": list(self.lacking)}
 
 
-class StatsKeywords(TypedDict, total=False):
-    """The keys of `StatsConfig` that `measure` takes besides its own."""
-
-    columns: Mapping[str, str] | None
-    scorer: ScorerConfig | Mapping[str, Any] | None
-    embeddings: bool | None
-    cluster: str | None
-    sample: int
-    seed: int
-    max_cost: float | None
-    max_calls: float | None
-    max_minutes: float | None
-
-
 @briefly
-@with_keywords(StatsConfig, StatsKeywords)
+@with_keywords(StatsConfig)
 def measure(
     data: Any,
     *,
@@ -120,7 +103,7 @@ def measure(
     **settings: Unpack[StatsKeywords],
 ) -> DataStats:
     """The figures of `data` (whatever `load_dataset` takes). Only the `judge` and the scorer are models that get
-    asked. The other keywords are settings of `StatsConfig`.
+    asked.
 
     Args:
         judge: who judges the win rate of the improved responses over the plain ones, which `data` must have, on

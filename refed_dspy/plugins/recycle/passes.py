@@ -14,7 +14,7 @@ from refed_dspy.plugins.recycle.program import Improved, Recycled, Reflected, Re
 from refed_dspy.plugins.recycle.select import Selected, Selection
 from refed_dspy.records import DataRow
 from refed_dspy.teachers.job import Job
-from refed_dspy.teachers.work import check_caps, lasting_caps, resume_hint
+from refed_dspy.teachers.work import check_caps, resume_hint
 
 T = TypeVar("T")
 RowTask = Callable[[DataRow], Awaitable[T]]
@@ -54,7 +54,7 @@ async def _recall(at: Job, rows: Sequence[DataRow], work: RowTask[T], done: dict
 
 def _out_of_time(at: Job) -> bool:
     """Whether too little is left of the cap on minutes for another pass."""
-    return check_caps(at.ledger, at.work.models, lasting_caps(at.ledger, at.work.caps)).over
+    return check_caps(at.ledger, at.work.models, at.work.caps).over
 
 
 def row_by_row(rows: Sequence[DataRow], program: ReflectionTuning, at: Job, made: dict[int, Recycled]) -> PassResults:

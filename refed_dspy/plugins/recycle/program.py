@@ -12,7 +12,7 @@ import dspy
 from refed_dspy.errors import PASSING, ConfigError, NoConnection, RowError, one_line
 from refed_dspy.plugins.recycle.signatures import InstructionReflection, ResponseReflection
 from refed_dspy.programs.asking import about
-from refed_dspy.programs.program import Program
+from refed_dspy.programs.program import AsyncProgram
 from refed_dspy.records import under_system
 from refed_dspy.text import find_placeholder
 
@@ -82,7 +82,7 @@ Improved: TypeAlias = tuple[str | None, str]
 _PASSING = tuple(f"{kind}:" for kind in PASSING)
 
 
-class ReflectionTuning(Program):
+class ReflectionTuning(AsyncProgram):
     """Instruction reflection, then response reflection. A pass without output, or with a placeholder, changes nothing.
 
     Args:

@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
-from refed_dspy.config.scorer import ScorerConfig
 from refed_dspy.data.dataset import data_identity, drawn, load_dataset
 from refed_dspy.data.sources import source_of
 from refed_dspy.errors import ConfigError, RunStopped, briefly
@@ -21,8 +20,8 @@ from refed_dspy.plugins.recycle.program import INSTRUCTION_CRITERIA, RESPONSE_CR
 from refed_dspy.plugins.recycle.result import OUTPUTS, Recycling, old_and_new, recycling_of, write_rows, write_table
 from refed_dspy.plugins.recycle.select import Selection
 from refed_dspy.plugins.recycle.settings import RecycleConfig
-from refed_dspy.programs.load import refuse_bound_models, warn_of_another_teacher
-from refed_dspy.programs.saved import load_into, program_digests
+from refed_dspy.programs.load import load_into, refuse_bound_models, warn_of_another_teacher
+from refed_dspy.programs.saved import program_digests
 from refed_dspy.records import digest
 from refed_dspy.teachers import Teacher, open_teacher
 from refed_dspy.teachers.failures import CallPolicy
@@ -30,29 +29,12 @@ from refed_dspy.teachers.job import folder_of, job
 from refed_dspy.teachers.progress import Progress, Watch
 from refed_dspy.teachers.work import Work, caps_of, resume_hint
 
-
-class RecycleKeywords(TypedDict, total=False):
-    """The keys of `RecycleConfig` that `recycle` takes besides its own."""
-
-    size: int | None
-    seed: int
-    columns: Mapping[str, str] | None
-    instruction_criteria: Mapping[str, str] | None
-    response_criteria: Mapping[str, str] | None
-    selective: bool
-    unimproved: Literal["keep", "drop"]
-    scorer: ScorerConfig | Mapping[str, Any] | None
-    sample: int
-    embeddings: bool | None
-    accept_changed: bool
-    max_failure_share: float
-    max_cost: float | None
-    max_calls: float | None
-    max_minutes: float | None
+if TYPE_CHECKING:
+    from refed_dspy.keywords import RecycleKeywords
 
 
 @briefly
-@with_keywords(RecycleConfig, RecycleKeywords)
+@with_keywords(RecycleConfig)
 def recycle(
     data: Any,
     *,
@@ -64,8 +46,6 @@ def recycle(
     **settings: Unpack[RecycleKeywords],
 ) -> Recycling:
     """Recycle the pairs of `data` (whatever `load_dataset` takes) by Reflection-Tuning; the data does not change.
-
-    The other keywords are settings of `RecycleConfig`.
 
     Args:
         teacher: as `synthesize` takes one.

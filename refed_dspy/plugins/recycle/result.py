@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from refed_dspy.data.dataset import DataSet
-from refed_dspy.data.kept import KeptRows
+from refed_dspy.data.export import KeptRows
 from refed_dspy.data.stored import DROPPED, SOURCE
 from refed_dspy.data.stored import ROWS as FILES
 from refed_dspy.files import write_json, write_lines, write_text
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import Spent, spent
-from refed_dspy.ledger.states import state_in
 from refed_dspy.plugins.metrics.figures import Figures, Pairs, Tools, figures, table
 from refed_dspy.plugins.recycle.passes import PassResults
 from refed_dspy.plugins.recycle.program import IMPROVED, REFLECTED, Recycled
@@ -45,11 +44,6 @@ class Recycling(PassResults, KeptRows):
     """Figures that were left out, and what to do to get them."""
     scored: str = ""
     """What the scorer was asked in this start, if it counts that."""
-
-    @property
-    def state(self) -> str:
-        """How the work stands now: running, stopped, killed, ended short, at its cap or done."""
-        return state_in(self.out)
 
     __repr__ = KeptRows.__repr__  # not that of PassResults, which holds every row
 

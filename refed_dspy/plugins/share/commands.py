@@ -1,4 +1,4 @@
-"""`refed report`, `watch`, `share` and `push`: a page of what a folder has, also while work goes on; rows made
+"""`refed report`, `share` and `push`: a page of what a folder has, also while work goes on; rows made
 ready for the Hub, and sent there."""
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from refed_dspy.cli.options import AnyDir, RunDir, WorkDir, reporting
+from refed_dspy.cli.options import AnyDir, WorkDir, reporting
 from refed_dspy.cli.printing import as_options, say
-from refed_dspy.cli.stopping import at_work
+from refed_dspy.errors import ConfigError
 from refed_dspy.text import counted
 
 app = typer.Typer()
@@ -26,28 +26,33 @@ def report(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
     show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Write nothing: serve a page of a run that follows it, until Ctrl-C.")
+    ] = False,
+    port: Annotated[
+        int | None, typer.Option(help="Port of --watch.", metavar="N", show_default="any free port")
+    ] = None,
 ) -> None:
     """Write a one-page report of a run, a comparison, a filtering or a compile: results, reasons and cost."""
     from refed_dspy.plugins.share.report.report import report as make
 
-    at_work()
+    if watch:
+        if out is not None or force:
+            raise ConfigError("--watch writes no file; remove --out and --force")
+        _watch(run_dir, port or 0, show)
+        return
+    if port is not None:
+        raise ConfigError("--port is for --watch; add it, or remove --port")
     path = make(run_dir, out, force=force, say=lambda line: say(line, err=True))
     say(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
     if show:
         typer.launch(str(path.absolute()))
 
 
-@app.command()
-@reporting
-def watch(
-    run_dir: RunDir,
-    port: Annotated[int, typer.Option(help="Port on this machine.", metavar="N", show_default="any free port")] = 0,
-    show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
-) -> None:
+def _watch(run_dir: Path, port: int, show: bool) -> None:
     """Show a live report of a run in the browser. Ctrl-C stops the page, not the run."""
     from refed_dspy.plugins.share.report.watch import Watch
 
-    at_work()
     with suppress(KeyboardInterrupt), Watch(run_dir, port) as server:
         say("Ctrl-C stops the page, not the run. Open:", err=True)
         say(server.address)
@@ -78,7 +83,6 @@ def share_(
     from refed_dspy.cli.display import rows_shown
     from refed_dspy.plugins.share.share import share
 
-    at_work()
     with rows_shown() as through:
         made = share(
             run,
@@ -115,6 +119,5 @@ def push_(
     """Show exactly what would be sent to the Hub; with --go, send it."""
     from refed_dspy.plugins.share.push import MESSAGE, push
 
-    at_work()
     done = push(folder, repo, go=go, public=public, branch=branch, message=MESSAGE if message is None else message)
     say(as_options("\n".join(done.lines())))

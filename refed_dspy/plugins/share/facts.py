@@ -8,14 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from refed_dspy.data.formats import Pairs
+from refed_dspy.data.export import Pairs
 from refed_dspy.data.rows import both_responses
 from refed_dspy.errors import ExportError
+from refed_dspy.ledger.history import model_of
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.provenance import model_of
+from refed_dspy.ledger.settings import only_teacher, settings_of
 from refed_dspy.ledger.summary import run_status
 from refed_dspy.plugins.share.redact import origin_of, public_endpoint, public_model
-from refed_dspy.plugins.share.run_settings import SharedSettings, settings_of
+from refed_dspy.plugins.share.run_settings import SharedSettings, shared_settings
 from refed_dspy.records import PICO, digest, dollars
 
 _ANSWERS = """
@@ -152,7 +153,7 @@ def run_facts(ledger: Ledger) -> RunFacts:
         cost=cost_of(status),
         reused=int(ledger.db.execute(_REUSED).fetchone()[0]),
         made=_made(ledger),
-        settings=settings_of(ledger),
+        settings=shared_settings(ledger),
         pairs=_pairs(ledger),
     )
 
@@ -167,19 +168,15 @@ def _pairs(ledger: Ledger) -> str:
 
 def key_variables(ledger: Ledger) -> set[str]:
     """The environment variables that held the API keys of the run's models, by name, as its settings give them."""
-    members = [member for pool in (ledger.meta("pools") or {}).values() for member in pool]
-    models = [ledger.meta("teacher") or {}, ledger.meta("judge") or {}, *members]
-    names = ((model.get("config") or {}).get("api_key_env") for model in models)
+    names = ((model.get("config") or {}).get("api_key_env") for model in settings_of(ledger).models)
     return {str(name) for name in names if name}
 
 
 def stages_of(ledger: Ledger) -> list[StageFacts]:
     """Stages in the order in which they were first asked. Where no call names the model, it is the run's only teacher,
     or the judge; with several teachers it stays unknown."""
-    judge, identity = (ledger.meta("judge") or {}).get("model"), ledger.meta("identity") or {}
-    several = ledger.meta("pools") is not None or len(ledger.meta("asked_teachers") or ()) > 1
-    teacher = None if several else (ledger.meta("teacher") or {}).get("model")
-    prompts = identity.get("program") or {}
+    judge, teacher = settings_of(ledger).judge.get("model"), only_teacher(ledger)
+    prompts = (ledger.meta("identity") or {}).get("program") or {}
     merged: Counter[tuple[str, str, str]] = Counter()
     for stage, model, endpoint, count in ledger.db.execute(_ANSWERS):
         asked = model or (judge or teacher if str(stage).endswith("judge") else teacher)

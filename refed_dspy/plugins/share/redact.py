@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from refed_dspy.data.read import OWN
 from refed_dspy.errors import one_line
 from refed_dspy.filters.judge import ABSTAINED
-from refed_dspy.ledger.provenance import EMBEDDED
+from refed_dspy.ledger.history import EMBEDDED
 
 PRIVATE = "a private endpoint"
 LOCAL = "beside the run, on its machine"

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.settings import RunSettings, settings_of
 from refed_dspy.ledger.states import CAPPED, last_end
 from refed_dspy.plugins.share.redact import public_model
 from refed_dspy.records import digest
@@ -18,11 +19,6 @@ _SAMPLING = (
     "reasoning_effort",
 )  # fmt: skip
 """The parameters that are published; others may hold anything."""
-_META = (
-    "identity", "teacher", "asked_teachers", "pools", "judge", "judge_program", "size", "per_reference", "spread",
-    "seed", "filters", "features", "program",
-)  # fmt: skip
-"""Entries of the ledger's `meta` that are read."""
 _CAP = re.compile(r"(max_cost|max_calls|max_minutes) [^:/\\]{1,40} is reached after [^:/\\]{1,40}(?=:)")
 """How `runs.result.end_at_cap` begins its message; the rest names the run's folder."""
 _UNKNOWN = "not stated"
@@ -52,42 +48,40 @@ class SharedSettings:
     stopped: str = ""
 
 
-def settings_of(ledger: Ledger) -> SharedSettings:
+def shared_settings(ledger: Ledger) -> SharedSettings:
     """The settings of the run in `ledger`, without addresses and folders; of a file only its name."""
-    meta = {name: ledger.meta(name) for name in _META}
-    identity = meta["identity"] or {}
+    identity = ledger.meta("identity") or {}
     end = last_end(ledger)
     stopped = _CAP.match(end.reason) if end.state == CAPPED else None
     return SharedSettings(
-        rows=list(_rows(meta, identity)),
-        filters=[(str(name), public_settings(settings)) for name, settings in meta["filters"] or ()],
-        features={str(name): str(text) for name, text in (meta["features"] or {}).items()},
-        stages=_stages(meta["program"] or {}, str(identity.get("kind", ""))),
+        rows=list(_rows(ledger, identity)),
+        filters=[(str(name), public_settings(settings)) for name, settings in identity.get("filters", ())],
+        features={str(name): str(text) for name, text in (ledger.meta("features") or {}).items()},
+        stages=_stages(ledger.meta("program") or {}, str(identity.get("kind", ""))),
         stopped=stopped[0] if stopped else "",
     )
 
 
-def _rows(meta: Mapping[str, Any], identity: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    bound = meta["per_reference"]
-    yield "rows requested", f"{meta['size'] or 0:,}"
+def _rows(ledger: Ledger, identity: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    settings = settings_of(ledger)
+    bound = settings.values.get("per_reference")
+    yield "rows requested", f"{ledger.meta('size') or 0:,}"
     yield "instructions per call, for each feature", str(identity.get("instructions_per_feature", _UNKNOWN))
-    unset = "an even share" if meta["spread"] else "no bound was set"
-    yield "rows of a reference before the next one", unset if bound is None else f"at most {bound:,}"
-    yield "seed", str(meta["seed"])
-    yield from _teachers(meta)
-    if (judge := meta["judge"]) is not None:
-        prompts = ", compiled prompts" if meta["judge_program"] else ""
-        yield "judge", _model(judge, identity.get("judge") or {}) + prompts
+    yield "rows of a reference before the next one", "an even share" if bound is None else f"at most {bound:,}"
+    yield "seed", str(identity.get("seed"))
+    yield from _teachers(settings, ledger.meta("asked_teachers") or ())
+    if settings.judge:
+        prompts = ", compiled prompts" if settings.values.get("judge_program") else ""
+        yield "judge", _model(settings.judge, identity.get("judge") or {}) + prompts
 
 
-def _teachers(meta: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _teachers(settings: RunSettings, ever_asked: Sequence[Any]) -> Iterator[tuple[str, str]]:
     """A row for each stage that has teachers of its own, and one for those that only earlier starts asked."""
-    asked = [teacher for teacher in meta["asked_teachers"] or () if isinstance(teacher, dict)]
+    asked = [teacher for teacher in ever_asked if isinstance(teacher, dict)]
     identities = {teacher.get("model"): teacher for teacher in reversed(asked)}
-    pools = meta["pools"] or {"": [meta["teacher"] or {}]}
-    others = "teacher of other stages" if meta["pools"] else "teacher"
+    others = "teacher of other stages" if settings.several else "teacher"
     current = set()
-    for stage, pool in pools.items():
+    for stage, pool in settings.pools.items():
         members = [_model(member, identities.get(member.get("model"), {})) for member in pool]
         yield f"teacher of {stage}" if stage else others, "; ".join(dict.fromkeys(members))
         current |= {digest([member.get("model"), member.get("config")]) for member in pool}
@@ -155,7 +149,7 @@ def _stage(name: str, state: Mapping[str, Any], default: str | None) -> StageTex
 
 def _package_instructions(kind: str) -> dict[str, str]:
     """Stage → its instructions in this version of the package; empty for a program that is not the package's."""
-    from refed_dspy.programs.baselines import METHODS
+    from refed_dspy.programs.reference_level import METHODS
 
     program = next((method() for method in METHODS.values() if method.__name__ == kind), None)
     predictors = program.named_predictors() if program else ()

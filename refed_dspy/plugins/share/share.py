@@ -12,9 +12,8 @@ from os import PathLike
 from pathlib import Path
 
 from refed_dspy.config.keywords import checked
-from refed_dspy.data.dataset import load_dataset
+from refed_dspy.data.dataset import RowsOnDisk, load_dataset
 from refed_dspy.data.export import Through, unseen
-from refed_dspy.data.on_disk import RowsOnDisk
 from refed_dspy.data.read import OWN
 from refed_dspy.data.rows import data_rows, dropped_rows, extra_columns
 from refed_dspy.data.stored import DROPPED, ROWS, json_lines, rows_in, work_in
@@ -22,8 +21,8 @@ from refed_dspy.data.tables import run_schema, run_tables
 from refed_dspy.errors import ExportError, RunDirError, briefly, one_line
 from refed_dspy.files import path_of, read_bytes, whole_file
 from refed_dspy.ledger.connection import FILE, locked
-from refed_dspy.ledger.identity import named_work
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.states import named_work
 from refed_dspy.ledger.summary import decisions_by_filter
 from refed_dspy.plugins.share.card import Card, CardSettings, Config
 from refed_dspy.plugins.share.facts import RunFacts, key_variables, run_facts

@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from refed_dspy.data.formats import Pairs
+from refed_dspy.data.export import Pairs
 from refed_dspy.data.sources import ENDPOINTS, as_trained, margin_of, run_behind, sources
 from refed_dspy.data.stored import ROWS
 from refed_dspy.errors import RunDirError, one_line
 from refed_dspy.ledger.connection import FILE
+from refed_dspy.ledger.history import SIMULATED
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.provenance import SIMULATED
 from refed_dspy.ledger.summary import run_status
 from refed_dspy.plugins.share.facts import UNKNOWN, Cost, RunFacts, StageFacts, cost_of, run_facts, stages_of
 from refed_dspy.plugins.share.redact import public_model

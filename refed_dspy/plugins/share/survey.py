@@ -11,7 +11,7 @@ from functools import cached_property, lru_cache
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from refed_dspy.data.on_disk import RowsOnDisk
+from refed_dspy.data.dataset import RowsOnDisk
 from refed_dspy.plugins.share.copied import Copied, DrawnRow, count_copied
 from refed_dspy.records import DataRow
 

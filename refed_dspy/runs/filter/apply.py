@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import random
 from array import array
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress, count
+from typing import NamedTuple
 
-from refed_dspy.data.on_disk import OnDisk, RowsOnDisk
+from refed_dspy.data.dataset import OnDisk, RowsOnDisk
 from refed_dspy.filters.base import Decision, JudgeFilter, Step, TextFilter, decide, labels, preview
 from refed_dspy.filters.rouge import RougeFilter, select
-from refed_dspy.runs.filter.decisions import Decisions
 
 IN_SEEDED_ORDER = {"rouge", "random"}
 """Filters that take the rows in an order drawn by the seed (paper notes, section 3), as judges do to choose among equal
@@ -18,8 +21,70 @@ scores. All others take the rows in the order of the data, so that of two rows a
 BEYOND = "beyond keep"
 NOT_REACHED = "not checked: enough were kept"
 
-AskJudge = Callable[[JudgeFilter, RowsOnDisk], Decisions]
-"""A judge filter's decision on each row that it reached, by row number."""
+
+class Outcome(NamedTuple):
+    """What many decisions have in common."""
+
+    kept: bool
+    reason: str
+    remark: str
+    scored: bool
+
+
+class Decisions(Mapping[int, Decision]):
+    """Decisions by row number, in the order of the numbers, which are small. Takes 16 bytes of memory a row; details
+    are on disk."""
+
+    def __init__(self) -> None:
+        self._places: dict[Outcome, int] = {}
+        self._outcomes = list[Outcome]()
+        self._outcome, self._score, self._detail = array("i"), array("d"), array("i")
+        """By number: a place in `_outcomes`, -1 for none; the score; a place in `_details`, -1 for none."""
+        self._details = OnDisk[str]()
+
+    def __setitem__(self, number: int, decision: Decision) -> None:
+        if (missing := number + 1 - len(self._outcome)) > 0:
+            self._outcome.extend([-1] * missing)
+            self._score.extend([math.nan] * missing)
+            self._detail.extend([-1] * missing)
+        outcome = Outcome(decision.kept, decision.reason, decision.remark, decision.score is not None)
+        if outcome not in self._places:
+            self._places[outcome] = len(self._outcomes)
+            self._outcomes.append(outcome)
+        self._outcome[number] = self._places[outcome]
+        self._score[number] = math.nan if decision.score is None else decision.score
+        self._detail[number] = len(self._details) if decision.detail else -1
+        if decision.detail:
+            self._details.append(decision.detail)
+
+    def __getitem__(self, number: int) -> Decision:
+        if number not in self:
+            raise KeyError(number)
+        outcome, detail = self._outcomes[self._outcome[number]], self._detail[number]
+        score, told = self._score[number] if outcome.scored else None, "" if detail < 0 else self._details[detail]
+        return Decision(outcome.kept, outcome.reason, score, told, outcome.remark)
+
+    def __contains__(self, number: object) -> bool:
+        return isinstance(number, int) and 0 <= number < len(self._outcome) and self._outcome[number] >= 0
+
+    def __iter__(self) -> Iterator[int]:
+        return compress(count(), (place >= 0 for place in self._outcome))
+
+    def __len__(self) -> int:
+        return len(self._outcome) - self._outcome.count(-1)
+
+    def keeps(self, number: int) -> bool:
+        """Whether there is a decision on the row, to keep it."""
+        return number in self and self._outcomes[self._outcome[number]].kept
+
+    def drops(self, number: int) -> bool:
+        """Whether there is a decision on the row, to drop it."""
+        return number in self and not self._outcomes[self._outcome[number]].kept
+
+    def tallied(self) -> Counter[Outcome]:
+        """How many decisions have each outcome."""
+        counts = Counter(self._outcome)
+        return Counter({self._outcomes[place]: number for place, number in counts.items() if place >= 0})
 
 
 @dataclass(frozen=True)
@@ -46,12 +111,12 @@ class FilteredRows:
     """Rows without a decision, neither kept nor dropped: a cap ended the work, or the judge did not answer."""
 
 
-def _no_judge(judge_filter: JudgeFilter, rows: RowsOnDisk) -> Decisions:
-    raise AssertionError(f"{judge_filter.name}: there is no judge to ask about {len(rows)} rows")
-
-
-def apply_filters(rows: RowsOnDisk, steps: Sequence[Step], seed: int, ask_judge: AskJudge = _no_judge) -> FilteredRows:
+def apply_filters(
+    rows: RowsOnDisk, steps: Sequence[Step], seed: int, ask_judge: Callable[[JudgeFilter, RowsOnDisk], Decisions]
+) -> FilteredRows:
     """Each row is kept by all filters, dropped by the first that drops it, or undecided if one could not be asked.
+
+    `ask_judge`: a judge filter's decision on each row that it reached, by row number.
 
     Rows stay in their order. Once no row is left, no further filter is asked.
     """
@@ -66,7 +131,9 @@ def apply_filters(rows: RowsOnDisk, steps: Sequence[Step], seed: int, ask_judge:
     return FilteredRows(rows.at(left), passes, rows.at(sorted(undecided)))
 
 
-def _decisions(step: Step, label: str, rows: RowsOnDisk, seed: int, ask_judge: AskJudge) -> Decisions:
+def _decisions(
+    step: Step, label: str, rows: RowsOnDisk, seed: int, ask_judge: Callable[[JudgeFilter, RowsOnDisk], Decisions]
+) -> Decisions:
     filter_ = step.filter
     shuffled = filter_.name in IN_SEEDED_ORDER or isinstance(filter_, JudgeFilter)
     order = rows.at(random.Random(seed).sample(range(len(rows)), len(rows))) if shuffled else rows

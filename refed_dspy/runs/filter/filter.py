@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from refed_dspy.config.jobs import FilterRunConfig
 from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
-from refed_dspy.config.scorer import ScorerConfig
-from refed_dspy.data.dataset import DataSet, load_dataset, texts_of
-from refed_dspy.data.on_disk import RowsOnDisk
+from refed_dspy.data.dataset import DataSet, RowsOnDisk, load_dataset, texts_of
 from refed_dspy.data.sources import source_of
 from refed_dspy.data.stored import SOURCE, read_json
 from refed_dspy.errors import ConfigError, NothingKept, RowError, RunDirError, briefly, one_line
@@ -21,15 +20,12 @@ from refed_dspy.files import as_path, check_outputs
 from refed_dspy.filters.base import Decision, JudgeFilter, Step, labels, validated
 from refed_dspy.filters.build import build
 from refed_dspy.filters.judge import FAILED
-from refed_dspy.ledger.connection import FILE
-from refed_dspy.ledger.fence import JUDGING
-from refed_dspy.ledger.identity import differences
+from refed_dspy.ledger.connection import FILE, JUDGING
 from refed_dspy.ledger.spending import spent
-from refed_dspy.ledger.states import FUNNEL
+from refed_dspy.ledger.states import FUNNEL, differences
 from refed_dspy.programs.load import warn_of_another_teacher
 from refed_dspy.records import DataRow, digest_of
-from refed_dspy.runs.filter.apply import apply_filters
-from refed_dspy.runs.filter.decisions import Decisions
+from refed_dspy.runs.filter.apply import Decisions, apply_filters
 from refed_dspy.runs.filter.result import OUTPUTS, Filtering, write_filtering
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.failures import CallPolicy
@@ -38,24 +34,14 @@ from refed_dspy.teachers.judge import in_role, open_judge_model, open_judge_prog
 from refed_dspy.teachers.progress import Progress, Watch
 from refed_dspy.teachers.work import Work, caps_of
 
+if TYPE_CHECKING:
+    from refed_dspy.keywords import FilterKeywords
+
 NO_PLAIN = "no plain response"
 
 
-class FilterKeywords(TypedDict, total=False):
-    """The keys of `FilterRunConfig` that `filter_data` takes besides its own."""
-
-    columns: Mapping[str, str] | None
-    seed: int
-    judge_program: str | Path | None
-    judge_scorer: ScorerConfig | Mapping[str, Any] | None
-    accept_changed: bool
-    max_cost: float | None
-    max_calls: float | None
-    max_minutes: float | None
-
-
 @briefly
-@with_keywords(FilterRunConfig, FilterKeywords)
+@with_keywords(FilterRunConfig)
 def filter_data(
     data: Any,
     filters: Sequence[Any],
@@ -68,8 +54,6 @@ def filter_data(
     **settings: Unpack[FilterKeywords],
 ) -> Filtering:
     """The rows of `data` (whatever `load_dataset` takes) that all `filters` keep, and why the others are dropped.
-
-    The other keywords are settings of `FilterRunConfig`.
 
     Args:
         filters: in their order: names or settings as in a config file (`"refusals"`, `{"rouge": {"keep": 4000}}`), or
@@ -116,22 +100,23 @@ def filter_data(
             f"{folder}: its judge was being asked on a cluster, by an earlier version; finish it with version 0.2.0, "
             f"or remove {folder / JUDGING}: what is in there is then paid for again"
         )
+    watch = Watch(on_progress, progress)
     if not paid:
         _make_folder(folder)
-        filtering = Filtering(folder, loaded, apply_filters(loaded.rows, steps, config.seed), None, "", source)
-        write_filtering(filtering)
-        return filtering
-    with job(folder, _work(loaded, models, config), Watch(on_progress, progress)) as at:
+    with job(folder, _work(loaded, models, config), watch) if paid else nullcontext() as at:
         filtered = apply_filters(loaded.rows, steps, config.seed, partial(_ask, at))
-        used = spent(at.ledger)
-        filtering = Filtering(folder, loaded, filtered, used if used.calls else None, at.stopped, source)
+        used = None if at is None else spent(at.ledger)
+        stopped = "" if at is None else at.stopped
+        filtering = Filtering(folder, loaded, filtered, used if used and used.calls else None, stopped, source)
         write_filtering(filtering)
-        at.short = filtering.problem if filtered.undecided else ""
+        if at is not None:
+            at.short = filtering.problem if filtered.undecided else ""
         return filtering
 
 
-def _ask(at: Job, judge_filter: JudgeFilter, rows: RowsOnDisk) -> Decisions:
+def _ask(at: Job | None, judge_filter: JudgeFilter, rows: RowsOnDisk) -> Decisions:
     """The judge's decisions on the rows that it reached. Raises NothingKept where it decided none."""
+    assert at is not None  # a filter that asks a judge is paid work
     decisions = Decisions()
 
     async def judge(place: int) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from refed_dspy.data.dataset import DataSet
-from refed_dspy.data.kept import KeptRows
+from refed_dspy.data.export import KeptRows
 from refed_dspy.data.sources import REMARKS
 from refed_dspy.data.stored import DROPPED, ROWS, SOURCE, read_json
 from refed_dspy.errors import one_line
@@ -23,10 +23,9 @@ from refed_dspy.files import write_json, write_lines, write_text
 from refed_dspy.filters.base import Decision
 from refed_dspy.filters.judge import ABSTAINED, FAILED
 from refed_dspy.ledger.spending import Spent
-from refed_dspy.ledger.states import FUNNEL, state_in
+from refed_dspy.ledger.states import FUNNEL
 from refed_dspy.programs.judges import Judgements
-from refed_dspy.runs.filter.apply import FilteredRows, FilterPass
-from refed_dspy.runs.filter.decisions import Decisions
+from refed_dspy.runs.filter.apply import Decisions, FilteredRows, FilterPass
 from refed_dspy.text import counted, table_lines
 
 KEPT, UNDECIDED, TABLE = ROWS["filtering"], "undecided.jsonl", "funnel.txt"
@@ -50,11 +49,6 @@ class Filtering(KeptRows):
     stopped: str
     source: Mapping[str, Any] = field(default_factory=dict)
     """What is noted of the data and the filters (`source.json`)."""
-
-    @property
-    def state(self) -> str:
-        """How the work stands now: running, stopped, killed, ended short, at its cap or done."""
-        return state_in(self.out)
 
     def _describe(self) -> str:
         return f"{len(self.filtered.kept)} of {len(self.data.rows)} rows kept, in {self.out / KEPT}"

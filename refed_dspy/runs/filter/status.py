@@ -8,7 +8,7 @@ from typing import Any
 from refed_dspy.data.sources import simulated_rows
 from refed_dspy.data.stored import read_json
 from refed_dspy.errors import RunDirError, one_line
-from refed_dspy.ledger.batches import left_batches
+from refed_dspy.ledger.batches import all_batches
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import FUNNEL, state_without_ledger
@@ -40,4 +40,4 @@ def filtering_status(folder: Path) -> dict[str, Any]:
     if not (folder / FILE).is_file():
         return {"work": "filtering", **state_without_ledger(folder), "asked": 0, **_NOTHING_PAID, **counts}
     with Ledger.read(folder) as ledger:
-        return {**work_status(ledger), "batches": left_batches(ledger), **counts}
+        return {**work_status(ledger), "batches": all_batches(ledger), **counts}

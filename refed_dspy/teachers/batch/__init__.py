@@ -1,2 +1,1 @@
-"""A provider's Batch API as a transport: engine.py, collector.py (what waits), tracker.py (upload to last
-answer), service.py (HTTP)."""
+"""A provider's Batch API as a transport: engine.py (what waits), tracker.py (upload to last answer), service.py."""

@@ -7,6 +7,9 @@ row in the ledger says `sent` until then, so a start after a kill finds it and w
 from __future__ import annotations
 
 import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,28 +19,166 @@ from dspy.lm15 import LM15Error, Request, Response
 from dspy.utils.exceptions import LMError
 from tenacity import RetryCallState
 
-from refed_dspy.config.teacher import TeacherConfig
+from refed_dspy.config.teacher import BatchConfig, TeacherConfig
 from refed_dspy.errors import RefedError, one_line
+from refed_dspy.ledger.batches import BatchLog
 from refed_dspy.ledger.recorder import Recorder, current_recorder
 from refed_dspy.ledger.statements import UNUSED
 from refed_dspy.programs.lm_errors import BatchOutOfReach, NotReached, WorkEnds
 from refed_dspy.records import Call
-from refed_dspy.teachers.batch.collector import BatchCollector
-from refed_dspy.teachers.batch.request import (
+from refed_dspy.teachers.batch.service import (
     CANCELLED,
-    NullBatchLog,
+    BatchService,
     PendingRequest,
     Straggler,
     Unanswered,
     current_request,
 )
-from refed_dspy.teachers.batch.service import BatchService
 from refed_dspy.teachers.batch.tracker import BatchTracker
 from refed_dspy.teachers.engine import TeacherEngine
-from refed_dspy.teachers.outcomes import SentAttempt
+from refed_dspy.teachers.outcomes import SentAttempt, is_free
 from refed_dspy.teachers.prices import Price
 from refed_dspy.teachers.requests import Bound
 from refed_dspy.teachers.route import Route
+from refed_dspy.teachers.transport import CannedResponse, current_reading
+from refed_dspy.teachers.usage import Used, whole
+
+LONGEST_WAIT = 60.0
+"""A batch waits at most so many times `quiet` for calls that are in flight elsewhere."""
+
+
+class BatchCollector:
+    """Collects the requests of one event loop for one batch tracker."""
+
+    def __init__(
+        self, config: BatchConfig, tracker: BatchTracker, service: BatchService, batch_log: BatchLog, *, mixed: bool
+    ) -> None:
+        """`tracker` may be shared with other engines; `service` sends what is collected here. `mixed`: a few requests
+        left over are to be asked outside a batch (Straggler)."""
+        self.config, self.tracker, self.service, self.log, self.mixed = config, tracker, service, batch_log, mixed
+        tracker.join(service)
+        self._queue: list[PendingRequest] = []
+        self._bytes = 0
+        self._first = self._last = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._was_busy = False
+        """Whether calls were in flight elsewhere at the last look: their next requests may be on the way here."""
+
+    def unused(self) -> dict[int, tuple[int, int]]:
+        """Call number → tokens (read, written) of the answers that arrived and nobody asked for. Answers without usage,
+        or with one that their texts rule out, are left out; an error used none."""
+        answers = {number: _parsed(text) for number, text in self.log.unclaimed(*self.tracker.names).items()}
+        return {number: tokens for number, answer in answers.items() if (tokens := _tokens(answer)) is not None}
+
+    # --- as a transport
+
+    @asynccontextmanager
+    async def stream(self, request: Any) -> AsyncIterator[CannedResponse]:
+        """The answer to `current_request`. Raises Straggler, Unanswered, and what the service raises."""
+        pending, reading = current_request.get(), current_reading.get()
+        if reading is not None and reading.instead is not None:
+            yield CannedResponse(200, reading.instead)
+            return
+        assert pending is not None, "a batch engine sends nothing without a pending request"
+        self.log.park(1)
+        try:
+            if not pending.held:
+                self._join(pending, request.body)
+            answer = _parsed(await pending.answer)
+        finally:
+            self.log.park(-1)
+        body = json.dumps(answer["body"]).encode()
+        if reading is not None:
+            reading.body = body
+        yield CannedResponse(int(answer["status"]), body)
+
+    # --- collecting
+
+    def _join(self, pending: PendingRequest, body: bytes) -> None:
+        request = json.loads(body)
+        request.setdefault("model", self.service.model)  # Azure's dated API has it in the address
+        line = {"custom_id": f"call-{pending.number}", "method": "POST", "url": self.service.path, "body": request}
+        pending.service = self.service
+        pending.line = json.dumps(line, ensure_ascii=False).encode() + b"\n"
+        if self._bytes + len(pending.line) > self.config.megabytes * 1e6:
+            self._flush()
+        self._queue.append(pending)
+        self._bytes += len(pending.line)
+        loop = asyncio.get_running_loop()
+        self._last = loop.time()
+        self._first = self._first or self._last
+        if len(self._queue) >= min(self.config.requests, self.tracker.most):
+            self._flush()
+        elif self._timer is None:
+            self._timer = loop.call_later(self.config.quiet, self._look)
+
+    def _look(self) -> None:
+        """Send what was collected, if no more requests seem to come."""
+        self._timer = None
+        if not self._queue:
+            return
+        loop, quiet = asyncio.get_running_loop(), self.config.quiet
+        still_quiet = self._last + quiet - loop.time()
+        busy, late = self.log.in_flight_elsewhere > 0, loop.time() - self._first >= LONGEST_WAIT * quiet
+        if still_quiet > 0 or ((busy or self._was_busy) and not late):
+            self._timer = loop.call_later(still_quiet if still_quiet > 0 else quiet, self._look)
+            self._was_busy = busy
+            return
+        self._flush(last=True)
+
+    def _flush(self, *, last: bool = False) -> None:
+        pending_requests, self._queue = [pending for pending in self._queue if not pending.answer.done()], []
+        self._bytes, self._first = 0, 0.0
+        if self.log.stopping:  # the run is ending: nothing begins
+            for pending in pending_requests:
+                pending.answer.cancel()
+            return
+        if self.mixed and last and len(pending_requests) <= self.config.stragglers:
+            for pending in pending_requests:
+                pending.answer.set_exception(Straggler())
+            return
+        self.tracker.submit(pending_requests)
+
+    async def aclose(self) -> bool:
+        """Stop collecting. Batches under way go on at the service, and the log has them. Returns whether nobody else
+        follows them here."""
+        if self._timer is not None:
+            self._timer.cancel()
+        return await self.tracker.leave()
+
+
+def _parsed(text: str) -> Mapping[str, Any]:
+    answer: Mapping[str, Any] = json.loads(text)
+    return answer
+
+
+def _tokens(answer: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Tokens (read, written) by an answer's usage; None where it has none that is valid."""
+    body = answer["body"]
+    if is_free(answer["status"]) and "content_filter" not in json.dumps(body):
+        return 0, 0
+    usage = body.get("usage") if isinstance(body, Mapping) else None
+    if not isinstance(usage, Mapping):
+        return None
+    read, written = whole(usage.get("prompt_tokens")), whole(usage.get("completion_tokens"))
+    if read is None or written is None:
+        return None
+    # Its prompt is not here, but no chat has fewer tokens than so many words.
+    used = Used(read, 0, 0, written).raised(_FEWEST, "", _text(body))
+    return None if used is None else (read, written)
+
+
+_FEWEST = "word " * 32
+
+
+def _text(body: Mapping[str, Any]) -> str:
+    """The texts of an answer's choices."""
+    choices = body.get("choices")
+    messages = (
+        [each.get("message") for each in choices if isinstance(each, Mapping)] if isinstance(choices, list) else ()
+    )
+    return " ".join(str(message.get("content") or "") for message in messages if isinstance(message, Mapping))
+
 
 STRAGGLERS_AT_ONCE = 32
 """At most so many stragglers of mode `mixed` are asked at once."""
@@ -98,8 +239,6 @@ class BatchEngine(TeacherEngine):
             return await self._attempt_with(per_loop, request, bound, recorder, cancelled)
         finally:
             per_loop.in_flight -= 1
-            if recorder.batches is None and not per_loop.in_flight:  # nobody else will close it
-                await self.aclose()
 
     async def _attempt_with(
         self, per_loop: _PerLoop, request: Request, bound: Bound, recorder: Recorder, cancelled: list[Unanswered]
@@ -112,7 +251,7 @@ class BatchEngine(TeacherEngine):
             per_loop.collector.tracker.expect(pending)
         else:
             number = await recorder.reserve(self.model, self.endpoint, worst, batched=True)
-            pending = PendingRequest(number or next(per_loop.collector.numbers))
+            pending = PendingRequest(number)
         attempt = self.sent_attempt(worst, pending.number, bound)
         try:
             response = await self._answered(per_loop, request, pending)
@@ -171,15 +310,15 @@ class BatchEngine(TeacherEngine):
 
     def _per_loop(self, recorder: Recorder) -> _PerLoop:
         of_log = self._logs_of_loop.setdefault(asyncio.get_running_loop(), {})
-        recorded_log = recorder.batches
-        if (per_loop := of_log.get(id(recorded_log))) is None:
-            batch_log = recorded_log if recorded_log is not None else NullBatchLog()
+        batch_log = recorder.batches
+        assert batch_log is not None, "a batch is in the ledger before it is made"
+        if (per_loop := of_log.get(id(batch_log))) is None:
             service = BatchService(self.config, self.route)
             names = self.endpoint, self.model
             if (tracker := batch_log.trackers.get(names)) is None:
                 tracker = batch_log.trackers[names] = BatchTracker(self.config.batch, service, batch_log, names)
             collector = BatchCollector(self.config.batch, tracker, service, batch_log, mixed=self.alone is not None)
-            per_loop = of_log[id(recorded_log)] = _PerLoop(collector, self.route.async_lm(collector))
+            per_loop = of_log[id(batch_log)] = _PerLoop(collector, self.route.async_lm(collector))
         return per_loop
 
     async def aclose(self) -> None:

@@ -17,11 +17,9 @@ from dspy.utils.exceptions import LMAuthError, LMBillingError
 from refed_dspy.config.keys import without_keys
 from refed_dspy.config.teacher import BatchConfig
 from refed_dspy.errors import one_line
-from refed_dspy.ledger.batch_log import SentBatch
+from refed_dspy.ledger.batches import BatchLog, SentBatch
 from refed_dspy.programs.lm_errors import BatchRejected, NoBatches, Redirected, WorkEnds
-from refed_dspy.teachers.batch.replies import Lines, OutputReader
-from refed_dspy.teachers.batch.request import AnyBatchLog, PendingRequest, Unanswered
-from refed_dspy.teachers.batch.service import BatchService
+from refed_dspy.teachers.batch.service import BatchService, Lines, OutputReader, PendingRequest, Unanswered
 
 log = logging.getLogger("refed_dspy.batches")
 ENDED = {"completed", "failed", "expired", "cancelled"}
@@ -43,9 +41,7 @@ class BatchTracker:
     """Sends pending requests to the service of one endpoint and model, and brings their answers: for one event loop and
     one batch log, and for all engines of that model: two would take each other's batches for an earlier start's."""
 
-    def __init__(
-        self, config: BatchConfig, service: BatchService, batch_log: AnyBatchLog, names: tuple[str, str]
-    ) -> None:
+    def __init__(self, config: BatchConfig, service: BatchService, batch_log: BatchLog, names: tuple[str, str]) -> None:
         """`names`: endpoint and model as the log has them. Batches of earlier starts are followed from here on."""
         self.config, self.service, self.log, self.names = config, service, batch_log, names
         self._services = [service]

@@ -10,8 +10,8 @@ import pytest
 from refed_dspy.data.pairs import Pair
 from refed_dspy.errors import RunStopped
 from refed_dspy.plugins.judge.trained_judge import GRADES, PAIRS
-from refed_dspy.plugins.judge.training.learn import Lesson, grades_notes, judged_by, learn, report_of
-from refed_dspy.plugins.judge.training.people import Said, graded_answers
+from refed_dspy.plugins.judge.training.learn import Lesson, Said, grades_notes, judged_by, learn, report_of
+from refed_dspy.plugins.judge.training.people import graded_answers
 from refed_dspy.plugins.judge.training.spec import HeldOut, lacking
 from refed_dspy.programs import PairwiseJudge
 from refed_dspy.programs.judges import SAME, Graded, Verdict

@@ -17,7 +17,7 @@ from benchmarks.runs import REFERENCES
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.errors import ExportError, FolderInUse, InputError, RunDirError, RunStopped
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.live import LIVE
+from refed_dspy.ledger.summary import LIVE
 from refed_dspy.plugins.cluster import drive
 from refed_dspy.plugins.cluster.shards import shard_folder
 from refed_dspy.plugins.cluster.worker import LOST

@@ -17,8 +17,8 @@ from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.data.references import References
 from refed_dspy.data.rows import data_rows, dropped_rows
 from refed_dspy.ledger.batches import begun, unsettled_calls
-from refed_dspy.ledger.check import check, schema
-from refed_dspy.ledger.connection import FILE, FORMAT
+from refed_dspy.ledger.connection import FILE
+from refed_dspy.ledger.format import FORMAT, check, schema
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import begin_start, seconds_at_work, spent
 from refed_dspy.ledger.statements import Answer, Key, answered, failed, reserved, reused, shared
@@ -179,7 +179,7 @@ def test_the_file_is_a_ledger_like_any_other(run: Path, tmp_path: Path) -> None:
 
 def test_it_is_known_to_be_whole_so_that_nobody_checks_it_again(run: Path, monkeypatch: Any) -> None:
     gathered(run)
-    monkeypatch.setattr("refed_dspy.ledger.check.check", lambda db: 1 / 0)
+    monkeypatch.setattr("refed_dspy.ledger.format.check", lambda db: 1 / 0)
     assert len(refed_dspy.read_run(run)) == sum(SIZES)
 
 
@@ -239,8 +239,8 @@ def test_settings_stay_and_the_teachers_of_the_shards_are_added(run: Path) -> No
     gathered(run)
     asked = of_run(run, lambda ledger: ledger.meta("asked_teachers"))
     assert [teacher["model"] for teacher in asked] == ["sim/sim-model", "another"]
-    kept = [(name, value) for name, value in tables(run)["meta"] if name != "asked_teachers"]
-    assert kept == [(name, value) for name, value in before if name != "asked_teachers"]
+    kept = [row for row in tables(run)["meta"] if row[0] != "asked_teachers"]
+    assert kept == [row for row in before if row[0] != "asked_teachers"]
 
 
 def test_a_start_lasts_as_long_as_those_of_its_shards(run: Path, whole: References, server: SimulatedTeacher) -> None:

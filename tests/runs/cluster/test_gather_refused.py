@@ -16,8 +16,8 @@ import pytest
 
 import refed_dspy
 from refed_dspy.errors import RunDirError, RunStopped
-from refed_dspy.ledger.check import check
 from refed_dspy.ledger.connection import FILE
+from refed_dspy.ledger.format import check
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.plugins.cluster.gather import gather
 from tests.runs.cluster.sharded_run import SIZES, shard_folders

@@ -12,9 +12,9 @@ import pytest
 from benchmarks.runs import REFERENCES, teacher_config
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
-from refed_dspy.ledger.connection import FILE
-from refed_dspy.ledger.fence import take_over
+from refed_dspy.ledger.connection import FILE, take_over
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.settings import settings_of
 from refed_dspy.plugins.cluster import worker as workers
 from refed_dspy.plugins.cluster.coordinator import Coordinator
 from refed_dspy.plugins.cluster.leases import NOTHING, Reply, State
@@ -126,7 +126,9 @@ async def test_a_minutes_limit_is_divided_once(server: SimulatedTeacher, here: H
     here.actor.workers(["a", "b", "c", "d"])
     await Worker(tmp_path, "a", here).run()
     with Ledger.create(shard_folder(tmp_path, 0)) as ledger:
-        assert ledger.meta("teacher")["config"]["requests_per_minute"] == 60_000, "the next lease would divide again"
+        assert settings_of(ledger).teacher["config"]["requests_per_minute"] == 60_000, (
+            "the next lease would divide again"
+        )
 
 
 async def test_its_warnings_are_told_at_its_end(server: SimulatedTeacher, here: Here, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from refed_dspy import ReferenceLevelFeedback, TeacherConfig, compare, save_prog
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import spent
 from refed_dspy.programs import SampleLevelFeedback
-from refed_dspy.programs.baselines import METHODS
+from refed_dspy.programs.reference_level import METHODS
 from tests.runs.compare.helpers import (
     ALL,
     SMALL,

@@ -17,7 +17,7 @@ from refed_dspy import ReferenceLevelFeedback, compare
 from refed_dspy.cli.main import app
 from refed_dspy.errors import MalformedAnswer, NoAnswer
 from refed_dspy.plugins.compare.side_by_side import SideBySide
-from refed_dspy.programs.baselines import METHODS
+from refed_dspy.programs.reference_level import METHODS
 from refed_dspy.records import Reference
 from tests.runs.compare.helpers import (
     SMALL,

@@ -13,7 +13,7 @@ from refed_dspy import ReferenceLevelFeedback
 from refed_dspy.errors import ConfigError
 from refed_dspy.plugins.compare.side_by_side import SideBySide
 from refed_dspy.programs import SeedOnly
-from refed_dspy.programs.baselines import METHODS
+from refed_dspy.programs.reference_level import METHODS
 from tests.runs.compare.helpers import (
     ALL,
     CapitalsProgram,

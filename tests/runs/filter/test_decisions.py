@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from refed_dspy.filters.base import Decision
-from refed_dspy.runs.filter.decisions import Decisions
+from refed_dspy.runs.filter.apply import Decisions
 
 
 def test_what_was_decided_is_given_back() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 import refed_dspy
 from refed_dspy import annotate
-from refed_dspy.data.verdicts import KEY, Key
+from refed_dspy.data.verdicts import KEY, PagesKey
 from refed_dspy.errors import ConfigError, ExportError, InputError, ReferencesError, RunDirError
 from refed_dspy.plugins.judge.annotate.annotate import Pages, posed_pairs
 from refed_dspy.runs.result import Synthesis
@@ -32,8 +32,8 @@ def pages(tmp_path: Path, source: Any = None, name: str = "pages", **settings: A
     return annotate(source, tmp_path / name, **{"pairs": 30, "columns": BOTH, **settings})
 
 
-def key_of(made: Pages) -> Key:
-    return Key.model_validate_json((made.folder / KEY).read_text(encoding="utf-8"))
+def key_of(made: Pages) -> PagesKey:
+    return PagesKey.model_validate_json((made.folder / KEY).read_text(encoding="utf-8"))
 
 
 def shown(page: Path) -> list[tuple[str, str, str]]:

@@ -92,7 +92,7 @@ def test_listed_rows_are_as_they_are_among_all_and_in_their_order(ledger: Ledger
 def test_another_seed_draws_other_rows(folder: Path, ledger: Ledger, tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as copy:
         ledger.db.backup(copy.db)
-        copy.set_meta(seed=5)
+        copy.set_meta(identity={**ledger.meta("identity"), "seed": 5})
         assert read_rows(copy, LISTED).columns["instruction"] != read_rows(ledger, LISTED).columns["instruction"]
     assert (tmp_path / FILE).exists()
 

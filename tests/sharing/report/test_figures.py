@@ -147,7 +147,7 @@ def test_an_early_filter_that_dropped_nothing_still_stands_before_the_answers(le
 @pytest.mark.slow
 def test_the_map_goes_by_the_runs_seed(ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REFED_CACHE", str(tmp_path / "cache"))
-    ledger.set_meta(seed=5)
+    ledger.set_meta(identity={**ledger.meta("identity"), "seed": 5})
     rows = read_rows(ledger)
     shown = next(chart for chart in read_page(tmp_path, best_map(lambda _: None)).charts if chart.id == "map")
     by_seed = [instruction_map(rows, draw_map(rows.columns["instruction"], seed)) for seed in (5, 0)]

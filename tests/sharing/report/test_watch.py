@@ -126,7 +126,7 @@ def test_a_ledger_that_went_away_is_an_answer_and_no_end(server: Watch, folder: 
 
 @pytest.mark.slow
 def test_ctrl_c_ends_the_watching(folder: Path) -> None:
-    command = [sys.executable, "-m", "refed_dspy.cli", "watch", str(folder)]
+    command = [sys.executable, "-m", "refed_dspy.cli", "report", "--watch", str(folder)]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "200"}
     ) as process:

@@ -13,7 +13,7 @@ import pytest
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.errors import CapReached
-from refed_dspy.ledger.batch_log import BatchLog
+from refed_dspy.ledger.batches import BatchLog
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import CallRecorder, RunRecorder

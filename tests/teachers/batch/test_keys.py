@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 from dspy.utils.exceptions import LMError
 
-from refed_dspy.teachers.batch.replies import Lines
+from refed_dspy.teachers.batch.service import Lines
 from tests.support.scripted_batches import (
     ScriptedService,
     ask_all,

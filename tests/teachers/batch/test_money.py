@@ -93,7 +93,7 @@ def test_a_run_whose_first_batch_is_under_way_is_no_other(tmp_path: Path) -> Non
     with pytest.raises(RunDirError, match="contains another run: seed was 0, is 9"):
         started(tmp_path, other.work())
     with Ledger.read(tmp_path) as ledger:
-        assert ledger.meta("seed") == 0 and len(left_batches(ledger)) == 1
+        assert ledger.meta("identity")["seed"] == 0 and len(left_batches(ledger)) == 1
 
 
 def test_work_over_rows_whose_first_batch_is_under_way_is_no_other(tmp_path: Path) -> None:
@@ -160,21 +160,21 @@ def test_what_waits_and_is_not_asked_for_any_more_stays_charged(made: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("judge", "filter_rates", "rates"),
+    ("judge", "rates"),
     [
-        (None, None, Rates(1, 1, 1, 4)),
-        ({"model": "j"}, None, Rates(1, 1, 1, 4)),  # an earlier version wrote no rates
-        ({"model": "j", "rates": None}, None, None),
-        ({"model": "j", "rates": [2, 2, 2, 8]}, None, Rates(2, 2, 2, 8)),
-        ({"model": "j", "rates": None}, Rates(3, 3, 3, 9), Rates(3, 3, 3, 9)),
+        (None, Rates(1, 1, 1, 4)),
+        ({"model": "j"}, Rates(1, 1, 1, 4)),  # an earlier version wrote no rates
+        ({"model": "j", "rates": None}, None),
+        ({"model": "j", "rates": [2, 2, 2, 8]}, Rates(2, 2, 2, 8)),
     ],
 )
 def test_a_judge_is_foreseen_at_its_own_price(
-    tmp_path: Path, judge: Mapping[str, Any] | None, filter_rates: Rates | None, rates: Rates | None
+    tmp_path: Path, judge: Mapping[str, Any] | None, rates: Rates | None
 ) -> None:
+    teacher, identity = {"model": "t", "config": None}, {"program": {"response_generation": "x"}}
     with Ledger.create(tmp_path) as ledger:
-        ledger.set_meta(rates=[1, 1, 1, 4], judge=judge, identity={"program": {"response_generation": "x"}})
-        weights = StageWeights.read(ledger, None, None, filter_rates)
+        ledger.set_meta(rates=[1, 1, 1, 4], teacher=teacher, judge=judge, identity=identity)
+        weights = StageWeights.read(ledger)
         assert weights.rates_for(JUDGE) == rates and weights.priced is (rates is not None)
 
 
@@ -277,7 +277,7 @@ def test_a_run_that_is_complete_tells_of_what_waits(
         waiting(ledger, server.base_url, calls=3)
     with caplog.at_level(logging.WARNING, logger="refed_dspy"):
         assert refed_dspy.resume(made, size=12, teacher=config(server.base_url, max_tokens=2048)).complete
-    assert "3 calls still wait in batches" in caplog.text and f"refed batches {made}" in caplog.text
+    assert "3 calls still wait in batches" in caplog.text and f"refed status {made}" in caplog.text
 
 
 async def test_a_preview_waits_for_no_batch(server: SimulatedTeacher) -> None:

@@ -15,8 +15,7 @@ from aiohttp.test_utils import TestServer
 
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.programs.lm_errors import BatchOutOfReach
-from refed_dspy.teachers.batch.replies import LONGEST_REPLY, json_lines
-from refed_dspy.teachers.batch.service import BatchService
+from refed_dspy.teachers.batch.service import LONGEST_REPLY, BatchService, json_lines
 from refed_dspy.teachers.route import resolve
 from refed_dspy.teachers.transport import longest_answer
 from tests.support.scripted_batches import (

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-
-from refed_dspy.teachers.batch.request import NullBatchLog, PendingRequest, Unanswered, current_request
+from refed_dspy.teachers.batch.service import PendingRequest, Unanswered, current_request
 
 
 async def test_what_is_known_of_a_request_as_its_answer_comes_or_does_not() -> None:
@@ -25,15 +23,3 @@ async def test_what_is_known_of_a_request_as_its_answer_comes_or_does_not() -> N
 def test_why_there_is_no_answer_is_told() -> None:
     error = Unanswered("expired")
     assert (error.why, error.billed) == ("expired", False) and "ended without an answer: expired" in str(error)
-
-
-@pytest.mark.parametrize("of", [("endpoint", "model")])
-def test_without_a_ledger_nothing_is_kept_and_nothing_else_is_in_flight(of: tuple[str, str]) -> None:
-    log = NullBatchLog()
-    assert (log.in_flight_elsewhere, log.stopping) == (0, False)
-    first, second = log.begin(*of, "a", [1, 2]), log.begin(*of, "b", [3])
-    assert (first.id, first.nonce, first.name, first.numbers) == (1, "a", None, (1, 2)) and second.id == 2
-    log.park(1)
-    log.arrived({1: "{}"})
-    assert log.unclaimed(*of) == {} and log.under_way(*of) == ()
-    assert not log.has_answered(*of) and log.trackers == {}

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 from pathlib import Path
 from typing import Any
 
-import dspy
 import pytest
 
 import refed_dspy
@@ -15,7 +13,6 @@ from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.errors import ConfigError
 from refed_dspy.errors import TeacherRefused as Refused
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.teachers import open_teacher
 from tests.conftest import KEY_VARIABLE
 from tests.support.compiling import compiled
@@ -98,25 +95,6 @@ async def test_a_service_that_is_away_as_the_next_run_begins_is_waited_for(tmp_p
         async with service.open(service.port):
             assert await asking == "b"
     assert calls(tmp_path / "two") == {("ok", COST): 1}
-
-
-@pytest.mark.slow
-def test_a_program_on_its_own_needs_no_ledger(server: SimulatedTeacher) -> None:
-    server.control(batch_seconds=0)
-    lm = open_teacher(simulated(server)).start()
-    program = dspy.Predict("question -> answer")
-
-    async def both() -> list[Any]:
-        return list(await asyncio.gather(*(program.acall(question=f"What is {n}?") for n in range(2))))
-
-    with dspy.context(lm=lm, adapter=SchemaAdapter()):
-        assert all(prediction.answer for prediction in asyncio.run(both())) and all(
-            prediction.answer for prediction in asyncio.run(both())
-        )
-        assert server.stats()["batches"] == 2 and server.stats()["requests"] == 0
-        assert program(question="Without a loop?").answer, "the synchronous engine makes a call outside a batch"
-        assert server.stats()["requests"] == 1
-    assert copy.deepcopy(lm).direct_engine is lm.direct_engine
 
 
 @pytest.mark.slow

@@ -21,11 +21,8 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import CallRecorder
 from refed_dspy.ledger.statements import Key
 from refed_dspy.programs.lm_errors import BatchOutOfReach, BatchRejected, NoBatches, NotAnApi, NotReached
-from refed_dspy.teachers.batch.replies import Lines
-from refed_dspy.teachers.batch.request import NullBatchLog, PendingRequest
-from refed_dspy.teachers.batch.service import OLDER, BatchService
+from refed_dspy.teachers.batch.service import OLDER, BatchService, Lines, PendingRequest
 from refed_dspy.teachers.batch.tracker import BatchTracker
-from refed_dspy.teachers.route import resolve
 from tests.conftest import KEY, KEY_VARIABLE
 from tests.support.scripted_batches import (
     ScriptedService,
@@ -281,18 +278,6 @@ async def test_a_key_that_the_service_repeats_is_in_no_message(
     assert KEY not in str(refusal.value) + caplog.text
     assert KEY.encode() not in stored(tmp_path)
     assert states(tmp_path) == ["refused"] and not calls(tmp_path)
-
-
-async def test_a_log_that_nobody_keeps_makes_batches_too(service: ScriptedService) -> None:
-    config = teacher_config(service)
-    tracker = BatchTracker(config.batch, BatchService(config, resolve(config)), NullBatchLog(), ("there", "m"))
-    pending_requests = [
-        PendingRequest(n, line=written({"custom_id": f"call-{n}", "body": {"messages": [{"content": ""}]}}))
-        for n in (1, 2)
-    ]
-    tracker.submit(pending_requests)
-    assert [json.loads(await pending.answer)["status"] for pending in pending_requests] == [200, 200]
-    await tracker.aclose()
 
 
 async def test_a_file_that_is_never_ready_is_given_up(service: ScriptedService) -> None:

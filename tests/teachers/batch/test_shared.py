@@ -26,8 +26,7 @@ from refed_dspy.ledger.statements import Answer, Key, answered, reserved
 from refed_dspy.programs.lm_errors import BatchOutOfReach, NotReached
 from refed_dspy.records import Call
 from refed_dspy.teachers import open_teacher
-from refed_dspy.teachers.batch.request import PendingRequest
-from refed_dspy.teachers.batch.service import BatchService
+from refed_dspy.teachers.batch.service import BatchService, PendingRequest
 from refed_dspy.teachers.batch.tracker import BatchTracker
 from refed_dspy.teachers.failures import CallPolicy
 from refed_dspy.teachers.pool import Pool, PooledTeacher, members_of
@@ -156,8 +155,8 @@ class Two:
                 [(members[id(answer)], weight) for answer, weight in zip(self.teachers, (1e9, 1e-9), strict=True)]
             )
             async with self.teachers[0].running() as answer, self.teachers[1].running() as two:
-                for teacher, lm in zip(self.teachers, (answer, two), strict=True):
-                    recorded_teachers[id(teacher)].engine = teacher.engine(lm)
+                for teacher, engine in zip(self.teachers, (answer, two), strict=True):
+                    recorded_teachers[id(teacher)].engine = engine
                 asking = (ask_engine(self.teachers[0], pool, text) for text in texts)
                 answers = await asyncio.wait_for(asyncio.gather(*asking, return_exceptions=True), PATIENCE)
                 run.stopping = True

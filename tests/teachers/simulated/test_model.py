@@ -12,13 +12,14 @@ from pydantic import BaseModel
 
 import refed_dspy
 from refed_dspy.data.export import export
+from refed_dspy.ledger.history import simulated_note
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.provenance import simulated_note
 from refed_dspy.plugins.share.report.glance import notes
 from refed_dspy.records import AtMost
 from refed_dspy.runs.result import Synthesis
 from refed_dspy.teachers import open_teacher
 from tests.support.scripted_engine import Writer, fake_lm, references
+from tests.support.two_ways import running_lm
 
 NOTE = "made by the simulated teacher: no model wrote these rows, for trying refed out only"
 
@@ -132,7 +133,7 @@ class Anything(dspy.Signature):  # type: ignore[misc]
 async def test_any_signature_is_answered() -> None:
     from refed_dspy.programs.adapter import SchemaAdapter
 
-    async with open_teacher("simulated").running() as lm:
+    async with running_lm(open_teacher("simulated")) as lm:
         with dspy.context(lm=lm, adapter=SchemaAdapter()):
             answer = await dspy.Predict(Anything).acall(question="What fits?")
             assert answer.kind in {"a", "b"} and answer.counts and len(answer.part.name) <= 9

@@ -7,13 +7,13 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import yaml
 
-from refed_dspy.config import sampling
 from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
+from refed_dspy.config.teacher import on_anthropic_wire
 from refed_dspy.data.stored import PICTURE
 from refed_dspy.errors import ConfigError, ModelError, NothingKept, ReferencesError, briefly, one_line
 from refed_dspy.files import as_export_error, as_path
@@ -36,6 +36,9 @@ from refed_dspy.plugins.metrics.drawing import save
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.judge import open_judge_model
 from refed_dspy.teachers.progress import Progress, Watch
+
+if TYPE_CHECKING:
+    from refed_dspy.keywords import AlpacaEvalKeywords
 
 LOG = "alpaca-eval.log"
 ANNOTATIONS, LEADERBOARD = "annotations.json", "leaderboard.csv"
@@ -67,19 +70,8 @@ _ASKED: dict[str, Any] = {
 }
 
 
-class AlpacaEvalKeywords(TypedDict, total=False):
-    """The keys of `AlpacaEvalConfig` that `alpaca_eval` takes besides its own."""
-
-    environment: str | Path | None
-    gamed: str | Path | None
-    track: bool | None
-    max_cost: float | None
-    max_calls: float | None
-    max_minutes: float | None
-
-
 @briefly
-@with_keywords(AlpacaEvalConfig, AlpacaEvalKeywords)
+@with_keywords(AlpacaEvalConfig)
 def alpaca_eval(
     outputs: Any,
     baseline: Any,
@@ -96,8 +88,6 @@ def alpaca_eval(
     Its requests go to `judge` through a server on this machine, so that it has caps, and no recorded
     answer is paid for again. The code runs in an environment of its own, which is made at the first call: 670 MB, in
     one to three minutes.
-
-    The other keywords are settings of `AlpacaEvalConfig`.
 
     Args:
         outputs, baseline: what `read_outputs` takes: AlpacaEval's `model_outputs.json`, or the result or the folder of
@@ -122,7 +112,7 @@ def alpaca_eval(
 
 def _with_logprobs(judge: Teacher) -> Teacher:
     """The judge. Raises ModelError for one that is known to give no log-probabilities."""
-    if judge.config is not None and sampling.on_anthropic_wire(str(judge.config.model)):
+    if judge.config is not None and on_anthropic_wire(str(judge.config.model)):
         raise ModelError("Anthropic's API gives no log-probabilities; choose another model", "judge")
     return judge
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
@@ -23,23 +23,12 @@ from refed_dspy.teachers.job import folder_of, job
 from refed_dspy.teachers.progress import Progress, Watch
 from refed_dspy.teachers.work import Work, caps_of
 
-
-class AnswersKeywords(TypedDict, total=False):
-    """The keys of `AnswersConfig` that `answer_prompts` takes besides its own."""
-
-    columns: Mapping[str, str] | None
-    system: str | None
-    format: AnswerFormat
-    generator: str | None
-    seed: int
-    max_failure_share: float
-    max_cost: float | None
-    max_calls: float | None
-    max_minutes: float | None
+if TYPE_CHECKING:
+    from refed_dspy.keywords import AnswersKeywords
 
 
 @briefly
-@with_keywords(AnswersConfig, AnswersKeywords)
+@with_keywords(AnswersConfig)
 def answer_prompts(
     prompts: Any,
     *,
@@ -53,8 +42,6 @@ def answer_prompts(
 
     The model sees the instruction, a system prompt where there is one, and nothing else. Its answer is taken as it
     wrote it, without its reasoning; an empty one and one that ended at `max_tokens` count, and are counted.
-
-    The other keywords are settings of `AnswersConfig`.
 
     Args:
         teacher: the model that answers, as `synthesize` takes one.

@@ -11,12 +11,11 @@ from typing import Any
 
 from dspy.lm15 import Config, Message, Request
 
-from refed_dspy.data.kept import KeptRows
+from refed_dspy.data.export import KeptRows
 from refed_dspy.errors import RowError
 from refed_dspy.files import write_lines
 from refed_dspy.ledger.history import answers_of
 from refed_dspy.ledger.spending import Spent
-from refed_dspy.ledger.states import state_in
 from refed_dspy.plugins.evaluate.answers.formats import OWN, UNANSWERED, Answered, file_of, write_for
 from refed_dspy.plugins.evaluate.prompts import Prompt, PromptFile
 from refed_dspy.plugins.evaluate.settings import AnswerFormat
@@ -86,11 +85,6 @@ class Answers(KeptRows):
     """Why a prompt has no answer, by its number; without those that nobody got to."""
     used: Spent
     stopped: str = ""
-
-    @property
-    def state(self) -> str:
-        """How the work stands now: running, stopped, killed, ended short, at its cap or done."""
-        return state_in(self.out)
 
     @property
     def file(self) -> Path:

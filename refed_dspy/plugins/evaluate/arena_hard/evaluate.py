@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import product
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import yaml
 
@@ -41,6 +41,9 @@ from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.judge import open_judge_model
 from refed_dspy.teachers.progress import Progress, Watch
 
+if TYPE_CHECKING:
+    from refed_dspy.keywords import ArenaHardKeywords
+
 log = logging.getLogger("refed_dspy.teachers")
 JUDGMENTS = "judgments"
 """The folder with a file for each arm, as the code keeps them in `model_judgment/JUDGE/`."""
@@ -64,22 +67,8 @@ _VERDICTS = frozenset(sign.join(sides) for sides, sign in product(("AB", "BA"), 
 """The verdicts that the code has a number for. Any other one that its patterns find would end it."""
 
 
-class ArenaHardKeywords(TypedDict, total=False):
-    """The keys of `ArenaHardConfig` that `arena_hard` takes besides its own."""
-
-    benchmark: str
-    category: str | None
-    questions: int | None
-    style_control: bool
-    environment: str | Path | None
-    track: bool | None
-    max_cost: float | None
-    max_calls: float | None
-    max_minutes: float | None
-
-
 @briefly
-@with_keywords(ArenaHardConfig, ArenaHardKeywords)
+@with_keywords(ArenaHardConfig)
 def arena_hard(
     clone: str | Path,
     answers: str | PathLike[str] | Sequence[str | PathLike[str]],
@@ -97,8 +86,6 @@ def arena_hard(
     Its requests go to `judge` through a server on this machine, so that it has caps, and no recorded
     answer is paid for again. The code is copied out of the clone, into which nothing is written, and runs in an
     environment of its own, which is made at the first call.
-
-    The other keywords are settings of `ArenaHardConfig`.
 
     Args:
         clone: the folder of the clone, which has questions and the baseline's answers.

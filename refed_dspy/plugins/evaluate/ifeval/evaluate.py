@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from refed_dspy.concurrency import run_blocking
 from refed_dspy.config.keywords import with_keywords
@@ -29,6 +29,9 @@ from refed_dspy.plugins.evaluate.prompts import answers_by, check_told_apart
 from refed_dspy.plugins.evaluate.settings import IFEvalConfig
 from refed_dspy.plugins.evaluate.tracked import track_evaluation
 
+if TYPE_CHECKING:
+    from refed_dspy.keywords import IFEvalKeywords
+
 LOG = "ifeval.log"
 NAME = "ifeval"
 _MODELS = "NLTK_DATA"
@@ -38,15 +41,8 @@ RESPONSES = "responses.jsonl"
 _INPUT = "the official one is input_data.jsonl of google-research's instruction_following_eval"
 
 
-class IFEvalKeywords(TypedDict, total=False):
-    """The keys of `IFEvalConfig` that `ifeval` takes besides its own."""
-
-    environment: str | Path | None
-    track: bool | None
-
-
 @briefly
-@with_keywords(IFEvalConfig, IFEvalKeywords)
+@with_keywords(IFEvalConfig)
 def ifeval(
     prompts: str | Path,
     answers: str | PathLike[str] | Sequence[str | PathLike[str]],
@@ -59,8 +55,6 @@ def ifeval(
 
     The checker runs in an environment of its own, which is made at the first call, and then downloads a sentence model
     of NLTK's once.
-
-    The other keywords are settings of `IFEvalConfig`.
 
     Args:
         prompts: the benchmark's `input_data.jsonl`: it is not shipped.

@@ -15,13 +15,12 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from refed_dspy.config.keywords import Seed, checked
-from refed_dspy.data.dataset import load_dataset
-from refed_dspy.data.on_disk import OnDisk
+from refed_dspy.data.dataset import OnDisk, load_dataset
 from refed_dspy.data.pairs import posed_pair, texts_id
 from refed_dspy.data.read import rows_of
 from refed_dspy.data.sources import as_trained
 from refed_dspy.data.stored import json_lines, read_json, work_in
-from refed_dspy.data.verdicts import KEY, Key, NamedCriterion, PosedPair
+from refed_dspy.data.verdicts import KEY, NamedCriterion, PagesKey, PosedPair
 from refed_dspy.errors import ConfigError, ExportError, InputError, ReferencesError, RunDirError, briefly, one_line
 from refed_dspy.files import as_export_error, as_path, path_of, whole_file, write_text
 from refed_dspy.ledger.connection import FILE
@@ -133,16 +132,16 @@ def _check_free(folder: Path) -> None:
 
 def _key(
     source: str, seed: int, pairs: Sequence[PosedPair], criteria: Sequence[NamedCriterion], annotators: int
-) -> Key:
+) -> PagesKey:
     """The key, with the sides drawn for each page."""
     exchanged = {}
     for number in range(1, annotators + 1):
         draw = random.Random(f"sides {seed} {number}")
         exchanged[f"annotator-{number}"] = tuple(pair.id for pair in pairs if draw.random() < 0.5)
-    return Key(source=source, seed=seed, pairs=tuple(pairs), criteria=tuple(criteria), exchanged=exchanged)
+    return PagesKey(source=source, seed=seed, pairs=tuple(pairs), criteria=tuple(criteria), exchanged=exchanged)
 
 
-def _written(folder: Path, key: Key) -> list[Path]:
+def _written(folder: Path, key: PagesKey) -> list[Path]:
     """Write the key, then the pages; returns the pages. Raises ExportError."""
     files = [folder / f"{annotator}.html" for annotator in key.exchanged]
     with as_export_error(folder):
@@ -261,7 +260,7 @@ def _pair(instruction: str, a: tuple[str, str], b: tuple[str, str]) -> PosedPair
 # --- the page of one annotator
 
 
-def annotator_page(key: Key, annotator: str, version: str) -> bytes:
+def annotator_page(key: PagesKey, annotator: str, version: str) -> bytes:
     """The page as a file's content: the pairs of `key` in an order of the annotator's own."""
     exchanged = frozenset(key.exchanged[annotator])
     shown = [

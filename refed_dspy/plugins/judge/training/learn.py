@@ -33,11 +33,11 @@ from refed_dspy.plugins.judge.trained_judge import (
     pair_figures,
     preference_by,
 )
-from refed_dspy.plugins.judge.training.people import GradedAnswer, Said, Shares, shares_of
+from refed_dspy.plugins.judge.training.people import GradedAnswer, Shares, shares_of
 from refed_dspy.plugins.judge.training.report import LENGTH_ALONE, TEXTS_ALONE, HeldOutPair, TrainingReport, report_on
 from refed_dspy.plugins.judge.training.spec import FEWEST_TRAIN, HeldOut, lacking
 from refed_dspy.programs import PairwiseJudge, Verdict
-from refed_dspy.programs.judges import Graded
+from refed_dspy.programs.judges import Graded, Judgements
 from refed_dspy.programs.saved import load_state, program_state
 
 Nats = Mapping[tuple[str, str], float | None]
@@ -48,6 +48,21 @@ STRENGTHS = tuple(float(strength) for strength in np.logspace(-4, 2, 13))
 FOLDS = 5
 _FREE = 10.0
 """The indicators of thresholds have this value, so that the penalty on a threshold is a hundredth of a figure's."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """The judge's answers: a pair's or an answer's id → what it said."""
+
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
+    before: dict[str, Verdict] = field(default_factory=dict)
+    """Those of the judge it began as, of the pairs that it was asked about."""
+    grades: dict[str, Graded] = field(default_factory=dict)
+
+    @property
+    def judgements(self) -> Judgements:
+        """Of pairs, by the judge to train."""
+        return Judgements.of(self.verdicts.values())
 
 
 @dataclass(frozen=True)

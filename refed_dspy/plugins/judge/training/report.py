@@ -15,8 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from refed_dspy.data.pairs import Pair
 from refed_dspy.errors import one_line
-from refed_dspy.metrics.gains import gain_interval, is_gain
-from refed_dspy.metrics.intervals import Correlation, Interval, correlations, mean_interval, share_interval
+from refed_dspy.metrics.intervals import (
+    Correlation,
+    Interval,
+    correlations,
+    gain_interval,
+    is_gain,
+    mean_interval,
+    share_interval,
+)
 from refed_dspy.optimizers.agreement import Agreement, agreement, criterion_of, share_of, sign
 from refed_dspy.plugins.judge.training.people import GradedAnswer
 from refed_dspy.plugins.judge.training.spec import SETS, HeldOut

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from refed_dspy.files import write_json, write_lines, write_text
-from refed_dspy.metrics.gains import gain_or_change
+from refed_dspy.metrics.intervals import gain_or_change
 from refed_dspy.optimizers.agreement import criterion_of
 from refed_dspy.optimizers.result import why_stopped
 from refed_dspy.plugins.judge.trained_judge import TrainedJudge
@@ -22,7 +22,7 @@ from refed_dspy.plugins.metrics.drawing import save
 from refed_dspy.programs.judges import Judgements
 from refed_dspy.programs.saved import MANIFEST, program_state
 from refed_dspy.records import PICO, digest, dollars
-from refed_dspy.text import Shown, counted, html_lines
+from refed_dspy.text import Shown, counted
 
 JUDGE, TABLE, FIGURES, ROWS, RELIABILITY = (
     "judge.json", "training.txt", "training.json", "held-out.jsonl", "reliability.png",
@@ -60,9 +60,6 @@ class JudgeTraining(Shown):
     def _describe(self) -> str:
         worth = "nothing trained yet" if self.report is None else "proved" if self.report.proved else "not proved"
         return f"{worth}, {self.judgements.decided} of {self.pairs} pairs judged, {dollars(self.cost * PICO)}"
-
-    def _repr_html_(self) -> str:
-        return html_lines(repr(self), self.lines())
 
     def lines(self) -> list[str]:
         """The outcome for a terminal."""

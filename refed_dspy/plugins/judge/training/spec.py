@@ -1,33 +1,28 @@
-"""What a training works on and with, checked before anything is written or paid for: the pairs, what of them is held
-out (instructions, and whole criteria and systems where there are enough), and the judge's prompts, compiled on the
-training pairs first where that is asked for."""
+"""What a training works on and with, checked before anything is written or paid for: pairs, what of them is held out
+(instructions, and whole criteria and systems where there are enough), and the judge."""
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from refed_dspy.data.pairs import Pair, load_pairs
 from refed_dspy.errors import ConfigError, one_line
-from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.spending import Spent, spent
-from refed_dspy.metrics.gains import MIN_CLUSTERS
+from refed_dspy.metrics.intervals import MIN_CLUSTERS
 from refed_dspy.optimizers.agreement import criterion_of
-from refed_dspy.optimizers.compile import compile as tune
 from refed_dspy.plugins.judge.settings import JudgeTrainingConfig
 from refed_dspy.plugins.judge.training.people import GradedAnswer, annotators, graded_answers
 from refed_dspy.programs import PairwiseJudge
 from refed_dspy.programs.load import open_judge, refuse_bound_models
 from refed_dspy.programs.saved import load_state, program_digests, program_state
-from refed_dspy.records import PICO, digest
+from refed_dspy.records import digest
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.failures import CallPolicy
 from refed_dspy.teachers.judge import open_judge_model
-from refed_dspy.teachers.work import CapSettings, Work, caps_of, lasting_caps
+from refed_dspy.teachers.work import CapSettings, Work, caps_of
 from refed_dspy.text import counted
 
 PAIRS, CRITERIA, SYSTEMS = "new pairs", "unseen criteria", "unseen systems"
@@ -41,12 +36,6 @@ _LEFT = 0.5
 """Of the pairs, criteria and systems that are drawn leave at least this share, and FEWEST_PAIRS."""
 _Named = Sequence[tuple[Pair, set[str]]]
 """Pairs, each with its criterion's or its systems' names."""
-COMPILE = "compile"
-"""The folder inside the training's that holds the compile of the prompts."""
-_NOTHING = Spent(0, 0, 0, 0.0)
-_SHARES = {"train": (0.25, 24), "validation": (0.125, 12), "test": (0.125, 16)}
-"""The share of the training's instructions that each set of the compile gets, and the most. What it sees of them (the
-first two) is lost to the correction: of its own demonstrations a judge is too sure."""
 
 
 @dataclass(frozen=True)
@@ -281,80 +270,3 @@ def _prompts_of(program: Any, accept_changed: bool) -> PairwiseJudge:
     load_state(judge, program_state(given), "program")
     judge.tuned_on = list(getattr(given, "tuned_on", ()))
     return judge
-
-
-# --- its prompts
-
-
-@dataclass(frozen=True)
-class TunedPrompts:
-    """The judge with its prompts. `caps`: what is left of the training's; `seen`: digests of the instructions that they
-    were compiled on; `used`: what that took; `stopped`: what ended it early."""
-
-    judge: PairwiseJudge
-    caps: CapSettings
-    changed: bool = False
-    seen: frozenset[str] = frozenset()
-    used: Spent = _NOTHING
-    stopped: str = ""
-
-    def unseen(self, pairs: Sequence[Pair]) -> list[Pair]:
-        """Those of `pairs` that the prompts were not compiled on: a correction can be fitted and measured with them."""
-        return [pair for pair in pairs if digest(pair.instruction) not in self.seen]
-
-    def notes(self) -> list[str]:
-        if not self.seen:
-            return []
-        outcome = "compiled" if self.changed else "compiled, but no candidate was better, so they stay as they were"
-        return [f"prompts: {outcome}; the {counted(len(self.seen), 'instruction')} for that are used for nothing else"]
-
-
-def compiled_prompts(spec: TrainingSpec, folder: Path) -> TunedPrompts:
-    """The prompts to train with, compiled in the training's `folder`. Raises as `compile`."""
-    settings = spec.settings
-    if settings.optimizer is None:
-        return TunedPrompts(spec.began_as, spec.caps)
-    train = spec.held_out.train(spec.pairs)
-    instructions = len({pair.instruction for pair in train})
-    sizes = {name: max(1, min(most, int(share * instructions))) for name, (share, most) in _SHARES.items()}
-    tuned = tune(
-        spec.began_as,
-        train,
-        teacher=spec.teacher,
-        judge=spec.teacher,
-        out=folder / COMPILE,
-        progress=False,
-        optimizer=settings.optimizer,
-        evaluations=settings.evaluations,
-        train=sizes["train"],
-        validation=sizes["validation"],
-        test=sizes["test"],
-        seed=settings.seed,
-        track=False,
-        prove=False,  # the training measures what it is worth, on pairs that neither saw
-        max_cost=settings.max_cost,
-        max_calls=settings.max_calls,
-        max_minutes=settings.max_minutes,
-    )
-    with Ledger.read(folder / COMPILE) as ledger:
-        used, whole = spent(ledger), lasting_caps(ledger, spec.caps)
-    left = CapSettings(
-        max_cost=_less(whole["max_cost"], used.cost),
-        max_calls=cast("int | None", _less(whole["max_calls"], used.calls)),
-        max_minutes=_less(whole["max_minutes"], used.seconds / 60),
-    )
-    stopped = tuned.stopped or _used_up(left, spec.teacher)
-    assert isinstance(tuned.program, PairwiseJudge)
-    return TunedPrompts(tuned.program, left, tuned.changed, frozenset(tuned.manifest["seen"]), used, stopped)
-
-
-def _less(cap: float | None, used: float) -> float | None:
-    """What is left of `cap`."""
-    return cap if cap is None or math.isinf(cap) else cap - used
-
-
-def _used_up(left: CapSettings, judge: Teacher) -> str:
-    """The name of a cap of which not even one call's worst case is left; "" where all leave one."""
-    needed = {"max_cost": (judge.least or 0) / PICO, "max_calls": 1, "max_minutes": 0.01}
-    caps = cast("dict[str, float | None]", left)
-    return next((name for name, least in needed.items() if (cap := caps[name]) is not None and cap < least), "")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.settings import settings_of
 from refed_dspy.ledger.spending import seconds_at_work
 from refed_dspy.plugins.share.report.all_rows import AllRows
 from refed_dspy.plugins.share.report.charts import amounts, readable
@@ -177,8 +178,8 @@ def _settings(ledger: Ledger, status: Mapping[str, Any]) -> Table:
         "instructions a feature": identity.get("instructions_per_feature"),
         "seed": status["seed"],
         **_teachers(ledger, status),
-        "judge": (ledger.meta("judge") or {}).get("model"),
-        "filters": "; ".join(f"{label}{_short(settings)}" for label, settings in ledger.meta("filters") or ()),
+        "judge": settings_of(ledger).judge.get("model"),
+        "filters": "; ".join(f"{label}{_short(settings)}" for label, settings in identity.get("filters", ())),
         "prices of": status["price_source"],
         **{name.replace("_", " "): value for name, value in status["caps"].items()},
     }
@@ -191,13 +192,13 @@ def _settings(ledger: Ledger, status: Mapping[str, Any]) -> Table:
 
 def _teachers(ledger: Ledger, status: Mapping[str, Any]) -> dict[str, Any]:
     """The run's only teacher, or the members of the pools by stage."""
-    by_stage = ledger.meta("pools")
-    if by_stage is None:
+    settings = settings_of(ledger)
+    if not settings.several:
         config = status["teacher"].get("config") or {}
         return {"teacher": status["teacher"].get("model"), "temperature": config.get("temperature")}
     return {
         f"teacher of {readable(stage) or 'other stages'}": " + ".join(member["model"] for member in pool)
-        for stage, pool in by_stage.items()
+        for stage, pool in settings.pools.items()
     }
 
 

@@ -11,14 +11,14 @@ from refed_dspy.ledger.candidates import Candidate, load_candidates
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.summary import usage_by_model, work_status
 from refed_dspy.metrics import intervals
-from refed_dspy.metrics.gains import gain_or_change
+from refed_dspy.metrics.intervals import gain_or_change
 from refed_dspy.plugins.share.report import charts, glance
 from refed_dspy.plugins.share.report.charts import Chart, readable
 from refed_dspy.plugins.share.report.drawing import Interval, Intervals
 from refed_dspy.plugins.share.report.extracts import Extract, Gallery, Text, changed, plain
 from refed_dspy.plugins.share.report.glance import Fact, Table
 from refed_dspy.plugins.share.report.page import Page
-from refed_dspy.programs.prompt_diff import changed_predictors
+from refed_dspy.programs.saved import changed_predictors
 from refed_dspy.records import PICO, dollars
 from refed_dspy.text import NO_VALUE, counted, format_number
 

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from refed_dspy.data.shapes import LeftOut, exchange_of
+from refed_dspy.data.references import LeftOut, exchange_of
 from refed_dspy.data.sources import REMARKS, simulated_rows
 from refed_dspy.data.stored import DROPPED, ROWS, json_lines, read_json
 from refed_dspy.ledger.ledger import Ledger

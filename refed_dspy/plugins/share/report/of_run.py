@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from refed_dspy.errors import ConfigError
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.settings import settings_of
 from refed_dspy.ledger.summary import run_status
 from refed_dspy.metrics.embedder import Embedder
 from refed_dspy.plugins.share.report import charts, glance, histograms
@@ -31,7 +32,7 @@ def run_page(folder: Path, ledger: Ledger, draw: DrawMap, most: int) -> Page:
     """The contents of a run's page, on which at most `most` rows are listed."""
     status, rows, every = run_status(ledger), read_rows(ledger, most), measured(ledger)
     steps = funnel(ledger, status)
-    judge = ledger.meta("judge") or {}
+    judge = settings_of(ledger).judge
     flow = f"{counted(steps[0].count, 'instruction')} written, {counted(steps[-1].count, 'row')} in the data set."
     facts, tables, points = glance.facts(ledger, status), glance.tables(ledger, status), per_minute(ledger)
     ledger.db.execute("ROLLBACK")  # all is read; what follows takes seconds

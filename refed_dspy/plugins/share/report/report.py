@@ -11,9 +11,8 @@ from refed_dspy.config.keywords import checked
 from refed_dspy.errors import ExportError, RunDirError, briefly, one_line
 from refed_dspy.files import check_output, path_of, whole_file
 from refed_dspy.ledger.connection import FILE
-from refed_dspy.ledger.identity import named_work
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.states import FUNNEL
+from refed_dspy.ledger.states import FUNNEL, named_work
 from refed_dspy.plugins.share.report.of_comparison import comparison_page
 from refed_dspy.plugins.share.report.of_compile import compile_page
 from refed_dspy.plugins.share.report.of_filtering import filtering_page

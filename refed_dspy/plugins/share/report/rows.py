@@ -15,8 +15,8 @@ from numpy.typing import ArrayLike
 
 from refed_dspy.data.differences import difference
 from refed_dspy.data.rows import final_prompt
+from refed_dspy.ledger.history import Authors
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.provenance import Authors
 from refed_dspy.records import PICO, Reference, Sample
 
 Columns: TypeAlias = dict[str, list[Any]]
@@ -89,7 +89,7 @@ def read_rows(ledger: Ledger, most: int = LISTED, most_bytes: int = _BYTES) -> R
     `most`, or of very long ones, so many as are drawn by the run's seed."""
     numbers = np.fromiter((number for (number,) in ledger.db.execute(_NUMBERS)), np.int64)
     reader, found = _RowReader(ledger), list[tuple[tuple[int, int], dict[str, Any]]]()
-    for place, row in reader.read(drawn(numbers, most, int(ledger.meta("seed") or 0))):
+    for place, row in reader.read(drawn(numbers, most, int((ledger.meta("identity") or {}).get("seed") or 0))):
         found.append((place, row))
         if reader.size > most_bytes:
             break

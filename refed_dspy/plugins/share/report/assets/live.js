@@ -56,7 +56,7 @@
         next = performance.now() + Math.max(LEAST, 10 * (performance.now() - begun));
       }
     } catch (error) {
-      live.textContent = `Not followed any more (${error.message}). Is refed watch still running?`;
+      live.textContent = `Not followed any more (${error.message}). Is refed report --watch still running?`;
     }
     setTimeout(follow, wait);
   }

@@ -1,13 +1,14 @@
-"""How a command ends early: Ctrl-C, also while its modules are still being imported, and SIGTERM and SIGHUP as Ctrl-C.
-A second one ends it at once.
+"""How a command ends: by Ctrl-C, a SIGTERM or SIGHUP as Ctrl-C, a second one at once; by an error that no command
+expects, yet no bug of this package; or well.
 
-Imports nothing that takes time: it is the first that runs.
+Imports nothing that takes time or memory: it is the first that runs, and may run where there is none.
 """
 
 from __future__ import annotations
 
 import _thread
 import atexit
+import errno
 import os
 import signal
 import stat
@@ -17,8 +18,10 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
+from refed_dspy.errors import one_line
+
+_SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 _received = [signal.SIGINT]
-_in_command: list[str] = []
 _handler_before: list[Any] = []
 """What Ctrl-C did when the first signal came."""
 _print_line: list[Callable[[str], object]] = []
@@ -26,6 +29,14 @@ _print_line: list[Callable[[str], object]] = []
 _FIRST_CAME = signal.SIGURG
 """The watching thread has the main one run a handler by it. Ignored by default, and sent by nobody else."""
 _STOPPING = "refed: stopping; press Ctrl-C again to stop at once"
+_OF_NAMES = {
+    getattr(errno, name)
+    for name in ("EACCES", "EPERM", "EROFS", "ENOENT", "ENOTDIR", "EISDIR", "EEXIST", "ELOOP", "ENAMETOOLONG", "EINVAL")
+}
+"""What the system says to a name that it cannot use: a mistake of whoever gave it, before anything was paid for."""
+_NO_MEMORY = ("failed to map segment", "cannot allocate memory", "can't start new thread")
+
+# --- signals
 
 
 def stop_on_signals() -> None:
@@ -34,7 +45,7 @@ def stop_on_signals() -> None:
     _open_closed_streams()
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a shell's background job
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    signal.signal(signal.SIGINT, _while_starting)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _as_ctrl_c)
@@ -59,18 +70,6 @@ def _open_closed_streams() -> None:
             setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8"))  # noqa: PTH123, SIM115
 
 
-def in_command(name: str) -> None:
-    """A command runs: outside of imports, Ctrl-C is KeyboardInterrupt from now on."""
-    _in_command.append(name)
-
-
-def at_work() -> None:
-    """The command's own imports are over: Ctrl-C ends what is under way cleanly, also inside a later import. Every
-    command that writes or sends anything calls it first. asyncio sees to Ctrl-C where this handler is set."""
-    if signal.getsignal(signal.SIGINT) is _while_starting:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
 @contextmanager
 def lines_printed_by(print_line: Callable[[str], object]) -> Iterator[None]:
     """Inside the block, what is said at the first signal is said by `print_line`, above what a display shows."""
@@ -92,9 +91,7 @@ def command_over() -> None:
     if signal.getsignal(_FIRST_CAME) is not _no_second:  # called by a program that sees to its signals itself
         return
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, lambda *_: None)
+    _from_now_on(lambda *_: None)
 
 
 def end_process(code: int) -> None:
@@ -105,27 +102,19 @@ def end_process(code: int) -> None:
     if _handler_before or (concurrency is not None and concurrency.left_alone()):
         os._exit(code)
     signal.set_wakeup_fd(-1)  # also where no command began, as for --help: there is nothing to stop
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    _from_now_on(lambda *_: os._exit(code))
+
+
+def _from_now_on(handler: Callable[..., object]) -> None:
+    """Each of the signals that is not ignored is handled so."""
+    for number in _SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, lambda *_: os._exit(code))
+            signal.signal(number, handler)
 
 
 def exit_code() -> int:
     """128 and the signal's number, as shells have it: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP."""
     return 128 + _received[-1]
-
-
-def _while_starting(number: int, frame: FrameType | None) -> None:
-    """Before the command runs, or inside an import: an exception would end anywhere (in a library's own `except`, or as
-    another error), and nothing was begun, so the process ends at once."""
-    inner, importing = frame, False
-    while inner is not None:
-        importing = importing or inner.f_code.co_filename.startswith("<frozen importlib")
-        inner = inner.f_back
-    if importing or not _in_command:
-        os.write(2, b"refed: stopped\n")
-        os._exit(exit_code())
-    signal.default_int_handler(number, frame)
 
 
 def _watch(arrived: int) -> None:
@@ -136,13 +125,12 @@ def _watch(arrived: int) -> None:
     first = 0
     while True:
         number = os.read(arrived, 1)[0]
-        if number not in {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}:
+        if number not in _SIGNALS:
             continue
         if not first:
             first = number
-            if signal.getsignal(signal.SIGINT) is not _while_starting:  # there is something to clean up
-                with suppress(RuntimeError):  # in its own thread: a terminal that takes nothing must not block this one
-                    _thread.start_new_thread(_say_stopping, ())
+            with suppress(RuntimeError):  # in its own thread: a terminal that takes nothing must not block this one
+                _thread.start_new_thread(_say_stopping, ())
             _thread.interrupt_main(_FIRST_CAME)  # handled after those of lower numbers, as these three are
         elif not first == number == signal.SIGHUP:  # a terminal that goes away may send two
             with suppress(OSError):
@@ -168,7 +156,7 @@ def _no_second(*_: object) -> None:
 
 def _over() -> None:
     """The exit code is settled. Python itself would give the signals back their defaults, which end it with others."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
@@ -188,3 +176,54 @@ def _leave_terminal() -> None:
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, descriptor)
             os.close(null)
+
+
+# --- errors
+
+
+def told(error: BaseException) -> int | None:
+    """Say what went wrong, on one line of stderr. Returns the exit code; None where it may be a bug, and says nothing.
+
+    A pipe whose reader has gone says nothing either, as everywhere: 1.
+    """
+    if isinstance(error, OSError) and error.errno == errno.EPIPE:
+        return 1
+    if (found := _line(error)) is None:
+        return None
+    line, code = found
+    with suppress(OSError, ValueError):  # stderr may be full, too
+        sys.stderr.write(f"refed: {line}\n")
+        sys.stderr.flush()
+    return code
+
+
+def _line(error: BaseException) -> tuple[str, int] | None:
+    """What to say of `error`, and the exit code."""
+    text = str(error).lower()
+    if isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY):
+        return "there is not enough memory, or there are too many threads (ulimit -v, ulimit -u)", 1
+    if isinstance(error, UnicodeEncodeError):
+        return f"{one_line(ascii(error.object), 200)}: contains bytes that are not UTF-8; give it another name", 2
+    if isinstance(error, RuntimeError) and text.startswith("symlink loop"):  # `Path.resolve`, before Python 3.13
+        return f"{one_line(error)}: links in a circle; give it another name", 2
+    if isinstance(error, ImportError):
+        return f"a library cannot be loaded: {one_line(error)}; install refed again", 1
+    if not isinstance(error, OSError):
+        return None
+    why = one_line(error.strerror or error)
+    if error.filename is None:
+        return f"cannot write: {why}", 1
+    return f"{one_line(os.fsdecode(error.filename), 200)}: {why}", 2 if error.errno in _OF_NAMES else 1
+
+
+def flushed(code: int) -> int:
+    """Write out what was printed. Returns `code`, or 1 in place of 0 where that cannot be done, which stderr says."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError) as error:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())  # else Python tries again as it ends, and says so in its own words
+            os.close(null)
+            code = code or told(error) or 1
+    return code

@@ -1,0 +1,1 @@
+"""Which settings each public function takes, by its keywords: for type checkers and editors, in `keywords.pyi`."""

@@ -1,0 +1,123 @@
+"""Folders of earlier versions, killed half way: they are opened and continued, and nothing is paid twice.
+
+`of_e34ee2a/` holds two that the code of commit e34ee2a left, which kept each setting under a name of its own: one with
+one teacher, one with pools and a judge. Version 0.2.0 wrote the same, except `spread`.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import tarfile
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import refed_dspy
+from refed_dspy.cli.main import app
+from refed_dspy.config.teacher import TeacherConfig
+from refed_dspy.ledger.connection import FILE
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.settings import ANY, settings_of
+from refed_dspy.plugins.share.share import share
+
+FOLDERS = Path(__file__).parent / "of_e34ee2a"
+
+
+def unpacked(name: str, at: Path, *statements: str) -> Path:
+    with tarfile.open(FOLDERS / f"{name}.tar.xz") as archive:
+        archive.extractall(at, filter="data")
+    with closing(sqlite3.connect(at / FILE)) as db, db:
+        for statement in statements:
+            db.execute(statement)
+    return at
+
+
+def calls(folder: Path) -> list[Any]:
+    with closing(sqlite3.connect(folder / FILE)) as db:
+        return db.execute("SELECT id, key, model FROM calls WHERE outcome = 'ok' ORDER BY id").fetchall()
+
+
+@pytest.mark.parametrize("name", ["plain", "pools"])
+@pytest.mark.parametrize("again", ["resume", "the same call"])
+def test_it_goes_on_and_pays_nothing_twice(name: str, again: str, tmp_path: Path) -> None:
+    folder = unpacked(name, tmp_path / "run")
+    before, kept = calls(folder), list(refed_dspy.read_run(folder).samples.rows())
+    assert len(kept) == 5 and before
+    made = refed_dspy.resume(folder, progress=False) if again == "resume" else same_call(name, folder)
+    assert made.complete and list(made.samples.rows())[:5] == kept and len(made.samples) == 12
+    after = calls(folder)
+    assert after[: len(before)] == before and len({key for _, key, _ in after}) == len(after) > len(before)
+
+
+def same_call(name: str, folder: Path) -> Any:
+    """What the killed process had called."""
+    simulated = {"model": "simulated", "concurrency": 3}
+    common: dict[str, Any] = {"size": 12, "seed": 3, "guidance": {"response_generation": "Be brief."}}
+    common |= {"filters": ["refusals", {"rouge": {"threshold": 0.9}}], "run_dir": folder, "progress": False}
+    if name == "plain":
+        return refed_dspy.synthesize(None, "builtin-short", teacher=simulated, per_reference=4, **common)
+    pool = [{**simulated, "max_tokens": 2000}, {**simulated, "weight": 3, "temperature": 0.5}]
+    common |= {"guards": {"copies": False}, "filters": [*common["filters"], "judge"]}
+    teachers, judge = {"feedback": {**simulated, "temperature": 0.1}}, {**simulated, "temperature": 0.0}
+    return refed_dspy.synthesize(None, "builtin-short", teacher=pool, teachers=teachers, judge=judge, **common)
+
+
+@pytest.mark.parametrize("name", ["plain", "pools"])
+def test_what_it_was_set_to_is_read_as_a_new_folder_says_it(name: str, tmp_path: Path) -> None:
+    """Before and after a start of this version, which writes the record anew; and by all who read it."""
+    folder = unpacked(name, tmp_path / "run")
+    with Ledger.read(folder) as ledger:
+        older = settings_of(ledger)
+        assert ledger.meta("settings") is None
+    refed_dspy.resume(folder, size=13, progress=False)
+    with Ledger.read(folder) as ledger:
+        newer = settings_of(ledger)
+        assert newer.values == ledger.meta("settings")
+    for key in ("seed", "per_reference", "max_failure_share", "filters", "guards", "track", "program"):
+        assert newer.values[key] == older.values[key], key
+    assert {stage: len(pool) for stage, pool in newer.pools.items()} == {
+        stage: len(pool) for stage, pool in older.pools.items()
+    }
+    assert newer.several is older.several is (name == "pools") and bool(newer.judge) is (name == "pools")
+    for command in (["status"], ["report"], ["show"]):
+        assert CliRunner().invoke(app, [*command, str(folder)]).exit_code == 0
+    assert share(folder, tmp_path / "shared").folder.is_dir()
+
+
+def test_a_run_of_0_2_0_had_no_even_share(tmp_path: Path) -> None:
+    folder = unpacked("pools", tmp_path / "run", "DELETE FROM meta WHERE name = 'spread'")
+    with Ledger.read(folder) as ledger:
+        assert settings_of(ledger).values["per_reference"] == 2 * 10
+    refed_dspy.resume(folder, progress=False)
+    with Ledger.read(folder) as ledger:
+        assert settings_of(ledger).values["per_reference"] == 20
+
+
+def test_what_only_a_script_can_build_is_refused_before_any_payment(tmp_path: Path) -> None:
+    for name, value, fault in (
+        ("teacher", {"model": "m", "config": None}, "its teacher was a Python object"),
+        ("filters", [["Own", {"class": "my.Own"}]], "one of its filters is defined in a script or notebook"),
+        ("program_named", "nowhere:Program", "program: nowhere:Program: cannot be imported"),
+    ):
+        folder = unpacked("plain", tmp_path / name)
+        with Ledger.create(folder) as ledger:
+            ledger.set_meta(**{name: value})
+        paid = calls(folder)
+        with pytest.raises(refed_dspy.errors.InputError, match=fault):
+            refed_dspy.resume(folder, progress=False)
+        assert calls(folder) == paid
+
+
+def test_a_judge_that_is_none_of_its_teachers_is_remembered(tmp_path: Path) -> None:
+    judge = TeacherConfig(model="simulated", temperature=0.3)
+    stored = json.dumps({"model": "simulated", "config": judge.model_dump(mode="json")})
+    folder = unpacked("pools", tmp_path / "run")
+    with Ledger.create(folder) as ledger:
+        ledger.set_meta(judge=json.loads(stored))
+        assert settings_of(ledger).judge["rates"] == [0, 0, 0, 0] and ANY in settings_of(ledger).pools
+    with pytest.raises(refed_dspy.errors.RunDirError, match=r"judge\.temperature was 0\.0, is 0\.3"):
+        refed_dspy.resume(folder, progress=False)
