@@ -29,8 +29,7 @@ from typing import Any
 from refed_dspy.config.scorer import Template
 from refed_dspy.plugins.metrics.endpoint_scorer import EndpointScorer
 from refed_dspy.plugins.metrics.figures import CachedScorer
-from refed_dspy.plugins.metrics.perplexity import GUESS, SEPARATOR, TEMPLATES, Difficulty, ifd
-from refed_dspy.plugins.metrics.transformers_scorer import TransformersScorer
+from refed_dspy.plugins.metrics.perplexity import GUESS, SEPARATOR, TEMPLATES, Difficulty, TransformersScorer, ifd
 from refed_dspy.weights import SMOKE, find
 
 ROWS = Path(__file__).parents[2] / "shared/data/self_instruct_seed_tasks.jsonl"

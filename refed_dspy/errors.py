@@ -27,7 +27,7 @@
         └── CapReached          at max_cost, max_calls or max_minutes; `synthesize` then returns, and says so
 
 Each message is one line and ends with what to do about it. A note (`add_note`) may show more, for instance a
-difference.
+row.
 """
 
 from __future__ import annotations

@@ -31,8 +31,7 @@ from refed_dspy.errors import RefedError, ReferencesError, RunDirError, RunStopp
 from refed_dspy.files import write_json, write_lines, write_text
 from refed_dspy.ledger.spending import Spent
 from refed_dspy.metrics.intervals import Interval
-from refed_dspy.plugins.compare.pictures import Point, filter_picture
-from refed_dspy.plugins.metrics.drawing import save
+from refed_dspy.plugins.metrics.drawing import Point, filter_picture, save
 from refed_dspy.plugins.metrics.win_rates import LC_NOTE, LengthControlled, length_controlled, win_rate
 from refed_dspy.records import digest
 from refed_dspy.runs.filter.result import Filtering

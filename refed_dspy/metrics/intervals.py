@@ -59,11 +59,19 @@ class Interval:
         return cls(**{**stored, **ends})
 
     @property
+    def bounded(self) -> bool:
+        """Whether it has two ends: from a single cluster it has none."""
+        return self.clusters > 1 and math.isfinite(self.low) and math.isfinite(self.high)
+
+    @property
     def ends(self) -> str:
         """Both ends for people."""
-        if math.isinf(self.low) and math.isinf(self.high):
-            return "no interval"
-        return f"{self.low:z.2f} to {self.high:z.2f}"
+        return f"{self.low:z.2f} to {self.high:z.2f}" if self.bounded else "no interval"
+
+    def shown(self, digits: int = 2, unit: str = "", sign: str = "") -> str:
+        """The mean with its `unit`, and both ends in brackets, if it has any."""
+        mean, low, high = (f"{value:{sign}z.{digits}f}" for value in (self.mean, self.low, self.high))
+        return f"{mean}{unit} ({low} to {high})" if self.bounded else f"{mean}{unit}"
 
     def __str__(self) -> str:
         return f"{self.mean:z.2f} ({self.ends})"

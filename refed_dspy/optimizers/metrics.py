@@ -30,7 +30,7 @@ class NotScored(RefedError):
 
 
 @dataclass(frozen=True)
-class Scored:
+class ExampleScore:
     """A program's score on one example, 0 to 1, and the components that it is made of.
 
     `compared`: the verdicts behind it, with the answers' lengths; None where no answers were compared. What length took
@@ -52,7 +52,7 @@ class Metric(Protocol):
         """The lowest score at which a rollout may become a demonstration."""
         ...
 
-    def score(self, example: dspy.Example, prediction: Any, trace: Any = None) -> Scored:
+    def score(self, example: dspy.Example, prediction: Any, trace: Any = None) -> ExampleScore:
         """The score of `prediction`; `trace` is set while bootstrapping. Raises NotScored if there is none."""
         ...
 
@@ -86,13 +86,13 @@ class HumanAgreement:
 
     accept = 1.0
 
-    def score(self, example: dspy.Example, prediction: Any, trace: Any = None) -> Scored:  # noqa: ARG002
+    def score(self, example: dspy.Example, prediction: Any, trace: Any = None) -> ExampleScore:  # noqa: ARG002
         """Raises NotScored where the judge abstained."""
         if prediction.preference is None:
             failed = prediction.get("failed")
             raise NotScored(f"the judge failed: {failed}" if failed else f"the judge abstained: {prediction.abstained}")
         verdict = (prediction.preference > 0) - (prediction.preference < 0)
-        return Scored(1 - abs(verdict - example.people) / 2, {"consistent": float(prediction.consistent)})
+        return ExampleScore(1 - abs(verdict - example.people) / 2, {"consistent": float(prediction.consistent)})
 
     def feedback(self, example: dspy.Example, prediction: Any, stage: str | None, trace: Any) -> str:  # noqa: ARG002
         """What people preferred, and whether the judge's verdict stayed the same when the answers were swapped."""
@@ -116,7 +116,7 @@ class CustomMetric:
     def identity(self) -> dict[str, Any]:
         return {"function": name_of(self.function), "accept": self.accept}
 
-    def score(self, example: dspy.Example, prediction: Any, trace: Any = None) -> Scored:
+    def score(self, example: dspy.Example, prediction: Any, trace: Any = None) -> ExampleScore:
         """The score that the function returns: a number from 0 to 1, a bool, or an object with a `score`, and perhaps
         `objective_scores`.
 
@@ -124,7 +124,7 @@ class CustomMetric:
         """
         result, score = self._call(example, prediction, trace, None, None)
         parts = {str(name): float(part) for name, part in (getattr(result, "objective_scores", None) or {}).items()}
-        return Scored(score, parts, objectives=parts)
+        return ExampleScore(score, parts, objectives=parts)
 
     def feedback(self, example: dspy.Example, prediction: Any, stage: str | None, trace: Any) -> str:
         """The `feedback` that the function returns when called as GEPA calls it; else its score in words. Raises as

@@ -22,7 +22,7 @@ import dspy
 from refed_dspy.concurrency import all_of, run_blocking, together
 from refed_dspy.config.compile import MetricConfig
 from refed_dspy.errors import PASSING, RowError
-from refed_dspy.optimizers.metrics import NotScored, Scored
+from refed_dspy.optimizers.metrics import ExampleScore, NotScored
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.judges import (
     INSTRUCTION_CRITERIA,
@@ -106,7 +106,7 @@ class ReferenceMetric:
         self.pairwise, self.rubric = pairwise or PairwiseJudge(), RubricJudge()
         self._recent: deque[tuple[Any, list[JudgedSample]]] = deque(maxlen=64)
 
-    def score(self, example: dspy.Example, prediction: Any, trace: Any = None) -> Scored:  # noqa: ARG002
+    def score(self, example: dspy.Example, prediction: Any, trace: Any = None) -> ExampleScore:  # noqa: ARG002
         """The score of one reference's samples. Raises NotScored."""
         reference = as_reference(example.reference)
         return self._evaluation(reference, prediction, self._judge_once(reference, prediction))
@@ -191,10 +191,10 @@ class ReferenceMetric:
 
     # --- arithmetic
 
-    def _evaluation(self, reference: Reference, prediction: Any, judged: Sequence[JudgedSample]) -> Scored:
+    def _evaluation(self, reference: Reference, prediction: Any, judged: Sequence[JudgedSample]) -> ExampleScore:
         coverage = self._coverage(prediction)
         if not judged:
-            return Scored(0.0, {"coverage": 0.0}, objectives=dict.fromkeys((*COMPONENTS, "coverage"), 0.0))
+            return ExampleScore(0.0, {"coverage": 0.0}, objectives=dict.fromkeys((*COMPONENTS, "coverage"), 0.0))
         judgements = Judgements.of(one for each in judged for one in (each.verdict, *each.grades) if one is not None)
         wins = [each.win for each in judged if each.win is not None]
         components = {
@@ -215,7 +215,7 @@ class ReferenceMetric:
             for each in judged
             if each.verdict is not None and each.verdict.win is not None
         ]
-        return Scored(
+        return ExampleScore(
             score - length_cost,
             {
                 **defined,
@@ -272,7 +272,7 @@ def _instruction_context(reference: Reference, instruction: str, siblings: Seque
     return f"The text is a new instruction, made after this reference:\n{reference.shown}\n\nIts siblings:\n{others}"
 
 
-def _summary(evaluation: Scored, prediction: Any) -> str:
+def _summary(evaluation: ExampleScore, prediction: Any) -> str:
     components = ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in evaluation.components.items())
     failed = "".join(f"\nFailed: {f.stage}: {f.kind}: {f.reason}" for f in prediction.failures[:3])
     return f"The program scored {evaluation.score:.2f} of 1 on this reference ({components}).{failed}"

@@ -141,8 +141,9 @@ def _copy_candidate(store: Store, candidate: Candidate, first: Candidate) -> Non
             figures |= {f"{subset}_{name}": value for name, value in means.items()}
     store.metrics(child, [(name, value, now, step) for name, value in figures.items()])
     if not store.noted(f"files of {candidate.digest}"):
-        store.text(child, "program.json", json.dumps(candidate.state, ensure_ascii=False, indent=1))
-        store.text(child, "prompts.diff", prompt_diff(first.state, candidate.state))
+        text = json.dumps(candidate.state, ensure_ascii=False, indent=1)
+        store.call(store.client.log_text, child, text, "program.json")
+        store.call(store.client.log_text, child, prompt_diff(first.state, candidate.state), "prompts.diff")
         store.remember(**{f"files of {candidate.digest}": True})
 
 
@@ -153,10 +154,10 @@ def _finish(
     outcome: Mapping[str, Any] | None,
     about: Mapping[str, Any],
 ) -> None:
-    store.text(run_id, "evaluations.jsonl", evaluation_table(candidates))
+    store.call(store.client.log_text, run_id, evaluation_table(candidates), "evaluations.jsonl")
     if outcome is None:
         return
-    store.figure(run_id, score_figure(candidates), "best_score_against_dollars.png")
+    store.call(store.client.log_figure, run_id, score_figure(candidates), "best_score_against_dollars.png")
     for name in FILES:
         if (path := Path(store.folder) / name).is_file():
             store.file(run_id, path)

@@ -5,24 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from refed_dspy.ledger.account import RunAccount, per_minute
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.settings import RunSettings, settings_of
 from refed_dspy.ledger.states import KILLED, End, last_end
-from refed_dspy.ledger.summary import live_numbers, run_status
-from refed_dspy.records import PICO, digest
+from refed_dspy.ledger.summary import live_numbers
+from refed_dspy.records import digest
 from refed_dspy.tracking.store import Store
 
-# Per minute since the run first began: calls, dollars, tokens, failed calls; and samples.
-_CALLS = """
-SELECT CAST((created + seconds - :begun) / 60 AS INTEGER) minute, count(*), total(cost), total(prompt_tokens),
-       total(completion_tokens), sum(outcome != 'ok')
-FROM calls WHERE outcome != 'sent' GROUP BY minute ORDER BY minute
-"""
-_SAMPLES = (
-    "SELECT CAST((created - :begun) / 60 AS INTEGER) minute, count(*) FROM samples GROUP BY minute ORDER BY minute"
-)
-_COUNTS = ("calls", "dollars", "prompt_tokens", "completion_tokens", "failed_calls")
 _LIVE = ("kept", "calls", "calls_a_second", "in_flight", "nodes", "workers", "deaths")
 
 
@@ -34,10 +24,9 @@ def copy_run(store: Store, last: bool) -> None:
     with Ledger.read(store.folder) as ledger:
         if not ledger.meta("identity") or not (ledger.has_answers() or (live and live["calls"])):
             return  # perhaps refused before its first answer: there is nothing to copy
-        status, points = run_status(ledger), per_minute(ledger)
-        parameters, source = run_parameters(ledger, status), ledger.meta("program_source") or {}
-        end = last_end(ledger)
-    run_id = store.run("synthesis", store.folder.absolute().name, parameters)
+        account, points, end = RunAccount.of(ledger), per_minute(ledger), last_end(ledger)
+    status = account.status
+    run_id = store.run("synthesis", store.folder.absolute().name, run_parameters(account))
     if last:  # what must be true comes first: after Ctrl-C there may be no time for the rest
         store.ended(run_id, "FINISHED" if status["kept"] >= status["size"] else "KILLED")
     copied_up_to = store.noted("minute")
@@ -56,8 +45,8 @@ def copy_run(store: Store, last: bool) -> None:
         store.remember(minute=max(new_minutes))
     if live is not None:
         _copy_live(store, run_id, live)
-    if source and not store.noted("linked"):
-        store.tags(run_id, {f"refed.program.{name}": value for name, value in source.items() if value is not None})
+    if account.source and not store.noted("linked"):
+        store.tags(run_id, {f"refed.program.{name}": value for name, value in account.source.items()})
         store.remember(linked=True)
     if last:
         _finish(store, run_id, status, end)
@@ -78,48 +67,25 @@ def _copy_live(store: Store, run_id: str, live: Mapping[str, Any]) -> None:
     store.remember(live=live["at"])
 
 
-def per_minute(ledger: Ledger) -> dict[int, dict[str, float]]:
-    """Minute since the first start → running totals at its end, and that time in seconds since the epoch."""
-    row = ledger.db.execute("SELECT min(begun) FROM starts").fetchone()
-    if row[0] is None:
-        return {}
-    begun = float(row[0])
-    calls = {int(m): counts for m, *counts in ledger.db.execute(_CALLS, {"begun": begun})}
-    samples = {int(m): int(count) for m, count in ledger.db.execute(_SAMPLES, {"begun": begun})}
-    totals = dict.fromkeys((*_COUNTS, "kept"), 0.0)
-    points = {}
-    for minute in sorted({*calls, *samples}):
-        for name, count in zip(_COUNTS, calls.get(minute, [0] * len(_COUNTS)), strict=True):
-            totals[name] += count / PICO if name == "dollars" else count
-        totals["kept"] += samples.get(minute, 0)
-        points[minute] = {**totals, "time": begun + 60 * (minute + 1)}
-    return points
-
-
-def run_parameters(ledger: Ledger, status: Mapping[str, Any]) -> dict[str, Any]:
-    identity, settings = ledger.meta("identity"), settings_of(ledger)
-    config = settings.teacher.get("config") or {}
+def run_parameters(account: RunAccount) -> dict[str, Any]:
+    """What the run was called with. Where there are several teachers: stage by stage, those of all others first."""
+    status, teachers = account.status, account.pools
+    config = account.settings.teacher.get("config") or {}
     return {
         "size": status["size"],
         "references": status["references"],
-        "references_digest": identity["references"],
-        "program": identity["kind"],
-        "program_digest": digest(identity["program"]),
-        "features": ", ".join(identity["features"]),
-        "instructions_per_feature": identity["instructions_per_feature"],
-        "seed": identity["seed"],
-        "teacher": _teachers(settings),
-        "judge": settings.judge.get("model"),
-        "filters": ", ".join(label for label, _ in identity.get("filters", ())) or None,
+        "references_digest": account.references,
+        "program": account.program,
+        "program_digest": account.prompts_digest,
+        "features": ", ".join(account.features),
+        "instructions_per_feature": account.instructions_per_feature,
+        "seed": status["seed"],
+        "teacher": ", ".join(f"{stage}: {models}" if stage else models for stage, models in teachers.items()),
+        "judge": account.settings.judge.get("model"),
+        "filters": ", ".join(label for label, _ in account.filters) or None,
         **{name: config.get(name) for name in ("temperature", "max_tokens", "concurrency", "api_base")},
         **{name: value for name, value in status["caps"].items() if value is not None},
     }
-
-
-def _teachers(settings: RunSettings) -> str | None:
-    """The teacher's model, or those of several: stage by stage, those without a named stage first."""
-    pools = {stage: " + ".join(member["model"] for member in pool) for stage, pool in settings.pools.items()}
-    return ", ".join(f"{stage}: {models}" if stage else models for stage, models in pools.items()) or None
 
 
 def _finish(store: Store, run_id: str, status: Mapping[str, Any], end: End) -> None:

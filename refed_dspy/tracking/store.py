@@ -133,16 +133,9 @@ class Store:
         elif STOPPED in self.call(self.client.get_run, run_id).data.tags:
             self.call(self.client.delete_tag, run_id, STOPPED)
 
-    def text(self, run_id: str, name: str, text: str) -> None:
-        """Log a text artifact."""
-        self.call(self.client.log_text, run_id, text, name)
-
     def file(self, run_id: str, path: Path, under: str | None = None) -> None:
         """Log a file of the folder."""
         self.call(self.client.log_artifact, run_id, str(path), under)
-
-    def figure(self, run_id: str, figure: Any, name: str) -> None:
-        self.call(self.client.log_figure, run_id, figure, name)
 
     def data_set(self, run_id: str, name: str, digest: str, source: str, rows: int, context: str) -> None:
         """Log a data set as the run's input or output."""

@@ -41,21 +41,17 @@ def track(folder: Path | str) -> str:
 
 def _copy_of(folder: Path) -> Callable[[Store, bool], None]:
     """What copies the folder's kind of work. Raises RunDirError."""
-    if (folder / EVALUATION).is_file() and not (folder / FILE).is_file():
-        return _registered("evaluation")  # by a program: no model was called
-    with Ledger.read(folder) as ledger:
-        kind, begun = ledger.holds(), ledger.has_answers()
-    if not begun:
-        raise RunDirError(f"{folder}: no answers yet, so nothing to log")
+    kind = "evaluation"
+    if not (folder / EVALUATION).is_file() or (folder / FILE).is_file():  # else by a program: no model was called
+        with Ledger.read(folder) as ledger:
+            kind = ledger.holds()
+            if not ledger.has_answers():
+                raise RunDirError(f"{folder}: no answers yet, so nothing to log")
     if kind not in _COPIES and kind not in registered(TRACKED):
         raise RunDirError(
             f"{folder}: its work ({kind}) is not logged; only runs, comparisons, compiles and evaluations are"
         )
-    return _COPIES.get(kind) or _registered(kind)
-
-
-def _registered(kind: str) -> Callable[[Store, bool], None]:
-    copy: Callable[[Store, bool], None] = plugged_in(TRACKED, kind)
+    copy: Callable[[Store, bool], None] = _COPIES.get(kind) or plugged_in(TRACKED, kind)
     return copy
 
 

@@ -12,9 +12,8 @@ import pytest
 
 from refed_dspy.errors import ConfigError
 from refed_dspy.metrics.embedder import Embedder
-from refed_dspy.plugins.metrics.diversity import coherence, nearest_distance, semantic_diversity
-from refed_dspy.plugins.metrics.perplexity import GUESS, ScoredText, ifd
-from refed_dspy.plugins.metrics.transformers_scorer import BATCH_TOKENS, TransformersScorer
+from refed_dspy.plugins.metrics.figures import coherence, nearest_distance, semantic_diversity
+from refed_dspy.plugins.metrics.perplexity import BATCH_TOKENS, GUESS, ScoredText, TransformersScorer, ifd
 from refed_dspy.weights import MINILM, fetch
 
 pytestmark = pytest.mark.live
@@ -145,15 +144,6 @@ def test_a_text_beyond_the_window_is_cut(folder: Path) -> None:
     assert alone.tokens == in_context.tokens == 95
     assert alone.mean == pytest.approx(loss(folder, [1], ids("ac" * 100)[:95]), rel=1e-4)
     assert in_context.mean == pytest.approx(loss(folder, [1, *ids("b" * 32)], ids("ac" * 100)[:95]), rel=1e-4)
-
-
-def test_without_a_start_the_first_token_is_not_scored(folder: Path) -> None:
-    (alone, in_context, single) = TransformersScorer(str(folder), start="").nll(["", "abc", ""], ["xyz", "xyz", "x"])
-    assert alone is not None and in_context is not None
-    assert alone.tokens == in_context.tokens == 2
-    assert alone.mean == pytest.approx(loss(folder, ids("x"), ids("yz")), rel=1e-4)
-    assert in_context.mean == pytest.approx(loss(folder, ids("abcx"), ids("yz")), rel=1e-4)
-    assert single == ScoredText(0.0, 0)
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,7 @@ from hashlib import sha256
 import pytest
 
 from refed_dspy.config.scorer import Template
-from refed_dspy.errors import ConfigError
-from refed_dspy.plugins.metrics.perplexity import GUESS, ScoredText, check_window, ifd, join
+from refed_dspy.plugins.metrics.perplexity import GUESS, ScoredText, ifd, join
 
 
 def test_perplexity_is_the_exponential_of_the_mean() -> None:
@@ -126,17 +125,12 @@ def test_a_ratio_of_perplexities_too_large_for_a_float_is_still_told() -> None:
     assert difficulty.r_ifd is None
 
 
-def test_a_window_too_small_is_refused() -> None:
-    with pytest.raises(ConfigError, match="16 or more"):
-        check_window(15)
-
-
 @pytest.mark.slow
 def test_without_torch_the_extra_is_named() -> None:
     # In a process of its own, where torch cannot be found.
     code = (
         "import sys; sys.modules['torch'] = None\n"
-        "from refed_dspy.plugins.metrics.transformers_scorer import TransformersScorer\n"
+        "from refed_dspy.plugins.metrics.perplexity import TransformersScorer\n"
         "from refed_dspy.errors import ConfigError\n"
         "try: TransformersScorer('x')\n"
         "except ConfigError as error: print(error)\n"

@@ -155,30 +155,27 @@ def test_the_fit_is_that_of_scikit_learn(seed: int) -> None:
     rng = np.random.default_rng(seed)
     n = int(rng.integers(12, 300))
     wins, differences = simulated(n, float(rng.normal(0, 3)), float(rng.normal(0, 2)), ties=0.3, seed=seed)
-    difficulties: Floats = rng.normal(0, 1, n)
     clusters = rng.integers(0, max(11, n // 3), n)
     weights = 1 / np.bincount(clusters)[clusters]
     x = np.asarray(differences)
     sd = math.sqrt(np.average((x - np.average(x, weights=weights)) ** 2, weights=weights))
-    columns = np.column_stack([np.tanh(x / sd), difficulties, np.ones(n)])
-    beta, phi, theta = by_sklearn(np.array(wins), columns, weights)
-    lc = length_controlled(wins, differences, clusters.tolist(), difficulties=difficulties.tolist())
-    level = np.average(1 / (1 + np.exp(-(phi * difficulties + theta))), weights=weights)
-    assert rate_of(lc) == pytest.approx(100 * level, abs=1e-3)
+    columns = np.column_stack([np.tanh(x / sd), np.ones(n)])
+    beta, theta = by_sklearn(np.array(wins), columns, weights)
+    lc = length_controlled(wins, differences, clusters.tolist())
+    assert rate_of(lc) == pytest.approx(100 / (1 + math.exp(-theta)), abs=1e-3)
     assert lc.beta == pytest.approx(beta, abs=1e-4)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("hard", [False, True])
-def test_the_interval_is_that_of_refitting_every_resample(hard: bool) -> None:
+def test_the_interval_is_that_of_refitting_every_resample() -> None:
     rng = np.random.default_rng(4)
     owner = np.repeat(np.arange(60), 3)
     gamma = np.repeat(rng.normal(0, 1.5, 60), 3)
     # What a reference adds to all its three comparisons makes clusters matter.
     x = rng.normal(0.3, 1, 180)
     wins = np.array(rng.random(180) < 1 / (1 + np.exp(-(x + gamma + 0.5))), dtype=np.float64)
-    lc = length_controlled(wins.tolist(), x.tolist(), owner.tolist(), difficulties=gamma.tolist() if hard else None)
-    columns = np.column_stack([np.tanh(x / x.std()), *([gamma] if hard else []), np.ones(180)])
+    lc = length_controlled(wins.tolist(), x.tolist(), owner.tolist())
+    columns = np.column_stack([np.tanh(x / x.std()), np.ones(180)])
     level = columns.copy()
     level[:, 0] = 0
     draws = []
@@ -198,8 +195,8 @@ def test_what_the_clusters_do_to_it_has_it_as_their_mean() -> None:
     rows = np.column_stack([np.tanh(x / x.std()), np.ones(14)])
     wins, weights, owner = np.array(x > 0, dtype=np.float64), np.ones(14), np.arange(14)
     fit, inverse = win_rates._fitted(rows, wins, weights)
-    lc, logits = win_rates._controlled(rows, wins, weights, owner, fit, inverse)
-    assert lc == pytest.approx(estimate(wins.tolist(), x.tolist()) / 100)
+    lc = estimate(wins.tolist(), x.tolist()) / 100
+    logits = win_rates._by_cluster(rows, wins, weights, owner, fit, inverse)
     assert np.mean(logits) == pytest.approx(math.log(lc / (1 - lc)), abs=1e-6)
 
 
@@ -207,11 +204,10 @@ def test_what_the_clusters_do_to_it_has_it_as_their_mean() -> None:
 def test_with_the_sides_exchanged_it_is_100_less(seed: int) -> None:
     wins, differences = simulated(150, 1.5, 0.7, ties=0.2, seed=seed)
     clusters = [i // 3 for i in range(150)]
-    gamma = np.random.default_rng(seed).normal(0, 1, 150).tolist()
     lost, shorter = [1 - w for w in wins], [-d for d in differences]
     assert win_rate(lost, clusters).mean == pytest.approx(100 - win_rate(wins, clusters).mean)
-    forward = length_controlled(wins, differences, clusters, difficulties=gamma)
-    exchanged = length_controlled(lost, shorter, clusters, difficulties=gamma)
+    forward = length_controlled(wins, differences, clusters)
+    exchanged = length_controlled(lost, shorter, clusters)
     assert (
         forward.interval is not None
         and exchanged.interval is not None
@@ -247,18 +243,6 @@ def test_a_row_three_times_in_its_cluster_counts_once() -> None:
     # A reference with a hundred rows counts as one.
     loud = estimate(wins + [0.0] * 100, differences + [50.0] * 100, clusters=[*range(40), *[99] * 100])
     assert loud == pytest.approx(once.mean, abs=3)
-
-
-def test_given_difficulties_count() -> None:
-    rng = np.random.default_rng(2)
-    gamma = rng.normal(0, 3, 1500)
-    x = rng.normal(0, 1, 1500) + 0.3 * gamma  # answers to the easy are longer
-    wins = (rng.random(1500) < 1 / (1 + np.exp(-(gamma + 0.5)))) * 1.0
-    without = length_controlled(wins.tolist(), x.tolist())
-    with_difficulties = length_controlled(wins.tolist(), x.tolist(), difficulties=gamma.tolist())
-    assert without.beta is not None and without.beta > 1 and with_difficulties.beta == pytest.approx(0, abs=0.4)
-    truth = 100 * float(np.mean(1 / (1 + np.exp(-(gamma + 0.5)))))
-    assert rate_of(with_difficulties) == pytest.approx(truth, abs=2)
 
 
 # --- where there is little to go by
@@ -304,16 +288,14 @@ def test_one_side_always_longer_is_told() -> None:
         assert lc.interval is not None and "always longer" in lc.note
 
 
-def test_wild_lengths_and_difficulties_stay_finite() -> None:
+def test_wild_lengths_stay_finite() -> None:
     rng = np.random.default_rng(0)
     for seed in range(20):
         wins, _ = simulated(30, 0, float(rng.normal(0, 3)), seed=seed)
         differences = (rng.standard_cauchy(30) * 10.0 ** rng.integers(-200, 200)).tolist()
-        hard = (rng.standard_cauchy(30) * 10.0 ** rng.integers(-3, 7)).tolist()
-        for difficulties in (None, hard):
-            lc = length_controlled(wins, differences, difficulties=difficulties)
-            assert lc.interval is not None
-            assert 0 <= lc.interval.low <= lc.interval.high <= 100 and 0 <= lc.interval.mean <= 100
+        lc = length_controlled(wins, differences)
+        assert lc.interval is not None
+        assert 0 <= lc.interval.low <= lc.interval.high <= 100 and 0 <= lc.interval.mean <= 100
 
 
 @pytest.mark.parametrize(
@@ -325,8 +307,6 @@ def test_wild_lengths_and_difficulties_stay_finite() -> None:
         ([math.nan], [0], {}, "not a finite number"),
         ([1, 0], [0], {}, "2 wins need as many numbers for their length difference; 1"),
         ([1, 0], [0, math.inf], {}, "a length difference is not a finite number"),
-        ([1, 0], [0, 1], {"difficulties": [1]}, "their difficulty; 1"),
-        ([1, 0], [0, 1], {"difficulties": [1, math.nan]}, "a difficulty is not"),
         ([1, 0], [0, 1], {"clusters": ["a"]}, "2 wins but 1 clusters"),
     ],
 )

@@ -15,7 +15,7 @@ from dspy.utils.exceptions import AdapterParseError
 from refed_dspy.errors import CapReached, ConfigError, MalformedAnswer, NoAnswer, TeacherError
 from refed_dspy.optimizers.examples import example_id
 from refed_dspy.optimizers.gateway import in_metric
-from refed_dspy.optimizers.metrics import NotScored, Scored
+from refed_dspy.optimizers.metrics import ExampleScore, NotScored
 from refed_dspy.optimizers.recorder import candidate_id, is_recoverable
 from refed_dspy.records import Analysis, Failure
 from tests.support.fake_gateway import EXAMPLES, ByWorth, FakeGateway, candidates, evaluate, program, recorder, running
@@ -192,7 +192,7 @@ def test_what_a_metric_asks_is_asked_as_a_judge_and_no_longer() -> None:
     during: list[bool] = []
 
     class Looks(ByWorth):
-        def score(self, example: dspy.Example, prediction: Any, trace: Any = None) -> Scored:
+        def score(self, example: dspy.Example, prediction: Any, trace: Any = None) -> ExampleScore:
             during.append(in_metric.get())
             return super().score(example, prediction)
 

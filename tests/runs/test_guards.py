@@ -16,8 +16,8 @@ from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.cli.lines import run_lines
 from refed_dspy.errors import ConfigError, NothingKept
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.plugins.share.report.all_rows import measured
 from refed_dspy.plugins.share.report.glance import unchanged
+from refed_dspy.plugins.share.report.rows import measured
 from refed_dspy.programs.asking import about
 from refed_dspy.programs.question import SECOND
 from refed_dspy.runs.forecast import forecast

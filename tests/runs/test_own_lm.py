@@ -9,7 +9,6 @@ from typing import Any
 
 import dspy
 import pytest
-from dspy._vendor.lm15.serde import request_to_dict
 from dspy.lm15 import Request
 
 import refed_dspy
@@ -17,6 +16,7 @@ from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.runs.result import Synthesis
+from refed_dspy.teachers.vendored import request_to_dict
 from tests.support.scripted_engine import Writer, fake_lm, references, response
 
 OWN_SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {

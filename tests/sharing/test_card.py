@@ -14,13 +14,11 @@ from markdown_it import MarkdownIt
 from refed_dspy import synthesize
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.plugins.share.card import Card, CardSettings, Config
+from refed_dspy.plugins.share.card import UNKNOWN, Card, CardSettings, Config, block, code, plain, terms_of
 from refed_dspy.plugins.share.facts import run_facts
-from refed_dspy.plugins.share.markdown import block, code, plain
-from refed_dspy.plugins.share.redact import origin_of, public_endpoint, public_model, public_source
+from refed_dspy.plugins.share.secrets import origin_of, public_endpoint, public_model, public_source
 from refed_dspy.plugins.share.share import share
-from refed_dspy.plugins.share.survey import Survey
-from refed_dspy.plugins.share.terms import UNKNOWN, terms_of
+from refed_dspy.plugins.share.survey import DrawnRow, Survey
 from refed_dspy.records import PICO, dollars
 from refed_dspy.runs.result import Synthesis
 from tests.support.scripted_engine import Writer, fake_lm, references
@@ -43,7 +41,7 @@ def card_of(run_dir: Path, **settings: Any) -> Card:
     survey = Survey(2)
     survey.features.update({"subject_areas": 2})
     survey.references.update({"r1": 2})
-    survey.pairs += [("Ask a thing.", "Answer it.")] * 2
+    survey.drawn += [DrawnRow("r", "Ask a thing.", "", "Answer it.")] * 2
     return Card(CardSettings("Rows", **settings), facts, survey, [Config("default", "data/*", 2)], "0.1.0", ["en"])
 
 
@@ -135,9 +133,10 @@ def test_citations(run: Synthesis) -> None:
 def test_the_language_of_the_rows_is_recognised(tmp_path: Path) -> None:
     survey = Survey(2)
     german = "Die Katze liegt seit heute Morgen auf dem warmen Fensterbrett und schaut den Vögeln im Garten zu."
-    survey.pairs += [("Was tut sie?", german)] * 2
+    survey.drawn += [DrawnRow("r", "Was tut sie?", "", german)] * 2
     assert survey.languages() == ["de"]
-    survey.pairs[:] = [("?", "42"), ("?", "Madrid, Barcelona, Valencia, Sevilla, Zaragoza, Málaga")]
+    cities = "Madrid, Barcelona, Valencia, Sevilla, Zaragoza, Málaga"
+    survey.drawn[:] = [DrawnRow("r", "?", "", text) for text in ("42", cities)]
     assert survey.languages() == []
 
 

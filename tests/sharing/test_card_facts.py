@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import DatasetCard
@@ -17,13 +16,10 @@ from markdown_it import MarkdownIt
 from refed_dspy import ReferenceLevelFeedback, synthesize
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.plugins.share.card import COLUMNS, Card, CardSettings, Config
-from refed_dspy.plugins.share.copied import Copied, DrawnRow, count_copied
-from refed_dspy.plugins.share.facts import run_facts
-from refed_dspy.plugins.share.run_settings import SharedSettings, StageText, shared_settings
-from refed_dspy.plugins.share.share import Shared, share
-from refed_dspy.plugins.share.survey import Survey
-from refed_dspy.plugins.share.terms import UNKNOWN, terms_of
+from refed_dspy.plugins.share.card import COLUMNS, UNKNOWN, Card, CardSettings, Config, terms_of
+from refed_dspy.plugins.share.facts import SharedSettings, StageText, run_facts
+from refed_dspy.plugins.share.share import SharedFolder, share
+from refed_dspy.plugins.share.survey import Copied, DrawnRow, Survey, count_copied
 from refed_dspy.runs.result import Synthesis
 from tests.support.scripted_engine import Writer, fake_lm, references
 
@@ -68,30 +64,35 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Synthesis:
 
 
 @pytest.fixture(scope="module")
-def made(run: Synthesis, tmp_path_factory: pytest.TempPathFactory) -> Shared:
+def made(run: Synthesis, tmp_path_factory: pytest.TempPathFactory) -> SharedFolder:
     return share(run.run_dir, tmp_path_factory.mktemp("above") / "a" / "b" / "out")
 
 
 @pytest.fixture(scope="module")
-def text(made: Shared) -> str:
+def text(made: SharedFolder) -> str:
     """The card of `run`."""
     return (made.folder / "README.md").read_text()
 
 
-def card_of(run: Synthesis, settings: SharedSettings | None = None, **replaced: Any) -> Card:
+def card_of(run: Synthesis, settings: SharedSettings | None = None, size: int | None = None, **replaced: Any) -> Card:
     with Ledger.read(run.run_dir) as ledger:
         facts = run_facts(ledger)
     survey = Survey(2)
-    list(survey.observe([table("a b", "c d"), table("a b", "a b")]))
-    facts = replace(facts, settings=settings or facts.settings, **replaced)
+    list(survey.observe([row_of("a b", "c d"), row_of("a b", "a b")]))
+    assert facts.account is not None
+    account = replace(facts.account, status={**facts.status, "size": size or facts.status["size"]})
+    facts = replace(facts, account=account, settings=settings or facts.settings, **replaced)
     return Card(CardSettings("Rows"), facts, survey, [Config("default", "data/*", 2)], "0.1.0", ["en"])
 
 
-def table(response: str, improved: str, instruction: str = "Do.", reference: str = "r", feature: str = "f") -> pa.Table:
-    return pa.table({
-        "reference": [reference], "instruction": [instruction], "response": [response],
-        "improved_response": [improved], "feature": [feature],
-    })  # fmt: skip
+def row_of(
+    response: str, improved: str, instruction: str = "Do.", reference: str = "r", feature: str = "f"
+) -> dict[str, str]:
+    """A run's row."""
+    return {
+        "reference": reference, "instruction": instruction, "response": response, "improved_response": improved,
+        "feature": feature,
+    }  # fmt: skip
 
 
 def rendered(text: str) -> str:
@@ -136,7 +137,7 @@ def test_each_column_is_compared_with_its_reference_and_a_row_counts_once() -> N
     assert count_copied([row(SOURCE)], {"r": [" ".join(halves[:10]), " ".join(halves[10:])]}).rows == 0  # 6 of 13 runs
 
 
-def test_the_card_and_the_notes_report_copied_text(made: Shared, text: str) -> None:
+def test_the_card_and_the_notes_report_copied_text(made: SharedFolder, text: str) -> None:
     sentence = "In 2 rows, half or more of the eight-word runs of the response stand in the reference"
     assert text.count(sentence) == 2
     assert "(that is `improved_response`; of `response` in 0, of `instruction` in 0)" in text
@@ -166,11 +167,11 @@ def test_rows_that_were_left_as_they_were(text: str) -> None:
 
 def test_changes_by_hand() -> None:
     survey = Survey(3)
-    list(survey.observe([table("a b", "a b \n"), table("a b", "A, b"), table("a b c", "a b c d")]))
+    list(survey.observe([row_of("a b", "a b \n"), row_of("a b", "A, b"), row_of("a b c", "a b c d")]))
     assert survey.changes is not None
     assert (survey.changes.same, survey.changes.median) == (1, 0.0)
     lone = Survey(1)
-    list(lone.observe([table("a b c", "a b c d")]))
+    list(lone.observe([row_of("a b c", "a b c d")]))
     assert lone.changes is not None and lone.changes.median == pytest.approx(1 / 7)
 
 
@@ -210,7 +211,7 @@ def changed(run: Synthesis, folder: Path, **meta: Any) -> SharedSettings:
         db.executemany("REPLACE INTO meta (name, value) VALUES (?, ?)", [(n, json.dumps(v)) for n, v in meta.items()])
     db.close()
     with Ledger.read(folder) as ledger:
-        return shared_settings(ledger)
+        return run_facts(ledger).settings
 
 
 def test_teachers_and_judge_are_listed_without_what_is_private(run: Synthesis, tmp_path: Path) -> None:
@@ -270,7 +271,7 @@ def test_why_it_ended_short(run: Synthesis, tmp_path: Path, stopped: str, reason
 # --- columns, an example, words that are explained
 
 
-def test_every_column_of_the_data_has_its_line(made: Shared, text: str) -> None:
+def test_every_column_of_the_data_has_its_line(made: SharedFolder, text: str) -> None:
     [file] = (made.folder / "data").iterdir()
     assert pq.read_schema(file).names == list(COLUMNS)
     assert re.findall(r"(?m)^\| `(\w+)` \| [^|]+ \|$", text.split("The first row")[0]) == list(COLUMNS)
@@ -281,7 +282,7 @@ def test_the_first_row_is_shown_cut(run: Synthesis, text: str) -> None:
     for name in ("instruction", "response", "improved_response"):
         assert f"`{name}`\n\n```\n{first[name]}\n```" in text
     long = Survey(1)
-    list(long.observe([table("x" * 600, "y" * 601)]))
+    list(long.observe([row_of("x" * 600, "y" * 601)]))
     cut = replace(card_of(run), survey=long).text()
     assert f"\n{'x' * 600}\n" in cut and f"\n{'y' * 600} …\n" in cut and "y" * 601 not in cut
 
@@ -315,11 +316,11 @@ def test_no_page_of_terms_is_named_for_a_private_endpoint(run: Synthesis) -> Non
 
 
 def test_a_count_of_one_is_singular(run: Synthesis, text: str) -> None:
-    assert "1 reference, 1 of them" in text and "1 reference gave rows\\: 5.\n" in text
+    assert "1 reference, 1 of them" in text and "1 reference gave rows: 5.\n" in text
     assert "1 reference behind 5 rows" in text and not re.search(r"\b1 (references|rows|pairs|calls|features)\b", text)
     survey = Survey(4)
-    list(survey.observe([table("a", "b", reference=name) for name in "xxyy"]))
-    assert "2 references gave rows\\: 2 each." in replace(card_of(run), survey=survey).text()
+    list(survey.observe([row_of("a", "b", reference=name) for name in "xxyy"]))
+    assert "2 references gave rows: 2 each." in replace(card_of(run), survey=survey).text()
 
 
 # --- text is data
@@ -332,7 +333,7 @@ def test_nothing_of_it_becomes_markup(run: Synthesis) -> None:
         stopped=HOSTILE,
     )  # fmt: skip
     survey = Survey(1)
-    list(survey.observe([table(HOSTILE, f"---\n{HOSTILE}", HOSTILE, feature=HOSTILE)]))
+    list(survey.observe([row_of(HOSTILE, f"---\n{HOSTILE}", HOSTILE, feature=HOSTILE)]))
     card = replace(card_of(run, hostile, size=9), survey=survey)
     text = card.text()
     page = rendered(text)
@@ -346,5 +347,5 @@ def test_nothing_of_it_becomes_markup(run: Synthesis) -> None:
     assert "<hr" not in page and "2 examples shown with them" in page
 
 
-def test_the_folders_above_are_made(made: Shared) -> None:
+def test_the_folders_above_are_made(made: SharedFolder) -> None:
     assert made.folder.parts[-3:] == ("a", "b", "out") and (made.folder / "README.md").is_file()

@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import DatasetCard
 
-from refed_dspy.plugins.share import parquet
 from refed_dspy.plugins.share.manifest import FILE, files_in, hash_file, name_digest, read_manifest
 from refed_dspy.plugins.share.share import share
 from refed_dspy.runs.result import Synthesis
@@ -40,7 +39,7 @@ def private(filtered_run: Synthesis, tmp_path: Path) -> Path:
 def test_the_library_loads_the_rows_from_the_folder(
     filtered_run: Synthesis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parquet, "SHARD_ROWS", 4)
+    monkeypatch.setattr("refed_dspy.plugins.share.share.SHARD_ROWS", 4)
     made = share(filtered_run.run_dir, tmp_path / "out", dropped=True)
     rows = datasets.load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
     private = {"endpoint", "response_endpoint", "instruction_endpoint", "reference_source"}
@@ -55,8 +54,8 @@ def test_shards_end_by_rows_and_by_bytes_and_are_matched_by_their_number(
     filtered_run: Synthesis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, most_rows, most_bytes, rows in (("rows", 4, 10**9, [4, 4, 1]), ("bytes", 2, 1, [2, 2, 2, 2, 1])):
-        monkeypatch.setattr(parquet, "SHARD_ROWS", most_rows)
-        monkeypatch.setattr(parquet, "SHARD_BYTES", most_bytes)
+        monkeypatch.setattr("refed_dspy.plugins.share.share.SHARD_ROWS", most_rows)
+        monkeypatch.setattr("refed_dspy.plugins.share.share.SHARD_BYTES", most_bytes)
         share(filtered_run.run_dir, tmp_path / name)
         files = [f"train-{at:05d}-of-{len(rows):05d}.parquet" for at in range(len(rows))]
         assert sorted(path.name for path in (tmp_path / name / "data").iterdir()) == files

@@ -11,7 +11,7 @@ import pytest
 
 import refed_dspy
 from refed_dspy.errors import ExportError, RefedError, RunDirError
-from refed_dspy.plugins.share.share import Shared, share
+from refed_dspy.plugins.share.share import SharedFolder, share
 from refed_dspy.runs.filter.result import Filtering
 
 ROWS = [{"question": f"Say {n} words.", "answer": "word " * n} for n in range(1, 9)]
@@ -24,7 +24,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def shared(folder: Path, **settings: object) -> tuple[Shared, str]:
+def shared(folder: Path, **settings: object) -> tuple[SharedFolder, str]:
     made = share(folder, folder.with_name(f"{folder.name}-shared"), **settings)  # type: ignore[arg-type]
     return made, (made.folder / "README.md").read_text()
 
@@ -34,7 +34,7 @@ def rows_noted(first: Filtering, row: dict[str, object]) -> object:
     return next(each["refed_filters"] for each in first if each["instruction"] == row["instruction"])
 
 
-def loaded(made: Shared, config: str = "default") -> list[dict[str, object]]:
+def loaded(made: SharedFolder, config: str = "default") -> list[dict[str, object]]:
     cache = str(made.folder.with_name("cache"))
     return list(datasets.load_dataset(str(made.folder), config, split="train", cache_dir=cache))
 

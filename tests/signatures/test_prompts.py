@@ -16,7 +16,7 @@ from benchmarks.tokenizers import tokenizer
 from refed_dspy import TeacherConfig
 from refed_dspy.cli.lines import token_lines
 from refed_dspy.ledger.summary import tokens_a_sample
-from refed_dspy.plugins.recycle.signatures import InstructionReflection, ResponseReflection
+from refed_dspy.plugins.recycle.program import InstructionReflection, ResponseReflection
 from refed_dspy.programs import ReferenceLevelFeedback
 from refed_dspy.programs.adapter import SchemaAdapter, rendering
 from refed_dspy.records import Analysis, ImplementationStrategy

@@ -9,7 +9,7 @@ from typing import Any
 import dspy
 
 from refed_dspy.optimizers.examples import Split, example_id
-from refed_dspy.optimizers.metrics import Scored
+from refed_dspy.optimizers.metrics import ExampleScore
 from refed_dspy.optimizers.recorder import CandidateCallback, ScoreRecorder
 from refed_dspy.programs.adapter import SchemaAdapter
 from tests.support.scripted_engine import Writer, fake_lm
@@ -50,10 +50,10 @@ class ByWorth:
         self.errors = errors
         self.stages: list[tuple[str | None, Any]] = []
 
-    def score(self, example: dspy.Example, prediction: Any, trace: Any = None) -> Scored:
+    def score(self, example: dspy.Example, prediction: Any, trace: Any = None) -> ExampleScore:
         if (error := self.errors.get(example.question)) is not None:
             raise error
-        return Scored(example.worth, {"worth": example.worth}, objectives={"worth": example.worth})
+        return ExampleScore(example.worth, {"worth": example.worth}, objectives={"worth": example.worth})
 
     def feedback(self, example: dspy.Example, prediction: Any, stage: str | None, trace: Any) -> str:
         self.stages.append((stage, trace))

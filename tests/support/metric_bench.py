@@ -12,7 +12,7 @@ from dspy.lm15 import Request
 from dspy.utils import exceptions as lm_errors
 
 from refed_dspy.config.compile import MetricConfig
-from refed_dspy.optimizers.metrics import Scored
+from refed_dspy.optimizers.metrics import ExampleScore
 from refed_dspy.optimizers.reference_metric import ReferenceMetric
 from refed_dspy.programs import ReferenceLevelFeedback
 from refed_dspy.records import Failure, Reference, Sample
@@ -74,7 +74,7 @@ class Bench:
         models = fake_lm(self.teacher), fake_lm(self.judge)
         self.metric = ReferenceMetric(self.program, *models, MetricConfig(**weights))
 
-    def score(self, samples: Sequence[Sample], *failures: Failure) -> Scored:
+    def score(self, samples: Sequence[Sample], *failures: Failure) -> ExampleScore:
         return self.metric.score(EXAMPLE, made(samples, *failures))
 
     def feedback(self, samples: Sequence[Sample], stage: str, trace: Any, *failures: Failure) -> str:
@@ -99,7 +99,7 @@ def failed(stage: str, kind: str = "no answer") -> Failure:
     return Failure(stage=stage, item="x", kind=kind, reason="it went wrong")
 
 
-def component(evaluation: Scored, name: str) -> float:
+def component(evaluation: ExampleScore, name: str) -> float:
     return evaluation.components[name]
 
 

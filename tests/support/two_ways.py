@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import dspy
-from dspy._vendor.lm15.serde import request_to_dict
 from dspy.lm15 import Request, Response
 
 from refed_dspy import TeacherConfig
@@ -20,6 +19,7 @@ from refed_dspy.programs.question import current_repetition
 from refed_dspy.teachers.engine import TeacherEngine
 from refed_dspy.teachers.route import resolve
 from refed_dspy.teachers.teacher import Teacher, request_settings
+from refed_dspy.teachers.vendored import request_to_dict
 from tests.support.scripted_engine import Writer
 
 UNWATCHED = {"disable_history": True, "trace": None, "max_trace_size": 0, "track_usage": False}

@@ -17,9 +17,9 @@ from refed_dspy.config.compile import CompileConfig
 from refed_dspy.config.loading import load_config
 from refed_dspy.config.run import RunConfig
 from refed_dspy.errors import ConfigError, RunDirError, RunStopped
+from refed_dspy.ledger.account import RunAccount
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.settings import settings_of
-from refed_dspy.ledger.summary import run_status
 from refed_dspy.plugins.recycle.settings import RecycleConfig
 from refed_dspy.teachers.by_stage import open_teachers, stages_of
 from refed_dspy.tracking.run import run_parameters
@@ -206,7 +206,7 @@ def test_a_judge_beside_a_pool_answers_by_itself(two: tuple[SimulatedTeacher, ..
 def test_tracking_names_all_teachers(two: tuple[SimulatedTeacher, ...], tmp_path: Path) -> None:
     made = run(tmp_path / "run", 2, teacher=pool(two), teachers={"feedback": config(two[1], model="sim/strong")})
     with Ledger.read(made.run_dir) as ledger:
-        teacher_parameter = run_parameters(ledger, run_status(ledger))["teacher"]
+        teacher_parameter = run_parameters(RunAccount.of(ledger))["teacher"]
     feedback = "instruction_feedback: sim/strong, response_feedback: sim/strong"
     assert teacher_parameter == f"sim/sim-model + sim/other-model, {feedback}"
 

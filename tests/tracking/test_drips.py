@@ -23,11 +23,11 @@ HUB = """if True:
     import sys
     from refed_dspy import errors, load_references
     from refed_dspy.data import read
-    from refed_dspy.plugins.share import hub
+    from refed_dspy.plugins.share import push as hub
     read.HUB_PATIENCE = hub.HUB_PATIENCE = 0.5
     for ask in (
         lambda: load_references("owner/name"),
-        lambda: hub.send(None, [], hub.Target("owner/name", True, "main", "m")),
+        lambda: hub.send(hub.Push(None, "owner/name", True, "main", "m", [], [], [], [], "", "")),
     ):
         try:
             ask()

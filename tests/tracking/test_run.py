@@ -12,9 +12,10 @@ import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
 from refed_dspy.errors import RunDirError, TeacherError
+from refed_dspy.ledger.account import per_minute
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.summary import LIVE
-from refed_dspy.tracking.run import copy_run, per_minute
+from refed_dspy.tracking.run import copy_run
 from refed_dspy.tracking.store import NotTracked, Store
 from refed_dspy.tracking.track import track
 from tests.support import mlflow_stores

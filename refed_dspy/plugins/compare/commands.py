@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -31,8 +29,6 @@ from refed_dspy.cli.options import (
     settings_of,
 )
 from refed_dspy.cli.printing import say
-from refed_dspy.errors import ConfigError, one_line
-from refed_dspy.text import nearest
 
 app = typer.Typer()
 
@@ -65,26 +61,9 @@ def compare_(
     settings = settings_of(CompareConfig, context)
     folder = needed(settings.out, NO_OUT)
     needed(settings.teacher, NO_TEACHER)
-    _check_programs(settings.programs)
     references_ = settings.references or "builtin"
     made = shown(compare, settings.programs, references_, **given(settings, "programs", "references"))
     print_lines(made.lines())
     say(f"table, rows, pairs and pictures in {folder}")
     say_where_tracked(folder)
     ended_short(made.stopped, folder)
-
-
-def _check_programs(programs: Mapping[str, str]) -> None:
-    """Raises ConfigError for a program that is no method, no file and no MLflow address. It suggests what was meant,
-    where a file's reader could only say that there is no such file."""
-    from refed_dspy.programs.load import OWN, names_own_program
-    from refed_dspy.programs.mlflow_address import is_address
-    from refed_dspy.programs.reference_level import METHODS
-
-    methods = ["seed-only", *METHODS, *OWN]
-    for name, program in programs.items():
-        known = program in methods or is_address(program) or names_own_program(program)
-        if not known and not Path(program).exists():
-            near = nearest(program, methods)
-            hint = f"did you mean {near}?" if near else f"give a program's file or one of {', '.join(methods)}"
-            raise ConfigError(f"programs: {one_line(name, 40)}: no program {one_line(program, 80)!r}; {hint}")

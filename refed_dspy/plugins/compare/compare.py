@@ -18,10 +18,9 @@ from refed_dspy.files import as_path
 from refed_dspy.ledger.states import last_end
 from refed_dspy.plugins.compare.figures import SEED, Diversity, tally
 from refed_dspy.plugins.compare.replay import read_compared
-from refed_dspy.plugins.compare.result import Comparison
+from refed_dspy.plugins.compare.result import OUTPUTS, Comparison, write_comparison
 from refed_dspy.plugins.compare.settings import CompareConfig
 from refed_dspy.plugins.compare.side_by_side import SideBySide
-from refed_dspy.plugins.compare.write import OUTPUTS, write_comparison
 from refed_dspy.programs import ReferenceLevelFeedback, SeedOnly
 from refed_dspy.programs.load import load_program, own_program, refuse_bound_models, warn_of_another_teacher
 from refed_dspy.programs.reference_level import METHODS
@@ -75,7 +74,7 @@ def compare(
     values = {"programs": named and _config_names(named), "out": out, **first, **settings}
     config = check_config(CompareConfig, values)
     spec = prepare(config, named or config.programs, references, teacher, judge)
-    diversity = Diversity.open(config.embeddings)
+    diversity = Diversity(config.embeddings)
     inputs = as_path(references), *(named or config.programs).values()
     with run_job(spec, Watch(on_progress, progress), outputs=OUTPUTS, inputs=inputs) as run:
         try:

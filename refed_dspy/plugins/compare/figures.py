@@ -4,21 +4,23 @@ a filter keeps of a program's rows."""
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import cache
 from statistics import fmean
-from typing import Any, Self
+from typing import Any
 
-from refed_dspy.errors import ConfigError, one_line
+from refed_dspy.errors import one_line
 from refed_dspy.ledger.history import cost_by_question, stage_by_answer
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.settings import settings_of
 from refed_dspy.ledger.spending import spent
-from refed_dspy.metrics.embedder import Embedder
 from refed_dspy.metrics.intervals import Interval, mean_interval
-from refed_dspy.plugins.compare.replay import Compared, ComparedRow
+from refed_dspy.plugins.compare.replay import ComparedRow, Replayed
 from refed_dspy.plugins.compare.result import Comparison, Line, Subset
 from refed_dspy.plugins.compare.settings import CompareConfig
+from refed_dspy.plugins.metrics.figures import open_embedder, semantic_diversity
 from refed_dspy.plugins.metrics.win_rates import length_controlled, win_rate
 from refed_dspy.plugins.metrics.wording import distinct_n, words
 from refed_dspy.programs.judges import Graded, Judgements
@@ -35,40 +37,22 @@ _FRACTIONS = (0.125, 0.25, 0.5, 1.0)
 """The usual sizes of subsets, of a program's rows."""
 
 
-@dataclass(frozen=True)
 class Diversity:
-    """Semantic diversity, if the embedding model is installed; otherwise `lacking` says what to do to get it."""
+    """Semantic diversity, if the embedding model is installed (`open_embedder`); otherwise `lacking` says what to do to
+    get it."""
 
-    embedder: Embedder | None = None
-    lacking: tuple[str, ...] = ()
-    _cache: dict[tuple[str, ...], float | None] = field(default_factory=dict)
+    def __init__(self, wanted: bool | None) -> None:
+        self.embedder, self.lacking = open_embedder(wanted, "semantic diversity")
+        self.of = cache(self._of)
+        """The diversity of texts; programs share instructions, so each tuple of texts is embedded once."""
 
-    @classmethod
-    def open(cls, wanted: bool | None) -> Self:
-        """True: required; None: if the model's weights are there. Raises ConfigError if it is required and missing."""
-        if wanted is False:
-            return cls()
-        try:
-            return cls(Embedder.open())
-        except ConfigError as error:
-            if wanted:
-                raise
-            return cls(None, (f"semantic diversity: {error}",))
-
-    def of(self, texts: Sequence[str]) -> float | None:
-        """The texts' semantic diversity. Programs share instructions, so each list of texts is embedded once."""
-        if self.embedder is None:
-            return None
-        if (key := tuple(texts)) not in self._cache:
-            from refed_dspy.plugins.metrics.diversity import semantic_diversity
-
-            self._cache[key] = semantic_diversity(self.embedder.embed(texts))
-        return self._cache[key]
+    def _of(self, texts: tuple[str, ...]) -> float | None:
+        return None if self.embedder is None else semantic_diversity(self.embedder.embed(texts))
 
 
 def tally(
     ledger: Ledger,
-    compared: Compared,
+    compared: Replayed,
     models: Mapping[str, Teacher],
     config: CompareConfig,
     diversity: Diversity,
@@ -136,7 +120,7 @@ class _Costs:
         return sum(question.calls for question in called), cost
 
 
-def _line(name: str, compared: Compared, config: CompareConfig, costs: _Costs, diversity: Diversity) -> Line:
+def _line(name: str, compared: Replayed, config: CompareConfig, costs: _Costs, diversity: Diversity) -> Line:
     rows = [row for row in compared.rows if name in row.answered.samples]
     texts = [row.answered.samples[name].improved_response for row in rows]
     asked = compared.asked[name]
@@ -144,7 +128,7 @@ def _line(name: str, compared: Compared, config: CompareConfig, costs: _Costs, d
     return Line(
         program=name,
         rows=len(rows),
-        failed=dict(compared.missing(name)),
+        failed=dict(Counter(row.answered.failed[name] for row in compared.rows if name in row.answered.failed)),
         **_wins(name, compared, config),
         grade=_grade(name, compared.rows, config.seed),
         feedback=len(costs.feedback & asked),
@@ -154,7 +138,7 @@ def _line(name: str, compared: Compared, config: CompareConfig, costs: _Costs, d
     )
 
 
-def _seed_line(name: str, compared: Compared, config: CompareConfig, diversity: Diversity) -> Line:
+def _seed_line(name: str, compared: Replayed, config: CompareConfig, diversity: Diversity) -> Line:
     """The references themselves: nothing was written, so nothing is compared or paid for, except the grade."""
     references = compared.references
     instructions = [ref.instruction for ref in references]
@@ -174,7 +158,7 @@ def _seed_line(name: str, compared: Compared, config: CompareConfig, diversity: 
     )
 
 
-def _wins(name: str, compared: Compared, config: CompareConfig) -> dict[str, Any]:
+def _wins(name: str, compared: Replayed, config: CompareConfig) -> dict[str, Any]:
     """The figures of the judge's verdicts on a program."""
     judged = [(row, row.answered.verdicts[name]) for row in compared.rows if name in row.answered.verdicts]
     decided = [(row, verdict) for row, verdict in judged if verdict.win is not None]
@@ -219,11 +203,11 @@ def _text_figures(
     return {
         "words": fmean(len(words(text)) for text in responses) if responses else 0.0,
         "distinct": bigrams.ratio,
-        "diversity": diversity.of(instructions),
+        "diversity": diversity.of(tuple(instructions)),
     }
 
 
-def subsets(compared: Compared, config: CompareConfig) -> list[Subset]:
+def subsets(compared: Replayed, config: CompareConfig) -> list[Subset]:
     """A line for each program that improves responses, filter and size.
 
     Rows are taken in an order drawn by the seed: `random` takes the first ones, `rouge` the first whose instruction is
@@ -239,7 +223,8 @@ def subsets(compared: Compared, config: CompareConfig) -> list[Subset]:
         if source == SEED or name == config.against or not rows:
             continue
         order = random.Random(config.seed).sample(rows, len(rows))
-        sizes = sorted({min(size, len(rows)) for size in config.subsets or _sizes(len(rows))})
+        usual = [size for fraction in _FRACTIONS if (size := round(fraction * len(rows))) >= 2]
+        sizes = sorted({min(size, len(rows)) for size in config.subsets or usual})
         texts = tuple(row.instruction for row in order)
         if texts not in unlike:
             unlike[texts] = [match.kept for match in select(texts)]
@@ -256,10 +241,6 @@ def subsets(compared: Compared, config: CompareConfig) -> list[Subset]:
                     made[key] = Subset(name, filter_name, size, grade, rate)
                 lines.append(replace(made[key], filter=filter_name))
     return lines
-
-
-def _sizes(rows: int) -> list[int]:
-    return [size for fraction in _FRACTIONS if (size := round(fraction * rows)) >= 2]
 
 
 def _kept(name: str, order: Sequence[ComparedRow], unlike: Sequence[bool]) -> Mapping[str, Sequence[ComparedRow]]:

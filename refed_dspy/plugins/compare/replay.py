@@ -2,20 +2,71 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from refed_dspy.errors import RowError
+import dspy
+from dspy.lm15 import Request, Response
+
+from refed_dspy.errors import NoAnswer, RowError, UnfitRequest
 from refed_dspy.ledger.connection import damaged
 from refed_dspy.ledger.history import kept_instructions, opened_references, tried_in_vain
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.plugins.compare.replay_lm import Replay, replaying
 from refed_dspy.plugins.compare.side_by_side import SideBySide
+from refed_dspy.programs.adapter import checked_adapter
+from refed_dspy.programs.asking import with_roles
 from refed_dspy.programs.judges import Graded, Verdict
+from refed_dspy.programs.lm_errors import in_transit
 from refed_dspy.records import Reference, Sample
 from refed_dspy.teachers import Teacher
+from refed_dspy.teachers.recorded import Asked, key_function, recorded_lm, remembered, response_of
+from refed_dspy.teachers.session import LEAN
+
+
+class NotAsked(RowError):
+    """A request that was never made."""
+
+    kind = "not asked"
+
+
+class Replay:
+    """An engine that gives back what a teacher's ledger holds, failures too."""
+
+    def __init__(self, ledger: Ledger, teacher: Teacher) -> None:
+        self.ledger, self.teacher = ledger, teacher
+        self._key = key_function(teacher.identity, teacher.settings)
+        self.asked: set[str] = set()
+        """The keys of all requests, failed ones too."""
+        self.missing = 0
+        """Requests without an answer or a final failure."""
+
+    async def complete(self, request: Request) -> Response:
+        """The recorded answer. Raises LMError (`in_transit`)."""
+        asked = Asked.now(request)
+        key = self._key(asked)
+        self.asked.add(key.digest)
+        try:
+            if (answer := remembered(self.ledger, asked, key)) is not None:
+                return response_of(self.teacher.model, answer)
+        except RowError as error:
+            raise in_transit(error) from None
+        self.missing += 1
+        if (failure := self.ledger.failure(key.digest)) is None:
+            raise in_transit(NotAsked(key.stage, key.item, "was never asked"))
+        kind, reason, _ = failure
+        # Not NoConnection: that would be about the endpoint, which is not called here.
+        raise in_transit((UnfitRequest if kind == UnfitRequest.kind else NoAnswer)(key.stage, key.item, reason))
+
+
+@contextmanager
+def replaying(replay: Replay, roles: Mapping[str, Replay]) -> Iterator[None]:
+    """Have `replay` answer inside the block, and those of `roles` for their roles. On a running event loop."""
+    lms = {role: recorded_lm(engine.teacher, engine) for role, engine in roles.items()}
+    lm = recorded_lm(replay.teacher, replay)
+    with dspy.context(lm=lm, adapter=checked_adapter(), **LEAN), with_roles(lms):
+        yield
 
 
 @dataclass(frozen=True, repr=False)
@@ -42,7 +93,7 @@ class ComparedRow:
 
 
 @dataclass(frozen=True, repr=False)
-class Compared:
+class Replayed:
     """A comparison as its ledger holds it. Every mapping is by program unless it says otherwise."""
 
     rows: Sequence[ComparedRow]
@@ -54,12 +105,8 @@ class Compared:
     """Program → the key of every question that the program would have asked alone, without the writing of the
     instructions: for every reference that was opened and every instruction that was tried, with or without a row."""
 
-    def missing(self, name: str) -> Counter[str]:
-        """Kind of failure → rows without the program's answer."""
-        return Counter(row.answered.failed[name] for row in self.rows if name in row.answered.failed)
 
-
-async def read_compared(ledger: Ledger, program: SideBySide, models: Mapping[str, Teacher]) -> Compared:
+async def read_compared(ledger: Ledger, program: SideBySide, models: Mapping[str, Teacher]) -> Replayed:
     """The comparison so far."""
     references, reader = ledger.references(), _Reader(program, Replay(ledger, models["teacher"]))
     rows = []
@@ -74,7 +121,7 @@ async def read_compared(ledger: Ledger, program: SideBySide, models: Mapping[str
             await reader.written(index, references[index], text, str(number))
         used = [references[index] for index in sorted({index for _, index, _, _ in kept})]
         grades = {ref.id: await program.grade_reference(ref) for ref in used} if program.seed_graded else {}
-    return Compared(rows, used, grades, reader.asked)
+    return Replayed(rows, used, grades, reader.asked)
 
 
 class _Reader:

@@ -23,7 +23,7 @@ from refed_dspy.concurrency import all_of, run_blocking
 from refed_dspy.config.keys import read_key, without_keys
 from refed_dspy.connections import Connections, HttpReply, proxy_for
 from refed_dspy.errors import ConfigError, TeacherError, one_line
-from refed_dspy.plugins.metrics.perplexity import SEPARATOR, ScoredText, ScoringPrompt, check_pairs, check_window, join
+from refed_dspy.plugins.metrics.perplexity import SEPARATOR, ScoredText, ScoringPrompt, join
 
 _ATTEMPTS = 3
 _MORE_IN_A_ROW = 4
@@ -48,9 +48,9 @@ class _NoAnswer(Exception):
 class EndpointScorer:
     """An OpenAI-compatible endpoint at `api_base` (ends in /v1) that serves `model`.
 
-    A text starts with `start`, by default with what the server's tokenizer puts in front of a text (Llama's BOS), else
-    with SEPARATOR where that is one token there (Qwen, GPT-2, SmolLM2): as with a `TransformersScorer`. Of other
-    tokenizers the BOS cannot be asked for: a text's first token is not scored unless a start is named.
+    A text starts with what the server's tokenizer puts in front of a text (Llama's BOS), else with SEPARATOR where that
+    is one token there (Qwen, GPT-2, SmolLM2): as with a `TransformersScorer`. Of other tokenizers the BOS cannot be
+    asked for: a text's first token is not scored.
 
     The key is read from the environment variable named by `api_key_env`; it appears in no message and not in the repr.
     Every text is one call, which a hosted service bills: `calls` and `tokens` count those that were answered.
@@ -63,7 +63,6 @@ class EndpointScorer:
         api_key_env: str | None = None,
         concurrency: int = 8,
         *,
-        start: str | None = None,
         timeout: float = 120.0,
     ) -> None:
         """`timeout`: seconds an attempt may take. Nothing is sent yet. Raises ConfigError for an address that is none
@@ -79,7 +78,7 @@ class EndpointScorer:
         """Prompt tokens of those."""
         self.unanswered = 0
         """Texts that got no answer."""
-        self._start_text, self._concurrency = start, concurrency
+        self._concurrency = concurrency
         self._start_and_window: tuple[list[int], int] | None = None
         self._in_a_row = 0
         self._timeout, self._key_env = timeout, api_key_env
@@ -96,7 +95,6 @@ class EndpointScorer:
         Raises ConfigError where the endpoint refuses the key or the model, or returns no prompt log-probabilities, and
         TeacherError once four texts more than `concurrency`, in a row, got no answer.
         """
-        check_pairs(contexts, texts)
         if not any(texts):
             return [ScoredText(0.0, 0) for _ in texts]
         with self._one_at_a_time:  # from several threads, too: connections belong to one event loop
@@ -141,8 +139,8 @@ class EndpointScorer:
         """The tokens that a document starts with, and the window."""
         try:
             empty = await self._tokenize("", special=True)
-            start = empty["tokens"] if self._start_text is None else await self._ids(self._start_text)
-            if self._start_text is None and not start and len(separator := await self._ids(SEPARATOR)) == 1:
+            start = empty["tokens"]
+            if not start and len(separator := await self._ids(SEPARATOR)) == 1:
                 start = separator
             if not await self._ids("a"):  # llama.cpp's /tokenize reads another field, so it sees no text
                 raise self._unfit("answers /tokenize without tokens")
@@ -150,7 +148,7 @@ class EndpointScorer:
             raise TeacherError(f"{_place(self.api_base)} gave no answer ({error}); check the server") from error
         served = _whole(empty.get("max_model_len"))
         # A token of it is for the answer, which is thrown away.
-        return start, check_window(4_096 if served is None else served - 1)
+        return start, 4_096 if served is None else served - 1
 
     async def _ids(self, text: str) -> list[int]:
         return list((await self._tokenize(text, special=False))["tokens"]) if text else []

@@ -9,16 +9,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from statistics import fmean, median
-from typing import overload
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from refed_dspy.config.scorer import ScorerConfig, Template
 from refed_dspy.errors import ConfigError, RunStopped, TeacherError
 from refed_dspy.filters.rouge import self_rouge
-from refed_dspy.metrics.embedder import Embedder, Embeds
-from refed_dspy.plugins.metrics.diversity import NEIGHBOURS, coherence, nearest_distance, semantic_diversity
+from refed_dspy.metrics.embedder import Embedder, Embeds, Vectors
 from refed_dspy.plugins.metrics.endpoint_scorer import EndpointScorer
-from refed_dspy.plugins.metrics.perplexity import ScoredText, Scorer, ifd
-from refed_dspy.plugins.metrics.transformers_scorer import TransformersScorer
+from refed_dspy.plugins.metrics.perplexity import ScoredText, Scorer, TransformersScorer, ifd
 from refed_dspy.plugins.metrics.wording import SAMPLE_TOKENS, distinct_n, spread, words
 from refed_dspy.text import format_number, table_lines
 
@@ -100,7 +101,7 @@ def open_scorer(config: ScorerConfig) -> Scorer:
 def open_tools(
     embeddings: bool | None,
     scorer: ScorerConfig | None,
-    open_embedder: Callable[[], Embeds] = Embedder.open,
+    opened: Callable[[], Embeds] = Embedder.open,
     open_scorer: Callable[[ScorerConfig], Scorer] = open_scorer,
 ) -> Tools:
     """The embedding model (True: required, None: if its weights are there) and the scorer.
@@ -108,19 +109,26 @@ def open_tools(
     Raises:
         ConfigError: a model that was asked for is not available.
     """
-    lacking = []
-    embedder = None
-    if embeddings is not False:
-        try:
-            embedder = open_embedder()
-        except ConfigError as error:
-            if embeddings:
-                raise
-            lacking.append(f"coherence and semantic diversity: {error}")
+    embedder, lacking = open_embedder(embeddings, "coherence and semantic diversity", opened)
     if scorer is None:
         lacking.append("perplexity, IFD and r-IFD: set scorer: {model: …}, a transformers model or a vLLM endpoint")
         return Tools(embedder, lacking=lacking)
     return Tools(embedder, open_scorer(scorer), lacking, scorer.template)
+
+
+def open_embedder(
+    wanted: bool | None, measures: str, opened: Callable[[], Embeds] = Embedder.open
+) -> tuple[Embeds | None, list[str]]:
+    """The embedding model, and a line about what it `measures` where its weights are not there and nothing asks for
+    them (None). Raises ConfigError where it is `wanted` and missing."""
+    if wanted is False:
+        return None, []
+    try:
+        return opened(), []
+    except ConfigError as error:
+        if wanted:
+            raise
+        return None, [f"{measures}: {error}"]
 
 
 def figures(pairs: Pairs, tools: Tools, sample: int = 500, seed: int = 0) -> dict[str, float | None]:
@@ -154,13 +162,7 @@ class _Texts(Sequence[str]):
     def __len__(self) -> int:
         return len(self._pairs)
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [pair[self._place] for pair in self._pairs[index]]
+    def __getitem__(self, index: Any) -> Any:
         return self._pairs[index][self._place]
 
 
@@ -227,3 +229,52 @@ def _scored(pairs: Pairs, tools: Tools) -> Figures:
 def _over(statistic: Callable[[list[float]], float], values: Sequence[float | None]) -> float | None:
     numbers = [value for value in values if value is not None]
     return statistic(numbers) if numbers else None
+
+
+NEIGHBOURS = 2_000
+"""Rows that `nearest_distance` compares with each other: 16 MB of cosines."""
+
+
+def coherence(embedder: Embeds, instructions: Sequence[str], responses: Sequence[str]) -> list[float | None]:
+    """The cosine in [-1, 1] of each instruction with its response, by sentence embeddings (Reflection-Tuning, Li et
+    al., arXiv 2310.11716). None where either of the two is blank.
+    """
+    pairs = zip(instructions, responses, strict=True)
+    whole = [bool(instruction.strip() and response.strip()) for instruction, response in pairs]
+    asked = embedder.embed([text for text, both in zip(instructions, whole, strict=True) if both])
+    answered = embedder.embed([text for text, both in zip(responses, whole, strict=True) if both])
+    cosines = iter(np.clip(np.einsum("nh,nh->n", asked, answered), -1, 1).tolist())
+    return [next(cosines) if both else None for both in whole]
+
+
+def semantic_diversity(vectors: Vectors) -> float | None:
+    """The mean cosine distance over all pairs of different rows, from 0 (all the same) to a little above 1; None for
+    fewer than two rows.
+
+    `vectors`: unit length, (n, width). Exact, in one pass: with s the sum of the n vectors, |s|² is the sum of all
+    n² cosines, so the mean distance is 1 - (|s|² - Σ|v|²) / (n (n - 1)).
+    """
+    count = len(vectors)
+    if count < 2:
+        return None
+    total = vectors.sum(axis=0, dtype=np.float64)
+    squares = float(np.einsum("nh,nh->n", vectors, vectors).sum(dtype=np.float64))
+    return 1 - (float(total @ total) - squares) / (count * (count - 1))
+
+
+def nearest_distance(vectors: Vectors, *, seed: int = 0) -> float | None:
+    """The mean cosine distance of a row to the row nearest to it; None for fewer than two rows.
+
+    It shows what the mean over all pairs hides: a data set of many tight clusters, far from each other, is diverse by
+    that mean and close to 0 here. Among more rows the nearest is nearer, so at most `NEIGHBOURS` rows, drawn by `seed`,
+    are compared with each other: data sets of at least that many rows are comparable, smaller ones only with those of
+    their size.
+    """
+    if len(vectors) < 2:
+        return None
+    drawn = vectors
+    if len(vectors) > NEIGHBOURS:
+        drawn = vectors[np.random.default_rng(seed).choice(len(vectors), NEIGHBOURS, replace=False)]
+    cosines: NDArray[np.float32] = drawn @ drawn.T
+    np.fill_diagonal(cosines, -2)
+    return max(0.0, float(1 - cosines.max(axis=1).mean(dtype=np.float64)))

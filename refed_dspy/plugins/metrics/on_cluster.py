@@ -23,7 +23,7 @@ OPENED = 600.0
 """Seconds in which all copies of a model must be open: some weigh gigabytes."""
 
 
-class _Model:
+class _Copy:
     """An actor: a model on some node."""
 
     def __init__(self, opened: Callable[[], Any]) -> None:
@@ -50,7 +50,7 @@ class OnNodes:
         from ray.util import ActorPool
 
         begun_anew = {"max_restarts": -1, "max_task_retries": -1}
-        actors = [ray.remote(_Model).options(**begun_anew, **place).remote(opened) for place in _places(ray, on_gpus)]
+        actors = [ray.remote(_Copy).options(**begun_anew, **place).remote(opened) for place in _places(ray, on_gpus)]
         try:
             ray.get([actor.there.remote() for actor in actors], timeout=OPENED)
         except GetTimeoutError:

@@ -27,7 +27,7 @@ from refed_dspy.teachers.job import folder_of, job
 from refed_dspy.teachers.judge import in_role, open_judge_model
 from refed_dspy.teachers.progress import Progress, Watch
 from refed_dspy.teachers.work import Work, caps_of
-from refed_dspy.text import NO_VALUE, Shown, format_number
+from refed_dspy.text import NO_VALUE, Shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -225,18 +225,12 @@ def _win_lines(wins: Wins) -> list[str]:
     rate = wins.rate
     lines = [warning] if (warning := wins.judgements.warning()) else []
     if rate is not None:
-        lines.append(
-            f"improved over plain, by {wins.judge}: {format_number(rate.mean, 1)}% of {rate.n} rows "
-            f"({format_number(rate.low, 1)} to {format_number(rate.high, 1)}), {wins.judgements}"
-        )
+        lines.append(f"improved over plain, by {wins.judge}: {rate.shown(1, f'% of {rate.n} rows')}, {wins.judgements}")
     controlled = wins.length_controlled
     if controlled is not None:
         interval, note = controlled.interval, f" ({controlled.note})" if controlled.note else ""
-        if interval is None:
-            lines.append(f"length-controlled: {NO_VALUE}{note}")
-        else:
-            mean, low, high = (format_number(value, 1) for value in (interval.mean, interval.low, interval.high))
-            lines.append(f"length-controlled: {mean}% ({low} to {high}){note}. {LC_NOTE}")
+        figure = NO_VALUE if interval is None else interval.shown(1, "%")
+        lines.append(f"length-controlled: {figure}{note}" + ("" if interval is None else f". {LC_NOTE}"))
     lines.append(str(wins.used))
     if wins.stopped:
         lines.append(

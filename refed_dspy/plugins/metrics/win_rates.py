@@ -5,14 +5,14 @@ instruction are alike: name it in `clusters`, and each counts the same, as in `r
 
 Length control (Dubois et al., "Length-Controlled AlpacaEval", 2024) is the logistic model
 
-    P(win) = sigmoid(beta * tanh(dlen / sd(dlen)) + phi * difficulty + theta)
-    LC     = 100 * mean over the instructions of P(win) where dlen = 0
+    P(win) = sigmoid(beta * tanh(dlen / sd(dlen)) + theta)
+    LC     = 100 * P(win) where dlen = 0
 
-AlpacaEval fits its difficulties once, over the judgements of many models, and publishes them. Here the model is fitted
-to the wins passed in and nothing else, and without difficulties that term is left out: the result is not comparable
-with published LC win rates.
+AlpacaEval's has another term: the instructions' difficulties, which it fits once, over the judgements of many models,
+and publishes. Here the model is fitted to the wins passed in and nothing else: the result is not comparable with
+published LC win rates.
 
-A normal prior of mean 0 (a ridge) keeps every estimate finite: standard deviation 2 for beta and phi, 5 for theta. It
+A normal prior of mean 0 (a ridge) keeps every estimate finite: standard deviation 2 for beta, 5 for theta. It
 has little weight: 18 wins of 20 give 89.6 where lengths play no part. With few clusters it keeps beta near 0, hence LC
 near the plain win rate.
 
@@ -49,7 +49,8 @@ LC_NOTE = (
 """Belongs under every table and picture that shows one."""
 LEAST_CLUSTERS = 10
 """With fewer, a slope by length cannot be distinguished from chance."""
-_SLOPE_SD, _THETA_SD = 2.0, 5.0
+_RIDGE = 1 / np.array([2.0, 5.0]) ** 2
+"""One over the variances of the prior of beta and theta."""
 
 
 @dataclass(frozen=True)
@@ -101,23 +102,19 @@ def length_controlled(
     length_differences: Sequence[float],
     clusters: Sequence[Hashable] | None = None,
     *,
-    difficulties: Sequence[float] | None = None,
     seed: int = 0,
 ) -> LengthControlled:
     """The win rate where both answers are equally long, with its 95% interval (see the module's docstring).
 
-    `length_differences` are the answer's length less the baseline's, in any one unit; `difficulties` one number a
-    comparison, of the order of 1 (their term stands without a scale). Not comparable with published LC win rates:
-    show LC_NOTE beside it. The order of rows does not matter, and with the sides exchanged it is 100 less itself.
+    `length_differences` are the answer's length less the baseline's, in any one unit. Not comparable with published LC
+    win rates: show LC_NOTE beside it. The order of rows does not matter, and with the sides exchanged it is 100 less
+    itself.
 
     Below LEAST_CLUSTERS there is no estimate. Where all comparisons ended alike, or all differ in length by the same,
     length and quality cannot be separated: the estimate is the plain win rate, with a note. Raises ValueError without a
     comparison, for a win outside 0 to 1, for a number that is not finite and for lists of two lengths.
     """
     won, differences = _wins(wins), _finite(length_differences, "length difference", len(wins))
-    factors = [np.ones(len(won))]
-    if difficulties is not None:
-        factors.insert(0, _finite(difficulties, "difficulty", len(wins)))
     cluster_of = _cluster_numbers(clusters, len(wins))
     scaled = differences / (np.abs(differences).max() or 1.0)  # the square of a huge one would not be finite
     if (n := int(cluster_of.max()) + 1) < LEAST_CLUSTERS:
@@ -126,11 +123,10 @@ def length_controlled(
     if alike := _alike(won, scaled):
         return LengthControlled(win_rate(wins, clusters, seed=seed), None, f"{alike}: this is the plain win rate")
     weights = 1 / np.bincount(cluster_of)[cluster_of]
-    rows = np.column_stack([np.tanh(scaled / _spread(scaled, weights)), *factors])
+    rows = np.column_stack([np.tanh(scaled / _spread(scaled, weights)), np.ones(len(won))])
     fit, inverse = _fitted(rows, won, weights)
-    lc, of_clusters = _controlled(rows, won, weights, cluster_of, fit, inverse)
-    logits = mean_interval(of_clusters, seed=seed)
-    interval = Interval(100 * lc, _percent(logits.low), _percent(logits.high), len(won), n)
+    logits = mean_interval(_by_cluster(rows, won, weights, cluster_of, fit, inverse), seed=seed)
+    interval = Interval(_percent(fit[1]), _percent(logits.low), _percent(logits.high), len(won), n)
     always_longer = scaled.min() > 0 or scaled.max() < 0
     note = "one side is always longer, so nothing is known about equal length" if always_longer else ""
     return LengthControlled(interval, float(fit[0]), note)
@@ -181,27 +177,20 @@ def _probabilities(rows: Floats, fit: Floats) -> Floats:
     return np.asarray(expit(rows @ fit))
 
 
-def _ridge(rows: Floats) -> Floats:
-    """One over the variances of the prior; theta is last."""
-    return np.array([_SLOPE_SD**-2] * (rows.shape[1] - 1) + [_THETA_SD**-2])
-
-
 def _fitted(rows: Floats, won: Floats, weights: Floats) -> tuple[Floats, Floats]:
     """The most probable coefficients, and the inverse of the information there. The loss is strictly convex."""
     from scipy.optimize import minimize
 
-    ridge = _ridge(rows)
-
     def loss(fit: Floats) -> float:
         logits = rows @ fit
-        return float(weights @ (np.logaddexp(0, logits) - won * logits) + ridge @ fit**2 / 2)
+        return float(weights @ (np.logaddexp(0, logits) - won * logits) + _RIDGE @ fit**2 / 2)
 
     def gradient(fit: Floats) -> Floats:
-        return rows.T @ (weights * (_probabilities(rows, fit) - won)) + ridge * fit
+        return rows.T @ (weights * (_probabilities(rows, fit) - won)) + _RIDGE * fit
 
     def information(fit: Floats) -> Floats:
         p = _probabilities(rows, fit)
-        return rows.T @ (rows * (weights * p * (1 - p))[:, None]) + np.diag(ridge)
+        return rows.T @ (rows * (weights * p * (1 - p))[:, None]) + np.diag(_RIDGE)
 
     close = {"gtol": 1e-8 * float(weights.sum())}  # just above what rounding leaves of the loss
     start = np.zeros(rows.shape[1])
@@ -210,28 +199,17 @@ def _fitted(rows: Floats, won: Floats, weights: Floats) -> tuple[Floats, Floats]
     return fit, np.asarray(np.linalg.inv(information(fit)))
 
 
-def _controlled(
+def _by_cluster(
     rows: Floats, won: Floats, weights: Floats, cluster_of: NDArray[np.intp], fit: Floats, inverse: Floats
-) -> tuple[float, list[float]]:
-    """LC, the share won with no difference in length, 0 to 1; and for each cluster, the logit of LC plus n times the
-    cluster's first-order effect on it, n being the number of clusters. Their mean is the logit of LC.
-
-    A cluster changes the coefficients by its score (less its share of the prior) through the information, and LC by its
-    difficulty as well.
-    """
-    from scipy.special import logit
-
-    level = rows.copy()
-    level[:, 0] = 0
-    p = _probabilities(level, fit)
-    lc = float(np.clip(np.average(p, weights=weights), 1e-12, 1 - 1e-12))  # beyond, its logit is not finite
+) -> list[float]:
+    """For each cluster theta plus n times the cluster's first-order effect on it, n being the number of clusters; their
+    mean is theta. A cluster changes the coefficients by its score, less its share of the prior, through the
+    information."""
     n = cluster_of.max() + 1
     scores = rows * (weights * (won - _probabilities(rows, fit)))[:, None]
-    by_cluster = np.column_stack([np.bincount(cluster_of, column) for column in scores.T]) - _ridge(rows) * fit / n
-    slope = np.average(level * (p * (1 - p))[:, None], axis=0, weights=weights)
-    direct = np.bincount(cluster_of, weights * p) - lc
-    moved = logit(lc) + (direct + n * by_cluster @ inverse @ slope) / (lc * (1 - lc))
-    return lc, moved.tolist()
+    by_cluster = np.column_stack([np.bincount(cluster_of, column) for column in scores.T]) - _RIDGE * fit / n
+    moved: list[float] = (fit[1] + n * by_cluster @ inverse[:, 1]).tolist()
+    return moved
 
 
 def _percent(logit: float) -> float:

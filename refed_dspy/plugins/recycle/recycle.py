@@ -15,10 +15,9 @@ from refed_dspy.data.sources import source_of
 from refed_dspy.errors import ConfigError, RunStopped, briefly
 from refed_dspy.files import as_path
 from refed_dspy.plugins.metrics.figures import open_tools, scoring
-from refed_dspy.plugins.recycle.passes import PassResults, row_by_row, selectively
+from refed_dspy.plugins.recycle.passes import PassResults, Selection, row_by_row, selectively
 from refed_dspy.plugins.recycle.program import INSTRUCTION_CRITERIA, RESPONSE_CRITERIA, Recycled, ReflectionTuning
 from refed_dspy.plugins.recycle.result import OUTPUTS, Recycling, old_and_new, recycling_of, write_rows, write_table
-from refed_dspy.plugins.recycle.select import Selection
 from refed_dspy.plugins.recycle.settings import RecycleConfig
 from refed_dspy.programs.load import load_into, refuse_bound_models, warn_of_another_teacher
 from refed_dspy.programs.saved import program_digests

@@ -16,9 +16,8 @@ from refed_dspy.files import write_json, write_lines, write_text
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import Spent, spent
 from refed_dspy.plugins.metrics.figures import Figures, Pairs, Tools, figures, table
-from refed_dspy.plugins.recycle.passes import PassResults
+from refed_dspy.plugins.recycle.passes import PassResults, Selected
 from refed_dspy.plugins.recycle.program import IMPROVED, REFLECTED, Recycled
-from refed_dspy.plugins.recycle.select import Selected
 from refed_dspy.records import DataRow
 from refed_dspy.text import counted
 

@@ -3,6 +3,7 @@ holds."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -10,20 +11,17 @@ from typing import Any
 
 from refed_dspy.data.read import OWN
 from refed_dspy.data.sources import REMARKS
-from refed_dspy.plugins.share.facts import RunFacts, StageFacts
-from refed_dspy.plugins.share.markdown import Markdown, block, code, escaped, plain
-from refed_dspy.plugins.share.redact import PRIVATE
-from refed_dspy.plugins.share.run_settings import StageText
-from refed_dspy.plugins.share.steps import Step
+from refed_dspy.errors import ConfigError, one_line
+from refed_dspy.plugins.share.facts import DataStep, RunFacts, StageFacts
+from refed_dspy.plugins.share.secrets import PRIVATE
 from refed_dspy.plugins.share.survey import Survey
-from refed_dspy.plugins.share.terms import terms_of
-from refed_dspy.text import counted, format_number
+from refed_dspy.text import counted, format_number, nearest
+from refed_dspy.weights import WEIGHTS
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 _LARGEST = "n>1M"
 _METHOD_TAG = "reference-level-feedback"
 _TAGS = ("synthetic", "instruction-tuning", _METHOD_TAG, "refed-dspy")
-_PACKAGE_LICENSE = "Apache-2.0, that of refed-dspy, which they come with"
 _METHODS = {
     "ReferenceLevelFeedback": "Reference-Level Feedback: each reference is studied once; what makes its "
     "instruction and its response good guides new instructions, and the responses to them are improved by it.",
@@ -32,12 +30,6 @@ _METHODS = {
     "InstructionFeedbackOnly": "Instructions from references, and the first response to each: nothing is improved, so "
     "`improved_response` is `response`.",
 }
-_NGRAM = "eight"
-"""`copied.NGRAM_WORDS`, as a word."""
-_EXAMPLE = 600
-"""Characters shown of each text of the example row."""
-_LINE = 600
-"""Characters shown of a setting."""
 _ORIGINS = {
     "package": "refed-dspy's own prompts",
     "guided": "refed-dspy's own prompts, with the author's guidance added",
@@ -65,6 +57,7 @@ class Config:
     name: str
     pattern: str
     rows: int
+    columns: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -93,7 +86,7 @@ class Card:
     """`default` first."""
     version: str
     languages: Sequence[str] = field(default_factory=tuple)
-    steps: Sequence[Step] = ()
+    steps: Sequence[DataStep] = ()
     """What was done to the rows since they were made, the first step first."""
     origin: str = ""
     """What the first step began with; empty where it has no name."""
@@ -105,17 +98,24 @@ class Card:
     def _front_matter(self) -> str:
         from huggingface_hub import DatasetCardData
 
-        settings, facts_known = self.settings, bool(self.facts.size)
+        settings = self.settings
         file = {"license_name": "see-license-file", "license_link": "LICENSE"} if settings.license_file else {}
         data = DatasetCardData(
             language=list(self.languages) or None,
             license=settings.license,
             pretty_name=settings.name,
             language_creators=["machine-generated"],
-            size_categories=[_size(self.configs[0].rows)],
+            size_categories=[next((name for most, name in _SIZES if self.configs[0].rows < most), _LARGEST)],
             task_categories=["text-generation"],
-            tags=[tag for tag in _TAGS if facts_known or tag != _METHOD_TAG],
-            configs=[_front_matter_config(config) for config in self.configs],
+            tags=[tag for tag in _TAGS if self.facts.account or tag != _METHOD_TAG],
+            configs=[
+                {
+                    "config_name": config.name,
+                    "data_files": [{"split": "train", "path": config.pattern}],
+                    **({"default": True} if config.name == "default" else {}),
+                }
+                for config in self.configs
+            ],
             **file,
         )
         return str(data.to_yaml())
@@ -127,62 +127,45 @@ class Card:
         environment = jinja2.Environment(  # noqa: S701 — Markdown, where HTML's escapes do not apply
             finalize=escaped, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
         )
-        environment.filters |= {"code": code, "counted": counted}
+        environment.filters |= {"code": code, "plain": plain, "block": block, "markdown": Markdown}
+        environment.filters |= {"counted": counted, "number": format_number}
         source = files("refed_dspy.plugins.share").joinpath("card.md.j2").read_text(encoding="utf-8")
         return environment.from_string(source).render(self._values()).strip() + "\n"
 
     def _values(self) -> dict[str, Any]:
-        settings, facts, survey = self.settings, self.facts, self.survey
-        dropped = [config.rows for config in self.configs[1:]]
-        features = {name: survey.features[name] for name in {**dict.fromkeys(facts.features), **survey.features}}
+        facts, survey, columns = self.facts, self.survey, self._columns()
+        features = [*dict.fromkeys([*(facts.account.features if facts.account else ()), *survey.features])]
+        filters = [*facts.status["filters"], *(each for step in self.steps for each in step.filters)]
         return {
-            "title": settings.name,
+            "card": self,
+            "settings": self.settings,
             "facts": facts,
+            "run": facts.status,
             "cost": facts.cost,
+            "survey": survey,
             "rows": survey.rows,
-            "complete": facts.kept >= facts.size,
-            "method": Markdown(_METHODS.get(facts.method, _CUSTOM_METHOD)),
-            "version": self.version,
-            "features": features,
-            "sources": [self._source(name, count) for name, count in facts.sources.items()],
+            "dropped": sum(config.rows for config in self.configs[1:]),
+            "method": _METHODS.get(facts.account.program, _CUSTOM_METHOD) if facts.account else "",
+            "features": {name: survey.features[name] for name in features},
+            "own_sources": OWN,
             "terms": self._terms(),
-            "surveyed": len(survey.pairs),
-            "copied": _copied(survey, self.configs),
-            "changes": survey.changes,
-            "changed": format_number(100 * survey.changes.median, 0) if survey.changes else "",
-            **self._setup(),
-            "columns": self._columns(),
-            "trained": self._trained(),
-            "steps": self.steps,
-            "origin": self.origin,
+            "columns": columns,
+            "trained": next((name for name in ("improved_response", "response") if name in columns), ""),
             "example": _example(survey),
-            "figures": _figures(survey.figures()),
-            "used": len(survey.references),
-            "rows_per_reference": _rows_per_reference(survey) if survey.references else "",
             "judged": any(stage.stage.endswith("judge") for stage in self._stages()),
-            "filter_names": [str(counts["filter"]) for counts in self._filters()],
-            "dropped": dropped[0] if dropped else 0,
-            "report": settings.report,
-            "license": self._license(),
-            "method_citation": block(_PAPER, "bibtex"),
-            "citation": block(settings.citation, "bibtex") if settings.citation else "",
+            "overlap_removed": any(counts["filter"] == "overlap" for counts in filters),
+            "origins": _ORIGINS,
+            "paper": _PAPER,
         }
 
     def _stages(self) -> list[StageFacts]:
         return [*self.facts.stages, *(stage for step in self.steps for stage in step.stages)]
 
-    def _filters(self) -> list[Mapping[str, Any]]:
-        return [*self.facts.filters, *(filter_ for step in self.steps for filter_ in step.filters)]
-
-    def _trained(self) -> str:
-        """The column to train on; empty where the rows have other columns."""
-        return next((name for name in ("improved_response", "response") if name in self._columns()), "")
-
     def _columns(self) -> Mapping[str, str]:
         """Column → what it holds; of other data's columns, refed knows nothing."""
         if not self.steps:
             return COLUMNS
-        names = self.survey.columns
+        names = self.configs[0].columns
         known = COLUMNS if "improved_response" in names else _RECYCLED if "original_instruction" in names else {}
         return {name: {**known, **_OF_STEPS}.get(name, "as in the source") for name in names}
 
@@ -196,87 +179,14 @@ class Card:
             for model, asked in endpoints.items()
         ]
 
-    def _setup(self) -> dict[str, Any]:
-        settings = self.facts.settings
-        return {
-            "settings": [(name, plain(value, _LINE)) for name, value in settings.rows],
-            "filter_settings": [(name, code(values, _LINE)) for name, values in settings.filters],
-            "described": [(name, plain(text, _LINE)) for name, text in settings.features.items()],
-            "stage_texts": [_stage(stage) for stage in settings.stages],
-            "stopped": settings.stopped,
-        }
 
-    def _source(self, name: str, count: int) -> dict[str, Any]:
-        builtin = name in OWN
-        return {
-            "name": name,
-            "count": count,
-            "builtin": builtin,
-            "license": _PACKAGE_LICENSE if builtin else self.settings.reference_license or "not stated",
-        }
-
-    def _license(self) -> Any:
-        if self.settings.license_file:
-            return Markdown("The license's text is in LICENSE.")
-        if self.settings.license:
-            return code(self.settings.license)
-        return "None is stated. Ask the author before you use it."
-
-
-def _copied(survey: Survey, configs: Sequence[Config]) -> Markdown:
-    """How many rows hold text of their reference, also where none does."""
-    copied = survey.copied
-    rows = counted(copied.improved_response, "row")
-    examined = counted(len(survey.drawn), "row was", "rows were")
-    text = (
-        f"In {rows}, half or more of the {_NGRAM}-word runs of the response stand in "
-        f"the reference (that is `improved_response`; of `response` in {copied.response:,}, of `instruction` in "
-        f"{copied.instruction:,}). {examined} checked, each against its own reference. Texts "
-        f"of fewer than {_NGRAM} words are not counted; shorter runs and shared ideas are not searched for."
-    )
-    return Markdown(f"{text} The rows of `dropped` were not checked." if len(configs) > 1 else text)
-
-
-def _rows_per_reference(survey: Survey) -> str:
-    least, middle, most = survey.rows_per_reference()
-    gave = f"{counted(len(survey.references), 'reference')} gave rows: "
-    if least == most:
-        return f"{gave}{least:,}{' each' if len(survey.references) > 1 else ''}."
-    return f"{gave}{least:,} to {most:,} each, {middle:,} at the median."
-
-
-def _stage(stage: StageText) -> dict[str, Any]:
-    examples = f"; {counted(stage.examples, 'example')} shown with them, not quoted here" if stage.examples else ""
-    return {
-        "stage": stage.stage,
-        "text": block(stage.instructions),
-        "origin": f"{_ORIGINS[stage.origin]}{examples}",
-        "added": block(stage.added) if stage.added else "",
-    }
-
-
-def _example(survey: Survey) -> list[tuple[str, Markdown]]:
-    """(column, its text in a block) of the first row, each text cut at `_EXAMPLE` characters."""
-    row = survey.first
-    if row is None:
-        return []
-    texts = {name: getattr(row, name) for name in ("instruction", "response", "improved_response")}
+def _example(survey: Survey) -> Mapping[str, str]:
+    """Column → its text in the first row; of rows with one response, that."""
+    if (row := survey.first) is None:
+        return {}
     if not row.response:
-        texts = {"instruction": row.instruction, "response": row.improved_response}
-    return [(name, block(text if len(text) <= _EXAMPLE else f"{text[:_EXAMPLE]} …")) for name, text in texts.items()]
-
-
-def _size(rows: int) -> str:
-    return next((name for most, name in _SIZES if rows < most), _LARGEST)
-
-
-def _front_matter_config(config: Config) -> dict[str, Any]:
-    entry: dict[str, Any] = {"config_name": config.name, "data_files": [{"split": "train", "path": config.pattern}]}
-    return {**entry, "default": True} if config.name == "default" else entry
-
-
-def _figures(figures: Mapping[str, float | None]) -> dict[str, str]:
-    return {name: format_number(value, 1 if " words, " in name else 2) for name, value in figures.items()}
+        return {"instruction": row.instruction, "response": row.improved_response}
+    return {name: getattr(row, name) for name in ("instruction", "response", "improved_response")}
 
 
 _OF_STEPS = {REMARKS: "what the filters noted, as JSON: the row's number in the data, and its scores"}
@@ -321,3 +231,90 @@ COLUMNS: Mapping[str, str] = {
     "cost": "dollars paid for these calls; empty if a price is unknown",
     "system": "the system prompt of the reference and so of the row; empty if it has none",
 }
+
+
+_MARKUP = re.compile(r"([\\`*_{}\[\]<>#|&~!$@:])")
+_ADDRESS = re.compile(r"\bwww\.", re.IGNORECASE)
+
+
+class Markdown(str):
+    """Text that is Markdown already, and is not escaped again."""
+
+    __slots__ = ()
+
+
+def plain(text: object, limit: int = 300) -> Markdown:
+    """`text` in one line that renders as itself, in a paragraph or a table cell."""
+    flat = _MARKUP.sub(r"\\\1", one_line(text, limit))
+    return Markdown(_ADDRESS.sub(lambda match: f"{match[0][:-1]}\\.", flat))
+
+
+def code(text: object, limit: int = 200) -> Markdown:
+    """`text` as inline code, in a table cell too."""
+    flat = one_line(text, limit).replace("|", "\\|")
+    longest = max(map(len, re.findall(r"`+", flat)), default=0)
+    if not longest:
+        return Markdown(f"`{flat}`" if flat else "")
+    fence = "`" * (longest + 1)
+    return Markdown(f"{fence} {flat} {fence}")
+
+
+def block(text: str, language: str = "") -> Markdown:
+    """`text` as a fenced code block, line by line, without control characters."""
+    lines = [
+        "".join(ch if ch.isprintable() or ch == "\t" else "?" for ch in line) for line in text.strip().splitlines()
+    ]
+    longest = max((len(run) for line in lines for run in re.findall(r"`+", line)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return Markdown("\n".join([f"{fence}{language}", *lines, fence]))
+
+
+def escaped(value: object) -> object:
+    """The value of a template expression, made safe: for Jinja's `finalize`. Numbers get thousands separators."""
+    if isinstance(value, int | float):
+        return f"{value:,}"
+    return value if isinstance(value, Markdown) else plain(value)
+
+
+UNKNOWN = "not known here: see those of the model and of the service that ran it"
+TERMS_PAGES = (
+    (re.compile(r"(^|/)(gpt-(?!oss)|chatgpt|o[1-9](-|$))"), "https://openai.com/policies"),
+    (re.compile(r"(^|[/.])claude"), "https://www.anthropic.com/legal/commercial-terms"),
+    (re.compile(r"(^|/)gemini-"), "https://ai.google.dev/gemini-api/terms"),
+)
+"""What a provider's models are called → the page with its terms."""
+
+
+def terms_of(model: str, endpoint: str = "") -> str:
+    """Where the terms of `model` (its public name) are, as Markdown; UNKNOWN where no page is on record, and at a
+    private `endpoint`, where a name may stand for any model."""
+    name = model.lower()
+    for weights in WEIGHTS.values():
+        if name in {weights.name, weights.model.lower(), weights.filename.lower()}:
+            return f"{weights.licence} license of the weights"
+    pages = (page for pattern, page in TERMS_PAGES if endpoint != PRIVATE and pattern.search(name))
+    return next((f"<{page}>" for page in pages), UNKNOWN)
+
+
+LICENSES = frozenset({
+    "apache-2.0", "mit", "openrail", "bigscience-openrail-m", "creativeml-openrail-m", "bigscience-bloom-rail-1.0",
+    "bigcode-openrail-m", "afl-3.0", "artistic-2.0", "bsl-1.0", "bsd", "bsd-2-clause", "bsd-3-clause",
+    "bsd-3-clause-clear", "c-uda", "cc", "cc0-1.0", "cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0",
+    "cc-by-sa-4.0", "cc-by-nc-2.0", "cc-by-nc-3.0", "cc-by-nc-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-3.0",
+    "cc-by-nc-nd-4.0", "cc-by-nc-sa-2.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0", "cdla-sharing-1.0",
+    "cdla-permissive-1.0", "cdla-permissive-2.0", "wtfpl", "ecl-2.0", "epl-1.0", "epl-2.0", "etalab-2.0", "eupl-1.1",
+    "agpl-3.0", "gfdl", "gpl", "gpl-2.0", "gpl-3.0", "lgpl", "lgpl-2.1", "lgpl-3.0", "isc", "lppl-1.3c", "ms-pl",
+    "mpl-2.0", "odc-by", "odbl", "openrail++", "osl-3.0", "postgresql", "ofl-1.1", "ncsa", "unlicense", "zlib", "pddl",
+    "lgpl-lr", "deepfloyd-if-license", "llama2", "gemma",
+})  # fmt: skip
+"""Identifiers of licenses, as the Hub writes them."""
+
+
+def checked_license(identifier: str) -> str:
+    """`identifier` as the Hub writes it. Raises ConfigError for a license that the Hub does not know."""
+    name = identifier.strip().lower()
+    if name in LICENSES:
+        return name
+    near = nearest(name, sorted(LICENSES))
+    hint = f"did you mean {near}?" if near else "use one such as cc-by-4.0, or a file with the license's text"
+    raise ConfigError(f"license {one_line(identifier, 60)}: not a license the Hub knows; {hint}")

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from refed_dspy.errors import ExportError, InputError, one_line
-from refed_dspy.files import read_bytes, write_json
+from refed_dspy.files import as_export_error, read_bytes, write_json
 
 FILE = "refed-share.json"
 _FORMAT = 1
@@ -120,7 +120,7 @@ def whole_folder(target: Path, force: bool) -> Iterator[Path]:
     or something else appeared in its place meanwhile: then its old content is in NAME.before, which the error names.
     """
     _check_replaceable(target, force)
-    try:
+    with as_export_error(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".refed-") as workspace:
             made = Path(workspace) / "made"
@@ -128,8 +128,6 @@ def whole_folder(target: Path, force: bool) -> Iterator[Path]:
             yield made
             _check_replaceable(target, force)
             _replace(target, made)
-    except OSError as error:
-        raise ExportError(f"{one_line(target, 200)}: cannot be written: {one_line(error.strerror or error)}") from None
 
 
 def _replace(target: Path, made: Path) -> None:

@@ -3,35 +3,41 @@ not at all."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from refed_dspy.config.keywords import checked
-from refed_dspy.data.dataset import RowsOnDisk, load_dataset
+from refed_dspy.data.dataset import load_dataset
 from refed_dspy.data.export import Through, unseen
 from refed_dspy.data.read import OWN
-from refed_dspy.data.rows import data_rows, dropped_rows, extra_columns
+from refed_dspy.data.rows import DROPPED_COLUMNS, data_rows, dropped_rows, extra_columns
+from refed_dspy.data.sources import ENDPOINTS, REMARKS, as_trained
 from refed_dspy.data.stored import DROPPED, ROWS, json_lines, rows_in, work_in
-from refed_dspy.data.tables import run_schema, run_tables
+from refed_dspy.data.tables import Row, made_schema, run_schema, run_tables, tables
 from refed_dspy.errors import ExportError, RunDirError, briefly, one_line
 from refed_dspy.files import path_of, read_bytes, whole_file
 from refed_dspy.ledger.connection import FILE, locked
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import named_work
-from refed_dspy.ledger.summary import decisions_by_filter
-from refed_dspy.plugins.share.card import Card, CardSettings, Config
-from refed_dspy.plugins.share.facts import RunFacts, key_variables, run_facts
+from refed_dspy.plugins.share.card import LICENSES, Card, CardSettings, Config, checked_license
+from refed_dspy.plugins.share.facts import (
+    DataStep,
+    RunFacts,
+    key_variables,
+    made_facts,
+    pairs_of,
+    run_facts,
+    simulated_in,
+)
 from refed_dspy.plugins.share.manifest import SharedFile, whole_folder, write_manifest
-from refed_dspy.plugins.share.parquet import cleaned, dropped_tables, tables_of, write_shards
-from refed_dspy.plugins.share.public_report import public_page
-from refed_dspy.plugins.share.steps import Step, made_facts, pairs_of, simulated_in
+from refed_dspy.plugins.share.report.report import public_page
+from refed_dspy.plugins.share.secrets import public_detail, public_endpoint, public_model, public_source
 from refed_dspy.plugins.share.survey import Survey
-from refed_dspy.plugins.share.terms import LICENSES, checked_license
 from refed_dspy.text import counted
 
 CARD, LICENSE, REPORT = "README.md", "LICENSE", "report.html"
@@ -40,7 +46,7 @@ _LARGEST_TEXT = 1_000_000
 
 
 @dataclass(frozen=True)
-class Shared:
+class SharedFolder:
     """What was made: the `files` in `folder`, the number of `rows` and of `dropped` rows, and `notes` on what to check
     before publishing."""
 
@@ -65,7 +71,7 @@ def share(
     dropped: bool = False,
     force: bool = False,
     through: Through = unseen,
-) -> Shared:
+) -> SharedFolder:
     """Make `out`, a folder that `push` sends to the Hub, from the samples in `run_dir`, or from the rows that a
     filtering or a recycling kept: card, Parquet, manifest.
 
@@ -98,64 +104,83 @@ def share(
             report=report,
         )
         facts, steps, origin = described.facts, described.steps, described.origin
+        survey = described.survey
         with whole_folder(target, force) as made:
             if license_text is not None:
                 _write(made / LICENSE, license_text)
             if report:
                 (made / REPORT).write_bytes(public_page(folder, settings.name))
-            configs, survey = described.write(made)
+            configs = [write_shards(described.tables, made / "data", "default")]
+            if described.dropped is not None:
+                configs.append(write_shards(described.dropped, made / "dropped", "dropped"))
+            survey.texts = _reference_texts(described.ledgers, survey)
             card = Card(settings, facts, survey, configs, version("refed-dspy"), survey.languages(), steps, origin)
             _write(made / CARD, card.text())
-            files = write_manifest(made, card.version, described.keys)
-    dropped_count = configs[1].rows if dropped else 0
-    return Shared(target, survey.rows, dropped_count, files, _notes(settings, card))
+            keys = {name for ledger in described.ledgers for name in key_variables(ledger)}
+            files = write_manifest(made, card.version, keys)
+    return SharedFolder(target, survey.rows, configs[1].rows if dropped else 0, files, _notes(settings, card))
 
 
 @dataclass(frozen=True)
 class _Described:
-    """What is shared: `write` writes the rows into a folder; `keys` are the variables that held API keys."""
+    """What is shared: the rows and those that filters dropped as Arrow tables, which are read once, and figures of the
+    rows as they are; the `ledgers` of the run that is known to have made them."""
 
     facts: RunFacts
-    keys: Collection[str]
-    write: Callable[[Path], tuple[list[Config], Survey]]
-    steps: Sequence[Step] = ()
+    ledgers: Sequence[Ledger]
+    survey: Survey
+    tables: Iterator[Any]
+    dropped: Iterator[Any] | None
+    steps: Sequence[DataStep] = ()
     origin: str = ""
 
 
 @contextmanager
 def _described(folder: Path, dropped: bool, through: Through) -> Iterator[_Described]:
-    """What is known of the rows in `folder`, whose lock is held. Raises RunDirError where it holds no rows to share,
-    ExportError where nothing was dropped.
+    """What is known of the rows in `folder`, whose lock is held: all that is published is of one moment. Raises
+    RunDirError where it holds no rows to share, ExportError where there is none, or nothing was dropped.
     """
     if (work := work_in(folder)) == "answers":
         raise RunDirError(f"{folder}: contains answers to prompts, which are no data to train on; share other rows")
     if (folder / FILE).is_file():
         Ledger.read(folder).close()  # who has the lock is taken to have checked it
-    with locked(folder):  # all that is published is of one moment
+    with locked(folder):
         if work in ROWS:
             yield from _of_data(folder, work, dropped, through)
             return
         with Ledger.read(folder) as ledger:
             if work != "run":
                 raise RunDirError(f"{folder}: contains {named_work(work)}, not a run; share the run it was made from")
-            if dropped and not any(counts["dropped"] for counts in decisions_by_filter(ledger)):
-                raise ExportError(f"{folder}: filters dropped nothing; leave out dropped=True")
-            write = partial(_data, ledger, dropped=dropped, through=through)
-            yield _Described(run_facts(ledger), key_variables(ledger), write)
+            yield _of_run(folder, ledger, dropped, through)
+
+
+def _of_run(folder: Path, ledger: Ledger, dropped: bool, through: Through) -> _Described:
+    facts = run_facts(ledger)
+    if dropped and not any(counts["dropped"] for counts in facts.status["filters"]):
+        raise ExportError(f"{folder}: filters dropped nothing; leave out dropped=True")
+    if not (count := ledger.kept()):
+        raise ExportError(f"{folder}: no samples yet; run or resume it first")
+    survey, extra = Survey(count), extra_columns(ledger)
+    schema = run_schema(extra)
+    rows = survey.observe(through(data_rows(ledger), count))
+    tables_ = run_tables(_public_rows(rows, schema), schema, extra)
+    return _Described(facts, [ledger], survey, tables_, _dropped_by_run(ledger) if dropped else None)
 
 
 def _of_data(folder: Path, work: str, dropped: bool, through: Through) -> Iterator[_Described]:
     """`_described`, of a filtering or a recycling."""
     if next(rows_in(folder, work), None) is None:
         raise ExportError(f"{folder}: no row was kept, so there is nothing to share")
-    rows = load_dataset(folder).rows
     if dropped and next(json_lines(folder / DROPPED), None) is None:
         raise ExportError(f"{folder}: nothing was dropped; leave out dropped=True")
+    rows = load_dataset(folder).rows
+    survey = Survey(len(rows))
     with made_facts(folder) as (facts, steps, origin, ledgers):
         facts = replace(facts, pairs=pairs_of(rows), simulated=facts.simulated or simulated_in(rows, steps))
-        keys = {name for ledger in ledgers for name in key_variables(ledger)}
-        write = partial(_data_made, folder, rows, ledgers, dropped=dropped, through=through)
-        yield _Described(facts, keys, write, steps, origin)
+        observed = survey.observe(through(rows, len(rows)), as_trained)
+        tables_ = _made_tables((row.fields for row in rows), (row.fields for row in observed))
+        left = _made_tables(json_lines(folder / DROPPED), json_lines(folder / DROPPED)) if dropped else None
+        yield _Described(facts, ledgers, survey, tables_, left, steps, origin)
 
 
 def _reference_texts(ledgers: Sequence[Ledger], survey: Survey) -> dict[str, tuple[str, str]]:
@@ -163,40 +188,6 @@ def _reference_texts(ledgers: Sequence[Ledger], survey: Survey) -> dict[str, tup
     of_drawn = {row.reference for row in survey.drawn}
     found = (reference for ledger in ledgers for reference in ledger.references(of_drawn))
     return {reference.id: (reference.instruction, reference.response) for reference in found}
-
-
-def _data_made(
-    folder: Path, rows: RowsOnDisk, ledgers: Sequence[Ledger], made: Path, *, dropped: bool, through: Through
-) -> tuple[list[Config], Survey]:
-    """Write the rows of a filtering or a recycling."""
-    survey = Survey(len(rows))
-    survey.note(rows)
-    survey.texts = _reference_texts(ledgers, survey)
-    count, pattern = write_shards(tables_of(lambda: (row.fields for row in through(rows, len(rows)))), made / "data")
-    configs = [Config("default", pattern, count)]
-    if dropped:
-        count, pattern = write_shards(tables_of(partial(json_lines, folder / DROPPED)), made / "dropped")
-        configs.append(Config("dropped", pattern, count))
-    return configs, survey
-
-
-def _data(ledger: Ledger, made: Path, *, dropped: bool, through: Through) -> tuple[list[Config], Survey]:
-    """Write the rows. Raises ExportError where there is none, and RunDirError if rows were added meanwhile: the card
-    would describe other rows."""
-    folder, extra = ledger.path.parent, extra_columns(ledger)
-    if not (count := ledger.kept()):
-        raise ExportError(f"{folder}: no samples yet; run or resume it first")
-    survey = Survey(count)
-    tables = run_tables(through(data_rows(ledger), count), run_schema(extra), extra)
-    rows, pattern = write_shards(survey.observe(map(cleaned, tables)), made / "data")
-    survey.texts = _reference_texts([ledger], survey)
-    configs = [Config("default", pattern, rows)]
-    if dropped:
-        dropped_count, pattern = write_shards(dropped_tables(dropped_rows(ledger)), made / "dropped")
-        configs.append(Config("dropped", pattern, dropped_count))
-    if ledger.kept() != rows:
-        raise RunDirError(f"{folder}: rows arrived while it was being read; wait for the run or stop it, then share it")
-    return configs, survey
 
 
 def _write(path: Path, text: str) -> None:
@@ -231,11 +222,11 @@ def _notes(settings: CardSettings, card: Card) -> list[str]:
     notes, facts, survey = [], card.facts, card.survey
     if settings.license is None:
         notes.append("no license: without one, nobody may use the data set; set it with license=…")
-    if not facts.size:
+    if not facts.account:
         notes.append("no run is known to have made these rows; say in the card where they are from and whose they are")
     if settings.reference_license is None and not set(facts.sources) <= OWN.keys():
         notes.append("the references' license is unknown; set it with reference_license=…")
-    if settings.reference_license is not None and facts.size and set(facts.sources) <= OWN.keys():
+    if settings.reference_license is not None and facts.account and set(facts.sources) <= OWN.keys():
         notes.append("reference_license=… was not used: all references come with refed (builtin), under its license")
     if copies := survey.copied.rows:
         notes.append(
@@ -246,6 +237,94 @@ def _notes(settings: CardSettings, card: Card) -> list[str]:
         notes.append("report.html shows the references themselves: share it only if their license allows it")
     if undecided := sum(each["undecided"] for step in card.steps for each in step.filters):
         notes.append(f"{counted(undecided, 'row is', 'rows are')} undecided, so not shared; the card says so")
-    if facts.kept < facts.size:
-        notes.append(f"the run is not done: {facts.kept} of {facts.size} rows; the card says so")
+    if facts.missing:
+        kept, size = facts.status["kept"], facts.status["size"]
+        notes.append(f"the run is not done: {kept} of {size} rows; the card says so")
     return notes
+
+
+TEACHERS = ("teacher", "response_teacher", "instruction_teacher")
+_CLEANED: Mapping[str, Callable[[str | None], str]] = {
+    **dict.fromkeys(TEACHERS, public_model),
+    **dict.fromkeys(ENDPOINTS, public_endpoint),
+    "reference_source": public_source,
+}
+SHARD_ROWS, SHARD_BYTES = 100_000, 256 * 2**20
+"""A shard ends at so many rows, or once it has so many bytes, whichever comes first."""
+
+
+def _public_rows(rows: Iterable[Row], schema: Any) -> Iterator[Row]:
+    """A run's rows, or what was made of them, as they may be published."""
+    # only a run's: in other data, such columns hold other things
+    names = [name for name in _CLEANED if name in schema.names and "response_teacher" in schema.names]
+    for row in rows:
+        public: dict[str, Any] = {name: _CLEANED[name](row.get(name)) for name in names}
+        if isinstance(remarks := row.get(REMARKS), Mapping) and "detail" in remarks:
+            public[REMARKS] = {**remarks, "detail": public_detail(remarks.get("reason"), remarks["detail"])}
+        yield {**row, **public}
+
+
+def _made_tables(rows: Iterable[Row], again: Iterable[Row]) -> Iterator[Any]:
+    """Rows of a filtering or a recycling as tables: they are read for their types, and again to be written."""
+    schema, as_text = made_schema(rows)
+    yield from tables(_public_rows(again, schema), schema, as_text)
+
+
+def _dropped_by_run(ledger: Ledger) -> Iterator[Any]:
+    import pyarrow as pa
+
+    kinds = {"round": pa.int64(), "score": pa.float64()}
+    schema = pa.schema([(name, kinds.get(name, pa.string())) for name in DROPPED_COLUMNS])
+    rows = dropped_rows(ledger)
+    return tables(({**row, "detail": public_detail(row["reason"], row["detail"])} for row in rows), schema)
+
+
+def write_shards(made: Iterable[Any], folder: Path, name: str) -> Config:
+    """Write tables into `folder`, which it makes, as `train-00000-of-0000N.parquet`.
+
+    Returns the config called `name`, whose pattern matches shards of this N only, so that shards which an earlier push
+    left in the repository are not read too. Raises OSError.
+    """
+    folder.mkdir()
+    shards: list[_Shard] = []
+    try:
+        for table in made:
+            while table.num_rows:
+                if not shards or shards[-1].closed:
+                    shards.append(_Shard(folder / f"{len(shards)}.part", table.schema))
+                table = shards[-1].take(table)
+    finally:
+        for shard in shards:
+            shard.close()
+    for number, shard in enumerate(shards):
+        shard.path.rename(folder / f"train-{number:05d}-of-{len(shards):05d}.parquet")
+    pattern = f"{folder.name}/train-*-of-{len(shards):05d}.parquet"
+    return Config(name, pattern, sum(shard.rows for shard in shards), shards[0].columns if shards else ())
+
+
+class _Shard:
+    def __init__(self, path: Path, schema: Any) -> None:
+        import pyarrow.parquet as pq
+
+        self.path, self.rows, self.columns = path, 0, tuple(schema.names)
+        self._file = path.open("wb")
+        self._writer = pq.ParquetWriter(self._file, schema)
+
+    @property
+    def closed(self) -> bool:
+        return self._file.closed
+
+    def take(self, table: Any) -> Any:
+        """Write the first rows of `table`, as many as there is room for, and close the shard when it is full. Returns
+        the other rows."""
+        room = SHARD_ROWS - self.rows
+        self._writer.write_table(table[:room])
+        self.rows += min(room, table.num_rows)
+        if self.rows == SHARD_ROWS or self._file.tell() >= SHARD_BYTES:
+            self.close()
+        return table[room:]
+
+    def close(self) -> None:
+        if not self.closed:
+            self._writer.close()
+            self._file.close()

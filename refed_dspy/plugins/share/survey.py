@@ -5,19 +5,20 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from itertools import groupby
+from operator import attrgetter
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from refed_dspy.data.dataset import RowsOnDisk
-from refed_dspy.plugins.share.copied import Copied, DrawnRow, count_copied
-from refed_dspy.records import DataRow
+from refed_dspy.plugins.metrics.wording import words
 
 if TYPE_CHECKING:
     from refed_dspy.filters.language import Language
 
+T = TypeVar("T")
 MAX_DRAWN = 10_000
 """Rows that figures are computed of, at most."""
 _TEXTS = ["reference", "instruction", "response", "improved_response"]
@@ -47,52 +48,33 @@ class Survey:
     """Reference id → its texts, of the rows drawn."""
     features: Counter[str] = field(default_factory=Counter)
     references: Counter[str] = field(default_factory=Counter)
-    pairs: list[tuple[str, str]] = field(default_factory=list)
     drawn: list[DrawnRow] = field(default_factory=list)
-    """The drawn rows; `pairs` are their instructions and improved responses."""
     first: DrawnRow | None = None
-    columns: Sequence[str] = ()
-    """The names of the columns of a filtering's or a recycling's rows."""
-    _seen: int = 0
 
     def __post_init__(self) -> None:
         self._chosen = frozenset(random.Random(0).sample(range(self.rows), min(self.rows, MAX_DRAWN)))
 
-    def observe(self, tables: Iterable[Any]) -> Iterator[Any]:
-        """Yield `tables` unchanged, and take figures of them."""
-        import pyarrow as pa
-
-        for table in tables:
-            self.features.update(table["feature"].to_pylist())
-            self.references.update(table["reference"].to_pylist())
-            drawn = [at for at in range(table.num_rows) if self._seen + at in self._chosen]
-            texts = table.select(_TEXTS)
-            if self.first is None and table.num_rows:
-                self.first = DrawnRow(**texts.slice(0, 1).to_pylist()[0])
-            rows = [DrawnRow(**row) for row in texts.take(pa.array(drawn, pa.int64())).to_pylist()]
-            self.drawn += rows
-            self.pairs += [(row.instruction, row.improved_response) for row in rows]
-            self._seen += table.num_rows
-            yield table
-
-    def note(self, rows: RowsOnDisk) -> None:
-        """Take figures of all `rows` of a filtering or a recycling; only those of a run know their reference."""
-        columns: dict[str, None] = {}
-        for row in rows:
-            columns.update(dict.fromkeys(row.fields))
+    def observe(self, rows: Iterable[T], as_run: Callable[[Any], Mapping[str, Any]] = dict) -> Iterator[T]:
+        """Yield `rows` unchanged, and take figures of them. `as_run`: a row under the names that a run's rows have;
+        only what a run made knows its reference and feature."""
+        for at, row in enumerate(rows):
+            texts = as_run(row)
             for name, counts in (("feature", self.features), ("reference", self.references)):
-                if name in row.fields:
-                    counts[row.fields[name]] += 1
-        self.columns = [*columns]
-        self.first = _drawn(rows[0])
-        self.drawn = [_drawn(rows[at]) for at in sorted(self._chosen)]
-        self.pairs = [(row.instruction, row.improved_response) for row in self.drawn]
+                if name in texts:
+                    counts[texts[name]] += 1
+            if at == 0 or at in self._chosen:
+                drawn = DrawnRow(**{name: str(texts.get(name) or "") for name in _TEXTS})
+                self.first = self.first or drawn
+                if at in self._chosen:
+                    self.drawn.append(drawn)
+            yield row
 
     def figures(self) -> Mapping[str, float | None]:
         """Lengths and diversity by name (`metrics.figures`): those figures that need no model."""
         from refed_dspy.plugins.metrics.figures import Tools, figures
 
-        return {name: value for name, value in figures(self.pairs, Tools()).items() if name != "rows"}
+        pairs = [(row.instruction, row.improved_response) for row in self.drawn]
+        return {name: value for name, value in figures(pairs, Tools()).items() if name != "rows"}
 
     @cached_property
     def copied(self) -> Copied:
@@ -126,19 +108,12 @@ class Survey:
         be recognised from the responses of up to 300 rows."""
         counts: Counter[str] = Counter()
         detector = _detector()
-        for _, response in random.Random(0).sample(self.pairs, min(len(self.pairs), _LANGUAGE_ROWS)):
-            likeliest = detector.likeliest(response)
+        for row in random.Random(0).sample(self.drawn, min(len(self.drawn), _LANGUAGE_ROWS)):
+            likeliest = detector.likeliest(row.improved_response)
             if likeliest and likeliest[1] >= _MIN_PROBABILITY:
                 counts[likeliest[0]] += 1
         least = _MIN_SHARE * sum(counts.values())
         return [code for code, count in counts.most_common() if count >= least]
-
-
-def _drawn(row: DataRow) -> DrawnRow:
-    from refed_dspy.data.sources import as_trained
-
-    response = as_trained(row)["response"] or ""
-    return DrawnRow(str(row.fields.get("reference", "")), row.instruction, response, row.response)
 
 
 @lru_cache(maxsize=1)
@@ -147,3 +122,62 @@ def _detector() -> Language:
     from refed_dspy.filters.language import Language
 
     return Language()
+
+
+NGRAM_WORDS = 8
+"""Length of the n-grams that are compared. A text of fewer words counts as not copied."""
+COPIED_SHARE = 0.5
+"""A text counts as copied from this share of its n-grams on."""
+
+NGram = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnRow:
+    """A row's texts, and the id of its reference."""
+
+    reference: str
+    instruction: str
+    response: str
+    improved_response: str
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """In how many rows half or more of a column's n-grams are in the row's reference; `rows`: in any of the three."""
+
+    instruction: int = 0
+    response: int = 0
+    improved_response: int = 0
+    rows: int = 0
+
+
+def count_copied(rows: Sequence[DrawnRow], references: Mapping[str, Sequence[str]]) -> Copied:
+    """Compare each row with its reference; `references`: id → texts. A reference that is missing counts as empty.
+
+    Words are compared without case and punctuation (`words`). N-grams are held of one reference at a time.
+    """
+    marks: list[tuple[bool, bool, bool]] = []
+    by_reference = attrgetter("reference")
+    for reference, group in groupby(sorted(rows, key=by_reference), key=by_reference):
+        source = frozenset(ngram for text in references.get(reference, ()) for ngram in _ngrams(text))
+        if not source:
+            continue
+        for row in group:
+            texts = row.instruction, row.response, row.improved_response
+            copied = {text: _is_copied(text, source) for text in set(texts)}
+            marks.append((copied[texts[0]], copied[texts[1]], copied[texts[2]]))
+    instructions, responses, improved = (sum(mark[column] for mark in marks) for column in range(3))
+    return Copied(instructions, responses, improved, rows=sum(map(any, marks)))
+
+
+def _is_copied(text: str, source: frozenset[NGram]) -> bool:
+    """Whether COPIED_SHARE of the n-grams of `text`, or more, are in `source`; False where it has none."""
+    hits = [ngram in source for ngram in _ngrams(text)]
+    return bool(hits) and sum(hits) / len(hits) >= COPIED_SHARE
+
+
+def _ngrams(text: str) -> Iterator[NGram]:
+    """All runs of NGRAM_WORDS words, in order."""
+    sequence = words(text)
+    return zip(*(sequence[start:] for start in range(NGRAM_WORDS)), strict=False)

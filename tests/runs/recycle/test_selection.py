@@ -21,7 +21,7 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import state_in
 from refed_dspy.plugins.metrics.figures import CachedScorer
 from refed_dspy.plugins.metrics.perplexity import GUESS, ScoredText
-from refed_dspy.plugins.recycle.passes import row_by_row, selectively
+from refed_dspy.plugins.recycle.passes import UNIMPROVED, UNSCORED, Selected, Selection, row_by_row, selectively
 from refed_dspy.plugins.recycle.program import (
     IMPROVED,
     ORIGINAL,
@@ -31,7 +31,6 @@ from refed_dspy.plugins.recycle.program import (
     Reflected,
     ReflectionTuning,
 )
-from refed_dspy.plugins.recycle.select import UNIMPROVED, UNSCORED, Selected, Selection
 from refed_dspy.records import DataRow
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.job import Job, job

@@ -10,11 +10,11 @@ from dspy.lm15 import Request
 
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.errors import ConfigError, RunStopped, TeacherRefused
+from refed_dspy.plugins.recycle.passes import UNIMPROVED
 from refed_dspy.plugins.recycle.program import (
     IMPROVED,
     ORIGINAL,
 )
-from refed_dspy.plugins.recycle.select import UNIMPROVED
 from refed_dspy.teachers.progress import Progress
 from tests.programs.test_reflection import Reflecting, improved, reflected
 from tests.runs.recycle.helpers import (

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from refed_dspy.plugins.share.report import charts, histograms
+from refed_dspy.metrics.intervals import Interval
+from refed_dspy.plugins.share.report import charts
+from refed_dspy.plugins.share.report.charts import FunnelStep
 from refed_dspy.plugins.share.report.drawing import (
     GREEN,
     PALETTE,
@@ -16,11 +18,9 @@ from refed_dspy.plugins.share.report.drawing import (
     Bars,
     Dots,
     Histogram,
-    Interval,
     Intervals,
     Lines,
 )
-from refed_dspy.plugins.share.report.funnel import FunnelStep
 from refed_dspy.plugins.share.report.map import LANDMARKS, Map, draw_map, instruction_map
 from refed_dspy.plugins.share.report.rows import Rows
 from refed_dspy.text import counted
@@ -40,14 +40,14 @@ def bars(chart: charts.Chart | None) -> dict[str, dict[float, float]]:
 
 def test_the_last_bin_of_lengths_has_what_is_longer() -> None:
     counts = {"instruction": [2] * 600 + [7] * 400, "plain response": [4] * 999 + [400]}
-    chart = histograms.lengths(counts)
+    chart = charts.lengths(counts)
     assert chart is not None and set(bars(chart)) == {"instruction", "plain response"}
     plain = bars(chart)["plain response"]
     assert sum(plain.values()) == 1000 and max(plain) < 10, "one text without end takes no room, and is counted"
     assert chart.text == "Median words: 2 in the instruction, 4 in the plain response."
     assert [row[:2] for row in chart.rows] == [["instruction", "1,000"], ["plain response", "1,000"]]
     assert chart.rows[1][3:] == ["4", "4", "4", "400"]
-    assert histograms.lengths({}) is None
+    assert charts.lengths({}) is None
 
 
 def decided(name: str, kept: int, dropped: int) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def decided(name: str, kept: int, dropped: int) -> dict[str, Any]:
 def test_scores_of_kept_and_dropped_rows_apart() -> None:
     filters = [decided("guard", 5, 0), decided("rubric", 3, 1), decided(MARKUP, 2, 0), decided("constant", 2, 0)]
     given = {"constant": ([], [1.0, 1.0]), "rubric": ([2.0], [5.0, 4.0]), MARKUP: ([], [0.25, 0.5])}
-    grades, odd = histograms.scores(filters, given)
+    grades, odd = charts.scores(filters, given)
     assert bars(grades) == {"kept": {5: 1, 4: 1}, "dropped": {2: 1}}, "a bar a grade"
     assert grades.text == "3 rows kept and 1 dropped by rubric, by the score it gave. 1 of them have none."
     assert [row[:3] for row in grades.rows] == [["kept", "2", "4.50"], ["dropped", "1", "2"]]
@@ -65,11 +65,11 @@ def test_scores_of_kept_and_dropped_rows_apart() -> None:
 
 
 def test_scores_of_one_value_tell_no_row_from_another() -> None:
-    assert histograms.scores([decided("rubric", 2, 1)], {"rubric": ([4.0], [4.0])}) == []
+    assert charts.scores([decided("rubric", 2, 1)], {"rubric": ([4.0], [4.0])}) == []
 
 
 def test_scores_of_many_values_are_counted_in_bins() -> None:
-    (chart,) = histograms.scores([decided("rouge", 1000, 0)], {"rouge": ([], [at / 1000 for at in range(1000)])})
+    (chart,) = charts.scores([decided("rouge", 1000, 0)], {"rouge": ([], [at / 1000 for at in range(1000)])})
     heights = bars(chart)["kept"]
     assert len(heights) == 40 and sum(heights.values()) == 1000 and min(heights.values()) >= 24
 
@@ -138,10 +138,10 @@ def test_columns_stand_on_each_other_only_where_they_are_stacked() -> None:
 
 
 def test_intervals_stay_within_their_axis_and_one_may_be_missing() -> None:
-    nan = float("nan")
+    inf = float("inf")
     rates: dict[str, list[Interval | None]] = {
-        "win rate": [(40.0, -5.0, 60.0), (70.0, nan, nan)],
-        "length-controlled": [None, (50.0, 20.0, 80.0)],
+        "win rate": [Interval(40.0, -5.0, 60.0, 9, 9), Interval(70.0, -inf, inf, 1, 1)],
+        "length-controlled": [None, Interval(50.0, 20.0, 80.0, 9, 9)],
     }
     first, second = Intervals(["a", "b"], rates, ["", ""], 0, 100, 50).lines
     assert [(part.left, part.width, part.mean) for part in first[1]] == [(0, 60, 40)]

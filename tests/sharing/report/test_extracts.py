@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from refed_dspy.data.differences import BOTH, IMPROVED, PLAIN, difference
-from refed_dspy.plugins.share.report.extracts import changed, plain, strip
-from refed_dspy.plugins.share.report.rows import Rows
+from refed_dspy.plugins.share.report.rows import Rows, changed, plain, strip
 
 LONG = "the same words again and again " * 40
 

@@ -10,18 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from refed_dspy.ledger.account import RunAccount
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.plugins.share.report import charts, glance
-from refed_dspy.plugins.share.report.charts import Chart
+from refed_dspy.plugins.share.report.charts import Chart, funnel
 from refed_dspy.plugins.share.report.drawing import Bars
-from refed_dspy.plugins.share.report.extracts import Extract, Gallery, changed, plain
-from refed_dspy.plugins.share.report.funnel import funnel
 from refed_dspy.plugins.share.report.map import draw_map, instruction_map
-from refed_dspy.plugins.share.report.of_run import best_map
 from refed_dspy.plugins.share.report.page import Page, render
-from refed_dspy.plugins.share.report.report import read_page
-from refed_dspy.plugins.share.report.rows import COLUMNS, Rows, read_rows
+from refed_dspy.plugins.share.report.report import best_map, read_page
+from refed_dspy.plugins.share.report.rows import COLUMNS, Extract, Gallery, Rows, changed, plain, read_rows
 from refed_dspy.records import PICO, dollars
 from refed_dspy.runs.result import full_status
 from tests.support.example_run import HOSTILE, shown_run
@@ -55,7 +53,7 @@ def facts(ledger: Ledger) -> dict[str, tuple[str, str]]:
 
 
 def table(ledger: Ledger, name: str) -> list[list[str]]:
-    tables = {each.id: each for each in glance.tables(ledger, full_status(ledger))}
+    tables = {each.id: each for each in glance.tables(ledger, RunAccount.of(ledger))}
     return [list(row) for row in tables[name].rows]
 
 
@@ -233,7 +231,7 @@ def test_the_tables_list_failures_models_and_settings(ledger: Ledger) -> None:
     assert models["other/model"] == ["other", "1", "70", "30", "$3.00"]
     assert models["fake/model"][1] == str(calls) and models["fake/model"][-1] == dollars(calls * PICO // 500)
     settings = dict(table(ledger, "settings"))
-    digests = next(each.digests for each in glance.tables(ledger, full_status(ledger)) if each.id == "settings")
+    digests = next(each.digests for each in glance.tables(ledger, RunAccount.of(ledger)) if each.id == "settings")
     prompts = ledger.meta("identity")["program"]
     assert settings["saved program"] == "name refed, version 3" and settings["max cost"] == "7.5"
     assert ["prompt of response generation", prompts["response_generation"]] in list(digests)

@@ -13,9 +13,8 @@ import pytest
 import refed_dspy
 from refed_dspy.errors import RunDirError
 from refed_dspy.plugins.share.report.drawing import Bars, Intervals
-from refed_dspy.plugins.share.report.of_run import no_map
 from refed_dspy.plugins.share.report.page import Page
-from refed_dspy.plugins.share.report.report import read_page, report
+from refed_dspy.plugins.share.report.report import no_map, read_page, report
 from tests.support.example_run import HOSTILE
 from tests.support.scripted_engine import Writer, fake_lm
 from tests.support.simulated_compiles import QUESTIONS, answerer, compiled, marks
@@ -52,7 +51,7 @@ def test_a_comparison_shows_win_rates_and_the_answers_side_by_side(comparison: P
     rates = {line["program"]: line["win_rate"]["mean"] for line in made["programs"] if line["win_rate"]}
     wins, grades = chart(page, "wins"), chart(page, "grades")
     assert isinstance(wins, Intervals) and (wins.low, wins.middle, wins.high) == (0, 50, 100)
-    assert dict(zip(wins.labels, (each and each[0] for each in wins.series["win rate"]), strict=True)) == rates
+    assert dict(zip(wins.labels, (each and each.mean for each in wins.series["win rate"]), strict=True)) == rates
     assert len(rates) == 2 and isinstance(grades, Intervals) and set(grades.labels) > set(rates)
     (gallery,) = page.galleries
     assert len(gallery.extracts) == 6 and gallery.wide
@@ -122,7 +121,7 @@ def test_a_compile_shows_candidates_gain_and_what_changed_in_the_prompts(tmp_pat
     changes, scores = chart(page, "changes"), chart(page, "scores")
     assert isinstance(changes, Intervals) and isinstance(scores, Intervals)
     first = changes.series["change"][0]
-    assert first is not None and first[0] == pytest.approx(made.proof.gain.raw.mean)
+    assert first is not None and first.mean == pytest.approx(made.proof.gain.raw.mean)
     assert not made.changed and facts(page)["Proved better"][0] == "nothing to prove" and "Gain" not in facts(page)
     candidates = next(table for table in page.tables if table.id == "candidates")
     assert candidates.rows[0][0].startswith("0, uncompiled") and len(candidates.rows) == page_count(page)

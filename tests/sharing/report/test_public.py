@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from refed_dspy.plugins.share.public_report import public
-from refed_dspy.plugins.share.redact import PRIVATE
 from refed_dspy.plugins.share.report.glance import Fact, Lead, Table
 from refed_dspy.plugins.share.report.page import Page
+from refed_dspy.plugins.share.report.report import public
 from refed_dspy.plugins.share.report.rows import Rows
+from refed_dspy.plugins.share.secrets import PRIVATE
 
 PATH = "hosted_vllm//home/somebody/models/big"
 

@@ -24,10 +24,10 @@ from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import End, write_end
 from refed_dspy.plugins.share.report import charts
-from refed_dspy.plugins.share.report.document import packed
+from refed_dspy.plugins.share.report.charts import funnel
 from refed_dspy.plugins.share.report.drawing import Bars, Dots
-from refed_dspy.plugins.share.report.funnel import funnel
 from refed_dspy.plugins.share.report.map import draw_map, instruction_map
+from refed_dspy.plugins.share.report.page import packed
 from refed_dspy.plugins.share.report.report import report
 from refed_dspy.plugins.share.report.rows import COLUMNS, Rows, read_rows
 from refed_dspy.runs.result import full_status

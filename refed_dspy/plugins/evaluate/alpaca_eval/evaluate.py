@@ -18,7 +18,6 @@ from refed_dspy.data.stored import PICTURE
 from refed_dspy.errors import ConfigError, ModelError, NothingKept, ReferencesError, briefly, one_line
 from refed_dspy.files import as_export_error, as_path
 from refed_dspy.metrics.intervals import Interval
-from refed_dspy.plugins.compare.pictures import Bar, win_rate_picture
 from refed_dspy.plugins.evaluate.alpaca_eval.files import (
     Annotations,
     ModelOutputs,
@@ -32,7 +31,7 @@ from refed_dspy.plugins.evaluate.judged import OfficialCode, Workspace, judge_wi
 from refed_dspy.plugins.evaluate.program import ALPACA_EVAL, Command, Installed
 from refed_dspy.plugins.evaluate.proxy import JudgeProxy
 from refed_dspy.plugins.evaluate.settings import AlpacaEvalConfig
-from refed_dspy.plugins.metrics.drawing import save
+from refed_dspy.plugins.metrics.drawing import Bar, save, win_rate_picture
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.judge import open_judge_model
 from refed_dspy.teachers.progress import Progress, Watch

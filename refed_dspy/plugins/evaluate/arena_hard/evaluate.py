@@ -20,7 +20,6 @@ from refed_dspy.data.stored import PICTURE
 from refed_dspy.errors import NothingKept, RunStopped, briefly
 from refed_dspy.files import as_export_error, as_path, read_bytes, write_lines
 from refed_dspy.metrics.intervals import Interval
-from refed_dspy.plugins.compare.pictures import Bar, win_rate_picture
 from refed_dspy.plugins.evaluate.arena_hard.clone import (
     ArenaArm,
     Clone,
@@ -36,7 +35,7 @@ from refed_dspy.plugins.evaluate.judged import OfficialCode, Workspace, judge_wi
 from refed_dspy.plugins.evaluate.program import ARENA_HARD, Command, run_command
 from refed_dspy.plugins.evaluate.proxy import JudgeProxy
 from refed_dspy.plugins.evaluate.settings import ArenaHardConfig
-from refed_dspy.plugins.metrics.drawing import save
+from refed_dspy.plugins.metrics.drawing import Bar, save, win_rate_picture
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.judge import open_judge_model
 from refed_dspy.teachers.progress import Progress, Watch

@@ -24,7 +24,7 @@ from refed_dspy.data.verdicts import KEY, NamedCriterion, PagesKey, PosedPair
 from refed_dspy.errors import ConfigError, ExportError, InputError, ReferencesError, RunDirError, briefly, one_line
 from refed_dspy.files import as_export_error, as_path, path_of, whole_file, write_text
 from refed_dspy.ledger.connection import FILE
-from refed_dspy.plugins.share.report.document import Document
+from refed_dspy.plugins.share.report.page import Document
 from refed_dspy.programs.judges import criterion_named
 from refed_dspy.records import DataRow, under_system
 from refed_dspy.text import Shown, counted

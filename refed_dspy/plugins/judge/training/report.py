@@ -27,7 +27,7 @@ from refed_dspy.metrics.intervals import (
 from refed_dspy.optimizers.agreement import Agreement, agreement, criterion_of, share_of, sign
 from refed_dspy.plugins.judge.training.people import GradedAnswer
 from refed_dspy.plugins.judge.training.spec import SETS, HeldOut
-from refed_dspy.plugins.metrics.drawing import bounded, legend, look, new_figure, style
+from refed_dspy.plugins.metrics.drawing import legend, look, new_figure, style
 from refed_dspy.programs.judges import Graded, Verdict
 from refed_dspy.text import NO_VALUE, counted, format_number, table_lines
 
@@ -359,7 +359,7 @@ def reliability_picture(report: TrainingReport) -> Figure:
             points = [(each.confidence, each.agreed) for each in curve.bins]
             axes.plot([x for x, _ in points], [agreed.mean for _, agreed in points], color=color, alpha=0.5)
             for x, agreed in points:
-                if bounded(agreed):
+                if agreed.bounded:
                     axes.vlines(x, agreed.low, agreed.high, color=color, alpha=0.75)
                 axes.plot(x, agreed.mean, clip_on=False, **look(number, agreed))
         axes.set_xlim(0.48, 1.02)

@@ -8,16 +8,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, TypeAlias
+from typing import ClassVar, Generic, TypeAlias, TypeVar
 
+from refed_dspy.metrics.intervals import Interval
 from refed_dspy.text import counted
 
+T = TypeVar("T")
 PALETTE = ("#4269d0", "#c47f00", "#e0523a", "#2a9d83", "#3ca951", "#d6578f", "#8a4fe0", "#5b8def", "#9c6b4e", "#7d8288")
 BLUE, AMBER, RED, GREEN = 0, 1, 2, 4
 """Places in PALETTE."""
 
-Interval: TypeAlias = tuple[float, float, float]
-"""(mean, low, high); the ends may be no numbers, where there is no interval."""
 Ticks: TypeAlias = list[tuple[float, str]]
 """(percent of the axis, label)."""
 
@@ -58,19 +58,25 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Bars:
-    """Horizontal bars, one a label, of stacked parts. `ends`: the text after each bar."""
+class _Labelled(Generic[T]):
+    """A line for each of `labels`, with the text of `ends` after it. `series`: name → what it has on each line."""
 
     kind: ClassVar = "bars"
-    middle_at: ClassVar = None
-    ticks: ClassVar[Ticks] = []
     labels: Sequence[str]
-    series: Mapping[str, Sequence[float]]
+    series: Mapping[str, Sequence[T]]
     ends: Sequence[str]
 
     @property
     def legend(self) -> Sequence[tuple[str, str]]:
         return [(name, PALETTE[at]) for at, name in enumerate(self.series)] if len(self.series) > 1 else ()
+
+
+@dataclass(frozen=True)
+class Bars(_Labelled[float]):
+    """Horizontal bars of stacked parts."""
+
+    middle_at: ClassVar = None
+    ticks: ClassVar[Ticks] = []
 
     @property
     def lines(self) -> list[tuple[str, list[Part], str]]:
@@ -172,20 +178,12 @@ class Lines:
 
 
 @dataclass(frozen=True)
-class Intervals:
-    """Means with their intervals on one line each; `middle` is marked. A series' line may lack one."""
+class Intervals(_Labelled[Interval | None]):
+    """Means with their intervals; `middle` is marked. A series' line may lack one."""
 
-    kind: ClassVar = "bars"
-    labels: Sequence[str]
-    series: Mapping[str, Sequence[Interval | None]]
-    ends: Sequence[str]
     low: float
     high: float
     middle: float | None = None
-
-    @property
-    def legend(self) -> Sequence[tuple[str, str]]:
-        return [(name, PALETTE[at]) for at, name in enumerate(self.series)] if len(self.series) > 1 else ()
 
     @property
     def middle_at(self) -> float | None:
@@ -205,8 +203,8 @@ class Intervals:
             for number, (name, intervals) in enumerate(self.series.items()):
                 if (interval := intervals[at]) is None:
                     continue
-                mean, low, high = interval
-                low, high = (max(self.low, low), min(self.high, high)) if math.isfinite(low + high) else (mean, mean)
+                mean, low, high = interval.mean, max(self.low, interval.low), min(self.high, interval.high)
+                low, high = (low, high) if interval.bounded else (mean, mean)
                 title = f"{name}: {mean:.4g} ({low:.4g} to {high:.4g})"
                 left = axis.at(low)
                 parts.append(Part(left, round(axis.at(high) - left, 2), PALETTE[number], title, axis.at(mean)))

@@ -8,13 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from refed_dspy.ledger.account import RunAccount
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.settings import settings_of
 from refed_dspy.ledger.spending import seconds_at_work
-from refed_dspy.plugins.share.report.all_rows import AllRows
 from refed_dspy.plugins.share.report.charts import amounts, readable
-from refed_dspy.plugins.share.report.rows import Rows
-from refed_dspy.records import PICO, digest, dollars
+from refed_dspy.plugins.share.report.rows import AllRows, Rows
+from refed_dspy.records import PICO, dollars
 from refed_dspy.text import counted
 
 _EXAMPLES = "SELECT stage, kind, count(*), min(reason) FROM failures GROUP BY 1, 2 ORDER BY 3 DESC"
@@ -147,8 +146,8 @@ def self_judged(teacher: str | None, judge: str | None) -> list[str]:
     return [note] if judge is not None and judge == teacher else []
 
 
-def tables(ledger: Ledger, status: Mapping[str, Any]) -> list[Table]:
-    others = [_settings(ledger, status), models(status["models"])]
+def tables(ledger: Ledger, account: RunAccount) -> list[Table]:
+    others = [_settings(account), models(account.status["models"])]
     rows = [
         [readable(stage), kind, f"{count:,}", reason] for stage, kind, count, reason in ledger.db.execute(_EXAMPLES)
     ]
@@ -167,39 +166,33 @@ def models(usage: Sequence[Mapping[str, Any]]) -> Table:
     return Table("models", "Models", "Calls, tokens and cost of each model.", columns, rows)
 
 
-def _settings(ledger: Ledger, status: Mapping[str, Any]) -> Table:
+def _settings(account: RunAccount) -> Table:
     """The run's settings: enough to identify the program that wrote the rows."""
-    identity = ledger.meta("identity") or {}
-    source = ledger.meta("program_source") or {}
     values = {
-        "program": identity.get("kind"),
-        "saved program": ", ".join(f"{name} {value}" for name, value in source.items() if value is not None),
-        "features": ", ".join(identity.get("features") or ()),
-        "instructions a feature": identity.get("instructions_per_feature"),
-        "seed": status["seed"],
-        **_teachers(ledger, status),
-        "judge": settings_of(ledger).judge.get("model"),
-        "filters": "; ".join(f"{label}{_short(settings)}" for label, settings in identity.get("filters", ())),
-        "prices of": status["price_source"],
-        **{name.replace("_", " "): value for name, value in status["caps"].items()},
+        "program": account.program,
+        "saved program": ", ".join(f"{name} {value}" for name, value in account.source.items()),
+        "features": ", ".join(account.features),
+        "instructions a feature": account.instructions_per_feature,
+        "seed": account.status["seed"],
+        **_teachers(account),
+        "judge": account.settings.judge.get("model"),
+        "filters": "; ".join(f"{label}{_short(settings)}" for label, settings in account.filters),
+        "prices of": account.status["price_source"],
+        **{name.replace("_", " "): value for name, value in account.status["caps"].items()},
     }
     rows = [[name, str(value)] for name, value in values.items() if value not in (None, "")]
-    digests = [[f"prompt of {readable(stage)}", prompt] for stage, prompt in identity.get("program", {}).items()]
+    digests = [[f"prompt of {readable(stage)}", prompt] for stage, prompt in account.prompts.items()]
     if digests:
-        digests.insert(0, ["all prompts", digest(identity["program"])])
+        digests.insert(0, ["all prompts", account.prompts_digest])
     return Table("settings", "What made it", "", ("what", "value"), rows, digests)
 
 
-def _teachers(ledger: Ledger, status: Mapping[str, Any]) -> dict[str, Any]:
+def _teachers(account: RunAccount) -> dict[str, Any]:
     """The run's only teacher, or the members of the pools by stage."""
-    settings = settings_of(ledger)
-    if not settings.several:
-        config = status["teacher"].get("config") or {}
-        return {"teacher": status["teacher"].get("model"), "temperature": config.get("temperature")}
-    return {
-        f"teacher of {readable(stage) or 'other stages'}": " + ".join(member["model"] for member in pool)
-        for stage, pool in settings.pools.items()
-    }
+    if not account.settings.several:
+        config = account.status["teacher"].get("config") or {}
+        return {"teacher": account.status["teacher"].get("model"), "temperature": config.get("temperature")}
+    return {f"teacher of {readable(stage) or 'other stages'}": models for stage, models in account.pools.items()}
 
 
 def _short(settings: Mapping[str, Any]) -> str:

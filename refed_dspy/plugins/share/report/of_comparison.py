@@ -10,13 +10,14 @@ from typing import Any
 from refed_dspy.data.stored import json_lines, read_json
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.summary import run_status
+from refed_dspy.metrics.intervals import Interval
 from refed_dspy.plugins.metrics.win_rates import LC_NOTE
 from refed_dspy.plugins.share.report import charts, glance
 from refed_dspy.plugins.share.report.charts import Chart
-from refed_dspy.plugins.share.report.drawing import Interval, Intervals
-from refed_dspy.plugins.share.report.extracts import Extract, Gallery, Text, plain
+from refed_dspy.plugins.share.report.drawing import Intervals
 from refed_dspy.plugins.share.report.glance import Fact, Table
 from refed_dspy.plugins.share.report.page import Page
+from refed_dspy.plugins.share.report.rows import Extract, Gallery, plain
 from refed_dspy.records import PICO, dollars
 from refed_dspy.text import NO_VALUE, counted, format_number
 
@@ -85,57 +86,39 @@ def _grades(lines: Sequence[Mapping[str, Any]]) -> Chart | None:
 
 def _programs(lines: Sequence[Mapping[str, Any]]) -> Table:
     columns = (
-        "program",
-        "rows",
-        "both orders agree",
-        "undecided",
-        "judge failed",
-        "feedback",
-        "calls",
-        "dollars",
-        "dollars per 1,000 rows",
-        "words",
-        "distinct word pairs",
-    )
-    rows = [
-        [
-            line["program"], f"{line['rows']:,}", format_number(line["consistent"]), *_undecided(line["judgements"]),
-            f"{line['feedback']:,}",
-            f"{line['calls']:,}", _money(line["cost"]), _money(_each_thousand(line)),
-            format_number(line["words"], 0), format_number(line["distinct"]),
-        ]
-        for line in lines
+        "program", "rows", "both orders agree", "undecided", "judge failed", "feedback", "calls", "dollars",
+        "dollars per 1,000 rows", "words", "distinct word pairs",
+    )  # fmt: skip
+    text = "What each program would have cost on its own, without the judge."
+    return Table("programs", "Programs", text, columns, [_cells(line) for line in lines])
+
+
+def _cells(line: Mapping[str, Any]) -> list[str]:
+    judged, cost, rows = line["judgements"], line["cost"], line["rows"]
+    asked = judged["decided"] or judged["abstained"] or judged["failed"]
+    return [
+        line["program"], f"{rows:,}", format_number(line["consistent"]),
+        *(f"{judged[name]:,}" if asked else NO_VALUE for name in ("abstained", "failed")),
+        f"{line['feedback']:,}", f"{line['calls']:,}",
+        _money(cost), _money(1000 * cost / rows if cost is not None and rows else None),
+        format_number(line["words"], 0), format_number(line["distinct"]),
     ]  # fmt: skip
-    return Table(
-        "programs", "Programs", "What each program would have cost on its own, without the judge.", columns, rows
-    )
-
-
-def _undecided(judged: Mapping[str, Any]) -> list[str]:
-    """Of how many of its pairs the judge abstained, and on how many it failed; no values where it had none."""
-    counts = [judged["abstained"], judged["failed"]]
-    return [f"{count:,}" if judged["decided"] or any(counts) else NO_VALUE for count in counts]
-
-
-def _each_thousand(line: Mapping[str, Any]) -> float | None:
-    cost, rows = line["cost"], line["rows"]
-    return 1000 * cost / rows if cost is not None and rows else None
 
 
 def _side_by_side(path: Path) -> Gallery | None:
     """The first instructions, each with every program's response and the judge's verdict on it."""
     groups = groupby(json_lines(path), lambda row: row["instruction"])
     shown = [
-        Extract(instruction.strip(), [_answer(row) for row in rows]) for instruction, rows in islice(groups, _SHOWN)
+        Extract(
+            instruction.strip(),
+            [plain(row["program"], row["improved_response"], ", ".join(_verdict(row))) for row in rows],
+        )
+        for instruction, rows in islice(groups, _SHOWN)
     ]
     if not shown:
         return None
     text = f"The first {len(shown):,} instructions with the response of every program; all of them are in {ROWS}."
     return Gallery("side-by-side", "Side by side", text, shown, wide=True)
-
-
-def _answer(row: Mapping[str, Any]) -> Text:
-    return plain(row["program"], row["improved_response"], ", ".join(_verdict(row)))
 
 
 def _verdict(row: Mapping[str, Any]) -> Iterator[str]:
@@ -148,17 +131,11 @@ def _verdict(row: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _interval(stored: Mapping[str, Any] | None) -> Interval | None:
-    """(mean, low, high); an infinite bound was stored as None."""
-    if stored is None:
-        return None
-    return stored["mean"], *(float("nan") if stored[end] is None else stored[end] for end in ("low", "high"))
+    return None if stored is None else Interval.of_stored(stored)
 
 
 def _text(interval: Interval | None, digits: int, unit: str = "") -> str:
-    if interval is None:
-        return NO_VALUE
-    mean, low, high = (f"{value:z.{digits}f}" for value in interval)
-    return f"{mean}{unit}" if low == "nan" else f"{mean}{unit} ({low} to {high})"
+    return NO_VALUE if interval is None else interval.shown(digits, unit)
 
 
 def _money(amount: float | None) -> str:

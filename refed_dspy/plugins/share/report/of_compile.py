@@ -10,14 +10,13 @@ from typing import Any
 from refed_dspy.ledger.candidates import Candidate, load_candidates
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.summary import usage_by_model, work_status
-from refed_dspy.metrics import intervals
-from refed_dspy.metrics.intervals import gain_or_change
+from refed_dspy.metrics.intervals import Interval, gain_or_change
 from refed_dspy.plugins.share.report import charts, glance
 from refed_dspy.plugins.share.report.charts import Chart, readable
-from refed_dspy.plugins.share.report.drawing import Interval, Intervals
-from refed_dspy.plugins.share.report.extracts import Extract, Gallery, Text, changed, plain
+from refed_dspy.plugins.share.report.drawing import Intervals
 from refed_dspy.plugins.share.report.glance import Fact, Table
 from refed_dspy.plugins.share.report.page import Page
+from refed_dspy.plugins.share.report.rows import Extract, Gallery, Text, changed, plain
 from refed_dspy.programs.saved import changed_predictors
 from refed_dspy.records import PICO, dollars
 from refed_dspy.text import NO_VALUE, counted, format_number
@@ -118,8 +117,8 @@ def _changes(proof: Mapping[str, Any]) -> Chart:
     }  # fmt: skip
     drawn = {label: _interval(proof[key]) for key, label in names.items() if proof.get(key)}
     changes = {label: change for label, change in drawn.items() if change is not None}
-    widest = max([0.1, *(abs(end) for change in changes.values() for end in change)])
-    ends = [f"{mean:+z.2f} ({low:+z.2f} to {high:+z.2f})" for mean, low, high in changes.values()]
+    widest = max([0.1, *(abs(end) for change in changes.values() for end in (change.mean, change.low, change.high))])
+    ends = [change.shown(sign="+") for change in changes.values()]
     figure = Intervals(list(changes), {"change": list(changes.values())}, ends, -widest, widest, 0)
     text = "The compiled program's score less the other's. It is better where the interval is right of the line."
     rows = [[name, end] for name, end in zip(changes, ends, strict=True)]
@@ -180,11 +179,12 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Text]:
 
 def _interval(stored: Mapping[str, Any]) -> Interval | None:
     """None for one without ends, as of a single topic."""
-    return None if stored["low"] is None else (stored["mean"], stored["low"], stored["high"])
+    interval = Interval.of_stored(stored)
+    return interval if interval.bounded else None
 
 
 def _ends(stored: Mapping[str, Any]) -> str:
-    return intervals.Interval.of_stored(stored).ends
+    return Interval.of_stored(stored).ends
 
 
 def _percent(share: float | None) -> str:

@@ -15,10 +15,10 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import FUNNEL
 from refed_dspy.ledger.summary import usage_by_model, work_status
 from refed_dspy.plugins.share.report import charts, glance
-from refed_dspy.plugins.share.report.extracts import Extract, Gallery, Text, plain
-from refed_dspy.plugins.share.report.funnel import FunnelStep
+from refed_dspy.plugins.share.report.charts import FunnelStep
 from refed_dspy.plugins.share.report.glance import Fact, Table
 from refed_dspy.plugins.share.report.page import Page
+from refed_dspy.plugins.share.report.rows import Extract, Gallery, Text, plain
 from refed_dspy.text import counted
 
 KEPT = ROWS["filtering"]

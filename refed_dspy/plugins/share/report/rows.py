@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from array import array
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, TypeAlias
@@ -13,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike
 
-from refed_dspy.data.differences import difference
+from refed_dspy.data.differences import BOTH, difference, segments
 from refed_dspy.data.rows import final_prompt
 from refed_dspy.ledger.history import Authors
 from refed_dspy.ledger.ledger import Ledger
@@ -268,3 +269,155 @@ def _verdict(output: str) -> tuple[str, str]:
 
 def _bytes(record: Mapping[str, Any]) -> int:
     return len(json.dumps(record, ensure_ascii=False).encode("utf-8", "replace"))
+
+
+_KEPT = (
+    "SELECT i.reference, intact(i.sum, i.text, i.feature), intact(i.sample_sum, i.sample)"
+    " FROM samples s JOIN instructions i ON i.id = s.instruction"
+)
+_SCORES = f"SELECT filter, kept, {SCORE} AS finite FROM decisions WHERE finite IS NOT NULL"
+
+
+@dataclass(frozen=True)
+class AllRows:
+    """Of kept rows: how many `references` they are from; `words`: text → how many words, separated by white space, it
+    has in each row that has it; how many responses were `improved`, and how many of them stayed `unchanged`.
+
+    `scores`: filter → the scores it gave to (dropped, kept) rows.
+    """
+
+    references: int
+    words: Mapping[str, Sequence[int]]
+    improved: int
+    unchanged: int
+    scores: Mapping[str, tuple[Sequence[float], Sequence[float]]]
+
+
+@dataclass(frozen=True)
+class Responses:
+    """The texts of a sample that are counted: half the time of reading all of it."""
+
+    response: str
+    improved_response: str
+
+
+def measured(ledger: Ledger) -> AllRows:
+    """The figures of all rows. Raises RunDirError where one is damaged."""
+    improves = ledger.meta("final_stage") != "response_generation"
+    references, improved, unchanged = set[int](), 0, 0
+    instruction, plain, better = array("L"), array("L"), array("L")
+    for reference, text, made in ledger.db.execute(_KEPT):
+        references.add(reference)
+        sample = ledger.parsed(Responses, made)
+        instruction.append(len(text.split()))
+        plain.append(len(sample.response.split()))
+        if improves:
+            better.append(len(sample.improved_response.split()))
+            improved += bool(sample.response or sample.improved_response)
+            unchanged += sample.response == sample.improved_response != ""
+    words = {"instruction": instruction, "plain response": plain, "improved response": better}
+    given = {name: counts for name, counts in words.items() if counts}
+    return AllRows(len(references), given, improved, unchanged, _scores(ledger))
+
+
+def _scores(ledger: Ledger) -> dict[str, tuple[array[float], array[float]]]:
+    scores: dict[str, tuple[array[float], array[float]]] = {}
+    for name, kept, score in ledger.db.execute(_SCORES):
+        scores.setdefault(name, (array("d"), array("d")))[kept].append(score)
+    return scores
+
+
+Segments: TypeAlias = Sequence[tuple[int, str]]
+"""(kind, text): see `differences`."""
+STRIP = 3
+_LONGEST = 1_500
+"""Characters of a text that are shown."""
+_SAME = 160
+"""Characters shown at each end of a stretch in which nothing changed."""
+
+_REWRITTEN = 0.85
+"""Share of both texts that is in one of them only, above which marks would hide both."""
+
+
+@dataclass(frozen=True)
+class Text:
+    title: str
+    segments: Segments
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Extract:
+    """`title`: what the row is called; `href`: where on the page all of it is, or nothing."""
+
+    title: str
+    texts: Sequence[Text]
+    href: str = ""
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """A section of the page. `wide`: an extract takes a whole row, its texts beside each other, and can be folded;
+    `early`: above the charts; `listed`: in the page's table of contents, under `title`."""
+
+    id: str
+    title: str
+    text: str
+    extracts: Sequence[Extract]
+    wide: bool = False
+    early: bool = False
+    listed: bool = True
+
+
+def plain(title: str, text: str, note: str = "") -> Text:
+    """A text in which nothing is marked."""
+    return Text(title, [(BOTH, _cut(text, _LONGEST))], note)
+
+
+def changed(title: str, before: str, after: str, longest: int = _LONGEST) -> Text:
+    """How `before` became `after`, in up to `longest` characters."""
+    return Text(title, _excerpt(segments(before, after), longest))
+
+
+def strip(rows: Rows) -> Gallery | None:
+    """A few samples from all over the run, those that an improvement changed if there are any; None without a row."""
+    columns = rows.columns
+    kept = [at for at, flag in enumerate(columns["kept"]) if flag]
+    if not kept:
+        return None
+    better = [at for at in kept if set((columns["diff"][at] or [])[::2]) - {BOTH}] or kept
+    step = max(1, len(better) // STRIP)
+    shown = [_sample(rows, at) for at in better[::step][:STRIP]]
+    marked = any(kind != BOTH for extract in shown for text in extract.texts for kind, _ in text.segments)
+    text = "Struck through: what the improvement took out. Underlined: what it put in." if marked else ""
+    names = {1: "A sample", 2: "Two samples", 3: "Three samples"}
+    return Gallery("strip", names[len(shown)], text, shown, early=True, listed=False)
+
+
+def _sample(rows: Rows, at: int) -> Extract:
+    row = {name: rows.columns[name][at] for name in ("number", "instruction", "response", "improved", "diff")}
+    texts, diff = [plain("Instruction", row["instruction"])], row["diff"]
+    if diff is None:
+        texts.append(plain("Response", row["improved"] or row["response"] or ""))
+    elif sum(length for kind, length in zip(diff[::2], diff[1::2], strict=True) if kind) > _REWRITTEN * sum(diff[1::2]):
+        texts += [plain("Plain response", row["response"]), plain("Improved response", row["improved"], "rewritten")]
+    else:
+        texts.append(Text("Response", _excerpt(segments(row["response"], row["improved"]))))
+    return Extract(f"Sample {row['number']:,}", texts, f"#sample-{row['number']}")
+
+
+def _excerpt(pieces: Iterable[tuple[int, str]], longest: int = _LONGEST) -> Segments:
+    """The pieces with the unchanged stretches shortened, up to `longest` characters."""
+    short, left = list[tuple[int, str]](), longest
+    for kind, text in pieces:
+        if left <= 0:
+            return [*short, (BOTH, "…")]
+        if kind == BOTH and len(text) > 3 * _SAME:
+            text = f"{text[:_SAME].rpartition(' ')[0]} … {text[-_SAME:].partition(' ')[2]}"
+        short.append((kind, _cut(text, left)))
+        left -= len(text)
+    return short
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[:length]}…"

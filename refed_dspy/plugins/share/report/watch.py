@@ -25,9 +25,8 @@ from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.summary import run_status, work_status
 from refed_dspy.plugins.share.report import glance
-from refed_dspy.plugins.share.report.of_run import no_map
 from refed_dspy.plugins.share.report.page import Page, render
-from refed_dspy.plugins.share.report.report import read_page
+from refed_dspy.plugins.share.report.report import no_map, read_page
 
 _HEADERS = {
     "Cache-Control": "no-store",
