@@ -135,7 +135,7 @@ def _answers(rng: Draw, teacher: Settings, caps: Settings) -> Job:
     def wrong(out: Path, done: bool) -> str:
         return rows_wrong(_texts(out / "answers.jsonl", "instruction"), count, done)
 
-    step = Step(f"answers --config {FILE} --out out", count, caps, wrong)
+    step = Step(f"evaluate answers --config {FILE} --out out", count, caps, wrong)
     return Job("answers", {"prompts.jsonl": prompts, FILE: settings}, (step,), ("jsonl",))
 
 

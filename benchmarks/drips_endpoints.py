@@ -107,7 +107,7 @@ def job(address: str, client: str, folder: Path) -> list[str]:
         teacher |= {"mode": "batch", "batch": {"quiet": 0.05, "poll": 0.2}}
     (config := folder / "config.json").write_text(json.dumps({"prompts": str(rows), "teacher": teacher}))
     out = ["--config", str(config), "--out", str(folder / "out")]
-    return [sys.executable, "-m", "refed_dspy.cli", "answers", *out]
+    return [sys.executable, "-m", "refed_dspy.cli", "evaluate", "answers", *out]
 
 
 def waited(command: list[str], stop_after: float | None) -> tuple[float, str]:

@@ -33,8 +33,8 @@ from refed_dspy.data.pairs import Pair, load_pairs
 from refed_dspy.metrics.intervals import mean_interval
 from refed_dspy.optimizers.agreement import criterion_of
 from refed_dspy.plugins.judge.settings import JudgeTrainingConfig
-from refed_dspy.plugins.judge.training.held_out import hold_out
 from refed_dspy.plugins.judge.training.report import TrainingReport
+from refed_dspy.plugins.judge.training.spec import hold_out
 from refed_dspy.plugins.judge.training.train import train_judge
 
 DATA = Path(__file__).parents[2] / "shared/data"

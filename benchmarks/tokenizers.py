@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from benchmarks.wires import Chat
-from refed_dspy.plugins.evaluate.answers.style import encoding
+from refed_dspy.plugins.evaluate.answers.formats import encoding
 
 if TYPE_CHECKING:
     import tiktoken

@@ -316,11 +316,12 @@ class AnswersKeywords(TypedDict, total=False):
 class AlpacaEvalKeywords(TypedDict, total=False):
     """Settings of `AlpacaEvalConfig`."""
 
-    environment: str | Path | None
-    """An environment (its folder, or its Python) that has `alpaca-eval`. Unset: one is made, once for each user."""
     gamed: str | Path | None
-    """AlpacaEval's `df_gamed.csv`, from its data set on the Hub: with it the length-controlled win rate is the
+    """AlpacaEval's `df_gamed.csv`, in the cache of the Hub's client: with it the length-controlled win rate is the
     official one. Unset: a fit of our own, which compares with others of its kind alone."""
+    environment: str | Path | None
+    """An environment (its folder, or its Python) that has what the benchmark's code needs: `alpaca-eval`, PyTorch
+    for Arena-Hard, or `lm-eval[ifeval]`. Unset: one is made, once for each user."""
     track: bool | None
     """Log the evaluation to MLflow. Unset: if MLFLOW_TRACKING_URI is set or an earlier start was logged."""
     max_cost: float | None
@@ -343,8 +344,8 @@ class ArenaHardKeywords(TypedDict, total=False):
     style_control: bool
     """Whether scores at equal style are computed as well. They need the style metadata of every answer."""
     environment: str | Path | None
-    """An environment (its folder, or its Python) that has PyTorch and what else the clone's code imports. Unset:
-    one is made, once for each user."""
+    """An environment (its folder, or its Python) that has what the benchmark's code needs: `alpaca-eval`, PyTorch
+    for Arena-Hard, or `lm-eval[ifeval]`. Unset: one is made, once for each user."""
     track: bool | None
     """Log the evaluation to MLflow. Unset: if MLFLOW_TRACKING_URI is set or an earlier start was logged."""
     max_cost: float | None
@@ -359,8 +360,8 @@ class IFEvalKeywords(TypedDict, total=False):
     """Settings of `IFEvalConfig`."""
 
     environment: str | Path | None
-    """An environment (its folder, or its Python) that has `lm-eval[ifeval]`. Unset: one is made, once for each
-    user."""
+    """An environment (its folder, or its Python) that has what the benchmark's code needs: `alpaca-eval`, PyTorch
+    for Arena-Hard, or `lm-eval[ifeval]`. Unset: one is made, once for each user."""
     track: bool | None
     """Log the evaluation to MLflow. Unset: if MLFLOW_TRACKING_URI is set or an earlier start was logged."""
 

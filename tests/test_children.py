@@ -13,8 +13,8 @@ import pytest
 
 from refed_dspy import children
 from refed_dspy.errors import InputError
-from refed_dspy.plugins.evaluate import environment as environments
-from refed_dspy.plugins.evaluate.program import Program, run_program
+from refed_dspy.plugins.evaluate import program as environments
+from refed_dspy.plugins.evaluate.program import Command, run_command
 from refed_dspy.weights import pip_download
 from tests.support import ROOT
 
@@ -40,7 +40,7 @@ def test_every_program_is_started_with_an_environment_of_ours() -> None:
     found = list(starts())
     assert len(found) >= 5
     for where, code in found:
-        assert "env=" in code and ("children.environment(" in code or "program.environment()" in code), where
+        assert "env=" in code and ("children.environment(" in code or "command.environment()" in code), where
 
 
 def test_every_python_is_started_by_children() -> None:
@@ -77,6 +77,6 @@ def test_modules_planted_in_the_working_folder_do_not_run(tmp_path: Path, monkey
     subprocess.run([*make, "--without-pip"], check=True)
     with pytest.raises(InputError, match="has no lm-eval"):
         environments.environment(environments.LM_EVAL, tmp_path / "made")
-    program = Program("it", Path(sys.executable), ["-m", "json.tool", "--help"], other, tmp_path / "log")
-    asyncio.run(run_program(program))
+    program = Command("it", Path(sys.executable), ["-m", "json.tool", "--help"], other, tmp_path / "log")
+    asyncio.run(run_command(program))
     assert not (tmp_path / "ran").exists(), (tmp_path / "ran").read_text()

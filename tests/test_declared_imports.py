@@ -15,7 +15,7 @@ NOT_OURS = {
     "IPython",  # where a notebook runs, it is there
     "pydantic_core",  # pydantic's own half, of one version with it
 }
-ELSEWHERE = ROOT / "refed_dspy" / "runs" / "evaluation" / "ifeval" / "check.py"
+ELSEWHERE = ROOT / "refed_dspy" / "plugins" / "evaluate" / "ifeval" / "check.py"
 """Runs in an environment of its own."""
 
 

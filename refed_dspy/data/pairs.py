@@ -141,7 +141,7 @@ def _merged(group: Sequence[Pair]) -> Pair:
 
 
 def load_pairs(source: str | Path, criteria: Sequence[str] | None = None) -> list[Pair]:
-    """The pairs of `source`: a folder of pages (`refed annotate`) with the files that annotators downloaded in it; a
+    """The pairs of `source`: a folder of pages (`refed judge annotate`) with the files that annotators sent back; a
     JSON or JSONL file, or any other source that references are read from. `criteria`: only pairs judged by these, where
     "overall quality" names those without a criterion; None: all.
 

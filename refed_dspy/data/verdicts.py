@@ -1,4 +1,4 @@
-"""What annotators said on the pages that `refed annotate` made: the key of the pages, and the files that came back.
+"""What annotators said on the pages of `refed judge annotate`: the key of the pages, and the files that came back.
 
 A folder of pages has `key.json`: the pairs, and on whose page the two answers of a pair are exchanged. An annotator's
 file has a JSON line for each pair that they judged:
@@ -96,7 +96,7 @@ class Turnout:
 
 
 def is_folder_of_pages(source: str | Path) -> bool:
-    """Whether `source` is a folder that `refed annotate` made."""
+    """Whether `source` is a folder that `refed judge annotate` made."""
     try:
         return (Path(source) / KEY).is_file()
     except (OSError, ValueError):  # a name that no file can have

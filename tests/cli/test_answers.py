@@ -25,7 +25,7 @@ def prompts(home: Path) -> str:
 
 def test_answers_and_what_other_commands_say_of_them(prompts: str, server: SimulatedTeacher) -> None:
     teacher = teacher_file(Path(), server, price="{prompt: 1, completion: 2}")
-    words = ("answers", "--prompts", prompts, "--model", teacher, "--out", "out")
+    words = ("evaluate", "answers", "--prompts", prompts, "--model", teacher, "--out", "out")
     made = refed(*words, "--format", "arena_hard", "--generator", "mine")
     assert made.exit_code == 0 and made.stdout.startswith("12 of 12 prompts answered by mine, $0.0"), made.output
     assert made.stdout.endswith(", 12 calls\nanswers in out/mine.jsonl\n")
@@ -47,7 +47,7 @@ def test_the_formats_of_the_command_are_those_of_the_setting() -> None:
 
 
 def test_a_cap_and_prompts_without_an_answer_end_it_with_1(prompts: str, server: SimulatedTeacher) -> None:
-    words = ("answers", "--prompts", prompts, "--model", teacher_file(Path(), server), "--out", "out")
+    words = ("evaluate", "answers", "--prompts", prompts, "--model", teacher_file(Path(), server), "--out", "out")
     capped = refed(*words, "--max-calls", 5)
     assert capped.stdout.startswith("5 of 12 prompts answered") and "without an answer: 7 not asked" in capped.stdout
     refused(capped, "max_calls is reached; paid answers are kept in out: to continue,", "--max-calls", code=1)
@@ -64,7 +64,7 @@ def test_a_model_by_variables_and_settings_in_a_file(
     monkeypatch.setenv("REFED_TEACHER__API_KEY_ENV", KEY_VARIABLE)
     Path("answers.yaml").write_text("prompts: renamed.csv\ncolumns: {instruction: task}\nout: out\nsystem: Be kind.\n")
     Path("renamed.csv").write_text("task,level\nName a fish.,1\nName a cat.,2\n")
-    made = refed("answers", "--config", "answers.yaml")
+    made = refed("evaluate", "answers", "--config", "answers.yaml")
     assert made.exit_code == 0 and made.stdout.startswith("2 of 2 prompts answered by sim-model"), made.output
     rows = [json.loads(line) for line in Path("out/answers.jsonl").read_text().splitlines()]
     assert [(row["instruction"], row["system"]) for row in rows] == [
@@ -103,5 +103,5 @@ def test_a_model_by_variables_and_settings_in_a_file(
 def test_a_mistake_is_one_line(prompts: str, words: tuple[str, ...], message: str) -> None:
     Path("bare.jsonl").write_text('{"uid": "1", "task": "Hi"}\n')
     Path("tasks.jsonl").write_text('{"instruction": "Hi"}\n')
-    refused(refed("answers", *words), message)
+    refused(refed("evaluate", "answers", *words), message)
     assert not Path("o").exists()

@@ -78,9 +78,9 @@ def test_arena_hard_without_answers_or_with_strange_ones_is_one_line(
     arena: tuple[str, ...], server: SimulatedTeacher
 ) -> None:
     first = arena.index("--answers")
-    refused(refed(*arena[:first], *arena[first + 4 :]), "answers: none are named; name a file with --answers")
+    refused(refed(*arena[:first], *arena[first + 4 :]), "answers: none are named; name a file or folder")
     write_answers(Path("short.jsonl"), QUESTIONS, uid="another")
-    refused(refed(*arena), "short.jsonl row 1: its uid 'another' is no question of arena-hard-v2.0")
+    refused(refed(*arena), "questions have no answer, q00 first; answer them")
     write_answers(Path("short.jsonl"), QUESTIONS, metadata=None)
     refused(refed(*arena), "answers: short has no style metadata for 12 of 12 questions; write them with")
     refused(refed(*arena, "--clone", "out"), "clone: out: no such folder; name your clone of")

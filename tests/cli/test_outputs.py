@@ -30,7 +30,7 @@ FOLDERS = {
     "filter": ("filter {data} --filter refusals --out out", "rows.jsonl"),
     "recycle": ("recycle {data} --teacher simulated --size 1 --out out", "rows.jsonl"),
     "compare": ("compare --references {data} --teacher simulated --judge simulated --size 2 --out out", "rows.jsonl"),
-    "answers": ("answers --prompts {data} --teacher simulated --out out", "rows.jsonl"),
+    "evaluate answers": ("evaluate answers --prompts {data} --teacher simulated --out out", "rows.jsonl"),
     "compile": (f"compile --references {{data}} {MODELS} --out out", "rows.jsonl"),
     "judge train": ("judge train --pairs {data} --judge simulated --out out", "pairs.jsonl"),
 }
@@ -40,7 +40,7 @@ OTHERS = {
     "stats": "a ledger, and nothing else",
     "judge agreement": "a ledger, and nothing else",
     "share": "a new folder, or one that it made",
-    "annotate": "a new folder",
+    "judge annotate": "a new folder",
     "evaluate alpaca-eval": "as answers; needs an environment",
     "evaluate arena-hard": "as answers; needs an environment",
     "evaluate ifeval": "as answers; needs an environment",

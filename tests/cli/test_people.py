@@ -1,4 +1,4 @@
-"""refed annotate, judge people and judge agreement over a folder of pages, as a person meets them."""
+"""refed judge annotate, judge people and judge agreement over a folder of pages, as a person meets them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def pages(home: Path) -> Path:
     rows = [{"instruction": f"Task {i}.", "improved_response": f"good {i}", "response": f"bad {i}"} for i in range(30)]
     (home / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     made = refed(
-        "annotate", "rows.jsonl", "--pairs", 20, "--annotators", 3, "--out", "pages",
+        "judge", "annotate", "rows.jsonl", "--pairs", 20, "--annotators", 3, "--out", "pages",
         "--criteria", "content_quality,tone", "--criteria", "depth: how deep, or shallow, it goes",
     )  # fmt: skip
     assert made.exit_code == 0, made.output
@@ -78,10 +78,10 @@ def test_what_cannot_be_used_is_one_line(pages: Path, server: SimulatedTeacher) 
     refused(
         refed("judge", "people", pages), "nobody judged by content quality; choose with --criteria … among: overall"
     )
-    refused(refed("annotate", "rows.jsonl", "--pairs", 31, "--out", "more"), "has 30 pairs", "ask for 30 or fewer")
-    refused(refed("annotate", "rows.jsonl", "--pairs", 3, "--out", "pages"), "already exists", "--out")
-    refused(refed("annotate", "references.jsonl", "--pairs", 3, "--out", "more"), "no row with two different answers")
-    refused(refed("annotate", "rows.jsonl", "--pairs", 3, "--out", "more", "--between", "a,b"), "no comparison")
+    refused(refed("judge", "annotate", "rows.jsonl", "--pairs", 31, "--out", "more"), "ask for 30 or fewer")
+    refused(refed("judge", "annotate", "rows.jsonl", "--pairs", 3, "--out", "pages"), "already exists", "--out")
+    refused(refed("judge", "annotate", "references.jsonl", "--pairs", 3, "--out", "more"), "no row with two diff")
+    refused(refed("judge", "annotate", "rows.jsonl", "--pairs", 3, "--out", "more", "--between", "a,b"), "no compar")
     write(pages / "verdicts-annotator-1.jsonl", [{**lines_of(page, prefers("good"))[0], "set": "another"}])
     refused(refed("judge", "agreement", "--pairs", pages, "--judge", teacher_file(pages.parent, server)), "another set")
     assert server.stats()["requests"] == 0 and not Path("more").exists()

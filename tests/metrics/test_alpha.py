@@ -12,7 +12,7 @@ import pytest
 from nltk.metrics.agreement import AnnotationTask
 from nltk.metrics.distance import binary_distance
 
-from refed_dspy.plugins.judge.alpha import Scale, Unit, alpha_interval
+from refed_dspy.plugins.judge.people import Scale, Unit, alpha_interval
 
 # "Computing Krippendorff's Alpha-Reliability" (2011), section D: four observers, twelve units, missing values.
 EXAMPLE = (

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from refed_dspy.plugins.judge.calibration import BINS, calibration
+from refed_dspy.plugins.judge.training.report import BINS, calibration
 
 
 def drawn(count: int, of: float = 1.0) -> tuple[list[float], list[float]]:

@@ -9,7 +9,7 @@ import pytest
 import tiktoken
 
 from refed_dspy.errors import ConfigError
-from refed_dspy.plugins.evaluate.answers.style import encoding, style_of
+from refed_dspy.plugins.evaluate.answers.formats import encoding, style_of
 
 
 def marks(text: str) -> list[tuple[str, int]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from refed_dspy.plugins.evaluate.environment import ALPACA_EVAL, Installed, environment
+from refed_dspy.plugins.evaluate.program import ALPACA_EVAL, Installed, environment
 
 
 @pytest.fixture(scope="session")

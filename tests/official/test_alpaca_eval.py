@@ -16,12 +16,10 @@ import yaml
 
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.plugins.evaluate.alpaca_eval.evaluate import alpaca_eval
-from refed_dspy.plugins.evaluate.alpaca_eval.outputs import ModelOutputs
-from refed_dspy.plugins.evaluate.alpaca_eval.result import Evaluation
-from refed_dspy.plugins.evaluate.alpaca_eval.workspace import Workspace
-from refed_dspy.plugins.evaluate.environment import Installed
-from tests.runs.evaluation.alpaca_eval.conftest import outputs
+from refed_dspy.plugins.evaluate.alpaca_eval.evaluate import alpaca_eval, judge_settings
+from refed_dspy.plugins.evaluate.alpaca_eval.result import AlpacaEvaluation
+from refed_dspy.plugins.evaluate.program import Installed
+from tests.runs.evaluation.alpaca_eval.conftest import in_hubs_cache, outputs
 from tests.runs.recycle.helpers import REFED, answers, requests, stopped
 from tests.support.proxies import bill, calls, judge
 
@@ -40,7 +38,7 @@ def home(server: SimulatedTeacher, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     return tmp_path
 
 
-def evaluated(server: SimulatedTeacher, installed: Installed, out: str = "out", **settings: Any) -> Evaluation:
+def evaluated(server: SimulatedTeacher, installed: Installed, out: str = "out", **settings: Any) -> AlpacaEvaluation:
     values = {"outputs": "mine.json", "baseline": "theirs.json", "judge": judge(server), "out": out}
     return alpaca_eval(**{**values, "environment": installed.python, **settings})
 
@@ -48,7 +46,7 @@ def evaluated(server: SimulatedTeacher, installed: Installed, out: str = "out", 
 def direct(server: SimulatedTeacher, installed: Installed, folder: Path) -> Path:
     """The package's own command against the server itself. Returns its leaderboard."""
     folder.mkdir()
-    config = Workspace(folder, installed, ModelOutputs("", "", []), ModelOutputs("", "", []), 1).judge_settings()
+    config = judge_settings(installed)
     (folder / "judge").mkdir()
     (folder / "judge" / "configs.yaml").write_text(yaml.safe_dump({"judge": config}), "utf-8")
     client = {"base_url": server.base_url, "api_key": "none"}
@@ -124,7 +122,8 @@ def test_the_official_length_controlled_figure_needs_its_file(
 ) -> None:
     """A file of the published one's form. The package itself stays as it is."""
     rng = random.Random(1)
-    with Path("df_gamed.csv").open("w", encoding="utf-8", newline="") as file:
+    gamed = in_hubs_cache(home, "")
+    with gamed.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(
             ["model", "preference", "index", "std_delta_len", "instruction_difficulty", "not_gamed_baseline"]
@@ -134,7 +133,7 @@ def test_the_official_length_controlled_figure_needs_its_file(
             for n in range(SIZE):
                 writer.writerow([model, rng.random(), n, rng.gauss(0, 1), difficulty[n], False])
     before = sorted(path.stat().st_mtime_ns for path in installed.folder.rglob("*.csv"))
-    made = evaluated(server, installed, gamed="df_gamed.csv")
+    made = evaluated(server, installed, gamed=gamed)
     assert made.judged is not None
     equal = made.judged.length_controlled
     assert equal.official and equal.interval is not None and 0 < equal.interval.low < equal.interval.high < 100

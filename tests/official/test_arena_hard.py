@@ -18,11 +18,10 @@ import yaml
 
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.plugins.evaluate.answers.style import style_of
+from refed_dspy.plugins.evaluate.answers.formats import style_of
 from refed_dspy.plugins.evaluate.arena_hard.evaluate import arena_hard
-from refed_dspy.plugins.evaluate.arena_hard.leaderboard import Score, read_table
-from refed_dspy.plugins.evaluate.arena_hard.result import Leaderboard
-from refed_dspy.plugins.evaluate.environment import ARENA_HARD, Installed, environment
+from refed_dspy.plugins.evaluate.arena_hard.result import Leaderboard, Score, read_table
+from refed_dspy.plugins.evaluate.program import ARENA_HARD, Installed, environment
 from tests.runs.recycle.helpers import REFED, answers, requests, stopped
 from tests.support.proxies import bill, calls, judge
 from tests.support.toy_arena_hard import VERDICTS, rows_of

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from refed_dspy.plugins.evaluate.environment import LM_EVAL, Installed, environment
 from refed_dspy.plugins.evaluate.ifeval.evaluate import ifeval
+from refed_dspy.plugins.evaluate.program import LM_EVAL, Installed, environment
 from tests.runs.recycle.helpers import REFED
 
 pytestmark = pytest.mark.evaluate

@@ -15,8 +15,7 @@ from refed_dspy.data.pairs import Annotation, Pair, load_pairs
 from refed_dspy.errors import ReferencesError
 from refed_dspy.optimizers.examples import as_examples
 from refed_dspy.plugins.judge.agree import measure_agreement
-from refed_dspy.plugins.judge.alpha import alpha_interval
-from refed_dspy.plugins.judge.people import Annotator, people_agreement, people_of
+from refed_dspy.plugins.judge.people import Annotator, alpha_interval, people_agreement, people_of
 from refed_dspy.programs.judges import PairwiseJudge, Verdict
 from tests.optimizers.test_agreement import perfect, writer_by
 from tests.support import ROOT

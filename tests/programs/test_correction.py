@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from refed_dspy.errors import ConfigError
-from refed_dspy.plugins.judge import answer_figures
-from refed_dspy.plugins.judge.correction import FARTHEST, Correction, Term, read_correction, standardised
+from refed_dspy.plugins.judge import trained_judge
+from refed_dspy.plugins.judge.trained_judge import FARTHEST, Correction, Term, read_correction, standardised
 
 FIGURES = {"length": 0.0, "preference": 0.0}
 STATE: dict[str, Any] = {
@@ -37,12 +37,12 @@ def test_exchanged_answers_have_exactly_exchanged_shares() -> None:
     rng = random.Random(3)
     words = ["one", "two", "three", "-", "four\n-", "five\n#", "six\n**seven**", "eight"]
     for _ in range(500):
-        by = correction({name: rng.gauss(0, 2) for name in answer_figures.of_pair((0, 0), "", "")})
+        by = correction({name: rng.gauss(0, 2) for name in trained_judge.pair_figures((0, 0), "", "")})
         a, b = (" ".join(rng.choices(words, k=rng.randint(0, 60))) for _ in range(2))
         first, second = rng.randint(-2, 2), rng.randint(-2, 2)
         nats_a, nats_b = rng.uniform(0, 5), rng.uniform(0, 5)
-        shares = by.shares(answer_figures.of_pair((first, second), a, b, nats_a, nats_b))
-        turned = by.shares(answer_figures.of_pair((-second, -first), b, a, nats_b, nats_a))
+        shares = by.shares(trained_judge.pair_figures((first, second), a, b, nats_a, nats_b))
+        turned = by.shares(trained_judge.pair_figures((-second, -first), b, a, nats_b, nats_a))
         assert turned[0] == shares[2] and turned[2] == shares[0]
 
 
@@ -56,9 +56,9 @@ def test_what_is_far_out_counts_no_more_than_the_farthest() -> None:
 def test_a_figure_that_is_not_known_adds_nothing() -> None:
     term = Term(mean=2.5, scale=0.5, coefficient=-0.8)
     by = Correction(terms={"log_perplexity": term}, thresholds=(-3, -1, 0, 2))
-    unknown, usual, likely = (by.shares(answer_figures.of_grading(3, "a text", "", n)) for n in (None, 2.5, 1.5))
+    unknown, usual, likely = (by.shares(trained_judge.grading_figures(3, "a text", "", n)) for n in (None, 2.5, 1.5))
     assert unknown == usual != likely
-    pair = correction({"log_perplexity": -0.8}).shares(answer_figures.of_pair((0, 0), "a", "b", 3.0))
+    pair = correction({"log_perplexity": -0.8}).shares(trained_judge.pair_figures((0, 0), "a", "b", 3.0))
     assert pair[0] == pair[2]
 
 

@@ -15,7 +15,7 @@ import pytest
 from dspy.utils.exceptions import AdapterParseError
 
 from benchmarks.nonsense import KINDS, nonsense
-from refed_dspy.plugins.evaluate.answers.style import _LISTS, _without_code
+from refed_dspy.plugins.evaluate.answers.formats import _LISTS, _without_code
 from refed_dspy.programs import reasoning
 from refed_dspy.programs.adapter import MOST_REPAIRED, _AdapterFit
 from refed_dspy.programs.reasoning import split_reasoning

@@ -20,8 +20,7 @@ from refed_dspy.filters.build import build
 from refed_dspy.filters.judge import ImprovedWins, Rubric
 from refed_dspy.optimizers.compile import compile as tune
 from refed_dspy.plugins.compare.side_by_side import SideBySide
-from refed_dspy.plugins.judge.correction import Correction, Term
-from refed_dspy.plugins.judge.trained_judge import GRADES, PAIRS, Corrections, TrainedJudge
+from refed_dspy.plugins.judge.trained_judge import GRADES, PAIRS, Correction, Corrections, Term, TrainedJudge
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
 from refed_dspy.programs.judges import SAME, Criterion, Graded, Verdict
 from refed_dspy.programs.load import load_program, open_judge
@@ -184,10 +183,10 @@ def test_a_judge_is_applied_without_scikit_learn(path: Path) -> None:
         "sys.modules['sklearn'] = sys.modules['scipy'] = None  # an import of them fails\n"
         "from refed_dspy.programs.load import open_judge\n"
         "from refed_dspy.programs.judges import Verdict\n"
-        "from refed_dspy.plugins.judge.answer_figures import of_pair\n"
+        "from refed_dspy.plugins.judge.trained_judge import pair_figures\n"
         f"judge = open_judge({str(path)!r})\n"
         "verdict = Verdict(0, False, (), in_orders=(1, -1))\n"
-        "print(judge.rescored(verdict, of_pair((1, -1), 'a longer text', 'short')).preference)\n"
+        "print(judge.rescored(verdict, pair_figures((1, -1), 'a longer text', 'short')).preference)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -12,8 +12,7 @@ import pytest
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import ReferenceLevelFeedback, compare, filter_data, resume, synthesize
 from refed_dspy.errors import ConfigError
-from refed_dspy.plugins.judge.correction import Correction, Term
-from refed_dspy.plugins.judge.trained_judge import GRADES, PAIRS, Corrections, TrainedJudge
+from refed_dspy.plugins.judge.trained_judge import GRADES, PAIRS, Correction, Corrections, Term, TrainedJudge
 from refed_dspy.programs.saved import save_program
 from tests.runs.compare.helpers import SMALL, config
 from tests.runs.filter.helpers import http, lines

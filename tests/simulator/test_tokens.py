@@ -11,7 +11,7 @@ import openai
 import pytest
 
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy.plugins.evaluate.answers.style import encoding
+from refed_dspy.plugins.evaluate.answers.formats import encoding
 
 FIELDS = {"response": 400, "subject_areas": 61, "new_instructions": 25, "analysis": 100}
 SCHEMA = {

@@ -14,7 +14,7 @@ from typing import Any
 
 def make_environment(folder: Path) -> Path:
     """An environment whose `alpaca_eval` is this file."""
-    from refed_dspy.plugins.evaluate.environment import ALPACA_EVAL
+    from refed_dspy.plugins.evaluate.program import ALPACA_EVAL
     from tests.support.toy_environments import toy_environment
 
     files = {"alpaca_eval/__init__.py": "", "alpaca_eval/main.py": Path(__file__).read_text("utf-8")}

@@ -39,7 +39,7 @@ VERDICTS = ["[[A>>B]]", "[[A>B]]", "[[A=B]]", "[[B>A]]", "[[B>>A]]"]
 
 def make_environment(folder: Path) -> Path:
     """An environment with a PyTorch that is empty."""
-    from refed_dspy.plugins.evaluate.environment import ARENA_HARD
+    from refed_dspy.plugins.evaluate.program import ARENA_HARD
     from tests.support.toy_environments import toy_environment
 
     return toy_environment(folder, ARENA_HARD, {"torch/__init__.py": ""})

@@ -8,7 +8,7 @@ import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
 
-from refed_dspy.plugins.evaluate.environment import Package
+from refed_dspy.plugins.evaluate.program import Package
 
 
 def toy_environment(folder: Path, package: Package, files: Mapping[str, str]) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from refed_dspy.plugins.evaluate.environment import LM_EVAL
+from refed_dspy.plugins.evaluate.program import LM_EVAL
 from tests.support.toy_environments import toy_environment
 
 REGISTRY = """

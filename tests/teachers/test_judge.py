@@ -9,8 +9,7 @@ import pytest
 
 from refed_dspy.config.scorer import ScorerConfig
 from refed_dspy.config.teacher import WithJudge
-from refed_dspy.plugins.judge.correction import Correction, Term
-from refed_dspy.plugins.judge.trained_judge import PAIRS, Corrections, TrainedJudge
+from refed_dspy.plugins.judge.trained_judge import PAIRS, Correction, Corrections, Term, TrainedJudge
 from refed_dspy.plugins.metrics import figures
 from refed_dspy.programs.saved import save_program
 from refed_dspy.teachers.judge import open_judge_program

@@ -22,7 +22,7 @@ from refed_dspy.cli.main import app
 from refed_dspy.errors import RunStopped
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import spent
-from refed_dspy.plugins.evaluate.answers.style import encoding
+from refed_dspy.plugins.evaluate.answers.formats import encoding
 from refed_dspy.records import PICO, Call
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.usage import SentBefore, Used, is_incredible, least_tokens, used_tokens, without_usage

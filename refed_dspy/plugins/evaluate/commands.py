@@ -1,9 +1,9 @@
-"""The commands around benchmarks: `refed answers`, and `refed evaluate` with each benchmark."""
+"""`refed evaluate`: answers to a benchmark's prompts, and its official code over them."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -26,6 +26,9 @@ from refed_dspy.cli.options import (
     settings_of,
 )
 from refed_dspy.cli.printing import say
+
+if TYPE_CHECKING:
+    from refed_dspy.plugins.evaluate.judged import Evaluated
 
 FORMATS = ("jsonl", "alpaca_eval", "arena_hard", "ifeval")
 _NO_ANSWERED = "prompts: no prompts; name their file with --prompts FILE"
@@ -55,12 +58,15 @@ EnvironmentOption = Annotated[
     ),
 ]
 
-evaluate_app = typer.Typer(no_args_is_help=True, help="Run official benchmarks with a judge of your own.")
+evaluate_app = typer.Typer(
+    no_args_is_help=True,
+    help="Have a model answer prompts, and run official benchmarks with a judge of your own.",
+)
 app = typer.Typer()
 app.add_typer(evaluate_app, name="evaluate")
 
 
-@app.command("answers", options_metavar="--prompts FILE --model FILE_OR_NAME --out DIR [OPTIONS]")
+@evaluate_app.command("answers", options_metavar="--prompts FILE --model FILE_OR_NAME --out DIR [OPTIONS]")
 @reporting
 def answers_(
     context: typer.Context,
@@ -144,9 +150,14 @@ def alpaca_eval_(
     needed(settings.judge, NO_JUDGE)
     folder = needed(settings.out, NO_OUT)
     made = shown(alpaca_eval, model, against, **given(settings, "outputs", "baseline"))
+    _tell(made, folder, "table, figures, picture and annotations")
+
+
+def _tell(made: Evaluated, folder: Path, written: str) -> None:
+    """What came of an evaluation that a judge decides; the exit code says whether it is whole."""
     print_lines(made.lines())
-    if made.judged is not None:
-        say(f"table, figures, picture and annotations in {folder}")
+    if not made.stopped:
+        say(f"{written} in {folder}")
     say_where_tracked(folder)
     ended_short(made.problem or made.stopped, folder)
 
@@ -157,7 +168,7 @@ def annotations_(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="AlpacaEval's annotations.json.")],
 ) -> None:
     """Print figures of AlpacaEval's annotations. Calls no model."""
-    from refed_dspy.plugins.evaluate.alpaca_eval.annotations import annotation_lines, read_annotations
+    from refed_dspy.plugins.evaluate.alpaca_eval.files import annotation_lines, read_annotations
 
     print_lines(annotation_lines(read_annotations(file)))
 
@@ -205,11 +216,7 @@ def arena_hard_(
     needed(settings.judge, NO_JUDGE)
     folder = needed(settings.out, NO_OUT)
     made = shown(arena_hard, repository, settings.answers, **given(settings, "clone", "answers"))
-    print_lines(made.lines())
-    if made.arms:
-        say(f"table, figures, picture and judgments in {folder}")
-    say_where_tracked(folder)
-    ended_short(made.problem or made.stopped, folder)
+    _tell(made, folder, "table, figures, picture and judgments")
 
 
 @evaluate_app.command(

@@ -1,16 +1,19 @@
-"""Reading a file of prompts that a model is to answer: one instruction a row, word for word as the file has it."""
+"""Reading a file of prompts that a model is to answer, one instruction a row, word for word as the file has it; and a
+file of answers to them, an arm of an evaluation."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from refed_dspy.config.base import ASKED
-from refed_dspy.data.read import rows_of
+from refed_dspy.data.read import read_rows, rows_of
 from refed_dspy.data.references import check_roles
-from refed_dspy.errors import ReferencesError, one_line
+from refed_dspy.errors import ConfigError, ReferencesError, one_line
 from refed_dspy.files import as_path
+from refed_dspy.text import counted
 
 COLUMNS = ("instruction", "prompt", "question")
 """The columns in which an instruction is looked for, as AlpacaEval, Arena-Hard, IFEval and others name them."""
@@ -29,14 +32,14 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Prompts:
+class PromptFile:
     """The prompts of a file in their order. `name` is the source as it was named."""
 
     name: str
     rows: Sequence[Prompt]
 
 
-def load_prompts(source: Any, columns: Mapping[str, str] | None = None, system: str = "") -> Prompts:
+def load_prompts(source: Any, columns: Mapping[str, str] | None = None, system: str = "") -> PromptFile:
     """The prompts of `source`: a JSONL, JSON, CSV or Parquet file, a Hub data set's name, or a list of mappings.
 
     Args:
@@ -57,7 +60,7 @@ def load_prompts(source: Any, columns: Mapping[str, str] | None = None, system: 
     asked = (columns["instruction"],) if "instruction" in columns else COLUMNS
     if not any(column in row for _, row in read for column in asked):
         raise ReferencesError(_no_instructions(name, asked, read))
-    return Prompts(name, [*_prompts(name, read, asked, columns, system)])
+    return PromptFile(name, [*_prompts(name, read, asked, columns, system)])
 
 
 def _prompts(
@@ -101,3 +104,39 @@ def _no_instructions(name: str, asked: Sequence[str], rows: Sequence[tuple[int, 
         f"{name}: no instructions: none of its rows has {' or '.join(one_line(column, 40) for column in asked)}; its "
         f"columns are {listed}; name the right one in a --config file, or in Python: `columns: {{instruction: …}}`"
     )
+
+
+# --- answers
+
+
+def answers_by(key: str, path: Path, wanted: Sequence[str], fewer: str) -> dict[str, tuple[str, Mapping[str, Any]]]:
+    """What is in the column `key` → the place of a row, for messages, and the row: in the order of `wanted`, which must
+    all be there. Answers to anything else are left out; `fewer` says how to do with fewer.
+
+    Raises:
+        ReferencesError: the file cannot be read.
+        ConfigError: it has two answers to one of them, or none to some.
+    """
+    found: dict[str, tuple[str, Mapping[str, Any]]] = {}
+    known = {*wanted}
+    for number, row in read_rows(path):
+        where, value = f"{one_line(path, 120)} row {number}", row.get(key)
+        if not isinstance(value, str) or value not in known:
+            continue
+        if value in found:
+            raise ConfigError(f"{where}: a second answer to {one_line(value, 60)}; remove one")
+        found[value] = where, row
+    if missing := [one_line(each, 60) for each in wanted if each not in found]:
+        raise ConfigError(
+            f"{one_line(path, 120)}: {len(missing)} of {counted(len(wanted), 'question')} have no answer, {missing[0]} "
+            f"first; answer them, or {fewer}"
+        )
+    return {each: found[each] for each in wanted}
+
+
+def check_told_apart(arms: Sequence[str]) -> None:
+    """Raises ConfigError unless there are arms, and no two of one name."""
+    if not arms:
+        raise ConfigError("answers: none are named; name a file or folder with --answers")
+    if twice := next((name for name in arms if arms.count(name) > 1), None):
+        raise ConfigError(f"answers: two are named {one_line(twice, 60)}; arms are told apart by name: rename one")

@@ -15,17 +15,23 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+import time
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from hmac import compare_digest
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from dspy.lm15 import Request
+from dspy.lm15 import LM15Error, Request, Response, TokenLogprob, TopLogprob, request_from_openai_chat
 
-from refed_dspy.errors import RowError, RunStopped, TeacherError, UnfitRequest
-from refed_dspy.plugins.evaluate.chat import ANY_LENGTH, NO_LOGPROBS, ChatAsked, UnknownRequest, request_in
-from refed_dspy.programs.question import fitting
+from refed_dspy.errors import RowError, RunStopped, TeacherError, UnfitRequest, one_line
+from refed_dspy.ledger.statements import Answer
+from refed_dspy.programs.question import Fit, Question, fitting
+from refed_dspy.programs.reasoning import reasoning_of
+from refed_dspy.records import digest
+from refed_dspy.teachers.recorded import Asked
+from refed_dspy.teachers.requests import text_of
 from refed_dspy.teachers.session import Session
 
 if TYPE_CHECKING:
@@ -40,6 +46,82 @@ UNANSWERED = "This request has no answer. Please try again with a different prom
 """What is told of a request that failed alone. AlpacaEval's code looks for the last sentence and goes on without it."""
 ENDED = "No further call can be made."
 """What is told once nothing more is asked. Reasons stay here: benchmarks' code looks for words in them, and waits."""
+NO_LOGPROBS = "choose a judge that returns log-probabilities"
+"""What to do about a judge that gives none."""
+_REASONS = {"tool_call": "tool_calls", "error": "stop"}
+"""lm15's reason why an answer ended → OpenAI's, where they differ."""
+
+
+class _AnyLength(Fit):
+    """An answer counts that was cut: many a judge is asked for one token."""
+
+    takes_cut = True
+
+    def checked(self, text: str) -> tuple[str, str | None]:
+        return text, None
+
+
+ANY_LENGTH = _AnyLength()
+
+
+class UnknownRequest(Exception):
+    """A body that is no request which could be passed on. The message is one line."""
+
+
+def request_in(body: Any) -> Request:
+    """The request that a Chat Completions `body` makes, with all its parameters. Raises UnknownRequest."""
+    try:
+        if not isinstance(body, Mapping) or body.get("stream") or body.get("tools"):
+            raise ValueError("it is no plain request: streams and tools are not passed on")
+        request: Request = request_from_openai_chat({name: value for name, value in body.items() if value is not None})
+    except (LM15Error, ValueError, TypeError) as error:
+        raise UnknownRequest(one_line(getattr(error, "message", "") or error, 200)) from None
+    return request
+
+
+@dataclass(frozen=True)
+class ChatAsked(Asked):
+    """A request whose answer the ledger keeps as a whole completion, with its log-probabilities."""
+
+    @classmethod
+    def about(cls, request: Request, stage: str, repetition: int = 0) -> ChatAsked:
+        """`request` of a `stage`. Its item is a digest of the last message: nobody said what it is about."""
+        return cls(request, Question(stage, digest(text_of(request.messages[-1]))), repetition)
+
+    def answer_in(self, response: Response) -> Answer:
+        """The completion, as JSON. Raises TeacherError where log-probabilities were asked for and not given."""
+        asked, given = self.request.config.logprobs, response.logprobs
+        if asked is not None and not (given and (asked == 0 or given[0].top)):
+            raise TeacherError(f"judge: {response.model} gives no log-probabilities — {NO_LOGPROBS}")
+        return Answer(json.dumps(completion(response)), reasoning=reasoning_of(response))
+
+
+def completion(response: Response) -> dict[str, Any]:
+    """`response` as a Chat Completions API returns it. Tokens that were not reported are 0: clients add them up."""
+    usage = response.usage
+    read, written = usage.input_tokens or 0, usage.output_tokens or 0
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": response.text or "", "refusal": None},
+        "finish_reason": _REASONS.get(response.finish_reason, response.finish_reason),
+        "logprobs": None if response.logprobs is None else {"content": [_token(each) for each in response.logprobs]},
+    }
+    return {
+        "id": response.id or "chatcmpl",
+        "object": "chat.completion",
+        "created": int(time.time()),
+        "model": response.model,
+        "choices": [choice],
+        "usage": {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written},
+    }
+
+
+def _token(token: TokenLogprob) -> dict[str, Any]:
+    return {**_alternative(token), "top_logprobs": [_alternative(each) for each in token.top]}
+
+
+def _alternative(token: TokenLogprob | TopLogprob) -> dict[str, Any]:
+    return {"token": token.token, "logprob": token.logprob, "bytes": token.bytes and list(token.bytes)}
 
 
 class JudgeProxy:
@@ -104,13 +186,6 @@ class JudgeProxy:
         task.add_done_callback(self._answering.discard)
         return await task
 
-    async def models(self, request: web.Request) -> web.Response:
-        """Answer GET /v1/models: some clients look there first."""
-        if not self._knows_token(request):
-            return _error(401, "The key is wrong.")
-        listed = [{"id": self._judge.teacher.model, "object": "model"}]
-        return _reply(200, json.dumps({"object": "list", "data": listed}))
-
     def _knows_token(self, request: web.Request) -> bool:
         sent = request.headers.get("Authorization", "")
         return compare_digest(sent.encode(), f"Bearer {self.token}".encode())
@@ -168,7 +243,6 @@ async def open_proxy(session: Session, stage: str) -> AsyncIterator[JudgeProxy]:
     proxy = JudgeProxy(session, stage)
     application = web.Application(client_max_size=LARGEST)
     application.router.add_post("/v1/chat/completions", proxy.chat)
-    application.router.add_get("/v1/models", proxy.models)
     runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=0)
     await runner.setup()
     try:

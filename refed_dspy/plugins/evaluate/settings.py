@@ -54,6 +54,9 @@ class CheckedConfig(Settings):
     rows overlap with the benchmark's prompts."""
     out: Path | None = None
     """Folder for the results."""
+    environment: Path | None = None
+    """An environment (its folder, or its Python) that has what the benchmark's code needs: `alpaca-eval`, PyTorch for
+    Arena-Hard, or `lm-eval[ifeval]`. Unset: one is made, once for each user."""
     track: bool | None = None
     """Log the evaluation to MLflow. Unset: if MLFLOW_TRACKING_URI is set or an earlier start was logged."""
 
@@ -69,14 +72,12 @@ class AlpacaEvalConfig(EvaluationConfig):
     """AlpacaEval 2 by its official code."""
 
     outputs: str | None = None
-    """The model's answers: AlpacaEval's `model_outputs.json`, or the folder of `refed answers --format alpaca_eval`."""
+    """The model's answers: AlpacaEval's `model_outputs.json`, or a folder of `refed evaluate answers`."""
     baseline: str | None = None
     """The answers that they are compared with: those of another model to the same prompts, in the same form."""
-    environment: Path | None = None
-    """An environment (its folder, or its Python) that has `alpaca-eval`. Unset: one is made, once for each user."""
     gamed: Path | None = None
-    """AlpacaEval's `df_gamed.csv`, from its data set on the Hub: with it the length-controlled win rate is the official
-    one. Unset: a fit of our own, which compares with others of its kind alone."""
+    """AlpacaEval's `df_gamed.csv`, in the cache of the Hub's client: with it the length-controlled win rate is the
+    official one. Unset: a fit of our own, which compares with others of its kind alone."""
 
 
 class ArenaHardConfig(EvaluationConfig):
@@ -85,7 +86,7 @@ class ArenaHardConfig(EvaluationConfig):
     clone: Path | None = None
     """The folder of a clone of lmarena/arena-hard-auto. Nothing is written into it."""
     answers: list[Path] = Field(default_factory=list)
-    """Files of answers, as `refed answers --format arena_hard` writes them. Each is an arm, named after its file."""
+    """Files of `refed evaluate answers --format arena_hard`. Each is an arm, named after its file."""
     benchmark: str = "arena-hard-v2.0"
     """The benchmark: a folder in the clone's `data`."""
     category: str | None = None
@@ -94,9 +95,6 @@ class ArenaHardConfig(EvaluationConfig):
     """How many of the category's questions are judged, from the first. Unset: all."""
     style_control: bool = True
     """Whether scores at equal style are computed as well. They need the style metadata of every answer."""
-    environment: Path | None = None
-    """An environment (its folder, or its Python) that has PyTorch and what else the clone's code imports. Unset: one is
-    made, once for each user."""
 
 
 class IFEvalConfig(CheckedConfig):
@@ -105,7 +103,5 @@ class IFEvalConfig(CheckedConfig):
     prompts: Path | None = None
     """The benchmark's `input_data.jsonl`."""
     answers: list[Path] = Field(default_factory=list)
-    """Files of responses, or folders of `refed answers --format ifeval`. Each is an arm, named after its file or
-    folder."""
-    environment: Path | None = None
-    """An environment (its folder, or its Python) that has `lm-eval[ifeval]`. Unset: one is made, once for each user."""
+    """Files of responses, or folders of `refed evaluate answers --format ifeval`. Each is an arm, named after its file
+    or folder."""

@@ -1,4 +1,4 @@
-"""`refed annotate` and `refed judge people`: pages on which people judge answers, and how well they agree."""
+"""`refed judge`: pages on which people judge answers, how well they agree, and what a judge makes of it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ app = typer.Typer()
 app.add_typer(judge_app, name="judge")
 
 
-@app.command("annotate", options_metavar="--pairs N --out FOLDER [OPTIONS]")
+@judge_app.command("annotate", options_metavar="--pairs N --out FOLDER [OPTIONS]")
 @reporting
 def annotate_(
     data: Annotated[

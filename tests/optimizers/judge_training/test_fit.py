@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from refed_dspy.plugins.judge.correction import Correction
-from refed_dspy.plugins.judge.training.fit import Example, fit_grades, fit_pairs
+from refed_dspy.plugins.judge.trained_judge import Correction
+from refed_dspy.plugins.judge.training.learn import Example, fit_grades, fit_pairs
 
 
 def levels(score: float, thresholds: tuple[float, ...], rng: random.Random) -> tuple[float, ...]:

@@ -10,7 +10,7 @@ import pytest
 from refed_dspy.data.pairs import Pair
 from refed_dspy.errors import ConfigError
 from refed_dspy.plugins.judge.settings import JudgeTrainingConfig
-from refed_dspy.plugins.judge.training.held_out import CRITERIA, FEWEST_TRAIN, PAIRS, SYSTEMS, HeldOut, hold_out
+from refed_dspy.plugins.judge.training.spec import CRITERIA, FEWEST_TRAIN, PAIRS, SYSTEMS, HeldOut, hold_out
 from tests.support.judged_pairs import judged_pairs
 
 

@@ -10,9 +10,9 @@ import pytest
 from refed_dspy.data.pairs import Pair
 from refed_dspy.errors import RunStopped
 from refed_dspy.plugins.judge.trained_judge import GRADES, PAIRS
-from refed_dspy.plugins.judge.training.held_out import HeldOut, lacking
 from refed_dspy.plugins.judge.training.learn import Lesson, Said, grades_notes, judged_by, learn, report_of
 from refed_dspy.plugins.judge.training.people import graded_answers
+from refed_dspy.plugins.judge.training.spec import HeldOut, lacking
 from refed_dspy.programs import PairwiseJudge
 from refed_dspy.programs.judges import SAME, Graded, Verdict
 from tests.support.judged_pairs import judged_pairs, without_grades

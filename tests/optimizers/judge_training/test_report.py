@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from refed_dspy.data.pairs import Pair
-from refed_dspy.plugins.judge.training.held_out import HeldOut
 from refed_dspy.plugins.judge.training.people import GradedAnswer
-from refed_dspy.plugins.judge.training.picture import reliability_picture
-from refed_dspy.plugins.judge.training.report import Judged, TrainingReport, report_on
+from refed_dspy.plugins.judge.training.report import HeldOutPair, TrainingReport, reliability_picture, report_on
+from refed_dspy.plugins.judge.training.spec import HeldOut
 from refed_dspy.plugins.metrics.drawing import save
 from refed_dspy.programs.judges import Criterion, Graded, Verdict
 
@@ -21,13 +20,13 @@ HELD = HeldOut(frozenset(f"Task {n}." for n in range(20)), ("wit",), ("elk",))
 RIGHT, WRONG, TIE = Verdict(1, True, ()), Verdict(-1, True, ()), Verdict(0, False, ())
 
 
-def judged(number: int, before: Verdict, after: Verdict, **more: Any) -> Judged:
+def judged(number: int, before: Verdict, after: Verdict, **more: Any) -> HeldOutPair:
     """A pair of which people prefer A."""
     pair = Pair(instruction=f"Task {number}.", answer_a="a", answer_b="b", verdict=1, **more)
-    return Judged(pair, before, after, {RIGHT: 0.8, WRONG: 0.3, TIE: 0.5}[after])
+    return HeldOutPair(pair, before, after, {RIGHT: 0.8, WRONG: 0.3, TIE: 0.5}[after])
 
 
-def reported(*more: Judged) -> TrainingReport:
+def reported(*more: HeldOutPair) -> TrainingReport:
     plain = [judged(n, RIGHT if n % 2 else TIE, RIGHT if n % 4 else WRONG) for n in range(20)]
     return report_on([*more, *plain], [], HELD, 0)
 

@@ -19,9 +19,8 @@ from refed_dspy.ledger.states import state_in
 from refed_dspy.plugins.judge.agree import measure_agreement
 from refed_dspy.plugins.judge.settings import JudgeTrainingConfig
 from refed_dspy.plugins.judge.trained_judge import TrainedJudge
-from refed_dspy.plugins.judge.training.held_out import SETS
 from refed_dspy.plugins.judge.training.result import OUTPUTS, JudgeTraining
-from refed_dspy.plugins.judge.training.spec import prepare
+from refed_dspy.plugins.judge.training.spec import SETS, prepare
 from refed_dspy.plugins.judge.training.train import train_judge
 from refed_dspy.programs import PairwiseJudge
 from refed_dspy.programs.load import open_judge, warn_of_another_teacher

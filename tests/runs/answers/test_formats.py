@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from refed_dspy.errors import ConfigError
-from refed_dspy.plugins.evaluate.answers.style import style_of
+from refed_dspy.plugins.evaluate.answers.formats import style_of
 from tests.runs.answers.helpers import Answering, answered, prompts, read
 from tests.support.scripted_engine import fake_lm
 

@@ -15,7 +15,7 @@ from refed_dspy.ledger.ledger import Ledger
 from tests.runs.answers.helpers import prompts, read
 from tests.runs.recycle.helpers import REFED, answers, requests, stopped
 
-COMMAND = [*REFED, "answers", "--prompts", "q.jsonl", "--model", "teacher.yaml", "--out", "out"]
+COMMAND = [*REFED, "evaluate", "answers", "--prompts", "q.jsonl", "--model", "teacher.yaml", "--out", "out"]
 COMMAND += ["--format", "arena_hard"]
 
 

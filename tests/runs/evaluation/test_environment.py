@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from refed_dspy.errors import ConfigError, InputError
-from refed_dspy.plugins.evaluate import environment as environments
-from refed_dspy.plugins.evaluate.environment import ALPACA_EVAL, ARENA_HARD, LM_EVAL, Package, environment
+from refed_dspy.plugins.evaluate import program as environments
+from refed_dspy.plugins.evaluate.program import ALPACA_EVAL, ARENA_HARD, LM_EVAL, Package, environment
 
 METADATA = "Metadata-Version: 2.1\nName: tiny-bench\nVersion: 1.2\n"
 WHEEL = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"

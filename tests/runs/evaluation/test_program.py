@@ -15,7 +15,7 @@ import pytest
 
 from refed_dspy.children import KEPT
 from refed_dspy.errors import RunStopped
-from refed_dspy.plugins.evaluate.program import Program, run_program
+from refed_dspy.plugins.evaluate.program import Command, run_command
 from tests.support import ROOT
 from tests.support.gateways import until
 
@@ -29,11 +29,11 @@ time.sleep(60)
 """A script that notes its own number and that of a process that it started, and waits."""
 
 
-def program(folder: Path, script: str, *arguments: str, **variables: str) -> Program:
+def program(folder: Path, script: str, *arguments: str, **variables: str) -> Command:
     (folder / "code").mkdir(exist_ok=True)
     file = folder / "code" / "script.py"
     file.write_text(script, encoding="utf-8")
-    return Program("code", Path(sys.executable), [str(file), *arguments], folder, folder / "code.log", variables)
+    return Command("code", Path(sys.executable), [str(file), *arguments], folder, folder / "code.log", variables)
 
 
 async def test_it_gets_what_it_needs_and_nothing_of_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,7 +41,7 @@ async def test_it_gets_what_it_needs_and_nothing_of_the_users(tmp_path: Path, mo
     for name, value in secrets.items():
         monkeypatch.setenv(name, value)
     script = "import json, os, sys; json.dump([dict(os.environ), sys.argv, os.getcwd()], open('seen.json', 'w'))"
-    await run_program(program(tmp_path, script, "--of", "its own", OPENAI_BASE_URL="http://127.0.0.1:1/v1"))
+    await run_command(program(tmp_path, script, "--of", "its own", OPENAI_BASE_URL="http://127.0.0.1:1/v1"))
     environment, arguments, folder = json.loads((tmp_path / "seen.json").read_text())
     assert arguments == [str(tmp_path / "code" / "script.py"), "--of", "its own"] and folder == str(tmp_path)
     ours = {"HOME", "USERPROFILE", "LOGNAME", "PYTHONUTF8", "OPENAI_BASE_URL"}
@@ -52,10 +52,10 @@ async def test_it_gets_what_it_needs_and_nothing_of_the_users(tmp_path: Path, mo
 async def test_a_script_finds_its_neighbours_and_a_module_its_arguments(tmp_path: Path) -> None:
     code = program(tmp_path, "import beside; print(beside.NAME)")
     (tmp_path / "code" / "beside.py").write_text("NAME = 'from beside'", encoding="utf-8")
-    await run_program(code)
+    await run_command(code)
     assert code.log.read_text() == "from beside\n"
-    await run_program(
-        Program("tool", code.python, ["-m", "json.tool", "in.json", "out.json"], _with(tmp_path, "[1]"), code.log)
+    await run_command(
+        Command("tool", code.python, ["-m", "json.tool", "in.json", "out.json"], _with(tmp_path, "[1]"), code.log)
     )
     assert json.loads((tmp_path / "out.json").read_text()) == [1]
 
@@ -70,16 +70,16 @@ async def test_one_that_fails_says_its_last_lines_and_where_its_log_is(tmp_path:
     with pytest.raises(
         RunStopped, match=r"code ended with status 1: .*ValueError: the file / has no rows; its log: "
     ) as e:
-        await run_program(program(tmp_path, script))
+        await run_command(program(tmp_path, script))
     assert str(e.value).endswith(str(tmp_path / "code.log")) and str(e.value).isprintable()
     with pytest.raises(RunStopped, match="status 3: it printed nothing"):
-        await run_program(program(tmp_path, "raise SystemExit(3)"))
+        await run_command(program(tmp_path, "raise SystemExit(3)"))
     with pytest.raises(RunStopped, match=r"code: cannot be run: .*No such file"):
-        await run_program(Program("code", tmp_path / "python", ["x"], tmp_path, tmp_path / "code.log"))
+        await run_command(Command("code", tmp_path / "python", ["x"], tmp_path, tmp_path / "code.log"))
 
 
 async def test_one_that_is_cancelled_ends_with_all_that_it_started(tmp_path: Path) -> None:
-    running = asyncio.ensure_future(run_program(program(tmp_path, WAITS)))
+    running = asyncio.ensure_future(run_command(program(tmp_path, WAITS)))
     await asyncio.to_thread(until, (tmp_path / "pids").exists)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -91,8 +91,8 @@ def test_one_ends_when_this_process_is_killed(tmp_path: Path) -> None:
     code = program(tmp_path, WAITS)
     own = (
         "import asyncio; from pathlib import Path;"
-        "from refed_dspy.plugins.evaluate.program import Program, run_program;"
-        f"asyncio.run(run_program(Program('c', Path({sys.executable!r}), {code.arguments!r}, Path({str(tmp_path)!r}), "
+        "from refed_dspy.plugins.evaluate.program import Command, run_command;"
+        f"asyncio.run(run_command(Command('c', Path({sys.executable!r}), {code.arguments!r}, Path({str(tmp_path)!r}), "
         f"Path({str(code.log)!r}))))"
     )
     with subprocess.Popen([sys.executable, "-c", own], cwd=ROOT) as process:

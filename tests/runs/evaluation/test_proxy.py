@@ -109,10 +109,6 @@ async def test_nobody_else_can_ask(server: SimulatedTeacher, tmp_path: Path) -> 
         for key in ("none", proxy.token[:-1], f"{proxy.token}x"):
             async with client(proxy, api_key=key) as openai:
                 answers += await ask_all(openai, TEXTS[:1])
-                with pytest.raises(APIStatusError, match="401"):
-                    await openai.models.list()
-        async with client(proxy) as openai:
-            assert [model.id async for model in openai.models.list()] == ["openai/judge"]
         return answers
 
     answers, _ = await with_proxy(tmp_path, judge(server), code)

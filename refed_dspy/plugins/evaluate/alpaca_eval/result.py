@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from refed_dspy.data.export import InFolder
 from refed_dspy.errors import one_line
-from refed_dspy.filters.overlap import Contamination
-from refed_dspy.ledger.spending import Spent
 from refed_dspy.metrics.intervals import Interval
-from refed_dspy.plugins.evaluate.facts import facts_of, overlap_lines
+from refed_dspy.plugins.evaluate.judged import Evaluated
 from refed_dspy.plugins.metrics.win_rates import LC_NOTE
-from refed_dspy.text import NO_VALUE, counted, format_number, table_lines
+from refed_dspy.text import NO_VALUE, counted, format_number
 
 RETIRED = (
     "Published AlpacaEval 2 figures were judged by gpt-4-1106-preview, which is retired: compare only models that the "
@@ -34,7 +29,7 @@ class AtEqualLength:
 
 
 @dataclass(frozen=True)
-class Judged:
+class AlpacaFigures:
     """What AlpacaEval's code made of the judge's answers. Rates are in percent."""
 
     n: int
@@ -47,31 +42,14 @@ class Judged:
     length_controlled: AtEqualLength
 
 
-@dataclass(frozen=True, repr=False)
-class Evaluation(InFolder):
-    """An evaluation, written to `out`. `stopped`: the cap that ended it, or empty; then there are no figures."""
+@dataclass(frozen=True, kw_only=True, repr=False)
+class AlpacaEvaluation(Evaluated):
+    """An evaluation by AlpacaEval: as `Evaluated`, and the figures."""
 
-    out: Path
-    benchmark: str
-    """Its name and version."""
     model: str
-    baseline: str
-    judge: str
-    judge_said: Sequence[str]
-    """What the judge's endpoint called itself, in the order of its answers."""
-    date: str
-    """When the last answer came, in UTC: a judge may be another one later."""
     size: int
     """How many comparisons there shall be."""
-    asked: int
-    """How many of them have an answer of the judge's."""
-    judged: Judged | None
-    overlap: Contamination | None
-    """None where no training data was named."""
-    used: Spent
-    stopped: str = ""
-    simulated: str = ""
-    """What must be known where no model judged; else empty."""
+    judged: AlpacaFigures | None
 
     @property
     def problem(self) -> str:
@@ -92,26 +70,15 @@ class Evaluation(InFolder):
     def _table(self) -> tuple[Sequence[str], Iterable[Sequence[object]]]:
         return _HEADING, [] if self.judged is None else [_cells(self, self.judged)]
 
-    def notes(self) -> list[str]:
-        """What must be known beside the figures, in a line each."""
-        notes = [*([self.simulated] if self.simulated else []), RETIRED, LICENCE]
+    def _notes(self) -> list[str]:
+        notes = [RETIRED, LICENCE]
         if self.judged is not None:
             equal = self.judged.length_controlled
             notes[:0] = [
                 *([f"length-controlled: {equal.note}"] if equal.note else []),
                 *([] if equal.official else [LC_NOTE]),
             ]
-        return [*notes, *overlap_lines(self.overlap)]
-
-    def lines(self) -> list[str]:
-        """The table, and what must be known beside it."""
-        if self.judged is None:
-            return [f"{self.asked} of {counted(self.size, 'comparison')} judged by {self.judge}, {self.used}"]
-        return [*table_lines([_HEADING, _cells(self, self.judged)]), "", *self.notes(), f"paid: {self.used}"]
-
-    def facts(self) -> dict[str, Any]:
-        """The same in JSON types: see `facts_of`."""
-        return facts_of(self, self._figures())
+        return notes
 
     def _figures(self) -> dict[str, float]:
         judged = self.judged
@@ -131,7 +98,7 @@ _HEADING = (
 )  # fmt: skip
 
 
-def _cells(made: Evaluation, judged: Judged) -> list[str]:
+def _cells(made: AlpacaEvaluation, judged: AlpacaFigures) -> list[str]:
     equal = judged.length_controlled
     said = ", ".join(name for name in made.judge_said[:3] if not made.judge.endswith(f"/{name}"))
     return [

@@ -12,10 +12,9 @@ from refed_dspy.config.loading import check_config
 from refed_dspy.errors import RunStopped, briefly
 from refed_dspy.files import as_path
 from refed_dspy.ledger.spending import spent
-from refed_dspy.plugins.evaluate.answers.ask import Asking
 from refed_dspy.plugins.evaluate.answers.formats import OWN, UNANSWERED, check_format, file_of
-from refed_dspy.plugins.evaluate.answers.result import Answers, write_answers
-from refed_dspy.plugins.evaluate.prompts import Prompts, load_prompts
+from refed_dspy.plugins.evaluate.answers.result import Answers, Asking, write_answers
+from refed_dspy.plugins.evaluate.prompts import PromptFile, load_prompts
 from refed_dspy.plugins.evaluate.settings import AnswerFormat, AnswersConfig
 from refed_dspy.records import digest_of
 from refed_dspy.teachers import Teacher, open_teacher
@@ -74,7 +73,7 @@ def answer_prompts(
         return _written(asking, loaded, config.format, generator)
 
 
-def _work(config: AnswersConfig, prompts: Prompts, teacher: Teacher) -> Work:
+def _work(config: AnswersConfig, prompts: PromptFile, teacher: Teacher) -> Work:
     return Work(
         kind="answers",
         identity={
@@ -98,7 +97,7 @@ def _plain_name(model: str) -> str:
     return re.sub(r"[^\w.+-]+|^\.", "-", model.rstrip("/").rpartition("/")[2], flags=re.ASCII)[:100]
 
 
-def _written(asking: Asking, prompts: Prompts, format_: AnswerFormat, generator: str) -> Answers:
+def _written(asking: Asking, prompts: PromptFile, format_: AnswerFormat, generator: str) -> Answers:
     """What all starts have answered so far, written into the folder. Raises ExportError where it cannot be."""
     at, used = asking.at, spent(asking.at.ledger)
     made = Answers(at.folder, prompts, format_, generator, asking.answered(), asking.failed, used, at.stopped)

@@ -1,22 +1,46 @@
-"""Answers as the code of benchmarks reads them: AlpacaEval, Arena-Hard, IFEval."""
+"""Answers as the code of benchmarks reads them: AlpacaEval, Arena-Hard, IFEval.
+
+An answer's style is counted as Arena-Hard counts it for its style control: tokens, and marks of Markdown outside code.
+The counts are those of the benchmark's own `utils/add_markdown_info.py`, to the digit: a fit over answers of several
+models compares them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from refed_dspy.data.stored import ROWS
-from refed_dspy.errors import ConfigError
+from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.files import write_json, write_lines
-from refed_dspy.plugins.evaluate.answers.style import style_of
-from refed_dspy.plugins.evaluate.prompts import Prompt, Prompts
+from refed_dspy.plugins.evaluate.prompts import Prompt, PromptFile
 from refed_dspy.plugins.evaluate.settings import AnswerFormat
 from refed_dspy.records import digest
 
+if TYPE_CHECKING:
+    import tiktoken
+
 OWN, UNANSWERED = ROWS["answers"], "unanswered.jsonl"
 """What is written in any format."""
+ENCODING = "o200k_base"
+"""The tokens that Arena-Hard counts: GPT-4o's."""
+_CACHE = "TIKTOKEN_CACHE_DIR"
+_PIECE = 100_000
+_CODE = re.compile(r"```([^`]*)```")
+_HEADER = re.compile(r"^(#{1,6})\s", re.MULTILINE)
+_LISTS = {
+    "ordered": re.compile(r"^[^\S\n]*\d+\.\s", re.MULTILINE),
+    "unordered": re.compile(r"^[^\S\n]*[-*+]\s", re.MULTILINE),
+}
+r"""The benchmark's `^\s*` also begins on empty lines before, which counts the same, but is slow where they are many."""
+_BOLD = {"**": re.compile(r"\*\*[^*\n]+\*\*"), "__": re.compile(r"__[^_\n]+__")}
 
 
 @dataclass(frozen=True)
@@ -44,7 +68,7 @@ def file_of(format_: AnswerFormat, generator: str) -> str:
     return OWN if format_ == "jsonl" else BENCHMARKS[format_].file.format(generator)
 
 
-def check_format(format_: AnswerFormat, prompts: Prompts, generator: str) -> None:
+def check_format(format_: AnswerFormat, prompts: PromptFile, generator: str) -> None:
     """Raises ConfigError where answers to `prompts` cannot be written so."""
     if format_ == "jsonl":
         return
@@ -104,3 +128,76 @@ BENCHMARKS = {
     "arena_hard": Benchmark("{}.jsonl", _arena_hard, needs="uid"),
     "ifeval": Benchmark("responses.jsonl", _ifeval),
 }
+
+
+# --- an answer's style
+
+
+def style_of(answer: str) -> dict[str, Any]:
+    """`token_len`; `header_count` by level (`h1` to `h6`), `list_count` (`ordered`, `unordered`) and `bold_count`
+    (`**`, `__`). Raises as `encoding`."""
+    text = _without_code(answer)
+    levels = [len(header) for header in _HEADER.findall(text)]
+    return {
+        "token_len": _token_count(answer),
+        "header_count": {f"h{level}": levels.count(level) for level in range(1, 7)},
+        "list_count": _counts(_LISTS, text),
+        "bold_count": _counts(_BOLD, text),
+    }
+
+
+def _token_count(text: str) -> int:
+    """How many tokens `text` has. tiktoken's own search gives up on a million blanks: that is counted in pieces."""
+
+    def count(part: str) -> int:
+        return len(encoding(ENCODING).encode(part, disallowed_special=()))
+
+    try:
+        return count(text)
+    except ValueError:
+        return sum(count(text[at : at + _PIECE]) for at in range(0, len(text), _PIECE))
+
+
+def _counts(patterns: Mapping[str, re.Pattern[str]], text: str) -> dict[str, int]:
+    return {name: len(pattern.findall(text)) for name, pattern in patterns.items()}
+
+
+def _without_code(text: str) -> str:
+    """`text` without what stands in its fences. The fences stay, and the same words go wherever else they stand (all
+    line feeds, say, where a fence holds one alone), since that is how the benchmark counts."""
+    left: dict[str, int] = {}
+    for block in _CODE.findall(text):
+        if left.get(block) != len(text):  # else it is gone, and nothing was taken out since
+            text = text.replace(block, "")
+            left[block] = len(text)
+    return text
+
+
+@lru_cache
+def encoding(name: str) -> tiktoken.Encoding:
+    """An encoding of tiktoken's, from the files that LiteLLM ships, so that nothing is downloaded, or from the folder
+    in TIKTOKEN_CACHE_DIR. Raises ConfigError where it cannot be had."""
+    import tiktoken
+
+    with _shipped_files():
+        try:
+            return tiktoken.get_encoding(name)
+        except (OSError, ValueError) as error:  # what its download raises is an OSError
+            raise ConfigError(
+                f"tiktoken's {name} cannot be read ({one_line(error, 120)}); put its file into a folder and name that "
+                f"in {_CACHE}"
+            ) from None
+
+
+@contextmanager
+def _shipped_files() -> Iterator[None]:
+    """tiktoken looks into LiteLLM's files inside the block, unless the user named a folder."""
+    spec = find_spec("litellm")
+    if _CACHE in os.environ or spec is None or spec.origin is None:
+        yield
+        return
+    os.environ[_CACHE] = str(Path(spec.origin).parent / "litellm_core_utils" / "tokenizers")
+    try:
+        yield
+    finally:
+        del os.environ[_CACHE]

@@ -1,29 +1,57 @@
-"""The result of an evaluation by Arena-Hard, as a table for people and as JSON."""
+"""The result of an evaluation by Arena-Hard, as a table for people and as JSON; and the tables that `show_result.py`
+prints, read back."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from refed_dspy.data.export import InFolder
 from refed_dspy.errors import one_line
-from refed_dspy.filters.overlap import Contamination
-from refed_dspy.ledger.spending import Spent
-from refed_dspy.plugins.evaluate.arena_hard.leaderboard import Score
-from refed_dspy.plugins.evaluate.facts import facts_of, overlap_lines
-from refed_dspy.text import NO_VALUE, counted, table_lines
+from refed_dspy.plugins.evaluate.judged import Evaluated
+from refed_dspy.text import NO_VALUE, counted
 
 SAME_JUDGE = (
     "Scores of different judges do not compare, nor do those over another baseline: compare only arms that the same "
     "living judge has judged."
 )
 INTERVALS = "Intervals are Arena-Hard's own: 90%, from 100 bootstraps over games, with a seed of ours."
+_TITLE = "##### Category:"
+_ROW = re.compile(
+    r"^\d+ +(?P<model>\S.*?) +(?P<score>-?\d+\.\d+) +\(-(?P<minus>-?\d+\.\d+) / \+(?P<plus>-?\d+\.\d+)\)$"
+)
 
 
 @dataclass(frozen=True)
-class Judged:
+class Score:
+    """An arm's score over the baseline in percent, to one digit, with the 90% interval of the benchmark's code: the
+    5% and 95% quantiles of its 100 bootstraps."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.1f} ({self.low:.1f} to {self.high:.1f})"
+
+
+def read_table(printed: str, arms: Iterable[str]) -> dict[str, Score]:
+    """Each arm's score in what the code printed. Raises ValueError, in one line, where one is not in it."""
+    _, title, table = printed.rpartition(_TITLE)
+    rows = [match for line in table.splitlines() if (match := _ROW.match(line.strip()))]
+    scores = {row["model"]: _score(row) for row in rows}
+    if lacking := [arm for arm in arms if arm not in scores]:
+        raise ValueError(f"no score of {', '.join(lacking)}" if title else "no table")
+    return {arm: scores[arm] for arm in arms}
+
+
+def _score(row: re.Match[str]) -> Score:
+    value = float(row["score"])
+    return Score(value, round(value - float(row["minus"]), 1), round(value + float(row["plus"]), 1))
+
+
+@dataclass(frozen=True)
+class ScoredArm:
     """An arm as Arena-Hard's code scored it. `decided`: how many questions have a verdict in both orders; the others do
     not count. A score is None where there is none."""
 
@@ -33,35 +61,19 @@ class Judged:
     at_equal_style: Score | None
 
 
-@dataclass(frozen=True, repr=False)
-class Leaderboard(InFolder):
-    """An evaluation, written to `out`. `stopped`: the cap that ended it, or empty; then there are no scores."""
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Leaderboard(Evaluated):
+    """An evaluation by Arena-Hard: as `Evaluated`, and the arms' scores. The judge is asked for two games for each
+    question and arm."""
 
-    out: Path
-    benchmark: str
     category: str
-    baseline: str
-    judge: str
-    judge_said: Sequence[str]
-    """What the judge's endpoint called itself, in the order of its answers."""
-    date: str
-    """When the last answer came, in UTC: a judge may be another one later."""
     questions: int
     names: Sequence[str]
     """The arms'."""
-    asked: int
-    """How many answers of the judge's are in the folder: two games for each question and arm, and those of earlier
-    starts."""
-    arms: Sequence[Judged]
+    arms: Sequence[ScoredArm]
     """The best first."""
     unstyled: str
     """Why there is no score at equal style; empty where there is one."""
-    overlap: Contamination | None
-    """None where no training data was named."""
-    used: Spent
-    simulated: str = ""
-    """What is to be known where the simulated teacher judged; else empty."""
-    stopped: str = ""
 
     @property
     def problem(self) -> str:
@@ -88,27 +100,15 @@ class Leaderboard(InFolder):
     def _table(self) -> tuple[Sequence[str], Iterable[Sequence[object]]]:
         return _HEADING, map(_cells, self.arms)
 
-    def notes(self) -> list[str]:
-        """What must be known beside the scores, in a line each."""
+    def _notes(self) -> list[str]:
         said = ", ".join(self.judge_said[:3])
         judge = f"{self.judge} (which calls itself {said})" if said not in {"", self.judge} else self.judge
-        told = [self.simulated] if self.simulated else []
-        told += [
+        told = [
             f"{self.benchmark}, {counted(self.questions, 'question')} of {self.category}, over {self.baseline} (50 %), "
             f"judged by {one_line(judge, 120)} until {self.date} (UTC)"
         ]
         told += [f"no score at equal style: {self.unstyled}"] if self.unstyled else []
-        return [*told, INTERVALS, SAME_JUDGE, *overlap_lines(self.overlap)]
-
-    def lines(self) -> list[str]:
-        """The table, and what must be known beside it."""
-        if self.stopped:
-            return [self._count()]
-        return [*table_lines([_HEADING, *map(_cells, self.arms)]), "", *self.notes(), f"paid: {self.used}"]
-
-    def facts(self) -> dict[str, Any]:
-        """The same in JSON types: see `facts_of`."""
-        return facts_of(self, self._figures())
+        return [*told, INTERVALS, SAME_JUDGE]
 
     def _figures(self) -> dict[str, float]:
         figures: dict[str, float] = {}
@@ -124,6 +124,6 @@ class Leaderboard(InFolder):
 _HEADING = ("arm", "questions", "score %", "score % at equal style")
 
 
-def _cells(judged: Judged) -> list[str]:
+def _cells(judged: ScoredArm) -> list[str]:
     scores = [NO_VALUE if score is None else str(score) for score in (judged.score, judged.at_equal_style)]
     return [one_line(judged.arm, 60), str(judged.decided), *scores]

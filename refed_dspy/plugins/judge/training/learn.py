@@ -1,32 +1,53 @@
-"""From what the judge and people said to a trained judge, and to the report on it."""
+"""From what the judge and people said to a trained judge, and to the report on it.
+
+Corrections are fitted by ordinal logistic regression, as a binary one over extended rows. An example with levels 1 to K
+becomes K - 1 rows, one a threshold: is its level above k? Each has the example's figures and an indicator of its
+threshold, whose coefficient is the threshold (Li & Lin 2007, "Ordinal Regression by Extended Binary Classification").
+Shares of people are weights of rows. The strength of the L2 penalty has the least log loss in a cross-validation by
+instruction; thresholds are hardly penalised.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
 
 from refed_dspy.data.pairs import Pair
 from refed_dspy.errors import NothingKept
-from refed_dspy.plugins.judge import answer_figures
-from refed_dspy.plugins.judge.correction import Correction
 from refed_dspy.plugins.judge.trained_judge import (
+    FARTHEST,
     GRADES,
+    LENGTH_FIGURES,
     PAIRS,
+    VERDICT_FIGURES,
+    Correction,
     Corrections,
+    Term,
     TrainedJudge,
     TrainedRubric,
+    grading_figures,
+    pair_figures,
     preference_by,
 )
-from refed_dspy.plugins.judge.training.fit import Example, fit_grades, fit_pairs
-from refed_dspy.plugins.judge.training.held_out import FEWEST_TRAIN, HeldOut, lacking
-from refed_dspy.plugins.judge.training.people import GradedAnswer, shares_of
-from refed_dspy.plugins.judge.training.report import LENGTH_ALONE, TEXTS_ALONE, Judged, TrainingReport, report_on
+from refed_dspy.plugins.judge.training.people import GradedAnswer, Shares, shares_of
+from refed_dspy.plugins.judge.training.report import LENGTH_ALONE, TEXTS_ALONE, HeldOutPair, TrainingReport, report_on
+from refed_dspy.plugins.judge.training.spec import FEWEST_TRAIN, HeldOut, lacking
 from refed_dspy.programs import PairwiseJudge, Verdict
 from refed_dspy.programs.judges import Graded, Judgements
 from refed_dspy.programs.saved import load_state, program_state
 
 Nats = Mapping[tuple[str, str], float | None]
 """(what an answer is for, the answer) → the mean negative log-likelihood of its tokens."""
+Floats = NDArray[np.float64]
+STRENGTHS = tuple(float(strength) for strength in np.logspace(-4, 2, 13))
+"""What is tried as scikit-learn's C: the smaller, the stronger the penalty."""
+FOLDS = 5
+_FREE = 10.0
+"""The indicators of thresholds have this value, so that the penalty on a threshold is a hundredth of a figure's."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +80,13 @@ class Lesson:
         """The verdict must be of two different answers."""
         assert verdict.in_orders is not None
         a, b = (self.nats.get((pair.instruction, text)) for text in (pair.answer_a, pair.answer_b))
-        return answer_figures.of_pair(verdict.in_orders, pair.answer_a, pair.answer_b, a, b)
+        return pair_figures(verdict.in_orders, pair.answer_a, pair.answer_b, a, b)
 
     def figures_of_answer(self, answer: GradedAnswer, graded: Graded) -> dict[str, float]:
         """The judge must have graded it."""
         assert graded.grade is not None
         nats = self.nats.get((answer.context, answer.text))
-        return answer_figures.of_grading(graded.grade, answer.text, answer.context, nats)
+        return grading_figures(graded.grade, answer.text, answer.context, nats)
 
     def grades(self) -> dict[GradedAnswer, Graded]:
         """The answers that the judge graded, with what it said of them."""
@@ -78,7 +99,7 @@ def learn(lesson: Lesson, prompts: PairwiseJudge) -> TrainedJudge:
 
     Raises NothingKept where the judge decided too few of the training pairs.
     """
-    corrections = {PAIRS: _pairs_correction(lesson)}
+    corrections = {PAIRS: fit_pairs(_examples(lesson))}
     if (of_grades := _grades_correction(lesson)) is not None:
         corrections[GRADES] = of_grades
     trained = TrainedJudge(Corrections(corrections))
@@ -87,19 +108,14 @@ def learn(lesson: Lesson, prompts: PairwiseJudge) -> TrainedJudge:
     return trained
 
 
-def _pairs_correction(lesson: Lesson) -> Correction:
-    """Raises NothingKept as `learn`."""
-    return fit_pairs(_examples(lesson))
-
-
 def _without_judge(lesson: Lesson) -> dict[str, Correction]:
     """What would do as well without the judge, were it no better than that: corrections fitted to the same pairs by the
     figures of the two texts, and by their length alone."""
     examples = _examples(lesson)
-    texts = [name for name in examples[0].figures if name not in answer_figures.VERDICT]
+    texts = [name for name in examples[0].figures if name not in VERDICT_FIGURES]
     return {
         name: fit_pairs([replace(each, figures={one: each.figures[one] for one in names}) for each in examples])
-        for name, names in ((LENGTH_ALONE, answer_figures.LENGTH), (TEXTS_ALONE, texts))
+        for name, names in ((LENGTH_ALONE, LENGTH_FIGURES), (TEXTS_ALONE, texts))
     }
 
 
@@ -138,7 +154,7 @@ def grades_notes(lesson: Lesson) -> list[str]:
     return [f"grades: {why}; the judge graded {len(graded)} of {len(asked)}"]
 
 
-def judged_by(lesson: Lesson, trained: TrainedJudge) -> list[Judged]:
+def judged_by(lesson: Lesson, trained: TrainedJudge) -> list[HeldOutPair]:
     """The held-out pairs with a verdict before and after."""
     judged, without = [], _without_judge(lesson)
     for pair in lesson.pairs:
@@ -152,11 +168,11 @@ def judged_by(lesson: Lesson, trained: TrainedJudge) -> list[Judged]:
             _, tie, a_better = trained.corrections.by_name[PAIRS].shares(figures)
             after, chance = trained.rescored(verdict, figures), min(1.0, a_better + tie / 2)
             beside = {name: preference_by(correction, figures) for name, correction in without.items()}
-        judged.append(Judged(pair, before, after, chance, beside))
+        judged.append(HeldOutPair(pair, before, after, chance, beside))
     return judged
 
 
-def report_of(lesson: Lesson, trained: TrainedJudge, judged: Sequence[Judged]) -> TrainingReport:
+def report_of(lesson: Lesson, trained: TrainedJudge, judged: Sequence[HeldOutPair]) -> TrainingReport:
     """Raises NothingKept where the judge decided none of the held-out pairs."""
     if not judged:
         raise NothingKept("judge: it decided none of the held-out pairs; choose another judge")
@@ -172,3 +188,129 @@ def _graded(lesson: Lesson, rubric: object) -> list[tuple[GradedAnswer, Graded, 
         for answer, graded in lesson.grades().items()
         if lesson.held_out.of_answer(answer)
     ]
+
+
+# --- the fit
+
+
+@dataclass(frozen=True)
+class Example:
+    """A judgement to learn from: its figures, the share of people at each level, and its instruction."""
+
+    figures: Mapping[str, float]
+    shares: Shares
+    instruction: str
+
+    def exchanged(self) -> Example:
+        """The same with its two answers exchanged."""
+        return Example({name: -value for name, value in self.figures.items()}, self.shares[::-1], self.instruction)
+
+
+def fit_pairs(examples: Sequence[Example]) -> Correction:
+    """The correction of comparisons. Each example counts in both orders, so that neither side can be preferred."""
+    fitted = _fit(_Extended.of([*examples, *(example.exchanged() for example in examples)]))
+    half = _short((fitted.thresholds[-1] - fitted.thresholds[0]) / 2)
+    terms = {name: term.model_copy(update={"mean": 0.0}) for name, term in fitted.terms.items()}
+    return Correction(terms=terms, thresholds=(-half, half))
+
+
+def fit_grades(examples: Sequence[Example]) -> Correction:
+    """The correction of single answers."""
+    return _fit(_Extended.of(examples))
+
+
+@dataclass(frozen=True)
+class _Extended:
+    """The extended rows: values (figures, then indicators), whether the level is above, weights, and clusters."""
+
+    names: tuple[str, ...]
+    means: tuple[float, ...]
+    scales: tuple[float, ...]
+    values: Floats
+    above: NDArray[np.bool_]
+    weights: Floats
+    clusters: NDArray[Any]
+
+    @classmethod
+    def of(cls, examples: Sequence[Example]) -> Self:
+        """A figure that is the same in all examples is left out. One that is NaN in some is standardised by the others,
+        and 0 there, as in `standardised`."""
+        table = np.ma.masked_invalid([list(example.figures.values()) for example in examples])
+        varied = np.ma.filled(np.ma.ptp(table, axis=0), 0.0) > 0
+        names = tuple(name for name, varies in zip(examples[0].figures, varied, strict=True) if varies)
+        known = table[:, varied]
+        means, scales = np.ma.getdata(known.mean(axis=0)), np.ma.getdata(known.std(axis=0))
+        figures = np.ma.filled(np.clip((known - means) / scales, -FARTHEST, FARTHEST), 0.0)
+        extended = list(_extended(figures, np.array([example.shares for example in examples])))
+        values, above, weights = (np.concatenate(parts) for parts in zip(*extended, strict=True))
+        clusters = np.tile([example.instruction for example in examples], len(extended))
+        used = weights > 0
+        return cls(
+            names=names,
+            means=tuple(map(_short, means.tolist())),
+            scales=tuple(map(_short, scales.tolist())),
+            values=values[used],
+            above=above[used],
+            weights=weights[used],
+            clusters=clusters[used],
+        )
+
+
+def _extended(figures: Floats, shares: Floats) -> Iterator[tuple[Floats, NDArray[np.bool_], Floats]]:
+    """For each threshold and each answer to it: the values, the answer, and the share of people who gave it."""
+    thresholds = shares.shape[1] - 1
+    for threshold in range(thresholds):
+        indicators = np.zeros((len(figures), thresholds))
+        indicators[:, threshold] = -_FREE
+        values = np.hstack([figures, indicators])
+        below = shares[:, : threshold + 1].sum(axis=1)
+        yield values, np.ones(len(figures), dtype=bool), 1 - below
+        yield values, np.zeros(len(figures), dtype=bool), below
+
+
+def _fit(rows: _Extended) -> Correction:
+    coefficients = _regression(rows, slice(None), _best_strength(rows)).coef_[0].tolist()
+    of_figures, of_thresholds = coefficients[: len(rows.names)], coefficients[len(rows.names) :]
+    terms = {
+        name: Term(mean=mean, scale=scale, coefficient=_short(coefficient))
+        for name, mean, scale, coefficient in zip(rows.names, rows.means, rows.scales, of_figures, strict=True)
+    }
+    # In order they are by themselves, but for rounding: those around a level that nobody used are equal.
+    ascending = np.maximum.accumulate([_FREE * each for each in of_thresholds]).tolist()
+    return Correction(terms=terms, thresholds=tuple(map(_short, ascending)))
+
+
+def _best_strength(rows: _Extended) -> float:
+    """Of STRENGTHS the one with the least log loss on instructions that were left out."""
+    from sklearn.metrics import log_loss
+    from sklearn.model_selection import GroupKFold
+
+    folds = min(FOLDS, len(set(rows.clusters.tolist())))
+    splits = [
+        (train, test)
+        for train, test in GroupKFold(folds).split(rows.values, groups=rows.clusters)
+        if len(set(rows.above[train].tolist())) == 2
+    ]
+
+    def loss(strength: float) -> float:
+        total = 0.0
+        for train, test in splits:
+            chances = _regression(rows, train, strength).predict_proba(rows.values[test])
+            total += log_loss(
+                rows.above[test], chances, sample_weight=rows.weights[test], labels=[False, True], normalize=False
+            )
+        return total
+
+    return min(STRENGTHS, key=loss)
+
+
+def _regression(rows: _Extended, chosen: Any, strength: float) -> Any:
+    from sklearn.linear_model import LogisticRegression
+
+    regression = LogisticRegression(C=strength, fit_intercept=False, solver="newton-cholesky")
+    return regression.fit(rows.values[chosen], rows.above[chosen], sample_weight=rows.weights[chosen])
+
+
+def _short(value: float) -> float:
+    """Ten digits: the rest is noise, and differs between machines."""
+    return float(f"{value:.10g}")

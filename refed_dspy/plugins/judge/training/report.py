@@ -1,20 +1,38 @@
-"""What a judge's training is worth: agreement with people before and after it, on what it did not see."""
+"""What a judge's training is worth: agreement with people before and after it, on what it did not see; whether its
+probabilities can be believed (Brier score, expected calibration error), and a picture of that.
+
+A comparison has no order, so its calibration is described from the side that the judge prefers: its confidence (0.5 to
+1), and how often people preferred that side, too (a tie is half).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from refed_dspy.data.pairs import Pair
 from refed_dspy.errors import one_line
-from refed_dspy.metrics.intervals import Correlation, Interval, correlations, gain_interval, is_gain, mean_interval
+from refed_dspy.metrics.intervals import (
+    Correlation,
+    Interval,
+    correlations,
+    gain_interval,
+    is_gain,
+    mean_interval,
+    share_interval,
+)
 from refed_dspy.optimizers.agreement import Agreement, agreement, criterion_of, share_of, sign
-from refed_dspy.plugins.judge.calibration import Calibration, calibration
-from refed_dspy.plugins.judge.training.held_out import SETS, HeldOut
 from refed_dspy.plugins.judge.training.people import GradedAnswer
+from refed_dspy.plugins.judge.training.spec import SETS, HeldOut
+from refed_dspy.plugins.metrics.drawing import legend, look, new_figure, style
 from refed_dspy.programs.judges import Graded, Verdict
 from refed_dspy.text import NO_VALUE, counted, format_number, table_lines
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 EVERYTHING = "all held out"
 LENGTH_ALONE, TEXTS_ALONE = "length alone", "length and style alone"
@@ -24,10 +42,17 @@ CHANCE = 0.5
 _LONGEST_NAME = 28
 _MOST_CRITERIA = 20
 """So many are shown at a terminal."""
+BINS = 10
+"""Bins of equal width between a confidence of 0.5 and 1."""
+CAPTION = (
+    "Held-out pairs. A well calibrated judge is on the dashed line; above it, it is too modest, below it, too sure. "
+    "Before training it names no confidence: a verdict is taken for 1, a tie for 0.5. A tie of people's is half an "
+    "agreement. 95% intervals, by instruction."
+)
 
 
 @dataclass(frozen=True)
-class Judged:
+class HeldOutPair:
     """A held-out pair, and what the judge said of it before and after training. `chance`: how likely people are to
     prefer A, by the trained judge (a tie is half). `beside`: what is fitted without the judge's verdicts → its
     preference, above 0 for A."""
@@ -51,7 +76,7 @@ class Change:
     gain: Interval | None
 
     @classmethod
-    def of(cls, name: str, judged: Sequence[Judged], seed: int) -> Change:
+    def of(cls, name: str, judged: Sequence[HeldOutPair], seed: int) -> Change:
         """At least one pair is judged."""
         pairs = [each.pair for each in judged]
         before = agreement(pairs, [each.before for each in judged], seed)[-1]
@@ -85,7 +110,7 @@ class Beside:
     gain: Interval | None
 
     @classmethod
-    def of(cls, name: str, judged: Sequence[Judged], seed: int) -> Beside:
+    def of(cls, name: str, judged: Sequence[HeldOutPair], seed: int) -> Beside:
         scored = [
             (each.pair.instruction, (sign(each.beside[name]) * each.pair.verdict + 1) / 2)
             for each in judged
@@ -220,14 +245,14 @@ class TrainingReport:
 
 
 def report_on(
-    judged: Sequence[Judged],
+    judged: Sequence[HeldOutPair],
     graded: Sequence[tuple[GradedAnswer, Graded, Graded]],
     held_out: HeldOut,
     seed: int,
 ) -> TrainingReport:
     """The report on held-out pairs, at least one, and graded answers, each decided before and after."""
     by_set = {name: [each for each in judged if name in held_out.of_pair(each.pair)] for name in SETS}
-    by_criterion: dict[str, list[Judged]] = {}
+    by_criterion: dict[str, list[HeldOutPair]] = {}
     for each in judged:
         by_criterion.setdefault(_criterion_name(criterion_of(each.pair).name, held_out), []).append(each)
     grades_by: dict[str, list[tuple[GradedAnswer, Graded, Graded]]] = {}
@@ -254,7 +279,7 @@ def _criterion_name(name: str, held_out: HeldOut) -> str:
     return f"{name} (unseen)" if name in held_out.criteria else name
 
 
-def _gains(judged: Sequence[Judged], over: Callable[[Judged], float]) -> tuple[list[float], list[str]]:
+def _gains(judged: Sequence[HeldOutPair], over: Callable[[HeldOutPair], float]) -> tuple[list[float], list[str]]:
     """Of each pair that people decided: by how much the trained judge is better than what prefers so (1, 0 or -1, and
     halves for ties), and its instruction."""
     decided = [each for each in judged if each.pair.verdict]
@@ -268,3 +293,83 @@ def _sign(verdict: Verdict) -> int:
 
 def _two(before: float | None, after: float | None) -> str:
     return f"{format_number(before)} to {format_number(after)}"
+
+
+# --- calibration
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """Comparisons of about one confidence: their mean confidence, and the share in which people agreed."""
+
+    confidence: float
+    agreed: Interval
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How far probabilities are from what people said.
+
+    `brier`: the mean of (probability - outcome) squared; 0.25 for a judge that always says one half, where people know
+    no ties. `error`: the mean over comparisons of |confidence - share in which people agreed|, of each bin. Chance
+    alone makes it larger the fewer comparisons there are.
+    """
+
+    brier: Interval
+    error: float
+    bins: tuple[ReliabilityBin, ...]
+
+
+def calibration(
+    probabilities: Sequence[float], outcomes: Sequence[float], clusters: Sequence[Hashable], seed: int = 0
+) -> Calibration:
+    """Of probabilities that the first answer is preferred, and `outcomes`: 1 where people preferred it, 0.5 for a tie,
+    0 where they preferred the other. Means are over `clusters`, as those of `mean_interval`.
+
+    Raises ValueError without a comparison, for a probability outside 0 to 1, and for lists of two lengths.
+    """
+    if not all(0 <= probability <= 1 for probability in probabilities):
+        raise ValueError("a probability is not between 0 and 1")
+    squares = [(p - outcome) ** 2 for p, outcome in zip(probabilities, outcomes, strict=True)]
+    grouped: defaultdict[int, list[tuple[float, float, Hashable]]] = defaultdict(list)
+    for p, outcome, cluster in zip(probabilities, outcomes, clusters, strict=True):
+        confidence, agreed = (p, outcome) if p >= 0.5 else (1 - p, 1 - outcome)
+        grouped[min(BINS - 1, int((confidence - 0.5) * 2 * BINS))].append((confidence, agreed, cluster))
+    bins = tuple(_bin(members, seed) for _, members in sorted(grouped.items()))
+    distances = [abs(math.fsum(c - a for c, a, _ in members)) for members in grouped.values()]
+    return Calibration(share_interval(squares, clusters, seed=seed), math.fsum(distances) / len(squares), bins)
+
+
+def _bin(members: Sequence[tuple[float, float, Hashable]], seed: int) -> ReliabilityBin:
+    agreed = share_interval([agreed for _, agreed, _ in members], [cluster for _, _, cluster in members], seed=seed)
+    return ReliabilityBin(math.fsum(confidence for confidence, _, _ in members) / len(members), agreed)
+
+
+# --- its picture: how often people agree with a judge, by how sure the judge is
+
+
+def reliability_picture(report: TrainingReport) -> Figure:
+    """A marker for each bin of confidence, with its interval, before and after training."""
+    curves = {"before": report.calibration_before, "after": report.calibration_after}
+    with style():
+        figure, axes = new_figure(5.2, CAPTION)
+        axes.plot([0.5, 1], [0.5, 1], color="0.45", linewidth=1, linestyle="--", zorder=1)
+        for number, curve in enumerate(curves.values()):
+            color = look(number)["color"]
+            points = [(each.confidence, each.agreed) for each in curve.bins]
+            axes.plot([x for x, _ in points], [agreed.mean for _, agreed in points], color=color, alpha=0.5)
+            for x, agreed in points:
+                if agreed.bounded:
+                    axes.vlines(x, agreed.low, agreed.high, color=color, alpha=0.75)
+                axes.plot(x, agreed.mean, clip_on=False, **look(number, agreed))
+        axes.set_xlim(0.48, 1.02)
+        axes.set_ylim(-0.02, 1.02)
+        axes.set_xlabel("how sure the judge is of its verdict")
+        axes.set_ylabel("share in which people agree")
+        axes.grid(axis="y", color="0.9")
+        legend(figure, [_named(name, curve) for name, curve in curves.items()])
+    return figure
+
+
+def _named(name: str, curve: Calibration) -> str:
+    return f"{name}: Brier {format_number(curve.brier.mean, 3)}, calibration error {format_number(curve.error, 3)}"

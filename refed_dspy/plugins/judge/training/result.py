@@ -16,9 +16,8 @@ from refed_dspy.metrics.intervals import gain_or_change
 from refed_dspy.optimizers.agreement import criterion_of
 from refed_dspy.optimizers.result import why_stopped
 from refed_dspy.plugins.judge.trained_judge import TrainedJudge
-from refed_dspy.plugins.judge.training.held_out import HeldOut
-from refed_dspy.plugins.judge.training.picture import reliability_picture
-from refed_dspy.plugins.judge.training.report import Judged, TrainingReport
+from refed_dspy.plugins.judge.training.report import HeldOutPair, TrainingReport, reliability_picture
+from refed_dspy.plugins.judge.training.spec import HeldOut
 from refed_dspy.plugins.metrics.drawing import save
 from refed_dspy.programs.judges import Judgements
 from refed_dspy.programs.saved import MANIFEST, program_state
@@ -93,20 +92,20 @@ def _verdict_on(report: TrainingReport) -> str:
     return f"proved: {what}" if report.proved else f"not proved: {what}"
 
 
-def write_training(made: JudgeTraining, judged: Sequence[Judged], facts: Mapping[str, Any]) -> None:
+def write_training(made: JudgeTraining, judged: Sequence[HeldOutPair], facts: Mapping[str, Any]) -> None:
     """Write the files of a training that ended, each whole or not at all. `facts`: what the judge's file says of how it
     was made, besides its worth. Raises ExportError."""
     assert made.judge is not None and made.report is not None
     gain = made.report.gain
     proof = {"proved": made.report.proved, "gain": gain and gain.mean, "low": gain and gain.low}
-    ruler = {"ruler": made.report.ruler}
+    packages = {name: version(name) for name in ("refed-dspy", "dspy", "scikit-learn")}
     state = program_state(made.judge)
     state[MANIFEST] |= {
         "kind": "TrainedJudge",
-        "made": _now(),
-        "versions": _versions(),
+        "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "versions": packages | {"python": platform.python_version()},
         **facts,
-        "proof": {**proof, **ruler},
+        "proof": {**proof, "ruler": made.report.ruler},
     }
     write_lines(made.folder / ROWS, _rows(judged, made.held_out))
     write_json(made.folder / FIGURES, _in_json(made))
@@ -115,16 +114,7 @@ def write_training(made: JudgeTraining, judged: Sequence[Judged], facts: Mapping
     write_json(made.folder / JUDGE, json.loads(json.dumps(state), parse_constant=lambda _: None))
 
 
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-
-
-def _versions() -> dict[str, str]:
-    packages = {name: version(name) for name in ("refed-dspy", "dspy", "scikit-learn")}
-    return packages | {"python": platform.python_version()}
-
-
-def _rows(judged: Sequence[Judged], held_out: HeldOut) -> Iterator[dict[str, Any]]:
+def _rows(judged: Sequence[HeldOutPair], held_out: HeldOut) -> Iterator[dict[str, Any]]:
     """A row for each held-out pair. `chance`: of people's preferring A, by the trained judge; a tie is half."""
     for each in judged:
         pair, orders = each.pair, each.before.in_orders

@@ -31,6 +31,16 @@ def outputs(generator: str, size: int = SIZE, words: int = 5) -> list[dict[str, 
     ]
 
 
+def in_hubs_cache(folder: Path, text: str) -> Path:
+    """AlpacaEval's `df_gamed.csv` where the Hub's client leaves it, in a cache at `folder`."""
+    repository = folder / "datasets--tatsu-lab--alpaca_eval"
+    file = repository / "snapshots" / "a1" / "df_gamed.csv"
+    for path, content in ((file, text), (repository / "refs" / "main", "a1")):
+        path.parent.mkdir(parents=True)
+        path.write_text(content, "utf-8")
+    return file
+
+
 @pytest.fixture
 def home(server: SimulatedTeacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a model's outputs, a baseline's, and a judge's settings; it is the working folder."""

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks.alpaca import DATA
-from refed_dspy.plugins.evaluate.alpaca_eval.annotations import annotation_lines, official_figures, read_annotations
+from refed_dspy.plugins.evaluate.alpaca_eval.files import annotation_lines, official_figures, read_annotations
 from refed_dspy.plugins.metrics.win_rates import length_controlled, win_rate
 
 

@@ -13,9 +13,9 @@ import pytest
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.errors import ConfigError, ExportError, ReferencesError, RunDirError, RunStopped
 from refed_dspy.ledger.states import CAPPED, DONE, SHORT
-from refed_dspy.plugins.evaluate.alpaca_eval.annotations import annotation_lines, read_annotations
 from refed_dspy.plugins.evaluate.alpaca_eval.evaluate import alpaca_eval
-from refed_dspy.plugins.evaluate.alpaca_eval.result import LICENCE, RETIRED, Evaluation
+from refed_dspy.plugins.evaluate.alpaca_eval.files import annotation_lines, read_annotations
+from refed_dspy.plugins.evaluate.alpaca_eval.result import LICENCE, RETIRED, AlpacaEvaluation
 from refed_dspy.text import NO_VALUE
 from tests.runs.evaluation.alpaca_eval.conftest import SIZE, outputs
 
@@ -24,7 +24,7 @@ WRITTEN = {
 }  # fmt: skip
 
 
-def evaluated(toy: Path, **settings: Any) -> Evaluation:
+def evaluated(toy: Path, **settings: Any) -> AlpacaEvaluation:
     values: dict[str, Any] = {"outputs": "mine.json", "baseline": "theirs.json", "judge": "judge.yaml", "out": "out"}
     return alpaca_eval(**{**values, "environment": toy, **settings})
 

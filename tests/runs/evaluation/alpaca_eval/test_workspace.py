@@ -7,17 +7,16 @@ from pathlib import Path
 import pytest
 
 from refed_dspy.errors import ConfigError
-from refed_dspy.plugins.evaluate.alpaca_eval.outputs import check_matching, read_outputs
-from refed_dspy.plugins.evaluate.alpaca_eval.workspace import PROMPT, Workspace, check_gamed
-from refed_dspy.plugins.evaluate.environment import Installed
-from tests.runs.evaluation.alpaca_eval.conftest import outputs
+from refed_dspy.plugins.evaluate.alpaca_eval.evaluate import PROMPT, hub_with, judge_settings
+from refed_dspy.plugins.evaluate.alpaca_eval.files import check_matching, read_outputs
+from refed_dspy.plugins.evaluate.program import Installed
+from tests.runs.evaluation.alpaca_eval.conftest import in_hubs_cache, outputs
 
 INSTALLED = Installed(Path("python"), Path("/env/alpaca_eval"), "0.6.6")
 
 
 def test_the_judge_is_asked_as_the_official_one_is() -> None:
-    model = read_outputs(outputs("mine"), "outputs")
-    settings = Workspace(Path("out"), INSTALLED, model, model, 4).judge_settings()
+    settings = judge_settings(INSTALLED)
     assert settings["prompt_template"] == f"/env/alpaca_eval/{PROMPT}", "an absolute path, or it is not found"
     assert settings["completions_kwargs"] == {
         "model_name": "judge", "max_tokens": 1, "temperature": 1, "logprobs": True, "top_logprobs": 5,
@@ -41,13 +40,18 @@ def test_only_common_instructions_are_compared() -> None:
 
 def test_the_official_figure_is_for_its_own_instructions(tmp_path: Path) -> None:
     """It knows an instruction by its number alone."""
-    file = tmp_path / "df_gamed.csv"
-    file.write_text("index,instruction_difficulty\n" + "".join(f"{n % 6},0.5\n" for n in range(12)), "utf-8")
+    file = in_hubs_cache(tmp_path, "index,instruction_difficulty\n" + "".join(f"{n % 6},0.5\n" for n in range(12)))
     six, other = read_outputs(outputs("a", 6), "outputs"), read_outputs(outputs("b", 6), "baseline")
-    check_gamed(file, six, other)
+    assert hub_with(file, six, other) == tmp_path
     for fewer, against in [
         (read_outputs(outputs("a", 5), "o"), other),
         (six, read_outputs(outputs("b", 6)[::-1], "b")),
     ]:
         with pytest.raises(ConfigError, match=r"gamed: df_gamed\.csv is about 6 instructions in their order"):
-            check_gamed(file, fewer, against)
+            hub_with(file, fewer, against)
+    elsewhere = tmp_path / "df_gamed.csv"
+    elsewhere.write_bytes(file.read_bytes())
+    (file.parents[2] / "refs" / "main").write_text("another revision")
+    for not_found in (elsewhere, file):  # by AlpacaEval's code, after all was paid for
+        with pytest.raises(ConfigError, match=r"gamed: .* is not in the cache of .*: hf download tatsu"):
+            hub_with(not_found, six, other)

@@ -18,7 +18,7 @@ def test_what_is_read_of_it(clone: Path) -> None:
     opened = open_clone(clone, BENCHMARK, count=5)
     assert opened.baseline == BASELINE and opened.baseline_answers.is_file() and opened.category == "hard_prompt"
     assert [question["uid"] for question in opened.questions] == ["q00", "q01", "q02", "q03", "q04"]
-    assert len(open_clone(clone, BENCHMARK).questions) == QUESTIONS and "w0" in opened.others
+    assert len(open_clone(clone, BENCHMARK).questions) == QUESTIONS
     shaping = ("temperature", "max_tokens", "regex_patterns", "prompt_template")
     assert opened.settings == {name: SETTINGS[name] for name in shaping}
     assert {*map(str, opened.code)} >= {"gen_judgment.py", "show_result.py", "utils/judge_utils.py"}
@@ -57,9 +57,9 @@ def test_a_pointer_of_git_lfs_is_no_file(clone: Path) -> None:
     [
         ("utils/judge_utils.py", "def (", "judge_utils.py is no Python"),
         ("utils/judge_utils.py", "JUDGE_SETTINGS = {}", "names no baseline for hard_prompt"),
-        (f"config/{BENCHMARK}.yaml", "a: [", "has no prompt_template, regex_patterns, temperature, max_tokens as"),
-        (f"config/{BENCHMARK}.yaml", yaml.safe_dump({**SETTINGS, "max_tokens": "many"}), "has no max_tokens as"),
-        (f"data/{BENCHMARK}/question.jsonl", '{"uid": 3, "category": "hard_prompt"}\n', "row 1: has no text uid, pro"),
+        (f"config/{BENCHMARK}.yaml", "a: [", "has no prompt_template, regex_patterns, temperature, max_tokens"),
+        (f"config/{BENCHMARK}.yaml", yaml.safe_dump({**SETTINGS, "max_tokens": "many"}), "max_tokens; restore"),
+        (f"data/{BENCHMARK}/question.jsonl", '{"uid": 3, "category": "hard_prompt"}\n', "is not the repository's own"),
         (f"data/{BENCHMARK}/question.jsonl", "x\n", "question.jsonl line 1: broken"),
     ],
 )  # fmt: skip

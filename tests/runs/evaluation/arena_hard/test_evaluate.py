@@ -162,7 +162,7 @@ def test_a_style_that_the_code_cannot_control_for_is_told(home: Path, toy_python
         ({"benchmark": "arena-hard-v3"}, ConfigError, "benchmark: no 'arena-hard-v3'; choose arena-hard-v2.0 or"),
         ({"category": "poems"}, ConfigError, "category: arena-hard-v2.0 has no 'poems'; choose one of hard_prompt, "),
         ({"category": "creative_writing"}, ConfigError, "it lacks data/arena-hard-v2.0/model_answer/writer-toy.jsonl"),
-        ({"answers": []}, ConfigError, "answers: none are named; name a file with --answers"),
+        ({"answers": []}, ConfigError, "answers: none are named; name a file or folder"),
         ({"answers": "none.jsonl"}, ReferencesError, "none.jsonl: no such file"),
         ({"judge": {"model": "openai/judge", "mode": "batch"}}, ConfigError, "judge: a benchmark's code waits"),
         ({"environment": "nowhere"}, ConfigError, "environment: nowhere is no environment"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from refed_dspy.plugins.evaluate.arena_hard.leaderboard import Score, read_table
+from refed_dspy.plugins.evaluate.arena_hard.result import Score, read_table
 
 PRINTED = """Loading sorted judgments...
 Number of null judgments found: 0

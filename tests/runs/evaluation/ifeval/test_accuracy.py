@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from refed_dspy.plugins.evaluate.ifeval.accuracy import by_instruction, by_prompt
+from refed_dspy.plugins.evaluate.ifeval.result import by_instruction, by_prompt
 
 
 def test_shares_of_prompts_and_of_instructions() -> None:

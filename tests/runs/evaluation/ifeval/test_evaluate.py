@@ -51,6 +51,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+NEEDS = "needs key, prompt, instruction_id_list, and kwargs for each instruction"
+
+
 def checked(toy_checker: Path, **changed: Any) -> Accuracies:
     values = {"prompts": "input_data.jsonl", "answers": ["good.jsonl", "poor"], "out": "out"}
     return ifeval(**{**values, "environment": toy_checker, **changed})
@@ -91,10 +94,14 @@ def test_what_overlaps_with_the_training_data_is_told(home: Path, toy_checker: P
     ("changed", "error", "message"),
     [
         ({"prompts": "none.jsonl"}, ReferencesError, "none.jsonl: no such file"),
-        ({"prompts": "good.jsonl"}, ConfigError, "good.jsonl row 1: has no key and prompt; the official one is"),
+        (
+            {"prompts": "good.jsonl"},
+            ConfigError,
+            NEEDS,
+        ),
         ({"answers": []}, ConfigError, "answers: none are named; name a file or folder with --answers"),
         ({"answers": "models"}, ConfigError, "answers: models has no responses.jsonl; write it with --format ifeval"),
-        ({"answers": "input_data.jsonl"}, ConfigError, "row 1: has no prompt and response; write it with refed answ"),
+        ({"answers": "input_data.jsonl"}, ConfigError, "row 1: has no response; write it with --format"),
         ({"answers": ["poor", "poor"]}, ConfigError, "answers: two are named poor; arms are told apart by name"),
         ({"environment": "nowhere"}, ConfigError, "environment: nowhere is no environment"),
     ],
@@ -110,10 +117,10 @@ def test_bad_input_is_one_line(
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({**PROMPTS[0], "instruction_id_list": []}, "has no instruction_id_list"),
-        ({**PROMPTS[0], "instruction_id_list": "no_comma"}, "has no instruction_id_list"),
-        ({**PROMPTS[0], "kwargs": [{}, {}]}, "has no kwargs for each of its instructions"),
-        ({**PROMPTS[0], "prompt": 7}, "has no key and prompt"),
+        ({**PROMPTS[0], "instruction_id_list": []}, NEEDS),
+        ({**PROMPTS[0], "instruction_id_list": "no_comma"}, NEEDS),
+        ({**PROMPTS[0], "kwargs": [{}, {}]}, NEEDS),
+        ({**PROMPTS[0], "prompt": 7}, NEEDS),
         (PROMPTS[1], "the prompt was there before"),
     ],
 )
@@ -127,14 +134,14 @@ def test_a_prompt_that_cannot_be_checked_is_named(
 
 def test_responses_to_other_prompts_and_missing_ones_are_refused(home: Path, toy_checker: Path) -> None:
     responses(home / "good.jsonl", GOOD[:2])
-    with pytest.raises(ConfigError, match=r"good\.jsonl: 2 of 4 prompts have no response, key 3 first; answer them"):
+    with pytest.raises(ConfigError, match=r"good\.jsonl: 2 of 4 questions have no answer, Write a short"):
         checked(toy_checker)
     text = Path("poor/responses.jsonl").read_text()
     Path("good.jsonl").write_text(text + text.splitlines()[0] + "\n")
-    with pytest.raises(ConfigError, match=r"good\.jsonl row 5: a second response to 'Write a short poem on the numbe"):
+    with pytest.raises(ConfigError, match=r"good\.jsonl row 5: a second answer to Write a short poem"):
         checked(toy_checker)
     Path("good.jsonl").write_text('{"prompt": "Another?", "response": "x"}\n')
-    with pytest.raises(ConfigError, match=r"good\.jsonl row 1: answers 'Another\?', which is none of the prompts"):
+    with pytest.raises(ConfigError, match=r"good\.jsonl: 4 of 4 questions have no answer"):
         checked(toy_checker)
 
 

@@ -1,21 +1,103 @@
-"""Reading what AlpacaEval's code writes: a judge's preference for each instruction, and its own figures."""
+"""AlpacaEval's files: what models answered (`instruction`, `output` and the `generator`'s name), and what its code
+writes: a judge's preference for each instruction, and its own figures."""
 
 from __future__ import annotations
 
 import csv
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from refed_dspy.errors import ReferencesError, one_line
-from refed_dspy.files import read_bytes
+from refed_dspy.data.read import rows_of
+from refed_dspy.errors import ConfigError, ReferencesError, one_line
+from refed_dspy.files import as_path, read_bytes
 from refed_dspy.metrics.intervals import Interval
 from refed_dspy.plugins.metrics.win_rates import LengthControlled, Preferences, length_controlled, preferences, win_rate
+from refed_dspy.records import digest_of
 from refed_dspy.text import NO_VALUE, format_number, table_lines
+
+FILE = "model_outputs.json"
+"""What `refed evaluate answers --format alpaca_eval` writes."""
+
+
+@dataclass(frozen=True)
+class ModelOutputs:
+    """One model's answers. `name` is the source as it was named; each of the `rows` has the `generator`'s name."""
+
+    name: str
+    generator: str
+    rows: Sequence[Mapping[str, Any]]
+
+    @property
+    def instructions(self) -> list[str]:
+        """Each once: instructions are what rows are matched by."""
+        return [row["instruction"] for row in self.rows]
+
+    @property
+    def identity(self) -> str:
+        """A digest of what is judged."""
+        return digest_of([row["instruction"], row["output"]] for row in self.rows)
+
+
+def read_outputs(source: Any, noun: str) -> ModelOutputs:
+    """The answers in `source`: a JSON, JSONL, CSV or Parquet file, a folder or result of `answer_prompts`, or a list of
+    mappings. `noun` names it in messages.
+
+    Raises:
+        ReferencesError: it cannot be read, has no rows, or one without an instruction or an output.
+        ConfigError: it has the answers of several models, or two to one instruction.
+    """
+    source = as_path(source)
+    if isinstance(source, str | Path) and Path(source).is_dir():
+        source = Path(source) / FILE
+        if not source.is_file():
+            raise ReferencesError(f"{noun}: {source.parent} has no {FILE}; make it with --format alpaca_eval")
+    name, rows = rows_of(source, noun)
+    read = []
+    for number, row in rows:
+        for column in ("instruction", "output"):
+            if not isinstance(row.get(column), str):
+                where = f"{name} row {number}"
+                raise ReferencesError(f"{where}: no text in {column}; AlpacaEval's rows have instruction and output")
+        if not row["instruction"].strip():
+            raise ReferencesError(f"{name} row {number}: its instruction is empty; remove the row")
+        read.append(row)
+    if not read:
+        raise ReferencesError(f"{name}: no rows; pass a model's outputs")
+    generators = {one_line(row.get("generator") or "", 100) for row in read} - {""}
+    if len(generators) > 1:
+        several = ", ".join(sorted(generators)[:3])
+        raise ConfigError(f"{noun}: {name} has outputs of several models ({several}); pass one model's")
+    (asked, times), *_ = Counter(row["instruction"] for row in read).most_common(1)
+    if times > 1:  # each answer to it would meet each of the other model
+        raise ConfigError(f"{noun}: {name} answers {one_line(asked, 60)!r} twice; keep one answer")
+    generator = next(iter(generators), Path(name).stem)
+    return ModelOutputs(name, generator, [_as_read(row, generator) for row in read])
+
+
+def check_matching(outputs: ModelOutputs, baseline: ModelOutputs) -> int:
+    """How many instructions both have: so many comparisons there are. Raises ConfigError where there are none."""
+    common = len({*outputs.instructions} & {*baseline.instructions})
+    if not common:
+        raise ConfigError(
+            f"baseline: {baseline.name} answers none of the instructions of {outputs.name}; pass the answers of "
+            "another model to the same prompts, word for word"
+        )
+    return common
+
+
+def _as_read(row: Mapping[str, Any], generator: str) -> Mapping[str, Any]:
+    """What AlpacaEval's code reads of a row: other columns change nothing, and may be of any type."""
+    dataset = {"dataset": row["dataset"]} if isinstance(row.get("dataset"), str) else {}
+    return {"instruction": row["instruction"], "output": row["output"], "generator": generator, **dataset}
+
+
+# --- what its code writes
 
 
 @dataclass(frozen=True)
@@ -64,7 +146,9 @@ def read_annotations(file: Path) -> list[Annotations]:
     if isinstance(read, list):
         return [_annotations(str(file), file.stem, read)]
     models = read.items() if isinstance(read, dict) else ()
-    rows = {name: model["rows"] for name, model in models if isinstance(model, dict) and _is_list(model.get("rows"))}
+    rows = {
+        name: model["rows"] for name, model in models if isinstance(model, dict) and isinstance(model.get("rows"), list)
+    }
     if not rows:
         raise ReferencesError(f"{one_line(file, 200)}: no annotations; AlpacaEval's code writes a list of comparisons")
     return [_annotations(f"{file}: {one_line(name, 60)}", name, each) for name, each in rows.items()]
@@ -120,10 +204,6 @@ def _annotations(where: str, name: str, rows: Sequence[Any]) -> Annotations:
         known if len(known) == len(judged) else None,
         len(rows) - len(judged),
     )
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list)
 
 
 def _longer(row: Mapping[str, Any]) -> int | None:
