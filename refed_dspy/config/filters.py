@@ -241,7 +241,7 @@ class FilterConfig(Settings):
         """How to write a filter that was given as `name:value` or `name: value`; empty where it was not."""
         name, _, value = name.partition(":")
         kind = settings_in(cls.model_fields[name].annotation) if name in cls.model_fields else None
-        if kind is None or not value.strip() and (isinstance(settings, dict) or not settings):
+        if kind is None or (not value.strip() and (isinstance(settings, dict) or not settings)):
             return ""
         return f"{name}: {{{next(key for key in kind.model_fields if key != 'keep')}: …}}"
 
