@@ -30,7 +30,7 @@ class AtMost:
         return {**schema, "maxItems" if schema.get("type") == "array" else "maxLength": self.count}
 
 
-# llama.cpp enforces bounds up to 1,999 characters and ignores larger ones (teachers/engine.py).
+# llama.cpp enforces bounds up to 1,999 characters and ignores larger ones (teachers/requests.py).
 Prose = Annotated[str, AtMost(24_000)]
 Note = Annotated[str, AtMost(1_500)]
 Notes = Annotated[list[Note], AtMost(24)]

@@ -204,7 +204,7 @@ def compile_lines(facts: Mapping[str, Any]) -> list[str]:
 
 
 def listing_lines(works: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A line for each work (`ledger.listing.works_below`), and a heading."""
+    """A line for each work (`ledger.summary.works_below`), and a heading."""
     rows = [("folder", "work", "state", "progress", "dollars", "last active")]
     for each in works:
         count = f"{each['count']} of {each['size']}" if each["size"] is not None else str(each["count"])

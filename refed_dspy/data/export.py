@@ -206,7 +206,7 @@ def export(
 
     `jsonl` and `parquet` hold the paper's columns and the lineage; `messages`, `sharegpt`, `alpaca` and
     `prompt-completion` are JSON lines of (instruction, improved response); `preference` and `kto` are JSON lines of
-    pairs (`data.formats.Pairs`); any other name is that of a function from a row to a line's mapping (`config.named`).
+    pairs (`Pairs`); any other name is that of a function from a row to a line's mapping (`config.named`).
     With `reasoning`, also what the model thought before the improved response, as a column, or as the message's
     `reasoning_content`. The rows pass `through`, to show how many have.
 

@@ -2,7 +2,7 @@
 -- STRICT, CHECK and REFERENCES say what a value can be: SQLite's own checks find what was damaged, or changed by hand.
 -- No whole number is negative and no fraction, a time in seconds say, as large as 1e11, but for what a caller gives (a
 -- filter's or a metric's score, a `rollout_id` as `repetition`).
--- `sum`, `sample_sum`: checksums of a row's texts (sums.py); NULL: written by an earlier version.
+-- `sum`, `sample_sum`: checksums of a row's texts (format.py); NULL: written by an earlier version.
 CREATE TABLE IF NOT EXISTS meta (
   name TEXT PRIMARY KEY NOT NULL, value TEXT NOT NULL, sum INTEGER CHECK (sum >= 0)
 ) STRICT;

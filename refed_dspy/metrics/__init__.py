@@ -1,1 +1,1 @@
-"""What can be measured of a data set: lengths, diversity, coherence, perplexity, win rates."""
+"""Intervals and the rule of what is a gain; the small embedding model."""

@@ -81,7 +81,7 @@ class ReferenceLevelFeedback(AsyncProgram):
         if instructions_per_feature < 1:
             raise ConfigError("instructions_per_feature: must be 1 or more")
         self.source: dict[str, str] = {}
-        """Where its prompts came from (`saved.remember_origin`); empty for a program that was not loaded."""
+        """Where its prompts came from (`load.remember_origin`); empty for a program that was not loaded."""
         self.features = dict(features)
         self.instructions_per_feature = instructions_per_feature
         signatures = {"instruction_feedback": instruction_feedback(features), **self.signatures}

@@ -1,3 +1,2 @@
-"""Long paid work in a folder. synthesize.py (read it first), with plan.py (what is asked next) and
-worker.py (asking it); resume.py, estimate.py and forecast.py; compare/, filter/, recycle/ and stats.py for other work.
-"""
+"""Runs: synthesize.py (read it first), plan.py (what is asked next) and worker.py (who asks it); resume.py, estimate.py and
+forecast.py; filter/ for filters over any data set."""

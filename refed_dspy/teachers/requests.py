@@ -218,13 +218,12 @@ def _is_unfit_bound(name: str, value: Any, bounded: bool) -> bool:
     return not bounded or (name == "maxLength" and value > LONGEST_BOUND)
 
 
-log = logging.getLogger("refed_dspy.teachers")
 _DIALECTS = TypeAdapter(dict[str, Dialect])
 """Model, address and API version, as one text → what they take."""
 
 
 def learned_file() -> Path:
-    """The file. It may not exist."""
+    """The file of the dialects that endpoints were found to have. It may not exist."""
     return cache_dir() / "teachers.json"
 
 

@@ -28,7 +28,7 @@ _SCHEMA = """
 -- One row: the driver's start whose workers have the leases, and whether none is granted any more.
 CREATE TABLE job (name TEXT NOT NULL, stopped INTEGER NOT NULL);
 CREATE TABLE workers (name TEXT PRIMARY KEY) WITHOUT ROWID;
--- account.py. `kept`: samples, `spent`: picodollars, each of the shard in all its starts.
+-- leases.py. `kept`: samples, `spent`: picodollars, each of the shard in all its starts.
 CREATE TABLE accounts (
   shard INTEGER PRIMARY KEY, used_kept INTEGER NOT NULL, used_spent INTEGER NOT NULL, used_calls INTEGER NOT NULL,
   granted_kept INTEGER NOT NULL, granted_spent INTEGER NOT NULL, granted_calls INTEGER NOT NULL,

@@ -138,7 +138,6 @@ ERRORS = {How.FAILED: RunStopped, How.REFUSED: InputError, How.UNSHARED: RunDirE
 """What a run ends with whose last worker ended so."""
 GRACE = 4.0
 """Seconds that workers get to commit calls in flight and give back their leases when the run must stop."""
-log = logging.getLogger("refed_dspy.cluster")
 
 
 @dataclass
