@@ -107,7 +107,7 @@ def test_a_worker_that_freezes_and_wakes(run: Begin) -> None:
 
 
 def test_a_worker_that_never_wakes_is_killed(run: Begin) -> None:
-    made = run(300, constants={f"refed_dspy.plugins.cluster.{name}": 3.0 for name in ("silence:SILENT", "crew:FROZEN")})
+    made = run(300, constants={f"refed_dspy.plugins.cluster.{name}": 3.0 for name in ("crew:SILENT", "crew:FROZEN")})
     driver = made.start()
     wait_until(partial(made.has_sent, 100))
     frozen = processes("worker-")[0]
