@@ -88,16 +88,16 @@ def compile(  # noqa: A001
         TeacherRefused: a model cannot be used, and nothing was paid for.
         RunStopped, TeacherError: the compile ended early; the same call continues it.
     """
-    models = {"teacher": teacher, "judge": judge, "reflection": reflection}
-    spec = prepare(program, references, metric, {**settings, **models, "pairs": pairs, "out": out})
-    folder = folder_of(spec.settings.out, "refed-compiles", spec.identity())
+    spec = prepare(program, references, metric, pairs, teacher, judge, reflection, out=out, **settings)
+    work = spec.work()
+    folder = folder_of(spec.settings.out, "refed-compiles", work.identity)
     if new := not (folder / FILE).is_file():
         refuse_unprovable(spec)
         refuse_small_caps(spec)
         rehearse(spec)
     watch, track = Watch(on_progress, progress), not estimate and wanted(spec.settings.track)
     with (
-        job(folder, spec.work(), outputs=(*OUTPUTS, LOG), inputs=(as_path(references), as_path(program))) as at,
+        job(folder, work, outputs=(*OUTPUTS, LOG), inputs=(as_path(references), as_path(program))) as at,
         tracking(folder, copy_compile, track, TRACKING_INTERVAL, AT_STOP) as tracker,
     ):
         if not estimate and (made := ended_outcome(folder, at.ledger, spec)) is not None:

@@ -163,7 +163,7 @@ def test_a_server_that_goes_when_it_is_asked_for_the_champion_is_not_tracked(tra
 
 def test_a_champion_of_another_class_is_not_compared_with(tracked: Mlflow, caplog: pytest.LogCaptureFixture) -> None:
     Compile("by hand").register(outcome("p", proved=True, kind="Mine"))
-    spec = prepare(None, references(4), None, {"teacher": fake_lm(Writer()), "optimizer": "bootstrap"})
+    spec = prepare(None, references(4), teacher=fake_lm(Writer()), optimizer="bootstrap")
     assert champion_for(spec, Path("c")) is None
     assert "champion of refed: a Mine, not a ReferenceLevelFeedback: not compared with it" in caplog.text
     assert champion_for(replace(spec, program=type("Mine", (ReferenceLevelFeedback,), {})()), Path("c")) is not None
