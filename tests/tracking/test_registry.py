@@ -177,7 +177,7 @@ def test_a_proof_on_one_reference_has_no_interval_and_is_tracked_all_the_same(
     tracked: Mlflow, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As an earlier version proved them."""
-    monkeypatch.setattr("refed_dspy.optimizers.compile.refuse_unprovable", lambda _: None)
+    monkeypatch.setattr("refed_dspy.optimizers.compile.refuse_unprovable", lambda *_: None)
     made = compiled_in_the_world("c", **BETTER, test=1, track=True)
     assert made.proof is not None and made.proof.gain.raw.clusters == 1
     gain = tracked.version("1").tags["refed.gain"]
