@@ -17,7 +17,6 @@ from refed_dspy.config.compile import CompileConfig, MetricConfig
 from refed_dspy.config.loading import check_config
 from refed_dspy.config.named import code_of
 from refed_dspy.data.read import BUILTIN, refuse_references
-from refed_dspy.data.references import References
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.metrics.intervals import MIN_CLUSTERS
 from refed_dspy.optimizers.dspy_optimizers import Optimizer, OptimizerInputs, choose, printed_to_file
@@ -107,7 +106,7 @@ class CompileSpec:
         )
         return choose(settings.optimizer, settings.options, inputs)
 
-    @property
+    @cached_property
     def expected_evaluations(self) -> int:
         """About how many evaluations the optimizer will ask for. Raises ConfigError as `optimizer`."""
         no_model: Any = object()  # stands for a model: setting up an optimizer asks nothing
@@ -205,16 +204,13 @@ def prepare(
         metric = named_metric(config.metric.function)
     refuse_references(program, "program")
     module = open_tunable(config.program if program is None else program, config, judge=pairs is not None)
-    _refuse_unused(module, program, config)
     teachers = open_teachers(teacher, judge, reflection)
     warn_of_another_teacher(module, teachers["teacher"].model)
     source = pairs if pairs is not None else BUILTIN if references is None else references
-    items = as_examples(module, source, config.columns or None, config.turns)
-    if isinstance(module, ReferenceLevelFeedback):
-        items = _fitting(items, teachers["teacher"])
-        if metric is None:
-            warn_of_one_model(teachers["judge"], teachers["teacher"])
-    elif not isinstance(module, PairwiseJudge) and metric is None:
+    items = as_examples(module, source, config.columns or None, config.turns, teachers["teacher"])
+    if metric is None and isinstance(module, ReferenceLevelFeedback):
+        warn_of_one_model(teachers["judge"], teachers["teacher"])
+    elif metric is None and not isinstance(module, PairwiseJudge):
         raise ConfigError(f"metric: {type(module).__name__} needs one; pass a function of example and prediction")
     sizes = (config.train, config.validation, config.test)
     split = split_examples(items, sizes, config.seed, config.held_out_criteria, getattr(module, "tuned_on", ()))
@@ -228,21 +224,6 @@ def prepare(
         )  # fmt: skip
     warn_of_another_teacher(judge_program, teachers["judge"].model)
     return spec
-
-
-def _refuse_unused(module: dspy.Module, program: Any, settings: CompileConfig) -> None:
-    """Raises ConfigError for a setting that says nothing of this program."""
-    unused: set[str] = set()
-    if not isinstance(module, ReferenceLevelFeedback):
-        unused |= {"columns", "turns", "features", "instructions_per_feature", "guidance"}
-    elif isinstance(program, dspy.Module):
-        unused |= {"features", "guidance"}
-    if not isinstance(module, PairwiseJudge):
-        unused |= {"held_out_criteria"}
-    defaults = {name: CompileConfig.model_fields[name].get_default(call_default_factory=True) for name in unused}
-    # Who passes a default on says nothing.
-    if said := [name for name in unused & settings.model_fields_set if getattr(settings, name) != defaults[name]]:
-        raise ConfigError(f"{min(said)}: does not apply to the {type(module).__name__} that is compiled; remove it")
 
 
 def no_metric(example: Any, prediction: Any, trace: Any = None, name: Any = None, pred_trace: Any = None) -> float:  # noqa: ARG001
@@ -261,13 +242,6 @@ def open_teachers(teacher: Any, judge: Any = None, reflection: Any = None) -> di
         equal = (other for other in opened.values() if other.config is not None and other.config == model.config)
         opened[role] = next(equal, model)
     return opened
-
-
-def _fitting(examples: list[dspy.Example], teacher: Teacher) -> list[dspy.Example]:
-    """The examples whose reference fits the teacher's context window."""
-    fitting = References(tuple(e.reference for e in examples)).fitting(teacher.window, teacher.max_tokens)
-    fitting_ids = {reference.id for reference in fitting}
-    return [example for example in examples if example.reference.id in fitting_ids]
 
 
 # --- known before anything is paid for
