@@ -9,7 +9,7 @@ import json
 import logging
 import re
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from itertools import chain
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from refed_dspy.concurrency import OutOfTime, within
-from refed_dspy.errors import ReferencesError, one_line
+from refed_dspy.errors import ConfigError, ReferencesError, one_line
 from refed_dspy.files import read_bytes
 from refed_dspy.records import Reference, Sample
 
@@ -65,7 +65,19 @@ def read_rows(source: str | Path) -> Rows:
     return _hub(str(source))
 
 
-def names_references(source: str | Path) -> bool:
+def refuse_references(value: Any, name: str) -> None:
+    """Raises ConfigError where references stand in the place of `name`, which is the first argument: it says what to
+    write instead."""
+    if isinstance(value, str | Path):
+        if _names_rows(value):
+            raise ConfigError(f"{name}: {one_line(value, 100)} is read as references; write references={str(value)!r}")
+    elif hasattr(value, "column_names") or hasattr(value, "columns"):
+        raise ConfigError(f"{name}: a {type(value).__name__} holds references; write references=…")
+    elif isinstance(value, Sequence) and value and isinstance(value[0], Mapping | tuple | Reference):
+        raise ConfigError(f"{name}: a {type(value).__name__} of rows is read as references; write references=[…]")
+
+
+def _names_rows(source: str | Path) -> bool:
     """Whether it is rows that `source` names: a file of a kind that only rows have, a JSON list, one of `OWN`, or a
     data set of the Hub. A program's file is a JSON object."""
     path, kind = Path(source), Path(source).suffix.lower()

@@ -7,12 +7,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, get_args, overload
 
 from refed_dspy.config.base import PAIR, Turns
 from refed_dspy.config.keywords import checked
-from refed_dspy.data.read import BUILTIN, names_references, rows_of
+from refed_dspy.data.read import BUILTIN, rows_of
 from refed_dspy.errors import ConfigError, ReferencesError, briefly, one_line
 from refed_dspy.ledger.statements import text_digest
 from refed_dspy.records import Reference
@@ -281,18 +280,6 @@ def load_references(
     if not kept:
         raise ReferencesError(none_usable(name, left_out, seen))
     return References(tuple(kept.values()), dict(left_out))
-
-
-def refuse_references(value: Any, name: str) -> None:
-    """Raises ConfigError where references stand in the place of `name`, which is the first argument: it says what to
-    write instead."""
-    if isinstance(value, str | Path):
-        if names_references(value):
-            raise ConfigError(f"{name}: {one_line(value, 100)} is read as references; write references={str(value)!r}")
-    elif isinstance(value, References) or hasattr(value, "column_names") or hasattr(value, "columns"):
-        raise ConfigError(f"{name}: a {type(value).__name__} holds references; write references=…")
-    elif isinstance(value, list | tuple) and value and isinstance(value[0], Mapping | tuple | Reference):
-        raise ConfigError(f"{name}: a {type(value).__name__} of rows is read as references; write references=[…]")
 
 
 def _reference(row: Mapping[str, Any], columns: Mapping[str, str] | None, turns: Turns, where: str) -> Reference:

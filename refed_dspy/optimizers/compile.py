@@ -26,12 +26,13 @@ from refed_dspy.optimizers.result import (
     write_outcome,
 )
 from refed_dspy.optimizers.spec import CompileSpec, prepare, refuse_unprovable, rehearse
-from refed_dspy.optimizers.steps import CompileSteps
+from refed_dspy.optimizers.steps import CompileSteps, champion_for
 from refed_dspy.teachers.job import folder_of, job
 from refed_dspy.teachers.progress import CompileProgress, Teller, Watch
 from refed_dspy.teachers.work import Start
 from refed_dspy.tracking.background import tracking, wanted
 from refed_dspy.tracking.compile import copy_compile
+from refed_dspy.tracking.registry import Registered
 
 if TYPE_CHECKING:
     from refed_dspy.keywords import CompileKeywords
@@ -88,28 +89,28 @@ def compile(  # noqa: A001
         TeacherRefused: a model cannot be used, and nothing was paid for.
         RunStopped, TeacherError: the compile ended early; the same call continues it.
     """
-    models = {"teacher": teacher, "judge": judge, "reflection": reflection}
-    spec = prepare(program, references, metric, {**settings, **models, "pairs": pairs, "out": out})
-    folder = folder_of(spec.settings.out, "refed-compiles", spec.identity())
-    if new := not (folder / FILE).is_file():
+    spec = prepare(program, references, metric, pairs, teacher, judge, reflection, out=out, **settings)
+    work = spec.work()
+    folder = folder_of(spec.settings.out, "refed-compiles", work.identity)
+    if not (folder / FILE).is_file():  # a mistake leaves no folder behind
         refuse_unprovable(spec)
         refuse_small_caps(spec)
         rehearse(spec)
-    watch, track = Watch(on_progress, progress), not estimate and wanted(spec.settings.track)
+    watch, tracked = Watch(on_progress, progress), wanted(spec.settings.track)
     with (
-        job(folder, spec.work(), outputs=(*OUTPUTS, LOG), inputs=(as_path(references), as_path(program))) as at,
-        tracking(folder, copy_compile, track, TRACKING_INTERVAL, AT_STOP) as tracker,
+        job(folder, work, outputs=(*OUTPUTS, LOG), inputs=(as_path(references), as_path(program))) as at,
+        tracking(folder, copy_compile, tracked and not estimate, TRACKING_INTERVAL, AT_STOP) as tracker,
     ):
-        if not estimate and (made := ended_outcome(folder, at.ledger, spec)) is not None:
+        if not estimate and (made := ended_outcome(at, spec)) is not None:
             return made
-        if not new:
-            refuse_unprovable(spec)
         with watch.telling(CompileProgress()) as teller, printed_to_file(folder):
-            outcome = _run_steps(at.begin(), spec, teller, estimate)
+            champion = champion_for(spec, folder) if tracked else None
+            refuse_unprovable(spec, () if champion is None else champion.seen)
+            outcome = _run_steps(at.begin(), spec, champion, teller, estimate)
             end = _end(outcome.stopped, outcome.why, estimate)
             teller.progress.finish(DONE if estimate else end.state, spent(at.ledger))
         tracker.update()  # so that the program's manifest can name its run
-        made = write_outcome(folder, at.ledger, spec, outcome, keep=not estimate)
+        made = write_outcome(at, spec, outcome, keep=not estimate)
         at.ends(end)
         return made
 
@@ -121,11 +122,13 @@ def _end(stopped: str, why: str, estimate: bool) -> End:
     return End(STOPPED, ESTIMATED) if estimate else End(DONE)
 
 
-def _run_steps(start: Start, spec: CompileSpec, teller: Teller[CompileProgress], estimate: bool) -> CompileOutcome:
+def _run_steps(
+    start: Start, spec: CompileSpec, champion: Registered | None, teller: Teller[CompileProgress], estimate: bool
+) -> CompileOutcome:
     """One start of the compile. Raises TeacherRefused for a TeacherError before anything was paid for."""
     try:
         with open_gateway(start.ledger, start.recorder, spec.teachers, spec.settings.seed) as gateway:
-            steps = CompileSteps(spec, gateway, start.caps_left.caps, start.caps_left.seconds, teller)
+            steps = CompileSteps(spec, gateway, start.caps_left, champion, teller)
             return steps.run(estimate)
     except TeacherError as error:
         if start.ledger.has_answers() or spent(start.ledger).picodollars:

@@ -19,6 +19,7 @@ from refed_dspy.metrics.intervals import MIN_CLUSTERS
 from refed_dspy.optimizers.agreement import criterion_of
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
 from refed_dspy.records import Reference, digest
+from refed_dspy.teachers import Teacher
 
 FEWEST_CLUSTERS = 3
 
@@ -71,11 +72,16 @@ def instruction_of(example: dspy.Example) -> tuple[str, str | None]:
 
 
 def as_examples(
-    program: dspy.Module, source: Any, columns: Mapping[str, str] | None = None, turns: Turns = "leave_out"
+    program: dspy.Module,
+    source: Any,
+    columns: Mapping[str, str] | None = None,
+    turns: Turns = "leave_out",
+    teacher: Teacher | None = None,
 ) -> list[dspy.Example]:
     """The examples that `program` is tuned on, one for each item; equal ones are one.
 
-    References (anything `load_references` takes) for a `ReferenceLevelFeedback`; pairs with people's verdicts (a file,
+    References (anything `load_references` takes) for a `ReferenceLevelFeedback`, those that fit the context window of
+    its `teacher`; pairs with people's verdicts (a file,
     or a list of `Pair`) for a `PairwiseJudge`; `dspy.Example`s with their inputs named for any other program.
 
     Raises:
@@ -83,7 +89,8 @@ def as_examples(
     """
     if isinstance(program, ReferenceLevelFeedback):
         loaded = source if isinstance(source, References) else load_references(source, columns, turns)
-        return [reference_example(reference) for reference in loaded]
+        fitting = loaded if teacher is None else loaded.fitting(teacher.window, teacher.max_tokens)
+        return [reference_example(reference) for reference in fitting]
     if isinstance(program, PairwiseJudge):
         items = load_pairs(source) if isinstance(source, str | Path) else _as_list(source)
         pairs = merged([item for item in items if isinstance(item, Pair)])

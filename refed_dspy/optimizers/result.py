@@ -29,6 +29,7 @@ from refed_dspy.optimizers.proof import FORMAT, Proof, finite
 from refed_dspy.optimizers.spec import CompileSpec
 from refed_dspy.programs.saved import MANIFEST, load_state, program_digests, program_state, prompt_diff
 from refed_dspy.records import PICO, dollars
+from refed_dspy.teachers.job import Job
 from refed_dspy.text import Shown, counted, format_number
 from refed_dspy.tracking.store import noted_run
 
@@ -178,24 +179,24 @@ class KeptOutcome:
     format: int = 1
 
 
-def ended_outcome(folder: Path, ledger: Ledger, spec: CompileSpec) -> Compiled | None:
-    """The outcome of the compile in `folder`; None where it has not ended, or where another name or
+def ended_outcome(at: Job, spec: CompileSpec) -> Compiled | None:
+    """The outcome of the compile that is opened; None where it has not ended, or where another name or
     `accept_longer` is asked for now: then it is gone over again, from its recorded answers.
 
     A file that is missing in the folder is written again. Raises RunStopped where it cannot be written, RunDirError
     where the outcome is damaged.
     """
-    manifest, facts = ledger.meta("outcome") or {}, ledger.meta("ended")
+    folder, manifest, facts = at.folder, at.ledger.meta("outcome") or {}, at.ledger.meta("ended")
     if facts is None:
         return None
-    candidates = {candidate.digest: candidate for candidate in load_candidates(ledger)}
+    candidates = {candidate.digest: candidate for candidate in load_candidates(at.ledger)}
     try:
         ended = TypeAdapter(KeptOutcome).validate_python(facts)
         if (manifest["name"], ended.proof.accept_longer) != (spec.settings.name, spec.settings.accept_longer):
             return None
         baseline, best = candidates[ended.baseline], candidates[ended.best]
     except (ValidationError, KeyError):
-        raise damaged(ledger.path, "the compile's outcome is damaged") from None
+        raise damaged(at.ledger.path, "the compile's outcome is damaged") from None
     proof = ended.proof if ended.format > 1 else _of_format_1(ended.proof)
     outcome = CompileOutcome(baseline, best, ended.estimate, proof, champion=ended.champion, judge=ended.judge)
     made = compiled(folder, outcome, best_program(folder, spec, outcome), manifest)
@@ -213,18 +214,16 @@ def _of_format_1(proof: Proof) -> Proof:
     return replace(proof, baseline=baseline, compiled=best, champion=champion)
 
 
-def write_outcome(
-    folder: Path, ledger: Ledger, spec: CompileSpec, outcome: CompileOutcome, keep: bool = True
-) -> Compiled:
+def write_outcome(at: Job, spec: CompileSpec, outcome: CompileOutcome, keep: bool = True) -> Compiled:
     """The outcome. With `keep`, the best program so far is written to the folder: each file whole, or not at all.
 
     Raises RunStopped where the folder cannot be written.
     """
-    program = best_program(folder, spec, outcome)
-    made = compiled(folder, outcome, program, _manifest(ledger, spec, outcome, program))
+    program = best_program(at.folder, spec, outcome)
+    made = compiled(at.folder, outcome, program, _manifest(at, spec, outcome, program))
     if keep:
-        write_files(folder, files_of(spec, made))
-        ledger.set_meta(outcome=made.manifest, ended=outcome.facts())
+        write_files(at.folder, files_of(spec, made))
+        at.ledger.set_meta(outcome=made.manifest, ended=outcome.facts())
         return made
     return CompileEstimate(**vars(made))
 
@@ -269,9 +268,9 @@ def write_files(folder: Path, files: Mapping[str, str]) -> None:
         raise RunStopped(f"{folder}: cannot be written ({one_line(error.strerror or error)}); make room") from None
 
 
-def _manifest(ledger: Ledger, spec: CompileSpec, outcome: CompileOutcome, program: dspy.Module) -> dict[str, Any]:
+def _manifest(at: Job, spec: CompileSpec, outcome: CompileOutcome, program: dspy.Module) -> dict[str, Any]:
     """How a program came about, in JSON types. It holds no API key: of a teacher only model and endpoint."""
-    settings, about, spending = spec.settings, spec.about(), spent(ledger)
+    settings, about, ledger, spending = spec.settings, at.work.facts["about"], at.ledger, spent(at.ledger)
     facts = {
         "format": FORMAT,
         "kind": type(program).__name__,
@@ -282,7 +281,7 @@ def _manifest(ledger: Ledger, spec: CompileSpec, outcome: CompileOutcome, progra
         "optimizer": settings.optimizer,
         "options": about["options"],
         "evaluations": settings.evaluations,
-        "metric": spec.identity()["metric"],
+        "metric": at.work.identity["metric"],
         "seed": settings.seed,
         "seen": sorted({*spec.split.seen(), *getattr(spec.program, "tuned_on", ())}),
         "sets": {name: len(examples) for name, examples in spec.split.sets.items()},
@@ -293,7 +292,7 @@ def _manifest(ledger: Ledger, spec: CompileSpec, outcome: CompileOutcome, progra
         "baseline": outcome.baseline.digest,
         "champion": outcome.champion,
         "name": settings.name,
-        "run_id": noted_run(ledger.path.parent),
+        "run_id": noted_run(at.folder),
         "proof": outcome.proof and outcome.proof.facts(),
         "agreement": outcome.judge and outcome.judge.facts(),
         "cost": None if spending.unpriced else spending.cost,

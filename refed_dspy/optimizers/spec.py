@@ -16,8 +16,7 @@ import dspy
 from refed_dspy.config.compile import CompileConfig, MetricConfig
 from refed_dspy.config.loading import check_config
 from refed_dspy.config.named import code_of
-from refed_dspy.data.read import BUILTIN
-from refed_dspy.data.references import References, refuse_references
+from refed_dspy.data.read import BUILTIN, refuse_references
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.metrics.intervals import MIN_CLUSTERS
 from refed_dspy.optimizers.dspy_optimizers import Optimizer, OptimizerInputs, choose, printed_to_file
@@ -107,7 +106,7 @@ class CompileSpec:
         )
         return choose(settings.optimizer, settings.options, inputs)
 
-    @property
+    @cached_property
     def expected_evaluations(self) -> int:
         """About how many evaluations the optimizer will ask for. Raises ConfigError as `optimizer`."""
         no_model: Any = object()  # stands for a model: setting up an optimizer asks nothing
@@ -181,63 +180,50 @@ def _named(value: Any) -> Any:
     return name_of(value)
 
 
-def prepare(program: Any, references: Any, metric: Any, arguments: Mapping[str, Any]) -> CompileSpec:
-    """Check what a compile is called with. `arguments`: the models by role, `pairs`, and the settings.
-
-    Nothing is written or paid for. Raises InputError.
-    """
-    models, pairs = {role: arguments.get(role) for role in ROLES}, arguments.get("pairs")
+def prepare(
+    program: Any,
+    references: Any,
+    metric: Any = None,
+    pairs: Any = None,
+    teacher: Any = None,
+    judge: Any = None,
+    reflection: Any = None,
+    **settings: Any,
+) -> CompileSpec:
+    """Check what a compile is called with. Nothing is written or paid for. Raises InputError."""
     if isinstance(metric, MetricConfig | Mapping | str):
-        arguments, metric = {**arguments, "metric": metric}, None
+        settings, metric = {**settings, "metric": metric}, None
     if references is not None and pairs is not None:
         raise ConfigError(
             "pairs: references are given, too; keep one: a judge learns from pairs, all else from references"
         )
     sources = {"references": references, "pairs": pairs}
     named = {name: str(source) if isinstance(source, str | Path) else None for name, source in sources.items()}
-    settings = check_config(CompileConfig, {k: v for k, v in {**arguments, **named}.items() if k not in ROLES})
-    if metric is None and settings.metric.function is not None:
-        metric = named_metric(settings.metric.function)
+    config = check_config(CompileConfig, {**settings, **named})
+    if metric is None and config.metric.function is not None:
+        metric = named_metric(config.metric.function)
     refuse_references(program, "program")
-    module = open_tunable(settings.program if program is None else program, settings, judge=pairs is not None)
-    _refuse_unused(module, program, settings)
-    teachers = open_teachers(models)
+    module = open_tunable(config.program if program is None else program, config, judge=pairs is not None)
+    teachers = open_teachers(teacher, judge, reflection)
     warn_of_another_teacher(module, teachers["teacher"].model)
     source = pairs if pairs is not None else BUILTIN if references is None else references
-    items = as_examples(module, source, settings.columns or None, settings.turns)
-    if isinstance(module, ReferenceLevelFeedback):
-        items = _fitting(items, teachers["teacher"])
-        if metric is None:
-            warn_of_one_model(teachers["judge"], teachers["teacher"])
-    elif not isinstance(module, PairwiseJudge) and metric is None:
+    items = as_examples(module, source, config.columns or None, config.turns, teachers["teacher"])
+    if metric is None and isinstance(module, ReferenceLevelFeedback):
+        warn_of_one_model(teachers["judge"], teachers["teacher"])
+    elif metric is None and not isinstance(module, PairwiseJudge):
         raise ConfigError(f"metric: {type(module).__name__} needs one; pass a function of example and prediction")
-    sizes = (settings.train, settings.validation, settings.test)
-    split = split_examples(items, sizes, settings.seed, settings.held_out_criteria, getattr(module, "tuned_on", ()))
-    judge = open_judge_program(settings) or PairwiseJudge()
-    spec = CompileSpec(module, split, teachers, settings, metric, judge)
-    if (expected := spec.expected_evaluations) > settings.evaluations:
+    sizes = (config.train, config.validation, config.test)
+    split = split_examples(items, sizes, config.seed, config.held_out_criteria, getattr(module, "tuned_on", ()))
+    judge_program = open_judge_program(config) or PairwiseJudge()
+    spec = CompileSpec(module, split, teachers, config, metric, judge_program)
+    if (expected := spec.expected_evaluations) > config.evaluations:
         log.warning(
             "evaluations: %d is too few: with these sets %s takes about %d, besides those of the uncompiled "
             "program and the proof; raise it or lower train and validation",
-            settings.evaluations, settings.optimizer, expected,
+            config.evaluations, config.optimizer, expected,
         )  # fmt: skip
-    warn_of_another_teacher(judge, teachers["judge"].model)
+    warn_of_another_teacher(judge_program, teachers["judge"].model)
     return spec
-
-
-def _refuse_unused(module: dspy.Module, program: Any, settings: CompileConfig) -> None:
-    """Raises ConfigError for a setting that says nothing of this program."""
-    unused: set[str] = set()
-    if not isinstance(module, ReferenceLevelFeedback):
-        unused |= {"columns", "turns", "features", "instructions_per_feature", "guidance"}
-    elif isinstance(program, dspy.Module):
-        unused |= {"features", "guidance"}
-    if not isinstance(module, PairwiseJudge):
-        unused |= {"held_out_criteria"}
-    defaults = {name: CompileConfig.model_fields[name].get_default(call_default_factory=True) for name in unused}
-    # Who passes a default on says nothing.
-    if said := [name for name in unused & settings.model_fields_set if getattr(settings, name) != defaults[name]]:
-        raise ConfigError(f"{min(said)}: does not apply to the {type(module).__name__} that is compiled; remove it")
 
 
 def no_metric(example: Any, prediction: Any, trace: Any = None, name: Any = None, pred_trace: Any = None) -> float:  # noqa: ARG001
@@ -245,26 +231,17 @@ def no_metric(example: Any, prediction: Any, trace: Any = None, name: Any = None
     return 0.0
 
 
-def open_teachers(models: Mapping[str, Any]) -> dict[str, Teacher]:
+def open_teachers(teacher: Any, judge: Any = None, reflection: Any = None) -> dict[str, Teacher]:
     """Teacher, judge and reflection model. The judge defaults to the teacher's model, the reflection to the judge's."""
-    teacher = open_teacher(models["teacher"])
-    judge = judge_beside(teacher, models["judge"])
+    answers = open_teacher(teacher)
+    judges = judge_beside(answers, judge)
     with in_role("reflection"):
-        reflection = (
-            judge if models["reflection"] is None else open_teacher(models["reflection"], teacher, "reflection")
-        )
+        reflects = judges if reflection is None else open_teacher(reflection, answers, "reflection")
     opened: dict[str, Teacher] = {}
-    for role, model in zip(ROLES, (teacher, judge, reflection), strict=True):
+    for role, model in zip(ROLES, (answers, judges, reflects), strict=True):
         equal = (other for other in opened.values() if other.config is not None and other.config == model.config)
         opened[role] = next(equal, model)
     return opened
-
-
-def _fitting(examples: list[dspy.Example], teacher: Teacher) -> list[dspy.Example]:
-    """The examples whose reference fits the teacher's context window."""
-    fitting = References(tuple(e.reference for e in examples)).fitting(teacher.window, teacher.max_tokens)
-    fitting_ids = {reference.id for reference in fitting}
-    return [example for example in examples if example.reference.id in fitting_ids]
 
 
 # --- known before anything is paid for

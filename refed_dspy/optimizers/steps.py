@@ -10,7 +10,6 @@ from typing import Any
 import dspy
 
 from refed_dspy.errors import ConfigError, RunStopped, one_line
-from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.candidates import Candidate, baseline_and_best, enough, load_candidates
 from refed_dspy.optimizers.agreement import JudgeReport, agreement_of_results
 from refed_dspy.optimizers.dspy_optimizers import DOES, NO_ERROR_LIMIT, Optimizer
@@ -29,13 +28,13 @@ from refed_dspy.optimizers.proof import Proof, gain_over, program_score
 from refed_dspy.optimizers.recorder import CandidateCallback, ScoreRecorder, is_recoverable
 from refed_dspy.optimizers.reference_metric import ReferenceMetric
 from refed_dspy.optimizers.result import CompileOutcome
-from refed_dspy.optimizers.spec import CompileSpec, refuse_unprovable
+from refed_dspy.optimizers.spec import CompileSpec
 from refed_dspy.programs import PairwiseJudge
 from refed_dspy.programs.adapter import SchemaAdapter
-from refed_dspy.programs.saved import MANIFEST, load_state, program_state
+from refed_dspy.programs.saved import load_state, program_state
 from refed_dspy.records import PICO
 from refed_dspy.teachers.progress import CompileProgress, Teller
-from refed_dspy.tracking.background import wanted
+from refed_dspy.teachers.work import CapsLeft
 from refed_dspy.tracking.registry import Registered, champion
 from refed_dspy.tracking.store import NotTracked, noted_run
 
@@ -49,11 +48,12 @@ class CompileSteps:
         self,
         spec: CompileSpec,
         gateway: Gateway,
-        caps: Caps,
-        seconds: float | None,
+        caps_left: CapsLeft,
+        champion: Registered | None,
         teller: Teller[CompileProgress],
     ) -> None:
-        self.spec, self.gateway, self.caps, self.seconds = spec, gateway, caps, seconds
+        self.spec, self.gateway, self.champion = spec, gateway, champion
+        self.caps, self.seconds = caps_left.caps, caps_left.seconds
         self.teacher, self.judge, self.reflection = (gateway.lm(role) for role in ("teacher", "judge", "reflection"))
         self.student = spec.student
         self.candidates = CandidateCallback(gateway, self.student, spec.split)
@@ -61,7 +61,6 @@ class CompileSteps:
         metric = spec.metric_with(self.teacher, self.judge)
         self.recorder = ScoreRecorder(metric, gateway, spec.split.subsets(), self._on_evaluation)
         self.clusters = spec.split.clusters()
-        self.champion = champion_for(spec, gateway.ledger.path.parent)
         self.tuning_ended_at = ""
         """The cap that ended the optimizer early, or an empty text."""
         self.test_results: dict[str, list[Any]] = {}
@@ -86,8 +85,6 @@ class CompileSteps:
         with settings:
             # First, so that options that it does not take cost nothing.
             optimizer = self.spec.optimizer(self.recorder, self.teacher, self.reflection, self._stopping)
-            if self.champion is not None:
-                refuse_unprovable(self.spec, self.champion.state.get(MANIFEST, {}).get("seen", []))
             baseline = self.candidates.note(self.student)
             self.gateway.allow(self.caps, self.seconds)
             self._evaluate("uncompiled program on the validation set", self.student, self.spec.split.validation)
@@ -167,7 +164,7 @@ class CompileSteps:
         size = len(self.spec.split.test)
         over_champion = None
         if self.champion is not None:
-            unseen = frozenset(self.clusters.values()) - set(self.champion.state.get(MANIFEST, {}).get("seen", []))
+            unseen = frozenset(self.clusters.values()) - set(self.champion.seen)
             over_champion = gain_over(
                 candidates[best], candidates[names["champion"]], self.clusters, topics, unseen, seed
             )
@@ -335,19 +332,15 @@ def _samples(prediction: Any) -> int:
 
 
 def champion_for(spec: CompileSpec, folder: Path) -> Registered | None:
-    """The registered champion, if this compile is tracked and the champion is a program of the same kind.
-
-    None also if an earlier start of this compile made it.
-    """
-    if not wanted(spec.settings.track):
-        return None
+    """The registered champion, if it is a program of the same kind. None also if an earlier start of the compile in
+    `folder` made it."""
     try:
         registered = champion(spec.settings.name)
-        run_id = noted_run(folder)
-        if registered is not None and run_id is not None and registered.state.get(MANIFEST, {}).get("run_id") == run_id:
-            return None
         if registered is not None:
-            kind, of = type(spec.program).__name__, registered.state.get(MANIFEST, {}).get("kind")
+            run_id, manifest = noted_run(folder), registered.manifest
+            if run_id is not None and manifest.get("run_id") == run_id:
+                return None
+            kind, of = type(spec.program).__name__, manifest.get("kind")
             if of not in {None, kind}:
                 raise ConfigError(f"champion of {spec.settings.name}: a {one_line(of, 80)}, not a {kind}")
             load_state(spec.student, dict(registered.state), f"champion of {spec.settings.name}")

@@ -62,10 +62,11 @@ def open_tunable(program: ProgramLike, config: CompileConfig, judge: bool) -> ds
     """The program that a compile tunes, opened as that of a run; with `judge` one that learns from pairs.
 
     Raises:
-        ConfigError: it has nothing to tune, or a language model of its own; or is another one than a `judge` is.
+        ConfigError: it has nothing to tune, or a language model of its own; or is another one than a `judge` is; or
+            `config` sets what does not apply to it.
     """
     if judge and program is None:
-        return PairwiseJudge()
+        program = PairwiseJudge()
     if judge and isinstance(program, str | Path):
         program = load_into(PairwiseJudge(), program, config.accept_changed)
     if judge and not isinstance(program, PairwiseJudge):
@@ -82,7 +83,23 @@ def open_tunable(program: ProgramLike, config: CompileConfig, judge: bool) -> ds
         refuse_bound_models(opened)
     if not opened.named_predictors():
         raise ConfigError(f"program: {type(opened).__name__} has no predictors to tune")
+    _refuse_unused(opened, program, config)
     return opened
+
+
+def _refuse_unused(module: dspy.Module, program: Any, config: CompileConfig) -> None:
+    """Raises ConfigError for a setting that says nothing of this program."""
+    unused: set[str] = set()
+    if not isinstance(module, ReferenceLevelFeedback):
+        unused |= {"columns", "turns", "features", "instructions_per_feature", "guidance"}
+    elif isinstance(program, dspy.Module):
+        unused |= {"features", "guidance"}
+    if not isinstance(module, PairwiseJudge):
+        unused |= {"held_out_criteria"}
+    defaults = {name: CompileConfig.model_fields[name].get_default(call_default_factory=True) for name in unused}
+    # Who passes a default on says nothing.
+    if said := [name for name in unused & config.model_fields_set if getattr(config, name) != defaults[name]]:
+        raise ConfigError(f"{min(said)}: does not apply to the {type(module).__name__} that is compiled; remove it")
 
 
 def as_module(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Unpack
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import dspy
 
 from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
 from refed_dspy.config.run import RunConfig
-from refed_dspy.data.references import load_references, refuse_references
+from refed_dspy.data.read import refuse_references
+from refed_dspy.data.references import load_references
 from refed_dspy.errors import ConfigError
 from refed_dspy.filters.base import JudgeFilter
 from refed_dspy.filters.build import build
@@ -24,35 +25,39 @@ from refed_dspy.teachers.judge import in_role, judge_for, open_judge_program, wa
 
 if TYPE_CHECKING:
     from refed_dspy.filters.guards import Known
-    from refed_dspy.keywords import RunKeywords
-
-MODELS = ("teacher", "teachers", "judge")
-"""Settings that may be objects, which no file can hold: they are opened as they are."""
-
 
 run_keywords = with_keywords(RunConfig)
 
 
-def prepare(program: ProgramLike, references: Any, **settings: Unpack[RunKeywords]) -> RunSpec:
-    """What the run is made of, checked; its folder is not touched. Raises InputError."""
-    config = check_config(RunConfig, {name: value for name, value in settings.items() if name not in MODELS})
+def prepare(
+    program: ProgramLike,
+    references: Any,
+    teacher: TeacherLike | Sequence[TeacherLike] | None = None,
+    teachers: Any = None,
+    judge: TeacherLike | None = None,
+    **settings: Any,
+) -> RunSpec:
+    """What the run is made of, checked; its folder is not touched. Raises InputError.
+
+    The models are no part of the settings: they may be objects, which no file can hold, and are opened as they are.
+    """
+    config = check_config(RunConfig, settings)
     if config.shards is not None and config.cluster is None:
         raise ConfigError("shards: only a run on a cluster has shards; set cluster, too, or remove it")
     refuse_references(program, "program")
     module, bound = without_models(open_program(program, config))
-    teacher, named = settings.get("teacher"), settings.get("teachers") or {}
-    if not isinstance(named, Mapping):
-        raise ConfigError(f"teachers: got a {type(named).__name__}; pass each stage's teacher: {{stage: teacher}}")
+    if not isinstance(teachers or {}, Mapping):
+        raise ConfigError(f"teachers: got a {type(teachers).__name__}; pass each stage's teacher: {{stage: teacher}}")
     if teacher is None and dspy.settings.lm is None:
         teacher = next(iter(bound.values()), None)
-    by_stage = open_teachers(teacher, {**bound, **named}, stages_of(module))
+    by_stage = open_teachers(teacher, {**bound, **(teachers or {})}, stages_of(module))
     usable = load_references(references, config.columns or None, config.turns)
-    for teacher in by_stage.teachers:
-        usable = usable.fitting(teacher.window, teacher.max_tokens)
+    for each in by_stage.teachers:
+        usable = usable.fitting(each.window, each.max_tokens)
     tuned_with = str(getattr(module, "source", {}).get("teacher", ""))
     warn_of_another_teacher(module, tuned_with if by_stage.asks(tuned_with) else by_stage.first.model)
-    screening, judge = _screening(module, by_stage, config, settings.get("judge"))
-    return RunSpec(config, module, usable, by_stage, judge, screening)
+    screening, asked = _screening(module, by_stage, config, judge)
+    return RunSpec(config, module, usable, by_stage, asked, screening)
 
 
 def _screening(

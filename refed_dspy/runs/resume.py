@@ -14,7 +14,6 @@ from refed_dspy.errors import RunDirError, briefly
 from refed_dspy.files import path_of
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import named_work
-from refed_dspy.runs.prepare import MODELS
 from refed_dspy.runs.remembered import remembered
 from refed_dspy.runs.result import Synthesis
 from refed_dspy.runs.synthesize import synthesize
@@ -49,7 +48,8 @@ def resume(
     given: dict[str, Any] = {name: value for name, value in changed.items() if value is not None}
     with Ledger.read(path_of(run_dir, "run_dir")) as ledger:
         _refuse_other_work(ledger)
-        program, references, settings = remembered(ledger, **{role: given.get(role) for role in MODELS})
+        models = {role: given.get(role) for role in ("teacher", "teachers", "judge")}
+        program, references, settings = remembered(ledger, **models)
     for role in ("teacher", "judge"):
         if role not in given and settings[role] is not None:
             warn_of_unused(role, settings[role] if role == "teacher" else [settings[role]])

@@ -3,7 +3,7 @@
 Three things hold a call back. A *window* of calls in flight opens with the answers, and shrinks by half the share of
 calls that was refused, at most once a round trip (additive increase, multiplicative decrease). *Limits per minute* of
 requests and tokens come from the settings or from the answers' headers and refill steadily. A *pause* of all calls, for
-as long as the endpoint asks, begins where it is full (`Refusals`); a call refused at random waits alone. And where
+as long as the endpoint asks, begins where it is full (`RefusedCalls`); a call refused at random waits alone. And where
 calls get no answer at all, one is sent at a time until one is answered: such calls may be billed. Waiting calls get
 their slots one by one, in order.
 """
@@ -139,7 +139,7 @@ class Slot:
     """Of the call, in the order of sending."""
 
 
-class Refusals:
+class RefusedCalls:
     """Which of the latest calls to one endpoint it refused, and how many of them at random.
 
     A full endpoint refuses every call from some moment on; one that refuses at random (a shared pool of hosted models,
@@ -308,7 +308,7 @@ class RateLimits:
         self._told_at: float | None = None
         """When people were told that calls wait; None: they do not know."""
         self._recent: deque[bool] = deque(maxlen=RECENT_ENDINGS)
-        self._at_random = Refusals()
+        self._at_random = RefusedCalls()
         self.silence = Silence(probes)
         self._latency = 0.0
         """Seconds that an answer takes, at most SPREAD."""

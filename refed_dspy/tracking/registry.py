@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from refed_dspy.config.keywords import checked
 from refed_dspy.errors import ConfigError, briefly, one_line
 from refed_dspy.metrics.intervals import Interval
 from refed_dspy.programs.mlflow_address import TEXTS_TAG, ask_mlflow, downloaded, mlflow_client, without_secrets
-from refed_dspy.programs.saved import prompts_digest
+from refed_dspy.programs.saved import manifest_of, prompts_digest
 from refed_dspy.tracking.store import NotTracked, Store
 
 log = logging.getLogger("refed_dspy.tracking")
@@ -29,6 +29,17 @@ class Registered:
 
     version: str
     state: Mapping[str, Any]
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """As `manifest_of`."""
+        return manifest_of(self.state)
+
+    @property
+    def seen(self) -> Collection[str]:
+        """The clusters of examples that it was tuned on."""
+        seen: Collection[str] = self.manifest.get("seen", ())
+        return seen
 
 
 def register(store: Store, run_id: str, name: str, outcome: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.plugins.share.report.watch import Watch
+from refed_dspy.plugins.share.report.watch import ReportServer
 
 pytestmark = pytest.mark.browser
 
@@ -20,7 +20,7 @@ def test_rows_come_and_nothing_that_is_open_closes(chromium: Any, run_dir: Path,
     shutil.copy(run_dir / FILE, tmp_path)
     from playwright.sync_api import expect
 
-    with Ledger.create(tmp_path) as ledger, Watch(tmp_path) as server:
+    with Ledger.create(tmp_path) as ledger, ReportServer(tmp_path) as server:
         ledger.set_meta(size=500)
         taken = ledger.db.execute("SELECT seq, instruction, created FROM samples WHERE seq > 40").fetchall()
         ledger.db.execute("DELETE FROM samples WHERE seq > 40")

@@ -176,7 +176,7 @@ def test_a_compile_and_a_comparison_start_from_a_saved_program_of_a_named_class(
         resolve("own_parts:Mine", PROGRAMS, "program:")(guidance={"response_generation": "Hum."}), "saved.json"
     )
     both = "own_parts:Mine@saved.json"
-    spec = prepare_compile(both, references(4), None, {"teacher": fake_lm(Writer()), "optimizer": "bootstrap"})
+    spec = prepare_compile(both, references(4), teacher=fake_lm(Writer()), optimizer="bootstrap")
     assert type(spec.program).__name__ == "Mine" and "Hum." in spec.program.response_generation.signature.instructions
     settings = CompareConfig(programs={"mine": both, "plain": "reference-level"}, against="plain")
     compared = prepare_comparison(settings, settings.programs, references(1), fake_lm(Writer()), None)
@@ -258,7 +258,7 @@ def test_an_optimizer_and_a_compared_program_go_by_name_too() -> None:
 def compile_by(metric: Any, judge: Any = None) -> CompileSpec:
     teacher = fake_lm(Writer())
     models = {"teacher": teacher, "judge": judge, "optimizer": "bootstrap"}
-    return prepare_compile("own_parts:Mine", references(4), metric, models)
+    return prepare_compile("own_parts:Mine", references(4), metric, **models)
 
 
 def test_a_metric_by_name_with_its_rule_and_without_a_word_of_judges(caplog: pytest.LogCaptureFixture) -> None:

@@ -53,7 +53,7 @@ def test_it_is_printed_again_and_nothing_is_run(tmp_path: Path) -> None:
 
 def test_an_interval_without_ends_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An earlier version scored a single held-out example."""
-    monkeypatch.setattr("refed_dspy.optimizers.compile.refuse_unprovable", lambda _: None)
+    monkeypatch.setattr("refed_dspy.optimizers.compile.refuse_unprovable", lambda *_: None)
     world = Watched()
     first = questioned(tmp_path / "c", world, test=1)
     assert first.proof is not None and math.isinf(first.proof.gain.raw.high)

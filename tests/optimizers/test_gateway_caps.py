@@ -235,7 +235,7 @@ def test_a_judge_that_is_the_teacher_s_model_keeps_to_the_teacher_s_limits(
     for model, together in [("openai/sim", 3), ("openai/sim-two", 15)]:
         server.reset()
         judge = config(server, concurrency=50, temperature=0.0, model=model)
-        models: Any = open_teachers({"teacher": config(server, concurrency=3), "judge": judge, "reflection": None})
+        models: Any = open_teachers(config(server, concurrency=3), judge)
         with opened(tmp_path / str(together), **models) as gateway:
             lms = [gateway.lm("teacher"), gateway.lm("judge")]
             got = at_once([lambda n=n, lms=lms: ask_text(lms[n % 2], f"What is {n}?") for n in range(24)])  # type: ignore[misc]

@@ -163,7 +163,7 @@ def test_a_server_that_goes_when_it_is_asked_for_the_champion_is_not_tracked(tra
 
 def test_a_champion_of_another_class_is_not_compared_with(tracked: Mlflow, caplog: pytest.LogCaptureFixture) -> None:
     Compile("by hand").register(outcome("p", proved=True, kind="Mine"))
-    spec = prepare(None, references(4), None, {"teacher": fake_lm(Writer()), "optimizer": "bootstrap"})
+    spec = prepare(None, references(4), teacher=fake_lm(Writer()), optimizer="bootstrap")
     assert champion_for(spec, Path("c")) is None
     assert "champion of refed: a Mine, not a ReferenceLevelFeedback: not compared with it" in caplog.text
     assert champion_for(replace(spec, program=type("Mine", (ReferenceLevelFeedback,), {})()), Path("c")) is not None
@@ -177,7 +177,7 @@ def test_a_proof_on_one_reference_has_no_interval_and_is_tracked_all_the_same(
     tracked: Mlflow, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As an earlier version proved them."""
-    monkeypatch.setattr("refed_dspy.optimizers.compile.refuse_unprovable", lambda _: None)
+    monkeypatch.setattr("refed_dspy.optimizers.compile.refuse_unprovable", lambda *_: None)
     made = compiled_in_the_world("c", **BETTER, test=1, track=True)
     assert made.proof is not None and made.proof.gain.raw.clusters == 1
     gain = tracked.version("1").tags["refed.gain"]

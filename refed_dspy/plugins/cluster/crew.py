@@ -36,7 +36,7 @@ machine slept, nobody could be heard."""
 
 
 @dataclass
-class Silence:
+class SilentWorkers:
     """How long each worker at a shard has said nothing, by looks at the coordinator's totals, about one a second."""
 
     looked: float = field(default_factory=time.monotonic)
@@ -165,7 +165,7 @@ class Crew:
     """When workers died last, by the first of those that count as one."""
     fatal: BaseException | None = None
     """What the run ends with, as soon as it is seen: a worker's bug, or too many deaths."""
-    silence: Silence = field(default_factory=Silence)
+    silence: SilentWorkers = field(default_factory=SilentWorkers)
     given_up: dict[str, float] = field(default_factory=dict)
     """Workers that were silent for too long, and since when they are given up. Each still has its slot and its shard's
     files: it may be alive."""

@@ -12,7 +12,8 @@ from refed_dspy.concurrency import run_blocking
 from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
 from refed_dspy.config.run import RunConfig
-from refed_dspy.data.references import load_references, refuse_references
+from refed_dspy.data.read import refuse_references
+from refed_dspy.data.references import load_references
 from refed_dspy.errors import ConfigError, RefedError, RunStopped, briefly, one_line
 from refed_dspy.files import as_path
 from refed_dspy.ledger.states import last_end

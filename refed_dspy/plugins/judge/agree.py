@@ -26,6 +26,7 @@ from refed_dspy.programs.judges import Judgements
 from refed_dspy.programs.load import warn_of_another_teacher
 from refed_dspy.programs.saved import program_digests
 from refed_dspy.records import PICO, digest, dollars
+from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.failures import CallPolicy
 from refed_dspy.teachers.job import Job, folder_of, job
 from refed_dspy.teachers.judge import open_judge_model, open_judge_program
@@ -116,17 +117,7 @@ def measure_agreement(
         log.warning("%s", _flattered(seen, len(chosen)))
     identity = {"pairs": digest([pair.id for pair in chosen]), "program": program_digests(opened)}
     folder = folder_of(out, "refed-verdicts", [identity, teacher.identity])
-    work = Work(
-        kind="agreement",
-        identity={**identity, "judge": teacher.identity},
-        models={"judge": teacher},
-        size=len(chosen),
-        caps=caps_of(capped),
-        policy=CallPolicy(seed),
-        other="other verdicts",
-        way_out="choose another folder with out=…",
-    )
-    with job(folder, work, Watch(on_progress, progress)) as at:
+    with job(folder, _work(identity, teacher, len(chosen), capped, seed), Watch(on_progress, progress)) as at:
         verdicts = judge_pairs(opened, chosen, at)
         judgements, used = Judgements.of(verdicts.values()), spent(at.ledger)
         if judgements.asked and not judgements.decided and not at.stopped:
@@ -135,6 +126,19 @@ def measure_agreement(
     rows = agreement(judged_pairs, [verdicts[pair.id] for pair in judged_pairs], seed)
     people = people_of(judged_pairs, verdicts, seed=seed) if shared(judged_pairs) else None
     return Measurement(rows, judgements, len(chosen), used.cost, used.calls, at.stopped, people, seen)
+
+
+def _work(identity: Mapping[str, Any], judge: Teacher, size: int, capped: Capped, seed: int) -> Work:
+    return Work(
+        kind="agreement",
+        identity={**identity, "judge": judge.identity},
+        models={"judge": judge},
+        size=size,
+        caps=caps_of(capped),
+        policy=CallPolicy(seed),
+        other="other verdicts",
+        way_out="choose another folder with out=…",
+    )
 
 
 def _flattered(seen: int, pairs: int) -> str:

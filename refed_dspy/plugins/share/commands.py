@@ -51,9 +51,9 @@ def report(
 
 def _watch(run_dir: Path, port: int, show: bool) -> None:
     """Show a live report of a run in the browser. Ctrl-C stops the page, not the run."""
-    from refed_dspy.plugins.share.report.watch import Watch
+    from refed_dspy.plugins.share.report.watch import ReportServer
 
-    with suppress(KeyboardInterrupt), Watch(run_dir, port) as server:
+    with suppress(KeyboardInterrupt), ReportServer(run_dir, port) as server:
         say("Ctrl-C stops the page, not the run. Open:", err=True)
         say(server.address)
         if show:

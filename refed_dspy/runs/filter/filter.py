@@ -23,6 +23,7 @@ from refed_dspy.filters.judge import FAILED
 from refed_dspy.ledger.connection import FILE, JUDGING
 from refed_dspy.ledger.spending import spent
 from refed_dspy.ledger.states import FUNNEL, differences
+from refed_dspy.programs import PairwiseJudge
 from refed_dspy.programs.load import warn_of_another_teacher
 from refed_dspy.records import DataRow, digest_of
 from refed_dspy.runs.filter.apply import Decisions, apply_filters
@@ -30,7 +31,7 @@ from refed_dspy.runs.filter.result import OUTPUTS, Filtering, write_filtering
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.failures import CallPolicy
 from refed_dspy.teachers.job import Job, job
-from refed_dspy.teachers.judge import in_role, open_judge_model, open_judge_program, warn_of_unasked
+from refed_dspy.teachers.judge import open_judge_model, open_judge_program, warn_of_unasked
 from refed_dspy.teachers.progress import Progress, Watch
 from refed_dspy.teachers.work import Work, caps_of
 
@@ -81,15 +82,8 @@ def filter_data(
     data = as_path(data)
     loaded = load_dataset(data, config.columns or None)
     _check_columns(loaded, steps)
-    paid = any(isinstance(step.filter, JudgeFilter) for step in steps)
-    if paid and judge is None:
-        raise ConfigError("judge: no model; choose one with judge=…")
-    with in_role("judge"):
-        models = {"judge": open_judge_model(judge)} if paid else {}
-    if paid:
-        warn_of_another_teacher(judge_program, models["judge"].model)
-    else:
-        warn_of_unasked(judge)
+    models = _models(judge, steps, judge_program)
+    paid = bool(models)
     folder = Path(out) if out is not None else Path("refed-filtered") / _folder_name(loaded, steps, models, config.seed)
     check_outputs(folder, OUTPUTS, FUNNEL, data)
     source = {**source_of(data, loaded, config.columns), "filters": _named(steps), "seed": config.seed}
@@ -112,6 +106,18 @@ def filter_data(
         if at is not None:
             at.short = filtering.problem if filtered.undecided else ""
         return filtering
+
+
+def _models(judge: Any, steps: Sequence[Step], program: PairwiseJudge | None) -> dict[str, Teacher]:
+    """The judge by its role; none where no filter asks one. Raises ConfigError."""
+    if not any(isinstance(step.filter, JudgeFilter) for step in steps):
+        warn_of_unasked(judge)
+        return {}
+    if judge is None:
+        raise ConfigError("judge: no model; choose one with judge=…")
+    opened = open_judge_model(judge)
+    warn_of_another_teacher(program, opened.model)
+    return {"judge": opened}
 
 
 def _ask(at: Job | None, judge_filter: JudgeFilter, rows: RowsOnDisk) -> Decisions:

@@ -134,7 +134,7 @@ def test_a_compile_shows_candidates_gain_and_what_changed_in_the_prompts(tmp_pat
 
 def test_a_compile_proved_on_one_reference_has_no_intervals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As an earlier version proved them."""
-    monkeypatch.setattr("refed_dspy.optimizers.compile.refuse_unprovable", lambda _: None)
+    monkeypatch.setattr("refed_dspy.optimizers.compile.refuse_unprovable", lambda *_: None)
     knows: dict[str, Any] = {
         "optimizer": "tests.support.simulated_compiles.Knows",
         "train": 2,

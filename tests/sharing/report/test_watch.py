@@ -20,7 +20,7 @@ import pytest
 from refed_dspy.errors import ConfigError, RunDirError
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.plugins.share.report.watch import Watch
+from refed_dspy.plugins.share.report.watch import ReportServer
 from tests.support.example_run import shown_run
 
 
@@ -36,8 +36,8 @@ def folder(made: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def server(folder: Path) -> Iterator[Watch]:
-    with Watch(folder) as opened:
+def server(folder: Path) -> Iterator[ReportServer]:
+    with ReportServer(folder) as opened:
         thread = Thread(target=opened.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield opened
@@ -45,7 +45,7 @@ def server(folder: Path) -> Iterator[Watch]:
         thread.join()
 
 
-def get(server: Watch, path: str, method: str = "GET", **headers: str) -> tuple[int, bytes, dict[str, str]]:
+def get(server: ReportServer, path: str, method: str = "GET", **headers: str) -> tuple[int, bytes, dict[str, str]]:
     connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
     connection.request(method, path, headers=headers)
     answer = connection.getresponse()
@@ -54,13 +54,13 @@ def get(server: Watch, path: str, method: str = "GET", **headers: str) -> tuple[
     return answer.status, content, dict(answer.getheaders())
 
 
-def now(server: Watch) -> dict[str, Any]:
+def now(server: ReportServer) -> dict[str, Any]:
     status, content, _ = get(server, f"/{server.token}/now")
     assert status == 200
     return dict(json.loads(content))
 
 
-def test_only_loopback_the_token_and_this_hosts_names_are_answered(server: Watch) -> None:
+def test_only_loopback_the_token_and_this_hosts_names_are_answered(server: ReportServer) -> None:
     assert server.server_address[0] == "127.0.0.1"
     port = server.server_port
     assert server.address == f"http://127.0.0.1:{port}/{server.token}/" and len(server.token) >= 32
@@ -71,18 +71,18 @@ def test_only_loopback_the_token_and_this_hosts_names_are_answered(server: Watch
     for path in ("/", "/now", f"/{server.token}", f"/{server.token}x/", f"/{server.token}/../", f"/{server.token}/x"):
         assert get(server, path)[:2] == (404, b"Not Found\n"), path
     assert get(server, f"/{server.token}/", "POST")[0] == 501
-    with Watch(server.folder) as other:
+    with ReportServer(server.folder) as other:
         assert other.token != server.token
 
 
-def test_two_hosts_are_none(server: Watch) -> None:
+def test_two_hosts_are_none(server: ReportServer) -> None:
     with socket.create_connection(("127.0.0.1", server.server_port), timeout=10) as connection:
         host = f"Host: 127.0.0.1:{server.server_port}\r\n"
         connection.sendall(f"GET /{server.token}/ HTTP/1.1\r\n{host}Host: evil.example\r\n\r\n".encode())
         assert b" 403 " in connection.recv(100)
 
 
-def test_the_page_may_ask_this_server_alone_and_stays_nowhere(server: Watch) -> None:
+def test_the_page_may_ask_this_server_alone_and_stays_nowhere(server: ReportServer) -> None:
     status, content, headers = get(server, f"/{server.token}/")
     page = content.decode()
     assert status == 200 and "connect-src &#39;self&#39;" in page and "Calls per second" in page
@@ -90,7 +90,7 @@ def test_the_page_may_ask_this_server_alone_and_stays_nowhere(server: Watch) -> 
     assert "Python" not in headers["Server"] and server.token not in page
 
 
-def test_figures_and_page_follow_the_ledger(server: Watch, folder: Path) -> None:
+def test_figures_and_page_follow_the_ledger(server: ReportServer, folder: Path) -> None:
     before = now(server)
     figures = {fact["name"]: fact for fact in before["facts"]}
     assert figures["Samples"]["value"] == "6" and "Calls per second" in figures
@@ -107,18 +107,18 @@ def test_figures_and_page_follow_the_ledger(server: Watch, folder: Path) -> None
 def test_before_the_first_answer_it_waits(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
         ledger.begin([], identity={})
-    with Watch(tmp_path) as server:
+    with ReportServer(tmp_path) as server:
         assert b"No answers yet." in server.page()
     with pytest.raises(RunDirError, match="no run here"):
-        Watch(tmp_path / "nowhere")
+        ReportServer(tmp_path / "nowhere")
 
 
-def test_a_port_that_is_taken_is_one_line(server: Watch, folder: Path) -> None:
+def test_a_port_that_is_taken_is_one_line(server: ReportServer, folder: Path) -> None:
     with pytest.raises(ConfigError, match=rf"^port {server.server_port}: .*; choose another$"):
-        Watch(folder, server.server_port)
+        ReportServer(folder, server.server_port)
 
 
-def test_a_ledger_that_went_away_is_an_answer_and_no_end(server: Watch, folder: Path) -> None:
+def test_a_ledger_that_went_away_is_an_answer_and_no_end(server: ReportServer, folder: Path) -> None:
     (folder / FILE).rename(folder / "elsewhere")
     status, content, _ = get(server, f"/{server.token}/now")
     assert status == 503 and b"no run here" in content and b"Traceback" not in content

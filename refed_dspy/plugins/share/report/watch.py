@@ -37,7 +37,7 @@ _HEADERS = {
 }
 
 
-class Watch(ThreadingHTTPServer):
+class ReportServer(ThreadingHTTPServer):
     """A server of the page of the work in a folder, at `address` until it is closed. Use it as a context.
 
     Raises RunDirError where there is no work, ConfigError where the port is taken.
@@ -99,7 +99,7 @@ class Watch(ThreadingHTTPServer):
 
 
 class _Answers(BaseHTTPRequestHandler):
-    server: Watch
+    server: ReportServer
     server_version, sys_version = "refed", ""
     timeout = 10
 
