@@ -13,7 +13,7 @@ from typing import Any, get_args, overload
 from refed_dspy.config.base import PAIR, Turns
 from refed_dspy.config.keywords import checked
 from refed_dspy.data.read import BUILTIN, names_references, rows_of
-from refed_dspy.errors import ConfigError, ReferencesError, briefly, one_line
+from refed_dspy.errors import ConfigError, ReferencesError, briefly, one_line, setting, setting_text
 from refed_dspy.ledger.statements import text_digest
 from refed_dspy.records import Reference
 from refed_dspy.text import Shown
@@ -288,9 +288,10 @@ def refuse_references(value: Any, name: str) -> None:
     write instead."""
     if isinstance(value, str | Path):
         if names_references(value):
-            raise ConfigError(f"{name}: {one_line(value, 100)} is read as references; write references={str(value)!r}")
+            write = "is read as references; write " + setting_text("references", str(value))
+            raise ConfigError(f"{name}: {one_line(value, 100)} " + write)
     elif isinstance(value, References) or hasattr(value, "column_names") or hasattr(value, "columns"):
-        raise ConfigError(f"{name}: a {type(value).__name__} holds references; write references=…")
+        raise ConfigError(f"{name}: a {type(value).__name__} holds references; write " + setting("references"))
     elif isinstance(value, list | tuple) and value and isinstance(value[0], Mapping | tuple | Reference):
         raise ConfigError(f"{name}: a {type(value).__name__} of rows is read as references; write references=[…]")
 
