@@ -68,8 +68,7 @@ class Wording(str):
 
 def as_options(text: object) -> str:
     """A message, or an error's, as the command line words it."""
-    text = str(text)
-    return text.command if isinstance(text, Wording) else text
+    return said.command if isinstance(said := str(text), Wording) else said
 
 
 def setting(name: str, value: object = "…") -> Wording:
