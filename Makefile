@@ -127,7 +127,7 @@ bench: setup ## the figures of benchmarks/README.md, two hours
 	$(BIN)/python -m benchmarks.collections
 	$(BIN)/python -m benchmarks.report
 
-planted: setup ## a hundred faults planted in the code that money depends on; half an hour
+planted: setup ## a hundred and twenty faults planted, an equal share in each room
 	$(BIN)/python -m benchmarks.planted 1
 
 chaos: setup ## kills, stops, full disks and a hostile endpoint at random; ten minutes, or CHAOS_MINUTES; CHAOS_SEED repeats

@@ -35,15 +35,62 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
+from shlex import quote
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
+class Wording(str):
+    """A message for who calls from Python; `command`: the same for who works at the command line. Joined with `+`,
+    as an error's message and in `one_line` it stays both; in an f-string, and a slice, only Python's is left."""
+
+    command: str
+
+    def __new__(cls, python: str, command: str) -> Wording:
+        made = super().__new__(cls, python)
+        made.command = command
+        return made
+
+    def __reduce__(self) -> tuple[type[Wording], tuple[str, str]]:
+        return type(self), (self[:], self.command)
+
+    def __str__(self) -> str:
+        return self  # so that str(error) has both
+
+    def __add__(self, more: str) -> Wording:
+        return Wording(f"{self}{more}", self.command + as_options(more))
+
+    def __radd__(self, before: str) -> Wording:
+        return Wording(f"{before}{self}", before + self.command)
+
+
+def as_options(text: object) -> str:
+    """A message, or an error's, as the command line words it."""
+    return said.command if isinstance(said := str(text), Wording) else said
+
+
+def setting(name: str, value: object = "…") -> Wording:
+    """`force=True` or `--force`, `max_calls=9` or `--max-calls 9`: `value` is written as it is."""
+    option = "--" + name.replace("_", "-")
+    return Wording(f"{name}={value}", option if value is True else f"{option} {value}")
+
+
+def setting_text(name: str, text: str) -> Wording:
+    """`setting` with a text for its value: `reuse='a b'` or `--reuse 'a b'`."""
+    return Wording(f"{name}={text!r}", setting(name, quote(text)).command)
+
+
+SAME_CALL, FORCE, OUT = Wording("the same call", "the same command"), setting("force", True), setting("out")
+
+
 def one_line(text: object, limit: int = 300) -> str:
     """`text` without line breaks or control characters, at most `limit` characters: safe to print."""
-    flat = " ".join(str(text).split(None, limit + 1))[: limit + 1]  # a text of megabytes is not gone through
+    text = str(text)
+    if isinstance(text, Wording):
+        return Wording(one_line(text[:], limit), one_line(text.command, limit))
+    flat = " ".join(text.split(None, limit + 1))[: limit + 1]  # a text of megabytes is not gone through
     clean = "".join(ch if ch.isprintable() else "?" for ch in flat)
     return clean if len(clean) <= limit else clean[: limit - 1] + "…"
 

@@ -24,11 +24,12 @@ from refed_dspy.cli.options import (
     TrackOption,
     given,
     needed,
+    print_lines,
     reporting,
     say_where_tracked,
     settings_of,
 )
-from refed_dspy.cli.printing import as_options, say
+from refed_dspy.cli.printing import say
 
 if TYPE_CHECKING:  # the commands import what they need when they run: help should not wait for DSPy
     from refed_dspy.optimizers.result import Compiled
@@ -128,11 +129,10 @@ def plan_(
 
 def _print_outcome(made: Compiled, estimate: bool) -> None:
     """Print the outcome. Raises typer.Exit where a cap or an endpoint ended it early."""
-    for line in made.estimate_lines() if estimate else made.lines():
-        say(as_options(line))
+    print_lines(made.estimate_lines() if estimate else made.lines())
     say_where_tracked(made.folder)
     if made.stopped:
-        say(f"refed: {made.why}", err=True)
+        say("refed: " + made.why, err=True)
         raise typer.Exit(1)
 
 

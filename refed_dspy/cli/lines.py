@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from refed_dspy.cli.printing import as_options
-from refed_dspy.errors import one_line
+from refed_dspy.errors import as_options, one_line
 from refed_dspy.ledger.summary import span, time_left
 from refed_dspy.text import counted, table_lines
 

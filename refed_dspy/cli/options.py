@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 import typer
 
 from refed_dspy.cli.ending import command_over, exit_code, say_no_more
-from refed_dspy.cli.printing import as_options, say
+from refed_dspy.cli.printing import say
 from refed_dspy.errors import InputError, RefedError, one_line
 
 if TYPE_CHECKING:  # the commands import what they need when they run: help should not wait for DSPy
@@ -46,13 +46,13 @@ def reporting(command: F) -> F:
             finally:
                 command_over()
         except RefedError as error:
-            line = as_options(one_line(error, 600))
-            say("\n".join([f"refed: {line}", *getattr(error, "__notes__", ())]), err=True)
+            for line in ("refed: " + one_line(error, 600), *getattr(error, "__notes__", ())):
+                say(line, err=True)
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt as interrupt:
             say_no_more()
-            kept = as_options(str(interrupt)) or "everything made so far is kept; continue with the same command"
-            say(f"refed: stopped; {kept}", err=True)
+            kept = str(interrupt) or "everything made so far is kept; continue with the same command"
+            say("refed: stopped; " + kept, err=True)
             raise typer.Exit(exit_code()) from None
 
     return cast(F, wrapped)
@@ -96,9 +96,9 @@ def say_where_tracked(folder: Path) -> None:
 
 
 def print_lines(lines: list[str]) -> None:
-    """What came of work, with keywords as options."""
+    """What came of work."""
     for line in lines:
-        say(as_options(line))
+        say(line)
 
 
 def ended_short(why: str, folder: Path | None) -> None:
@@ -111,7 +111,7 @@ def ended_short(why: str, folder: Path | None) -> None:
             f"{why} is reached; paid answers are kept{where}: to continue, run the same command with a "
             f"larger --{why.replace('_', '-')}"
         )
-    say(f"refed: {as_options(why)}", err=True)
+    say("refed: " + why, err=True)
     raise typer.Exit(1)
 
 

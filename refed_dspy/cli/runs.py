@@ -43,11 +43,12 @@ from refed_dspy.cli.options import (
     WorkDir,
     given,
     needed,
+    print_lines,
     reporting,
     say_where_tracked,
     settings_of,
 )
-from refed_dspy.cli.printing import as_options, printable, say, written
+from refed_dspy.cli.printing import printable, say, written
 from refed_dspy.concurrency import current_environ
 from refed_dspy.errors import InputError, NothingKept, one_line
 from refed_dspy.text import counted
@@ -134,7 +135,7 @@ def synth(
     source, keywords = settings.references or "builtin", given(settings, "program", "references")
     if estimate:
         lines = shown(forecast, settings.program, source, **keywords).lines()
-        say("\n".join([*lines, "to continue, run the same command without --estimate"]))
+        print_lines([*lines, "to continue, run the same command without --estimate"])
         return
     _finish(settings.run_dir is None, synthesize, settings.program, source, **keywords)
 
@@ -444,5 +445,5 @@ def _finish(tell_folder: bool, work: Callable[..., Any], *arguments: Any, **keyw
     if ended is not None:
         raise ended
     if made.reason:
-        say(f"refed: {as_options(made.reason)}", err=True)
+        say("refed: " + made.reason, err=True)
         raise typer.Exit(1)

@@ -23,7 +23,7 @@ from refed_dspy.data.rows import REASONING, data_rows, dropped_rows, extra_colum
 from refed_dspy.data.sources import as_trained, margin_of, run_behind
 from refed_dspy.data.stored import DROPPED, NOTES, ROWS, json_lines, rows_in, work_in
 from refed_dspy.data.tables import common_types, made_schema, mapped, run_schema, run_tables, tables, write_parquet
-from refed_dspy.errors import ExportError, RunDirError, briefly, one_line
+from refed_dspy.errors import FORCE, ExportError, RunDirError, briefly, one_line
 from refed_dspy.files import as_export_error, check_output, path_of, whole_file, write_lines
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import named_work, state_in
@@ -331,7 +331,7 @@ def _check_free(out: Path, force: bool, folder_of: Path | None = None) -> None:
     check_output(out, *([] if folder_of is None else [folder_of / name for name in (*ROWS.values(), *NOTES)]))
     with as_export_error(out):
         if out.exists() and out.is_file() and not force:
-            raise ExportError(f"{out}: already exists; choose another file or overwrite it with force=True")
+            raise ExportError(f"{out}: already exists; choose another file or overwrite it with " + FORCE)
 
 
 def to_dataset(run_dir: Path) -> datasets.Dataset:

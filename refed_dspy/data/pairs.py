@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field
 
 from refed_dspy.data.read import read_rows
 from refed_dspy.data.verdicts import CANNOT_TELL, PosedPair, is_folder_of_pages, verdict_rows
-from refed_dspy.errors import ConfigError, ReferencesError, one_line
+from refed_dspy.errors import ConfigError, ReferencesError, one_line, setting
 from refed_dspy.records import Record
 
 log = logging.getLogger("refed_dspy.data")
@@ -168,9 +168,8 @@ def load_pairs(source: str | Path, criteria: Sequence[str] | None = None) -> lis
     asked = [name_of(str(row.get("criterion") or "")) for _, row in rows] if criteria is None else wanted
     if nobody := next((name for name in asked if name not in judged), None):
         there = one_line(", ".join(judged), 200)
-        raise ReferencesError(
-            f"{source}: nobody judged by {one_line(nobody, 60)}; choose with criteria=… among: {there}"
-        )
+        choose = "choose with " + setting("criteria") + f" among: {there}"
+        raise ReferencesError(f"{source}: nobody judged by {one_line(nobody, 60)}; " + choose)
     return [pair for pair in pairs if name_of(pair.criterion) in wanted]
 
 

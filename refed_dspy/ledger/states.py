@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from refed_dspy.errors import CapReached, NothingKept, RefedError, one_line
+from refed_dspy.errors import CapReached, NothingKept, RefedError, Wording, as_options, one_line
 from refed_dspy.ledger.batches import unsettled_calls
 from refed_dspy.ledger.connection import FILE, is_at_work
 from refed_dspy.ledger.ledger import Ledger
@@ -49,12 +49,12 @@ class End(NamedTuple):
         if isinstance(error, KeyboardInterrupt | asyncio.CancelledError | SystemExit | GeneratorExit):
             return cls(STOPPED, INTERRUPTED)
         kind = "" if isinstance(error, RefedError) else f"{type(error).__name__}: "
-        return cls(STOPPED, one_line(f"{kind}{error}", 600))
+        return cls(STOPPED, one_line(kind + str(error), 600))
 
 
 def ended(end: End) -> Statement:
     """The statement that writes how the last start ended."""
-    return noted("last_end", {**end._asdict(), "at": time.time()})
+    return noted("last_end", {**end._asdict(), "command": as_options(end.reason), "at": time.time()})
 
 
 def write_end(ledger: Ledger, end: End) -> None:
@@ -66,7 +66,7 @@ def last_end(ledger: Ledger) -> End:
     """How the last start ended, as the ledger has it: `killed` also while it is at work. Of a folder that an earlier
     version wrote, which noted no end: done where its size is reached, else stopped."""
     if (stored := ledger.meta("last_end")) is not None:
-        return End(stored["state"], stored["reason"])
+        return End(stored["state"], Wording(stored["reason"], stored.get("command", stored["reason"])))
     size = ledger.meta("size")
     return End(DONE if size and ledger.kept() >= size else STOPPED)
 

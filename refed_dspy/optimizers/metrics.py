@@ -14,12 +14,12 @@ import dspy
 from dspy.utils.exceptions import LMError
 
 from refed_dspy.config.named import METRICS, code_of, made, raised, resolve
-from refed_dspy.errors import ConfigError, RefedError, RunStopped, one_line
+from refed_dspy.errors import OUT, ConfigError, RefedError, RunStopped, one_line
 from refed_dspy.records import Compared, Reference
 
 _ROUNDING = 1e-6
 """So far outside 0 to 1 a score may be: a cosine in 32 bits is 1.0000001 at times."""
-_REPAIR = "repair it; a repaired metric is another compile, in a folder of its own (out=…)"
+_REPAIR = "repair it; a repaired metric is another compile, in a folder of its own (" + OUT + ")"
 
 
 class NotScored(RefedError):
@@ -143,11 +143,11 @@ class CustomMetric:
         except Exception as error:
             frames = extract_tb(error.__traceback__)[1:2]
             line = "".join(f" ({Path(frame.filename).name}, line {frame.lineno})" for frame in frames)
-            raise RunStopped(f"{self._where(example)}: {raised(error)}{line}; {_REPAIR}") from error
+            raise RunStopped(f"{self._where(example)}: {raised(error)}{line}; " + _REPAIR) from error
         if (score := _number(getattr(result, "score", result))) is None:
             raise RunStopped(
                 f"{self._where(example)}: it returned {one_line(repr(result), 60)}; it must return a number from 0 to "
-                f"1, a bool, or an object with one as its score; {_REPAIR}"
+                f"1, a bool, or an object with one as its score; " + _REPAIR
             )
         return result, score
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refed_dspy.errors import ConfigError
+from refed_dspy.errors import ConfigError, setting
 from refed_dspy.ledger.candidates import Candidate
 from refed_dspy.metrics.embedder import Embedder, Vectors
 from refed_dspy.metrics.intervals import (
@@ -193,8 +193,8 @@ class Proof:
             ratio = format_number(self.compiled.components.get("length_ratio"))
             rests = f"the gain rests on length: the answers are {ratio} times as long as the uncompiled program's"
             if self.proved:
-                return [f"proved only by accept_longer=True: {rests}"]
-            return [f"not proved: {rests}; accept it with accept_longer=True"]
+                return ["proved only by " + setting("accept_longer", True) + f": {rests}"]
+            return [f"not proved: {rests}; accept it with " + setting("accept_longer", True)]
         if self.proved:
             return []
         if self.same and self.champion is None:

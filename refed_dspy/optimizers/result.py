@@ -14,7 +14,7 @@ from typing import Any
 import dspy
 from pydantic import TypeAdapter, ValidationError
 
-from refed_dspy.errors import RunStopped, one_line
+from refed_dspy.errors import RunStopped, one_line, setting
 from refed_dspy.files import whole_file
 from refed_dspy.ledger.candidates import ABSTAINED, Candidate, baseline_and_best, count_abstentions, load_candidates
 from refed_dspy.ledger.connection import damaged
@@ -140,10 +140,11 @@ class Compiled(Shown):
         """What the whole compile would take, judging by the uncompiled program's evaluations."""
         estimate = self.estimate
         proof = " and the proof" if estimate["proof_calls"] else ""
+        go_on = "to continue, run the same command without " + setting("estimate", True)
         return [
             f"uncompiled program on the validation set: {format_number(self.manifest['validation']['uncompiled'])}",
             f"whole compile: {self._whole()}, for about {estimate['evaluations']} evaluations{proof}",
-            f"so far: {_money(estimate['spent'])}; to continue, run the same command without estimate=True",
+            f"so far: {_money(estimate['spent'])}; " + go_on,
         ]
 
     def _whole(self) -> str:

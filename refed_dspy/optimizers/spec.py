@@ -17,7 +17,7 @@ from refed_dspy.config.compile import CompileConfig, MetricConfig
 from refed_dspy.config.loading import check_config
 from refed_dspy.config.named import code_of
 from refed_dspy.data.read import BUILTIN, refuse_references
-from refed_dspy.errors import ConfigError, one_line
+from refed_dspy.errors import OUT, ConfigError, Wording, one_line
 from refed_dspy.metrics.intervals import MIN_CLUSTERS
 from refed_dspy.optimizers.dspy_optimizers import Optimizer, OptimizerInputs, choose, printed_to_file
 from refed_dspy.optimizers.examples import Split, as_examples, cluster_of, example_id, set_sizes, split_examples
@@ -149,7 +149,7 @@ class CompileSpec:
             size=self.settings.evaluations,
             caps=caps_of(self.settings),
             facts={"about": self.about()},
-            way_out="choose another folder with out=…",
+            way_out="choose another folder with " + OUT,
         )
 
     def about(self) -> dict[str, Any]:
@@ -260,8 +260,8 @@ def refuse_unprovable(spec: CompileSpec, seen: Collection[str] = ()) -> None:
         if seen:
             there += " that the champion has not seen"
             remedy = f"use the champion's seed, other {spec.unit} or another name"
-        go_on = "go on without a proof with prove=False"
-        raise ConfigError(f"test: only {there}, and a proof needs {MIN_CLUSTERS} or more; {remedy}, or {go_on}")
+        go_on = "go on without a proof with " + Wording("prove=False", "--no-prove")
+        raise ConfigError(f"test: only {there}, and a proof needs {MIN_CLUSTERS} or more; {remedy}, or " + go_on)
 
 
 def _more_held_out(spec: CompileSpec) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import dspy
 from dspy.utils.exceptions import AdapterParseError, LMError
 
-from refed_dspy.errors import ConfigError, RowError
+from refed_dspy.errors import ConfigError, RowError, setting
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.lm_errors import translated
 from refed_dspy.programs.question import PROGRAM, Question, UnnamedStage, asking_about, current_question
@@ -84,9 +84,8 @@ def _answering(question: Question) -> Iterator[None]:
         except ValueError as error:
             if not str(error).startswith("No LM is loaded"):
                 raise
-            raise ConfigError(
-                "no teacher: pass teacher=…, or set one with dspy.configure(lm=dspy.LM('openai/gpt-4o-mini'))"
-            ) from None
+            way = setting("teacher") + ", or set one with dspy.configure(lm=dspy.LM('openai/gpt-4o-mini'))"
+            raise ConfigError("no teacher: pass " + way) from None
 
 
 @contextmanager

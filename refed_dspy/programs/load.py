@@ -17,7 +17,7 @@ from refed_dspy.config.compile import CompileConfig
 from refed_dspy.config.keywords import checked
 from refed_dspy.config.named import PROGRAMS, is_named, made, resolve
 from refed_dspy.config.run import RunConfig
-from refed_dspy.errors import ConfigError, briefly, one_line
+from refed_dspy.errors import ConfigError, briefly, one_line, setting
 from refed_dspy.files import read_bytes
 from refed_dspy.programs.judges import PairwiseJudge
 from refed_dspy.programs.mlflow_address import TEXTS_TAG, fetch_program, is_address
@@ -70,7 +70,8 @@ def open_tunable(program: ProgramLike, config: CompileConfig, judge: bool) -> ds
     if judge and isinstance(program, str | Path):
         program = load_into(PairwiseJudge(), program, config.accept_changed)
     if judge and not isinstance(program, PairwiseJudge):
-        raise ConfigError(f"pairs: only a PairwiseJudge learns from pairs; {type(program).__name__} needs references=…")
+        needs = f"{type(program).__name__} needs " + setting("references")
+        raise ConfigError("pairs: only a PairwiseJudge learns from pairs; " + needs)
     made, opened = as_module(program, config, ReferenceLevelFeedback, None)
     if getattr(opened, CORRECTIONS, None) is not None:
         raise ConfigError(
@@ -170,7 +171,7 @@ class SavedProgram:
     def _refuse(self, what: str, so: str, accept: bool) -> None:
         message = one_line(f"program {self.source}: {what}")
         if not accept:
-            raise ConfigError(f"{message}; restore it or accept it with accept_changed=True")
+            raise ConfigError(f"{message}; restore it or accept it with " + setting("accept_changed", True))
         log.warning("%s; %s", message, so)
 
     def _origin(self) -> dict[str, str]:

@@ -7,13 +7,14 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from shlex import quote
 from typing import Any, ParamSpec, TypeVar
 
 import platformdirs
 
 from refed_dspy.concurrency import within
 from refed_dspy.config.keys import holds_key, is_secret_name, know, know_environment, without_keys
-from refed_dspy.errors import ConfigError, one_line
+from refed_dspy.errors import ConfigError, Wording, one_line
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -142,9 +143,10 @@ def fetch_program(address: str) -> tuple[Path, Any | None]:
         local = ask_mlflow(downloaded, f"models:/{version.name}/{version.version}" if version else address)
     except Exception as error:  # noqa: BLE001 — MLflow's own, and its HTTP client's
         if (name := _CHAMPION.fullmatch(address)) and "alias champion not found" in str(error):
+            python = f"refed_dspy.promote({name[1]!r}, unproved=True)"
             raise ConfigError(
                 f"program {address}: {name[1]} has no champion yet: no compile of it was proved better; promote one "
-                f"anyway with: refed_dspy.promote({name[1]!r}, unproved=True)"
+                "anyway with: " + Wording(python, f"refed compile promote {quote(name[1])} --unproved")
             ) from None
         raise ConfigError(f"program {address}: MLflow cannot provide it: {without_secrets(error)}") from None
     return local / "program.json" if local.is_dir() else local, version

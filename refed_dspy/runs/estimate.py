@@ -87,7 +87,7 @@ class Estimate(Shown, Forecast):
             few = f"with per_reference: {self.most_of_each}, from fewer references"
             lines.append(f"{few}: about {self.fewest_calls:,} calls")
         if self.stopped:
-            lines.append(f"the pilot stopped: {self.stopped}")
+            lines.append("the pilot stopped: " + self.stopped)
         if self.others:
             lines.append(
                 f"the same number of tokens elsewhere (prices of {table_name()}; other models may write more or less):"

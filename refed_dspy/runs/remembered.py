@@ -9,7 +9,7 @@ from typing import Any
 from refed_dspy.config.loading import check_config
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.data.references import References
-from refed_dspy.errors import ConfigError, InputError, RunDirError
+from refed_dspy.errors import ConfigError, InputError, RunDirError, setting
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.settings import ANY, Model, RunSettings, settings_of
 from refed_dspy.programs.load import own_program
@@ -78,7 +78,7 @@ def _configs(pool: Sequence[Model], role: str, folder: Path) -> list[TeacherConf
     if any(member.get("config") is None for member in pool):
         raise RunDirError(
             f"{folder}: its {role} was a Python object; call synthesize(…, run_dir=…) in its script or notebook, or "
-            f"pass the same model with {role}=…"
+            "pass the same model with " + setting(role)
         )
     return [check_config(TeacherConfig, {**member["config"], "weight": member.get("weight", 1.0)}) for member in pool]
 

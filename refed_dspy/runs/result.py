@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, overload
 from refed_dspy.config.keywords import checked
 from refed_dspy.data.export import export, to_dataset
 from refed_dspy.data.rows import LINEAGE_COLUMNS, PAPER_COLUMNS, Samples, data_rows, dropped_rows
-from refed_dspy.errors import PASSING, CapReached, ExportError, RunDirError, briefly, one_line
+from refed_dspy.errors import PASSING, CapReached, ExportError, RunDirError, briefly, one_line, setting
 from refed_dspy.files import path_of, write_lines
 from refed_dspy.ledger.history import simulated_note
 from refed_dspy.ledger.ledger import Ledger
@@ -186,9 +186,9 @@ def end_at_cap(folder: Path, cap: CapReached, go_on: Callable[[str], str]) -> st
         start += _export_text(folder)
     if prediction is None:
         why = f"; the most frequent failure was {failed[0][0]}" if failed else ""
-        return f"{start}{why}; too few to forecast the rest; continue with: {go_on(cap.cap + '=MORE')}"
+        return f"{start}{why}; too few to forecast the rest; continue with: " + go_on(setting(cap.cap, "MORE"))
     would_take, enough = _to_go_on(cap, prediction, used, limit)
-    return f"{start}; the other {size - kept} would {would_take}; continue with: {go_on(f'{cap.cap}={enough}')}"
+    return f"{start}; the other {size - kept} would {would_take}; continue with: " + go_on(setting(cap.cap, enough))
 
 
 def drop_samples(folder: Path) -> None:

@@ -14,6 +14,7 @@ from refed_dspy.config.base import Capped, FromReferences
 from refed_dspy.config.named import code_of
 from refed_dspy.config.run import FromProgram, RunConfig
 from refed_dspy.data.references import References
+from refed_dspy.errors import setting, setting_text
 from refed_dspy.filters.base import JudgeFilter
 from refed_dspy.filters.screening import Screening
 from refed_dspy.ledger.connection import FILE
@@ -166,6 +167,7 @@ class RunSpec:
 
     def work(self) -> Work:
         """The run as paid work."""
+        reuse = setting_text("reuse", str(self.folder)) + " takes over what was paid for"
         return RunWork(
             kind=self.kind,
             identity=self.identity(),
@@ -180,7 +182,7 @@ class RunSpec:
             calls_each=self.calls_of(self.plan_settings(self.size).to_come()) / self.size,
             unit="samples",
             reuse=self.config.reuse,
-            way_out=f"choose another folder with run_dir=…; reuse={str(self.folder)!r} takes over what was paid for",
+            way_out="choose another folder with " + setting("run_dir") + "; " + reuse,
         )
 
     def settings(self) -> RunSettings:

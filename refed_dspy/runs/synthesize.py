@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from refed_dspy.concurrency import run_blocking
 from refed_dspy.data.rows import Samples
-from refed_dspy.errors import ConfigError, NothingKept, RunDirError, briefly, one_line
+from refed_dspy.errors import ConfigError, NothingKept, RunDirError, briefly, one_line, setting
 from refed_dspy.ledger.connection import SHARDS
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import ESTIMATED
@@ -156,7 +156,8 @@ def _refuse_cluster(spec: RunSpec) -> None:
     if spec.config.cluster is not None:
         raise ConfigError("cluster: only synthesize and resume work on a cluster; leave it out, and use another folder")
     if (spec.folder / SHARDS).is_dir():
-        raise RunDirError(f"{spec.folder}: a run on a cluster; continue it with cluster=… (auto, local:N or HOST:PORT)")
+        go_on = "continue it with " + setting("cluster") + " (auto, local:N or HOST:PORT)"
+        raise RunDirError(f"{spec.folder}: a run on a cluster; " + go_on)
 
 
 def restored(ledger: Ledger, settings: PlanSettings) -> Plan:
@@ -184,7 +185,7 @@ def _telling_what_is_kept(ledger: Ledger) -> Iterator[None]:
     except NothingKept as error:
         folder = ledger.path.parent
         kept = f"{ledger.kept()} of {ledger.meta('size')} samples are kept in {one_line(folder, 200)}"
-        told = NothingKept(f"{error}; {kept}")
+        told = NothingKept(str(error) + f"; {kept}")
         told.run_dir = folder
         raise told from None
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from refed_dspy.errors import SAME_CALL, Wording, as_options, setting_text
 from refed_dspy.ledger.batches import left_batches
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.settings import ANY, RunSettings, settings_of
@@ -62,11 +63,13 @@ class RunWork(Work):
         former = [teacher for teacher in _asked_teachers(ledger) if teacher not in now]
         return PoolSetup(self.by_stage, former) if self.by_stage.several or former else None
 
-    def go_on(self, ledger: Ledger, setting: str = "") -> str:
+    def go_on(self, ledger: Ledger, change: str = "") -> Wording:
         if self.kind != "run" or not is_resumable(ledger):
-            return super().go_on(ledger, setting)
-        cluster = f"cluster={self.cluster!r}" if self.cluster else ""
-        return f"refed_dspy.resume({', '.join(filter(None, [repr(str(ledger.path.parent)), setting, cluster]))})"
+            return super().go_on(ledger, change)
+        folder, cluster = str(ledger.path.parent), setting_text("cluster", self.cluster) if self.cluster else ""
+        changes = [*filter(None, [change, cluster])]
+        command = " ".join(["refed resume", shlex.quote(folder), *map(as_options, changes)])
+        return Wording(f"refed_dspy.resume({', '.join([repr(folder), *changes])})", command)
 
     def kept_line(self, ledger: Ledger) -> str:
         if self.kind != "run":
@@ -74,16 +77,17 @@ class RunWork(Work):
         kept = f"{ledger.kept():,} of {ledger.meta('size'):,} samples are kept in {ledger.path.parent}"
         other = resume if (resume := self.go_on(ledger)) != super().go_on(ledger) else ""
         if self.then:
-            return f"{kept}; the same call completes the estimate{other and f'; {other} would make the whole run'}"
-        return f"{kept}; continue with the same call{other and f' or {other}'}"
+            whole = other and "; " + other + " would make the whole run"
+            return f"{kept}; " + SAME_CALL + " completes the estimate" + whole
+        return f"{kept}; continue with " + SAME_CALL + (other and " or " + other)
 
     def resume_hint(self, ledger: Ledger) -> str:
         kept = f"{counted(ledger.kept(), 'sample is', 'samples are')} kept"
-        return "; ".join(filter(None, [kept, set_aside(ledger), f"continue with: {self.go_on(ledger)}"]))
+        return "; ".join(filter(None, [kept, set_aside(ledger), "continue with: "])) + self.go_on(ledger)
 
     def repair_hint(self, ledger: Ledger) -> str:
-        reuse = f"reuse={str(ledger.path.parent)!r}"
-        return f"repair it and start in a new folder with {reuse}, which takes over what was paid for"
+        reuse = setting_text("reuse", str(ledger.path.parent))
+        return "repair it and start in a new folder with " + reuse + ", which takes over what was paid for"
 
     def _warn_of_other_teachers(self, ledger: Ledger) -> None:
         """Warn where a stage asks other teachers than at the last start: what comes next has another price."""

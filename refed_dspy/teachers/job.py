@@ -109,10 +109,10 @@ class Job:
         if isinstance(error, KeyboardInterrupt | asyncio.CancelledError):
             return type(error)(self.work.kept_line(self.ledger))
         if isinstance(error, ExportError) and self.ledger.has_answers():
-            return RunStopped(f"{error}; the answers are kept: the same command pays for none of them again")
+            return RunStopped(str(error) + "; the answers are kept: the same command pays for none of them again")
         if isinstance(error, InputError) and self._paid:
-            hint = "" if isinstance(error, TeacherRefused) else f"; {self.work.resume_hint(self.ledger)}"
-            return RunStopped(f"{error}{hint}")
+            hint = "" if isinstance(error, TeacherRefused) else "; " + self.work.resume_hint(self.ledger)
+            return RunStopped(str(error) + hint)
         return error
 
 

@@ -208,5 +208,5 @@ class Session:
             hint = (work.repair_hint if isinstance(error, WrongCode) else work.resume_hint)(self.ledger)
             begun = self.answered or left_batches(self.ledger)
             if isinstance(error, TeacherError) and not begun:
-                raise TeacherRefused(f"{error}; {hint}" if self.ledger.has_answers() else str(error)) from error
-            raise RunStopped(f"{error}; {hint}") from error
+                raise TeacherRefused(str(error) + "; " + hint if self.ledger.has_answers() else str(error)) from error
+            raise RunStopped(str(error) + "; " + hint) from error

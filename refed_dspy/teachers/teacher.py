@@ -17,7 +17,7 @@ import dspy
 from refed_dspy.config.keys import checked, know_environment, know_settings, without_keys
 from refed_dspy.config.loading import check_config, model_settings
 from refed_dspy.config.teacher import LEAST_TO_REASON, TeacherConfig, takes_temperature
-from refed_dspy.errors import ConfigError, ModelError
+from refed_dspy.errors import ConfigError, ModelError, setting
 from refed_dspy.programs.fast_path import Engine, max_tokens_of
 from refed_dspy.teachers.engine import BalancedEngine, TeacherEngine
 from refed_dspy.teachers.foreign import foreign_engine
@@ -146,7 +146,8 @@ def open_teacher(teacher: TeacherLike | None, beside: Teacher | None = None, rol
     """
     if teacher is None:
         if dspy.settings.lm is None:
-            raise ConfigError("no teacher: pass teacher=…, or set one with dspy.configure(lm=dspy.LM(…))")
+            way = setting("teacher") + ", or set one with dspy.configure(lm=dspy.LM(…))"
+            raise ConfigError("no teacher: pass " + way)
         teacher = dspy.settings.lm
     if isinstance(teacher, dspy.BaseLM):
         return _from_lm(teacher)

@@ -16,7 +16,7 @@ from typing import Any, TypedDict, cast
 
 from refed_dspy.concurrency import GRACE
 from refed_dspy.config.base import Capped
-from refed_dspy.errors import CapReached, CapTooSmall, ConfigError, RunDirError
+from refed_dspy.errors import SAME_CALL, CapReached, CapTooSmall, ConfigError, RunDirError, Wording
 from refed_dspy.ledger.batches import left_batches
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.ledger import Ledger
@@ -137,14 +137,13 @@ class Work:
         """Who answers each stage; None: the first of the models alone."""
         return None
 
-    def go_on(self, ledger: Ledger, setting: str = "") -> str:  # noqa: ARG002
-        """The call that continues the work, perhaps with a `setting` that changes, for people who call it from
-        Python."""
-        return f"the same call with {setting}" if setting else "the same call"
+    def go_on(self, ledger: Ledger, change: str = "") -> Wording:  # noqa: ARG002
+        """The call that continues the work, perhaps with a `change` of a setting."""
+        return SAME_CALL + " with " + change if change else SAME_CALL
 
     def kept_line(self, ledger: Ledger) -> str:
         """What is kept of work that was interrupted and how to go on, for the same."""
-        return f"what was paid for is kept in {ledger.path.parent}; continue with {self.go_on(ledger)}"
+        return f"what was paid for is kept in {ledger.path.parent}; continue with " + self.go_on(ledger)
 
     def resume_hint(self, ledger: Ledger) -> str:
         """What is kept and how to go on, for messages."""
@@ -166,7 +165,7 @@ class Work:
             more = [f"and {len(changes) - len(named)} more"] if len(changes) > len(named) else []
             raise RunDirError(
                 f"{folder}: contains {self.other or f'another {self.kind}'}: {'; '.join([*named, *more])}; restore "
-                f"these settings or {self.way_out}"
+                "these settings or " + self.way_out
             )
 
     def record(self, ledger: Ledger, caps: CapSettings) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from refed_dspy.config.keywords import checked
-from refed_dspy.errors import ConfigError, briefly, one_line
+from refed_dspy.errors import ConfigError, briefly, one_line, setting
 from refed_dspy.metrics.intervals import Interval
 from refed_dspy.programs.mlflow_address import TEXTS_TAG, ask_mlflow, downloaded, mlflow_client, without_secrets
 from refed_dspy.programs.saved import manifest_of, prompts_digest
@@ -151,9 +151,9 @@ def _promoted(name: str, version: str | None, accept_longer: bool, unproved: boo
     _check_registered(client, name)
     promoted = version or _version_of(client, name, CHALLENGER)
     if promoted is None:
-        raise ConfigError(f"promote: {name} has no {CHALLENGER}; choose one with version=…")
+        raise ConfigError(f"promote: {name} has no {CHALLENGER}; choose one with " + setting("version"))
     if not unproved and (refusal := _refusal(client.get_model_version(name, promoted).tags, accept_longer)):
-        raise ConfigError(f"promote: {name} version {promoted}: {refusal}")
+        raise ConfigError(f"promote: {name} version {promoted}: " + refusal)
     client.set_registered_model_alias(name, CHAMPION, promoted)
     return str(promoted)
 
@@ -174,12 +174,11 @@ def _refusal(tags: Mapping[str, str], accept_longer: bool) -> str:
     measured = one_line(tags.get(GAIN, "not recorded"), 120)
     gain = f"{'change' if measured.startswith('-') else 'gain'} {measured}"
     if tags.get(RESTS) == str(True):
-        return (
-            "" if accept_longer else f"its gain rests on length ({gain}); to promote it anyway, use accept_longer=True"
-        )
+        anyway = "to promote it anyway, use " + setting("accept_longer", True)
+        return "" if accept_longer else f"its gain rests on length ({gain}); " + anyway
     if tags.get(PROVED) == str(True):
         return ""
-    return f"its gain was not proved ({gain}); promote it anyway with unproved=True"
+    return f"its gain was not proved ({gain}); promote it anyway with " + setting("unproved", True)
 
 
 def _version_of(client: Any, name: str, alias: str) -> str | None:

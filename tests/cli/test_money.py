@@ -202,6 +202,8 @@ def test_status_of_an_unfinished_run_tells_what_it_is_projected_to(home: Path) -
     assert status["size"] == 60 and 0 < status["low"] <= status["cost"] <= status["high"]
     assert all(isinstance(status[name], float) for name in ("cost", "low", "high"))
     assert facts()["state"] == "at its cap" and facts()["reason"].startswith("max_calls 90 is reached")
+    assert "continue with: refed_dspy.resume('run', max_calls=" in facts()["reason"]
+    assert "continue with: refed resume run --max-calls " in refed("status", "run").stdout
 
 
 def test_what_was_charged_unseen_is_told_apart(home: Path, server: SimulatedTeacher) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import pickle
 import re
 import shutil
 import sqlite3
@@ -14,7 +15,8 @@ from typer.testing import CliRunner
 
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.cli.main import app
-from refed_dspy.cli.printing import PlainFormatter, as_options, printable
+from refed_dspy.cli.printing import PlainFormatter, printable
+from refed_dspy.errors import FORCE, SAME_CALL, ConfigError, Wording, as_options, one_line, setting, setting_text
 from tests.support.command_line import refed, synth, teacher_file
 
 EVIL = "\x1b]0;title\x07 \x1b[2J \x9b31m \x7f \x08 \r over \u202e back \u2066 x \x00"
@@ -97,15 +99,18 @@ def test_a_name_that_is_no_utf_8(home: Path, words: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("message", "shown"),
+    ("message", "python", "command"),
     [
-        ("go on: refed_dspy.resume('runs/a b', max_cost=0.07)", "go on: refed resume 'runs/a b' --max-cost 0.07"),
-        ("refed_dspy.resume('a', max_cost=2, cluster='auto')", "refed resume a --max-cost 2 --cluster auto"),
-        ("refed_dspy.resume('runs/a') would", "refed resume runs/a would"),
-        ("the same call with max_calls=MORE", "the same command with --max-calls MORE"),
-        ("refed_dspy.promote('refed', unproved=True)", "refed compile promote refed --unproved"),
-        ("run_dir=…; reuse='runs/a' takes over", "--run-dir …; --reuse runs/a takes over"),
+        ("replace it with " + FORCE, "replace it with force=True", "replace it with --force"),
+        (SAME_CALL + " with " + setting("max_calls", "MORE"), "the same call with max_calls=MORE",
+         "the same command with --max-calls MORE"),
+        (setting("run_dir") + "; " + setting_text("reuse", "a b"), "run_dir=…; reuse='a b'",
+         "--run-dir …; --reuse 'a b'"),
     ],
-)
-def test_a_message_of_python_names_commands_and_options(message: str, shown: str) -> None:
-    assert as_options(message) == shown
+)  # fmt: skip
+def test_a_message_in_both_wordings(message: Wording, python: str, command: str) -> None:
+    """Also as an error that crosses processes, and in a log; the words of others, which look the same, are let be."""
+    error = pickle.loads(pickle.dumps(ConfigError("at force=True: " + message)))
+    assert (str(error), as_options(one_line(error))) == (f"at force=True: {python}", f"at force=True: {command}")
+    record = logging.LogRecord("refed_dspy", logging.WARNING, "", 0, "%s: %d", (message, 3), None)
+    assert PlainFormatter("%(message)s").format(record) == f"{command}: 3" and record.getMessage() == f"{python}: 3"

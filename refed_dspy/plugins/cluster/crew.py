@@ -287,7 +287,7 @@ class Crew:
             log.warning("%s ended: %s", self._at(name, node), ended.why)
             self._gone(node, ended.why)
         elif ended.how is not How.DONE:
-            self.error = ERRORS[ended.how](f"{self._at(name, node)}: {ended.why}")
+            self.error = ERRORS[ended.how](f"{self._at(name, node)}: " + ended.why)
             self.retired[node] = self.retired.get(node, 0) + 1
             log.warning("%s ended: %s", self._at(name, node), ended.why)
 

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from refed_dspy.errors import CapReached, ConfigError, InputError, RunDirError, RunStopped
+from refed_dspy.errors import CapReached, ConfigError, InputError, RunDirError, RunStopped, setting_text
 from refed_dspy.files import write_text
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.connection import FILE, is_at_work, locked
@@ -150,7 +150,7 @@ def gathered(folder: Path, gather: Callable[[], object], work: Work) -> Iterator
             if isinstance(error, KeyboardInterrupt | asyncio.CancelledError):
                 raise type(error)(work.kept_line(ledger)) from None
             if type(error) is RunStopped or (isinstance(error, InputError) and _paid(ledger) != paid):
-                raise RunStopped(f"{error}; {work.resume_hint(ledger)}") from None
+                raise RunStopped(str(error) + "; " + work.resume_hint(ledger)) from None
         raise
     gather()
 
@@ -235,7 +235,7 @@ def _refuse_lost_coordinator(folder: Path, shards: Sequence[Path]) -> None:
                 if ledger.last_call():
                     raise RunDirError(
                         f"{folder / STATE}: is missing, and with it what each shard may still use; restore it, or "
-                        f"choose another folder: reuse={str(folder)!r} takes over what was paid for"
+                        "choose another folder: " + setting_text("reuse", str(folder)) + " takes over what was paid for"
                     )
 
 
@@ -270,10 +270,8 @@ def _shards_before(folder: Path) -> int | None:
     with Ledger.read(folder) as ledger:
         shards: int | None = (ledger.meta("identity") or {}).get("shards")
         if shards is None and ledger.holds() == "run" and has_begun(ledger):
-            raise RunDirError(
-                f"{folder}: a run without a cluster; continue it without one, or choose another folder: "
-                f"reuse={str(folder)!r} takes over what was paid for"
-            )
+            way_out = "choose another folder: " + setting_text("reuse", str(folder)) + " takes over what was paid for"
+            raise RunDirError(f"{folder}: a run without a cluster; continue it without one, or " + way_out)
     return shards
 
 

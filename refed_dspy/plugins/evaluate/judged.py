@@ -16,7 +16,7 @@ from refed_dspy.concurrency import run_blocking
 from refed_dspy.data.dataset import load_dataset
 from refed_dspy.data.export import InFolder
 from refed_dspy.data.stored import EVALUATION, PICTURE, TABLE
-from refed_dspy.errors import ModelError
+from refed_dspy.errors import ModelError, setting
 from refed_dspy.files import as_export_error, check_outputs, write_json, write_text
 from refed_dspy.filters.overlap import Contamination, overlap
 from refed_dspy.ledger.connection import FILE
@@ -33,7 +33,7 @@ from refed_dspy.teachers.progress import Progress, Watch
 from refed_dspy.teachers.work import Work, caps_of
 from refed_dspy.text import table_lines
 
-UNCHECKED = "not checked for overlap with the training data; name it with data=…"
+UNCHECKED = "not checked for overlap with the training data; name it with " + setting("data")
 _MOST_AT_ONCE = 64
 """Threads of a benchmark's code that ask: each makes a client of its own for every request."""
 

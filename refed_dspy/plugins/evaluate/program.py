@@ -26,7 +26,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from refed_dspy import children
-from refed_dspy.errors import ConfigError, InputError, RunStopped, one_line
+from refed_dspy.errors import ConfigError, InputError, RunStopped, one_line, setting
 from refed_dspy.weights import cache_dir
 
 log = logging.getLogger("refed_dspy.environments")
@@ -188,7 +188,7 @@ def _run_one(package: Package, alternatives: Sequence[Sequence[str]]) -> None:
     said = [line for line in f"{done.stdout}\n{done.stderr}".splitlines() if line.strip()]
     raise InputError(
         f"{package.name}: its environment cannot be made: {one_line(' / '.join(said[-8:]))}; try again, or "
-        "name an environment that has it with environment=…"
+        "name an environment that has it with " + setting("environment")
     )
 
 

@@ -16,7 +16,7 @@ from refed_dspy.config.loading import check_config
 from refed_dspy.config.scorer import ScorerConfig
 from refed_dspy.config.teacher import WithJudge
 from refed_dspy.data.pairs import Pair, load_pairs, merged, sample_pairs
-from refed_dspy.errors import NothingKept, briefly
+from refed_dspy.errors import OUT, NothingKept, briefly
 from refed_dspy.ledger.spending import spent
 from refed_dspy.optimizers.agreement import Agreement, agreement, agreement_lines, criterion_of
 from refed_dspy.optimizers.result import why_stopped
@@ -137,7 +137,7 @@ def _work(identity: Mapping[str, Any], judge: Teacher, size: int, capped: Capped
         caps=caps_of(capped),
         policy=CallPolicy(seed),
         other="other verdicts",
-        way_out="choose another folder with out=…",
+        way_out="choose another folder with " + OUT,
     )
 
 

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from refed_dspy.cli.options import AnyDir, WorkDir, reporting
-from refed_dspy.cli.printing import as_options, say
+from refed_dspy.cli.options import AnyDir, WorkDir, print_lines, reporting
+from refed_dspy.cli.printing import say
 from refed_dspy.errors import ConfigError
 from refed_dspy.text import counted
 
@@ -99,7 +99,7 @@ def share_(
     for file in made.files:
         say(f"{file.path}  {file.bytes:,} bytes")
     for note in made.notes:
-        say(f"refed: {as_options(note)}", err=True)
+        say("refed: " + note, err=True)
     more = f" and {counted(made.dropped, 'dropped row')}" if made.dropped else ""
     say(f"{counted(made.rows, 'row')}{more} in {out}; read its README.md, then: refed push {out} OWNER/NAME")
 
@@ -120,4 +120,4 @@ def push_(
     from refed_dspy.plugins.share.push import MESSAGE, push
 
     done = push(folder, repo, go=go, public=public, branch=branch, message=MESSAGE if message is None else message)
-    say(as_options("\n".join(done.lines())))
+    print_lines(done.lines())

@@ -15,7 +15,7 @@ from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from refed_dspy.errors import ExportError, InputError, one_line
+from refed_dspy.errors import FORCE, OUT, ExportError, InputError, one_line
 from refed_dspy.files import as_export_error, read_bytes, write_json
 
 FILE = "refed-share.json"
@@ -89,14 +89,14 @@ def read_manifest(folder: Path) -> Manifest:
             f"{shown}: not made by refed share (no {FILE}); make it with: refed share DIR --out FOLDER"
         ) from None
     except (OSError, ValueError, RecursionError):
-        raise InputError(f"{shown}: its {FILE} cannot be read; make the folder again with force=True") from None
+        raise InputError(f"{shown}: its {FILE} cannot be read; make the folder again with " + FORCE) from None
     try:
         if manifest["format"] != _FORMAT:
-            raise InputError(f"{shown}: made by another version of refed share; make it again with force=True")
+            raise InputError(f"{shown}: made by another version of refed share; make it again with " + FORCE)
         files = [_listed_file(path, entry) for path, entry in manifest["files"].items()]
         return Manifest(files, frozenset(map(str, manifest.get("key_variables", ()))))
     except (KeyError, TypeError, AttributeError, ValueError):
-        raise InputError(f"{shown}: its {FILE} is damaged; make the folder again with force=True") from None
+        raise InputError(f"{shown}: its {FILE} is damaged; make the folder again with " + FORCE) from None
 
 
 def _listed_file(path: str, entry: Any) -> SharedFile:
@@ -155,13 +155,14 @@ def _check_replaceable(target: Path, force: bool) -> None:
     if not target.exists():
         return
     if not target.is_dir():
-        raise ExportError(f"{shown}: is a file; choose another folder with out=…")
+        raise ExportError(f"{shown}: is a file; choose another folder with " + OUT)
     if next(target.iterdir(), None) is None:
         return
     if not (target / FILE).is_file():
-        raise ExportError(f"{shown}: exists and was not made by refed share; choose another folder with out=…")
+        raise ExportError(f"{shown}: exists and was not made by refed share; choose another folder with " + OUT)
     if not force:
-        raise ExportError(f"{shown}: already exists; choose another folder with out=… or replace it with force=True")
+        ways = OUT + " or replace it with " + FORCE
+        raise ExportError(f"{shown}: already exists; choose another folder with " + ways)
     if others := unlisted(target, read_manifest(target).files):
         raise ExportError(
             f"{shown}: contains {one_line(others[0], 100)}, which refed share did not write; move it away first"

@@ -14,7 +14,7 @@ from typing import Any
 from refed_dspy.concurrency import OutOfTime, within
 from refed_dspy.config.keywords import checked
 from refed_dspy.data.read import HUB_PATIENCE, HUB_SLOWEST
-from refed_dspy.errors import InputError, RefedError, briefly, one_line
+from refed_dspy.errors import FORCE, InputError, RefedError, briefly, one_line, setting
 from refed_dspy.files import path_of
 from refed_dspy.plugins.share.manifest import FILE, SharedFile, hash_file, read_manifest, unlisted
 from refed_dspy.plugins.share.secrets import find_key_shapes, find_secrets, secret_values
@@ -73,7 +73,7 @@ class Push:
         if self.unchanged:
             return "unchanged: the Hub already has all of it; no commit was made"
         if self.commit is None:
-            return "nothing was sent; to send exactly this, run the same command with go=True"
+            return "nothing was sent; to send exactly this, run the same command with " + setting("go", True)
         return f"sent in one commit: {self.commit}"
 
 
@@ -142,14 +142,12 @@ def _current(folder: Path, relative: str) -> SharedFile:
     path = folder / relative
     linked = any((folder / Path(*Path(relative).parts[:end])).is_symlink() for end in range(1, len(path.parts)))
     if linked:
-        raise InputError(
-            f"{one_line(path, 200)}: is a link or in a linked folder; make the folder again with force=True"
-        )
+        raise InputError(f"{one_line(path, 200)}: is a link or in a linked folder; make the folder again with " + FORCE)
     try:
         return hash_file(folder, relative)
     except OSError as error:
         why = one_line(error.strerror or error)
-        raise InputError(f"{one_line(path, 200)}: {why}; make the folder again with force=True") from None
+        raise InputError(f"{one_line(path, 200)}: {why}; make the folder again with " + FORCE) from None
 
 
 def _warnings(
@@ -252,10 +250,11 @@ def _open_branch(api: Any, plan: Push) -> Any:
         api.create_repo(plan.repo, repo_type=_KIND, private=plan.private, exist_ok=True)
         info = api.repo_info(plan.repo, repo_type=_KIND)
     if bool(info.private) != plan.private:
+        public = setting("public", True)
         raise InputError(
-            f"{plan.repo}: already exists and is public; confirm with public=True; nothing was sent"
+            f"{plan.repo}: already exists and is public; confirm with " + public + "; nothing was sent"
             if plan.private
-            else f"{plan.repo}: already exists and is private; leave out public=True or change that on the Hub"
+            else f"{plan.repo}: already exists and is private; leave out " + public + " or change that on the Hub"
         )
     if plan.branch == "main":
         return info

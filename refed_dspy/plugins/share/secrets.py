@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from refed_dspy.concurrency import current_environ
 from refed_dspy.config.keys import SHAPES
 from refed_dspy.data.read import OWN
-from refed_dspy.errors import InputError, one_line
+from refed_dspy.errors import FORCE, InputError, one_line
 from refed_dspy.filters.judge import ABSTAINED
 from refed_dspy.ledger.history import EMBEDDED
 from refed_dspy.plugins.share.manifest import name_digest
@@ -199,7 +199,7 @@ def _page(path: Path, text: str) -> Iterator[str]:
     except (ValueError, OSError, EOFError, zlib.error, RecursionError):
         raise InputError(
             f"{one_line(path, 200)}: its data cannot be read, so it cannot be searched for keys; make the folder "
-            "again with force=True"
+            "again with " + FORCE
         ) from None
     rest = _DATA.sub("", text)  # packed data may look like a key by chance
     yield rest

@@ -19,7 +19,7 @@ from refed_dspy.data.rows import DROPPED_COLUMNS, data_rows, dropped_rows, extra
 from refed_dspy.data.sources import ENDPOINTS, REMARKS, as_trained
 from refed_dspy.data.stored import DROPPED, ROWS, json_lines, rows_in, work_in
 from refed_dspy.data.tables import Row, made_schema, run_schema, run_tables, tables
-from refed_dspy.errors import ExportError, RunDirError, briefly, one_line
+from refed_dspy.errors import ExportError, RunDirError, briefly, one_line, setting
 from refed_dspy.files import path_of, read_bytes, whole_file
 from refed_dspy.ledger.connection import FILE, locked
 from refed_dspy.ledger.ledger import Ledger
@@ -157,7 +157,7 @@ def _described(folder: Path, dropped: bool, through: Through) -> Iterator[_Descr
 def _of_run(folder: Path, ledger: Ledger, dropped: bool, through: Through) -> _Described:
     facts = run_facts(ledger)
     if dropped and not any(counts["dropped"] for counts in facts.status["filters"]):
-        raise ExportError(f"{folder}: filters dropped nothing; leave out dropped=True")
+        raise ExportError(f"{folder}: filters dropped nothing; leave out " + setting("dropped", True))
     if not (count := ledger.kept()):
         raise ExportError(f"{folder}: no samples yet; run or resume it first")
     survey, extra = Survey(count), extra_columns(ledger)
@@ -172,7 +172,7 @@ def _of_data(folder: Path, work: str, dropped: bool, through: Through) -> Iterat
     if next(rows_in(folder, work), None) is None:
         raise ExportError(f"{folder}: no row was kept, so there is nothing to share")
     if dropped and next(json_lines(folder / DROPPED), None) is None:
-        raise ExportError(f"{folder}: nothing was dropped; leave out dropped=True")
+        raise ExportError(f"{folder}: nothing was dropped; leave out " + setting("dropped", True))
     rows = load_dataset(folder).rows
     survey = Survey(len(rows))
     with made_facts(folder) as (facts, steps, origin, ledgers):
@@ -219,15 +219,16 @@ def _text(path: Path, what: str) -> str:
 
 
 def _notes(settings: CardSettings, card: Card) -> list[str]:
-    notes, facts, survey = [], card.facts, card.survey
+    notes, facts, survey = list[str](), card.facts, card.survey
     if settings.license is None:
-        notes.append("no license: without one, nobody may use the data set; set it with license=…")
+        notes.append("no license: without one, nobody may use the data set; set it with " + setting("license"))
     if not facts.account:
         notes.append("no run is known to have made these rows; say in the card where they are from and whose they are")
+    theirs = setting("reference_license")
     if settings.reference_license is None and not set(facts.sources) <= OWN.keys():
-        notes.append("the references' license is unknown; set it with reference_license=…")
+        notes.append("the references' license is unknown; set it with " + theirs)
     if settings.reference_license is not None and facts.account and set(facts.sources) <= OWN.keys():
-        notes.append("reference_license=… was not used: all references come with refed (builtin), under its license")
+        notes.append(theirs + " was not used: all references come with refed (builtin), under its license")
     if copies := survey.copied.rows:
         notes.append(
             f"in {copies:,} of {len(survey.drawn):,} rows checked, half or more of a text is copied from the reference "

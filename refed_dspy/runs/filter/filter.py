@@ -15,7 +15,7 @@ from refed_dspy.config.loading import check_config
 from refed_dspy.data.dataset import DataSet, RowsOnDisk, load_dataset, texts_of
 from refed_dspy.data.sources import source_of
 from refed_dspy.data.stored import SOURCE, read_json
-from refed_dspy.errors import ConfigError, NothingKept, RowError, RunDirError, briefly, one_line
+from refed_dspy.errors import FORCE, ConfigError, NothingKept, RowError, RunDirError, briefly, one_line, setting
 from refed_dspy.files import as_path, check_outputs
 from refed_dspy.filters.base import Decision, JudgeFilter, Step, labels, validated
 from refed_dspy.filters.build import build
@@ -114,7 +114,7 @@ def _models(judge: Any, steps: Sequence[Step], program: PairwiseJudge | None) ->
         warn_of_unasked(judge)
         return {}
     if judge is None:
-        raise ConfigError("judge: no model; choose one with judge=…")
+        raise ConfigError("judge: no model; choose one with " + setting("judge"))
     opened = open_judge_model(judge)
     warn_of_another_teacher(program, opened.model)
     return {"judge": opened}
@@ -187,7 +187,7 @@ def _refuse_another(folder: Path, source: Mapping[str, Any], paid: bool) -> None
     raise RunDirError(
         f"{folder}: contains another filtering: {one_line(there['data'], 200)} by {one_line(names, 200)}, "
         f"{passes[-1]['kept']} of {passes[0]['in']} rows kept{changes}; choose another folder or "
-        "replace it with force=True"
+        "replace it with " + FORCE
     )
 
 

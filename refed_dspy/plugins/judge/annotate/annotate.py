@@ -21,7 +21,7 @@ from refed_dspy.data.read import rows_of
 from refed_dspy.data.sources import as_trained
 from refed_dspy.data.stored import json_lines, read_json, work_in
 from refed_dspy.data.verdicts import KEY, NamedCriterion, PagesKey, PosedPair
-from refed_dspy.errors import ConfigError, ExportError, InputError, ReferencesError, RunDirError, briefly, one_line
+from refed_dspy.errors import OUT, ConfigError, ExportError, InputError, ReferencesError, RunDirError, briefly, one_line
 from refed_dspy.files import as_export_error, as_path, path_of, whole_file, write_text
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.plugins.share.report.page import Document
@@ -125,7 +125,7 @@ def _check_free(folder: Path) -> None:
     """Raises ExportError unless there is no such folder, or nothing in it: verdicts might be."""
     try:
         if folder.exists() and (not folder.is_dir() or next(folder.iterdir(), None) is not None):
-            raise ExportError(f"{one_line(folder, 200)}: already exists; choose another folder with out=…")
+            raise ExportError(f"{one_line(folder, 200)}: already exists; choose another folder with " + OUT)
     except (OSError, ValueError) as error:
         raise InputError(f"out: {one_line(folder, 200)} cannot be used: {one_line(error, 100)}") from None
 

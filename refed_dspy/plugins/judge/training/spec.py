@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from refed_dspy.data.pairs import Pair, load_pairs
-from refed_dspy.errors import ConfigError, one_line
+from refed_dspy.errors import OUT, ConfigError, one_line
 from refed_dspy.metrics.intervals import MIN_CLUSTERS
 from refed_dspy.optimizers.agreement import criterion_of
 from refed_dspy.plugins.judge.settings import JudgeTrainingConfig
@@ -211,7 +211,7 @@ class TrainingSpec:
             caps=self.caps,
             reuse=self.settings.reuse,
             policy=CallPolicy(self.settings.seed),
-            way_out="choose another folder with out=…",
+            way_out="choose another folder with " + OUT,
         )
 
     def notes(self, pairs: Sequence[Pair]) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from refed_dspy.config.keywords import checked
-from refed_dspy.errors import ConfigError, ExportError, RunDirError, briefly
+from refed_dspy.errors import FORCE, ConfigError, ExportError, RunDirError, briefly
 from refed_dspy.files import as_export_error, check_output, path_of, whole_file
 from refed_dspy.ledger.account import RunAccount, per_minute
 from refed_dspy.ledger.connection import FILE
@@ -58,7 +58,7 @@ def report(
     path = folder / NAME if out is None else path_of(out, "out")
     check_output(path)
     if out is not None and path.exists() and not force:
-        raise ExportError(f"{path}: already exists; choose another file or overwrite it with force=True")
+        raise ExportError(f"{path}: already exists; choose another file or overwrite it with " + FORCE)
     if path.resolve().parent == folder.resolve() and path.name != NAME and path.exists():
         raise ExportError(f"{path}: is part of the run; choose another file")
     if out is not None and not path.parent.is_dir():  # checked before seconds of work
