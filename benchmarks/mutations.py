@@ -47,13 +47,20 @@ class Fault:
 
     def diff(self, source: bytes) -> list[str]:
         """The lines that it changes, without headers: `-…` and `+…`."""
-        lines = (source.decode().splitlines(), self.planted(source).decode().splitlines())
+        first, ends = source.rfind(b"\n", 0, self.start) + 1, source.find(b"\n", self.end)
+        last = ends if ends >= 0 else len(source)
+        after = source[first : self.start] + self.text.encode() + source[self.end : last]
+        lines = (source[first:last].decode().splitlines(), after.decode().splitlines())
         return [line for line in unified_diff(*lines, n=0, lineterm="") if not line.startswith(("---", "+++", "@@"))]
 
-    def name(self, source: bytes) -> str:
-        """For people, and for the list of faults that change nothing: stays the same while other lines change."""
+    def change(self, source: bytes) -> str:
+        """Function and lines: stays the same while other lines change, and where the function moves to another file."""
         lines = [f"{line[0]} {line[1:].strip()}" for line in self.diff(source)]
-        return f"{self.module} {self.function}: {' '.join(lines)}"
+        return f"{self.function}: {' '.join(lines)}"
+
+    def name(self, source: bytes) -> str:
+        """For people."""
+        return f"{self.module} {self.change(source)}"
 
 
 def faults_of(root: Path, module: str) -> list[Fault]:
@@ -234,10 +241,30 @@ def _changed_sql(text: str) -> Iterator[str]:
             yield text[: match.start()] + match.expand(instead) + text[match.end() :]
 
 
-def traced(module: str, source: bytes) -> bytes:
-    """`source` with each function noting its name in the set `_seen`, as `Fault.function` has it."""
+NOTING = """
+import builtins as _builtins, contextlib as _contextlib, os as _os
+def _called_(name):
+    seen = vars(_builtins).setdefault("_seen", set())
+    if name not in seen:
+        seen.add(name)
+        with _contextlib.suppress(OSError):  # a test's full disk
+            file = _os.open({into!r}, _os.O_WRONLY | _os.O_APPEND)
+            try:
+                _os.write(file, name.encode() + b"\\n")
+            finally:
+                _os.close(file)
+"""
+
+
+def traced(module: str, source: bytes, into: Path) -> bytes:
+    """`source` with each function adding its name, as `Fault.function` has it, to the file `into`: once until the set
+    `builtins._seen` is emptied. A program that a test starts writes there, too, wherever it finds its modules."""
     tree = ast.parse(source)
     _trace(tree, module, ())
+    docstring = int(ast.get_docstring(tree) is not None)
+    future = sum(isinstance(node, ast.ImportFrom) and node.module == "__future__" for node in tree.body)
+    at = docstring + future
+    tree.body[at:at] = ast.parse(NOTING.format(into=str(into))).body
     return ast.unparse(tree).encode()
 
 
@@ -249,5 +276,5 @@ def _trace(node: ast.AST, module: str, where: tuple[str, ...]) -> None:
         inside = (*where, child.name)
         _trace(child, module, inside)
         if not isinstance(child, ast.ClassDef):
-            note = ast.parse(f"_seen.add({f'{module} ' + '.'.join(inside)!r})").body
+            note = ast.parse(f"_called_({f'{module} ' + '.'.join(inside)!r})").body
             child.body[1 if ast.get_docstring(child) else 0 : 0] = note
