@@ -156,8 +156,8 @@ def _refuse_cluster(spec: RunSpec) -> None:
     if spec.config.cluster is not None:
         raise ConfigError("cluster: only synthesize and resume work on a cluster; leave it out, and use another folder")
     if (spec.folder / SHARDS).is_dir():
-        go_on = "continue it with " + setting("cluster") + " (auto, local:N or HOST:PORT)"
-        raise RunDirError(f"{spec.folder}: a run on a cluster; " + go_on)
+        where = setting("cluster") + " (auto, local:N or HOST:PORT)"
+        raise RunDirError(f"{spec.folder}: a run on a cluster; continue it with " + where)
 
 
 def restored(ledger: Ledger, settings: PlanSettings) -> Plan:
