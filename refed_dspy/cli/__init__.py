@@ -14,9 +14,7 @@ def main() -> None:
         run()
     except SystemExit as ended:
         code = exit_code() if ended.code == 130 else ended.code  # Click's, where a signal came before the command
-    except KeyboardInterrupt:  # before a command began; those of commands end in `options.py`
-        code = exit_code()
-    except Exception as error:  # while it was imported; what commands raise ends in `main.py`
+    except (KeyboardInterrupt, Exception) as error:  # before a command began; what commands raise ends in `main.py`
         if (known := told(error)) is None:
             raise
         code = known

@@ -200,6 +200,8 @@ def told(error: BaseException) -> int | None:
 def _line(error: BaseException) -> tuple[str, int] | None:
     """What to say of `error`, and the exit code."""
     text = str(error).lower()
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped before it began", exit_code()
     if isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY):
         return "there is not enough memory, or there are too many threads (ulimit -v, ulimit -u)", 1
     if isinstance(error, UnicodeEncodeError):
