@@ -18,7 +18,7 @@ TYPE_CHECKING = False  # as typing's, which takes time to import: the command he
 # Before anything imports LiteLLM: it would fetch its price table from the network.
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "true")
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # for editors: at run time no plug-in is imported before its function is used
     from typing import Any
 
     from refed_dspy import errors, programs

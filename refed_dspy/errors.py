@@ -3,7 +3,8 @@
     RefedError                  exit code 1
     ├── InputError              exit code 2: the caller's input cannot be used; this start paid for no answer
     │   ├── ConfigError         a setting, a flag, an environment variable, a program file
-    │   │   └── ModelError      a model that cannot be used with its settings
+    │   │   ├── ModelError      a model that cannot be used with its settings
+    │   │   └── PluginMissing   what was asked for is in a plug-in that is not installed
     │   ├── ReferencesError     the references: file, row, shape
     │   ├── RunDirError         the run's folder: of another run, in use, unreadable
     │   ├── ExportError         the file to write exists, or cannot be written

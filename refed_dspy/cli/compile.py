@@ -12,11 +12,7 @@ from refed_dspy.cli.options import (
     OPTIMIZERS,
     AcceptChanged,
     AnyDir,
-    ConfigOption,
     JudgeOption,
-    MaxCalls,
-    MaxCost,
-    MaxMinutes,
     PairsOption,
     ProgramOption,
     ReferencesOption,
@@ -24,6 +20,7 @@ from refed_dspy.cli.options import (
     TrackOption,
     given,
     needed,
+    paid,
     print_lines,
     reporting,
     say_where_tracked,
@@ -46,6 +43,7 @@ app.add_typer(compile_app, name="compile")
     options_metavar="--teacher FILE_OR_NAME --out DIR [OPTIONS]",
 )
 @reporting
+@paid
 def compile_(
     context: typer.Context,
     references: ReferencesOption = None,
@@ -68,16 +66,12 @@ def compile_(
     program: ProgramOption = None,
     metric: Annotated[str | None, typer.Option(help="Your own metric.", metavar="MODULE:NAME")] = None,
     accept_changed: AcceptChanged = None,
-    config: ConfigOption = None,
     seed: Annotated[
         int | None, typer.Option(help="Seed for the split and the optimizer.", metavar="N", show_default="0")
     ] = None,
     name: Annotated[
         str | None, typer.Option(help="The registered model's name.", metavar="NAME", show_default="refed")
     ] = None,
-    max_cost: MaxCost = None,
-    max_calls: MaxCalls = None,
-    max_minutes: MaxMinutes = None,
     track: TrackOption = None,
     prove: Annotated[
         bool | None,

@@ -10,17 +10,14 @@ from refed_dspy.cli.options import (
     NO_DATA,
     NO_OUT,
     AcceptChanged,
-    ConfigOption,
     Data,
     JudgeOption,
-    MaxCalls,
-    MaxCost,
-    MaxMinutes,
     OutOption,
     SeedOption,
     ended_short,
     given,
     needed,
+    paid,
     print_lines,
     reporting,
     settings_of,
@@ -32,6 +29,7 @@ app = typer.Typer()
 
 @app.command("filter", options_metavar="--filter NAME_OR_YAML --out DIR [OPTIONS]")
 @reporting
+@paid
 def filter_(
     context: typer.Context,
     data: Data = None,
@@ -45,11 +43,7 @@ def filter_(
     force: Annotated[bool, typer.Option("--force", help="Replace another filtering in the folder.")] = False,
     judge: JudgeOption = None,
     accept_changed: AcceptChanged = None,
-    config: ConfigOption = None,
     seed: SeedOption = None,
-    max_cost: MaxCost = None,
-    max_calls: MaxCalls = None,
-    max_minutes: MaxMinutes = None,
 ) -> None:
     """Filter a data set: write kept and dropped rows with reasons and scores. The data itself is not changed."""
     from refed_dspy.cli.display import shown

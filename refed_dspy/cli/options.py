@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
@@ -185,3 +186,21 @@ ScorerOption = Annotated[
     str | None, typer.Option(help="Folder or Hub name of the model that scores perplexity.", metavar="NAME")
 ]
 PairsOption = Annotated[str | None, typer.Option(help="Pairs of answers with human verdicts.", metavar="FILE")]
+
+
+def paid(command: F) -> F:
+    """Give `command` the options that all paid work has, a file of settings and the caps. It finds them in its context
+    (`settings_of`)."""
+    plain = inspect.signature(command, eval_str=True)
+    theirs = {"config": ConfigOption, "max_cost": MaxCost, "max_calls": MaxCalls, "max_minutes": MaxMinutes}
+    added = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+             for name, kind in theirs.items()]  # fmt: skip
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        command(*args, **{name: value for name, value in kwargs.items() if name not in theirs})
+
+    whole: Any = wrapped
+    whole.__signature__ = plain.replace(parameters=[*plain.parameters.values(), *added])
+    whole.__annotations__ = {each.name: each.annotation for each in whole.__signature__.parameters.values()}
+    return cast(F, wrapped)

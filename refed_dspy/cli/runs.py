@@ -28,7 +28,6 @@ from refed_dspy.cli.options import (
     NO_TEACHER,
     AcceptChanged,
     ClusterOption,
-    ConfigOption,
     JsonOption,
     JudgeOption,
     MaxCalls,
@@ -43,6 +42,7 @@ from refed_dspy.cli.options import (
     WorkDir,
     given,
     needed,
+    paid,
     print_lines,
     reporting,
     say_where_tracked,
@@ -73,6 +73,7 @@ _OF_SAMPLES = ("", "run", "comparison")
 
 @app.command(options_metavar="--teacher FILE_OR_NAME [OPTIONS]")
 @reporting
+@paid
 def synth(
     context: typer.Context,
     references: ReferencesOption = None,
@@ -81,7 +82,6 @@ def synth(
         Path | None, typer.Option(help="The run's folder.", metavar="DIR", show_default="a new one in refed-runs/")
     ] = None,
     teacher: TeacherOption = None,
-    config: ConfigOption = None,
     program: ProgramOption = None,
     accept_changed: AcceptChanged = None,
     seed: SeedOption = None,
@@ -102,9 +102,6 @@ def synth(
     reuse: Annotated[
         Path | None, typer.Option(help="Reuse this run's answers to identical questions, at no cost.", metavar="DIR")
     ] = None,
-    max_cost: MaxCost = None,
-    max_calls: MaxCalls = None,
-    max_minutes: MaxMinutes = None,
     cluster: ClusterOption = None,
     track: TrackOption = None,
     estimate: Annotated[

@@ -1,6 +1,6 @@
 """One account of a run, read once from its ledger: what it came to, how it was set up, and its course by the minute.
 
-The report, the card, MLflow and `refed status` tell the same facts from it, each in its own words.
+The report, the card and MLflow tell the same facts from it, each in its own words; `refed status` is its `status`.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ class Outgoing:
             config = replace(config, extensions={"seed": seed, **(config.extensions or {})})
         elif self.takes_cache_key and (key := cache_key(request)) is not None:  # the user's params win
             config = replace(config, extensions={CACHE_KEY: key, **(config.extensions or {})})
-        text = "".join(map(text_of, (request.system, *request.messages)))
+        text = "".join(map(words_in, (request.system, *request.messages)))
         size += OVERHEAD + len(text.encode("utf-8", "surrogatepass"))
         outgoing = replace(request, model=self.route.model, config=config)
         return outgoing, Bound(size, self._longest(request.config), text)
@@ -189,15 +189,15 @@ def cache_key(request: Request) -> str | None:
     and the rest anywhere.
     """
     *earlier, last = request.messages
-    opening = _OPENING.match(text_of(last))
+    opening = _OPENING.match(words_in(last))
     if opening is None:
         return None
-    shared = [text_of(request.system), *map(text_of, earlier), opening.group()]
+    shared = [words_in(request.system), *map(words_in, earlier), opening.group()]
     return sha256("\0".join(shared).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-def text_of(part: Any) -> str:
-    """The text of a system message or of a message."""
+def words_in(part: Any) -> str:
+    """The words of a system message or of a message, without its other parts (for keys: `foreign.text_of`)."""
     if part is None or isinstance(part, str):
         return part or ""
     return "\n".join(str(getattr(text, "text", "")) for text in (part.parts if hasattr(part, "parts") else part))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from refed_dspy.cli.ending import told
 from tests.support.command_line import REFED
 
 SYNTH = ["synth", "--references", "references.jsonl", "--teacher", "simulated", "--size", "2", "--run-dir", "run"]
@@ -93,3 +94,8 @@ def test_a_folder_without_rights_is_told(home: Path, words: list[str]) -> None:
     code, _, told = ended(words, before=with_rights_heeded)
     assert code == 2 and len(told) == 1 and told[0].startswith("refed: "), told
     assert "ermission denied" in told[0], told
+
+
+def test_ctrl_c_before_a_command_begins_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert told(KeyboardInterrupt()) == 130
+    assert len(capsys.readouterr().err.splitlines()) == 1

@@ -10,11 +10,7 @@ from refed_dspy.cli.options import (
     NO_OUT,
     NO_TEACHER,
     AcceptChanged,
-    ConfigOption,
     JudgeOption,
-    MaxCalls,
-    MaxCost,
-    MaxMinutes,
     OutOption,
     ReferencesOption,
     SeedOption,
@@ -23,6 +19,7 @@ from refed_dspy.cli.options import (
     ended_short,
     given,
     needed,
+    paid,
     print_lines,
     reporting,
     say_where_tracked,
@@ -35,6 +32,7 @@ app = typer.Typer()
 
 @app.command("compare", options_metavar="--teacher FILE_OR_NAME --out DIR [OPTIONS]")
 @reporting
+@paid
 def compare_(
     context: typer.Context,
     references: ReferencesOption = None,
@@ -46,11 +44,7 @@ def compare_(
     judge: JudgeOption = None,
     against: Annotated[str | None, typer.Option(help="The program to compare the others with.", metavar="NAME")] = None,
     accept_changed: AcceptChanged = None,
-    config: ConfigOption = None,
     seed: SeedOption = None,
-    max_cost: MaxCost = None,
-    max_calls: MaxCalls = None,
-    max_minutes: MaxMinutes = None,
     track: TrackOption = None,
 ) -> None:
     """Compare programs on the same references: win rates, costs, filters. Run it again to continue."""

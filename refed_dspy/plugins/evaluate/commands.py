@@ -11,15 +11,13 @@ from refed_dspy.cli.options import (
     NO_OUT,
     ConfigOption,
     JudgeOption,
-    MaxCalls,
-    MaxCost,
-    MaxMinutes,
     OutOption,
     SeedOption,
     TrackOption,
     ended_short,
     given,
     needed,
+    paid,
     print_lines,
     reporting,
     say_where_tracked,
@@ -68,6 +66,7 @@ app.add_typer(evaluate_app, name="evaluate")
 
 @evaluate_app.command("answers", options_metavar="--prompts FILE --model FILE_OR_NAME --out DIR [OPTIONS]")
 @reporting
+@paid
 def answers_(
     context: typer.Context,
     prompts: Annotated[
@@ -93,11 +92,7 @@ def answers_(
         str | None, typer.Option(help="The model's name in the file.", metavar="NAME", show_default="its own")
     ] = None,
     system: Annotated[str | None, typer.Option(help="A system prompt for rows that have none.", metavar="TEXT")] = None,
-    config: ConfigOption = None,
     seed: SeedOption = None,
-    max_cost: MaxCost = None,
-    max_calls: MaxCalls = None,
-    max_minutes: MaxMinutes = None,
 ) -> None:
     """Have a model answer a file of prompts, as a benchmark's code reads it. Run it again to continue."""
     from refed_dspy.cli.display import shown
@@ -114,6 +109,7 @@ def answers_(
 
 @evaluate_app.command("alpaca-eval", options_metavar="--outputs FILE --baseline FILE --judge NAME --out DIR [OPTIONS]")
 @reporting
+@paid
 def alpaca_eval_(
     context: typer.Context,
     outputs: Annotated[
@@ -134,10 +130,6 @@ def alpaca_eval_(
         ),
     ] = None,
     data: TrainingData = None,
-    config: ConfigOption = None,
-    max_cost: MaxCost = None,
-    max_calls: MaxCalls = None,
-    max_minutes: MaxMinutes = None,
     track: TrackOption = None,
 ) -> None:
     """Run AlpacaEval 2's own code on answers. Run it again to continue."""
@@ -177,6 +169,7 @@ def annotations_(
     "arena-hard", options_metavar="--clone DIR --answers FILE [--answers FILE …] --judge NAME --out DIR [OPTIONS]"
 )
 @reporting
+@paid
 def arena_hard_(
     context: typer.Context,
     clone: Annotated[Path | None, typer.Option(help="A clone of lmarena/arena-hard-auto.", metavar="DIR")] = None,
@@ -200,10 +193,6 @@ def arena_hard_(
     ] = None,
     environment: EnvironmentOption = None,
     data: TrainingData = None,
-    config: ConfigOption = None,
-    max_cost: MaxCost = None,
-    max_calls: MaxCalls = None,
-    max_minutes: MaxMinutes = None,
     track: TrackOption = None,
 ) -> None:
     """Run Arena-Hard's own code on answers. Run it again to continue."""

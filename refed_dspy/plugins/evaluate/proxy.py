@@ -31,7 +31,7 @@ from refed_dspy.programs.question import Fit, Question, fitting
 from refed_dspy.programs.reasoning import reasoning_of
 from refed_dspy.records import digest
 from refed_dspy.teachers.recorded import Asked
-from refed_dspy.teachers.requests import text_of
+from refed_dspy.teachers.requests import words_in
 from refed_dspy.teachers.session import Session
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class ChatAsked(Asked):
     @classmethod
     def about(cls, request: Request, stage: str, repetition: int = 0) -> ChatAsked:
         """`request` of a `stage`. Its item is a digest of the last message: nobody said what it is about."""
-        return cls(request, Question(stage, digest(text_of(request.messages[-1]))), repetition)
+        return cls(request, Question(stage, digest(words_in(request.messages[-1]))), repetition)
 
     def answer_in(self, response: Response) -> Answer:
         """The completion, as JSON. Raises TeacherError where log-probabilities were asked for and not given."""

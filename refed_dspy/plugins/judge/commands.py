@@ -12,7 +12,6 @@ from refed_dspy.cli.options import (
     NO_OUT,
     OPTIMIZERS,
     AcceptChanged,
-    ConfigOption,
     CriteriaOption,
     JudgeOption,
     MaxCalls,
@@ -24,6 +23,7 @@ from refed_dspy.cli.options import (
     given,
     names_in,
     needed,
+    paid,
     print_lines,
     reporting,
     settings_of,
@@ -150,6 +150,7 @@ def agreement(
 
 @judge_app.command(options_metavar="--pairs FILE --judge FILE_OR_NAME --out DIR [OPTIONS]")
 @reporting
+@paid
 def train(
     context: typer.Context,
     pairs: PairsOption = None,
@@ -172,11 +173,7 @@ def train(
     reuse: Annotated[
         Path | None, typer.Option(help="Use what was paid for in another folder, an agreement say.", metavar="DIR")
     ] = None,
-    config: ConfigOption = None,
     seed: Annotated[int | None, typer.Option(help="Seed for what is held out.", metavar="N", show_default="0")] = None,
-    max_cost: MaxCost = None,
-    max_calls: MaxCalls = None,
-    max_minutes: MaxMinutes = None,
 ) -> None:
     """Train a judge on people's verdicts, and measure it on what it did not see. Run it again to continue."""
     from refed_dspy.cli.display import shown

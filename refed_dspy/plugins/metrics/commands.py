@@ -10,19 +10,16 @@ import typer
 from refed_dspy.cli.options import (
     NO_DATA,
     ClusterOption,
-    ConfigOption,
     Data,
     JsonOption,
     JudgeOption,
-    MaxCalls,
-    MaxCost,
-    MaxMinutes,
     OutOption,
     ScorerOption,
     SeedOption,
     ended_short,
     given,
     needed,
+    paid,
     print_lines,
     reporting,
     settings_of,
@@ -34,6 +31,7 @@ app = typer.Typer()
 
 @app.command("stats")
 @reporting
+@paid
 def stats_(
     context: typer.Context,
     data: Data = None,
@@ -41,13 +39,9 @@ def stats_(
     judge: JudgeOption = None,
     sample: Annotated[int | None, typer.Option(help="Rows to draw for slow or paid measurements.", metavar="N")] = None,
     out: OutOption = None,
-    config: ConfigOption = None,
     seed: SeedOption = None,
     cluster: ClusterOption = None,
     as_json: JsonOption = False,
-    max_cost: MaxCost = None,
-    max_calls: MaxCalls = None,
-    max_minutes: MaxMinutes = None,
 ) -> None:
     """Measure a data set: lengths, diversity, coherence, perplexity, win rate of improved over first responses."""
     from refed_dspy.cli.display import shown

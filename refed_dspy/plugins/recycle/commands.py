@@ -10,11 +10,7 @@ from refed_dspy.cli.options import (
     NO_DATA,
     NO_OUT,
     NO_TEACHER,
-    ConfigOption,
     Data,
-    MaxCalls,
-    MaxCost,
-    MaxMinutes,
     OutOption,
     ScorerOption,
     SeedOption,
@@ -22,6 +18,7 @@ from refed_dspy.cli.options import (
     ended_short,
     given,
     needed,
+    paid,
     print_lines,
     reporting,
     settings_of,
@@ -33,6 +30,7 @@ app = typer.Typer()
 
 @app.command("recycle", options_metavar="--teacher FILE_OR_NAME --out DIR [OPTIONS]")
 @reporting
+@paid
 def recycle_(
     context: typer.Context,
     data: Data = None,
@@ -46,11 +44,7 @@ def recycle_(
         typer.Option("--selective", help="Keep a new part only if IFD or r-IFD favours it; needs --scorer."),
     ] = None,
     scorer: ScorerOption = None,
-    config: ConfigOption = None,
     seed: SeedOption = None,
-    max_cost: MaxCost = None,
-    max_calls: MaxCalls = None,
-    max_minutes: MaxMinutes = None,
 ) -> None:
     """Improve an existing data set's instructions and responses by Reflection-Tuning. Run it again to continue."""
     from refed_dspy.cli.display import shown

@@ -18,7 +18,7 @@ from typing import Any
 from dspy.lm15 import Message, Request, Response, RouterConfig, TokenLogprob, TopLogprob, Usage
 
 from refed_dspy.ledger.history import SIMULATED
-from refed_dspy.teachers.requests import text_of
+from refed_dspy.teachers.requests import words_in
 from refed_dspy.teachers.route import Route
 
 _INPUT = re.compile(
@@ -53,11 +53,11 @@ class SimulatedModel:
     async def complete(self, request: Request) -> Response:
         """A fitting answer: JSON where the request has a schema, else prose."""
         await asyncio.sleep(0)  # as at an endpoint, others' turns come in between
-        system, asked = text_of(request.system), "\n".join(map(text_of, request.messages))
+        system, asked = words_in(request.system), "\n".join(map(words_in, request.messages))
         seed = (request.config.extensions or {}).get("seed", 0)
         rng = random.Random(sha256(f"{seed}\0{system}\0{asked}".encode("utf-8", "surrogatepass")).digest())
         schema = (request.config.response_format or {}).get("schema")
-        inputs = inputs_of(text_of(request.messages[-1]))
+        inputs = inputs_of(words_in(request.messages[-1]))
         if request.config.logprobs is not None:
             return _verdict(rng, _tokens(system + asked))
         if schema:
