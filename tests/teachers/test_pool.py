@@ -80,9 +80,9 @@ def test_who_began_a_sample_ends_it_whatever_the_weights_are_now(
     first, second = pool(two, 1, 50)
     two[1].control(down_after=0)
     with pytest.raises(RunStopped, match=r"the first 20 calls failed|did not answer the last"):
-        run(tmp_path / "run", 60, teacher=first, teachers={"response_improvement": second})
+        run(tmp_path / "run", 60, teacher=first, teachers={"response_improvement": second}, per_reference=20)
     two[1].control(down_after=None)
-    made = run(tmp_path / "run", teacher=[first, second])
+    made = run(tmp_path / "run", teacher=[first, second], per_reference=20)
     assert made.complete and not made.failures
     rows = check_lineage(made, two)
     assert all(row["teacher"] == row["response_teacher"] for row in rows)
