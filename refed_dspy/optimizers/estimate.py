@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+import dspy
+
 from refed_dspy.errors import ConfigError
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.candidates import Candidate
@@ -89,7 +91,7 @@ def _proposals(spec: CompileSpec) -> Amount:
     """What the optimizer begins with; a model whose price is unknown counts for nothing."""
     if spec.settings.optimizer != "mipro":
         return Amount(0, 0)
-    price, calls = spec.teachers["reflection"].price, PROPOSALS * len(spec.program.predictors())
+    price, calls = spec.teachers["reflection"].price, PROPOSALS * len(spec.program_identity["program"])
     read, written = OF_PROPOSAL
     return Amount(0 if price is None else calls * price.cost(read, 0, 0, written), calls)
 
@@ -97,10 +99,11 @@ def _proposals(spec: CompileSpec) -> Amount:
 # --- before any call
 
 
-def refuse_small_caps(spec: CompileSpec) -> None:
+def refuse_small_caps(student: dspy.Module, spec: CompileSpec) -> None:
     """Raises ConfigError for a cap in calls or dollars below what the compile is expected to take with its proof. Of an
     optimizer of unknown size: with one candidate. Also as `budget_caps`."""
-    settings, foreseen = spec.settings, expected(spec)
+    settings = spec.settings
+    foreseen = expected(student, spec)
     budget_caps(spec.teachers, caps_of(settings))
     what = f"{settings.optimizer} with evaluations: {settings.evaluations}"
     what = f"{what if settings.optimizer in PAID else 'one candidate'}{' and its proof' * settings.prove}"
@@ -116,21 +119,21 @@ def refuse_small_caps(spec: CompileSpec) -> None:
             )
 
 
-def expected(spec: CompileSpec) -> Amount:
+def expected(student: dspy.Module, spec: CompileSpec) -> Amount:
     """Of a whole compile, by the program's stages and the references' lengths. A model whose price is unknown counts
     for nothing."""
     evaluations = spec.expected_evaluations if spec.settings.optimizer in PAID else len(spec.split.validation)
     tuning, proof = _tuning_and_proof(spec, evaluations)
-    return (tuning + proof) * _one_evaluation(spec) + _proposals(spec)
+    return (tuning + proof) * _one_evaluation(student, spec) + _proposals(spec)
 
 
-def _one_evaluation(spec: CompileSpec) -> Amount:
+def _one_evaluation(program: dspy.Module, spec: CompileSpec) -> Amount:
     """What one evaluation of the uncompiled program takes.
 
     Of references of 600 tokens a call reads, at full price, and writes on average 1,150 and 470 tokens for the teacher,
     350 and 50 for the judge, who grades several short texts of one prompt.
     """
-    program, criteria = spec.student, spec.settings.metric.criteria
+    criteria = spec.settings.metric.criteria
     calls = {"teacher": 2 if isinstance(program, PairwiseJudge) else 1, "judge": 0}
     tokens = {"teacher": FEW_TOKENS, "judge": FEW_TOKENS}
     if isinstance(program, ReferenceLevelFeedback):

@@ -18,7 +18,6 @@ from refed_dspy.config.keywords import checked
 from refed_dspy.errors import ConfigError, briefly, one_line
 from refed_dspy.files import whole_file
 from refed_dspy.programs.adapter import SchemaAdapter, rendering
-from refed_dspy.programs.asking import predictor_names
 from refed_dspy.records import digest, json_default
 
 log = logging.getLogger("refed_dspy.optimizers")
@@ -89,7 +88,7 @@ def _field_digests(program: dspy.Module) -> dict[str, str]:
 
 def program_state(program: dspy.Module) -> dict[str, Any]:
     """`program` as JSON: instructions, demos, a trained judge's corrections, and digests, without a language model."""
-    state: dict[str, Any] = without_models(program)[0].dump_state()  # an LM's state may hold addresses
+    state: dict[str, Any] = without_models(program).dump_state()  # an LM's state may hold addresses
     if isinstance(program, dspy.Predict):  # the state of a single predictor has no names
         state = {"self": state}
     state = json.loads(json.dumps(state, default=json_default))
@@ -114,21 +113,14 @@ def _own_class(program: dspy.Module) -> dict[str, str]:
     return {"class": getattr(program, "named", None) or f"{kind.__module__}:{kind.__qualname__}"}
 
 
-def without_models(program: dspy.Module) -> tuple[dspy.Module, dict[str, Any]]:
-    """A program without the language models that its predictors hold, and these by stage: they answer there, through
-    the ledger. A program that holds none is returned as it is, another one as a copy."""
-    names, bound = predictor_names(program), dict[str, Any]()
-    for predictor in program.predictors():
-        name = names[predictor.stage]
-        if predictor.lm is not None and bound.setdefault(name, predictor.lm) is not predictor.lm:
-            raise ConfigError(
-                f"program: predictors called {name} have different language models; give them different names"
-            )
-    if not bound:
-        return program, {}
+def without_models(program: dspy.Module) -> dspy.Module:
+    """A program without the language models that its predictors hold: one that holds none as it is, another one as a
+    copy."""
+    if all(predictor.lm is None for predictor in program.predictors()):
+        return program
     copied = program.deepcopy()
     copied.set_lm(None)
-    return copied, bound
+    return copied
 
 
 @briefly

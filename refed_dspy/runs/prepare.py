@@ -20,7 +20,7 @@ from refed_dspy.programs.load import ProgramLike, open_program, warn_of_another_
 from refed_dspy.programs.saved import without_models
 from refed_dspy.runs.spec import RunSpec
 from refed_dspy.teachers import Teacher, TeacherLike, open_teacher
-from refed_dspy.teachers.by_stage import TeachersByStage, open_teachers, stages_of
+from refed_dspy.teachers.by_stage import TeachersByStage, bound_models, open_teachers, stages_of
 from refed_dspy.teachers.judge import in_role, judge_for, open_judge_program, warn_of_unasked
 
 if TYPE_CHECKING:
@@ -45,7 +45,9 @@ def prepare(
     if config.shards is not None and config.cluster is None:
         raise ConfigError("shards: only a run on a cluster has shards; set cluster, too, or remove it")
     refuse_references(program, "program")
-    module, bound = without_models(open_program(program, config))
+    module = open_program(program, config)
+    bound = bound_models(module)
+    module = without_models(module)
     if not isinstance(teachers or {}, Mapping):
         raise ConfigError(f"teachers: got a {type(teachers).__name__}; pass each stage's teacher: {{stage: teacher}}")
     if teacher is None and dspy.settings.lm is None:

@@ -183,7 +183,7 @@ async def test_a_callers_adapter_is_still_one_of_its_kind(tmp_path: Path) -> Non
 
 
 def test_two_models_under_one_name_are_refused() -> None:
-    from refed_dspy.programs.saved import without_models
+    from refed_dspy.teachers.by_stage import bound_models
 
     class Inner(dspy.Module):  # type: ignore[misc]
         def __init__(self, lm: Any) -> None:
@@ -197,4 +197,4 @@ def test_two_models_under_one_name_are_refused() -> None:
             self.one, self.two = Inner(fake_lm(Writer(), "fake/one")), Inner(fake_lm(Writer(), "fake/two"))
 
     with pytest.raises(ConfigError, match="predictors called ask have different"):
-        without_models(Outer())
+        bound_models(Outer())

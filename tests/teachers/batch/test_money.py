@@ -108,7 +108,7 @@ def test_work_over_rows_whose_first_batch_is_under_way_is_no_other(tmp_path: Pat
 
 def test_a_compile_whose_first_batch_is_under_way_is_no_other(tmp_path: Path) -> None:
     settings = {**SMALL, "optimizer": "bootstrap", "teacher": config(), "judge": config(), "reflection": None}
-    job, other = (prepare_compile(None, references(10), **settings, seed=seed) for seed in (0, 9))
+    job, other = (prepare_compile(None, references(10), **settings, seed=seed)[1] for seed in (0, 9))
     started(tmp_path, job.work())
     with Ledger.create(tmp_path) as ledger:
         ledger.commit(candidate_seen("d", 0, {}))
