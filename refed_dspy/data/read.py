@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from refed_dspy.concurrency import OutOfTime, within
-from refed_dspy.errors import ConfigError, ReferencesError, one_line, setting
+from refed_dspy.errors import ConfigError, ReferencesError, one_line, setting, setting_text
 from refed_dspy.files import read_bytes
 from refed_dspy.records import Reference, Sample
 
@@ -70,7 +70,8 @@ def refuse_references(value: Any, name: str) -> None:
     write instead."""
     if isinstance(value, str | Path):
         if _names_rows(value):
-            raise ConfigError(f"{name}: {one_line(value, 100)} is read as references; write " + setting("references"))
+            write = "is read as references; write " + setting_text("references", str(value))
+            raise ConfigError(f"{name}: {one_line(value, 100)} " + write)
     elif hasattr(value, "column_names") or hasattr(value, "columns"):
         raise ConfigError(f"{name}: a {type(value).__name__} holds references; write " + setting("references"))
     elif isinstance(value, Sequence) and value and isinstance(value[0], Mapping | tuple | Reference):

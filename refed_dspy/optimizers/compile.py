@@ -96,11 +96,11 @@ def compile(  # noqa: A001
     folder = folder_of(config.out, "refed-compiles", work.identity)
     if not (folder / FILE).is_file():  # a mistake leaves no folder behind
         refuse_unprovable(spec)
-        refuse_small_caps(student, spec)
+        refuse_small_caps(spec)
         rehearse(student, spec)
     watch, tracked = Watch(on_progress, progress), wanted(config.track)
     with (
-        job(folder, work, outputs=(*OUTPUTS, LOG), inputs=(as_path(references), as_path(program))) as at,
+        job(folder, work, outputs=(*OUTPUTS, LOG), inputs=(as_path(references),)) as at,
         tracking(folder, copy_compile, tracked and not estimate, TRACKING_INTERVAL, AT_STOP) as tracker,
     ):
         if not estimate and (made := ended_outcome(at, module, config)) is not None:

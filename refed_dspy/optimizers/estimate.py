@@ -10,15 +10,12 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-import dspy
-
 from refed_dspy.errors import ConfigError
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.candidates import Candidate
 from refed_dspy.ledger.history import count_calls
 from refed_dspy.optimizers.gateway import Gateway
 from refed_dspy.optimizers.spec import CompileSpec
-from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
 from refed_dspy.programs.judges import INSTRUCTION_CRITERIA
 from refed_dspy.records import PICO, dollars
 from refed_dspy.teachers.work import budget_caps, caps_of
@@ -99,11 +96,10 @@ def _proposals(spec: CompileSpec) -> Amount:
 # --- before any call
 
 
-def refuse_small_caps(student: dspy.Module, spec: CompileSpec) -> None:
+def refuse_small_caps(spec: CompileSpec) -> None:
     """Raises ConfigError for a cap in calls or dollars below what the compile is expected to take with its proof. Of an
     optimizer of unknown size: with one candidate. Also as `budget_caps`."""
-    settings = spec.settings
-    foreseen = expected(student, spec)
+    settings, foreseen = spec.settings, expected(spec)
     budget_caps(spec.teachers, caps_of(settings))
     what = f"{settings.optimizer} with evaluations: {settings.evaluations}"
     what = f"{what if settings.optimizer in PAID else 'one candidate'}{' and its proof' * settings.prove}"
@@ -119,28 +115,25 @@ def refuse_small_caps(student: dspy.Module, spec: CompileSpec) -> None:
             )
 
 
-def expected(student: dspy.Module, spec: CompileSpec) -> Amount:
+def expected(spec: CompileSpec) -> Amount:
     """Of a whole compile, by the program's stages and the references' lengths. A model whose price is unknown counts
     for nothing."""
     evaluations = spec.expected_evaluations if spec.settings.optimizer in PAID else len(spec.split.validation)
     tuning, proof = _tuning_and_proof(spec, evaluations)
-    return (tuning + proof) * _one_evaluation(student, spec) + _proposals(spec)
+    return (tuning + proof) * _one_evaluation(spec) + _proposals(spec)
 
 
-def _one_evaluation(program: dspy.Module, spec: CompileSpec) -> Amount:
+def _one_evaluation(spec: CompileSpec) -> Amount:
     """What one evaluation of the uncompiled program takes.
 
     Of references of 600 tokens a call reads, at full price, and writes on average 1,150 and 470 tokens for the teacher,
     350 and 50 for the judge, who grades several short texts of one prompt.
     """
     criteria = spec.settings.metric.criteria
-    calls = {"teacher": 2 if isinstance(program, PairwiseJudge) else 1, "judge": 0}
+    graded = len(INSTRUCTION_CRITERIA if criteria is None else criteria) if spec.compares else 0
+    calls = {"teacher": spec.calls, "judge": spec.samples * graded}
     tokens = {"teacher": FEW_TOKENS, "judge": FEW_TOKENS}
-    if isinstance(program, ReferenceLevelFeedback):
-        samples = len(program.features) * program.instructions_per_feature
-        feedback = 1 + len(program.features) + ("response_feedback" in program.stage_names)
-        calls["teacher"] = feedback + samples * int(program.calls_a_sample)
-        calls["judge"] = samples * len(INSTRUCTION_CRITERIA if criteria is None else criteria) if spec.compares else 0
+    if spec.unit == "references":
         references = [example.reference for _, example in spec.split.named_examples()]
         length = fmean(len(f"{each.instruction}{each.response}".encode()) / 4 for each in references)  # bytes a token
         tokens = {"teacher": (int(550 + length), int(50 + 0.7 * length)), "judge": (int(200 + 0.25 * length), 50)}

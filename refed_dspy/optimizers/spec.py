@@ -45,6 +45,10 @@ class CompileSpec:
     """What tells the uncompiled program from others."""
     unit: str
     """What the examples are clustered by: as `unit_of` the program."""
+    calls: int
+    """How many an evaluation of the student takes, beside those of its metric."""
+    samples: int
+    """How many it makes, if those are what it makes."""
     split: Split
     teachers: Mapping[str, Teacher]
     """Role → model. Equal configs share one."""
@@ -194,7 +198,10 @@ def prepare(
     teachers = open_teachers(teacher, judge, reflection)
     warn_of_another_teacher(module, teachers["teacher"].model)
     source = pairs if pairs is not None else BUILTIN if references is None else references
-    unit, kind = unit_of(module), type(module)
+    kind = type(module)
+    program_identity = {"kind": f"{kind.__name__} {code_of(kind)}".rstrip(), "program": program_digests(module)}
+    calls, samples = _calls_and_samples(module, config.instructions_per_feature)
+    unit = unit_of(module)
     items = as_examples(unit, source, config.columns or None, config.turns, teachers["teacher"])
     if metric is None and unit == "references":
         warn_of_one_model(teachers["judge"], teachers["teacher"])
@@ -203,8 +210,7 @@ def prepare(
     sizes = (config.train, config.validation, config.test)
     split = split_examples(items, sizes, config.seed, config.held_out_criteria, getattr(module, "tuned_on", ()))
     judge_program = open_judge_program(config) or PairwiseJudge()
-    program_identity = {"kind": f"{kind.__name__} {code_of(kind)}".rstrip(), "program": program_digests(module)}
-    spec = CompileSpec(program_identity, unit, split, teachers, config, metric, judge_program)
+    spec = CompileSpec(program_identity, unit, calls, samples, split, teachers, config, metric, judge_program)
     if (expected := spec.expected_evaluations) > config.evaluations:
         log.warning(
             "evaluations: %d is too few: with these sets %s takes about %d, besides those of the uncompiled "
@@ -220,6 +226,15 @@ def unit_of(program: dspy.Module) -> str:
     if isinstance(program, ReferenceLevelFeedback):
         return "references"
     return "instructions" if isinstance(program, PairwiseJudge) else "examples"
+
+
+def _calls_and_samples(program: dspy.Module, instructions_per_feature: int) -> tuple[int, int]:
+    """How many an evaluation of a program's student takes and makes."""
+    if not isinstance(program, ReferenceLevelFeedback):
+        return 2 if isinstance(program, PairwiseJudge) else 1, 0
+    samples = len(program.features) * instructions_per_feature
+    feedback = 1 + len(program.features) + ("response_feedback" in program.stage_names)
+    return feedback + samples * int(program.calls_a_sample), samples
 
 
 def student_of(program: dspy.Module, spec: CompileSpec) -> dspy.Module:

@@ -18,6 +18,7 @@ from refed_dspy.config.keywords import checked
 from refed_dspy.errors import ConfigError, briefly, one_line
 from refed_dspy.files import whole_file
 from refed_dspy.programs.adapter import SchemaAdapter, rendering
+from refed_dspy.programs.asking import without_models
 from refed_dspy.records import digest, json_default
 
 log = logging.getLogger("refed_dspy.optimizers")
@@ -88,7 +89,7 @@ def _field_digests(program: dspy.Module) -> dict[str, str]:
 
 def program_state(program: dspy.Module) -> dict[str, Any]:
     """`program` as JSON: instructions, demos, a trained judge's corrections, and digests, without a language model."""
-    state: dict[str, Any] = without_models(program).dump_state()  # an LM's state may hold addresses
+    state: dict[str, Any] = without_models(program)[0].dump_state()  # an LM's state may hold addresses
     if isinstance(program, dspy.Predict):  # the state of a single predictor has no names
         state = {"self": state}
     state = json.loads(json.dumps(state, default=json_default))
@@ -111,16 +112,6 @@ def _own_class(program: dspy.Module) -> dict[str, str]:
     if kind.__module__.partition(".")[0] == "refed_dspy":
         return {}
     return {"class": getattr(program, "named", None) or f"{kind.__module__}:{kind.__qualname__}"}
-
-
-def without_models(program: dspy.Module) -> dspy.Module:
-    """A program without the language models that its predictors hold: one that holds none as it is, another one as a
-    copy."""
-    if all(predictor.lm is None for predictor in program.predictors()):
-        return program
-    copied = program.deepcopy()
-    copied.set_lm(None)
-    return copied
 
 
 @briefly

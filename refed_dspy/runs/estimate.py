@@ -23,6 +23,7 @@ from refed_dspy.runs.prepare import prepare, run_keywords
 from refed_dspy.runs.spec import RunSpec
 from refed_dspy.runs.stage_weights import StageWeights
 from refed_dspy.runs.synthesize import produce
+from refed_dspy.teachers import TeacherLike
 from refed_dspy.teachers.by_stage import ANY, TeachersByStage
 from refed_dspy.teachers.prices import table_name, table_price
 from refed_dspy.teachers.progress import Progress, Watch
@@ -105,6 +106,9 @@ def estimate(
     program: ProgramLike = None,
     references: Any = "builtin",
     *,
+    teacher: TeacherLike = None,
+    teachers: Mapping[str, TeacherLike] | None = None,
+    judge: TeacherLike = None,
     progress: bool = True,
     on_progress: Callable[[Progress], None] | None = None,
     **settings: Unpack[RunKeywords],
@@ -118,7 +122,8 @@ def estimate(
         InputError: as `synthesize`.
         RunStopped: too few samples could be made for a forecast.
     """
-    spec = prepare(program, references, **settings)  # outside the loop, where Ctrl-C ends what blocks
+    # Outside the loop, where Ctrl-C ends what blocks.
+    spec = prepare(program, references, teacher, teachers, judge, **settings)
     return run_blocking(_estimated(spec, Watch(on_progress, progress)))
 
 
@@ -127,12 +132,16 @@ async def aestimate(
     program: ProgramLike = None,
     references: Any = "builtin",
     *,
+    teacher: TeacherLike = None,
+    teachers: Mapping[str, TeacherLike] | None = None,
+    judge: TeacherLike = None,
     progress: bool = True,
     on_progress: Callable[[Progress], None] | None = None,
     **settings: Unpack[RunKeywords],
 ) -> Estimate:
     """`estimate`, for code that runs in an event loop."""
-    return await _estimated(prepare(program, references, **settings), Watch(on_progress, progress))
+    spec = prepare(program, references, teacher, teachers, judge, **settings)
+    return await _estimated(spec, Watch(on_progress, progress))
 
 
 async def _estimated(spec: RunSpec, watch: Watch[Progress]) -> Estimate:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import dspy
@@ -16,11 +16,11 @@ from refed_dspy.errors import ConfigError
 from refed_dspy.filters.base import JudgeFilter
 from refed_dspy.filters.build import build
 from refed_dspy.filters.screening import Screening
+from refed_dspy.programs.asking import stages_of, without_models
 from refed_dspy.programs.load import ProgramLike, open_program, warn_of_another_teacher
-from refed_dspy.programs.saved import without_models
 from refed_dspy.runs.spec import RunSpec
 from refed_dspy.teachers import Teacher, TeacherLike, open_teacher
-from refed_dspy.teachers.by_stage import TeachersByStage, bound_models, open_teachers, stages_of
+from refed_dspy.teachers.by_stage import TeachersByStage, open_teachers
 from refed_dspy.teachers.judge import in_role, judge_for, open_judge_program, warn_of_unasked
 
 if TYPE_CHECKING:
@@ -32,9 +32,9 @@ run_keywords = with_keywords(RunConfig)
 def prepare(
     program: ProgramLike,
     references: Any,
-    teacher: TeacherLike | Sequence[TeacherLike] | None = None,
-    teachers: Any = None,
-    judge: TeacherLike | None = None,
+    teacher: TeacherLike = None,
+    teachers: Mapping[str, TeacherLike] | None = None,
+    judge: TeacherLike = None,
     **settings: Any,
 ) -> RunSpec:
     """What the run is made of, checked; its folder is not touched. Raises InputError.
@@ -45,11 +45,7 @@ def prepare(
     if config.shards is not None and config.cluster is None:
         raise ConfigError("shards: only a run on a cluster has shards; set cluster, too, or remove it")
     refuse_references(program, "program")
-    module = open_program(program, config)
-    bound = bound_models(module)
-    module = without_models(module)
-    if not isinstance(teachers or {}, Mapping):
-        raise ConfigError(f"teachers: got a {type(teachers).__name__}; pass each stage's teacher: {{stage: teacher}}")
+    module, bound = without_models(open_program(program, config))
     if teacher is None and dspy.settings.lm is None:
         teacher = next(iter(bound.values()), None)
     by_stage = open_teachers(teacher, {**bound, **(teachers or {})}, stages_of(module))

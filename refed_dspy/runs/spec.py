@@ -22,6 +22,7 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import CALLS_A_SAMPLE
 from refed_dspy.ledger.settings import RunSettings, settings_of
 from refed_dspy.ledger.states import has_begun
+from refed_dspy.programs.asking import stages_of
 from refed_dspy.programs.mlflow_address import is_address
 from refed_dspy.programs.reference_level import Proposal, extra_outputs
 from refed_dspy.programs.saved import program_digests, program_state
@@ -29,7 +30,7 @@ from refed_dspy.records import Reference, Sample, digest
 from refed_dspy.runs.plan import PlanSettings, ToCome
 from refed_dspy.runs.work import RunWork
 from refed_dspy.teachers import Teacher
-from refed_dspy.teachers.by_stage import PoolShare, TeachersByStage, recorded, stages_of
+from refed_dspy.teachers.by_stage import PoolShare, TeachersByStage, recorded
 from refed_dspy.teachers.failures import CallPolicy
 from refed_dspy.teachers.work import Work, caps_of
 

@@ -9,12 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import dspy
-
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.ledger.settings import ANY as ANY
-from refed_dspy.programs.asking import predictor_names
 from refed_dspy.records import digest
 from refed_dspy.teachers import Teacher, TeacherLike, open_teacher
 from refed_dspy.teachers.judge import in_role
@@ -149,24 +146,6 @@ def open_teachers(
     named = _by_stage(teachers or {}, stages)
     pools |= {stage: opening.pool(likes, f"teachers: {key}") for stage, (key, likes) in named.items()}
     return TeachersByStage(pools)
-
-
-def stages_of(program: Any) -> list[str]:
-    """The stages of a program, those it names first. Any other predictor is a stage, too."""
-    return list(dict.fromkeys([*getattr(program, "stage_names", ()), *predictor_names(program).values()]))
-
-
-def bound_models(program: dspy.Module) -> dict[str, dspy.LM]:
-    """The language models that a program's predictors hold, by stage: they answer there, through the ledger. Raises
-    ConfigError where predictors of one name hold different ones."""
-    names, bound = predictor_names(program), dict[str, dspy.LM]()
-    for predictor in program.predictors():
-        name = names[predictor.stage]
-        if predictor.lm is not None and bound.setdefault(name, predictor.lm) is not predictor.lm:
-            raise ConfigError(
-                f"program: predictors called {name} have different language models; give them different names"
-            )
-    return bound
 
 
 def _by_stage(teachers: Mapping[str, Any], stages: Sequence[str]) -> dict[str, tuple[str, Any]]:

@@ -24,6 +24,7 @@ from refed_dspy.ledger.spending import spent
 from refed_dspy.ledger.statements import Key, reserved
 from refed_dspy.ledger.summary import run_status
 from refed_dspy.optimizers.spec import prepare as prepare_compile
+from refed_dspy.programs.asking import stages_of
 from refed_dspy.programs.saved import MANIFEST
 from refed_dspy.records import PICO, Call, Rates
 from refed_dspy.runs.estimate import Estimate
@@ -32,7 +33,7 @@ from refed_dspy.runs.prepare import prepare
 from refed_dspy.runs.spec import RunSpec
 from refed_dspy.runs.stage_weights import JUDGE, StageWeights
 from refed_dspy.teachers import open_teacher
-from refed_dspy.teachers.by_stage import open_teachers, stages_of
+from refed_dspy.teachers.by_stage import open_teachers
 from refed_dspy.teachers.job import job
 from refed_dspy.teachers.pool import Pool, PooledTeacher, PoolMember
 from refed_dspy.teachers.progress import Progress
