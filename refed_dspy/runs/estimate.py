@@ -18,9 +18,7 @@ from refed_dspy.ledger.states import CAPPED
 from refed_dspy.programs.load import ProgramLike
 from refed_dspy.records import PICO, dollars
 from refed_dspy.runs.forecast import CONFIDENCE, Forecast, forecast
-from refed_dspy.runs.outlook import of_all
-from refed_dspy.runs.prepare import prepare, run_keywords
-from refed_dspy.runs.spec import RunSpec
+from refed_dspy.runs.spec import RunSpec, of_all, prepare, run_keywords
 from refed_dspy.runs.stage_weights import StageWeights
 from refed_dspy.runs.synthesize import produce
 from refed_dspy.teachers import TeacherLike

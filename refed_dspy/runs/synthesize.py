@@ -17,11 +17,9 @@ from refed_dspy.ledger.states import ESTIMATED
 from refed_dspy.programs.load import ProgramLike
 from refed_dspy.records import Sample
 from refed_dspy.registry import RUNNERS, plugged_in
-from refed_dspy.runs.outlook import outlook
 from refed_dspy.runs.plan import Plan, PlanSettings
-from refed_dspy.runs.prepare import prepare, run_keywords
 from refed_dspy.runs.result import Synthesis, read_run
-from refed_dspy.runs.spec import RunSpec
+from refed_dspy.runs.spec import RunSpec, outlook, prepare, run_keywords
 from refed_dspy.runs.work import note_end
 from refed_dspy.runs.worker import SynthesisWorker, run_plan
 from refed_dspy.teachers import TeacherLike

@@ -29,8 +29,7 @@ from refed_dspy.programs.saved import MANIFEST
 from refed_dspy.records import PICO, Call, Rates
 from refed_dspy.runs.estimate import Estimate
 from refed_dspy.runs.forecast import Forecast, forecast
-from refed_dspy.runs.prepare import prepare
-from refed_dspy.runs.spec import RunSpec
+from refed_dspy.runs.spec import RunSpec, prepare
 from refed_dspy.runs.stage_weights import JUDGE, StageWeights
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.by_stage import open_teachers
