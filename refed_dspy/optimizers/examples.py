@@ -91,11 +91,14 @@ def as_examples(
         fitting = loaded if teacher is None else loaded.fitting(teacher.window, teacher.max_tokens)
         return [reference_example(reference) for reference in fitting]
     if unit == "instructions":
-        items = load_pairs(source) if isinstance(source, str | Path) else _as_list(source)
+        items = load_pairs(source) if isinstance(source, str | Path) else source
+        if not isinstance(items, Sequence) or not items:
+            raise ConfigError("pairs: a judge needs a file of pairs or a list of Pair")
         pairs = merged([item for item in items if isinstance(item, Pair)])
         others = [_judged(item) for item in items if not isinstance(item, Pair)]
         return _distinct([*map(pair_example, pairs), *others])
-    if not _are_examples(source):
+    listed = isinstance(source, Sequence) and not isinstance(source, str | References)
+    if not listed or not source or not all(isinstance(each, dspy.Example) and each._input_keys for each in source):
         raise ConfigError("references: this program needs a list of dspy.Example, each with_inputs(…)")
     return _distinct(source)
 
@@ -123,12 +126,6 @@ def _distinct(examples: Sequence[dspy.Example]) -> list[dspy.Example]:
     return list({example_id(example): example for example in examples}.values())
 
 
-def _as_list(source: Any) -> list[Any]:
-    if not isinstance(source, Sequence) or not source:
-        raise ConfigError("pairs: a judge needs a file of pairs or a list of Pair")
-    return list(source)
-
-
 def _judged(item: Any) -> dspy.Example:
     """An example with a pair's fields and people's verdict, its inputs named."""
     needed = {"instruction", "answer_a", "answer_b", "people"}
@@ -138,12 +135,6 @@ def _judged(item: Any) -> dspy.Example:
             "people (1: A is preferred, 0: a tie, -1: B)"
         )
     return item if item._input_keys else item.with_inputs(*(set(item.keys()) - {"people"}))
-
-
-def _are_examples(source: Any) -> bool:
-    if isinstance(source, str | Path | References) or not isinstance(source, Sequence) or not source:
-        return False
-    return all(isinstance(item, dspy.Example) and item._input_keys for item in source)
 
 
 def split_examples(
