@@ -105,7 +105,8 @@ class CompileSpec:
 
     def identity(self) -> dict[str, Any]:
         """What must be the same on every start, in JSON types. A refusal quotes these names."""
-        settings = self.settings
+        settings, rules = self.settings, self.settings.metric
+        own = None if self.metric is None else CustomMetric(self.metric, rules.accept).identity()
         return {
             **self.program_identity,
             "examples": self._set_digests,
@@ -113,18 +114,11 @@ class CompileSpec:
             "options": digest(_named(settings.options)),
             "evaluations": settings.evaluations,
             "instructions_per_feature": settings.instructions_per_feature,
-            "metric": self._metric_identity,
+            "metric": own or rules.model_dump(mode="json", exclude={"function"}),
             "judge_program": program_digests(self.judge_program),
             "seed": settings.seed,
             **{role: self.teachers[role].identity for role in ROLES},
         }
-
-    @property
-    def _metric_identity(self) -> dict[str, Any]:
-        rules = self.settings.metric
-        if self.metric is not None:
-            return CustomMetric(self.metric, rules.accept).identity()
-        return rules.model_dump(mode="json", exclude={"function"})
 
     @property
     def _set_digests(self) -> dict[str, str]:

@@ -327,7 +327,9 @@ def _screening(
         warn_of_unasked(asked)
         return screening, None
     with in_role("judge"):
-        teacher = by_stage.first if asked is None else _teacher_of_model(by_stage, open_teacher(asked, role="judge"))
+        model = by_stage.first.model if asked is None else open_teacher(asked, role="judge").model
+    # The teacher that is the judge's model, which would judge its own answers; else the first one.
+    teacher = next((each for each in by_stage.teachers if each.model == model), by_stage.first)
     judge = judge_for(teacher, asked)
     warn_of_another_teacher(opened_judge, judge.model)
     return screening, judge
@@ -344,11 +346,6 @@ def _demonstrations(program: dspy.Module) -> Known:
         list(dict.fromkeys(text for name, text in fields if name.endswith("response"))),
         RUN_SHOWN,
     )
-
-
-def _teacher_of_model(by_stage: TeachersByStage, judge: Teacher) -> Teacher:
-    """The teacher that is the judge's model, which would judge its own answers; else the first teacher."""
-    return next((teacher for teacher in by_stage.teachers if teacher.model == judge.model), by_stage.first)
 
 
 # --- what a start will take, in one line that is told before its first call
