@@ -45,7 +45,7 @@ def measured(server: SimulatedTeacher, judge: str, settings: dict[str, Any]) -> 
         for name, price in (("gpt-4o-mini", MINI), (judge, JUDGES[judge]))
     )
     models: dict[str, Any] = {"teacher": teacher, "judge": its_judge}
-    foreseen = expected(prepare(None, "builtin", **models, **settings)).cost / PICO
+    foreseen = expected(prepare(None, "builtin", **models, **settings)[1]).cost / PICO
     with tempfile.TemporaryDirectory() as folder, silence():
         made = refed_dspy.compile(None, "builtin", out=folder, track=False, progress=False, **models, **settings)
     used = made.cost or 0.0

@@ -18,10 +18,6 @@ class RunKeywords(TypedDict, total=False):
     run_dir: str | Path | None
     """The run's folder. Unset: one in `refed-runs/`, named after everything that shapes the run, so that the same
     settings continue it."""
-    teacher: TeacherLike | Sequence[TeacherLike] | None
-    """The teacher, or pool of teachers, for every stage that `teachers` does not list."""
-    teachers: Mapping[str, TeacherLike | Sequence[TeacherLike]] | None
-    """Stage → its teacher or pool. `feedback` stands for all feedback stages."""
     seed: int
     """Seed for the order of references and, if the teacher takes one, for each call."""
     per_reference: int | None
@@ -37,8 +33,6 @@ class RunKeywords(TypedDict, total=False):
     """Two filters that run before all others: against texts that repeat their reference or talk about their prompt,
     and against instructions that cannot be understood alone; `false` for none. A dropped response is requested once
     more."""
-    judge: TeacherLike | None
-    """The judge, for filters that need one. Unset: the teacher's model at temperature 0, with a warning."""
     track: bool | None
     """Log the run to MLflow. Unset: if MLFLOW_TRACKING_URI is set or an earlier start was logged."""
     cluster: str | None

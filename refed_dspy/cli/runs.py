@@ -407,8 +407,9 @@ def _preview(settings: RunConfig, sample: bool) -> None:
     from refed_dspy.cli.preview import one_sample, rendered_prompts
     from refed_dspy.concurrency import run_blocking
     from refed_dspy.data.references import load_references
+    from refed_dspy.programs.asking import stages_of
     from refed_dspy.programs.load import open_program
-    from refed_dspy.teachers.by_stage import open_teachers, stages_of
+    from refed_dspy.teachers.by_stage import open_teachers
 
     loaded = load_references(settings.references or "builtin", settings.columns or None, settings.turns)
     module = open_program(settings.program, settings)

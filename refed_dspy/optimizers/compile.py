@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
+import dspy
+
 from refed_dspy.config.compile import CompileConfig, MetricConfig
 from refed_dspy.config.keywords import with_keywords
 from refed_dspy.errors import TeacherError, TeacherRefused, briefly
@@ -25,7 +27,7 @@ from refed_dspy.optimizers.result import (
     how_to_continue,
     write_outcome,
 )
-from refed_dspy.optimizers.spec import CompileSpec, prepare, refuse_unprovable, rehearse
+from refed_dspy.optimizers.spec import CompileSpec, prepare, refuse_unprovable, rehearse, student_of
 from refed_dspy.optimizers.steps import CompileSteps, champion_for
 from refed_dspy.teachers.job import folder_of, job
 from refed_dspy.teachers.progress import CompileProgress, Teller, Watch
@@ -89,28 +91,28 @@ def compile(  # noqa: A001
         TeacherRefused: a model cannot be used, and nothing was paid for.
         RunStopped, TeacherError: the compile ended early; the same call continues it.
     """
-    spec = prepare(program, references, metric, pairs, teacher, judge, reflection, out=out, **settings)
-    work = spec.work()
-    folder = folder_of(spec.settings.out, "refed-compiles", work.identity)
+    module, spec = prepare(program, references, metric, pairs, teacher, judge, reflection, out=out, **settings)
+    student, config, work = student_of(module, spec), spec.settings, spec.work()
+    folder = folder_of(config.out, "refed-compiles", work.identity)
     if not (folder / FILE).is_file():  # a mistake leaves no folder behind
         refuse_unprovable(spec)
         refuse_small_caps(spec)
-        rehearse(spec)
-    watch, tracked = Watch(on_progress, progress), wanted(spec.settings.track)
+        rehearse(student, spec)
+    watch, tracked = Watch(on_progress, progress), wanted(config.track)
     with (
-        job(folder, work, outputs=(*OUTPUTS, LOG), inputs=(as_path(references), as_path(program))) as at,
+        job(folder, work, outputs=(*OUTPUTS, LOG), inputs=(as_path(references),)) as at,
         tracking(folder, copy_compile, tracked and not estimate, TRACKING_INTERVAL, AT_STOP) as tracker,
     ):
-        if not estimate and (made := ended_outcome(at, spec)) is not None:
+        if not estimate and (made := ended_outcome(at, module, config)) is not None:
             return made
         with watch.telling(CompileProgress()) as teller, printed_to_file(folder):
-            champion = champion_for(spec, folder) if tracked else None
+            champion = champion_for(student, config.name, folder) if tracked else None
             refuse_unprovable(spec, () if champion is None else champion.seen)
-            outcome = _run_steps(at.begin(), spec, champion, teller, estimate)
+            outcome = _run_steps(at.begin(), student, spec, champion, teller, estimate)
             end = _end(outcome.stopped, outcome.why, estimate)
             teller.progress.finish(DONE if estimate else end.state, spent(at.ledger))
         tracker.update()  # so that the program's manifest can name its run
-        made = write_outcome(at, spec, outcome, keep=not estimate)
+        made = write_outcome(at, module, spec, outcome, keep=not estimate)
         at.ends(end)
         return made
 
@@ -123,12 +125,17 @@ def _end(stopped: str, why: str, estimate: bool) -> End:
 
 
 def _run_steps(
-    start: Start, spec: CompileSpec, champion: Registered | None, teller: Teller[CompileProgress], estimate: bool
+    start: Start,
+    student: dspy.Module,
+    spec: CompileSpec,
+    champion: Registered | None,
+    teller: Teller[CompileProgress],
+    estimate: bool,
 ) -> CompileOutcome:
     """One start of the compile. Raises TeacherRefused for a TeacherError before anything was paid for."""
     try:
         with open_gateway(start.ledger, start.recorder, spec.teachers, spec.settings.seed) as gateway:
-            steps = CompileSteps(spec, gateway, start.caps_left, champion, teller)
+            steps = CompileSteps(student, spec, gateway, start.caps_left, champion, teller)
             return steps.run(estimate)
     except TeacherError as error:
         if start.ledger.has_answers() or spent(start.ledger).picodollars:

@@ -16,7 +16,6 @@ from refed_dspy.ledger.candidates import Candidate
 from refed_dspy.ledger.history import count_calls
 from refed_dspy.optimizers.gateway import Gateway
 from refed_dspy.optimizers.spec import CompileSpec
-from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
 from refed_dspy.programs.judges import INSTRUCTION_CRITERIA
 from refed_dspy.records import PICO, dollars
 from refed_dspy.teachers.work import budget_caps, caps_of
@@ -89,7 +88,7 @@ def _proposals(spec: CompileSpec) -> Amount:
     """What the optimizer begins with; a model whose price is unknown counts for nothing."""
     if spec.settings.optimizer != "mipro":
         return Amount(0, 0)
-    price, calls = spec.teachers["reflection"].price, PROPOSALS * len(spec.program.predictors())
+    price, calls = spec.teachers["reflection"].price, PROPOSALS * len(spec.program_identity["program"])
     read, written = OF_PROPOSAL
     return Amount(0 if price is None else calls * price.cost(read, 0, 0, written), calls)
 
@@ -130,14 +129,11 @@ def _one_evaluation(spec: CompileSpec) -> Amount:
     Of references of 600 tokens a call reads, at full price, and writes on average 1,150 and 470 tokens for the teacher,
     350 and 50 for the judge, who grades several short texts of one prompt.
     """
-    program, criteria = spec.student, spec.settings.metric.criteria
-    calls = {"teacher": 2 if isinstance(program, PairwiseJudge) else 1, "judge": 0}
+    criteria = spec.settings.metric.criteria
+    graded = len(INSTRUCTION_CRITERIA if criteria is None else criteria) if spec.compares else 0
+    calls = {"teacher": spec.calls, "judge": spec.samples * graded}
     tokens = {"teacher": FEW_TOKENS, "judge": FEW_TOKENS}
-    if isinstance(program, ReferenceLevelFeedback):
-        samples = len(program.features) * program.instructions_per_feature
-        feedback = 1 + len(program.features) + ("response_feedback" in program.stage_names)
-        calls["teacher"] = feedback + samples * int(program.calls_a_sample)
-        calls["judge"] = samples * len(INSTRUCTION_CRITERIA if criteria is None else criteria) if spec.compares else 0
+    if spec.unit == "references":
         references = [example.reference for _, example in spec.split.named_examples()]
         length = fmean(len(f"{each.instruction}{each.response}".encode()) / 4 for each in references)  # bytes a token
         tokens = {"teacher": (int(550 + length), int(50 + 0.7 * length)), "judge": (int(200 + 0.25 * length), 50)}

@@ -17,7 +17,6 @@ from refed_dspy.data.references import References, load_references
 from refed_dspy.errors import ConfigError
 from refed_dspy.metrics.intervals import MIN_CLUSTERS
 from refed_dspy.optimizers.agreement import criterion_of
-from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
 from refed_dspy.records import Reference, digest
 from refed_dspy.teachers import Teacher
 
@@ -72,32 +71,35 @@ def instruction_of(example: dspy.Example) -> tuple[str, str | None]:
 
 
 def as_examples(
-    program: dspy.Module,
+    unit: str,
     source: Any,
     columns: Mapping[str, str] | None = None,
     turns: Turns = "leave_out",
     teacher: Teacher | None = None,
 ) -> list[dspy.Example]:
-    """The examples that `program` is tuned on, one for each item; equal ones are one.
+    """The examples that a program with this `unit` (`unit_of`) is tuned on, one for each item; equal ones are one.
 
-    References (anything `load_references` takes) for a `ReferenceLevelFeedback`, those that fit the context window of
-    its `teacher`; pairs with people's verdicts (a file,
-    or a list of `Pair`) for a `PairwiseJudge`; `dspy.Example`s with their inputs named for any other program.
+    For "references" anything `load_references` takes, of which those that fit the context window of its `teacher`; for
+    "instructions" pairs with people's verdicts (a file, or a list of `Pair`); else `dspy.Example`s with their inputs
+    named.
 
     Raises:
         InputError: they cannot be read or used.
     """
-    if isinstance(program, ReferenceLevelFeedback):
+    if unit == "references":
         loaded = source if isinstance(source, References) else load_references(source, columns, turns)
         fitting = loaded if teacher is None else loaded.fitting(teacher.window, teacher.max_tokens)
         return [reference_example(reference) for reference in fitting]
-    if isinstance(program, PairwiseJudge):
-        items = load_pairs(source) if isinstance(source, str | Path) else _as_list(source)
+    if unit == "instructions":
+        items = load_pairs(source) if isinstance(source, str | Path) else source
+        if not isinstance(items, Sequence) or not items:
+            raise ConfigError("pairs: a judge needs a file of pairs or a list of Pair")
         pairs = merged([item for item in items if isinstance(item, Pair)])
         others = [_judged(item) for item in items if not isinstance(item, Pair)]
         return _distinct([*map(pair_example, pairs), *others])
-    if not _are_examples(source):
-        raise ConfigError(f"references: {type(program).__name__} needs a list of dspy.Example, each with_inputs(…)")
+    listed = isinstance(source, Sequence) and not isinstance(source, str | References)
+    if not listed or not source or not all(isinstance(each, dspy.Example) and each._input_keys for each in source):
+        raise ConfigError("references: this program needs a list of dspy.Example, each with_inputs(…)")
     return _distinct(source)
 
 
@@ -124,12 +126,6 @@ def _distinct(examples: Sequence[dspy.Example]) -> list[dspy.Example]:
     return list({example_id(example): example for example in examples}.values())
 
 
-def _as_list(source: Any) -> list[Any]:
-    if not isinstance(source, Sequence) or not source:
-        raise ConfigError("pairs: a judge needs a file of pairs or a list of Pair")
-    return list(source)
-
-
 def _judged(item: Any) -> dspy.Example:
     """An example with a pair's fields and people's verdict, its inputs named."""
     needed = {"instruction", "answer_a", "answer_b", "people"}
@@ -139,12 +135,6 @@ def _judged(item: Any) -> dspy.Example:
             "people (1: A is preferred, 0: a tie, -1: B)"
         )
     return item if item._input_keys else item.with_inputs(*(set(item.keys()) - {"people"}))
-
-
-def _are_examples(source: Any) -> bool:
-    if isinstance(source, str | Path | References) or not isinstance(source, Sequence) or not source:
-        return False
-    return all(isinstance(item, dspy.Example) and item._input_keys for item in source)
 
 
 def split_examples(

@@ -14,6 +14,7 @@ from typing import Any
 import dspy
 from pydantic import TypeAdapter, ValidationError
 
+from refed_dspy.config.compile import CompileConfig
 from refed_dspy.errors import RunStopped, one_line, setting
 from refed_dspy.files import whole_file
 from refed_dspy.ledger.candidates import ABSTAINED, Candidate, baseline_and_best, count_abstentions, load_candidates
@@ -180,7 +181,7 @@ class KeptOutcome:
     format: int = 1
 
 
-def ended_outcome(at: Job, spec: CompileSpec) -> Compiled | None:
+def ended_outcome(at: Job, program: dspy.Module, settings: CompileConfig) -> Compiled | None:
     """The outcome of the compile that is opened; None where it has not ended, or where another name or
     `accept_longer` is asked for now: then it is gone over again, from its recorded answers.
 
@@ -193,15 +194,15 @@ def ended_outcome(at: Job, spec: CompileSpec) -> Compiled | None:
     candidates = {candidate.digest: candidate for candidate in load_candidates(at.ledger)}
     try:
         ended = TypeAdapter(KeptOutcome).validate_python(facts)
-        if (manifest["name"], ended.proof.accept_longer) != (spec.settings.name, spec.settings.accept_longer):
+        if (manifest["name"], ended.proof.accept_longer) != (settings.name, settings.accept_longer):
             return None
         baseline, best = candidates[ended.baseline], candidates[ended.best]
     except (ValidationError, KeyError):
         raise damaged(at.ledger.path, "the compile's outcome is damaged") from None
     proof = ended.proof if ended.format > 1 else _of_format_1(ended.proof)
     outcome = CompileOutcome(baseline, best, ended.estimate, proof, champion=ended.champion, judge=ended.judge)
-    made = compiled(folder, outcome, best_program(folder, spec, outcome), manifest)
-    write_files(folder, {name: text for name, text in files_of(spec, made).items() if not (folder / name).exists()})
+    made = compiled(folder, outcome, best_program(folder, program, outcome), manifest)
+    write_files(folder, {name: text for name, text in files_of(program, made).items() if not (folder / name).exists()})
     return made
 
 
@@ -215,26 +216,28 @@ def _of_format_1(proof: Proof) -> Proof:
     return replace(proof, baseline=baseline, compiled=best, champion=champion)
 
 
-def write_outcome(at: Job, spec: CompileSpec, outcome: CompileOutcome, keep: bool = True) -> Compiled:
+def write_outcome(
+    at: Job, program: dspy.Module, spec: CompileSpec, outcome: CompileOutcome, keep: bool = True
+) -> Compiled:
     """The outcome. With `keep`, the best program so far is written to the folder: each file whole, or not at all.
 
     Raises RunStopped where the folder cannot be written.
     """
-    program = best_program(at.folder, spec, outcome)
-    made = compiled(at.folder, outcome, program, _manifest(at, spec, outcome, program))
+    best = best_program(at.folder, program, outcome)
+    made = compiled(at.folder, outcome, best, _manifest(at, spec, outcome, best))
     if keep:
-        write_files(at.folder, files_of(spec, made))
+        write_files(at.folder, files_of(program, made))
         at.ledger.set_meta(outcome=made.manifest, ended=outcome.facts())
         return made
     return CompileEstimate(**vars(made))
 
 
-def best_program(folder: Path, spec: CompileSpec, outcome: CompileOutcome) -> dspy.Module:
-    """A program with the prompts of the outcome's best candidate."""
-    program = spec.program.deepcopy()
-    load_state(program, outcome.best.state, str(folder))
-    program._compiled = False  # DSPy's mark would freeze it inside another optimizer
-    return program
+def best_program(folder: Path, program: dspy.Module, outcome: CompileOutcome) -> dspy.Module:
+    """A copy of `program` with the prompts of the outcome's best candidate."""
+    best = program.deepcopy()
+    load_state(best, outcome.best.state, str(folder))
+    best._compiled = False  # DSPy's mark would freeze it inside another optimizer
+    return best
 
 
 def compiled(folder: Path, outcome: CompileOutcome, program: dspy.Module, manifest: dict[str, Any]) -> Compiled:
@@ -245,13 +248,13 @@ def compiled(folder: Path, outcome: CompileOutcome, program: dspy.Module, manife
     return Compiled(program, folder, manifest, outcome.proof, outcome.stopped, changed, estimate, outcome.judge)
 
 
-def files_of(spec: CompileSpec, made: Compiled) -> dict[str, str]:
+def files_of(program: dspy.Module, made: Compiled) -> dict[str, str]:
     """Name → text of what the compile's folder holds besides its ledger."""
     state = program_state(made.program)
     state[MANIFEST] = {**state[MANIFEST], **made.manifest}
     files = {
         PROGRAM: json.dumps(state, ensure_ascii=False, indent=1),
-        DIFF: prompt_diff(program_state(spec.program), state),
+        DIFF: prompt_diff(program_state(program), state),
     }
     if made.proof is not None:
         report = made.judge.lines() if made.judge is not None else []
@@ -284,7 +287,7 @@ def _manifest(at: Job, spec: CompileSpec, outcome: CompileOutcome, program: dspy
         "evaluations": settings.evaluations,
         "metric": at.work.identity["metric"],
         "seed": settings.seed,
-        "seen": sorted({*spec.split.seen(), *getattr(spec.program, "tuned_on", ())}),
+        "seen": sorted({*spec.split.seen(), *getattr(program, "tuned_on", ())}),
         "sets": {name: len(examples) for name, examples in spec.split.sets.items()},
         "validation": {"uncompiled": outcome.baseline.mean("validation"), "compiled": outcome.best.mean("validation")},
         "abstained": count_abstentions(ledger),

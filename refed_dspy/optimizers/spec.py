@@ -39,10 +39,16 @@ ROLES = ("teacher", "judge", "reflection")
 
 @dataclass(frozen=True)
 class CompileSpec:
-    """One compile: its program, examples, models, settings and metric."""
+    """One compile: its examples, models, settings and metric. The program goes beside it, to whoever works on it."""
 
-    program: dspy.Module
-    """The uncompiled program, which candidates are compared with."""
+    program_identity: Mapping[str, Any]
+    """What tells the uncompiled program from others."""
+    unit: str
+    """What the examples are clustered by: as `unit_of` the program."""
+    calls: int
+    """How many an evaluation of the student takes, beside those of its metric."""
+    samples: int
+    """How many it makes, if those are what it makes."""
     split: Split
     teachers: Mapping[str, Teacher]
     """Role → model. Equal configs share one."""
@@ -53,37 +59,22 @@ class CompileSpec:
     """The judge's prompts: its own, or compiled ones."""
 
     @property
-    def student(self) -> dspy.Module:
-        """A copy to tune, which asks for few instructions at a time."""
-        student = self.program.deepcopy()
-        if isinstance(student, ReferenceLevelFeedback):
-            student.instructions_per_feature = self.settings.instructions_per_feature
-        return student
-
-    @property
-    def unit(self) -> str:
-        """What the examples are clustered by, in the plural."""
-        if isinstance(self.program, ReferenceLevelFeedback):
-            return "references"
-        return "instructions" if isinstance(self.program, PairwiseJudge) else "examples"
-
-    @property
     def compares(self) -> bool:
         """Whether the metric compares answers with the uncompiled program's."""
-        return self.metric is None and isinstance(self.program, ReferenceLevelFeedback)
+        return self.metric is None and self.unit == "references"
 
     @cached_property
     def topics(self) -> Mapping[str, str] | None:
         """As `find_topics`."""
         return find_topics(self.split)
 
-    def metric_with(self, teacher: dspy.LM, judge: dspy.LM) -> Metric:
-        """The metric, asking these models."""
+    def metric_with(self, student: dspy.Module, teacher: dspy.LM, judge: dspy.LM) -> Metric:
+        """The metric, asking these models. What it compares with is a copy of the uncompiled `student`."""
         if self.metric is not None:
             return CustomMetric(self.metric, self.settings.metric.accept)
-        if isinstance(self.program, PairwiseJudge):
+        if not self.compares:
             return HumanAgreement()
-        return ReferenceMetric(self.student, teacher, judge, self.settings.metric, self.judge_program)
+        return ReferenceMetric(student.deepcopy(), teacher, judge, self.settings.metric, self.judge_program)
 
     def optimizer(
         self, metric: Callable[..., Any], teacher: dspy.LM, reflection: dspy.LM, stopping: Callable[[], bool]
@@ -114,27 +105,20 @@ class CompileSpec:
 
     def identity(self) -> dict[str, Any]:
         """What must be the same on every start, in JSON types. A refusal quotes these names."""
-        settings = self.settings
+        settings, rules = self.settings, self.settings.metric
+        own = None if self.metric is None else CustomMetric(self.metric, rules.accept).identity()
         return {
-            "kind": f"{type(self.program).__name__} {code_of(type(self.program))}".rstrip(),
-            "program": program_digests(self.program),
+            **self.program_identity,
             "examples": self._set_digests,
             "optimizer": settings.optimizer,
             "options": digest(_named(settings.options)),
             "evaluations": settings.evaluations,
             "instructions_per_feature": settings.instructions_per_feature,
-            "metric": self._metric_identity,
+            "metric": own or rules.model_dump(mode="json", exclude={"function"}),
             "judge_program": program_digests(self.judge_program),
             "seed": settings.seed,
             **{role: self.teachers[role].identity for role in ROLES},
         }
-
-    @property
-    def _metric_identity(self) -> dict[str, Any]:
-        rules = self.settings.metric
-        if self.metric is not None:
-            return CustomMetric(self.metric, rules.accept).identity()
-        return rules.model_dump(mode="json", exclude={"function"})
 
     @property
     def _set_digests(self) -> dict[str, str]:
@@ -189,8 +173,9 @@ def prepare(
     judge: Any = None,
     reflection: Any = None,
     **settings: Any,
-) -> CompileSpec:
-    """Check what a compile is called with. Nothing is written or paid for. Raises InputError."""
+) -> tuple[dspy.Module, CompileSpec]:
+    """The uncompiled program, and what a compile of it is: what it is called with, checked. Nothing is written or paid
+    for. Raises InputError."""
     if isinstance(metric, MetricConfig | Mapping | str):
         settings, metric = {**settings, "metric": metric}, None
     if references is not None and pairs is not None:
@@ -207,15 +192,19 @@ def prepare(
     teachers = open_teachers(teacher, judge, reflection)
     warn_of_another_teacher(module, teachers["teacher"].model)
     source = pairs if pairs is not None else BUILTIN if references is None else references
-    items = as_examples(module, source, config.columns or None, config.turns, teachers["teacher"])
-    if metric is None and isinstance(module, ReferenceLevelFeedback):
+    kind = type(module)
+    program_identity = {"kind": f"{kind.__name__} {code_of(kind)}".rstrip(), "program": program_digests(module)}
+    calls, samples = _calls_and_samples(module, config.instructions_per_feature)
+    unit = unit_of(module)
+    items = as_examples(unit, source, config.columns or None, config.turns, teachers["teacher"])
+    if metric is None and unit == "references":
         warn_of_one_model(teachers["judge"], teachers["teacher"])
-    elif metric is None and not isinstance(module, PairwiseJudge):
-        raise ConfigError(f"metric: {type(module).__name__} needs one; pass a function of example and prediction")
+    elif metric is None and unit == "examples":
+        raise ConfigError(f"metric: {kind.__name__} needs one; pass a function of example and prediction")
     sizes = (config.train, config.validation, config.test)
     split = split_examples(items, sizes, config.seed, config.held_out_criteria, getattr(module, "tuned_on", ()))
     judge_program = open_judge_program(config) or PairwiseJudge()
-    spec = CompileSpec(module, split, teachers, config, metric, judge_program)
+    spec = CompileSpec(program_identity, unit, calls, samples, split, teachers, config, metric, judge_program)
     if (expected := spec.expected_evaluations) > config.evaluations:
         log.warning(
             "evaluations: %d is too few: with these sets %s takes about %d, besides those of the uncompiled "
@@ -223,7 +212,31 @@ def prepare(
             config.evaluations, config.optimizer, expected,
         )  # fmt: skip
     warn_of_another_teacher(judge_program, teachers["judge"].model)
-    return spec
+    return module, spec
+
+
+def unit_of(program: dspy.Module) -> str:
+    """What the examples for `program` are clustered by, in the plural: references, instructions for a judge."""
+    if isinstance(program, ReferenceLevelFeedback):
+        return "references"
+    return "instructions" if isinstance(program, PairwiseJudge) else "examples"
+
+
+def _calls_and_samples(program: dspy.Module, instructions_per_feature: int) -> tuple[int, int]:
+    """How many an evaluation of a program's student takes and makes."""
+    if not isinstance(program, ReferenceLevelFeedback):
+        return 2 if isinstance(program, PairwiseJudge) else 1, 0
+    samples = len(program.features) * instructions_per_feature
+    feedback = 1 + len(program.features) + ("response_feedback" in program.stage_names)
+    return feedback + samples * int(program.calls_a_sample), samples
+
+
+def student_of(program: dspy.Module, spec: CompileSpec) -> dspy.Module:
+    """A copy to tune, which asks for few instructions at a time."""
+    student = program.deepcopy()
+    if isinstance(student, ReferenceLevelFeedback):
+        student.instructions_per_feature = spec.settings.instructions_per_feature
+    return student
 
 
 def no_metric(example: Any, prediction: Any, trace: Any = None, name: Any = None, pred_trace: Any = None) -> float:  # noqa: ARG001
@@ -304,9 +317,9 @@ class _Listener(dspy.LM):
         return self
 
 
-def rehearse(spec: CompileSpec) -> None:
-    """Raises ConfigError where the optimizer refuses its options or its sets: it is run up to the first thing that it
-    asks. Nothing is asked or written."""
+def rehearse(student: dspy.Module, spec: CompileSpec) -> None:
+    """Raises ConfigError where the optimizer refuses its options or its sets: it is run on a copy up to the first thing
+    that it asks. Nothing is asked or written."""
     listener = _Listener()
     optimizer = spec.optimizer(no_metric, listener, listener, stopping=lambda: False)
     adapter = dspy.settings.adapter or SchemaAdapter()
@@ -316,7 +329,7 @@ def rehearse(spec: CompileSpec) -> None:
             printed_to_file(Path(folder)),
             dspy.context(lm=listener, adapter=adapter, callbacks=[], disable_history=True),
         ):
-            optimizer.tune(spec.student, list(spec.split.train), list(spec.split.validation))
+            optimizer.tune(student.deepcopy(), list(spec.split.train), list(spec.split.validation))
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:

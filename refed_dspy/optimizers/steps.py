@@ -29,7 +29,6 @@ from refed_dspy.optimizers.recorder import CandidateCallback, ScoreRecorder, is_
 from refed_dspy.optimizers.reference_metric import ReferenceMetric
 from refed_dspy.optimizers.result import CompileOutcome
 from refed_dspy.optimizers.spec import CompileSpec
-from refed_dspy.programs import PairwiseJudge
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.saved import load_state, program_state
 from refed_dspy.records import PICO
@@ -46,6 +45,7 @@ class CompileSteps:
 
     def __init__(
         self,
+        student: dspy.Module,
         spec: CompileSpec,
         gateway: Gateway,
         caps_left: CapsLeft,
@@ -55,10 +55,10 @@ class CompileSteps:
         self.spec, self.gateway, self.champion = spec, gateway, champion
         self.caps, self.seconds = caps_left.caps, caps_left.seconds
         self.teacher, self.judge, self.reflection = (gateway.lm(role) for role in ("teacher", "judge", "reflection"))
-        self.student = spec.student
+        self.student = student
         self.candidates = CandidateCallback(gateway, self.student, spec.split)
         self._teller, self.progress = teller, teller.progress
-        metric = spec.metric_with(self.teacher, self.judge)
+        metric = spec.metric_with(student, self.teacher, self.judge)
         self.recorder = ScoreRecorder(metric, gateway, spec.split.subsets(), self._on_evaluation)
         self.clusters = spec.split.clusters()
         self.tuning_ended_at = ""
@@ -184,7 +184,7 @@ class CompileSteps:
 
     def _judge_report(self, baseline: str, best: str) -> JudgeReport | None:
         """How a judge agrees with people, before and after the compile."""
-        if not isinstance(self.spec.program, PairwiseJudge) or self.gateway.cap_reached:
+        if self.spec.unit != "instructions" or self.gateway.cap_reached:
             return None
         seed, held_out = self.spec.settings.seed, self.spec.settings.held_out_criteria
         before, after = (agreement_of_results(self.test_results[name], seed) for name in (baseline, best))
@@ -331,19 +331,19 @@ def _samples(prediction: Any) -> int:
     return len(made) if isinstance(made, list) else 1
 
 
-def champion_for(spec: CompileSpec, folder: Path) -> Registered | None:
-    """The registered champion, if it is a program of the same kind. None also if an earlier start of the compile in
-    `folder` made it."""
+def champion_for(student: dspy.Module, name: str, folder: Path) -> Registered | None:
+    """The champion of the registered model `name`, if it is a program of the student's kind. None also if an earlier
+    start of the compile in `folder` made it."""
     try:
-        registered = champion(spec.settings.name)
+        registered = champion(name)
         if registered is not None:
             run_id, manifest = noted_run(folder), registered.manifest
             if run_id is not None and manifest.get("run_id") == run_id:
                 return None
-            kind, of = type(spec.program).__name__, manifest.get("kind")
+            kind, of = type(student).__name__, manifest.get("kind")
             if of not in {None, kind}:
-                raise ConfigError(f"champion of {spec.settings.name}: a {one_line(of, 80)}, not a {kind}")
-            load_state(spec.student, dict(registered.state), f"champion of {spec.settings.name}")
+                raise ConfigError(f"champion of {name}: a {one_line(of, 80)}, not a {kind}")
+            load_state(student.deepcopy(), dict(registered.state), f"champion of {name}")
     except NotTracked as error:
         log.warning("MLflow cannot tell which program is champion (%s): this compile will promote nothing", error)
         return None

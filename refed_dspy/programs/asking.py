@@ -46,6 +46,28 @@ def predictor_names(program: Any) -> dict[str, str]:
     return {predictor.stage: name_of(path) for path, predictor in named}
 
 
+def stages_of(program: Any) -> list[str]:
+    """The stages of a program, those it names first. Any other predictor is a stage, too."""
+    return list(dict.fromkeys([*getattr(program, "stage_names", ()), *predictor_names(program).values()]))
+
+
+def without_models(program: dspy.Module) -> tuple[dspy.Module, dict[str, Any]]:
+    """A program without the language models that its predictors hold, and these by stage: they answer there, through
+    the ledger. A program that holds none is returned as it is, another one as a copy."""
+    names, bound = predictor_names(program), dict[str, Any]()
+    for predictor in program.predictors():
+        name = names[predictor.stage]
+        if predictor.lm is not None and bound.setdefault(name, predictor.lm) is not predictor.lm:
+            raise ConfigError(
+                f"program: predictors called {name} have different language models; give them different names"
+            )
+    if not bound:
+        return program, {}
+    copied = program.deepcopy()
+    copied.set_lm(None)
+    return copied, bound
+
+
 def name_of(path: str) -> str:
     """The last name in a predictor's `path` in its program; of one inside a ChainOfThought, that one's."""
     return path.removesuffix(".predict").rpartition(".")[2]

@@ -18,7 +18,7 @@ from refed_dspy.config.keywords import checked
 from refed_dspy.errors import ConfigError, briefly, one_line
 from refed_dspy.files import whole_file
 from refed_dspy.programs.adapter import SchemaAdapter, rendering
-from refed_dspy.programs.asking import predictor_names
+from refed_dspy.programs.asking import without_models
 from refed_dspy.records import digest, json_default
 
 log = logging.getLogger("refed_dspy.optimizers")
@@ -112,23 +112,6 @@ def _own_class(program: dspy.Module) -> dict[str, str]:
     if kind.__module__.partition(".")[0] == "refed_dspy":
         return {}
     return {"class": getattr(program, "named", None) or f"{kind.__module__}:{kind.__qualname__}"}
-
-
-def without_models(program: dspy.Module) -> tuple[dspy.Module, dict[str, Any]]:
-    """A program without the language models that its predictors hold, and these by stage: they answer there, through
-    the ledger. A program that holds none is returned as it is, another one as a copy."""
-    names, bound = predictor_names(program), dict[str, Any]()
-    for predictor in program.predictors():
-        name = names[predictor.stage]
-        if predictor.lm is not None and bound.setdefault(name, predictor.lm) is not predictor.lm:
-            raise ConfigError(
-                f"program: predictors called {name} have different language models; give them different names"
-            )
-    if not bound:
-        return program, {}
-    copied = program.deepcopy()
-    copied.set_lm(None)
-    return copied, bound
 
 
 @briefly

@@ -18,11 +18,10 @@ from refed_dspy.ledger.states import CAPPED
 from refed_dspy.programs.load import ProgramLike
 from refed_dspy.records import PICO, dollars
 from refed_dspy.runs.forecast import CONFIDENCE, Forecast, forecast
-from refed_dspy.runs.outlook import of_all
-from refed_dspy.runs.prepare import prepare, run_keywords
-from refed_dspy.runs.spec import RunSpec
+from refed_dspy.runs.spec import RunSpec, of_all, prepare, run_keywords
 from refed_dspy.runs.stage_weights import StageWeights
 from refed_dspy.runs.synthesize import produce
+from refed_dspy.teachers import TeacherLike
 from refed_dspy.teachers.by_stage import ANY, TeachersByStage
 from refed_dspy.teachers.prices import table_name, table_price
 from refed_dspy.teachers.progress import Progress, Watch
@@ -105,6 +104,9 @@ def estimate(
     program: ProgramLike = None,
     references: Any = "builtin",
     *,
+    teacher: TeacherLike = None,
+    teachers: Mapping[str, TeacherLike] | None = None,
+    judge: TeacherLike = None,
     progress: bool = True,
     on_progress: Callable[[Progress], None] | None = None,
     **settings: Unpack[RunKeywords],
@@ -118,7 +120,8 @@ def estimate(
         InputError: as `synthesize`.
         RunStopped: too few samples could be made for a forecast.
     """
-    spec = prepare(program, references, **settings)  # outside the loop, where Ctrl-C ends what blocks
+    # Outside the loop, where Ctrl-C ends what blocks.
+    spec = prepare(program, references, teacher, teachers, judge, **settings)
     return run_blocking(_estimated(spec, Watch(on_progress, progress)))
 
 
@@ -127,12 +130,16 @@ async def aestimate(
     program: ProgramLike = None,
     references: Any = "builtin",
     *,
+    teacher: TeacherLike = None,
+    teachers: Mapping[str, TeacherLike] | None = None,
+    judge: TeacherLike = None,
     progress: bool = True,
     on_progress: Callable[[Progress], None] | None = None,
     **settings: Unpack[RunKeywords],
 ) -> Estimate:
     """`estimate`, for code that runs in an event loop."""
-    return await _estimated(prepare(program, references, **settings), Watch(on_progress, progress))
+    spec = prepare(program, references, teacher, teachers, judge, **settings)
+    return await _estimated(spec, Watch(on_progress, progress))
 
 
 async def _estimated(spec: RunSpec, watch: Watch[Progress]) -> Estimate:

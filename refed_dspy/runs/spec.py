@@ -1,4 +1,5 @@
-"""What a run is made of: its program, references, teachers and filters, the plan's settings, and its identity."""
+"""What a run is made of: its program, references, teachers and filters, the plan's settings, and its identity; checked
+and opened from the arguments of `synthesize` (`prepare`)."""
 
 from __future__ import annotations
 
@@ -6,34 +7,47 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, Self, cast
+from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
 import dspy
 
 from refed_dspy.config.base import Capped, FromReferences
+from refed_dspy.config.keywords import with_keywords
+from refed_dspy.config.loading import check_config
 from refed_dspy.config.named import code_of
 from refed_dspy.config.run import FromProgram, RunConfig
-from refed_dspy.data.references import References
-from refed_dspy.errors import setting, setting_text
+from refed_dspy.data.read import refuse_references
+from refed_dspy.data.references import References, load_references
+from refed_dspy.errors import ConfigError, setting, setting_text
 from refed_dspy.filters.base import JudgeFilter
+from refed_dspy.filters.build import build
 from refed_dspy.filters.screening import Screening
+from refed_dspy.ledger.budget import Budget
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.recorder import CALLS_A_SAMPLE
+from refed_dspy.ledger.recorder import CALLS_A_SAMPLE, ENOUGH_CALLS
 from refed_dspy.ledger.settings import RunSettings, settings_of
 from refed_dspy.ledger.states import has_begun
+from refed_dspy.programs.asking import stages_of, without_models
+from refed_dspy.programs.load import ProgramLike, open_program, warn_of_another_teacher
 from refed_dspy.programs.mlflow_address import is_address
 from refed_dspy.programs.reference_level import Proposal, extra_outputs
 from refed_dspy.programs.saved import program_digests, program_state
-from refed_dspy.records import Reference, Sample, digest
+from refed_dspy.records import Reference, Sample, digest, dollars
 from refed_dspy.runs.plan import PlanSettings, ToCome
 from refed_dspy.runs.work import RunWork
-from refed_dspy.teachers import Teacher
-from refed_dspy.teachers.by_stage import PoolShare, TeachersByStage, recorded, stages_of
+from refed_dspy.teachers import Teacher, TeacherLike, open_teacher
+from refed_dspy.teachers.by_stage import PoolShare, TeachersByStage, open_teachers, recorded
 from refed_dspy.teachers.failures import CallPolicy
+from refed_dspy.teachers.judge import in_role, judge_for, open_judge_program, warn_of_unasked
 from refed_dspy.teachers.work import Work, caps_of
+from refed_dspy.text import counted
+
+if TYPE_CHECKING:
+    from refed_dspy.filters.guards import Known
 
 log = logging.getLogger("refed_dspy")
+run_keywords = with_keywords(RunConfig)
 FULL_BATCH = 1_000
 """Requests: with smaller batches a run takes many rounds of them."""
 _BESIDE = {
@@ -44,6 +58,8 @@ _BESIDE = {
 stand there as they were opened."""
 STUDIES = ("instruction_feedback", "response_feedback")
 """The stages that collect feedback on a reference."""
+READ, WRITTEN = 900, 450
+"""Usual tokens of a call (docs/how-to/costs.md)."""
 
 Claim = Callable[[Sequence[bytes]], Awaitable[frozenset[bytes]]]
 
@@ -252,3 +268,110 @@ class RunSpec:
 def absolute(source: str | None) -> str | None:
     """The absolute path of a program's file, so that it is found from any working folder; an MLflow address as is."""
     return source if source is None or is_address(source) else str(Path(source).absolute())
+
+
+# --- from the arguments of `synthesize`
+
+
+def prepare(
+    program: ProgramLike,
+    references: Any,
+    teacher: TeacherLike = None,
+    teachers: Mapping[str, TeacherLike] | None = None,
+    judge: TeacherLike = None,
+    **settings: Any,
+) -> RunSpec:
+    """What the run is made of, checked; its folder is not touched. Raises InputError.
+
+    The models are no part of the settings: they may be objects, which no file can hold, and are opened as they are.
+    """
+    config = check_config(RunConfig, settings)
+    if config.shards is not None and config.cluster is None:
+        raise ConfigError("shards: only a run on a cluster has shards; set cluster, too, or remove it")
+    refuse_references(program, "program")
+    module, bound = without_models(open_program(program, config))
+    if teacher is None and dspy.settings.lm is None:
+        teacher = next(iter(bound.values()), None)
+    by_stage = open_teachers(teacher, {**bound, **(teachers or {})}, stages_of(module))
+    usable = load_references(references, config.columns or None, config.turns)
+    for each in by_stage.teachers:
+        usable = usable.fitting(each.window, each.max_tokens)
+    tuned_with = str(getattr(module, "source", {}).get("teacher", ""))
+    warn_of_another_teacher(module, tuned_with if by_stage.asks(tuned_with) else by_stage.first.model)
+    screening, asked = _screening(module, by_stage, config, judge)
+    return RunSpec(config, module, usable, by_stage, asked, screening)
+
+
+def _screening(
+    program: dspy.Module, by_stage: TeachersByStage, config: RunConfig, asked: TeacherLike | None
+) -> tuple[Screening, Teacher | None]:
+    """The run's filters, and the judge that they ask, if any does: the one that is `asked` for, or the teacher's model.
+
+    Raises ConfigError for what compares improved responses with plain ones, in a program that improves none.
+    """
+    opened_judge = open_judge_program(config)
+    guards = config.guards.filters() if config.guards else []
+    screening = Screening(build([*guards, *config.filters], config.seed, opened_judge))
+    for step in screening.steps:
+        if hasattr(step.filter, "demonstrations"):  # a guard
+            step.filter.demonstrations = _demonstrations(program)
+    judges = [step.filter for step in screening.steps if isinstance(step.filter, JudgeFilter)]
+    compared = {
+        "filters: judge compares improved responses with plain ones": any(filter_.needs_plain for filter_ in judges),
+        "guards: unchanged concerns improved responses": config.guards and config.guards.unchanged == "drop",
+    }
+    if getattr(program, "final_stage", "") == "response_generation" and any(compared.values()):
+        what = next(what for what, asked in compared.items() if asked)
+        raise ConfigError(f"{what}, and {type(program).__name__} makes none; remove it or use another method")
+    if not judges:
+        warn_of_unasked(asked)
+        return screening, None
+    with in_role("judge"):
+        model = by_stage.first.model if asked is None else open_teacher(asked, role="judge").model
+    # The teacher that is the judge's model, which would judge its own answers; else the first one.
+    teacher = next((each for each in by_stage.teachers if each.model == model), by_stage.first)
+    judge = judge_for(teacher, asked)
+    warn_of_another_teacher(opened_judge, judge.model)
+    return screening, judge
+
+
+def _demonstrations(program: dspy.Module) -> Known:
+    """The instructions and the responses in the demonstrations of `program`."""
+    from refed_dspy.filters.guards import RUN_SHOWN, Known  # numpy comes with it
+
+    fields = [field for predictor in program.predictors() for demo in predictor.demos for field in demo.items()]
+    listed = [text for name, texts in fields if name == "new_instructions" for text in texts]
+    return Known(
+        list(dict.fromkeys([*listed, *(text for name, text in fields if name.endswith("instruction"))])),
+        list(dict.fromkeys(text for name, text in fields if name.endswith("response"))),
+        RUN_SHOWN,
+    )
+
+
+# --- what a start will take, in one line that is told before its first call
+
+
+def outlook(spec: RunSpec, to_come: ToCome, budget: Budget) -> str:
+    """From how many references the samples come, and about how many calls and dollars that is: at what calls have cost
+    so far, or at usual lengths. No dollars where several teachers share the work, a price is unknown, or answers are
+    reused."""
+    more = "more " if to_come.new < to_come.used else ""
+    made = counted(to_come.samples, more + spec.work().unit.removesuffix("s"))
+    calls = spec.calls_of(to_come)
+    line = f"{made} from {of_all(to_come.used, len(spec.references))}: about {counted(calls, 'call')}"
+    if spec.config.reuse is not None:
+        return f"{line}, less what is reused"
+    prices = [model.price for model in spec.models.values()]
+    if spec.by_stage.several or None in prices:
+        return line
+    if (settled := budget.calls - budget.in_flight) >= ENOUGH_CALLS:
+        return f"{line}, {dollars(budget.spent / settled * calls)}" if budget.spent else line
+    usual = prices[0].cost(READ, 0, 0, WRITTEN) if prices[0] is not None else 0
+    return f"{line}, {dollars(usual * calls)} at usual lengths" if usual else line
+
+
+def of_all(used: int, references: int) -> str:
+    """So many of the references, in words."""
+    if used < references:
+        return f"{used:,} of {references:,} references"
+    return f"all {references:,} references" if references > 1 else "the one reference"

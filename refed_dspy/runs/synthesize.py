@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Unpack
@@ -17,13 +17,12 @@ from refed_dspy.ledger.states import ESTIMATED
 from refed_dspy.programs.load import ProgramLike
 from refed_dspy.records import Sample
 from refed_dspy.registry import RUNNERS, plugged_in
-from refed_dspy.runs.outlook import outlook
 from refed_dspy.runs.plan import Plan, PlanSettings
-from refed_dspy.runs.prepare import prepare, run_keywords
 from refed_dspy.runs.result import Synthesis, read_run
-from refed_dspy.runs.spec import RunSpec
+from refed_dspy.runs.spec import RunSpec, outlook, prepare, run_keywords
 from refed_dspy.runs.work import note_end
 from refed_dspy.runs.worker import SynthesisWorker, run_plan
+from refed_dspy.teachers import TeacherLike
 from refed_dspy.teachers.job import Job, job
 from refed_dspy.teachers.progress import NOBODY, Progress, Watch
 from refed_dspy.teachers.session import Session
@@ -43,15 +42,14 @@ def synthesize(
     program: ProgramLike = None,
     references: Any = "builtin",
     *,
+    teacher: TeacherLike = None,
+    teachers: Mapping[str, TeacherLike] | None = None,
+    judge: TeacherLike = None,
     progress: bool = True,
     on_progress: Callable[[Progress], None] | None = None,
     **settings: Unpack[RunKeywords],
 ) -> Synthesis:
     """Make `size` samples and keep them in `run_dir`. It may be stopped at any moment; the same call continues it.
-
-    A teacher is a `TeacherConfig` or a dict of its settings, `dspy.LM`, "PROVIDER/NAME", "embedded", "simulated" or a
-    teacher file; None: `dspy.settings.lm`. A list of these is a pool: they share the work by `TeacherConfig.weight`,
-    and if one fails the others take over. A judge is given in the same way.
 
     A run stops before it costs more than a cap, as long as the provider keeps to `max_tokens` and bills what it reports
     (docs/limits.md). It then ends cleanly and this returns: see `Synthesis.reason`. A cap once set stays; `math.inf`
@@ -61,6 +59,12 @@ def synthesize(
         program: a `ReferenceLevelFeedback`, the file or MLflow address of a saved one, or None for a new one, which the
             settings `method`, `features`, `instructions_per_feature` and `guidance` shape.
         references: whatever `load_references` takes.
+        teacher: a `TeacherConfig` or a dict of its settings, `dspy.LM`, "PROVIDER/NAME", "embedded", "simulated" or a
+            teacher file; None: `dspy.settings.lm`. A list of these is a pool: they share the work by
+            `TeacherConfig.weight`, and if one fails the others take over.
+        teachers: stage → its teacher or pool, where that is another one. `feedback` stands for all feedback stages.
+        judge: the judge, given in the same way, for filters that need one. None: the teacher's model at temperature 0,
+            with a warning.
         progress: whether a terminal or a notebook shows a bar.
         on_progress: called with a `Progress` as its counts change, at most ten times a second, and a last time at the
             end. It runs in the thread of the run; an error in it ends the run, which can be resumed.
@@ -70,7 +74,7 @@ def synthesize(
         RunStopped: the run ended early; everything made so far is kept, and the message says how to continue.
         KeyboardInterrupt: the same, by Ctrl-C or a notebook's stop button.
     """
-    spec, watch = prepare(program, references, **settings), Watch(on_progress, progress)
+    spec, watch = prepare(program, references, teacher, teachers, judge, **settings), Watch(on_progress, progress)
     if spec.config.cluster is not None:
         return run_blocking(_on_cluster(spec, watch))
     with run_job(spec, watch) as run:  # outside the loop, where Ctrl-C ends what blocks
@@ -83,12 +87,15 @@ async def asynthesize(
     program: ProgramLike = None,
     references: Any = "builtin",
     *,
+    teacher: TeacherLike = None,
+    teachers: Mapping[str, TeacherLike] | None = None,
+    judge: TeacherLike = None,
     progress: bool = True,
     on_progress: Callable[[Progress], None] | None = None,
     **settings: Unpack[RunKeywords],
 ) -> Synthesis:
     """`synthesize`, for code that runs in an event loop."""
-    spec, watch = prepare(program, references, **settings), Watch(on_progress, progress)
+    spec, watch = prepare(program, references, teacher, teachers, judge, **settings), Watch(on_progress, progress)
     return await (produce if spec.config.cluster is None else _on_cluster)(spec, watch)
 
 
@@ -199,6 +206,9 @@ async def stream(
     program: ProgramLike = None,
     references: Any = "builtin",
     *,
+    teacher: TeacherLike = None,
+    teachers: Mapping[str, TeacherLike] | None = None,
+    judge: TeacherLike = None,
     progress: bool = True,
     on_progress: Callable[[Progress], None] | None = None,
     **settings: Unpack[RunKeywords],
@@ -214,7 +224,7 @@ async def stream(
         InputError: an argument cannot be used; nothing was paid for.
         RunStopped: the run ended early, after the samples that were kept.
     """
-    spec = prepare(program, references, **settings)
+    spec = prepare(program, references, teacher, teachers, judge, **settings)
     begun, changed = asyncio.Event(), asyncio.Event()
 
     def told(now: Progress) -> None:

@@ -12,7 +12,6 @@ from typing import Any, TypeAlias
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.ledger.settings import ANY as ANY
-from refed_dspy.programs.asking import predictor_names
 from refed_dspy.records import digest
 from refed_dspy.teachers import Teacher, TeacherLike, open_teacher
 from refed_dspy.teachers.judge import in_role
@@ -147,11 +146,6 @@ def open_teachers(
     named = _by_stage(teachers or {}, stages)
     pools |= {stage: opening.pool(likes, f"teachers: {key}") for stage, (key, likes) in named.items()}
     return TeachersByStage(pools)
-
-
-def stages_of(program: Any) -> list[str]:
-    """The stages of a program, those it names first. Any other predictor is a stage, too."""
-    return list(dict.fromkeys([*getattr(program, "stage_names", ()), *predictor_names(program).values()]))
 
 
 def _by_stage(teachers: Mapping[str, Any], stages: Sequence[str]) -> dict[str, tuple[str, Any]]:

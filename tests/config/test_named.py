@@ -176,8 +176,8 @@ def test_a_compile_and_a_comparison_start_from_a_saved_program_of_a_named_class(
         resolve("own_parts:Mine", PROGRAMS, "program:")(guidance={"response_generation": "Hum."}), "saved.json"
     )
     both = "own_parts:Mine@saved.json"
-    spec = prepare_compile(both, references(4), teacher=fake_lm(Writer()), optimizer="bootstrap")
-    assert type(spec.program).__name__ == "Mine" and "Hum." in spec.program.response_generation.signature.instructions
+    program, _ = prepare_compile(both, references(4), teacher=fake_lm(Writer()), optimizer="bootstrap")
+    assert type(program).__name__ == "Mine" and "Hum." in program.response_generation.signature.instructions
     settings = CompareConfig(programs={"mine": both, "plain": "reference-level"}, against="plain")
     compared = prepare_comparison(settings, settings.programs, references(1), fake_lm(Writer()), None)
     assert type(compared.program.programs["mine"]).__name__ == "Mine"
@@ -258,13 +258,13 @@ def test_an_optimizer_and_a_compared_program_go_by_name_too() -> None:
 def compile_by(metric: Any, judge: Any = None) -> CompileSpec:
     teacher = fake_lm(Writer())
     models = {"teacher": teacher, "judge": judge, "optimizer": "bootstrap"}
-    return prepare_compile("own_parts:Mine", references(4), metric, **models)
+    return prepare_compile("own_parts:Mine", references(4), metric, **models)[1]
 
 
 def test_a_metric_by_name_with_its_rule_and_without_a_word_of_judges(caplog: pytest.LogCaptureFixture) -> None:
     by_name = compile_by("own_parts:length")
     with_rule = compile_by({"function": "own_parts:length", "accept": 0.2})
-    accepted = [spec.metric_with(None, None).accept for spec in (by_name, with_rule)]
+    accepted = [spec.metric_with(None, None, None).accept for spec in (by_name, with_rule)]
     assert accepted == [0.5, 0.2] and by_name.identity()["metric"] != with_rule.identity()["metric"]
     assert compile_by(by_name.metric).identity()["metric"] == by_name.identity()["metric"]
     assert compile_by("own_parts:Length").metric(None, None) == 0.5  # type: ignore[misc]

@@ -118,7 +118,7 @@ def bound() -> dspy.Module:
 
 
 REFUSED: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
-    "no examples": (answerer, [], {}, "references: ChainOfThought needs a list of dspy.Example"),
+    "no examples": (answerer, [], {}, "references: this program needs a list of dspy.Example"),
     "two examples": (answerer, QUESTIONS[:2], {}, "examples: 2 of them.*a compile needs at least 3"),
     "two references": (refed, REFERENCES[:2], {"metric": None}, "examples: 2 of them.*a compile needs at least 3"),
     "no references": (refed, [], {"metric": None}, "references"),

@@ -22,7 +22,6 @@ from refed_dspy.optimizers.examples import (
     reference_example,
     split_examples,
 )
-from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
 from refed_dspy.programs.judges import OVERALL, RESPONSE_CRITERIA
 from refed_dspy.records import Reference
 from tests.support.scripted_engine import references
@@ -46,7 +45,7 @@ def pairs(instructions: int, each: int = 1, criterion: str = "") -> list[dspy.Ex
 
 
 def of_references(count: int) -> list[dspy.Example]:
-    return as_examples(ReferenceLevelFeedback(), references(count))
+    return as_examples("references", references(count))
 
 
 def ids(examples: Any) -> list[str]:
@@ -200,18 +199,18 @@ def test_a_known_criterion_is_held_out_by_the_name_that_the_file_has() -> None:
 
 def test_references_become_examples_with_the_reference_as_their_input() -> None:
     rows = references(4)
-    examples = as_examples(ReferenceLevelFeedback(), [*rows, rows[0]])
+    examples = as_examples("references", [*rows, rows[0]])
     assert [e.reference.instruction for e in examples] == [row["instruction"] for row in rows]
     assert all(list(e.inputs().keys()) == ["reference"] for e in examples)
     loaded = load_references(rows)
-    assert ids(as_examples(ReferenceLevelFeedback(), loaded)) == ids(examples)
+    assert ids(as_examples("references", loaded)) == ids(examples)
     same = Reference(instruction=rows[0]["instruction"], response="another")
     assert cluster_of(examples[0]) == cluster_of(reference_example(same)), "one instruction is one cluster"
 
 
 def test_columns_say_where_a_table_has_them() -> None:
     rows = [{"q": f"Explain {n}.", "a": f"It is {n}."} for n in range(3)]
-    examples = as_examples(ReferenceLevelFeedback(), rows, {"instruction": "q", "response": "a"})
+    examples = as_examples("references", rows, {"instruction": "q", "response": "a"})
     assert examples[1].reference.instruction == "Explain 1."
 
 
@@ -219,28 +218,28 @@ def test_pairs_become_examples_that_do_not_show_people_s_verdict(tmp_path: Path)
     path = tmp_path / "pairs.jsonl"
     row = {"instruction": "i", "answer_a": "a", "answer_b": "b", "preferred": "B"}
     path.write_text(json.dumps(row), encoding="utf-8")
-    (example,) = as_examples(PairwiseJudge(), path)
+    (example,) = as_examples("instructions", path)
     assert dict(example.inputs()) == {
         "criterion": OVERALL.name, "description": OVERALL.description, "instruction": "i", "answer_a": "a",
         "answer_b": "b",
     }  # fmt: skip
     assert example.people == -1
-    assert ids(as_examples(PairwiseJudge(), str(path))) == [example_id(example)]
+    assert ids(as_examples("instructions", str(path))) == [example_id(example)]
     listed = Pair(instruction="i", answer_a="a", answer_b="b", verdict=-1.0)
-    assert ids(as_examples(PairwiseJudge(), [listed])) == [example_id(example)]
+    assert ids(as_examples("instructions", [listed])) == [example_id(example)]
 
 
 def test_equal_pairs_are_one_example() -> None:
     """Scores are kept by example, so what is there twice can never be scored as often as it is counted."""
     rows = [Pair(instruction="i", answer_a="a", answer_b="b", verdict=verdict) for verdict in (1, 1, -1)]
-    (example,) = as_examples(PairwiseJudge(), rows)
+    (example,) = as_examples("instructions", rows)
     assert example.people == 1
-    assert as_examples(PairwiseJudge(), [example, example.copy()]) == [example]
+    assert as_examples("instructions", [example, example.copy()]) == [example]
 
 
 def test_examples_of_another_program_are_kept_as_they_are_once() -> None:
     first, second = (dspy.Example(question=f"q{n}", answer="a").with_inputs("question") for n in range(2))
-    assert as_examples(dspy.ChainOfThought("question -> answer"), [first, second, first.copy()]) == [first, second]
+    assert as_examples("examples", [first, second, first.copy()]) == [first, second]
     assert cluster_of(first) != cluster_of(second)
 
 
@@ -255,15 +254,15 @@ def test_examples_of_one_instruction_are_one_cluster() -> None:
     ids=repr,
 )
 def test_what_is_no_list_of_examples_is_refused_in_one_line(rows: Any) -> None:
-    with pytest.raises(ConfigError, match=r"references: ChainOfThought needs a list of dspy.Example") as raised:
-        as_examples(dspy.ChainOfThought("question -> answer"), rows)
+    with pytest.raises(ConfigError, match=r"references: this program needs a list of dspy.Example") as raised:
+        as_examples("examples", rows)
     assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("rows", [[{"instruction": "i"}], 7, [dspy.Example(instruction="i")]], ids=repr)
 def test_what_is_no_list_of_pairs_is_refused_in_one_line(rows: Any) -> None:
     with pytest.raises(InputError, match=r"(?i)pair"):
-        as_examples(PairwiseJudge(), rows)
+        as_examples("instructions", rows)
 
 
 def test_examples_for_a_judge_must_hold_people_s_verdict() -> None:
@@ -271,7 +270,7 @@ def test_examples_for_a_judge_must_hold_people_s_verdict() -> None:
         "instruction", "answer_a", "answer_b"
     )
     with pytest.raises(InputError, match="people"):
-        as_examples(PairwiseJudge(), [example])
+        as_examples("instructions", [example])
 
 
 def test_an_example_s_id_is_its_content_s() -> None:

@@ -73,7 +73,7 @@ def test_a_proof_can_be_had_later(server: SimulatedTeacher, tmp_path: Path) -> N
 
 def test_topics_count_not_references(server: SimulatedTeacher, tmp_path: Path) -> None:
     """Where the embedding model tells them: here it is replaced by what it would say."""
-    spec = prepare(Answerer(), questions(20), full_marks, teacher=config(server), train=3, validation=3, test=6)
+    _, spec = prepare(Answerer(), questions(20), full_marks, teacher=config(server), train=3, validation=3, test=6)
     refuse_unprovable(spec)
     spec.__dict__["topics"] = dict.fromkeys(spec.split.clusters().values(), "one")
     with pytest.raises(ConfigError, match="only 6 held-out examples of 1 topic, and a proof needs 5 or more; add exam"):
@@ -85,7 +85,7 @@ def test_a_judges_instructions_count_not_its_pairs(server: SimulatedTeacher) -> 
         Pair(instruction=f"Task {n % 8}.", answer_a=f"a {n}", answer_b="b", verdict=1 if n % 2 else -1)
         for n in range(40)
     ]
-    spec = prepare(PairwiseJudge(), pairs, teacher=config(server))
+    _, spec = prepare(PairwiseJudge(), pairs, teacher=config(server))
     assert len(spec.split.test) > MIN_CLUSTERS
     with pytest.raises(ConfigError, match=r"only 2 held-out instructions, and a proof needs 5 or more; give 15 instr"):
         refuse_unprovable(spec)

@@ -16,7 +16,7 @@ from refed_dspy.errors import ReferencesError
 from refed_dspy.optimizers.examples import as_examples
 from refed_dspy.plugins.judge.agree import measure_agreement
 from refed_dspy.plugins.judge.people import Annotator, alpha_interval, people_agreement, people_of
-from refed_dspy.programs.judges import PairwiseJudge, Verdict
+from refed_dspy.programs.judges import Verdict
 from tests.optimizers.test_agreement import perfect, writer_by
 from tests.support import ROOT
 from tests.support.annotators import annotated, prefers
@@ -120,7 +120,7 @@ def test_a_folder_of_pages_says_who_is_not_done(tmp_path: Path) -> None:
         "annotator-3 has judged 0 of 6 pairs",
     ]
     assert people.preferred[0].win_rate.mean == 1 and people.preferred[0].system == "improved"
-    assert len(as_examples(PairwiseJudge(), str(tmp_path / "p"))) == 6, "a judge can be compiled on them"
+    assert len(as_examples("instructions", str(tmp_path / "p"))) == 6, "a judge can be compiled on them"
 
 
 # --- with a judge

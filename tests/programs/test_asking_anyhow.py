@@ -16,7 +16,7 @@ from dspy.lm15 import AuthError, InvalidRequestError, Request
 from pydantic import BaseModel, Field
 
 from refed_dspy.errors import ConfigError, RowError, TeacherError
-from refed_dspy.programs.asking import about, about_unnamed, as_role, predictor_names
+from refed_dspy.programs.asking import about, about_unnamed, as_role, predictor_names, without_models
 from refed_dspy.programs.question import UnnamedStage
 from refed_dspy.teachers import open_teacher, recorded
 from refed_dspy.teachers.session import Session
@@ -183,8 +183,6 @@ async def test_a_callers_adapter_is_still_one_of_its_kind(tmp_path: Path) -> Non
 
 
 def test_two_models_under_one_name_are_refused() -> None:
-    from refed_dspy.programs.saved import without_models
-
     class Inner(dspy.Module):  # type: ignore[misc]
         def __init__(self, lm: Any) -> None:
             super().__init__()

@@ -16,7 +16,7 @@ from refed_dspy.errors import ConfigError
 from refed_dspy.programs.load import open_program
 from refed_dspy.programs.reference_level import InstructionFeedbackOnly
 from refed_dspy.programs.saved import save_program
-from refed_dspy.runs.prepare import prepare
+from refed_dspy.runs.spec import prepare
 from tests.support.scripted_engine import Writer, fake_lm, references
 
 SETTINGS = set(RunConfig.model_fields) - {"references", "program"}

@@ -21,7 +21,8 @@ from refed_dspy.ledger.account import RunAccount
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.settings import settings_of
 from refed_dspy.plugins.recycle.settings import RecycleConfig
-from refed_dspy.teachers.by_stage import open_teachers, stages_of
+from refed_dspy.programs.asking import stages_of
+from refed_dspy.teachers.by_stage import open_teachers
 from refed_dspy.tracking.run import run_parameters
 from tests.support.scripted_engine import Writer, fake_lm, references
 from tests.support.two_teachers import answered_twice, asked, check_lineage, config, pool, repeated, run

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from benchmarks.preference import Preference
-from refed_dspy.optimizers.spec import prepare
 from refed_dspy.optimizers.steps import champion_for
 from refed_dspy.programs import ReferenceLevelFeedback
 from refed_dspy.programs.load import load_program
@@ -21,7 +19,6 @@ from refed_dspy.tracking.store import NotTracked, Store
 from tests.support import mlflow_stores
 from tests.support.mlflow_stores import Mlflow
 from tests.support.registered_programs import Compile, champion_is, outcome, refed, refused, tuned
-from tests.support.scripted_engine import Writer, fake_lm, references
 from tests.tracking.test_compile import BETTER, compiled_in_the_world
 
 mlflow_template, tracked = mlflow_stores.mlflow_template, mlflow_stores.tracked
@@ -163,10 +160,9 @@ def test_a_server_that_goes_when_it_is_asked_for_the_champion_is_not_tracked(tra
 
 def test_a_champion_of_another_class_is_not_compared_with(tracked: Mlflow, caplog: pytest.LogCaptureFixture) -> None:
     Compile("by hand").register(outcome("p", proved=True, kind="Mine"))
-    spec = prepare(None, references(4), teacher=fake_lm(Writer()), optimizer="bootstrap")
-    assert champion_for(spec, Path("c")) is None
+    assert champion_for(ReferenceLevelFeedback(), "refed", Path("c")) is None
     assert "champion of refed: a Mine, not a ReferenceLevelFeedback: not compared with it" in caplog.text
-    assert champion_for(replace(spec, program=type("Mine", (ReferenceLevelFeedback,), {})()), Path("c")) is not None
+    assert champion_for(type("Mine", (ReferenceLevelFeedback,), {})(), "refed", Path("c")) is not None
 
 
 # --- by whole compiles

@@ -28,10 +28,9 @@ from refed_dspy.plugins.cluster.gather import gather
 from refed_dspy.plugins.cluster.ray_cluster import beside_driver, connected
 from refed_dspy.plugins.cluster.shards import number_of_shards, prepare_shard, shard_folder, shard_of
 from refed_dspy.plugins.cluster.worker import EVERY, LOST, MARK
-from refed_dspy.runs.outlook import outlook
 from refed_dspy.runs.remembered import remembered
 from refed_dspy.runs.result import Synthesis, drop_samples, end_at_cap, read_run, why_short
-from refed_dspy.runs.spec import RunSpec
+from refed_dspy.runs.spec import RunSpec, outlook
 from refed_dspy.runs.synthesize import TRACKING_INTERVAL
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.job import job

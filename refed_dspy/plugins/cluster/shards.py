@@ -18,9 +18,8 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import spent
 from refed_dspy.plugins.cluster.leases import Amounts, Lease
 from refed_dspy.records import PICO
-from refed_dspy.runs.prepare import prepare
 from refed_dspy.runs.remembered import remembered
-from refed_dspy.runs.spec import Claim, RunSpec
+from refed_dspy.runs.spec import Claim, RunSpec, prepare
 from refed_dspy.runs.synthesize import carry_out, restored
 from refed_dspy.teachers.failures import LEAST_CALLS
 from refed_dspy.teachers.job import job

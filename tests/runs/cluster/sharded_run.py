@@ -18,8 +18,8 @@ from refed_dspy.filters.base import Decision
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import begin_start
 from refed_dspy.records import DataRow, Reference, Sample
-from refed_dspy.runs.prepare import prepare
 from refed_dspy.runs.result import Synthesis
+from refed_dspy.runs.spec import prepare
 from refed_dspy.teachers.work import CapSettings
 
 SHARDS = 4

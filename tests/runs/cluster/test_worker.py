@@ -20,7 +20,7 @@ from refed_dspy.plugins.cluster.coordinator import Coordinator
 from refed_dspy.plugins.cluster.leases import NOTHING, Reply, State
 from refed_dspy.plugins.cluster.shards import prepare_shard, shard_folder, shard_of
 from refed_dspy.plugins.cluster.worker import Ended, How, Worker, work
-from refed_dspy.runs.prepare import prepare
+from refed_dspy.runs.spec import prepare
 from tests.runs.cluster.here import Here
 from tests.support.scripted_batches import until
 

@@ -24,15 +24,15 @@ from refed_dspy.ledger.spending import spent
 from refed_dspy.ledger.statements import Key, reserved
 from refed_dspy.ledger.summary import run_status
 from refed_dspy.optimizers.spec import prepare as prepare_compile
+from refed_dspy.programs.asking import stages_of
 from refed_dspy.programs.saved import MANIFEST
 from refed_dspy.records import PICO, Call, Rates
 from refed_dspy.runs.estimate import Estimate
 from refed_dspy.runs.forecast import Forecast, forecast
-from refed_dspy.runs.prepare import prepare
-from refed_dspy.runs.spec import RunSpec
+from refed_dspy.runs.spec import RunSpec, prepare
 from refed_dspy.runs.stage_weights import JUDGE, StageWeights
 from refed_dspy.teachers import open_teacher
-from refed_dspy.teachers.by_stage import open_teachers, stages_of
+from refed_dspy.teachers.by_stage import open_teachers
 from refed_dspy.teachers.job import job
 from refed_dspy.teachers.pool import Pool, PooledTeacher, PoolMember
 from refed_dspy.teachers.progress import Progress
@@ -108,7 +108,7 @@ def test_work_over_rows_whose_first_batch_is_under_way_is_no_other(tmp_path: Pat
 
 def test_a_compile_whose_first_batch_is_under_way_is_no_other(tmp_path: Path) -> None:
     settings = {**SMALL, "optimizer": "bootstrap", "teacher": config(), "judge": config(), "reflection": None}
-    job, other = (prepare_compile(None, references(10), **settings, seed=seed) for seed in (0, 9))
+    job, other = (prepare_compile(None, references(10), **settings, seed=seed)[1] for seed in (0, 9))
     started(tmp_path, job.work())
     with Ledger.create(tmp_path) as ledger:
         ledger.commit(candidate_seen("d", 0, {}))
