@@ -12,7 +12,7 @@ import typer
 
 from refed_dspy.cli.ending import command_over, exit_code, say_no_more
 from refed_dspy.cli.printing import say
-from refed_dspy.errors import InputError, RefedError, one_line
+from refed_dspy.errors import CAPS, InputError, RefedError, one_line
 
 if TYPE_CHECKING:  # the commands import what they need when they run: help should not wait for DSPy
     from refed_dspy.config.base import Settings
@@ -28,7 +28,6 @@ NO_OUT = "out: no folder for the results; set one with --out DIR"
 NO_DATA = "data: no data set; pass a file, a Hub data set or a run's folder"
 NO_JUDGE = "no judge: choose one with --judge (PROVIDER/NAME, a teacher file, embedded or simulated) or REFED_JUDGE"
 OPTIMIZERS = ("bootstrap", "gepa", "mipro", "simba")
-_CAPS = ("max_cost", "max_calls", "max_minutes")
 
 
 def reporting(command: F) -> F:
@@ -106,7 +105,7 @@ def ended_short(why: str, folder: Path | None) -> None:
     """Say on stderr what ended the work early, a cap's name or a sentence. Raises typer.Exit(1) where anything did."""
     if not why:
         return
-    if why in _CAPS:
+    if why in CAPS:
         where = f" in {folder}" if folder is not None else ""
         why = (
             f"{why} is reached; paid answers are kept{where}: to continue, run the same command with a "
@@ -188,19 +187,23 @@ ScorerOption = Annotated[
 PairsOption = Annotated[str | None, typer.Option(help="Pairs of answers with human verdicts.", metavar="FILE")]
 
 
-def paid(command: F) -> F:
-    """Give `command` the options that all paid work has, a file of settings and the caps. It finds them in its context
-    (`settings_of`)."""
-    plain = inspect.signature(command, eval_str=True)
-    theirs = {"config": ConfigOption, "max_cost": MaxCost, "max_calls": MaxCalls, "max_minutes": MaxMinutes}
+def taking(**theirs: Any) -> Callable[[F], F]:
+    """Give a command these options, too. It finds them in its context (`settings_of`)."""
     added = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
              for name, kind in theirs.items()]  # fmt: skip
 
-    @functools.wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> None:
-        command(*args, **{name: value for name, value in kwargs.items() if name not in theirs})
+    def with_them(command: F) -> F:
+        @functools.wraps(command)
+        def wrapped(*args: Any, **kwargs: Any) -> None:
+            command(*args, **{name: value for name, value in kwargs.items() if name not in theirs})
 
-    whole: Any = wrapped
-    whole.__signature__ = plain.replace(parameters=[*plain.parameters.values(), *added])
-    whole.__annotations__ = {each.name: each.annotation for each in whole.__signature__.parameters.values()}
-    return cast(F, wrapped)
+        plain, whole = inspect.signature(command, eval_str=True), cast(Any, wrapped)
+        whole.__signature__ = plain.replace(parameters=[*plain.parameters.values(), *added])
+        whole.__annotations__ = {each.name: each.annotation for each in whole.__signature__.parameters.values()}
+        return cast(F, wrapped)
+
+    return with_them
+
+
+paid = taking(config=ConfigOption, max_cost=MaxCost, max_calls=MaxCalls, max_minutes=MaxMinutes)
+"""The options that all paid work has: a file of settings and the caps."""

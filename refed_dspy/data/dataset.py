@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeVar, overload
 
 from refed_dspy.config.base import PAIR
 from refed_dspy.data.read import rows_of
-from refed_dspy.data.references import LeftOut, check_roles, exchange_of, none_usable
+from refed_dspy.data.references import LeftOut, Unrecognised, check_roles, exchange_of, none_usable
 from refed_dspy.data.rows import data_rows
 from refed_dspy.data.stored import ROWS, SOURCE, read_json, rows_in, work_in
 from refed_dspy.errors import ReferencesError, briefly, one_line
@@ -199,6 +199,7 @@ def _loaded(
     usable, unread = RowsOnDisk(references), OnDisk[tuple[int, str, Mapping[str, Any]]]()
     left_out: Counter[str] = Counter()
     seen: dict[str, None] = {}
+    strange = False
     for number, row in rows:
         seen.update(dict.fromkeys(str(key) for key in row))
         try:
@@ -206,8 +207,9 @@ def _loaded(
         except LeftOut as reason:
             unread.append((number, str(reason), dict(row)))
             left_out[str(reason)] += 1
+            strange = strange or isinstance(reason, Unrecognised)
     if not usable:
-        raise ReferencesError(none_usable(name, left_out, [*seen][:12]))
+        raise ReferencesError(none_usable(name, left_out, [*seen][:12] if strange else []))
     if "plain" in columns and columns["plain"] not in seen:
         there = one_line(", ".join([*seen][:12]), 200)
         raise ReferencesError(

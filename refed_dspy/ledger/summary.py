@@ -11,7 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from refed_dspy.errors import one_line
+from refed_dspy.errors import CAPS, one_line
 from refed_dspy.ledger.connection import EPOCH, FILE
 from refed_dspy.ledger.format import FORMAT, OLDER
 from refed_dspy.ledger.history import model_of, simulated_note
@@ -197,7 +197,7 @@ def _paid(ledger: Ledger) -> dict[str, Any]:
         "cost": sum(costs) if costs or not usage else None,
         "in_flight_cost": in_flight_cost(ledger),
         "unpriced": sum(use["unpriced"] for use in usage.values()),
-        "caps": {name: ledger.meta(name) for name in ("max_cost", "max_calls", "max_minutes")},
+        "caps": {name: ledger.meta(name) for name in CAPS},
         "simulated": simulated_note(ledger),
         "limited_since": limited_since(ledger),
     }

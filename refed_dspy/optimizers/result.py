@@ -14,7 +14,7 @@ from typing import Any
 import dspy
 from pydantic import TypeAdapter, ValidationError
 
-from refed_dspy.errors import RunStopped, one_line, setting
+from refed_dspy.errors import CAPS, RunStopped, one_line, setting
 from refed_dspy.files import whole_file
 from refed_dspy.ledger.candidates import ABSTAINED, Candidate, baseline_and_best, count_abstentions, load_candidates
 from refed_dspy.ledger.connection import damaged
@@ -343,7 +343,7 @@ def compile_status(ledger: Ledger) -> dict[str, Any]:
         "in_flight_cost": in_flight_cost(ledger),
         "limited_since": limited_since(ledger),
         "calls": spending.calls,
-        "caps": {name: ledger.meta(name) for name in ("max_cost", "max_calls", "max_minutes")},
+        "caps": {name: ledger.meta(name) for name in CAPS},
         "simulated": simulated_note(ledger),
     }
 
@@ -358,11 +358,11 @@ def _failure_lines(facts: Mapping[str, Any]) -> list[str]:
 
 def how_to_continue(stopped: str, why: str = "") -> str:
     """What ended a compile early, in figures where there are some (`why`), and how to continue it."""
-    if stopped.startswith("max_"):
+    if stopped in CAPS:
         return f"{why or why_stopped(stopped)}; to continue, raise it and run the same command"
     return f"{stopped}; run the same command to continue"
 
 
 def why_stopped(stopped: str, remedy: str = "") -> str:
     """What ended a compile early, in words: a cap, with its `remedy`, or missing scores."""
-    return f"{stopped} is reached{remedy}" if stopped.startswith("max_") else stopped
+    return f"{stopped} is reached{remedy}" if stopped in CAPS else stopped

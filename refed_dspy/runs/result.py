@@ -19,7 +19,7 @@ from refed_dspy.files import path_of, write_lines
 from refed_dspy.ledger.history import simulated_note
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import Spent, spent
-from refed_dspy.ledger.states import DONE, RUNNING, named_work, state_of
+from refed_dspy.ledger.states import CAPPED, DONE, RUNNING, End, named_work, state_of
 from refed_dspy.ledger.summary import run_status, seconds_left, with_live
 from refed_dspy.records import PICO, Failure, Sample, dollars
 from refed_dspy.runs.forecast import Forecast, as_facts, forecast
@@ -172,8 +172,8 @@ SAMPLES = "samples-at-cap.jsonl"
 """Where in the run's folder a run that ended at a cap leaves its samples."""
 
 
-def end_at_cap(folder: Path, cap: CapReached, go_on: Callable[[str], str]) -> str:
-    """Export the samples so far, and return one line that says what there is and how to go on: `go_on` is
+def end_at_cap(folder: Path, cap: CapReached, go_on: Callable[[str], str]) -> End:
+    """Export the samples so far, and return the end whose reason says what there is and how to go on: `go_on` is
     the call with a setting changed. A comparison's samples are not exported: it writes a table of its own."""
     with Ledger.read(folder) as ledger:
         kept, size = ledger.kept(), int(ledger.meta("size"))
@@ -181,14 +181,17 @@ def end_at_cap(folder: Path, cap: CapReached, go_on: Callable[[str], str]) -> st
         is_run = ledger.holds() == "run"
         failed = Counter(failure.kind for failure in ledger.failures()).most_common(1)
     shown = dollars(limit * PICO) if cap.cap == "max_cost" else f"{limit:,.10g}"
-    start = f"{cap.cap} {shown} is reached after {_used_text(cap.cap, used)}: {kept} of {size} samples are kept"
+    reached = f"{cap.cap} {shown} is reached after {_used_text(cap.cap, used)}"
+    start = f"{reached}: {kept} of {size} samples are kept"
     if kept and is_run:
         start += _export_text(folder)
     if prediction is None:
         why = f"; the most frequent failure was {failed[0][0]}" if failed else ""
-        return f"{start}{why}; too few to forecast the rest; continue with: " + go_on(setting(cap.cap, "MORE"))
-    would_take, enough = _to_go_on(cap, prediction, used, limit)
-    return f"{start}; the other {size - kept} would {would_take}; continue with: " + go_on(setting(cap.cap, enough))
+        line = f"{start}{why}; too few to forecast the rest; continue with: " + go_on(setting(cap.cap, "MORE"))
+    else:
+        would_take, enough = _to_go_on(cap, prediction, used, limit)
+        line = f"{start}; the other {size - kept} would {would_take}; continue with: " + go_on(setting(cap.cap, enough))
+    return End(CAPPED, line, reached)
 
 
 def drop_samples(folder: Path) -> None:

@@ -119,7 +119,7 @@ def _end(session: Session, plan: Plan) -> End:
     ledger = session.ledger
     if session.cap_reached is not None:
         go_on = partial(session.start.work.go_on, ledger)
-        return End(CAPPED, end_at_cap(ledger.path.parent, session.cap_reached, go_on))
+        return end_at_cap(ledger.path.parent, session.cap_reached, go_on)
     if not plan.complete:
         dropped = sum(counts["dropped"] for counts in decisions_by_filter(ledger))
         why = why_short(ledger.failures(), dropped)

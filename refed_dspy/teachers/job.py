@@ -88,7 +88,8 @@ class Job:
     def end(self) -> End:
         """How it ends, where nothing raises."""
         if self.stopped:
-            return End(CAPPED, f"{self.stopped} is reached; raise it and run the same command to continue")
+            reached = f"{self.stopped} is reached"
+            return End(CAPPED, f"{reached}; raise it and run the same command to continue", reached)
         return End(SHORT, self.short) if self.short else End(DONE)
 
     def ends(self, end: End) -> None:

@@ -22,6 +22,7 @@ from refed_dspy.cli.options import (
     reporting,
     say_where_tracked,
     settings_of,
+    taking,
 )
 from refed_dspy.cli.printing import say
 
@@ -38,23 +39,29 @@ _NO_OUTPUTS = "outputs: no answers to judge; name their file or folder with --ou
 _NO_BASELINE = "baseline: no answers to compare with; name their file or folder with --baseline"
 _NO_CLONE = "clone: no clone of lmarena/arena-hard-auto; name its folder with --clone DIR"
 _NO_PROMPTS = "prompts: no prompts to check; name IFEval's input_data.jsonl with --prompts FILE"
-TrainingData = Annotated[
-    str | None,
-    typer.Option(
-        help="What the model was trained on; the result says what of it overlaps with the prompts.",
-        metavar="DIR_OR_FILE",
-    ),
-]
-EnvironmentOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--environment",
-        "--python",
-        help="An environment that has the benchmark's package.",
-        metavar="DIR_OR_PYTHON",
-        show_default="made once",
-    ),
-]
+
+_official = taking(
+    out=OutOption,
+    environment=Annotated[
+        Path | None,
+        typer.Option(
+            "--environment",
+            "--python",
+            help="An environment that has the benchmark's package.",
+            metavar="DIR_OR_PYTHON",
+            show_default="made once",
+        ),
+    ],
+    data=Annotated[
+        str | None,
+        typer.Option(
+            help="What the model was trained on; the result says what of it overlaps with the prompts.",
+            metavar="DIR_OR_FILE",
+        ),
+    ],
+    track=TrackOption,
+)
+"""The options of all official benchmarks."""
 
 evaluate_app = typer.Typer(
     no_args_is_help=True,
@@ -110,6 +117,7 @@ def answers_(
 @evaluate_app.command("alpaca-eval", options_metavar="--outputs FILE --baseline FILE --judge NAME --out DIR [OPTIONS]")
 @reporting
 @paid
+@_official
 def alpaca_eval_(
     context: typer.Context,
     outputs: Annotated[
@@ -119,8 +127,6 @@ def alpaca_eval_(
         str | None, typer.Option(help="Another model's answers to the same prompts.", metavar="FILE_OR_DIR")
     ] = None,
     judge: JudgeOption = None,
-    out: OutOption = None,
-    environment: EnvironmentOption = None,
     gamed: Annotated[
         Path | None,
         typer.Option(
@@ -129,8 +135,6 @@ def alpaca_eval_(
             show_default="a fit of our own",
         ),
     ] = None,
-    data: TrainingData = None,
-    track: TrackOption = None,
 ) -> None:
     """Run AlpacaEval 2's own code on answers. Run it again to continue."""
     from refed_dspy.cli.display import shown
@@ -170,6 +174,7 @@ def annotations_(
 )
 @reporting
 @paid
+@_official
 def arena_hard_(
     context: typer.Context,
     clone: Annotated[Path | None, typer.Option(help="A clone of lmarena/arena-hard-auto.", metavar="DIR")] = None,
@@ -177,7 +182,6 @@ def arena_hard_(
         list[Path] | None, typer.Option(help="A model's answers: NAME.jsonl; may be repeated.", metavar="FILE")
     ] = None,
     judge: JudgeOption = None,
-    out: OutOption = None,
     benchmark: Annotated[
         str | None,
         typer.Option(help="arena-hard-v2.0, arena-hard-v0.1.", metavar="NAME", show_default="arena-hard-v2.0"),
@@ -191,9 +195,6 @@ def arena_hard_(
     style_control: Annotated[
         bool | None, typer.Option("--style-control/--no-style-control", help="Also score at equal style.")
     ] = None,
-    environment: EnvironmentOption = None,
-    data: TrainingData = None,
-    track: TrackOption = None,
 ) -> None:
     """Run Arena-Hard's own code on answers. Run it again to continue."""
     from refed_dspy.cli.display import shown
@@ -212,17 +213,14 @@ def arena_hard_(
     "ifeval", options_metavar="--prompts FILE --answers FILE_OR_DIR [--answers …] --out DIR [OPTIONS]"
 )
 @reporting
+@_official
+@taking(config=ConfigOption)
 def ifeval_(
     context: typer.Context,
     prompts: Annotated[Path | None, typer.Option(help="IFEval's input_data.jsonl.", metavar="FILE")] = None,
     answers: Annotated[
         list[Path] | None, typer.Option(help="A model's responses; may be repeated.", metavar="FILE_OR_DIR")
     ] = None,
-    out: OutOption = None,
-    environment: EnvironmentOption = None,
-    data: TrainingData = None,
-    config: ConfigOption = None,
-    track: TrackOption = None,
 ) -> None:
     """Check answers by IFEval's own checker. Calls no model."""
     from refed_dspy.plugins.evaluate.ifeval.evaluate import ifeval

@@ -31,8 +31,6 @@ _SAMPLING = (
     "reasoning_effort",
 )  # fmt: skip
 """The parameters that are published; others may hold anything."""
-_CAP = re.compile(r"(max_cost|max_calls|max_minutes) [^:/\\]{1,40} is reached after [^:/\\]{1,40}(?=:)")
-"""How `runs.result.end_at_cap` begins its message; the rest names the run's folder."""
 _UNKNOWN = "not stated"
 
 
@@ -63,13 +61,12 @@ class SharedSettings:
 def _settings_of(account: RunAccount, ledger: Ledger) -> SharedSettings:
     """The settings of the run in `ledger`, without addresses and folders; of a file only its name."""
     end = last_end(ledger)
-    stopped = _CAP.match(end.reason) if end.state == CAPPED else None
     return SharedSettings(
         rows=list(_rows(account)),
         filters=[(name, public_settings(settings)) for name, settings in account.filters],
         features=account.features,
         stages=_stages(ledger.meta("program") or {}, account.program),
-        stopped=stopped[0] if stopped else "",
+        stopped=(end.reached or "not noted which") if end.state == CAPPED else "",
     )
 
 
