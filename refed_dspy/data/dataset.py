@@ -26,6 +26,7 @@ from refed_dspy.errors import ReferencesError, briefly, one_line
 from refed_dspy.files import as_export_error, as_path
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.settings import noted_settings
 from refed_dspy.ledger.states import FUNNEL, named_work
 from refed_dspy.records import DataRow, Reference, digest, digest_of
 from refed_dspy.text import Shown
@@ -184,7 +185,7 @@ def load_dataset(source: Any, columns: Mapping[str, str] | None = None) -> DataS
         RunDirError: a folder without a run, or a damaged one.
     """
     source = as_path(source)
-    columns = dict(columns or _noted_columns(source))
+    columns = dict(columns or noted_columns(source))
     check_roles(columns, ROLES)
     with _source(source) as (name, rows, references):
         return _loaded(name, rows, references, columns)
@@ -235,10 +236,10 @@ def _source(source: Any) -> Iterator[tuple[str, Iterable[tuple[int, Mapping[str,
     yield name, rows, {}
 
 
-def _noted_columns(source: Any) -> dict[str, str]:
+def noted_columns(source: Any) -> dict[str, str]:
     """The columns that a filtering in the folder `source` was told of: its rows have the same."""
     if isinstance(source, str | Path) and _is_file(Path(source) / FUNNEL):
-        return dict(read_json(Path(source) / SOURCE).get("columns", {}))
+        return dict(noted_settings(read_json(Path(source) / SOURCE)).values.get("columns", {}))
     return {}
 
 

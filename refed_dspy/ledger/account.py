@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.settings import RunSettings, settings_of
+from refed_dspy.ledger.settings import WorkSettings, settings_of
 from refed_dspy.ledger.summary import run_status
 from refed_dspy.records import PICO, digest
 
@@ -32,7 +32,7 @@ class RunAccount:
 
     status: Mapping[str, Any]
     """State, counts, costs and reasons, in JSON types (`run_status`)."""
-    settings: RunSettings
+    settings: WorkSettings
     """What it was last started with."""
     program: str
     """The program's class."""

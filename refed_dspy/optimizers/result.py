@@ -271,16 +271,16 @@ def write_files(folder: Path, files: Mapping[str, str]) -> None:
 
 def _manifest(at: Job, spec: CompileSpec, outcome: CompileOutcome, program: dspy.Module) -> dict[str, Any]:
     """How a program came about, in JSON types. It holds no API key: of a teacher only model and endpoint."""
-    settings, about, ledger, spending = spec.settings, at.work.facts["about"], at.ledger, spent(at.ledger)
+    settings, ledger, spending = spec.settings, at.ledger, spent(at.ledger)
     facts = {
         "format": FORMAT,
         "kind": type(program).__name__,
         "prompts": program_digests(program),
         "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "versions": {name: version(name) for name in ("refed-dspy", "dspy")} | {"python": platform.python_version()},
-        "models": about["models"],
+        "models": {role: {"model": each.model, "endpoint": each.endpoint} for role, each in spec.teachers.items()},
         "optimizer": settings.optimizer,
-        "options": about["options"],
+        "options": spec.recorded().values["options"],
         "evaluations": settings.evaluations,
         "metric": at.work.identity["metric"],
         "seed": settings.seed,

@@ -11,7 +11,7 @@ from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.data.references import References
 from refed_dspy.errors import ConfigError, InputError, RunDirError, setting
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.settings import ANY, Model, RunSettings, settings_of
+from refed_dspy.ledger.settings import ANY, Model, WorkSettings, settings_of
 from refed_dspy.programs.load import own_program
 from refed_dspy.programs.reference_level import METHODS
 from refed_dspy.programs.saved import load_state
@@ -58,7 +58,7 @@ def _set_up(ledger: Ledger, teacher: Any = None, teachers: Any = None, judge: An
     return program, settings
 
 
-def _filters(settings: RunSettings, folder: Path) -> list[dict[str, Any]]:
+def _filters(settings: WorkSettings, folder: Path) -> list[dict[str, Any]]:
     """The filters as a file would name them. Raises RunDirError for one that was a Python object."""
     filters: list[dict[str, Any]] = settings.values.get("filters") or []
     if any("class" in each for each in filters):
@@ -68,7 +68,7 @@ def _filters(settings: RunSettings, folder: Path) -> list[dict[str, Any]]:
     return filters
 
 
-def _judge(settings: RunSettings, folder: Path) -> TeacherConfig | None:
+def _judge(settings: WorkSettings, folder: Path) -> TeacherConfig | None:
     """None: there is none, or it is the teacher, whose endpoint may be another now. Raises RunDirError for one that was
     a Python object."""
     judge, teacher = settings.judge, settings.teacher

@@ -10,7 +10,7 @@ from typing import Any, Protocol, Self, cast
 
 import dspy
 
-from refed_dspy.config.base import Capped, FromReferences
+from refed_dspy.config.base import FromReferences
 from refed_dspy.config.named import code_of
 from refed_dspy.config.run import FromProgram, RunConfig
 from refed_dspy.data.references import References
@@ -20,7 +20,7 @@ from refed_dspy.filters.screening import Screening
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import CALLS_A_SAMPLE
-from refed_dspy.ledger.settings import RunSettings, settings_of
+from refed_dspy.ledger.settings import WorkSettings, settings_of
 from refed_dspy.ledger.states import has_begun
 from refed_dspy.programs.mlflow_address import is_address
 from refed_dspy.programs.reference_level import Proposal, extra_outputs
@@ -36,12 +36,8 @@ from refed_dspy.teachers.work import Work, caps_of
 log = logging.getLogger("refed_dspy")
 FULL_BATCH = 1_000
 """Requests: with smaller batches a run takes many rounds of them."""
-_BESIDE = {
-    *Capped.model_fields, *FromProgram.model_fields, *FromReferences.model_fields, "size", "run_dir", "cluster",
-    "shards", "teacher", "teachers", "judge",
-}  # fmt: skip
-"""Settings that the record leaves out: what they made is recorded beside it, or each start names them anew; models
-stand there as they were opened."""
+_BESIDE = (*FromProgram.model_fields, *FromReferences.model_fields, "size", "cluster", "shards")
+"""Settings that the record leaves out: what they made is recorded beside it, or each start names them anew."""
 STUDIES = ("instruction_feedback", "response_feedback")
 """The stages that collect feedback on a reference."""
 
@@ -185,16 +181,17 @@ class RunSpec:
             way_out="choose another folder with " + setting("run_dir") + "; " + reuse,
         )
 
-    def settings(self) -> RunSettings:
+    def settings(self) -> WorkSettings:
         """What the ledger records of the run's settings and models, so that a resume from the folder uses it."""
-        values = self.config.model_dump(mode="json", exclude=_BESIDE)
-        named = {
-            "program": getattr(self.program, "named", None),
-            "reuse": str(self.config.reuse.absolute()) if self.config.reuse else None,
-            "judge_program": absolute(self.config.judge_program),
-        }
-        judge = None if self.judge is None else recorded(PoolShare(self.judge))
-        return RunSettings({**values, **named, **self.by_stage.recorded(), "judge": judge})
+        return WorkSettings.of(
+            self.config,
+            _BESIDE,
+            program=getattr(self.program, "named", None),
+            reuse=str(self.config.reuse.absolute()) if self.config.reuse else None,
+            judge_program=absolute(self.config.judge_program),
+            judge=None if self.judge is None else recorded(PoolShare(self.judge)),
+            **self.by_stage.recorded(),
+        )
 
     def _facts(self) -> dict[str, Any]:
         """What else the ledger records: of the program, the references and the prices."""

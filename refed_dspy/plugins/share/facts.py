@@ -21,7 +21,7 @@ from refed_dspy.ledger.account import RunAccount
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.history import SIMULATED, model_of
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.settings import only_teacher, settings_of
+from refed_dspy.ledger.settings import noted_settings, only_teacher, settings_of
 from refed_dspy.ledger.states import CAPPED, last_end
 from refed_dspy.plugins.share.secrets import origin_of, public_endpoint, public_model
 from refed_dspy.records import PICO, DataRow, digest, dollars
@@ -334,14 +334,16 @@ def _folder_of(place: Path) -> Path:
 
 
 def _step(note: Mapping[str, Any], folder: Path) -> DataStep:
-    work = "filtering" if "filters" in note else "recycling"
+    settings = noted_settings(note)
+    values, teacher = settings.values, settings.teacher.get("model")
+    work = "recycling" if teacher else "filtering"
     step = DataStep(
         work,
         note["rows"],
         note["funnel"],
-        [(name, public_settings(settings)) for name, settings, _ in note.get("filters", ())],
-        note.get("seed"),
-        public_model(note["teacher"]) if "teacher" in note else "",
+        [(name, public_settings(settings)) for name, settings, _ in values.get("filters", ())],
+        values.get("seed") if "filters" in values else None,
+        public_model(teacher) if teacher else "",
     )
     try:
         ledger = Ledger.read(folder) if (folder / FILE).is_file() else None
