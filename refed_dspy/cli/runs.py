@@ -67,7 +67,6 @@ _OPENING, _LONGEST = 60, 2_000
 """Characters shown of a sample's reference, and of each text."""
 _COMPARING = ("rouge", "near_duplicates")
 """Filters whose detail is the kept text that a dropped one is like."""
-_OF_SAMPLES = ("", "run", "comparison")
 """What a folder may hold for its samples to be counted (`Ledger.holds`)."""
 
 
@@ -208,14 +207,15 @@ def _give_up(folder: Path) -> str:
 
 def _status_in(folder: Path) -> tuple[dict[str, Any], Callable[[dict[str, Any]], list[str]]]:
     """How the work in `folder` stands, and what makes lines of it."""
+    from refed_dspy.ledger.account import status_of
     from refed_dspy.ledger.batches import all_batches
     from refed_dspy.ledger.ledger import Ledger
     from refed_dspy.ledger.states import FUNNEL
-    from refed_dspy.ledger.summary import work_status
+    from refed_dspy.ledger.summary import OF_SAMPLES
     from refed_dspy.runs.result import full_status
 
     if (folder / FUNNEL).is_file():
-        from refed_dspy.runs.filter.status import filtering_status
+        from refed_dspy.runs.filter.result import filtering_status
 
         return filtering_status(folder), filtering_lines
     to_lines: Callable[[dict[str, Any]], list[str]]
@@ -225,10 +225,10 @@ def _status_in(folder: Path) -> tuple[dict[str, Any], Callable[[dict[str, Any]],
             from refed_dspy.optimizers.result import compile_status  # which imports DSPy
 
             facts, to_lines = compile_status(ledger), compile_lines
-        elif holds in _OF_SAMPLES:
+        elif holds in OF_SAMPLES:
             facts, to_lines = full_status(ledger), run_lines
         else:
-            facts, to_lines = work_status(ledger), work_lines
+            facts, to_lines = status_of(ledger), work_lines
         return {**facts, "batches": all_batches(ledger)}, to_lines
 
 
@@ -296,13 +296,12 @@ def _show_samples(run_dir: Path, number: int) -> None:
 
 def _origin(row: Mapping[str, Any], begins: Mapping[str, str]) -> str:
     """From which reference a sample was made, how that begins, and what the sample cost."""
-    from refed_dspy.records import PICO, dollars
+    from refed_dspy.records import money
 
     reference = f", from {one_line(row['reference_source'] or row['reference'], 60)}"
     if begin := begins.get(row["reference"]):
         reference += f": {one_line(begin, _OPENING)}"
-    cost = "price unknown" if row["cost"] is None else dollars(row["cost"] * PICO)
-    return f"{reference} ({cost})"
+    return f"{reference} ({money(row['cost'])})"
 
 
 def _show_dropped(run_dir: Path, number: int) -> None:

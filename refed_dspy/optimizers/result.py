@@ -16,19 +16,19 @@ from pydantic import TypeAdapter, ValidationError
 
 from refed_dspy.errors import CAPS, RunStopped, one_line, setting
 from refed_dspy.files import whole_file
+from refed_dspy.ledger.account import status_of
 from refed_dspy.ledger.candidates import ABSTAINED, Candidate, baseline_and_best, count_abstentions, load_candidates
 from refed_dspy.ledger.connection import damaged
-from refed_dspy.ledger.history import simulated_note
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.spending import in_flight_cost, spent
-from refed_dspy.ledger.states import state_in, state_of
-from refed_dspy.ledger.summary import failure_counts, limited_since, usage_by_stage
+from refed_dspy.ledger.spending import spent
+from refed_dspy.ledger.states import state_in
+from refed_dspy.ledger.summary import failure_counts, usage_by_stage
 from refed_dspy.metrics.intervals import Interval
 from refed_dspy.optimizers.agreement import JudgeReport
 from refed_dspy.optimizers.proof import FORMAT, Proof, finite
 from refed_dspy.optimizers.spec import CompileSpec
 from refed_dspy.programs.saved import MANIFEST, load_state, program_digests, program_state, prompt_diff
-from refed_dspy.records import PICO, dollars
+from refed_dspy.records import PICO, money
 from refed_dspy.teachers.job import Job
 from refed_dspy.text import Shown, counted, format_number
 from refed_dspy.tracking.store import noted_run
@@ -86,7 +86,7 @@ class Compiled(Shown):
     def _describe(self) -> str:
         proved = "no proof" if self.proof is None else "proved better" if self.proof.proved else "not proved better"
         proved = "unchanged" if not self.changed else proved
-        return f"a {type(self.program).__name__}, {proved}, {_money(self.manifest['cost'])}, in {self.path}"
+        return f"a {type(self.program).__name__}, {proved}, {money(self.manifest['cost'])}, in {self.path}"
 
     @property
     def state(self) -> str:
@@ -128,7 +128,7 @@ class Compiled(Shown):
             lines.append("no proof: the test set was not scored, or only in part")
         else:
             lines += [*proof.lines(), *(self.judge.lines() if self.judge is not None else []), *proof.doubts()]
-        lines.append(f"cost: {_money(manifest['cost'])}, {counted(manifest['calls'], 'call')}")
+        lines.append(f"cost: {money(manifest['cost'])}, {counted(manifest['calls'], 'call')}")
         lines += _failure_lines(manifest)
         if not self.changed and (proof is None or proof.champion is not None):
             lines.append("no candidate was better, so the uncompiled program is kept")
@@ -144,11 +144,11 @@ class Compiled(Shown):
         return [
             f"uncompiled program on the validation set: {format_number(self.manifest['validation']['uncompiled'])}",
             f"whole compile: {self._whole()}, for about {estimate['evaluations']} evaluations{proof}",
-            f"so far: {_money(estimate['spent'])}; " + go_on,
+            f"so far: {money(estimate['spent'])}; " + go_on,
         ]
 
     def _whole(self) -> str:
-        cost = "dollars unknown" if self.estimate["cost"] is None else f"about {_money(self.estimate['cost'])}"
+        cost = "dollars unknown" if self.estimate["cost"] is None else f"about {money(self.estimate['cost'])}"
         return f"{cost}, {self.estimate['calls']:,.0f} calls"
 
     def diff(self) -> str:
@@ -160,7 +160,7 @@ class CompileEstimate(Compiled):
     """The outcome where only an estimate was asked for: what it shows is the estimate."""
 
     def _describe(self) -> str:
-        return f"the whole compile takes {self._whole()}; so far {_money(self.estimate['spent'])}, in {self.folder}"
+        return f"the whole compile takes {self._whole()}; so far {money(self.estimate['spent'])}, in {self.folder}"
 
     def lines(self) -> list[str]:
         """The estimate for people."""
@@ -312,39 +312,26 @@ def _in_dollars(name: str, value: Any) -> Any:
     return value / PICO if value is not None and ("cost" in name or "spent" in name) else value
 
 
-def _money(amount: float | None) -> str:
-    return "price unknown" if amount is None else dollars(amount * PICO)
-
-
 def compile_status(ledger: Ledger) -> dict[str, Any]:
-    """A compile's status, in JSON types.
+    """A compile's status, in JSON types: `status_of`, with `failures` by role and kind, and
 
-    `optimizer`; `candidates` tried, `evaluations` scored, and those that could not be scored (`abstained`); `failures`
-    by role and kind; `uncompiled` and `best` mean scores on the validation set, None before there are some; `proved`:
-    None before the proof; `usage` by model; `cost` in dollars, of it `in_flight_cost`;
-    `caps`; `state`, `reason` and `last_active` (`states.state_of`).
+    `optimizer`; `candidates` tried, `evaluations` scored, and those that could not be scored (`abstained`);
+    `uncompiled` and `best` mean scores on the validation set, None before there are some; `proved`: None before the
+    proof; `calls`.
     """
-    candidates, spending, identity = load_candidates(ledger), spent(ledger), ledger.meta("identity") or {}
-    outcome = ledger.meta("outcome") or {}
+    candidates, status = load_candidates(ledger), status_of(ledger)
     uncompiled, best = baseline_and_best(candidates)
     return {
-        "work": ledger.holds(),
-        **state_of(ledger),
-        "optimizer": identity.get("optimizer"),
+        **status,
+        "optimizer": (ledger.meta("identity") or {}).get("optimizer"),
         "candidates": len(candidates),
         "evaluations": sum(len(scores) for candidate in candidates for scores in candidate.scores.values()),
         "abstained": count_abstentions(ledger),
         "failures": failure_counts(ledger, but=ABSTAINED),
         "uncompiled": uncompiled,
         "best": best,
-        "proved": (outcome.get("proof") or {}).get("proved"),
-        "usage": usage_by_stage(ledger),
-        "cost": None if spending.unpriced else spending.cost,
-        "in_flight_cost": in_flight_cost(ledger),
-        "limited_since": limited_since(ledger),
-        "calls": spending.calls,
-        "caps": {name: ledger.meta(name) for name in CAPS},
-        "simulated": simulated_note(ledger),
+        "proved": ((ledger.meta("outcome") or {}).get("proof") or {}).get("proved"),
+        "calls": status["used"]["calls"],
     }
 
 

@@ -24,7 +24,7 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.settings import noted_settings, only_teacher, settings_of
 from refed_dspy.ledger.states import CAPPED, last_end
 from refed_dspy.plugins.share.secrets import origin_of, public_endpoint, public_model
-from refed_dspy.records import PICO, DataRow, digest, dollars
+from refed_dspy.records import DataRow, digest, money
 
 _SAMPLING = (
     "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "repeat_penalty",
@@ -277,16 +277,15 @@ def _stages_of(account: RunAccount, ledger: Ledger) -> list[StageFacts]:
 def cost_of(status: Mapping[str, Any]) -> Cost:
     """Dollars as text: `total`, without the `unpriced` calls; `per_row`; `worst_case`, the part of it that is set aside
     for calls whose tokens were never reported; then `calls` and tokens, and the `price_source`."""
-    usage = status["usage"].values()
-    total, per_row = status["cost"], status["cost_per_sample"]
-    worst = sum(use["reserved"] + use["in_flight_cost"] for use in usage)
+    used, total, per_row = status["used"], status["cost"], status.get("cost_per_sample")
+    worst = used["reserved"] + used["in_flight_cost"]
     return {
-        "total": "unknown" if total is None else dollars(total * PICO),
-        "per_row": "" if per_row is None else dollars(per_row * PICO),
+        "total": money(total, unknown="unknown"),
+        "per_row": money(per_row, unknown=""),
         "unpriced": status["unpriced"],
-        "worst_case": dollars(worst * PICO) if worst else "",
-        **{name: sum(use[name] for use in usage) for name in ("calls", "prompt_tokens", "completion_tokens")},
-        "price_source": str(status["price_source"] or ""),
+        "worst_case": money(worst) if worst else "",
+        **{name: used[name] for name in ("calls", "prompt_tokens", "completion_tokens")},
+        "price_source": str(status.get("price_source") or ""),
     }
 
 
