@@ -9,11 +9,7 @@ import typer
 from refed_dspy.cli.options import (
     NO_DATA,
     NO_OUT,
-    AcceptChanged,
     Data,
-    JudgeOption,
-    OutOption,
-    SeedOption,
     ended_short,
     given,
     needed,
@@ -29,7 +25,7 @@ app = typer.Typer()
 
 @app.command("filter", options_metavar="--filter NAME_OR_YAML --out DIR [OPTIONS]")
 @reporting
-@paid
+@paid("out", "judge", "accept_changed", "seed")
 def filter_(
     context: typer.Context,
     data: Data = None,
@@ -39,11 +35,7 @@ def filter_(
             "--filter", help="refusals, or 'rouge: {threshold: 0.7}'; may be repeated.", metavar="NAME_OR_YAML"
         ),
     ] = None,
-    out: OutOption = None,
     force: Annotated[bool, typer.Option("--force", help="Replace another filtering in the folder.")] = False,
-    judge: JudgeOption = None,
-    accept_changed: AcceptChanged = None,
-    seed: SeedOption = None,
 ) -> None:
     """Filter a data set: write kept and dropped rows with reasons and scores. The data itself is not changed."""
     from refed_dspy.cli.display import shown

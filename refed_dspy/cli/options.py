@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
@@ -133,47 +133,6 @@ CriteriaOption = Annotated[
 RunDir = Annotated[Path, typer.Argument(metavar="DIR", help="The run's folder.")]
 AnyDir = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run or other work.")]
 WorkDir = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run, a filtering or a recycling.")]
-ReferencesOption = Annotated[
-    str | None,
-    typer.Option(
-        help="A file, a Hub data set, builtin or builtin-short.", metavar="FILE_OR_HUB_NAME", show_default="builtin"
-    ),
-]
-JudgeOption = Annotated[str | None, typer.Option(help="The judge, given like --teacher.", metavar="FILE_OR_NAME")]
-TeacherOption = Annotated[
-    str | None,
-    typer.Option(help="PROVIDER/NAME, a teacher file, a .gguf file, embedded or simulated.", metavar="FILE_OR_NAME"),
-]
-OutOption = Annotated[Path | None, typer.Option(help="Folder for the results.", metavar="DIR")]
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option(help="YAML settings: filters, batches, teachers by stage, …; options override them.", metavar="FILE"),
-]
-MaxCost = Annotated[
-    float | None,
-    typer.Option(
-        help="Stop before all starts together cost more, if the endpoint keeps to max_tokens.", metavar="DOLLARS"
-    ),
-]
-MaxCalls = Annotated[int | None, typer.Option(help="Stop after this many calls, over all starts.", metavar="N")]
-MaxMinutes = Annotated[
-    float | None, typer.Option(help="Stop after this many minutes of work, over all starts.", metavar="N")
-]
-AcceptChanged = Annotated[
-    bool | None, typer.Option("--accept-changed", help="Accept a saved program even if its prompts were edited.")
-]
-ProgramOption = Annotated[
-    str | None,
-    typer.Option(help="A saved program; your own: MODULE:NAME or MODULE:NAME@FILE_OR_URI.", metavar="FILE_OR_URI"),
-]
-SeedOption = Annotated[
-    int | None, typer.Option(help="Seed for random draws and orders.", metavar="N", show_default="0")
-]
-TrackOption = Annotated[bool | None, typer.Option("--track/--no-track", help="Log it to MLflow.")]
-ClusterOption = Annotated[
-    str | None,
-    typer.Option(help="Work on a Ray cluster: auto, HOST:PORT, or local:N for N workers here.", metavar="ADDRESS"),
-]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Data = Annotated[
     str | None,
@@ -184,26 +143,82 @@ Data = Annotated[
 ScorerOption = Annotated[
     str | None, typer.Option(help="Folder or Hub name of the model that scores perplexity.", metavar="NAME")
 ]
-PairsOption = Annotated[str | None, typer.Option(help="Pairs of answers with human verdicts.", metavar="FILE")]
+OPTIONS: Mapping[str, Any] = {
+    "references": Annotated[
+        str | None,
+        typer.Option(
+            help="A file, a Hub data set, builtin or builtin-short.", metavar="FILE_OR_HUB_NAME", show_default="builtin"
+        ),
+    ],
+    "pairs": Annotated[str | None, typer.Option(help="Pairs of answers with human verdicts.", metavar="FILE")],
+    "program": Annotated[
+        str | None,
+        typer.Option(help="A saved program; your own: MODULE:NAME or MODULE:NAME@FILE_OR_URI.", metavar="FILE_OR_URI"),
+    ],
+    "teacher": Annotated[
+        str | None,
+        typer.Option(
+            help="PROVIDER/NAME, a teacher file, a .gguf file, embedded or simulated.", metavar="FILE_OR_NAME"
+        ),
+    ],
+    "judge": Annotated[str | None, typer.Option(help="The judge, given like --teacher.", metavar="FILE_OR_NAME")],
+    "out": Annotated[Path | None, typer.Option(help="Folder for the results.", metavar="DIR")],
+    "accept_changed": Annotated[
+        bool | None, typer.Option("--accept-changed", help="Accept a saved program even if its prompts were edited.")
+    ],
+    "seed": Annotated[
+        int | None, typer.Option(help="Seed for random draws and orders.", metavar="N", show_default="0")
+    ],
+    "cluster": Annotated[
+        str | None,
+        typer.Option(help="Work on a Ray cluster: auto, HOST:PORT, or local:N for N workers here.", metavar="ADDRESS"),
+    ],
+    "track": Annotated[bool | None, typer.Option("--track/--no-track", help="Log it to MLflow.")],
+    "config": Annotated[
+        Path | None,
+        typer.Option(
+            help="YAML settings: filters, batches, teachers by stage, …; options override them.", metavar="FILE"
+        ),
+    ],
+    "max_cost": Annotated[
+        float | None,
+        typer.Option(
+            help="Stop before all starts together cost more, if the endpoint keeps to max_tokens.", metavar="DOLLARS"
+        ),
+    ],
+    "max_calls": Annotated[int | None, typer.Option(help="Stop after this many calls, over all starts.", metavar="N")],
+    "max_minutes": Annotated[
+        float | None, typer.Option(help="Stop after this many minutes of work, over all starts.", metavar="N")
+    ],
+}
+"""The options that several commands take, by the names of their settings."""
 
 
-def taking(**theirs: Any) -> Callable[[F], F]:
-    """Give a command these options, too. It finds them in its context (`settings_of`)."""
-    added = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
-             for name, kind in theirs.items()]  # fmt: skip
+def taking(*names: str, last: Sequence[str] = (), **own: Any) -> Callable[[F], F]:
+    """Give a command these OPTIONS, and `own` ones, before those that it names itself; and some after them. It finds
+    them in its context (`settings_of`)."""
+    first, after = {**{name: OPTIONS[name] for name in names}, **own}, {name: OPTIONS[name] for name in last}
 
     def with_them(command: F) -> F:
         @functools.wraps(command)
         def wrapped(*args: Any, **kwargs: Any) -> None:
-            command(*args, **{name: value for name, value in kwargs.items() if name not in theirs})
+            command(*args, **{name: value for name, value in kwargs.items() if name not in {*first, *after}})
 
-        plain, whole = inspect.signature(command, eval_str=True), cast(Any, wrapped)
-        whole.__signature__ = plain.replace(parameters=[*plain.parameters.values(), *added])
+        plain = [*inspect.signature(command, eval_str=True).parameters.values()]
+        before, behind = ([_parameter(*each) for each in some.items()] for some in (first, after))
+        without = sum(each.default is each.empty for each in plain)
+        whole = cast(Any, wrapped)
+        whole.__signature__ = inspect.Signature([*plain[:without], *before, *plain[without:], *behind])
         whole.__annotations__ = {each.name: each.annotation for each in whole.__signature__.parameters.values()}
         return cast(F, wrapped)
 
     return with_them
 
 
-paid = taking(config=ConfigOption, max_cost=MaxCost, max_calls=MaxCalls, max_minutes=MaxMinutes)
-"""The options that all paid work has: a file of settings and the caps."""
+def _parameter(name: str, kind: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=kind)
+
+
+def paid(*names: str, **own: Any) -> Callable[[F], F]:
+    """As `taking`, with what all paid work takes after the rest: a file of settings, and the caps."""
+    return taking(*names, last=("config", *CAPS), **own)

@@ -26,19 +26,8 @@ from refed_dspy.cli.lines import (
 )
 from refed_dspy.cli.options import (
     NO_TEACHER,
-    AcceptChanged,
-    ClusterOption,
     JsonOption,
-    JudgeOption,
-    MaxCalls,
-    MaxCost,
-    MaxMinutes,
-    ProgramOption,
-    ReferencesOption,
     RunDir,
-    SeedOption,
-    TeacherOption,
-    TrackOption,
     WorkDir,
     given,
     needed,
@@ -47,10 +36,11 @@ from refed_dspy.cli.options import (
     reporting,
     say_where_tracked,
     settings_of,
+    taking,
 )
 from refed_dspy.cli.printing import printable, say, written
 from refed_dspy.concurrency import current_environ
-from refed_dspy.errors import InputError, NothingKept, one_line
+from refed_dspy.errors import CAPS, InputError, NothingKept, one_line
 from refed_dspy.text import counted
 
 if TYPE_CHECKING:
@@ -72,18 +62,13 @@ _COMPARING = ("rouge", "near_duplicates")
 
 @app.command(options_metavar="--teacher FILE_OR_NAME [OPTIONS]")
 @reporting
-@paid
+@paid("references", "teacher", "program", "accept_changed", "seed", "judge", "cluster", "track")
 def synth(
     context: typer.Context,
-    references: ReferencesOption = None,
     size: Annotated[int | None, typer.Option(help="Samples to keep.", metavar="N", show_default="100")] = None,
     run_dir: Annotated[
         Path | None, typer.Option(help="The run's folder.", metavar="DIR", show_default="a new one in refed-runs/")
     ] = None,
-    teacher: TeacherOption = None,
-    program: ProgramOption = None,
-    accept_changed: AcceptChanged = None,
-    seed: SeedOption = None,
     per_reference: Annotated[
         int | None,
         typer.Option(help="Samples of a reference before the next.", metavar="N", show_default="an even share"),
@@ -97,12 +82,9 @@ def synth(
             autocompletion=lambda: METHODS,
         ),
     ] = None,
-    judge: JudgeOption = None,
     reuse: Annotated[
         Path | None, typer.Option(help="Reuse this run's answers to identical questions, at no cost.", metavar="DIR")
     ] = None,
-    cluster: ClusterOption = None,
-    track: TrackOption = None,
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Make a few samples (paid and kept) and forecast the whole run.")
     ] = False,
@@ -138,26 +120,21 @@ def synth(
 
 @app.command()
 @reporting
+@taking("teacher", "judge", "cluster", last=CAPS)
 def resume(
     context: typer.Context,
     run_dir: RunDir,
     size: Annotated[int | None, typer.Option(help="A new number of samples to keep.", metavar="N")] = None,
-    teacher: TeacherOption = None,
-    judge: JudgeOption = None,
     max_failure_share: Annotated[
         float | None, typer.Option(help="A new share of failed calls that stops the run.", metavar="SHARE")
     ] = None,
-    max_cost: MaxCost = None,
-    max_calls: MaxCalls = None,
-    max_minutes: MaxMinutes = None,
-    cluster: ClusterOption = None,
 ) -> None:
     """Continue a run that was stopped, or make it larger."""
     from refed_dspy.config.environment import variable
     from refed_dspy.config.run import RunConfig
     from refed_dspy.runs.resume import resume as go_on
 
-    refining = tuple(variable(role, "") for role, named in (("teacher", teacher), ("judge", judge)) if named)
+    refining = tuple(variable(role, "") for role in ("teacher", "judge") if context.params[role])
     read = {name: text for name, text in current_environ().items() if name in _CAPS or name.startswith(refining)}
     settings = settings_of(RunConfig, context, read)
     _finish(False, go_on, run_dir, **given(settings, "run_dir"))

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from refed_dspy.cli.options import (
     NO_OUT,
-    ConfigOption,
-    JudgeOption,
-    OutOption,
-    SeedOption,
-    TrackOption,
     ended_short,
     given,
     needed,
@@ -40,9 +36,8 @@ _NO_BASELINE = "baseline: no answers to compare with; name their file or folder 
 _NO_CLONE = "clone: no clone of lmarena/arena-hard-auto; name its folder with --clone DIR"
 _NO_PROMPTS = "prompts: no prompts to check; name IFEval's input_data.jsonl with --prompts FILE"
 
-_official = taking(
-    out=OutOption,
-    environment=Annotated[
+_OFFICIAL: Mapping[str, Any] = {
+    "environment": Annotated[
         Path | None,
         typer.Option(
             "--environment",
@@ -52,17 +47,15 @@ _official = taking(
             show_default="made once",
         ),
     ],
-    data=Annotated[
+    "data": Annotated[
         str | None,
         typer.Option(
             help="What the model was trained on; the result says what of it overlaps with the prompts.",
             metavar="DIR_OR_FILE",
         ),
     ],
-    track=TrackOption,
-)
+}
 """The options of all official benchmarks."""
-
 evaluate_app = typer.Typer(
     no_args_is_help=True,
     help="Have a model answer prompts, and run official benchmarks with a judge of your own.",
@@ -73,7 +66,7 @@ app.add_typer(evaluate_app, name="evaluate")
 
 @evaluate_app.command("answers", options_metavar="--prompts FILE --model FILE_OR_NAME --out DIR [OPTIONS]")
 @reporting
-@paid
+@paid("out", "seed")
 def answers_(
     context: typer.Context,
     prompts: Annotated[
@@ -88,7 +81,6 @@ def answers_(
             metavar="FILE_OR_NAME",
         ),
     ] = None,
-    out: OutOption = None,
     format: Annotated[  # noqa: A002 — the flag's name
         str | None,
         typer.Option(
@@ -99,7 +91,6 @@ def answers_(
         str | None, typer.Option(help="The model's name in the file.", metavar="NAME", show_default="its own")
     ] = None,
     system: Annotated[str | None, typer.Option(help="A system prompt for rows that have none.", metavar="TEXT")] = None,
-    seed: SeedOption = None,
 ) -> None:
     """Have a model answer a file of prompts, as a benchmark's code reads it. Run it again to continue."""
     from refed_dspy.cli.display import shown
@@ -116,8 +107,7 @@ def answers_(
 
 @evaluate_app.command("alpaca-eval", options_metavar="--outputs FILE --baseline FILE --judge NAME --out DIR [OPTIONS]")
 @reporting
-@paid
-@_official
+@paid("judge", "out", "track", **_OFFICIAL)
 def alpaca_eval_(
     context: typer.Context,
     outputs: Annotated[
@@ -126,7 +116,6 @@ def alpaca_eval_(
     baseline: Annotated[
         str | None, typer.Option(help="Another model's answers to the same prompts.", metavar="FILE_OR_DIR")
     ] = None,
-    judge: JudgeOption = None,
     gamed: Annotated[
         Path | None,
         typer.Option(
@@ -173,15 +162,13 @@ def annotations_(
     "arena-hard", options_metavar="--clone DIR --answers FILE [--answers FILE …] --judge NAME --out DIR [OPTIONS]"
 )
 @reporting
-@paid
-@_official
+@paid("judge", "out", "track", **_OFFICIAL)
 def arena_hard_(
     context: typer.Context,
     clone: Annotated[Path | None, typer.Option(help="A clone of lmarena/arena-hard-auto.", metavar="DIR")] = None,
     answers: Annotated[
         list[Path] | None, typer.Option(help="A model's answers: NAME.jsonl; may be repeated.", metavar="FILE")
     ] = None,
-    judge: JudgeOption = None,
     benchmark: Annotated[
         str | None,
         typer.Option(help="arena-hard-v2.0, arena-hard-v0.1.", metavar="NAME", show_default="arena-hard-v2.0"),
@@ -213,8 +200,7 @@ def arena_hard_(
     "ifeval", options_metavar="--prompts FILE --answers FILE_OR_DIR [--answers …] --out DIR [OPTIONS]"
 )
 @reporting
-@_official
-@taking(config=ConfigOption)
+@taking("out", "track", "config", **_OFFICIAL)
 def ifeval_(
     context: typer.Context,
     prompts: Annotated[Path | None, typer.Option(help="IFEval's input_data.jsonl.", metavar="FILE")] = None,

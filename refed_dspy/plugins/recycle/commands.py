@@ -11,10 +11,7 @@ from refed_dspy.cli.options import (
     NO_OUT,
     NO_TEACHER,
     Data,
-    OutOption,
     ScorerOption,
-    SeedOption,
-    TeacherOption,
     ended_short,
     given,
     needed,
@@ -30,21 +27,18 @@ app = typer.Typer()
 
 @app.command("recycle", options_metavar="--teacher FILE_OR_NAME --out DIR [OPTIONS]")
 @reporting
-@paid
+@paid("out", "teacher", "seed")
 def recycle_(
     context: typer.Context,
     data: Data = None,
     size: Annotated[
         int | None, typer.Option(help="Rows to recycle, drawn at random.", metavar="N", show_default="all")
     ] = None,
-    out: OutOption = None,
-    teacher: TeacherOption = None,
     selective: Annotated[
         bool | None,
         typer.Option("--selective", help="Keep a new part only if IFD or r-IFD favours it; needs --scorer."),
     ] = None,
     scorer: ScorerOption = None,
-    seed: SeedOption = None,
 ) -> None:
     """Improve an existing data set's instructions and responses by Reflection-Tuning. Run it again to continue."""
     from refed_dspy.cli.display import shown
