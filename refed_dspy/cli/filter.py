@@ -10,13 +10,12 @@ from refed_dspy.cli.options import (
     NO_DATA,
     NO_OUT,
     Data,
-    ended_short,
     given,
     needed,
     paid,
-    print_lines,
     reporting,
     settings_of,
+    tell,
 )
 from refed_dspy.errors import ConfigError, one_line
 
@@ -46,8 +45,7 @@ def filter_(
     settings = settings_of(FilterRunConfig, context, filters=chosen)
     folder, source = needed(settings.out, NO_OUT), needed(settings.data, NO_DATA)
     made = shown(filter_data, source, settings.filters, force=force, **given(settings, "data", "filters"))
-    print_lines(made.lines())
-    ended_short(made.problem or made.stopped, folder)
+    tell(made.lines(), folder, made.problem or made.stopped)
 
 
 def _as_yaml(text: str) -> Any:

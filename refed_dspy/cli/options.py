@@ -115,6 +115,16 @@ def ended_short(why: str, folder: Path | None) -> None:
     raise typer.Exit(1)
 
 
+def tell(lines: list[str], folder: Path, why: str = "", written: str = "") -> None:
+    """What came of work in `folder`: its `lines`, what is `written` there, and where MLflow has it; then as
+    `ended_short`."""
+    print_lines(lines)
+    if written:
+        say(f"{written} in {folder}")
+    say_where_tracked(folder)
+    ended_short(why, folder)
+
+
 def needed(value: T | None, message: str) -> T:
     """`value`. Raises InputError with `message` where it is None."""
     if value is None:

@@ -36,8 +36,8 @@ _LAST_ACTIVE = (
 
 
 class End(NamedTuple):
-    """How a start ended, and why where it is not done. `reached`: at a cap, which one and after how much; empty in what
-    an earlier version wrote."""
+    """How a start ended, and why where it is not done. `reached`: of a run at its cap, which one and after how much;
+    empty in what an earlier version wrote."""
 
     state: str
     reason: str = ""

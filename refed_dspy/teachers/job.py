@@ -88,8 +88,7 @@ class Job:
     def end(self) -> End:
         """How it ends, where nothing raises."""
         if self.stopped:
-            reached = f"{self.stopped} is reached"
-            return End(CAPPED, f"{reached}; raise it and run the same command to continue", reached)
+            return End(CAPPED, f"{self.stopped} is reached; raise it and run the same command to continue")
         return End(SHORT, self.short) if self.short else End(DONE)
 
     def ends(self, end: End) -> None:

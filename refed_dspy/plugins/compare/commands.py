@@ -9,16 +9,13 @@ import typer
 from refed_dspy.cli.options import (
     NO_OUT,
     NO_TEACHER,
-    ended_short,
     given,
     needed,
     paid,
-    print_lines,
     reporting,
-    say_where_tracked,
     settings_of,
+    tell,
 )
-from refed_dspy.cli.printing import say
 
 app = typer.Typer()
 
@@ -43,7 +40,4 @@ def compare_(
     needed(settings.teacher, NO_TEACHER)
     references_ = settings.references or "builtin"
     made = shown(compare, settings.programs, references_, **given(settings, "programs", "references"))
-    print_lines(made.lines())
-    say(f"table, rows, pairs and pictures in {folder}")
-    say_where_tracked(folder)
-    ended_short(made.stopped, folder)
+    tell(made.lines(), folder, made.stopped, "table, rows, pairs and pictures")

@@ -4,26 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from refed_dspy.cli.options import (
     NO_OUT,
-    ended_short,
     given,
     needed,
     paid,
     print_lines,
     reporting,
-    say_where_tracked,
     settings_of,
     taking,
+    tell,
 )
-from refed_dspy.cli.printing import say
-
-if TYPE_CHECKING:
-    from refed_dspy.plugins.evaluate.judged import Evaluated
 
 FORMATS = ("jsonl", "alpaca_eval", "arena_hard", "ifeval")
 _NO_ANSWERED = "prompts: no prompts; name their file with --prompts FILE"
@@ -101,8 +96,7 @@ def answers_(
     source, folder = needed(settings.prompts, _NO_ANSWERED), needed(settings.out, NO_OUT)
     needed(settings.teacher, _NO_MODEL)
     made = shown(answer_prompts, source, **given(settings, "prompts"))
-    print_lines(made.lines())
-    ended_short(made.problem or made.stopped, folder)
+    tell(made.lines(), folder, made.problem or made.stopped)
 
 
 @evaluate_app.command("alpaca-eval", options_metavar="--outputs FILE --baseline FILE --judge NAME --out DIR [OPTIONS]")
@@ -135,16 +129,8 @@ def alpaca_eval_(
     needed(settings.judge, NO_JUDGE)
     folder = needed(settings.out, NO_OUT)
     made = shown(alpaca_eval, model, against, **given(settings, "outputs", "baseline"))
-    _tell(made, folder, "table, figures, picture and annotations")
-
-
-def _tell(made: Evaluated, folder: Path, written: str) -> None:
-    """What came of an evaluation that a judge decides; the exit code says whether it is whole."""
-    print_lines(made.lines())
-    if not made.stopped:
-        say(f"{written} in {folder}")
-    say_where_tracked(folder)
-    ended_short(made.problem or made.stopped, folder)
+    why = made.problem or made.stopped
+    tell(made.lines(), folder, why, "" if made.stopped else "table, figures, picture and annotations")
 
 
 @evaluate_app.command("annotations")
@@ -193,7 +179,8 @@ def arena_hard_(
     needed(settings.judge, NO_JUDGE)
     folder = needed(settings.out, NO_OUT)
     made = shown(arena_hard, repository, settings.answers, **given(settings, "clone", "answers"))
-    _tell(made, folder, "table, figures, picture and judgments")
+    why = made.problem or made.stopped
+    tell(made.lines(), folder, why, "" if made.stopped else "table, figures, picture and judgments")
 
 
 @evaluate_app.command(
@@ -215,6 +202,4 @@ def ifeval_(
     settings = settings_of(IFEvalConfig, context, answers=answers or None)
     source, folder = needed(settings.prompts, _NO_PROMPTS), needed(settings.out, NO_OUT)
     made = ifeval(source, settings.answers, **given(settings, "prompts", "answers"))
-    print_lines(made.lines())
-    say(f"table and figures in {folder}")
-    say_where_tracked(folder)
+    tell(made.lines(), folder, written="table and figures")

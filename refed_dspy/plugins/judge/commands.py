@@ -12,15 +12,14 @@ from refed_dspy.cli.options import (
     NO_OUT,
     OPTIMIZERS,
     CriteriaOption,
-    ended_short,
     given,
     names_in,
     needed,
     paid,
-    print_lines,
     reporting,
     settings_of,
     taking,
+    tell,
 )
 from refed_dspy.cli.printing import say
 from refed_dspy.errors import CAPS
@@ -175,5 +174,4 @@ def train(
     folder = needed(settings.out, NO_OUT)
     model = needed(settings.judge, NO_JUDGE)
     made = shown(train_judge, source, model, **given(settings, "pairs", "judge"))
-    print_lines(made.lines())
-    ended_short(made.stopped, folder)
+    tell(made.lines(), folder, made.stopped)

@@ -12,15 +12,13 @@ from refed_dspy.cli.options import (
     NO_TEACHER,
     Data,
     ScorerOption,
-    ended_short,
     given,
     needed,
     paid,
-    print_lines,
     reporting,
     settings_of,
+    tell,
 )
-from refed_dspy.cli.printing import say
 
 app = typer.Typer()
 
@@ -49,6 +47,4 @@ def recycle_(
     folder, source = needed(settings.out, NO_OUT), needed(settings.data, NO_DATA)
     needed(settings.teacher, NO_TEACHER)
     made = shown(recycle, source, **given(settings, "data"))
-    print_lines(made.lines())
-    say(f"rows and table in {folder}")
-    ended_short(made.stopped, folder)
+    tell(made.lines(), folder, made.stopped, "rows and table")
