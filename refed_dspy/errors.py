@@ -83,6 +83,8 @@ def setting_text(name: str, text: str) -> Wording:
     return Wording(f"{name}={text!r}", setting(name, quote(text)).command)
 
 
+CAPS = ("max_cost", "max_calls", "max_minutes")
+"""The settings that end work early."""
 SAME_CALL, FORCE, OUT = Wording("the same call", "the same command"), setting("force", True), setting("out")
 
 
@@ -94,6 +96,20 @@ def one_line(text: object, limit: int = 300) -> str:
     flat = " ".join(text.split(None, limit + 1))[: limit + 1]  # a text of megabytes is not gone through
     clean = "".join(ch if ch.isprintable() else "?" for ch in flat)
     return clean if len(clean) <= limit else clean[: limit - 1] + "…"
+
+
+class Reason(str):
+    """Why a row has no answer, or none that is used, in words: "kind: detail". `kind` is the word that counts it."""
+
+    kind: str
+
+    def __new__(cls, kind: str, detail: str = "") -> Reason:
+        made = super().__new__(cls, f"{kind}: {detail}" if detail else kind)
+        made.kind = kind
+        return made
+
+
+NO_REASON = Reason("")
 
 
 class RefedError(Exception):
@@ -165,6 +181,11 @@ class RowError(RefedError):
     def __init__(self, stage: str, item: str, reason: str) -> None:
         self.stage, self.item, self.reason = stage, item, one_line(reason)
         super().__init__(f"{stage} of {item}: {self.reason}")
+
+    @property
+    def told(self) -> Reason:
+        """For what is noted of the row."""
+        return Reason(self.kind, self.reason)
 
 
 class MalformedAnswer(RowError):
@@ -258,10 +279,12 @@ class LedgerLost(RunStopped):
 
 
 class NothingKept(RunStopped):
-    """Filters drop every row, or a judge never decides: continuing would cost money for nothing. `run_dir`: the run's
-    folder, with the samples that were kept before; None where it is other work."""
+    """Filters drop every row, or a judge never decides: continuing would cost money for nothing. `why`, and what to do
+    about it. `run_dir`: the run's folder, with the samples that were kept before; None where it is other work."""
 
-    run_dir: Path | None = None
+    def __init__(self, why: str, remedy: str = "", run_dir: Path | None = None) -> None:
+        super().__init__(f"{why}; {remedy}" if remedy else why)
+        self.why, self.run_dir = why, run_dir
 
 
 class CapReached(RunStopped):

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler
 from pydantic_core import CoreSchema
 
-from refed_dspy.text import html_table, record_repr
+from refed_dspy.text import counted, html_table, record_repr
 
 
 @dataclass(frozen=True)
@@ -167,6 +167,14 @@ def dollars(cost: float) -> str:
         return f"${amount:,.2f}"
     places = max(2, 1 - math.floor(math.log10(amount)))
     return f"${amount:.{min(places, 8)}f}" if amount >= 1e-8 else "less than $0.00000001"
+
+
+def money(amount: float | None, unpriced: int = 0, unknown: str = "price unknown") -> str:
+    """`amount` dollars as text, and how many calls are not in it since their price is unknown; `unknown` where none is
+    known."""
+    if amount is None or (unpriced and not amount):
+        return unknown
+    return dollars(amount * PICO) + (f" and {counted(unpriced, 'call')} at an unknown price" if unpriced else "")
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,7 @@ import typer
 from refed_dspy.cli.options import (
     NO_TEACHER,
     OPTIMIZERS,
-    AcceptChanged,
     AnyDir,
-    JudgeOption,
-    PairsOption,
-    ProgramOption,
-    ReferencesOption,
-    TeacherOption,
-    TrackOption,
     given,
     needed,
     paid,
@@ -43,11 +36,9 @@ app.add_typer(compile_app, name="compile")
     options_metavar="--teacher FILE_OR_NAME --out DIR [OPTIONS]",
 )
 @reporting
-@paid
+@paid("references", "pairs", "teacher", "judge", "program", "accept_changed", "track")
 def compile_(
     context: typer.Context,
-    references: ReferencesOption = None,
-    pairs: PairsOption = None,
     optimizer: Annotated[
         str | None,
         typer.Option(
@@ -55,24 +46,19 @@ def compile_(
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The compile's folder.", metavar="DIR")] = None,
-    teacher: TeacherOption = None,
-    judge: JudgeOption = None,
     reflection: Annotated[
         str | None, typer.Option(help="The model that rewrites prompts, given like --teacher.", metavar="FILE_OR_NAME")
     ] = None,
     evaluations: Annotated[
         int | None, typer.Option(help="Approximate number of evaluations in all.", metavar="N")
     ] = None,
-    program: ProgramOption = None,
     metric: Annotated[str | None, typer.Option(help="Your own metric.", metavar="MODULE:NAME")] = None,
-    accept_changed: AcceptChanged = None,
     seed: Annotated[
         int | None, typer.Option(help="Seed for the split and the optimizer.", metavar="N", show_default="0")
     ] = None,
     name: Annotated[
         str | None, typer.Option(help="The registered model's name.", metavar="NAME", show_default="refed")
     ] = None,
-    track: TrackOption = None,
     prove: Annotated[
         bool | None,
         typer.Option("--prove/--no-prove", help="Prove the gain on the test references.", show_default="prove"),

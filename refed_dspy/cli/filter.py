@@ -9,18 +9,13 @@ import typer
 from refed_dspy.cli.options import (
     NO_DATA,
     NO_OUT,
-    AcceptChanged,
     Data,
-    JudgeOption,
-    OutOption,
-    SeedOption,
-    ended_short,
     given,
     needed,
     paid,
-    print_lines,
     reporting,
     settings_of,
+    tell,
 )
 from refed_dspy.errors import ConfigError, one_line
 
@@ -29,7 +24,7 @@ app = typer.Typer()
 
 @app.command("filter", options_metavar="--filter NAME_OR_YAML --out DIR [OPTIONS]")
 @reporting
-@paid
+@paid("out", "judge", "accept_changed", "seed")
 def filter_(
     context: typer.Context,
     data: Data = None,
@@ -39,11 +34,7 @@ def filter_(
             "--filter", help="refusals, or 'rouge: {threshold: 0.7}'; may be repeated.", metavar="NAME_OR_YAML"
         ),
     ] = None,
-    out: OutOption = None,
     force: Annotated[bool, typer.Option("--force", help="Replace another filtering in the folder.")] = False,
-    judge: JudgeOption = None,
-    accept_changed: AcceptChanged = None,
-    seed: SeedOption = None,
 ) -> None:
     """Filter a data set: write kept and dropped rows with reasons and scores. The data itself is not changed."""
     from refed_dspy.cli.display import shown
@@ -54,8 +45,7 @@ def filter_(
     settings = settings_of(FilterRunConfig, context, filters=chosen)
     folder, source = needed(settings.out, NO_OUT), needed(settings.data, NO_DATA)
     made = shown(filter_data, source, settings.filters, force=force, **given(settings, "data", "filters"))
-    print_lines(made.lines())
-    ended_short(made.problem or made.stopped, folder)
+    tell(made.lines(), folder, made.problem or made.stopped)
 
 
 def _as_yaml(text: str) -> Any:

@@ -9,28 +9,15 @@ from datetime import datetime
 from typing import Any
 
 from refed_dspy.errors import as_options, one_line
+from refed_dspy.ledger.account import spent_text
 from refed_dspy.ledger.summary import span, time_left
+from refed_dspy.records import money
 from refed_dspy.text import counted, table_lines
-
-
-def money(amount: float | None, unpriced: int = 0) -> str:
-    """`amount` dollars, and how many calls are not in it since their price is unknown."""
-    from refed_dspy.records import PICO, dollars
-
-    if amount is None or (unpriced and not amount):
-        return "price unknown"
-    return dollars(amount * PICO) + (f" and {counted(unpriced, 'call')} at an unknown price" if unpriced else "")
-
-
-def _spent(status: Mapping[str, Any]) -> str:
-    """The dollars of `status` without those of calls under way."""
-    cost = status["cost"]
-    return money(cost if cost is None else cost - status["in_flight_cost"], status.get("unpriced", 0))
 
 
 def state_lines(status: Mapping[str, Any], made: str) -> list[str]:
     """The state first, with what is `made`, dollars and the time that is left; below it the reason, if there is one."""
-    first = f"{status['state']}{_ago(status)}: {made}, {_spent(status)}"
+    first = f"{status['state']}{_ago(status)}: {made}, {spent_text(status)}"
     if (seconds := status.get("seconds_left")) is not None:
         first += f", {time_left(seconds)}"
     return [first, *([f"reason: {as_options(one_line(status['reason'], 600))}"] if status["reason"] else [])]
@@ -129,18 +116,17 @@ def _counted(reasons: Mapping[str, int]) -> str:
 
 def _calls_lines(status: Mapping[str, Any]) -> list[str]:
     """How many calls there were and what failed, and the calls that are counted at their worst case."""
-    usage, failures = list(status["usage"].values()), status["failures"]
-    failed = {f"{each['kind']} in {each['stage']}": each["count"] for each in failures}
-    line = f"calls: {sum(use['calls'] for use in usage):,}"
+    used = status["used"]
+    failed = {f"{each['kind']} in {each['stage']}": each["count"] for each in status["failures"]}
+    line = f"calls: {used['calls']:,}"
     if failed:
         line += f", {counted(sum(failed.values()), 'question')} failed{_counted(failed)}"
-    if limited := sum(use["rate_limited"] for use in usage):
+    if limited := used["rate_limited"]:
         line += f", {limited:,} refused by the rate limit and asked again"
-    lines = [line] if usage else []
+    lines = [line] if status["usage"] else []
     if status["state"] == "running" and (since := status["limited_since"]) is not None:
         lines.append(f"waiting: for the rate limit, since {max(0.0, time.time() - since):.0f} s")
-    in_flight, at_most = (sum(use[name] for use in usage) for name in ("in_flight", "in_flight_cost"))
-    unknown, reserved = (sum(use[name] for use in usage) for name in ("unknown", "reserved"))
+    in_flight, at_most, unknown, reserved = map(used.get, ("in_flight", "in_flight_cost", "unknown", "reserved"))
     if in_flight and (status["state"] == "running" or status.get("batches")):
         lines.append(f"in flight: {counted(in_flight, 'call')}" + (f", up to {money(at_most)} more" if at_most else ""))
     else:
@@ -167,26 +153,24 @@ _ASKED = {"answers": ("prompts", "model"), "evaluation": ("comparisons", "judge"
 
 
 def work_lines(status: Mapping[str, Any]) -> list[str]:
-    """How work over a data set stands (`ledger.summary.work_status`)."""
+    """How work over a data set stands (`ledger.account.status_of`)."""
     asked, rows = status["asked"], status["rows"]
     of = f" of {rows}" if rows is not None and rows >= asked else ""
     noun, model = _ASKED.get(status["work"], ("rows", "model"))
     return [
         *state_lines(status, f"{status['work']}, {asked}{of} {noun} sent to the {model}"),
         *_calls_lines(status),
-        *_cluster_line(status.get("cluster")),
     ]
 
 
 def filtering_lines(status: Mapping[str, Any]) -> list[str]:
-    """How a filtering stands (`runs.filter.status.filtering_status`)."""
+    """How a filtering stands (`runs.filter.result.filtering_status`)."""
     made = f"{status['kept']} of {status['rows']} rows kept"
     made += f", {status['undecided']} undecided" if status["undecided"] else ""
     return [
         *state_lines(status, made),
         *_filters_line(status["filters"]),
         *_calls_lines(status),
-        *_cluster_line(status.get("cluster")),
     ]
 
 
@@ -209,7 +193,7 @@ def listing_lines(works: Sequence[Mapping[str, Any]]) -> list[str]:
         count = f"{each['count']} of {each['size']}" if each["size"] is not None else str(each["count"])
         count += f" {each['unit']}" if each["unit"] else ""
         state = (one_line(each["folder"], 80), one_line(each["work"], 20), one_line(each["state"], 20))
-        rows.append((*state, count, _spent(each), _when(each["last_active"])))
+        rows.append((*state, count, spent_text(each), _when(each["last_active"])))
     return table_lines(rows)
 
 

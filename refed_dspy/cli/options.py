@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
@@ -12,7 +12,7 @@ import typer
 
 from refed_dspy.cli.ending import command_over, exit_code, say_no_more
 from refed_dspy.cli.printing import say
-from refed_dspy.errors import InputError, RefedError, one_line
+from refed_dspy.errors import CAPS, InputError, RefedError, one_line
 
 if TYPE_CHECKING:  # the commands import what they need when they run: help should not wait for DSPy
     from refed_dspy.config.base import Settings
@@ -28,7 +28,6 @@ NO_OUT = "out: no folder for the results; set one with --out DIR"
 NO_DATA = "data: no data set; pass a file, a Hub data set or a run's folder"
 NO_JUDGE = "no judge: choose one with --judge (PROVIDER/NAME, a teacher file, embedded or simulated) or REFED_JUDGE"
 OPTIMIZERS = ("bootstrap", "gepa", "mipro", "simba")
-_CAPS = ("max_cost", "max_calls", "max_minutes")
 
 
 def reporting(command: F) -> F:
@@ -106,7 +105,7 @@ def ended_short(why: str, folder: Path | None) -> None:
     """Say on stderr what ended the work early, a cap's name or a sentence. Raises typer.Exit(1) where anything did."""
     if not why:
         return
-    if why in _CAPS:
+    if why in CAPS:
         where = f" in {folder}" if folder is not None else ""
         why = (
             f"{why} is reached; paid answers are kept{where}: to continue, run the same command with a "
@@ -114,6 +113,16 @@ def ended_short(why: str, folder: Path | None) -> None:
         )
     say("refed: " + why, err=True)
     raise typer.Exit(1)
+
+
+def tell(lines: list[str], folder: Path, why: str = "", written: str = "") -> None:
+    """What came of work in `folder`: its `lines`, what is `written` there, and where MLflow has it; then as
+    `ended_short`."""
+    print_lines(lines)
+    if written:
+        say(f"{written} in {folder}")
+    say_where_tracked(folder)
+    ended_short(why, folder)
 
 
 def needed(value: T | None, message: str) -> T:
@@ -134,47 +143,6 @@ CriteriaOption = Annotated[
 RunDir = Annotated[Path, typer.Argument(metavar="DIR", help="The run's folder.")]
 AnyDir = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run or other work.")]
 WorkDir = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run, a filtering or a recycling.")]
-ReferencesOption = Annotated[
-    str | None,
-    typer.Option(
-        help="A file, a Hub data set, builtin or builtin-short.", metavar="FILE_OR_HUB_NAME", show_default="builtin"
-    ),
-]
-JudgeOption = Annotated[str | None, typer.Option(help="The judge, given like --teacher.", metavar="FILE_OR_NAME")]
-TeacherOption = Annotated[
-    str | None,
-    typer.Option(help="PROVIDER/NAME, a teacher file, a .gguf file, embedded or simulated.", metavar="FILE_OR_NAME"),
-]
-OutOption = Annotated[Path | None, typer.Option(help="Folder for the results.", metavar="DIR")]
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option(help="YAML settings: filters, batches, teachers by stage, …; options override them.", metavar="FILE"),
-]
-MaxCost = Annotated[
-    float | None,
-    typer.Option(
-        help="Stop before all starts together cost more, if the endpoint keeps to max_tokens.", metavar="DOLLARS"
-    ),
-]
-MaxCalls = Annotated[int | None, typer.Option(help="Stop after this many calls, over all starts.", metavar="N")]
-MaxMinutes = Annotated[
-    float | None, typer.Option(help="Stop after this many minutes of work, over all starts.", metavar="N")
-]
-AcceptChanged = Annotated[
-    bool | None, typer.Option("--accept-changed", help="Accept a saved program even if its prompts were edited.")
-]
-ProgramOption = Annotated[
-    str | None,
-    typer.Option(help="A saved program; your own: MODULE:NAME or MODULE:NAME@FILE_OR_URI.", metavar="FILE_OR_URI"),
-]
-SeedOption = Annotated[
-    int | None, typer.Option(help="Seed for random draws and orders.", metavar="N", show_default="0")
-]
-TrackOption = Annotated[bool | None, typer.Option("--track/--no-track", help="Log it to MLflow.")]
-ClusterOption = Annotated[
-    str | None,
-    typer.Option(help="Work on a Ray cluster: auto, HOST:PORT, or local:N for N workers here.", metavar="ADDRESS"),
-]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Data = Annotated[
     str | None,
@@ -185,22 +153,82 @@ Data = Annotated[
 ScorerOption = Annotated[
     str | None, typer.Option(help="Folder or Hub name of the model that scores perplexity.", metavar="NAME")
 ]
-PairsOption = Annotated[str | None, typer.Option(help="Pairs of answers with human verdicts.", metavar="FILE")]
+OPTIONS: Mapping[str, Any] = {
+    "references": Annotated[
+        str | None,
+        typer.Option(
+            help="A file, a Hub data set, builtin or builtin-short.", metavar="FILE_OR_HUB_NAME", show_default="builtin"
+        ),
+    ],
+    "pairs": Annotated[str | None, typer.Option(help="Pairs of answers with human verdicts.", metavar="FILE")],
+    "program": Annotated[
+        str | None,
+        typer.Option(help="A saved program; your own: MODULE:NAME or MODULE:NAME@FILE_OR_URI.", metavar="FILE_OR_URI"),
+    ],
+    "teacher": Annotated[
+        str | None,
+        typer.Option(
+            help="PROVIDER/NAME, a teacher file, a .gguf file, embedded or simulated.", metavar="FILE_OR_NAME"
+        ),
+    ],
+    "judge": Annotated[str | None, typer.Option(help="The judge, given like --teacher.", metavar="FILE_OR_NAME")],
+    "out": Annotated[Path | None, typer.Option(help="Folder for the results.", metavar="DIR")],
+    "accept_changed": Annotated[
+        bool | None, typer.Option("--accept-changed", help="Accept a saved program even if its prompts were edited.")
+    ],
+    "seed": Annotated[
+        int | None, typer.Option(help="Seed for random draws and orders.", metavar="N", show_default="0")
+    ],
+    "cluster": Annotated[
+        str | None,
+        typer.Option(help="Work on a Ray cluster: auto, HOST:PORT, or local:N for N workers here.", metavar="ADDRESS"),
+    ],
+    "track": Annotated[bool | None, typer.Option("--track/--no-track", help="Log it to MLflow.")],
+    "config": Annotated[
+        Path | None,
+        typer.Option(
+            help="YAML settings: filters, batches, teachers by stage, …; options override them.", metavar="FILE"
+        ),
+    ],
+    "max_cost": Annotated[
+        float | None,
+        typer.Option(
+            help="Stop before all starts together cost more, if the endpoint keeps to max_tokens.", metavar="DOLLARS"
+        ),
+    ],
+    "max_calls": Annotated[int | None, typer.Option(help="Stop after this many calls, over all starts.", metavar="N")],
+    "max_minutes": Annotated[
+        float | None, typer.Option(help="Stop after this many minutes of work, over all starts.", metavar="N")
+    ],
+}
+"""The options that several commands take, by the names of their settings."""
 
 
-def paid(command: F) -> F:
-    """Give `command` the options that all paid work has, a file of settings and the caps. It finds them in its context
-    (`settings_of`)."""
-    plain = inspect.signature(command, eval_str=True)
-    theirs = {"config": ConfigOption, "max_cost": MaxCost, "max_calls": MaxCalls, "max_minutes": MaxMinutes}
-    added = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
-             for name, kind in theirs.items()]  # fmt: skip
+def taking(*names: str, last: Sequence[str] = (), **own: Any) -> Callable[[F], F]:
+    """Give a command these OPTIONS, and `own` ones, before those that it names itself; and some after them. It finds
+    them in its context (`settings_of`)."""
+    first, after = {**{name: OPTIONS[name] for name in names}, **own}, {name: OPTIONS[name] for name in last}
 
-    @functools.wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> None:
-        command(*args, **{name: value for name, value in kwargs.items() if name not in theirs})
+    def with_them(command: F) -> F:
+        @functools.wraps(command)
+        def wrapped(*args: Any, **kwargs: Any) -> None:
+            command(*args, **{name: value for name, value in kwargs.items() if name not in {*first, *after}})
 
-    whole: Any = wrapped
-    whole.__signature__ = plain.replace(parameters=[*plain.parameters.values(), *added])
-    whole.__annotations__ = {each.name: each.annotation for each in whole.__signature__.parameters.values()}
-    return cast(F, wrapped)
+        plain = [*inspect.signature(command, eval_str=True).parameters.values()]
+        before, behind = ([_parameter(*each) for each in some.items()] for some in (first, after))
+        without = sum(each.default is each.empty for each in plain)
+        whole = cast(Any, wrapped)
+        whole.__signature__ = inspect.Signature([*plain[:without], *before, *plain[without:], *behind])
+        whole.__annotations__ = {each.name: each.annotation for each in whole.__signature__.parameters.values()}
+        return cast(F, wrapped)
+
+    return with_them
+
+
+def _parameter(name: str, kind: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=kind)
+
+
+def paid(*names: str, **own: Any) -> Callable[[F], F]:
+    """As `taking`, with what all paid work takes after the rest: a file of settings, and the caps."""
+    return taking(*names, last=("config", *CAPS), **own)

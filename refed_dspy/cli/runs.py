@@ -26,19 +26,8 @@ from refed_dspy.cli.lines import (
 )
 from refed_dspy.cli.options import (
     NO_TEACHER,
-    AcceptChanged,
-    ClusterOption,
     JsonOption,
-    JudgeOption,
-    MaxCalls,
-    MaxCost,
-    MaxMinutes,
-    ProgramOption,
-    ReferencesOption,
     RunDir,
-    SeedOption,
-    TeacherOption,
-    TrackOption,
     WorkDir,
     given,
     needed,
@@ -47,10 +36,11 @@ from refed_dspy.cli.options import (
     reporting,
     say_where_tracked,
     settings_of,
+    taking,
 )
 from refed_dspy.cli.printing import printable, say, written
 from refed_dspy.concurrency import current_environ
-from refed_dspy.errors import InputError, NothingKept, one_line
+from refed_dspy.errors import CAPS, InputError, NothingKept, one_line
 from refed_dspy.text import counted
 
 if TYPE_CHECKING:
@@ -67,24 +57,18 @@ _OPENING, _LONGEST = 60, 2_000
 """Characters shown of a sample's reference, and of each text."""
 _COMPARING = ("rouge", "near_duplicates")
 """Filters whose detail is the kept text that a dropped one is like."""
-_OF_SAMPLES = ("", "run", "comparison")
 """What a folder may hold for its samples to be counted (`Ledger.holds`)."""
 
 
 @app.command(options_metavar="--teacher FILE_OR_NAME [OPTIONS]")
 @reporting
-@paid
+@paid("references", "teacher", "program", "accept_changed", "seed", "judge", "cluster", "track")
 def synth(
     context: typer.Context,
-    references: ReferencesOption = None,
     size: Annotated[int | None, typer.Option(help="Samples to keep.", metavar="N", show_default="100")] = None,
     run_dir: Annotated[
         Path | None, typer.Option(help="The run's folder.", metavar="DIR", show_default="a new one in refed-runs/")
     ] = None,
-    teacher: TeacherOption = None,
-    program: ProgramOption = None,
-    accept_changed: AcceptChanged = None,
-    seed: SeedOption = None,
     per_reference: Annotated[
         int | None,
         typer.Option(help="Samples of a reference before the next.", metavar="N", show_default="an even share"),
@@ -98,12 +82,9 @@ def synth(
             autocompletion=lambda: METHODS,
         ),
     ] = None,
-    judge: JudgeOption = None,
     reuse: Annotated[
         Path | None, typer.Option(help="Reuse this run's answers to identical questions, at no cost.", metavar="DIR")
     ] = None,
-    cluster: ClusterOption = None,
-    track: TrackOption = None,
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Make a few samples (paid and kept) and forecast the whole run.")
     ] = False,
@@ -139,26 +120,21 @@ def synth(
 
 @app.command()
 @reporting
+@taking("teacher", "judge", "cluster", last=CAPS)
 def resume(
     context: typer.Context,
     run_dir: RunDir,
     size: Annotated[int | None, typer.Option(help="A new number of samples to keep.", metavar="N")] = None,
-    teacher: TeacherOption = None,
-    judge: JudgeOption = None,
     max_failure_share: Annotated[
         float | None, typer.Option(help="A new share of failed calls that stops the run.", metavar="SHARE")
     ] = None,
-    max_cost: MaxCost = None,
-    max_calls: MaxCalls = None,
-    max_minutes: MaxMinutes = None,
-    cluster: ClusterOption = None,
 ) -> None:
     """Continue a run that was stopped, or make it larger."""
     from refed_dspy.config.environment import variable
     from refed_dspy.config.run import RunConfig
     from refed_dspy.runs.resume import resume as go_on
 
-    refining = tuple(variable(role, "") for role, named in (("teacher", teacher), ("judge", judge)) if named)
+    refining = tuple(variable(role, "") for role in ("teacher", "judge") if context.params[role])
     read = {name: text for name, text in current_environ().items() if name in _CAPS or name.startswith(refining)}
     settings = settings_of(RunConfig, context, read)
     _finish(False, go_on, run_dir, **given(settings, "run_dir"))
@@ -208,14 +184,15 @@ def _give_up(folder: Path) -> str:
 
 def _status_in(folder: Path) -> tuple[dict[str, Any], Callable[[dict[str, Any]], list[str]]]:
     """How the work in `folder` stands, and what makes lines of it."""
+    from refed_dspy.ledger.account import status_of
     from refed_dspy.ledger.batches import all_batches
     from refed_dspy.ledger.ledger import Ledger
     from refed_dspy.ledger.states import FUNNEL
-    from refed_dspy.ledger.summary import work_status
+    from refed_dspy.ledger.summary import OF_SAMPLES
     from refed_dspy.runs.result import full_status
 
     if (folder / FUNNEL).is_file():
-        from refed_dspy.runs.filter.status import filtering_status
+        from refed_dspy.runs.filter.result import filtering_status
 
         return filtering_status(folder), filtering_lines
     to_lines: Callable[[dict[str, Any]], list[str]]
@@ -225,10 +202,10 @@ def _status_in(folder: Path) -> tuple[dict[str, Any], Callable[[dict[str, Any]],
             from refed_dspy.optimizers.result import compile_status  # which imports DSPy
 
             facts, to_lines = compile_status(ledger), compile_lines
-        elif holds in _OF_SAMPLES:
+        elif holds in OF_SAMPLES:
             facts, to_lines = full_status(ledger), run_lines
         else:
-            facts, to_lines = work_status(ledger), work_lines
+            facts, to_lines = status_of(ledger), work_lines
         return {**facts, "batches": all_batches(ledger)}, to_lines
 
 
@@ -296,13 +273,12 @@ def _show_samples(run_dir: Path, number: int) -> None:
 
 def _origin(row: Mapping[str, Any], begins: Mapping[str, str]) -> str:
     """From which reference a sample was made, how that begins, and what the sample cost."""
-    from refed_dspy.records import PICO, dollars
+    from refed_dspy.records import money
 
     reference = f", from {one_line(row['reference_source'] or row['reference'], 60)}"
     if begin := begins.get(row["reference"]):
         reference += f": {one_line(begin, _OPENING)}"
-    cost = "price unknown" if row["cost"] is None else dollars(row["cost"] * PICO)
-    return f"{reference} ({cost})"
+    return f"{reference} ({money(row['cost'])})"
 
 
 def _show_dropped(run_dir: Path, number: int) -> None:

@@ -19,13 +19,14 @@ from typing import Any, Generic, TypeVar, overload
 
 from refed_dspy.config.base import PAIR
 from refed_dspy.data.read import rows_of
-from refed_dspy.data.references import LeftOut, check_roles, exchange_of, none_usable
+from refed_dspy.data.references import LeftOut, Unrecognised, check_roles, exchange_of, none_usable
 from refed_dspy.data.rows import data_rows
 from refed_dspy.data.stored import ROWS, SOURCE, read_json, rows_in, work_in
 from refed_dspy.errors import ReferencesError, briefly, one_line
 from refed_dspy.files import as_export_error, as_path
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.settings import noted_settings
 from refed_dspy.ledger.states import FUNNEL, named_work
 from refed_dspy.records import DataRow, Reference, digest, digest_of
 from refed_dspy.text import Shown
@@ -184,7 +185,7 @@ def load_dataset(source: Any, columns: Mapping[str, str] | None = None) -> DataS
         RunDirError: a folder without a run, or a damaged one.
     """
     source = as_path(source)
-    columns = dict(columns or _noted_columns(source))
+    columns = dict(columns or noted_columns(source))
     check_roles(columns, ROLES)
     with _source(source) as (name, rows, references):
         return _loaded(name, rows, references, columns)
@@ -199,6 +200,7 @@ def _loaded(
     usable, unread = RowsOnDisk(references), OnDisk[tuple[int, str, Mapping[str, Any]]]()
     left_out: Counter[str] = Counter()
     seen: dict[str, None] = {}
+    strange = False
     for number, row in rows:
         seen.update(dict.fromkeys(str(key) for key in row))
         try:
@@ -206,8 +208,9 @@ def _loaded(
         except LeftOut as reason:
             unread.append((number, str(reason), dict(row)))
             left_out[str(reason)] += 1
+            strange = strange or isinstance(reason, Unrecognised)
     if not usable:
-        raise ReferencesError(none_usable(name, left_out, [*seen][:12]))
+        raise ReferencesError(none_usable(name, left_out, [*seen][:12] if strange else []))
     if "plain" in columns and columns["plain"] not in seen:
         there = one_line(", ".join([*seen][:12]), 200)
         raise ReferencesError(
@@ -233,10 +236,10 @@ def _source(source: Any) -> Iterator[tuple[str, Iterable[tuple[int, Mapping[str,
     yield name, rows, {}
 
 
-def _noted_columns(source: Any) -> dict[str, str]:
+def noted_columns(source: Any) -> dict[str, str]:
     """The columns that a filtering in the folder `source` was told of: its rows have the same."""
     if isinstance(source, str | Path) and _is_file(Path(source) / FUNNEL):
-        return dict(read_json(Path(source) / SOURCE).get("columns", {}))
+        return dict(noted_settings(read_json(Path(source) / SOURCE)).values.get("columns", {}))
     return {}
 
 

@@ -37,6 +37,13 @@ class LeftOut(Exception):
     """This row is not a reference. The message is the reason under which it is counted."""
 
 
+class Unrecognised(LeftOut):
+    """Its columns do not tell what it holds."""
+
+    def __init__(self, reason: str = "unrecognised") -> None:
+        super().__init__(reason)
+
+
 @dataclass(frozen=True)
 class Exchange:
     """An instruction and its response, the system prompt that they stand under, and the turns before them; "" where
@@ -51,7 +58,7 @@ class Exchange:
         """The same, stripped. Raises LeftOut: "empty", "broken text" or "unrecognised"."""
         texts = [self.instruction, self.response, self.system or "", self.earlier or ""]
         if not all(isinstance(text, str) for text in texts):
-            raise LeftOut("empty" if self.instruction is None or self.response is None else "unrecognised")
+            raise LeftOut("empty") if self.instruction is None or self.response is None else Unrecognised
         instruction, response, system, earlier = (text.strip() for text in texts)
         if not instruction or not response:
             raise LeftOut("empty")
@@ -75,12 +82,12 @@ def exchange_of(row: Mapping[str, Any], columns: Mapping[str, str], turns: Turns
         LeftOut: "multi-turn", "empty", "broken text", "unrecognised", or "no column NAME".
     """
     if (absent := next((name for name in columns.values() if name not in row), None)) is not None:
-        raise LeftOut(f"no column {one_line(absent, 40)}")
+        raise Unrecognised(f"no column {one_line(absent, 40)}")
     exchange = _found(row, columns, turns)
     columns_of_system: Sequence[str] = [columns["system"]] if "system" in columns else _SYSTEM_COLUMNS
     system = exchange.system or _text_in(row, columns_of_system)
     if not system and any(isinstance(row.get(name), list | dict) for name in columns_of_system):
-        raise LeftOut("unrecognised")
+        raise Unrecognised
     return replace(exchange, system=system, earlier=exchange.earlier or _text_in(row, _EARLIER)).checked()
 
 
@@ -88,7 +95,7 @@ def _found(row: Mapping[str, Any], columns: Mapping[str, str], turns: Turns) -> 
     if columns.keys() & {"instruction", "response"}:
         names = [columns.get(role, role) for role in ("instruction", "response", "input")]
         if names[0] not in row or names[1] not in row:
-            raise LeftOut("unrecognised")
+            raise Unrecognised
         return Exchange(_with_input(row, names[0], names[2:]), row[names[1]])
     for name in ("conversations", "messages"):
         if row.get(name) is not None:
@@ -101,7 +108,7 @@ def _found(row: Mapping[str, Any], columns: Mapping[str, str], turns: Turns) -> 
     for asked, answers in _NAMES:
         if asked in row and (answer := next((name for name in answers if name in row), None)) is not None:
             return _named(row, asked, answer, _inputs(columns), turns)
-    raise LeftOut("unrecognised")
+    raise Unrecognised
 
 
 def _inputs(columns: Mapping[str, str]) -> Sequence[str]:
@@ -133,7 +140,7 @@ def _text_in(row: Mapping[str, Any], columns: Sequence[str]) -> str:
 def _conversation(messages: Any, turns: Turns) -> Exchange:
     """One exchange of a conversation: plain strings (LIMA), from/value (ShareGPT) or role/content (OpenAI)."""
     if not _is_list(messages):
-        raise LeftOut("unrecognised")
+        raise Unrecognised
     if messages and all(isinstance(message, str) for message in messages):
         return _chosen(list(messages), [], turns)
     talk: list[Any] = []
@@ -141,18 +148,18 @@ def _conversation(messages: Any, turns: Turns) -> Exchange:
     for role, text in map(_role_and_text, messages):
         if role in _SYSTEM:
             if not isinstance(text, str):
-                raise LeftOut("unrecognised")
+                raise Unrecognised
             system.append((len(talk), text.strip()))
             continue
         if role not in (_ASSISTANT if len(talk) % 2 else _USER):
-            raise LeftOut("unrecognised")
+            raise Unrecognised
         talk.append(text)
     return _chosen(talk, system, turns)
 
 
 def _role_and_text(message: Any) -> tuple[str, Any]:
     if not isinstance(message, Mapping):
-        raise LeftOut("unrecognised")
+        raise Unrecognised
     role, content = message.get("role", message.get("from", "")), message.get("content", message.get("value"))
     if _is_list(content) and content and all(isinstance(part, Mapping) and _text_of(part) for part in content):
         content = "\n\n".join(map(_text_of, content))
@@ -175,7 +182,7 @@ def _chosen(texts: Sequence[Any], system: Sequence[tuple[int, str]], turns: Turn
     end = len(texts) - len(texts) % 2 if turns == "last" else 2  # without a last question that nobody answered
     *before, instruction, response = texts[:end]
     if not all(isinstance(text, str) for text in before):
-        raise LeftOut("unrecognised")
+        raise Unrecognised
     speakers = ("User", "Assistant")
     earlier = "\n\n".join(f"{speakers[place % 2]}: {text.strip()}" for place, text in enumerate(before))
     return Exchange(instruction, response, "\n\n".join(text for place, text in system if place < end), earlier)
@@ -270,7 +277,8 @@ def load_references(
             reference = _reference(row, columns, turns, f"{name} row {number}")
         except LeftOut as reason:
             left_out[str(reason)] += 1
-            seen = seen or list(row)[:12]
+            if isinstance(reason, Unrecognised):
+                seen = seen or list(row)[:12]
             continue
         key = text_digest(f"{reference.shown}\0{reference.response}")
         if key in kept:
@@ -294,12 +302,12 @@ def _reference(row: Mapping[str, Any], columns: Mapping[str, str] | None, turns:
 
 
 def none_usable(name: str, left_out: Counter[str], columns: list[str]) -> str:
-    """The message about a source without a usable row; `columns` are those of a row that was not recognised."""
+    """The message about a source without a usable row; `columns`: those of a row that was not recognised, if any."""
     if not left_out:
         return f"{name}: no rows; write one instruction and its response per row"
     reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.most_common())
     hint = "; set turns to first or last to learn from one exchange of each" if "multi-turn" in left_out else ""
-    if any(reason == "unrecognised" or reason.startswith("no column") for reason in left_out):
+    if columns:
         names = one_line(", ".join(map(str, columns)), 200)
         hint = f"; its columns are {names}; {NAME_COLUMNS}"
     return f"{name}: no usable row ({reasons}){hint}"

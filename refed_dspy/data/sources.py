@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from refed_dspy.data.dataset import DataSet, data_identity, load_dataset
+from refed_dspy.data.dataset import DataSet, data_identity, load_dataset, noted_columns
 from refed_dspy.data.rows import dropped_rows
 from refed_dspy.data.stored import DROPPED, ROWS, SOURCE, json_lines, read_json, work_in
 from refed_dspy.errors import ReferencesError, RunDirError
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.history import SIMULATED, simulated_note, simulated_text
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.settings import WorkSettings
 from refed_dspy.ledger.states import FUNNEL, named_work
 from refed_dspy.records import DataRow, digest
 
@@ -25,10 +26,10 @@ ENDPOINTS = ("endpoint", "response_endpoint", "instruction_endpoint")
 """The columns of a run's rows that say where their texts are from."""
 
 
-def source_of(data: Any, loaded: DataSet, columns: Mapping[str, str]) -> dict[str, Any]:
-    """What work notes of the data that it read: `data`, its name; `place`, where it lies on this machine, or empty;
-    `identity`, a digest; `rows`, how many; their `columns`; `simulated`, what to know of rows by the simulated teacher;
-    and `of`, the same of the folder that the data is from."""
+def source_of(data: Any, loaded: DataSet, settings: WorkSettings) -> dict[str, Any]:
+    """What work with these `settings` notes of the data that it read: `data`, its name; `place`, where it lies on this
+    machine, or empty; `identity`, a digest; `rows`, how many; `simulated`, what to know of rows by the simulated
+    teacher; and `of`, the same of the folder that the data is from."""
     path = Path(data) if isinstance(data, str | Path) else None
     place = "" if path is None or not path.exists() else str(path.resolve())
     return {
@@ -36,7 +37,7 @@ def source_of(data: Any, loaded: DataSet, columns: Mapping[str, str]) -> dict[st
         "place": place,
         "identity": data_identity(data, loaded),
         "rows": len(loaded.rows) + len(loaded.unread),
-        "columns": dict(columns),
+        "settings": settings.values,
         "simulated": _simulated(loaded) or (simulated_in(Path(place)) if place else ""),
         "of": _noted(Path(place)) if place else None,
     }
@@ -139,7 +140,7 @@ class DroppedRow:
 def dropped_in(folder: Path) -> Iterator[DroppedRow]:
     """The rows dropped in `folder`. Raises RunDirError: no such work there, or damaged."""
     if (work := work_in(folder)) in ROWS:
-        columns = read_json(folder / SOURCE).get("columns", {}) if work == "filtering" else {}
+        columns = noted_columns(folder)
         for row in json_lines(folder / DROPPED):
             yield _of_data(row, columns)
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from refed_dspy.errors import PASSING, NoAnswer, NothingKept, one_line
+from refed_dspy.errors import PASSING, NoAnswer, NothingKept, Reason, one_line
 from refed_dspy.filters.base import Decision, JudgeFilter
 from refed_dspy.programs.asking import as_role
 from refed_dspy.programs.judges import OVERALL, SAME, Criterion, Judgements, PairwiseJudge, RubricJudge
@@ -41,11 +41,10 @@ class _Judged(JudgeFilter):
         if message := self.hopeless(NO_JUDGE):
             raise NothingKept(message)
 
-    def _undecided(self, stage: str, item: str, abstained: str, failed: str) -> Decision:
+    def _undecided(self, stage: str, item: str, abstained: str, failed: Reason) -> Decision:
         """The decision on a row that has no verdict. Raises NoAnswer where the judge may answer another time."""
-        kind, _, reason = failed.partition(": ")
-        if kind in PASSING:
-            unanswered = NoAnswer(stage, item, reason)
+        if failed.kind in PASSING:
+            unanswered = NoAnswer(stage, item, failed)
             unanswered.recorded = True
             raise unanswered
         decision = Decision(False, FAILED if failed else ABSTAINED, None, one_line(failed or abstained, 300))

@@ -187,8 +187,9 @@ class Screening:
         for streak in (self._instructions, self._samples):
             if drops := streak.hopeless():
                 raise NothingKept(
-                    f"filters: {drops}; the run stopped before paying for more: loosen or remove the filter in a new "
-                    f"run with reuse: {self._folder}, which pays for nothing twice"
+                    f"filters: {drops}",
+                    "the run stopped before paying for more: loosen or remove the filter in a new run with reuse: "
+                    f"{self._folder}, which pays for nothing twice",
                 )
 
     def restore(self, ledger: Ledger) -> None:

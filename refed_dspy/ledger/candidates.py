@@ -110,6 +110,13 @@ def count_abstentions(ledger: Ledger) -> int:
     return int(ledger.db.execute(query, (ABSTAINED,)).fetchone()[0])
 
 
+def examples_of(ledger: Ledger) -> Mapping[str, Any]:
+    """What the compile in `ledger` recorded of its examples (`optimizers.spec`). Up to version 0.2.0 and shortly after
+    it stood among its settings."""
+    about = ledger.meta("about") or {}
+    return ledger.meta("examples") or {**about, **({"unit": about["examples"]} if "examples" in about else {})}
+
+
 def load_candidates(ledger: Ledger) -> list[Candidate]:
     """All candidates, in the order in which they were first seen."""
     scores: dict[str, dict[str, dict[str, float]]] = {}

@@ -1,18 +1,23 @@
-"""The settings that a run was last started with, as its ledger keeps them: one record, which a resume, the report, the
-card and MLflow read.
+"""The settings that work was last started with, as its folder keeps them: one record, which a resume, the report, the
+card and MLflow read. That of a run, a comparison and a compile is in its ledger; that of a filtering or a recycling,
+which may have none, in what it notes of its data.
 
-It has the settings of `RunConfig` in JSON types, as they were checked, except those of which the ledger has what they
-made (size, caps, program, references) and those that each start names anew. In the place of its models stand those that
-were opened: `teacher` is the list of those who answer every stage that `teachers` does not list, `judge` the judge of
-its filters. `program` is set where it is the caller's own and has a name.
+It has the settings of `RunConfig` (`CompileConfig`, …) in JSON types, as they were checked, except those of which the
+ledger has what they made (size, caps, program, references) and those that each start names anew. In the place of its
+models stand those that were opened: `teacher` is the list of those who answer every stage that `teachers` does not
+list, `judge` the judge, `reflection` who rewrites a compile's prompts. `program` is set where it is the caller's own
+and has a name. The filters of a filtering are [label, settings, rows to keep at most].
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
+from pydantic import BaseModel
+
+from refed_dspy.errors import CAPS
 from refed_dspy.ledger.ledger import Ledger
 
 ANY = ""
@@ -23,11 +28,18 @@ prompt, prompt written to a cache, completion; None: unknown), and its `config`;
 
 
 @dataclass(frozen=True)
-class RunSettings:
-    """A run's settings, perhaps of a folder that holds none."""
+class WorkSettings:
+    """The settings of work, perhaps of a folder that holds none."""
 
     values: Mapping[str, Any]
     """Setting → value in JSON types. A filter that was a Python object is `{"class": name}`."""
+
+    @classmethod
+    def of(cls, config: BaseModel, beside: Iterable[str] = (), **made: Any) -> Self:
+        """Those of `config` but what each start names anew and what is recorded `beside` them; `made`: what stands in
+        the place of some."""
+        values = config.model_dump(mode="json", exclude={*CAPS, "data", "out", "run_dir", *beside, *made})
+        return cls({**values, **made})
 
     @property
     def pools(self) -> dict[str, Sequence[Model]]:
@@ -50,15 +62,28 @@ class RunSettings:
         return self.values.get("judge") or {}
 
     @property
+    def reflection(self) -> Model:
+        """Who rewrites a compile's prompts; empty where there is none."""
+        return self.values.get("reflection") or {}
+
+    @property
     def models(self) -> list[Model]:
         """All models, as often as they are named."""
-        return [*(member for pool in self.pools.values() for member in pool), *filter(None, [self.judge])]
+        beside = filter(None, [self.judge, self.reflection])
+        return [*(member for pool in self.pools.values() for member in pool), *beside]
 
 
-def settings_of(ledger: Ledger) -> RunSettings:
-    """The settings of the run, or of the comparison, in `ledger`."""
+def settings_of(ledger: Ledger) -> WorkSettings:
+    """The settings of the run, the comparison or the compile in `ledger`."""
     recorded = ledger.meta("settings")
-    return RunSettings(_of_older(ledger) if recorded is None else recorded)
+    return WorkSettings(_of_older(ledger) if recorded is None else recorded)
+
+
+def noted_settings(note: Mapping[str, Any]) -> WorkSettings:
+    """The settings of the filtering or recycling that noted this of its data (`data.sources.source_of`). Up to version
+    0.2.0 and shortly after they stood among the rest."""
+    older = {name: note[name] for name in ("columns", "filters", "seed") if name in note}
+    return WorkSettings(note.get("settings") or {**older, "teacher": [{"model": note.get("teacher")}]})
 
 
 def only_teacher(ledger: Ledger) -> str | None:
@@ -69,7 +94,11 @@ def only_teacher(ledger: Ledger) -> str | None:
 
 
 def _of_older(ledger: Ledger) -> dict[str, Any]:
-    """The record of a run up to version 0.2.0 and shortly after, which kept each setting under a name of its own."""
+    """The record of work up to version 0.2.0 and shortly after: a run kept each setting under a name of its own, and a
+    compile had a record of its own."""
+    if (about := ledger.meta("about")) is not None:
+        models = about["models"]
+        return {**about, **models, "teacher": [*filter(None, [models.get("teacher")])], "references": about["source"]}
     teacher, judge, rates = ledger.meta("teacher"), ledger.meta("judge"), ledger.meta("rates")
     if teacher is None:
         return {}  # no run

@@ -36,10 +36,12 @@ _LAST_ACTIVE = (
 
 
 class End(NamedTuple):
-    """How a start ended, and why where it is not done."""
+    """How a start ended, and why where it is not done. `reached`: of a run at its cap, which one and after how much;
+    empty in what an earlier version wrote."""
 
     state: str
     reason: str = ""
+    reached: str = ""
 
     @classmethod
     def by(cls, error: BaseException) -> End:
@@ -66,7 +68,8 @@ def last_end(ledger: Ledger) -> End:
     """How the last start ended, as the ledger has it: `killed` also while it is at work. Of a folder that an earlier
     version wrote, which noted no end: done where its size is reached, else stopped."""
     if (stored := ledger.meta("last_end")) is not None:
-        return End(stored["state"], Wording(stored["reason"], stored.get("command", stored["reason"])))
+        reason = Wording(stored["reason"], stored.get("command", stored["reason"]))
+        return End(stored["state"], reason, stored.get("reached", ""))
     size = ledger.meta("size")
     return End(DONE if size and ledger.kept() >= size else STOPPED)
 

@@ -1,12 +1,12 @@
-"""The state of a run, or of all the work below a folder, read from its ledger: counts, costs and the time left, in JSON
-types."""
+"""What a ledger counts of work (usage, decisions, failures), the time left, and the state of all the work below a
+folder, in JSON types."""
 
 from __future__ import annotations
 
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,8 @@ from typing import Any
 from refed_dspy.errors import one_line
 from refed_dspy.ledger.connection import EPOCH, FILE
 from refed_dspy.ledger.format import FORMAT, OLDER
-from refed_dspy.ledger.history import model_of, simulated_note
+from refed_dspy.ledger.history import model_of
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.settings import settings_of
 from refed_dspy.ledger.spending import in_flight_cost
 from refed_dspy.ledger.states import FUNNEL, RUNNING, state_of, state_without_ledger
 from refed_dspy.records import PICO
@@ -34,16 +33,7 @@ def live_numbers(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def with_live(status: dict[str, Any], folder: Path, count: str) -> dict[str, Any]:
-    """The `status` of the work in `folder`, with these numbers as `cluster`; while it is running its `count` and its
-    `cost` are among them."""
-    if (cluster := live_numbers(folder)) is None:
-        return status
-    live = {count: cluster["kept"], "cost": cluster["cost"]} if status["state"] == "running" else {}
-    return {**status, **live, "cluster": cluster}
-
-
-_COLUMNS = (
+USED = (
     "calls", "answered", "prompt_tokens", "cached_tokens", "completion_tokens", "unknown", "cost", "reserved",
     "in_flight_cost", "in_flight", "unpriced", "reasoning_tokens", "rate_limited",
 )  # fmt: skip
@@ -74,76 +64,15 @@ def usage_by_model(ledger: Ledger) -> list[dict[str, Any]]:
 
 def _usage_by(ledger: Ledger, *columns: str) -> Iterator[tuple[list[str], dict[str, Any]]]:
     """(values of `columns`, usage of the calls that have them), in the order of their first calls."""
-    groups, sums = ", ".join(columns), ", ".join(f"total({name})" for name in _COLUMNS)
+    groups, sums = ", ".join(columns), ", ".join(f"total({name})" for name in USED)
     query = f"SELECT {groups}, {sums} FROM usage GROUP BY {groups} HAVING sum(calls) ORDER BY min(first)"
     for record in ledger.db.execute(query):
-        use: dict[str, Any] = dict(zip(_COLUMNS, map(int, record[len(columns) :]), strict=True))
+        use: dict[str, Any] = dict(zip(USED, map(int, record[len(columns) :]), strict=True))
         for name in ("cost", "reserved", "in_flight_cost"):
             use[name] /= PICO
         if use["unpriced"] and not use["cost"]:
             use["cost"] = None
         yield list(record[: len(columns)]), use
-
-
-def tokens_a_sample(usage: Mapping[str, Mapping[str, Any]], kept: int) -> dict[str, Any] | None:
-    """Tokens per kept sample, of everything that was paid for: by stage (`stages`), and of all stages (`all`).
-
-    Each has `prompt` tokens, of them `cached` by the provider and `uncached`, and `completion` tokens. Calls that
-    reported no tokens (`unknown` in the usage) are not counted. None where nothing is kept.
-    """
-    if not kept:
-        return None
-    stages = {stage: _tokens_per_sample(use, kept) for stage, use in usage.items()}
-    names = ("prompt", "cached", "uncached", "completion")
-    return {"stages": stages, "all": {name: round(sum(s[name] for s in stages.values()), 2) for name in names}}
-
-
-def _tokens_per_sample(use: Mapping[str, Any], kept: int) -> dict[str, float]:
-    prompt, cached = use["prompt_tokens"], use["cached_tokens"]
-    tokens = {"prompt": prompt, "cached": cached, "uncached": prompt - cached, "completion": use["completion_tokens"]}
-    return {name: round(number / kept, 2) for name, number in tokens.items()}
-
-
-def run_status(ledger: Ledger) -> dict[str, Any]:
-    """The state of a run, in JSON types.
-
-    `size` (asked for) and `kept`; `references` in all, `opened`, and `left_out` by reason; `instructions`: how many are
-    `new` (also if a filter dropped them at once), `duplicates` or `surplus` (beyond the number asked for); `failures`
-    by stage and kind; `usage` by stage; `tokens_a_sample` by stage and in all; `cost` in dollars, without the
-    `unpriced` calls; `cost_per_sample`: of the calls that are not in flight; `filters`: what each kept and dropped, by
-    reason, and what is to be told of the kept ("unchanged"); `models`: what each used (`usage_by_model`); `state`,
-    `reason` and `last_active` (`states.state_of`).
-    """
-    db, paid = ledger.db, _paid(ledger)
-    usage, cost = paid["usage"], paid["cost"]
-    in_flight = sum(use["in_flight_cost"] for use in usage.values())
-    duplicates, surplus, new = db.execute(
-        "SELECT coalesce(sum(duplicates), 0), coalesce(sum(surplus), 0), (SELECT count(*) FROM instructions)"
-        " FROM proposals"
-    ).fetchone()
-    opened = db.execute(
-        "SELECT count(*) FROM refs r WHERE EXISTS (SELECT 1 FROM answers WHERE item = r.id"
-        " AND stage IN ('instruction_feedback', 'response_feedback'))"
-    ).fetchone()[0]
-    size, kept, teacher = int(ledger.meta("size") or 0), ledger.kept(), settings_of(ledger).teacher
-    return {
-        "work": ledger.holds(),
-        **state_of(ledger),
-        "size": size,
-        "kept": kept,
-        "references": db.execute("SELECT count(*) FROM refs").fetchone()[0],
-        "opened": opened,
-        "left_out": ledger.meta("left_out") or {},
-        "instructions": {"new": new, "duplicates": duplicates, "surplus": surplus},
-        "filters": decisions_by_filter(ledger),
-        **paid,
-        "tokens_a_sample": tokens_a_sample(usage, kept),
-        "cost_per_sample": (cost - in_flight) / kept if kept and cost is not None and not paid["unpriced"] else None,
-        "price_source": ledger.meta("price_source"),
-        "teacher": {name: value for name, value in teacher.items() if name in {"model", "config"}},
-        "seed": (ledger.meta("identity") or {}).get("seed"),
-        "models": usage_by_model(ledger),
-    }
 
 
 def decisions_by_filter(ledger: Ledger) -> list[dict[str, Any]]:
@@ -164,14 +93,6 @@ def decisions_by_filter(ledger: Ledger) -> list[dict[str, Any]]:
     return list(filters.values())
 
 
-def work_status(ledger: Ledger) -> dict[str, Any]:
-    """The state of work over a data set, in JSON types: the kind of `work`; the number of its `rows` (None: unknown),
-    and of those `asked` about; on a cluster also `cluster` (`live_numbers`); state, failures, usage and cost as those
-    of a run."""
-    status = {"work": ledger.holds(), **state_of(ledger), "rows": ledger.meta("size"), "asked": asked_items(ledger)}
-    return with_live({**status, **_paid(ledger)}, ledger.path.parent, "asked")
-
-
 def asked_items(ledger: Ledger) -> int:
     """How many rows were asked about."""
     return int(ledger.db.execute("SELECT count(DISTINCT item) FROM calls").fetchone()[0])
@@ -185,24 +106,6 @@ def failure_counts(ledger: Ledger, but: str = "") -> list[dict[str, Any]]:
     return [{"stage": stage, "kind": kind, "count": count} for stage, kind, count in failures]
 
 
-def _paid(ledger: Ledger) -> dict[str, Any]:
-    """Failures by stage and kind, usage by stage, caps, and dollars: without the `unpriced` calls, None if all are; how
-    much of them is reserved for calls in flight (`spending.in_flight_cost`). `simulated`: a note where the simulated
-    teacher answered, else empty; `limited_since`: when the rate limit refused the last call."""
-    usage = usage_by_stage(ledger)
-    costs = [use["cost"] for use in usage.values() if use["cost"] is not None]
-    return {
-        "failures": failure_counts(ledger),
-        "usage": usage,
-        "cost": sum(costs) if costs or not usage else None,
-        "in_flight_cost": in_flight_cost(ledger),
-        "unpriced": sum(use["unpriced"] for use in usage.values()),
-        "caps": {name: ledger.meta(name) for name in ("max_cost", "max_calls", "max_minutes")},
-        "simulated": simulated_note(ledger),
-        "limited_since": limited_since(ledger),
-    }
-
-
 def limited_since(ledger: Ledger) -> float | None:
     """When the rate limit refused the last call (seconds since 1970); None where another one was the last, or some are
     in flight."""
@@ -214,7 +117,8 @@ def limited_since(ledger: Ledger) -> float | None:
 
 DEPTH = 3
 """How many levels of folders are looked at."""
-_OF_SAMPLES = ("run", "comparison")
+OF_SAMPLES = ("", "run", "comparison")
+"""Works whose ledgers have samples; "": not begun."""
 
 
 def works_below(root: Path) -> tuple[list[dict[str, Any]], list[str]]:
@@ -265,7 +169,7 @@ def _glance(folder: Path) -> dict[str, Any]:
         ledger = Ledger(path, db, None)
         work, size = ledger.holds(), ledger.meta("size")
         cost, unpriced = db.execute("SELECT total(cost), total(unpriced) FROM usage").fetchone()
-        counted = "samples" if work in _OF_SAMPLES else "evaluations" if work == "compile" else ""
+        counted = "samples" if work in OF_SAMPLES else "evaluations" if work == "compile" else ""
         of = f"SELECT count(*) FROM {counted}" if counted else "SELECT count(DISTINCT item) FROM calls"
         state = state_of(ledger)
         live = live_numbers(folder) if state["state"] == RUNNING else None

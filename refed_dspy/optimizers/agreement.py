@@ -11,6 +11,7 @@ from typing import Any
 import dspy
 
 from refed_dspy.data.pairs import Pair
+from refed_dspy.errors import NO_REASON, Reason
 from refed_dspy.metrics.intervals import Interval, correlations, share_interval
 from refed_dspy.programs.judges import (
     OVERALL,
@@ -146,6 +147,6 @@ def agreement_of_results(results: Iterable[tuple[dspy.Example, Any, Any]], seed:
     for example, prediction, _ in results:
         pairs.append(Pair(verdict=example.people, **{name: example.get(name, "") for name in PAIR_INPUTS}))
         answer = prediction if isinstance(prediction, dspy.Prediction) else dspy.Prediction()
-        failed = answer.get("failed", "") if answer else "the program failed"
+        failed = answer.get("failed", NO_REASON) if answer else Reason("the program failed")
         verdicts.append(Verdict(answer.get("preference"), answer.get("consistent"), (), failed=failed))
     return agreement(pairs, verdicts, seed)

@@ -11,7 +11,7 @@ import dspy
 
 from refed_dspy.config.compile import CompileConfig, MetricConfig
 from refed_dspy.config.keywords import with_keywords
-from refed_dspy.errors import TeacherError, TeacherRefused, briefly
+from refed_dspy.errors import CAPS, TeacherError, TeacherRefused, briefly
 from refed_dspy.files import as_path
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.spending import spent
@@ -120,7 +120,7 @@ def compile(  # noqa: A001
 def _end(stopped: str, why: str, estimate: bool) -> End:
     """`stopped`, `why`: what ended it early (as in `CompileOutcome`)."""
     if stopped:
-        return End(CAPPED if stopped.startswith("max_") else SHORT, how_to_continue(stopped, why))
+        return End(CAPPED if stopped in CAPS else SHORT, how_to_continue(stopped, why))
     return End(STOPPED, ESTIMATED) if estimate else End(DONE)
 
 

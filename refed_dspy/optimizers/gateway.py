@@ -138,7 +138,7 @@ class Gateway:
 
         with self._submit_lock:
             if self.closed:
-                raise LMCapReached("the compile has ended")
+                raise LMCapReached(CapReached("", reason="the compile has ended"))
             return asyncio.run_coroutine_threadsafe(to_its_end(), self.loop)
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
@@ -195,9 +195,8 @@ class CompileTeacher(RecordedTeacher):
                 raise
             gateway.reach_cap("max_minutes")
             raise CapReached("max_minutes") from None
-        except CapReached:
-            reached = self.recorder.budget.reached
-            gateway.reach_cap(reached.cap if reached else "max_cost")
+        except CapReached as reached:
+            gateway.reach_cap(reached.cap)
             raise
         except (TeacherError, RunStopped) as error:
             gateway.stop(error)

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from refed_dspy.errors import ConfigError, RunDirError, briefly
-from refed_dspy.ledger.candidates import Candidate, load_candidates
+from refed_dspy.ledger.candidates import Candidate, examples_of, load_candidates
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.metrics.intervals import MIN_CLUSTERS, USUAL_CHANCE, chance_of, clusters_for, spread_of
 from refed_dspy.text import Shown, counted, table_lines
@@ -91,8 +91,8 @@ def plan_compile(folder: str | Path, gains: Sequence[float] = GAINS) -> CompileP
     with Ledger.read(folder) as ledger:
         if ledger.holds() != "compile":
             raise RunDirError(f"{folder}: no compile; name the folder of one")
-        candidates, about = load_candidates(ledger), ledger.meta("about") or {}
-    unit, sets = about.get("examples", "references"), about.get("clusters")
+        candidates, examples = load_candidates(ledger), examples_of(ledger)
+    unit, sets = examples.get("unit", "references"), examples.get("clusters")
     if sets is None:
         raise RunDirError(
             f"{folder}: an earlier version did not note which examples share an instruction; run the same compile "

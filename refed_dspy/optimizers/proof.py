@@ -26,7 +26,7 @@ from refed_dspy.metrics.intervals import (
     within,
 )
 from refed_dspy.optimizers.examples import Split, instruction_of
-from refed_dspy.records import PICO, Compared, dollars
+from refed_dspy.records import Compared, money
 from refed_dspy.text import counted, format_number, table_lines
 
 FORMAT = 2
@@ -55,7 +55,7 @@ class ProgramScore:
 
     def cells(self, names: Sequence[str]) -> list[str]:
         """Its score, the components of `names`, and its unit cost, for people."""
-        cost = "price unknown" if self.unit_cost is None else dollars(self.unit_cost * PICO)
+        cost = money(self.unit_cost)
         return [str(self.score), *(format_number(self.components.get(name)) for name in names), cost]
 
     def facts(self) -> dict[str, Any]:

@@ -15,21 +15,21 @@ import dspy
 from pydantic import TypeAdapter, ValidationError
 
 from refed_dspy.config.compile import CompileConfig
-from refed_dspy.errors import RunStopped, one_line, setting
+from refed_dspy.errors import CAPS, RunStopped, one_line, setting
 from refed_dspy.files import whole_file
+from refed_dspy.ledger.account import status_of
 from refed_dspy.ledger.candidates import ABSTAINED, Candidate, baseline_and_best, count_abstentions, load_candidates
 from refed_dspy.ledger.connection import damaged
-from refed_dspy.ledger.history import simulated_note
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.spending import in_flight_cost, spent
-from refed_dspy.ledger.states import state_in, state_of
-from refed_dspy.ledger.summary import failure_counts, limited_since, usage_by_stage
+from refed_dspy.ledger.spending import spent
+from refed_dspy.ledger.states import state_in
+from refed_dspy.ledger.summary import failure_counts, usage_by_stage
 from refed_dspy.metrics.intervals import Interval
 from refed_dspy.optimizers.agreement import JudgeReport
 from refed_dspy.optimizers.proof import FORMAT, Proof, finite
 from refed_dspy.optimizers.spec import CompileSpec
 from refed_dspy.programs.saved import MANIFEST, load_state, program_digests, program_state, prompt_diff
-from refed_dspy.records import PICO, dollars
+from refed_dspy.records import PICO, money
 from refed_dspy.teachers.job import Job
 from refed_dspy.text import Shown, counted, format_number
 from refed_dspy.tracking.store import noted_run
@@ -87,7 +87,7 @@ class Compiled(Shown):
     def _describe(self) -> str:
         proved = "no proof" if self.proof is None else "proved better" if self.proof.proved else "not proved better"
         proved = "unchanged" if not self.changed else proved
-        return f"a {type(self.program).__name__}, {proved}, {_money(self.manifest['cost'])}, in {self.path}"
+        return f"a {type(self.program).__name__}, {proved}, {money(self.manifest['cost'])}, in {self.path}"
 
     @property
     def state(self) -> str:
@@ -129,7 +129,7 @@ class Compiled(Shown):
             lines.append("no proof: the test set was not scored, or only in part")
         else:
             lines += [*proof.lines(), *(self.judge.lines() if self.judge is not None else []), *proof.doubts()]
-        lines.append(f"cost: {_money(manifest['cost'])}, {counted(manifest['calls'], 'call')}")
+        lines.append(f"cost: {money(manifest['cost'])}, {counted(manifest['calls'], 'call')}")
         lines += _failure_lines(manifest)
         if not self.changed and (proof is None or proof.champion is not None):
             lines.append("no candidate was better, so the uncompiled program is kept")
@@ -145,11 +145,11 @@ class Compiled(Shown):
         return [
             f"uncompiled program on the validation set: {format_number(self.manifest['validation']['uncompiled'])}",
             f"whole compile: {self._whole()}, for about {estimate['evaluations']} evaluations{proof}",
-            f"so far: {_money(estimate['spent'])}; " + go_on,
+            f"so far: {money(estimate['spent'])}; " + go_on,
         ]
 
     def _whole(self) -> str:
-        cost = "dollars unknown" if self.estimate["cost"] is None else f"about {_money(self.estimate['cost'])}"
+        cost = "dollars unknown" if self.estimate["cost"] is None else f"about {money(self.estimate['cost'])}"
         return f"{cost}, {self.estimate['calls']:,.0f} calls"
 
     def diff(self) -> str:
@@ -161,7 +161,7 @@ class CompileEstimate(Compiled):
     """The outcome where only an estimate was asked for: what it shows is the estimate."""
 
     def _describe(self) -> str:
-        return f"the whole compile takes {self._whole()}; so far {_money(self.estimate['spent'])}, in {self.folder}"
+        return f"the whole compile takes {self._whole()}; so far {money(self.estimate['spent'])}, in {self.folder}"
 
     def lines(self) -> list[str]:
         """The estimate for people."""
@@ -274,16 +274,16 @@ def write_files(folder: Path, files: Mapping[str, str]) -> None:
 
 def _manifest(at: Job, spec: CompileSpec, outcome: CompileOutcome, program: dspy.Module) -> dict[str, Any]:
     """How a program came about, in JSON types. It holds no API key: of a teacher only model and endpoint."""
-    settings, about, ledger, spending = spec.settings, at.work.facts["about"], at.ledger, spent(at.ledger)
+    settings, ledger, spending = spec.settings, at.ledger, spent(at.ledger)
     facts = {
         "format": FORMAT,
         "kind": type(program).__name__,
         "prompts": program_digests(program),
         "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "versions": {name: version(name) for name in ("refed-dspy", "dspy")} | {"python": platform.python_version()},
-        "models": about["models"],
+        "models": {role: {"model": each.model, "endpoint": each.endpoint} for role, each in spec.teachers.items()},
         "optimizer": settings.optimizer,
-        "options": about["options"],
+        "options": spec.recorded().values["options"],
         "evaluations": settings.evaluations,
         "metric": at.work.identity["metric"],
         "seed": settings.seed,
@@ -315,39 +315,26 @@ def _in_dollars(name: str, value: Any) -> Any:
     return value / PICO if value is not None and ("cost" in name or "spent" in name) else value
 
 
-def _money(amount: float | None) -> str:
-    return "price unknown" if amount is None else dollars(amount * PICO)
-
-
 def compile_status(ledger: Ledger) -> dict[str, Any]:
-    """A compile's status, in JSON types.
+    """A compile's status, in JSON types: `status_of`, with `failures` by role and kind, and
 
-    `optimizer`; `candidates` tried, `evaluations` scored, and those that could not be scored (`abstained`); `failures`
-    by role and kind; `uncompiled` and `best` mean scores on the validation set, None before there are some; `proved`:
-    None before the proof; `usage` by model; `cost` in dollars, of it `in_flight_cost`;
-    `caps`; `state`, `reason` and `last_active` (`states.state_of`).
+    `optimizer`; `candidates` tried, `evaluations` scored, and those that could not be scored (`abstained`);
+    `uncompiled` and `best` mean scores on the validation set, None before there are some; `proved`: None before the
+    proof; `calls`.
     """
-    candidates, spending, identity = load_candidates(ledger), spent(ledger), ledger.meta("identity") or {}
-    outcome = ledger.meta("outcome") or {}
+    candidates, status = load_candidates(ledger), status_of(ledger)
     uncompiled, best = baseline_and_best(candidates)
     return {
-        "work": ledger.holds(),
-        **state_of(ledger),
-        "optimizer": identity.get("optimizer"),
+        **status,
+        "optimizer": (ledger.meta("identity") or {}).get("optimizer"),
         "candidates": len(candidates),
         "evaluations": sum(len(scores) for candidate in candidates for scores in candidate.scores.values()),
         "abstained": count_abstentions(ledger),
         "failures": failure_counts(ledger, but=ABSTAINED),
         "uncompiled": uncompiled,
         "best": best,
-        "proved": (outcome.get("proof") or {}).get("proved"),
-        "usage": usage_by_stage(ledger),
-        "cost": None if spending.unpriced else spending.cost,
-        "in_flight_cost": in_flight_cost(ledger),
-        "limited_since": limited_since(ledger),
-        "calls": spending.calls,
-        "caps": {name: ledger.meta(name) for name in ("max_cost", "max_calls", "max_minutes")},
-        "simulated": simulated_note(ledger),
+        "proved": ((ledger.meta("outcome") or {}).get("proof") or {}).get("proved"),
+        "calls": status["used"]["calls"],
     }
 
 
@@ -361,11 +348,11 @@ def _failure_lines(facts: Mapping[str, Any]) -> list[str]:
 
 def how_to_continue(stopped: str, why: str = "") -> str:
     """What ended a compile early, in figures where there are some (`why`), and how to continue it."""
-    if stopped.startswith("max_"):
+    if stopped in CAPS:
         return f"{why or why_stopped(stopped)}; to continue, raise it and run the same command"
     return f"{stopped}; run the same command to continue"
 
 
 def why_stopped(stopped: str, remedy: str = "") -> str:
     """What ended a compile early, in words: a cap, with its `remedy`, or missing scores."""
-    return f"{stopped} is reached{remedy}" if stopped.startswith("max_") else stopped
+    return f"{stopped} is reached{remedy}" if stopped in CAPS else stopped

@@ -18,6 +18,7 @@ from refed_dspy.config.loading import check_config
 from refed_dspy.config.named import code_of
 from refed_dspy.data.read import BUILTIN, refuse_references
 from refed_dspy.errors import OUT, ConfigError, Wording, one_line
+from refed_dspy.ledger.settings import WorkSettings
 from refed_dspy.metrics.intervals import MIN_CLUSTERS
 from refed_dspy.optimizers.dspy_optimizers import Optimizer, OptimizerInputs, choose, printed_to_file
 from refed_dspy.optimizers.examples import Split, as_examples, cluster_of, example_id, set_sizes, split_examples
@@ -30,6 +31,7 @@ from refed_dspy.programs.load import open_tunable, warn_of_another_teacher
 from refed_dspy.programs.saved import program_digests
 from refed_dspy.records import digest
 from refed_dspy.teachers import Teacher, open_teacher
+from refed_dspy.teachers.by_stage import PoolShare, recorded
 from refed_dspy.teachers.judge import in_role, judge_beside, open_judge_program, warn_of_one_model
 from refed_dspy.teachers.work import Work, caps_of
 
@@ -132,24 +134,23 @@ class CompileSpec:
             models=self.teachers,
             size=self.settings.evaluations,
             caps=caps_of(self.settings),
-            facts={"about": self.about()},
+            facts={"settings": self.recorded().values, "examples": self._examples()},
             way_out="choose another folder with " + OUT,
         )
 
-    def about(self) -> dict[str, Any]:
-        """What the ledger records about the compile besides its identity, in JSON types."""
-        settings, digests = self.settings, self._set_digests
-        measured = {"validation": self.split.validation, "test": self.split.test}
+    def recorded(self) -> WorkSettings:
+        """What the ledger records of the settings and models."""
+        options = {name: one_line(value, 100) for name, value in self.settings.options.items()}
+        models: dict[str, Any] = {role: recorded(PoolShare(model)) for role, model in self.teachers.items()}
+        return WorkSettings.of(self.settings, **(models | {"teacher": [models["teacher"]], "options": options}))
+
+    def _examples(self) -> dict[str, Any]:
+        """What the ledger records of the examples: their `unit`; set → digest and size; set → example → cluster."""
+        digests, measured = self._set_digests, {"validation": self.split.validation, "test": self.split.test}
         return {
-            "name": settings.name,
-            "models": {role: {"model": t.model, "endpoint": t.endpoint} for role, t in self.teachers.items()},
-            "options": {name: one_line(value, 100) for name, value in settings.options.items()},
-            "examples": self.unit,
-            "source": settings.pairs or settings.references or "",
+            "unit": self.unit,
             "sets": {name: [digests[name], len(examples)] for name, examples in self.split.sets.items()},
             "clusters": {name: {example_id(each): cluster_of(each) for each in of} for name, of in measured.items()},
-            "max_cost": settings.max_cost,
-            "max_calls": settings.max_calls,
         }
 
 

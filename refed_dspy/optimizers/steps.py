@@ -9,7 +9,7 @@ from typing import Any
 
 import dspy
 
-from refed_dspy.errors import ConfigError, RunStopped, one_line
+from refed_dspy.errors import CAPS, ConfigError, RunStopped, one_line
 from refed_dspy.ledger.candidates import Candidate, baseline_and_best, enough, load_candidates
 from refed_dspy.optimizers.agreement import JudgeReport, agreement_of_results
 from refed_dspy.optimizers.dspy_optimizers import DOES, NO_ERROR_LIMIT, Optimizer
@@ -178,7 +178,7 @@ class CompileSteps:
 
     def _why(self, stopped: str, estimate: Mapping[str, Any]) -> str:
         """How far it came, where a cap ended it; else an empty text."""
-        if not stopped.startswith("max_"):
+        if stopped not in CAPS:
             return ""
         return at_cap(stopped, self.gateway, self.caps, estimate, self.tuned)
 

@@ -13,7 +13,7 @@ from typing import Any, Self
 import dspy
 
 from refed_dspy.concurrency import all_of
-from refed_dspy.errors import NoConnection, RowError, one_line
+from refed_dspy.errors import NO_REASON, NoConnection, Reason, RowError, one_line
 from refed_dspy.programs.asking import about
 from refed_dspy.programs.program import AsyncProgram, trace_in_order
 from refed_dspy.signatures.judging import PairwiseComparison, RubricGrading
@@ -77,7 +77,7 @@ class Verdict:
     consistent: bool | None
     reasons: tuple[str, ...]
     abstained: str = ""
-    failed: str = ""
+    failed: Reason = NO_REASON
     in_orders: tuple[int, int] | None = None
 
     @property
@@ -101,7 +101,7 @@ class Graded:
     criterion: str
     grade: int | None
     reason: str
-    failed: str = ""
+    failed: Reason = NO_REASON
     expected: float | None = None
 
     @property
@@ -186,12 +186,12 @@ class PairwiseJudge(AsyncProgram):
         orders = ((answer_a, answer_b), (answer_b, answer_a))
         first, second = await all_of(self._compare(instruction, *order, criterion, item) for order in orders)
         reasons = []
-        if not isinstance(first, str):
+        if not isinstance(first, Reason):
             reasons.append(first.reason)
-        if not isinstance(second, str):
+        if not isinstance(second, Reason):
             reasons.append(f"(asked with A and B exchanged) {second.reason}")
         for failure in (first, second):
-            if isinstance(failure, str):
+            if isinstance(failure, Reason):
                 return Verdict(None, None, tuple(reasons), failed=failure)
         if not {first.verdict, second.verdict} <= set(_PREFERENCES):
             return Verdict(None, None, tuple(reasons), "the judge could not tell")
@@ -201,7 +201,7 @@ class PairwiseJudge(AsyncProgram):
         return Verdict(preference, consistent, tuple(reasons), in_orders=(in_first, in_second))
 
     async def _compare(self, instruction: str, a: str, b: str, criterion: Criterion, item: str) -> Any:
-        """The answer for one order, or a text: why there is none."""
+        """The answer for one order, or a Reason why there is none."""
         inputs = {"instruction": instruction, "answer_a": a, "answer_b": b}
         item = item or one_line(instruction, 40)
         return await _answer_or_failure(self.compare, "pairwise_judge", item, criterion, **inputs)
@@ -234,7 +234,7 @@ class RubricJudge(AsyncProgram):
         """
         item = item or one_line(text, 40)
         answer = await _answer_or_failure(self.grade, "rubric_judge", item, criterion, context=context, text=text)
-        if isinstance(answer, str):
+        if isinstance(answer, Reason):
             return Graded(criterion.name, None, answer, failed=answer)
         return Graded(criterion.name, int(answer.grade) if answer.grade.isdecimal() else None, answer.reason)
 
@@ -247,11 +247,11 @@ class RubricJudge(AsyncProgram):
 async def _answer_or_failure(
     predictor: dspy.Predict, stage: str, item: str, criterion: Criterion, **inputs: str
 ) -> Any:
-    """The answer, or a text: the kind of the failure and its reason."""
+    """The answer, or a Reason why there is none."""
     try:
         with about(stage, item):
             return await predictor.acall(criterion=criterion.name, description=criterion.description, **inputs)
     except NoConnection:
         raise  # the judge is not there at all: this is no failure of one pair
     except RowError as error:
-        return f"{error.kind}: {error.reason}"
+        return error.told

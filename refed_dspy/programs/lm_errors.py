@@ -71,7 +71,11 @@ class BatchOutOfReach(WorkEnds):
 
 
 class LMCapReached(LMError):
-    """`errors.CapReached` as an LMError; or a compile is ending."""
+    """`reached` as an LMError."""
+
+    def __init__(self, reached: CapReached) -> None:
+        super().__init__(str(reached))
+        self.reached = reached
 
 
 class InTransit(LMError):
@@ -89,7 +93,7 @@ def in_transit(error: RefedError) -> LMError:
         cause.message, cause.args = error.reason, (error.reason,)  # without the keys that it may have repeated
         return cause
     if isinstance(error, CapReached):
-        return LMCapReached(str(error))
+        return LMCapReached(error)
     if (kind := _OF_ROW_ERRORS.get(type(error))) is not None:
         return kind(message=str(getattr(error, "reason", error)))
     return InTransit(error)
@@ -143,7 +147,7 @@ def translated(error: LMError | AdapterParseError, question: Question) -> RefedE
     know_environment()
     reason = one_line(without_keys(str(getattr(error, "message", "") or error)))
     if isinstance(error, LMCapReached):
-        return CapReached("", reason=reason)
+        return CapReached(error.reached.cap, error.reached.worst_picodollars, reason)
     if isinstance(error, StillLimited):
         return EndpointBusy(reason)
     if isinstance(error, WorkEnds):

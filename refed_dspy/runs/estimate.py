@@ -16,7 +16,7 @@ from refed_dspy.errors import RunStopped, briefly
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import CAPPED
 from refed_dspy.programs.load import ProgramLike
-from refed_dspy.records import PICO, dollars
+from refed_dspy.records import money
 from refed_dspy.runs.forecast import CONFIDENCE, Forecast, forecast
 from refed_dspy.runs.spec import RunSpec, of_all, prepare, run_keywords
 from refed_dspy.runs.stage_weights import StageWeights
@@ -72,7 +72,7 @@ class Estimate(Shown, Forecast):
     """Where a cap ended the pilot: which, and what it would take."""
 
     def _describe(self) -> str:
-        cost = "price unknown" if self.cost is None else f"about {_money(self.cost)}"
+        cost = "price unknown" if self.cost is None else f"about {money(self.cost)}"
         return f"{counted(self.size, 'sample')}, {cost}, {_time_text(self.minutes)}"
 
     def lines(self) -> list[str]:
@@ -92,7 +92,7 @@ class Estimate(Shown, Forecast):
                 f"the same number of tokens elsewhere (prices of {table_name()}; other models may write more or less):"
             )
             lines += [
-                f"  {name:30} {_money(cost):>10}  ({_money(low)} to {_money(high)})"
+                f"  {name:30} {money(cost):>10}  ({money(low)} to {money(high)})"
                 for name, (cost, low, high) in sorted(self.others.items(), key=lambda item: item[1][0])
             ]
         return lines
@@ -207,10 +207,6 @@ def _minutes_to_wait(prediction: Forecast, by_stage: TeachersByStage) -> float:
     return max(waits)
 
 
-def _money(amount: float) -> str:
-    return dollars(amount * PICO)
-
-
 def _time_text(minutes: float | None) -> str:
     if minutes is None:
         return "up to a day per round of batches"
@@ -225,8 +221,8 @@ def _price_line(prediction: Forecast, source: str | None) -> str:
             "dollars: unknown; set the teacher's price, and the judge's ({prompt: …, completion: …} in dollars per "
             "million tokens)"
         )
-    low, high = _money(prediction.low), _money(prediction.high)
+    low, high = money(prediction.low), money(prediction.high)
     return (
-        f"dollars: {_money(prediction.cost)} in all, {CONFIDENCE:.0%} between {low} and {high}; "
-        f"{_money(prediction.spent)} already spent (prices of {source})"
+        f"dollars: {money(prediction.cost)} in all, {CONFIDENCE:.0%} between {low} and {high}; "
+        f"{money(prediction.spent)} already spent (prices of {source})"
     )

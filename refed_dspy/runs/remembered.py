@@ -11,10 +11,18 @@ from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.data.references import References
 from refed_dspy.errors import ConfigError, InputError, RunDirError, setting
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.settings import ANY, Model, RunSettings, settings_of
+from refed_dspy.ledger.settings import ANY, Model, WorkSettings, settings_of
 from refed_dspy.programs.load import own_program
 from refed_dspy.programs.reference_level import METHODS
 from refed_dspy.programs.saved import load_state
+
+
+class NeedsScript(RunDirError):
+    """`what` of the run in `folder` only the script that started it can build. `remedy`: what to do."""
+
+    def __init__(self, folder: Path, what: str, remedy: str) -> None:
+        super().__init__(f"{folder}: {what}; " + remedy)
+        self.what = what
 
 
 def is_resumable(ledger: Ledger) -> bool:
@@ -50,17 +58,17 @@ def _set_up(ledger: Ledger, teacher: Any = None, teachers: Any = None, judge: An
     return program, settings
 
 
-def _filters(settings: RunSettings, folder: Path) -> list[dict[str, Any]]:
+def _filters(settings: WorkSettings, folder: Path) -> list[dict[str, Any]]:
     """The filters as a file would name them. Raises RunDirError for one that was a Python object."""
     filters: list[dict[str, Any]] = settings.values.get("filters") or []
     if any("class" in each for each in filters):
-        raise RunDirError(
-            f"{folder}: one of its filters is defined in a script or notebook; call synthesize(…, run_dir=…) there"
+        raise NeedsScript(
+            folder, "one of its filters is defined in a script or notebook", "call synthesize(…, run_dir=…) there"
         )
     return filters
 
 
-def _judge(settings: RunSettings, folder: Path) -> TeacherConfig | None:
+def _judge(settings: WorkSettings, folder: Path) -> TeacherConfig | None:
     """None: there is none, or it is the teacher, whose endpoint may be another now. Raises RunDirError for one that was
     a Python object."""
     judge, teacher = settings.judge, settings.teacher
@@ -76,9 +84,10 @@ def _judge(settings: RunSettings, folder: Path) -> TeacherConfig | None:
 def _configs(pool: Sequence[Model], role: str, folder: Path) -> list[TeacherConfig]:
     """The settings of models. Raises RunDirError for one that was a Python object."""
     if any(member.get("config") is None for member in pool):
-        raise RunDirError(
-            f"{folder}: its {role} was a Python object; call synthesize(…, run_dir=…) in its script or notebook, or "
-            "pass the same model with " + setting(role)
+        raise NeedsScript(
+            folder,
+            f"its {role} was a Python object",
+            "call synthesize(…, run_dir=…) in its script or notebook, or pass the same model with " + setting(role),
         )
     return [check_config(TeacherConfig, {**member["config"], "weight": member.get("weight", 1.0)}) for member in pool]
 
@@ -92,15 +101,16 @@ def _program(ledger: Ledger, named: str | None) -> Any:
         return program
     kind = {method.__name__: method for method in METHODS.values()}.get(identity["kind"])
     if kind is None:
-        raise RunDirError(
-            f"{folder}: it uses a program of its own; continue with the command, script or notebook that started it"
+        raise NeedsScript(
+            folder, "it uses a program of its own", "continue with the command, script or notebook that started it"
         )
     program = kind(features=ledger.meta("features"), instructions_per_feature=identity["instructions_per_feature"])
     try:
         load_state(program, ledger.meta("program"), str(folder))
     except ConfigError:
-        raise RunDirError(
-            f"{folder}: made with other prompts (an earlier version's or a script's own): continue with that version "
-            "or script, or use another folder; refed export still works"
+        raise NeedsScript(
+            folder,
+            "made with other prompts (an earlier version's or a script's own)",
+            "continue with that version or script, or use another folder; refed export still works",
         ) from None
     return program

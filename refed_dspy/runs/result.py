@@ -16,11 +16,12 @@ from refed_dspy.data.export import export, to_dataset
 from refed_dspy.data.rows import LINEAGE_COLUMNS, PAPER_COLUMNS, Samples, data_rows, dropped_rows
 from refed_dspy.errors import PASSING, CapReached, ExportError, RunDirError, briefly, one_line, setting
 from refed_dspy.files import path_of, write_lines
+from refed_dspy.ledger.account import status_of
 from refed_dspy.ledger.history import simulated_note
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import Spent, spent
-from refed_dspy.ledger.states import DONE, RUNNING, named_work, state_of
-from refed_dspy.ledger.summary import run_status, seconds_left, with_live
+from refed_dspy.ledger.states import CAPPED, DONE, RUNNING, End, named_work, state_of
+from refed_dspy.ledger.summary import live_numbers, seconds_left
 from refed_dspy.records import PICO, Failure, Sample, dollars
 from refed_dspy.runs.forecast import Forecast, as_facts, forecast
 from refed_dspy.text import Shown, counted
@@ -134,9 +135,13 @@ def read_run(run_dir: str | Path) -> Synthesis:
 
 
 def full_status(ledger: Ledger) -> dict[str, Any]:
-    """`run_status`, what the whole run is projected to take (None while too little was made), and while it is running
-    how many `seconds_left` it has (None while that cannot be told)."""
-    status = with_live(run_status(ledger), ledger.path.parent, "kept")
+    """`status_of` the run, what the whole is projected to take (None while too little was made), and while it is
+    running how many `seconds_left` it has (None while that cannot be told). On a cluster also `cluster`
+    (`live_numbers`), which has `kept` and `cost` while it is running."""
+    status = status_of(ledger)
+    if (cluster := live_numbers(ledger.path.parent)) is not None:
+        live = {name: cluster[name] for name in ("kept", "cost")} if status["state"] == RUNNING else {}
+        status |= {**live, "cluster": cluster}
     left = _seconds_left(ledger, status) if status["state"] == RUNNING else None
     begun = bool(ledger.meta("identity")) and status["kept"] < status["size"]
     return {**status, "seconds_left": left, "estimate": as_facts(forecast(ledger)) if begun else None}
@@ -145,8 +150,7 @@ def full_status(ledger: Ledger) -> dict[str, Any]:
 def _seconds_left(ledger: Ledger, status: Mapping[str, Any]) -> float | None:
     made = "SELECT created FROM samples WHERE created >= (SELECT max(begun) FROM starts) ORDER BY seq DESC LIMIT ?"
     moments = [moment for (moment,) in ledger.db.execute(made, (_FOR_PACE,))][::-1]
-    in_flight = sum(use["in_flight"] for use in status["usage"].values())
-    return seconds_left(moments, time.time(), status["size"] - status["kept"], in_flight)
+    return seconds_left(moments, time.time(), status["size"] - status["kept"], status["used"]["in_flight"])
 
 
 def why_short(failures: Sequence[Failure], dropped: int = 0) -> str:
@@ -172,8 +176,8 @@ SAMPLES = "samples-at-cap.jsonl"
 """Where in the run's folder a run that ended at a cap leaves its samples."""
 
 
-def end_at_cap(folder: Path, cap: CapReached, go_on: Callable[[str], str]) -> str:
-    """Export the samples so far, and return one line that says what there is and how to go on: `go_on` is
+def end_at_cap(folder: Path, cap: CapReached, go_on: Callable[[str], str]) -> End:
+    """Export the samples so far, and return the end whose reason says what there is and how to go on: `go_on` is
     the call with a setting changed. A comparison's samples are not exported: it writes a table of its own."""
     with Ledger.read(folder) as ledger:
         kept, size = ledger.kept(), int(ledger.meta("size"))
@@ -181,14 +185,17 @@ def end_at_cap(folder: Path, cap: CapReached, go_on: Callable[[str], str]) -> st
         is_run = ledger.holds() == "run"
         failed = Counter(failure.kind for failure in ledger.failures()).most_common(1)
     shown = dollars(limit * PICO) if cap.cap == "max_cost" else f"{limit:,.10g}"
-    start = f"{cap.cap} {shown} is reached after {_used_text(cap.cap, used)}: {kept} of {size} samples are kept"
+    reached = f"{cap.cap} {shown} is reached after {_used_text(cap.cap, used)}"
+    start = f"{reached}: {kept} of {size} samples are kept"
     if kept and is_run:
         start += _export_text(folder)
     if prediction is None:
         why = f"; the most frequent failure was {failed[0][0]}" if failed else ""
-        return f"{start}{why}; too few to forecast the rest; continue with: " + go_on(setting(cap.cap, "MORE"))
-    would_take, enough = _to_go_on(cap, prediction, used, limit)
-    return f"{start}; the other {size - kept} would {would_take}; continue with: " + go_on(setting(cap.cap, enough))
+        line = f"{start}{why}; too few to forecast the rest; continue with: " + go_on(setting(cap.cap, "MORE"))
+    else:
+        would_take, enough = _to_go_on(cap, prediction, used, limit)
+        line = f"{start}; the other {size - kept} would {would_take}; continue with: " + go_on(setting(cap.cap, enough))
+    return End(CAPPED, line, reached)
 
 
 def drop_samples(folder: Path) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
 import dspy
 
-from refed_dspy.config.base import Capped, FromReferences
+from refed_dspy.config.base import FromReferences
 from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
 from refed_dspy.config.named import code_of
@@ -26,7 +26,7 @@ from refed_dspy.ledger.budget import Budget
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import CALLS_A_SAMPLE, ENOUGH_CALLS
-from refed_dspy.ledger.settings import RunSettings, settings_of
+from refed_dspy.ledger.settings import WorkSettings, settings_of
 from refed_dspy.ledger.states import has_begun
 from refed_dspy.programs.asking import stages_of, without_models
 from refed_dspy.programs.load import ProgramLike, open_program, warn_of_another_teacher
@@ -50,12 +50,8 @@ log = logging.getLogger("refed_dspy")
 run_keywords = with_keywords(RunConfig)
 FULL_BATCH = 1_000
 """Requests: with smaller batches a run takes many rounds of them."""
-_BESIDE = {
-    *Capped.model_fields, *FromProgram.model_fields, *FromReferences.model_fields, "size", "run_dir", "cluster",
-    "shards", "teacher", "teachers", "judge",
-}  # fmt: skip
-"""Settings that the record leaves out: what they made is recorded beside it, or each start names them anew; models
-stand there as they were opened."""
+_BESIDE = (*FromProgram.model_fields, *FromReferences.model_fields, "size", "cluster", "shards")
+"""Settings that the record leaves out: what they made is recorded beside it, or each start names them anew."""
 STUDIES = ("instruction_feedback", "response_feedback")
 """The stages that collect feedback on a reference."""
 READ, WRITTEN = 900, 450
@@ -201,16 +197,17 @@ class RunSpec:
             way_out="choose another folder with " + setting("run_dir") + "; " + reuse,
         )
 
-    def settings(self) -> RunSettings:
+    def settings(self) -> WorkSettings:
         """What the ledger records of the run's settings and models, so that a resume from the folder uses it."""
-        values = self.config.model_dump(mode="json", exclude=_BESIDE)
-        named = {
-            "program": getattr(self.program, "named", None),
-            "reuse": str(self.config.reuse.absolute()) if self.config.reuse else None,
-            "judge_program": absolute(self.config.judge_program),
-        }
-        judge = None if self.judge is None else recorded(PoolShare(self.judge))
-        return RunSettings({**values, **named, **self.by_stage.recorded(), "judge": judge})
+        return WorkSettings.of(
+            self.config,
+            _BESIDE,
+            program=getattr(self.program, "named", None),
+            reuse=str(self.config.reuse.absolute()) if self.config.reuse else None,
+            judge_program=absolute(self.config.judge_program),
+            judge=None if self.judge is None else recorded(PoolShare(self.judge)),
+            **self.by_stage.recorded(),
+        )
 
     def _facts(self) -> dict[str, Any]:
         """What else the ledger records: of the program, the references and the prices."""

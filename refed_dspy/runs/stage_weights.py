@@ -9,7 +9,7 @@ from typing import Any
 
 from refed_dspy.ledger.history import Usage, model_of
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.settings import ANY, RunSettings, settings_of
+from refed_dspy.ledger.settings import ANY, WorkSettings, settings_of
 from refed_dspy.records import Rates
 
 JUDGE = "judge"
@@ -33,7 +33,7 @@ class StageWeights:
     """The name of who answers at a further address of a teacher → the teacher's name."""
 
     @classmethod
-    def read(cls, ledger: Ledger, settings: RunSettings | None = None) -> StageWeights:
+    def read(cls, ledger: Ledger, settings: WorkSettings | None = None) -> StageWeights:
         """Of the run's settings: those that it starts with, or the ones that its ledger has."""
         settings = settings or settings_of(ledger)
         stages = frozenset(name.rpartition(".")[2] for name in (ledger.meta("identity") or {}).get("program", ()))

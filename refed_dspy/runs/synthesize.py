@@ -192,9 +192,7 @@ def _telling_what_is_kept(ledger: Ledger) -> Iterator[None]:
     except NothingKept as error:
         folder = ledger.path.parent
         kept = f"{ledger.kept()} of {ledger.meta('size')} samples are kept in {one_line(folder, 200)}"
-        told = NothingKept(str(error) + f"; {kept}")
-        told.run_dir = folder
-        raise told from None
+        raise NothingKept(str(error), kept, folder) from None
 
 
 _AT_ONCE = 100

@@ -12,7 +12,7 @@ from typing import Any
 from refed_dspy.errors import SAME_CALL, Wording, as_options, setting_text
 from refed_dspy.ledger.batches import left_batches
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.settings import ANY, RunSettings, settings_of
+from refed_dspy.ledger.settings import ANY, WorkSettings, settings_of
 from refed_dspy.ledger.spending import set_aside
 from refed_dspy.ledger.states import CAPPED, DONE, ESTIMATED, SHORT, STOPPED, End, differences, has_begun
 from refed_dspy.ledger.summary import decisions_by_filter
@@ -91,7 +91,7 @@ class RunWork(Work):
 
     def _warn_of_other_teachers(self, ledger: Ledger) -> None:
         """Warn where a stage asks other teachers than at the last start: what comes next has another price."""
-        before, now = settings_of(ledger).pools, RunSettings(self.facts["settings"]).pools
+        before, now = settings_of(ledger).pools, WorkSettings(self.facts["settings"]).pools
         for stage in sorted({*before, *now}):
             was, is_ = (_pool_text(pools.get(stage, pools[ANY])) for pools in (before, now))
             if was != is_:
@@ -119,7 +119,7 @@ def _end(session: Session, plan: Plan) -> End:
     ledger = session.ledger
     if session.cap_reached is not None:
         go_on = partial(session.start.work.go_on, ledger)
-        return End(CAPPED, end_at_cap(ledger.path.parent, session.cap_reached, go_on))
+        return end_at_cap(ledger.path.parent, session.cap_reached, go_on)
     if not plan.complete:
         dropped = sum(counts["dropped"] for counts in decisions_by_filter(ledger))
         why = why_short(ledger.failures(), dropped)

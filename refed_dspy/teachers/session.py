@@ -190,15 +190,14 @@ class Session:
         try:
             try:
                 yield
-            except CapReached:
-                reached = budget.reached
-                if reached is not None and not budget.calls:
+            except CapReached as reached:
+                if budget.reached is not None and not budget.calls:
                     worst = dollars(reached.worst_picodollars)
                     raise CapTooSmall(
                         f"{reached.cap}: below the worst case of the first call, {worst}; raise it or lower the "
                         "teacher's max_tokens"
                     ) from None
-                self.cap_reached = reached or CapReached("max_minutes")
+                self.cap_reached = budget.reached or reached
             for recorded in dict.fromkeys(self.recorded_teachers.values()):
                 recorded.failures.check_useful()
         except (NothingKept, LedgerLost):

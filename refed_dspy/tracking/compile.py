@@ -9,8 +9,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from refed_dspy.ledger.candidates import Candidate, enough, load_candidates
+from refed_dspy.ledger.candidates import Candidate, enough, examples_of, load_candidates
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.settings import WorkSettings, settings_of
 from refed_dspy.ledger.spending import spent
 from refed_dspy.programs.saved import changed_predictors, prompt_diff
 from refed_dspy.records import PICO, digest
@@ -28,13 +29,15 @@ def copy_compile(store: Store, last: bool) -> None:
         if not identity or not ledger.has_answers():
             return
         candidates, spending = load_candidates(ledger), spent(ledger)
-        about, begun = ledger.meta("about") or {}, ledger.db.execute("SELECT min(begun) FROM starts").fetchone()[0]
+        settings, examples = settings_of(ledger), examples_of(ledger)
+        begun = ledger.db.execute("SELECT min(begun) FROM starts").fetchone()[0]
+        caps = {name: ledger.meta(name) for name in ("max_cost", "max_calls")}
     name = run_name(store.folder.absolute().name, identity, begun)
-    run_id = store.run("compile", name, compile_parameters(identity, about))
+    run_id = store.run("compile", name, {**compile_parameters(identity, settings), **caps})
     done = outcome is not None and not outcome.get("stopped")
     if last:  # what must be true comes first: after Ctrl-C there may be no time for the rest
         store.ended(run_id, "FINISHED" if done else "KILLED")
-    _copy_data(store, run_id, about)
+    _copy_data(store, run_id, settings, examples)
     copied = dict(store.noted("candidates") or {})
     for candidate in candidates:
         count = sum(len(scores) for scores in candidate.scores.values())
@@ -49,7 +52,7 @@ def copy_compile(store: Store, last: bool) -> None:
     store.remember(points=len(points))
     if last:
         store.metrics(run_id, [("dollars", spending.cost, 0, 0), ("calls", spending.calls, 0, 0)])
-        _finish(store, run_id, candidates, outcome, about)
+        _finish(store, run_id, candidates, outcome, str(settings.values["name"]))
 
 
 def best_so_far(candidates: Sequence[Candidate]) -> list[tuple[float, float, float]]:
@@ -102,23 +105,23 @@ def run_name(folder: str, identity: Mapping[str, Any], begun: float | None) -> s
     return f"{identity['optimizer']} {datetime.fromtimestamp(begun):%Y-%m-%d %H:%M}"
 
 
-def compile_parameters(identity: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
-    """What the compile was called with. The identity's `options` are a digest; `about` has them."""
+def compile_parameters(identity: Mapping[str, Any], settings: WorkSettings) -> dict[str, Any]:
+    """What the compile was called with. The identity's `options` are a digest; `settings` has them."""
     flat = {name: value for name, value in identity.items() if not isinstance(value, dict) and name != "options"}
-    models = {role: model["model"] for role, model in about.get("models", {}).items()}
     metric = identity.get("metric")
+    by_role = {"teacher": settings.teacher, "judge": settings.judge, "reflection": settings.reflection}
+    models = {role: model.get("model") for role, model in by_role.items()}
     weights = {f"metric.{k}": v for k, v in metric.items() if v is not None} if isinstance(metric, dict) else {}
-    options = {f"options.{k}": v for k, v in about.get("options", {}).items()}
-    return {**flat, **models, **weights, **options, **{k: about.get(k) for k in ("max_cost", "max_calls")}}
+    options = {f"options.{k}": v for k, v in settings.values.get("options", {}).items()}
+    return {**flat, **models, **weights, **options}
 
 
-def _copy_data(store: Store, run_id: str, about: Mapping[str, Any]) -> None:
-    if store.noted("data") or "sets" not in about:
+def _copy_data(store: Store, run_id: str, settings: WorkSettings, examples: Mapping[str, Any]) -> None:
+    if store.noted("data") or "sets" not in examples:
         return
-    for subset, (sha, rows) in about["sets"].items():
-        store.data_set(
-            run_id, f"{about.get('examples', 'examples')}:{subset}", sha, about.get("source", ""), rows, subset
-        )
+    source = settings.values.get("pairs") or settings.values.get("references") or ""
+    for subset, (sha, rows) in examples["sets"].items():
+        store.data_set(run_id, f"{examples['unit']}:{subset}", sha, source, rows, subset)
     store.remember(data=True)
 
 
@@ -152,7 +155,7 @@ def _finish(
     run_id: str,
     candidates: Sequence[Candidate],
     outcome: Mapping[str, Any] | None,
-    about: Mapping[str, Any],
+    name: str,
 ) -> None:
     store.call(store.client.log_text, run_id, evaluation_table(candidates), "evaluations.jsonl")
     if outcome is None:
@@ -181,4 +184,4 @@ def _finish(
             store.metrics(run_id, [(name, value, now, step) for name, value in points.items() if value is not None])
             store.remember(proof=step)
     store.stopped(run_id, outcome.get("stopped"))
-    register(store, run_id, about["name"], outcome)
+    register(store, run_id, name, outcome)

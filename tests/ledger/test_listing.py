@@ -6,11 +6,12 @@ import sqlite3
 from pathlib import Path
 
 from refed_dspy.cli.lines import listing_lines, work_lines
+from refed_dspy.ledger.account import status_of
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import begin_start
 from refed_dspy.ledger.states import DONE, End, write_end
-from refed_dspy.ledger.summary import work_status, works_below
+from refed_dspy.ledger.summary import works_below
 
 
 def work(folder: Path, kind: str, size: int, active: float) -> None:
@@ -61,12 +62,12 @@ def test_what_cannot_be_read_gets_a_word(tmp_path: Path) -> None:
 def test_what_calls_in_flight_may_cost_is_told_apart_while_they_are(tmp_path: Path) -> None:
     sent = "INSERT INTO calls (id,key,stage,item,model,endpoint,outcome,seconds,cost,created) VALUES "
     with Ledger.create(tmp_path / "run") as ledger:
-        ledger.set_meta(work="run", size=9)
+        ledger.set_meta(work="answers", size=9)
         begin_start(ledger)
         answered = "(1,'k','s','i','m','e','ok',0.0,2000000000,1)"
         ledger.commit([(f"{sent} {answered}, (2,'l','s','j','m','e','sent',0.0,?,1)", (10**9,))])
         (working,) = works_below(tmp_path)[0]
-        status = work_status(ledger)
+        status = status_of(ledger)
     assert (working["cost"], working["in_flight_cost"]) == (0.003, 0.001)
     assert "$0.0020" in listing_lines([working])[1] and work_lines(status)[0].endswith("$0.0020")
     assert "in flight: 1 call, up to $0.0010 more" in work_lines(status)

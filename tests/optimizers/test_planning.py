@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from benchmarks.preference import World
 from refed_dspy.cli.main import app
 from refed_dspy.errors import ConfigError, RunDirError
-from refed_dspy.ledger.candidates import candidate_seen, evaluation_scored, load_candidates
+from refed_dspy.ledger.candidates import candidate_seen, evaluation_scored, examples_of, load_candidates
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.metrics.intervals import clusters_for
 from refed_dspy.optimizers.planning import plan_compile
@@ -134,13 +134,13 @@ def test_a_judge_s_examples_are_counted_by_instruction_as_in_its_proof(tmp_path:
 def _both(folder: Path) -> list[tuple[Mapping[str, float], Mapping[str, float], Mapping[str, str]]]:
     """Of each set: the first program's scores, the second's, and which instruction an example is of."""
     with Ledger.read(folder) as ledger:
-        (first, second), about = load_candidates(ledger), ledger.meta("about")
-    return [(first.scores[name], second.scores[name], of) for name, of in about["clusters"].items()]
+        (first, second), examples = load_candidates(ledger), examples_of(ledger)
+    return [(first.scores[name], second.scores[name], of) for name, of in examples["clusters"].items()]
 
 
 def test_a_compile_that_did_not_note_which_examples_belong_together_is_refused(tmp_path: Path) -> None:
     with Ledger.create(pilot(tmp_path / "c", 12)) as ledger:
-        ledger.set_meta(about={"examples": "instructions"})
+        ledger.set_meta(examples=None, about={"examples": "instructions"})
     with pytest.raises(RunDirError, match="an earlier version did not note which examples share an instruction; run"):
         plan_compile(tmp_path / "c")
 

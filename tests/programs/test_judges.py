@@ -15,7 +15,7 @@ import pytest
 from dspy.lm15 import Request, Response
 from dspy.utils import exceptions as lm_errors
 
-from refed_dspy.errors import ConfigError, NoConnection, TeacherError
+from refed_dspy.errors import ConfigError, NoConnection, Reason, TeacherError
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.judges import (
     INSTRUCTION_CRITERIA,
@@ -169,8 +169,15 @@ FAULTS: list[tuple[Answer, str]] = [
 
 
 def test_what_a_judge_decided_abstained_and_failed_on_is_counted_apart() -> None:
-    abstained, failed = Verdict(None, None, (), "the judge could not tell"), Verdict(None, None, (), failed="cut: so")
-    grades = Graded("depth", 3, "deep"), Graded("depth", None, "unclear"), Graded("depth", None, "x", failed="cut: x")
+    abstained, failed = (
+        Verdict(None, None, (), "the judge could not tell"),
+        Verdict(None, None, (), failed=Reason("cut", "so")),
+    )
+    grades = (
+        Graded("depth", 3, "deep"),
+        Graded("depth", None, "unclear"),
+        Graded("depth", None, "x", failed=Reason("cut", "x")),
+    )
     counted = Judgements.of([Verdict(0, True, ()), abstained, failed, *grades])
     assert counted == Judgements(2, 2, 2, "cut: so") and counted.asked == 6
     assert counted.warning() == "based on only 2 of 6 judgements: 2 abstentions, 2 failures, the first because: cut: so"

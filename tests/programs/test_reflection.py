@@ -14,7 +14,7 @@ import pytest
 from dspy.lm15 import Request
 from dspy.utils import exceptions as lm_errors
 
-from refed_dspy.errors import ConfigError, NoAnswer, NoConnection, TeacherError
+from refed_dspy.errors import ConfigError, NoAnswer, NoConnection, Reason, TeacherError
 from refed_dspy.plugins.recycle.program import (
     IMPROVED,
     INSTRUCTION_CRITERIA,
@@ -76,7 +76,7 @@ def test_both_passes_see_the_system_prompt() -> None:
 def test_both_passes_make_a_new_pair() -> None:
     made, writer = recycled(reflected(), improved())
     assert made == Recycled(
-        "Explain spring tides.", "Sun, moon and earth align.", "Sun and moon align.", REFLECTED, IMPROVED, "", ""
+        "Explain spring tides.", "Sun, moon and earth align.", "Sun and moon align.", REFLECTED, IMPROVED
     )
     first, second = writer.requests
     assert (shown(first, "instruction"), shown(first, "response")) == (OLD, ANSWER)
@@ -99,8 +99,8 @@ async def test_the_passes_can_be_asked_for_one_at_a_time() -> None:
         ("response_reflection", OLD, 0),
     ]
     assert [shown(request, "response") for request in writer.requests] == [ANSWER] * 3
-    chosen = Recycled.of((OLD, ANSWER), (None, "not taken"), second)
-    assert chosen == Recycled(OLD, "Sun and moon.", ANSWER, ORIGINAL, IMPROVED, "not taken", "")
+    chosen = Recycled.of((OLD, ANSWER), (None, Reason("not taken")), second)
+    assert chosen == Recycled(OLD, "Sun and moon.", ANSWER, ORIGINAL, IMPROVED, Reason("not taken"))
 
 
 # --- falling back

@@ -1,7 +1,8 @@
 """Folders of earlier versions, killed half way: they are opened and continued, and nothing is paid twice.
 
 `of_e34ee2a/` holds two that the code of commit e34ee2a left, which kept each setting under a name of its own: one with
-one teacher, one with pools and a judge. Version 0.2.0 wrote the same, except `spread`.
+one teacher, one with pools and a judge. Version 0.2.0 wrote the same, except `spread`. `of_3fa4620/` holds a compile
+and a filtering, which had records of settings of their own, as those of version 0.2.0 have.
 """
 
 from __future__ import annotations
@@ -19,16 +20,21 @@ from typer.testing import CliRunner
 import refed_dspy
 from refed_dspy.cli.main import app
 from refed_dspy.config.teacher import TeacherConfig
+from refed_dspy.ledger.candidates import examples_of
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.settings import ANY, settings_of
+from refed_dspy.plugins.share.facts import made_facts
 from refed_dspy.plugins.share.share import share
 
-FOLDERS = Path(__file__).parent / "of_e34ee2a"
+FOLDERS = Path(__file__).parent
+SIMULATED = {"model": "simulated", "concurrency": 1}
+JUDGE = {**SIMULATED, "temperature": 0.2}
 
 
 def unpacked(name: str, at: Path, *statements: str) -> Path:
-    with tarfile.open(FOLDERS / f"{name}.tar.xz") as archive:
+    [found] = FOLDERS.glob(f"of_*/{name}.tar.xz")
+    with tarfile.open(found) as archive:
         archive.extractall(at, filter="data")
     with closing(sqlite3.connect(at / FILE)) as db, db:
         for statement in statements:
@@ -110,6 +116,67 @@ def test_what_only_a_script_can_build_is_refused_before_any_payment(tmp_path: Pa
         with pytest.raises(refed_dspy.errors.InputError, match=fault):
             refed_dspy.resume(folder, progress=False)
         assert calls(folder) == paid
+
+
+def test_a_compile_goes_on_and_pays_nothing_twice(tmp_path: Path) -> None:
+    folder = unpacked("compile", tmp_path / "compile")
+    with Ledger.read(folder) as ledger:
+        older, examples = settings_of(ledger), examples_of(ledger)
+        assert ledger.meta("settings") is None and older.values["name"] == "older"
+    plan = CliRunner().invoke(app, ["status", str(folder)])
+    assert plan.exit_code == 0 and "compile by bootstrap" in plan.stdout
+    before = calls(folder)
+    made = refed_dspy.compile(
+        None, "builtin", teacher=SIMULATED, judge=JUDGE, out=folder, optimizer="bootstrap", evaluations=20, train=4,
+        validation=4, test=8, threads=1, name="older", seed=1, track=False, progress=False,
+    )  # fmt: skip
+    after = calls(folder)
+    assert made.state == "done" and made.manifest["models"]["judge"]["model"] == "simulated"
+    assert after[: len(before)] == before and len({key for _, key, _ in after}) == len(after) > len(before)
+    with Ledger.read(folder) as ledger:
+        newer = settings_of(ledger)
+        assert newer.values == ledger.meta("settings") and examples_of(ledger) == {
+            name: examples[name] for name in ("unit", "sets", "clusters")
+        }
+        assert newer.judge["model"] == older.judge["model"] and newer.reflection["model"] == older.reflection["model"]
+        assert newer.teacher["model"] == older.teacher["model"] and newer.values["options"] == older.values["options"]
+
+
+def test_a_filtering_goes_on_and_pays_nothing_twice(tmp_path: Path) -> None:
+    folder = unpacked("filtering", tmp_path / "filtering")
+    for command in (["status"], ["report"], ["show", "--dropped"]):
+        assert CliRunner().invoke(app, [*command, str(folder)]).exit_code == 0
+    assert [step.seed for step in share_facts(folder)] == [1]
+    before = calls(folder)
+    with pytest.raises(refed_dspy.errors.RunDirError, match=r"contains another filtering: .*margin was 0\.0, is 1"):
+        filter_again(folder, margin=1)
+    assert calls(folder) == before
+    made = filter_again(folder, margin=0)
+    after = calls(folder)
+    assert made.state == "done" and not made.filtered.undecided
+    assert after[: len(before)] == before and len({key for _, key, _ in after}) == len(after) > len(before)
+    assert [step.settings for step in share_facts(folder)] == [[("refusals", "{}"), ("judge", '{"margin": 0.0}')]]
+
+
+def filter_again(folder: Path, margin: float) -> Any:
+    """What had been called, without its cap."""
+    rows = [
+        {
+            "instruction": f"Write {number} lines about tides.",
+            "response": f"{number} lines",
+            "improved_response": f"{number} better lines.",
+        }
+        for number in range(12)
+    ]
+    return refed_dspy.filter_data(
+        rows, ["refusals", {"judge": {"margin": margin}}], judge=JUDGE, out=folder, seed=1,
+        columns={"plain": "response"}, max_calls=1000, progress=False,
+    )  # fmt: skip
+
+
+def share_facts(folder: Path) -> Any:
+    with made_facts(folder) as (_, steps, _, _):
+        return steps
 
 
 def test_a_judge_that_is_none_of_its_teachers_is_remembered(tmp_path: Path) -> None:

@@ -198,8 +198,10 @@ def test_the_instructions_of_each_stage_are_shown_with_their_origin(text: str) -
     assert f"The guidance in it:\n\n```\n{GUIDANCE}\n```" in fold and fold.count("the author's guidance added") == 1
 
 
-def at_cap(reason: str) -> dict[str, Any]:
-    return {"state": "at its cap", "reason": reason, "at": 1.0}
+def at_cap(reached: str | None) -> dict[str, Any]:
+    """Of an earlier version, which noted only the reason: None."""
+    noted = {} if reached is None else {"reached": reached}
+    return {"state": "at its cap", "reason": f"{reached}: 2 of 9 are kept, in /home/x/s.jsonl", "at": 1.0, **noted}
 
 
 def changed(run: Synthesis, folder: Path, **meta: Any) -> SharedSettings:
@@ -231,7 +233,7 @@ def test_teachers_and_judge_are_listed_without_what_is_private(run: Synthesis, t
             ["overlap", {"against": "/home/anna/tests/bench.jsonl", "n": 13, "columns": None}],
             ["Own", {"class": "corp.secret.Own"}], ["judge", {"margin": 0.5, "prompts": {"a": "b"}}],
         ]},
-        last_end=at_cap("max_cost $0.01 is reached after $0.0099: 2 of 9 samples are kept, in /home/anna/s.jsonl"),
+        last_end=at_cap("max_cost $0.01 is reached after $0.0099"),
     )  # fmt: skip
     rows = dict(settings.rows)
     assert rows["teacher of response_generation"] == (
@@ -258,13 +260,13 @@ def test_a_custom_lm_and_earlier_teachers(run: Synthesis, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("stopped", "reason"),
     [
-        ("max_calls 5 is reached after 5 calls: 2 of 9 are kept, in /home/x", "(it ended at a cap: max\\_calls 5 is"),
-        ("/home/x is reached", "(it was still going on, or had ended short)"),
-        ("", "(it was still going on, or had ended short)"),
+        (at_cap("max_calls 5 is reached after 5 calls"), "(it ended at a cap: max\\_calls 5 is reached after 5 calls)"),
+        (at_cap(None), "(it ended at a cap: not noted which)"),
+        ({"state": "stopped", "reason": "/home/x", "at": 1.0}, "(it was still going on, or had ended short)"),
     ],
-)  # fmt: skip
-def test_why_it_ended_short(run: Synthesis, tmp_path: Path, stopped: str, reason: str) -> None:
-    text = card_of(run, changed(run, tmp_path / "x", last_end=at_cap(stopped)), size=9).text()
+)
+def test_why_it_ended_short(run: Synthesis, tmp_path: Path, stopped: dict[str, Any], reason: str) -> None:
+    text = card_of(run, changed(run, tmp_path / "x", last_end=stopped), size=9).text()
     assert reason in text.split("## Known limits")[1] and "/home" not in text
 
 

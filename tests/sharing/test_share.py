@@ -106,24 +106,27 @@ def test_nothing_private_is_on_the_page_either(private: Path, tmp_path: Path) ->
     assert len(json.loads(rows)["columns"]["instruction"]) >= made.rows
 
 
-@pytest.fixture
-def abstained(filtered_run: Synthesis, tmp_path: Path) -> Path:
-    """The run as if a judge had abstained on a row over a server's error, and a custom filter decided on the others."""
+@pytest.fixture(params=["judge failed", "judge abstained"])
+def unjudged(filtered_run: Synthesis, tmp_path: Path, request: pytest.FixtureRequest) -> tuple[Path, str]:
+    """The run as if a judge had failed on a row over a server's error (in 0.2.0 it abstained), and a custom filter
+    decided on the others; and the reason."""
     detail = f"unfit: HTTP 400 at https://{HOST}/v1 for /home/mary.smith/models/big: too long"
     row = "(SELECT min(instruction) FROM decisions WHERE NOT kept)"
-    return copy_run(
+    copied = copy_run(
         filtered_run,
-        tmp_path / "abstained",
+        tmp_path / "unjudged",
         "UPDATE decisions SET detail = 'mine: as it is' WHERE NOT kept",
-        f"UPDATE decisions SET reason = 'judge abstained', detail = '{detail}' WHERE instruction = {row}",
+        f"UPDATE decisions SET reason = '{request.param}', detail = '{detail}' WHERE instruction = {row}",
     )
+    return copied, request.param
 
 
-def test_of_an_abstention_only_the_kind_is_published(abstained: Path, tmp_path: Path) -> None:
-    share(abstained, tmp_path / "out", dropped=True)
+def test_of_a_judge_s_failure_only_the_kind_is_published(unjudged: tuple[Path, str], tmp_path: Path) -> None:
+    folder, reason = unjudged
+    share(folder, tmp_path / "out", dropped=True)
     rows = [row for path in (tmp_path / "out" / "dropped").iterdir() for row in pq.read_table(path).to_pylist()]
     decisions = sorted((row["reason"], row["detail"]) for row in rows)
-    assert len(decisions) > 1 and decisions[0] == ("judge abstained", "unfit")
+    assert len(decisions) > 1 and decisions[0] == (reason, "unfit")
     assert {detail for _, detail in decisions[1:]} == {"mine: as it is"}
 
 

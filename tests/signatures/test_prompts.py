@@ -15,7 +15,7 @@ from benchmarks.simulated import SimulatedTeacher
 from benchmarks.tokenizers import tokenizer
 from refed_dspy import TeacherConfig
 from refed_dspy.cli.lines import token_lines
-from refed_dspy.ledger.summary import tokens_a_sample
+from refed_dspy.ledger.account import tokens_a_sample
 from refed_dspy.plugins.recycle.program import InstructionReflection, ResponseReflection
 from refed_dspy.programs import ReferenceLevelFeedback
 from refed_dspy.programs.adapter import SchemaAdapter, rendering

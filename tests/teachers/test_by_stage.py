@@ -8,7 +8,7 @@ import pytest
 
 from refed_dspy import TeacherConfig
 from refed_dspy.errors import ConfigError
-from refed_dspy.ledger.settings import RunSettings
+from refed_dspy.ledger.settings import WorkSettings
 from refed_dspy.teachers.by_stage import ANY, TeachersByStage, open_teachers
 
 STAGES = ("instruction_feedback", "response_feedback", "response_generation")
@@ -49,7 +49,7 @@ def test_settings_in_a_mapping_are_a_teacher_as_in_a_config() -> None:
 def test_one_teacher_is_told_as_one() -> None:
     teachers = open_teachers(config("a", price=PRICE))
     assert not teachers.several and list(teachers.roles) == ["teacher"]
-    assert teachers.identity() == teachers.first.identity and not RunSettings(teachers.recorded()).several
+    assert teachers.identity() == teachers.first.identity and not WorkSettings(teachers.recorded()).several
     assert TeachersByStage.of(teachers.first).pool("any").__len__() == 1
     assert teachers.shape() == {ANY: [[teachers.first.identity, teachers.first.endpoint]]}
 

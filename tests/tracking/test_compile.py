@@ -19,6 +19,7 @@ from refed_dspy.config.teacher import PriceConfig
 from refed_dspy.errors import RefedError
 from refed_dspy.ledger.candidates import Candidate, candidate_seen, evaluation_scored, load_candidates
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.settings import WorkSettings
 from refed_dspy.ledger.spending import spent
 from refed_dspy.ledger.statements import Statement
 from refed_dspy.optimizers.compile import compile as tune
@@ -143,7 +144,7 @@ def test_the_parent_run(gepa: Tuned) -> None:
 def test_options_are_told_by_name_and_not_by_a_digest(gepa: Tuned) -> None:
     store, _, _ = gepa
     assert not [name for name in parent_of(store).data.params if name.startswith("options")]
-    given = compile_parameters({"options": "0a1b", "seed": 0}, {"options": {"num_threads": 2}})
+    given = compile_parameters({"options": "0a1b", "seed": 0}, WorkSettings({"options": {"num_threads": 2}}))
     assert given["options.num_threads"] == 2 and "options" not in given
 
 
@@ -230,7 +231,7 @@ def test_a_compile_that_named_its_folder_itself_has_a_name_to_read(tracked: Mlfl
 def crafted(folder: Path, *statements: list[Statement]) -> None:
     """A compile's ledger with these rows."""
     with Ledger.create(folder) as ledger:
-        ledger.set_meta(work="compile", identity={"kind": "X", "seed": 0}, about={"name": "refed", "models": {}})
+        ledger.set_meta(work="compile", identity={"kind": "X", "seed": 0}, settings={"name": "refed"})
         row = "('k', 'teacher', 'a', 0, '{}', NULL, 'http://x', 0, NULL)"
         ledger.db.execute(f"INSERT OR IGNORE INTO answers VALUES {row}")
         for each in statements:

@@ -28,7 +28,7 @@ from refed_dspy.plugins.cluster.gather import gather
 from refed_dspy.plugins.cluster.ray_cluster import beside_driver, connected
 from refed_dspy.plugins.cluster.shards import number_of_shards, prepare_shard, shard_folder, shard_of
 from refed_dspy.plugins.cluster.worker import EVERY, LOST, MARK
-from refed_dspy.runs.remembered import remembered
+from refed_dspy.runs.remembered import NeedsScript, remembered
 from refed_dspy.runs.result import Synthesis, drop_samples, end_at_cap, read_run, why_short
 from refed_dspy.runs.spec import RunSpec, outlook
 from refed_dspy.runs.synthesize import TRACKING_INTERVAL
@@ -109,17 +109,16 @@ class ClusterJob:
         )  # fmt: skip
 
 
-def refuse_objects(work: Work, remembered: Callable[[Ledger], object]) -> None:
-    """Raises ConfigError where a worker could not build what `remembered` makes of a folder that records `work`."""
+def refuse_objects(work: Work) -> None:
+    """Raises ConfigError where a worker could not build the run from what a folder records of `work`."""
     with tempfile.TemporaryDirectory() as home, Ledger.create(Path(home)) as ledger:
         work.record(ledger, NO_CAPS)
         try:
             remembered(ledger)
-        except RunDirError as error:
-            why = str(error).removeprefix(f"{home}: ").partition(";")[0]
+        except NeedsScript as error:
             raise ConfigError(
-                f"cluster: {why}; workers on other nodes build everything from settings: name programs, models and "
-                "filters there"
+                f"cluster: {error.what}; workers on other nodes build everything from settings: name programs, models "
+                "and filters there"
             ) from None
 
 
@@ -190,7 +189,7 @@ async def drive(spec: RunSpec, watch: Watch[Progress]) -> Synthesis:
     assert config.cluster is not None
     folder = spec.folder
     shards = number_of_shards(config.shards or _shards_before(folder), len(spec.references))
-    refuse_objects(spec.work(), remembered)
+    refuse_objects(spec.work())
     await _gather_left(folder)
     spec = spec.as_begun()
     work = replace(spec.work(), identity={**spec.identity(), "shards": shards})
@@ -278,7 +277,7 @@ def _tell(folder: Path, end: End | CapReached, work: Work) -> None:
     """Write how the start ended, now that all is gathered."""
     with Ledger.create(folder) as ledger:
         if isinstance(end, CapReached):
-            end = End(CAPPED, end_at_cap(folder, end, partial(work.go_on, ledger)))
+            end = end_at_cap(folder, end, partial(work.go_on, ledger))
         elif end.state == SHORT:
             dropped = sum(counts["dropped"] for counts in decisions_by_filter(ledger))
             why = why_short(ledger.failures(), dropped)

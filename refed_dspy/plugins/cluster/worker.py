@@ -208,7 +208,8 @@ class Worker:
             self.failed.add(lease.shard)
             await self._put_off(lease)
             return True
-        log.warning("shard %d gives nothing more in this start: %s", lease.shard, str(_told(error)).partition(";")[0])
+        why = error.why if isinstance(error, NothingKept) else _told(error)
+        log.warning("shard %d gives nothing more in this start: %s", lease.shard, why)
         return await self._give_back(lease, done)
 
     async def _put_off(self, lease: Lease) -> bool:

@@ -9,43 +9,26 @@ import typer
 from refed_dspy.cli.options import (
     NO_OUT,
     NO_TEACHER,
-    AcceptChanged,
-    JudgeOption,
-    OutOption,
-    ReferencesOption,
-    SeedOption,
-    TeacherOption,
-    TrackOption,
-    ended_short,
     given,
     needed,
     paid,
-    print_lines,
     reporting,
-    say_where_tracked,
     settings_of,
+    tell,
 )
-from refed_dspy.cli.printing import say
 
 app = typer.Typer()
 
 
 @app.command("compare", options_metavar="--teacher FILE_OR_NAME --out DIR [OPTIONS]")
 @reporting
-@paid
+@paid("references", "out", "teacher", "judge", "accept_changed", "seed", "track")
 def compare_(
     context: typer.Context,
-    references: ReferencesOption = None,
     size: Annotated[
         int | None, typer.Option(help="Instructions that every program answers.", metavar="N", show_default="100")
     ] = None,
-    out: OutOption = None,
-    teacher: TeacherOption = None,
-    judge: JudgeOption = None,
     against: Annotated[str | None, typer.Option(help="The program to compare the others with.", metavar="NAME")] = None,
-    accept_changed: AcceptChanged = None,
-    seed: SeedOption = None,
-    track: TrackOption = None,
 ) -> None:
     """Compare programs on the same references: win rates, costs, filters. Run it again to continue."""
     from refed_dspy.cli.display import shown
@@ -57,7 +40,4 @@ def compare_(
     needed(settings.teacher, NO_TEACHER)
     references_ = settings.references or "builtin"
     made = shown(compare, settings.programs, references_, **given(settings, "programs", "references"))
-    print_lines(made.lines())
-    say(f"table, rows, pairs and pictures in {folder}")
-    say_where_tracked(folder)
-    ended_short(made.stopped, folder)
+    tell(made.lines(), folder, made.stopped, "table, rows, pairs and pictures")

@@ -18,7 +18,7 @@ from refed_dspy.plugins.compare.replay import Replayed
 from refed_dspy.plugins.metrics.drawing import Bar, Point, filter_picture, save, win_rate_picture
 from refed_dspy.plugins.metrics.win_rates import LC_NOTE, LengthControlled
 from refed_dspy.programs.judges import Judgements
-from refed_dspy.records import PICO, dollars
+from refed_dspy.records import money
 from refed_dspy.text import NO_VALUE, counted, format_number, table_lines
 
 if TYPE_CHECKING:
@@ -181,8 +181,8 @@ def _cells(line: Line) -> list[str]:
         format_number(line.diversity),
         str(line.feedback),
         str(line.calls),
-        NO_VALUE if line.cost is None else dollars(line.cost * PICO),
-        NO_VALUE if per_thousand is None else dollars(per_thousand * PICO),
+        money(line.cost, unknown=NO_VALUE),
+        money(per_thousand, unknown=NO_VALUE),
     ]
 
 

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
 from refed_dspy.cli.options import (
     NO_OUT,
-    ConfigOption,
-    JudgeOption,
-    OutOption,
-    SeedOption,
-    TrackOption,
-    ended_short,
     given,
     needed,
     paid,
     print_lines,
     reporting,
-    say_where_tracked,
     settings_of,
+    taking,
+    tell,
 )
-from refed_dspy.cli.printing import say
-
-if TYPE_CHECKING:
-    from refed_dspy.plugins.evaluate.judged import Evaluated
 
 FORMATS = ("jsonl", "alpaca_eval", "arena_hard", "ifeval")
 _NO_ANSWERED = "prompts: no prompts; name their file with --prompts FILE"
@@ -38,24 +30,27 @@ _NO_OUTPUTS = "outputs: no answers to judge; name their file or folder with --ou
 _NO_BASELINE = "baseline: no answers to compare with; name their file or folder with --baseline"
 _NO_CLONE = "clone: no clone of lmarena/arena-hard-auto; name its folder with --clone DIR"
 _NO_PROMPTS = "prompts: no prompts to check; name IFEval's input_data.jsonl with --prompts FILE"
-TrainingData = Annotated[
-    str | None,
-    typer.Option(
-        help="What the model was trained on; the result says what of it overlaps with the prompts.",
-        metavar="DIR_OR_FILE",
-    ),
-]
-EnvironmentOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--environment",
-        "--python",
-        help="An environment that has the benchmark's package.",
-        metavar="DIR_OR_PYTHON",
-        show_default="made once",
-    ),
-]
 
+_OFFICIAL: Mapping[str, Any] = {
+    "environment": Annotated[
+        Path | None,
+        typer.Option(
+            "--environment",
+            "--python",
+            help="An environment that has the benchmark's package.",
+            metavar="DIR_OR_PYTHON",
+            show_default="made once",
+        ),
+    ],
+    "data": Annotated[
+        str | None,
+        typer.Option(
+            help="What the model was trained on; the result says what of it overlaps with the prompts.",
+            metavar="DIR_OR_FILE",
+        ),
+    ],
+}
+"""The options of all official benchmarks."""
 evaluate_app = typer.Typer(
     no_args_is_help=True,
     help="Have a model answer prompts, and run official benchmarks with a judge of your own.",
@@ -66,7 +61,7 @@ app.add_typer(evaluate_app, name="evaluate")
 
 @evaluate_app.command("answers", options_metavar="--prompts FILE --model FILE_OR_NAME --out DIR [OPTIONS]")
 @reporting
-@paid
+@paid("out", "seed")
 def answers_(
     context: typer.Context,
     prompts: Annotated[
@@ -81,7 +76,6 @@ def answers_(
             metavar="FILE_OR_NAME",
         ),
     ] = None,
-    out: OutOption = None,
     format: Annotated[  # noqa: A002 — the flag's name
         str | None,
         typer.Option(
@@ -92,7 +86,6 @@ def answers_(
         str | None, typer.Option(help="The model's name in the file.", metavar="NAME", show_default="its own")
     ] = None,
     system: Annotated[str | None, typer.Option(help="A system prompt for rows that have none.", metavar="TEXT")] = None,
-    seed: SeedOption = None,
 ) -> None:
     """Have a model answer a file of prompts, as a benchmark's code reads it. Run it again to continue."""
     from refed_dspy.cli.display import shown
@@ -103,13 +96,12 @@ def answers_(
     source, folder = needed(settings.prompts, _NO_ANSWERED), needed(settings.out, NO_OUT)
     needed(settings.teacher, _NO_MODEL)
     made = shown(answer_prompts, source, **given(settings, "prompts"))
-    print_lines(made.lines())
-    ended_short(made.problem or made.stopped, folder)
+    tell(made.lines(), folder, made.problem or made.stopped)
 
 
 @evaluate_app.command("alpaca-eval", options_metavar="--outputs FILE --baseline FILE --judge NAME --out DIR [OPTIONS]")
 @reporting
-@paid
+@paid("judge", "out", "track", **_OFFICIAL)
 def alpaca_eval_(
     context: typer.Context,
     outputs: Annotated[
@@ -118,9 +110,6 @@ def alpaca_eval_(
     baseline: Annotated[
         str | None, typer.Option(help="Another model's answers to the same prompts.", metavar="FILE_OR_DIR")
     ] = None,
-    judge: JudgeOption = None,
-    out: OutOption = None,
-    environment: EnvironmentOption = None,
     gamed: Annotated[
         Path | None,
         typer.Option(
@@ -129,8 +118,6 @@ def alpaca_eval_(
             show_default="a fit of our own",
         ),
     ] = None,
-    data: TrainingData = None,
-    track: TrackOption = None,
 ) -> None:
     """Run AlpacaEval 2's own code on answers. Run it again to continue."""
     from refed_dspy.cli.display import shown
@@ -142,16 +129,8 @@ def alpaca_eval_(
     needed(settings.judge, NO_JUDGE)
     folder = needed(settings.out, NO_OUT)
     made = shown(alpaca_eval, model, against, **given(settings, "outputs", "baseline"))
-    _tell(made, folder, "table, figures, picture and annotations")
-
-
-def _tell(made: Evaluated, folder: Path, written: str) -> None:
-    """What came of an evaluation that a judge decides; the exit code says whether it is whole."""
-    print_lines(made.lines())
-    if not made.stopped:
-        say(f"{written} in {folder}")
-    say_where_tracked(folder)
-    ended_short(made.problem or made.stopped, folder)
+    why = made.problem or made.stopped
+    tell(made.lines(), folder, why, "" if made.stopped else "table, figures, picture and annotations")
 
 
 @evaluate_app.command("annotations")
@@ -169,15 +148,13 @@ def annotations_(
     "arena-hard", options_metavar="--clone DIR --answers FILE [--answers FILE …] --judge NAME --out DIR [OPTIONS]"
 )
 @reporting
-@paid
+@paid("judge", "out", "track", **_OFFICIAL)
 def arena_hard_(
     context: typer.Context,
     clone: Annotated[Path | None, typer.Option(help="A clone of lmarena/arena-hard-auto.", metavar="DIR")] = None,
     answers: Annotated[
         list[Path] | None, typer.Option(help="A model's answers: NAME.jsonl; may be repeated.", metavar="FILE")
     ] = None,
-    judge: JudgeOption = None,
-    out: OutOption = None,
     benchmark: Annotated[
         str | None,
         typer.Option(help="arena-hard-v2.0, arena-hard-v0.1.", metavar="NAME", show_default="arena-hard-v2.0"),
@@ -191,9 +168,6 @@ def arena_hard_(
     style_control: Annotated[
         bool | None, typer.Option("--style-control/--no-style-control", help="Also score at equal style.")
     ] = None,
-    environment: EnvironmentOption = None,
-    data: TrainingData = None,
-    track: TrackOption = None,
 ) -> None:
     """Run Arena-Hard's own code on answers. Run it again to continue."""
     from refed_dspy.cli.display import shown
@@ -205,24 +179,21 @@ def arena_hard_(
     needed(settings.judge, NO_JUDGE)
     folder = needed(settings.out, NO_OUT)
     made = shown(arena_hard, repository, settings.answers, **given(settings, "clone", "answers"))
-    _tell(made, folder, "table, figures, picture and judgments")
+    why = made.problem or made.stopped
+    tell(made.lines(), folder, why, "" if made.stopped else "table, figures, picture and judgments")
 
 
 @evaluate_app.command(
     "ifeval", options_metavar="--prompts FILE --answers FILE_OR_DIR [--answers …] --out DIR [OPTIONS]"
 )
 @reporting
+@taking("out", "track", "config", **_OFFICIAL)
 def ifeval_(
     context: typer.Context,
     prompts: Annotated[Path | None, typer.Option(help="IFEval's input_data.jsonl.", metavar="FILE")] = None,
     answers: Annotated[
         list[Path] | None, typer.Option(help="A model's responses; may be repeated.", metavar="FILE_OR_DIR")
     ] = None,
-    out: OutOption = None,
-    environment: EnvironmentOption = None,
-    data: TrainingData = None,
-    config: ConfigOption = None,
-    track: TrackOption = None,
 ) -> None:
     """Check answers by IFEval's own checker. Calls no model."""
     from refed_dspy.plugins.evaluate.ifeval.evaluate import ifeval
@@ -231,6 +202,4 @@ def ifeval_(
     settings = settings_of(IFEvalConfig, context, answers=answers or None)
     source, folder = needed(settings.prompts, _NO_PROMPTS), needed(settings.out, NO_OUT)
     made = ifeval(source, settings.answers, **given(settings, "prompts", "answers"))
-    print_lines(made.lines())
-    say(f"table and figures in {folder}")
-    say_where_tracked(folder)
+    tell(made.lines(), folder, written="table and figures")

@@ -11,24 +11,18 @@ from refed_dspy.cli.options import (
     NO_JUDGE,
     NO_OUT,
     OPTIMIZERS,
-    AcceptChanged,
     CriteriaOption,
-    JudgeOption,
-    MaxCalls,
-    MaxCost,
-    MaxMinutes,
-    OutOption,
-    PairsOption,
-    ended_short,
     given,
     names_in,
     needed,
     paid,
-    print_lines,
     reporting,
     settings_of,
+    taking,
+    tell,
 )
 from refed_dspy.cli.printing import say
+from refed_dspy.errors import CAPS
 from refed_dspy.text import counted
 
 judge_app = typer.Typer(no_args_is_help=True, help="Compare a judge with people, and train it on what they say.")
@@ -105,7 +99,9 @@ def people(
 
 @judge_app.command(options_metavar="--pairs PATH --judge FILE_OR_NAME [OPTIONS]")
 @reporting
+@taking("accept_changed", last=CAPS)
 def agreement(
+    context: typer.Context,
     pairs: Annotated[
         str, typer.Option(help="Pairs of answers with human verdicts: a file, or a folder of pages.", metavar="PATH")
     ],
@@ -123,11 +119,7 @@ def agreement(
             help="The model of perplexities of a judge trained with them: folder or Hub name.", metavar="NAME"
         ),
     ] = None,
-    accept_changed: AcceptChanged = None,
     seed: Annotated[int, typer.Option(help="Seed for the draw.", metavar="N")] = 0,
-    max_cost: MaxCost = None,
-    max_calls: MaxCalls = None,
-    max_minutes: MaxMinutes = None,
 ) -> None:
     """Measure how well a judge agrees with people. Run it again to continue."""
     from refed_dspy.cli.display import shown
@@ -139,8 +131,8 @@ def agreement(
     needed(model, f"{NO_JUDGE}; how people agree with each other needs none: refed judge people PATH")
     measured = shown(
         measure_agreement, pairs, model, out, criteria=names_in(criteria), count=count, program=program,
-        judge_scorer=judge_scorer and {"model": judge_scorer}, accept_changed=bool(accept_changed), seed=seed,
-        max_cost=max_cost, max_calls=max_calls, max_minutes=max_minutes,
+        judge_scorer=judge_scorer and {"model": judge_scorer}, seed=seed,
+        accept_changed=bool(context.params["accept_changed"]), **{cap: context.params[cap] for cap in CAPS},
     )  # fmt: skip
     for line in measured.lines():
         say(line)
@@ -150,15 +142,11 @@ def agreement(
 
 @judge_app.command(options_metavar="--pairs FILE --judge FILE_OR_NAME --out DIR [OPTIONS]")
 @reporting
-@paid
+@paid("pairs", "judge", "out", "accept_changed")
 def train(
     context: typer.Context,
-    pairs: PairsOption = None,
-    judge: JudgeOption = None,
-    out: OutOption = None,
     criteria: CriteriaOption = None,
     program: Annotated[str | None, typer.Option(help="A compiled judge to start from.", metavar="FILE_OR_URI")] = None,
-    accept_changed: AcceptChanged = None,
     optimizer: Annotated[
         str | None,
         typer.Option(
@@ -186,5 +174,4 @@ def train(
     folder = needed(settings.out, NO_OUT)
     model = needed(settings.judge, NO_JUDGE)
     made = shown(train_judge, source, model, **given(settings, "pairs", "judge"))
-    print_lines(made.lines())
-    ended_short(made.stopped, folder)
+    tell(made.lines(), folder, made.stopped)

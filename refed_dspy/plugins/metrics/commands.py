@@ -9,13 +9,9 @@ import typer
 
 from refed_dspy.cli.options import (
     NO_DATA,
-    ClusterOption,
     Data,
     JsonOption,
-    JudgeOption,
-    OutOption,
     ScorerOption,
-    SeedOption,
     ended_short,
     given,
     needed,
@@ -31,16 +27,12 @@ app = typer.Typer()
 
 @app.command("stats")
 @reporting
-@paid
+@paid("judge", "out", "seed", "cluster")
 def stats_(
     context: typer.Context,
     data: Data = None,
     scorer: ScorerOption = None,
-    judge: JudgeOption = None,
     sample: Annotated[int | None, typer.Option(help="Rows to draw for slow or paid measurements.", metavar="N")] = None,
-    out: OutOption = None,
-    seed: SeedOption = None,
-    cluster: ClusterOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure a data set: lengths, diversity, coherence, perplexity, win rate of improved over first responses."""

@@ -11,40 +11,32 @@ from refed_dspy.cli.options import (
     NO_OUT,
     NO_TEACHER,
     Data,
-    OutOption,
     ScorerOption,
-    SeedOption,
-    TeacherOption,
-    ended_short,
     given,
     needed,
     paid,
-    print_lines,
     reporting,
     settings_of,
+    tell,
 )
-from refed_dspy.cli.printing import say
 
 app = typer.Typer()
 
 
 @app.command("recycle", options_metavar="--teacher FILE_OR_NAME --out DIR [OPTIONS]")
 @reporting
-@paid
+@paid("out", "teacher", "seed")
 def recycle_(
     context: typer.Context,
     data: Data = None,
     size: Annotated[
         int | None, typer.Option(help="Rows to recycle, drawn at random.", metavar="N", show_default="all")
     ] = None,
-    out: OutOption = None,
-    teacher: TeacherOption = None,
     selective: Annotated[
         bool | None,
         typer.Option("--selective", help="Keep a new part only if IFD or r-IFD favours it; needs --scorer."),
     ] = None,
     scorer: ScorerOption = None,
-    seed: SeedOption = None,
 ) -> None:
     """Improve an existing data set's instructions and responses by Reflection-Tuning. Run it again to continue."""
     from refed_dspy.cli.display import shown
@@ -55,6 +47,4 @@ def recycle_(
     folder, source = needed(settings.out, NO_OUT), needed(settings.data, NO_DATA)
     needed(settings.teacher, NO_TEACHER)
     made = shown(recycle, source, **given(settings, "data"))
-    print_lines(made.lines())
-    say(f"rows and table in {folder}")
-    ended_short(made.stopped, folder)
+    tell(made.lines(), folder, made.stopped, "rows and table")

@@ -8,6 +8,7 @@ from typing import Literal, TypeVar
 
 from refed_dspy.concurrency import run_blocking
 from refed_dspy.config.scorer import Template
+from refed_dspy.errors import Reason
 from refed_dspy.ledger.history import settled_items
 from refed_dspy.plugins.compare.replay import Replay, replaying
 from refed_dspy.plugins.metrics.figures import scoring
@@ -17,7 +18,7 @@ from refed_dspy.records import DataRow
 from refed_dspy.teachers.job import Job
 from refed_dspy.teachers.work import check_caps, resume_hint
 
-UNSCORED = "could not be scored"
+UNSCORED = Reason("could not be scored")
 UNIMPROVED = "response not improved"
 
 
@@ -142,8 +143,8 @@ def _above(figure: float | None, other: float | None) -> bool:
     return figure is not None and other is not None and figure > other
 
 
-def _why(what: str, new: float | None, old: float | None) -> str:
-    return UNSCORED if new is None or old is None else f"{what}: {new:.4g}, was {old:.4g}"
+def _why(what: str, new: float | None, old: float | None) -> Reason:
+    return UNSCORED if new is None or old is None else Reason(what, f"{new:.4g}, was {old:.4g}")
 
 
 T = TypeVar("T")

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import dspy
 
-from refed_dspy.errors import PASSING, ConfigError, NoConnection, RowError, one_line
+from refed_dspy.errors import NO_REASON, PASSING, ConfigError, NoConnection, Reason, RowError, one_line
 from refed_dspy.programs.asking import about
 from refed_dspy.programs.program import AsyncProgram
 from refed_dspy.records import Note, Notes, Prose, under_system
@@ -99,14 +99,14 @@ class Recycled:
     """ORIGINAL or REFLECTED."""
     response_from: str
     """ORIGINAL, REFLECTED or IMPROVED."""
-    instruction_reason: str = ""
-    response_reason: str = ""
+    instruction_reason: Reason = NO_REASON
+    response_reason: Reason = NO_REASON
     """Why a pass changed nothing; empty where it did."""
 
     @property
     def unanswered(self) -> bool:
         """Whether a pass got no answer. It may get one when it is asked again."""
-        return self.instruction_reason.startswith(_PASSING) or self.response_reason.startswith(_PASSING)
+        return not PASSING.isdisjoint((self.instruction_reason.kind, self.response_reason.kind))
 
     @classmethod
     def of(cls, pair: tuple[str, str], reflected: Reflected, improved: Improved) -> Recycled:
@@ -125,11 +125,10 @@ class Recycled:
         )
 
 
-Reflected: TypeAlias = tuple[tuple[str, str] | None, str]
+Reflected: TypeAlias = tuple[tuple[str, str] | None, Reason]
 """The first pass: the new pair, or None and why there is none."""
-Improved: TypeAlias = tuple[str | None, str]
+Improved: TypeAlias = tuple[str | None, Reason]
 """The second pass: the better response, or None and why there is none."""
-_PASSING = tuple(f"{kind}:" for kind in PASSING)
 
 
 class ReflectionTuning(AsyncProgram):
@@ -178,44 +177,42 @@ class ReflectionTuning(AsyncProgram):
             instruction=under_system(instruction, system),
             response=response,
         )
-        if isinstance(prediction, str):
+        if isinstance(prediction, Reason):
             return None, prediction
         new_instruction, new_response = prediction.new_instruction.strip(), prediction.new_response.strip()
         if placeholder := find_placeholder(new_instruction):
-            return None, f"placeholder instruction: {placeholder}"
+            return None, Reason("placeholder instruction", placeholder)
         if placeholder := find_placeholder(new_response):
-            return None, f"placeholder response: {placeholder}"
+            return None, Reason("placeholder response", placeholder)
         if new_instruction == instruction.strip():
-            return None, "the same instruction again"
-        return (new_instruction, new_response), ""
+            return None, Reason("the same instruction again")
+        return (new_instruction, new_response), NO_REASON
 
     async def improve(self, instruction: str, response: str, item: str = "", system: str = "") -> Improved:
         """The second pass: the better response, or None and why: a RowError, a placeholder, the same one again."""
         posed = under_system(instruction, system)
         inputs = {"response_criteria": self.of_responses, "instruction": posed, "response": response}
         prediction = await self._ask("response_reflection", item, **inputs)
-        if isinstance(prediction, str):
+        if isinstance(prediction, Reason):
             return None, prediction
         better = prediction.better_response.strip()
         if placeholder := find_placeholder(better):
-            return None, f"placeholder response: {placeholder}"
+            return None, Reason("placeholder response", placeholder)
         if better == response.strip():
-            return None, "the same response again"
-        return better, ""
+            return None, Reason("the same response again")
+        return better, NO_REASON
 
     async def _ask(self, stage: str, item: str, **inputs: Any) -> Any:
-        """The stage's answer, or a text: the kind of the failure and its reason."""
+        """The stage's answer, or a Reason why there is none."""
         try:
             with about(stage, item or one_line(inputs["instruction"], 40)):
                 return await getattr(self, stage).acall(**inputs)
         except RowError as error:
-            return f"{error.kind}: {error.reason}"
+            return error.told
 
     async def aforward(self, instruction: str, response: str) -> dspy.Prediction:
         """A prediction with the fields of Recycled. Raises NoConnection where the teacher was not reached at all."""
         recycled = await self.recycle(instruction, response)
-        no_connection = f"{NoConnection.kind}: "
-        if recycled.instruction_reason.startswith(no_connection) and recycled.response_reason.startswith(no_connection):
-            reason = recycled.response_reason.removeprefix(no_connection)
-            raise NoConnection(self.stage_names[1], one_line(instruction, 40), reason)
+        if recycled.instruction_reason.kind == recycled.response_reason.kind == NoConnection.kind:
+            raise NoConnection(self.stage_names[1], one_line(instruction, 40), recycled.response_reason)
         return dspy.Prediction(**asdict(recycled))

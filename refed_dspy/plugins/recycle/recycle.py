@@ -14,6 +14,7 @@ from refed_dspy.data.dataset import data_identity, drawn, load_dataset
 from refed_dspy.data.sources import source_of
 from refed_dspy.errors import ConfigError, RunStopped, briefly
 from refed_dspy.files import as_path
+from refed_dspy.ledger.settings import WorkSettings
 from refed_dspy.plugins.metrics.figures import open_tools, scoring
 from refed_dspy.plugins.recycle.passes import PassResults, Selection, row_by_row, selectively
 from refed_dspy.plugins.recycle.program import INSTRUCTION_CRITERIA, RESPONSE_CRITERIA, Recycled, ReflectionTuning
@@ -74,7 +75,8 @@ def recycle(
     folder = folder_of(out, "refed-recycled", identity)
     tools = open_tools(config.embeddings, config.scorer)  # first: if a figure cannot be computed, nothing is paid for
     work = _work(config, identity, opened, len(rows), module.stage_names)
-    source = {**source_of(data, loaded, config.columns), "teacher": opened.model}
+    # of the teacher only its name, since the rows may travel
+    source = source_of(data, loaded, WorkSettings.of(config, ["scorer"], teacher=[{"model": opened.model}]))
     so_far = partial(recycling_of, folder, loaded, source, rows, tools.lacking)
     made: dict[int, Recycled] = {}
     with job(folder, work, Watch(on_progress, progress), OUTPUTS, [data]) as at:

@@ -89,7 +89,7 @@ class Recycling(PassResults, KeptRows):
             counts = ", ".join(f"{count} by {name}" for name, count in sorted(sources.items()))
             lines += [f"{text}s: {counts}"] if facts else []
         for row in facts:
-            reasons.update(row[f"{text}_reason"].partition(":")[0] for text in ("instruction", "response"))
+            reasons.update(row[f"{text}_reason"].kind for text in ("instruction", "response"))
         fell_back = [(reason, count) for reason, count in reasons.most_common() if reason]
         if 2 * reasons[""] < reasons.total():
             rests = f"based on only {reasons['']} of {reasons.total()} answers"

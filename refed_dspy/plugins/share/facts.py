@@ -21,18 +21,16 @@ from refed_dspy.ledger.account import RunAccount
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.history import SIMULATED, model_of
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.settings import only_teacher, settings_of
+from refed_dspy.ledger.settings import noted_settings, only_teacher, settings_of
 from refed_dspy.ledger.states import CAPPED, last_end
 from refed_dspy.plugins.share.secrets import origin_of, public_endpoint, public_model
-from refed_dspy.records import PICO, DataRow, digest, dollars
+from refed_dspy.records import DataRow, digest, money
 
 _SAMPLING = (
     "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "repeat_penalty",
     "reasoning_effort",
 )  # fmt: skip
 """The parameters that are published; others may hold anything."""
-_CAP = re.compile(r"(max_cost|max_calls|max_minutes) [^:/\\]{1,40} is reached after [^:/\\]{1,40}(?=:)")
-"""How `runs.result.end_at_cap` begins its message; the rest names the run's folder."""
 _UNKNOWN = "not stated"
 
 
@@ -63,13 +61,12 @@ class SharedSettings:
 def _settings_of(account: RunAccount, ledger: Ledger) -> SharedSettings:
     """The settings of the run in `ledger`, without addresses and folders; of a file only its name."""
     end = last_end(ledger)
-    stopped = _CAP.match(end.reason) if end.state == CAPPED else None
     return SharedSettings(
         rows=list(_rows(account)),
         filters=[(name, public_settings(settings)) for name, settings in account.filters],
         features=account.features,
         stages=_stages(ledger.meta("program") or {}, account.program),
-        stopped=stopped[0] if stopped else "",
+        stopped=(end.reached or "not noted which") if end.state == CAPPED else "",
     )
 
 
@@ -280,16 +277,15 @@ def _stages_of(account: RunAccount, ledger: Ledger) -> list[StageFacts]:
 def cost_of(status: Mapping[str, Any]) -> Cost:
     """Dollars as text: `total`, without the `unpriced` calls; `per_row`; `worst_case`, the part of it that is set aside
     for calls whose tokens were never reported; then `calls` and tokens, and the `price_source`."""
-    usage = status["usage"].values()
-    total, per_row = status["cost"], status["cost_per_sample"]
-    worst = sum(use["reserved"] + use["in_flight_cost"] for use in usage)
+    used, total, per_row = status["used"], status["cost"], status.get("cost_per_sample")
+    worst = used["reserved"] + used["in_flight_cost"]
     return {
-        "total": "unknown" if total is None else dollars(total * PICO),
-        "per_row": "" if per_row is None else dollars(per_row * PICO),
+        "total": money(total, unknown="unknown"),
+        "per_row": money(per_row, unknown=""),
         "unpriced": status["unpriced"],
-        "worst_case": dollars(worst * PICO) if worst else "",
-        **{name: sum(use[name] for use in usage) for name in ("calls", "prompt_tokens", "completion_tokens")},
-        "price_source": str(status["price_source"] or ""),
+        "worst_case": money(worst) if worst else "",
+        **{name: used[name] for name in ("calls", "prompt_tokens", "completion_tokens")},
+        "price_source": str(status.get("price_source") or ""),
     }
 
 
@@ -337,14 +333,16 @@ def _folder_of(place: Path) -> Path:
 
 
 def _step(note: Mapping[str, Any], folder: Path) -> DataStep:
-    work = "filtering" if "filters" in note else "recycling"
+    settings = noted_settings(note)
+    values, teacher = settings.values, settings.teacher.get("model")
+    work = "recycling" if teacher else "filtering"
     step = DataStep(
         work,
         note["rows"],
         note["funnel"],
-        [(name, public_settings(settings)) for name, settings, _ in note.get("filters", ())],
-        note.get("seed"),
-        public_model(note["teacher"]) if "teacher" in note else "",
+        [(name, public_settings(settings)) for name, settings, _ in values.get("filters", ())],
+        values.get("seed") if "filters" in values else None,
+        public_model(teacher) if teacher else "",
     )
     try:
         ledger = Ledger.read(folder) if (folder / FILE).is_file() else None

@@ -19,7 +19,7 @@ from refed_dspy.concurrency import current_environ
 from refed_dspy.config.keys import SHAPES
 from refed_dspy.data.read import OWN
 from refed_dspy.errors import FORCE, InputError, one_line
-from refed_dspy.filters.judge import ABSTAINED
+from refed_dspy.filters.judge import ABSTAINED, FAILED
 from refed_dspy.ledger.history import EMBEDDED
 from refed_dspy.plugins.share.manifest import name_digest
 
@@ -82,8 +82,9 @@ def public_model(model: str | None) -> str:
 
 
 def public_detail(reason: str | None, detail: str | None) -> str | None:
-    """A filter's `detail` as it is; of a judge's abstention only the kind, as the rest quotes its server."""
-    return detail.partition(":")[0] if detail and reason == ABSTAINED else detail
+    """A filter's `detail` as it is; where its judge failed only the kind, as the rest quotes its server. Up to
+    version 0.2.0 that was an abstention."""
+    return detail.partition(":")[0] if detail and reason in {ABSTAINED, FAILED} else detail
 
 
 def public_source(source: str | None) -> str:

@@ -21,6 +21,7 @@ from refed_dspy.filters.base import Decision, JudgeFilter, Step, labels, validat
 from refed_dspy.filters.build import build
 from refed_dspy.filters.judge import FAILED
 from refed_dspy.ledger.connection import FILE, JUDGING
+from refed_dspy.ledger.settings import WorkSettings, noted_settings
 from refed_dspy.ledger.spending import spent
 from refed_dspy.ledger.states import FUNNEL, differences
 from refed_dspy.programs import PairwiseJudge
@@ -86,7 +87,8 @@ def filter_data(
     paid = bool(models)
     folder = Path(out) if out is not None else Path("refed-filtered") / _folder_name(loaded, steps, models, config.seed)
     check_outputs(folder, OUTPUTS, FUNNEL, data)
-    source = {**source_of(data, loaded, config.columns), "filters": _named(steps), "seed": config.seed}
+    judges = {role: {"model": model.model} for role, model in models.items()}  # no more: the rows may travel
+    source = source_of(data, loaded, WorkSettings.of(config, ["judge"], filters=_named(steps), **judges))
     if out is not None and not force:
         _refuse_another(folder, source, paid)
     if (folder / JUDGING).is_dir():
@@ -178,11 +180,13 @@ def _refuse_another(folder: Path, source: Mapping[str, Any], paid: bool) -> None
     there = read_json(folder / SOURCE)
     which = "place" if source["place"] else "identity"
     same_data = there.get(which) == source[which] or (paid and (folder / FILE).exists())
-    if not there or (same_data and all(there[name] == source[name] for name in ("filters", "seed", "columns"))):
+    before, now = _compared(there), _compared(source)
+    if not there or (same_data and before == now):
         return
     passes = read_json(folder / FUNNEL)
-    names = ", ".join(f"{name} {json.dumps(settings)}" if settings else name for name, settings, _ in there["filters"])
-    differing = "; ".join(differences(_compared(there), _compared(source))) if same_data else ""
+    filters = noted_settings(there).values["filters"]
+    names = ", ".join(f"{name} {json.dumps(settings)}" if settings else name for name, settings, _ in filters)
+    differing = "; ".join(differences(before, now)) if same_data else ""
     changes = f" ({one_line(differing, 200)})" if differing else ""
     raise RunDirError(
         f"{folder}: contains another filtering: {one_line(there['data'], 200)} by {one_line(names, 200)}, "
@@ -193,8 +197,9 @@ def _refuse_another(folder: Path, source: Mapping[str, Any], paid: bool) -> None
 
 def _compared(source: Mapping[str, Any]) -> dict[str, Any]:
     """What tells filterings of the same data apart."""
-    filters = [[label, {**settings, "keep": keep}] for label, settings, keep in source["filters"]]
-    return {"filters": filters, "seed": source["seed"], "columns": source["columns"]}
+    values = noted_settings(source).values
+    filters = [[label, {**settings, "keep": keep}] for label, settings, keep in values.get("filters", ())]
+    return {"filters": filters, "seed": values.get("seed"), "columns": values.get("columns")}
 
 
 def _check_columns(data: DataSet, steps: Sequence[Step]) -> None:

@@ -1,4 +1,5 @@
-"""The result of filtering: kept and dropped rows, each with the filters' remarks, and the funnel."""
+"""The result of filtering: kept and dropped rows, each with the filters' remarks, and the funnel; and how a filtering
+stands, for `refed status`."""
 
 from __future__ import annotations
 
@@ -16,14 +17,19 @@ from typing import Any
 
 from refed_dspy.data.dataset import DataSet
 from refed_dspy.data.export import KeptRows
-from refed_dspy.data.sources import REMARKS
+from refed_dspy.data.sources import REMARKS, simulated_rows
 from refed_dspy.data.stored import DROPPED, ROWS, SOURCE, read_json
-from refed_dspy.errors import one_line
+from refed_dspy.errors import RunDirError, one_line
 from refed_dspy.files import write_json, write_lines, write_text
 from refed_dspy.filters.base import Decision
 from refed_dspy.filters.judge import ABSTAINED, FAILED
+from refed_dspy.ledger.account import status_of
+from refed_dspy.ledger.batches import all_batches
+from refed_dspy.ledger.connection import FILE
+from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import Spent
-from refed_dspy.ledger.states import FUNNEL
+from refed_dspy.ledger.states import FUNNEL, state_without_ledger
+from refed_dspy.ledger.summary import USED
 from refed_dspy.programs.judges import Judgements
 from refed_dspy.runs.filter.apply import Decisions, FilteredRows, FilterPass
 from refed_dspy.text import counted, table_lines
@@ -234,3 +240,32 @@ def write_filtering(filtering: Filtering) -> None:
         (filtering.out / UNDECIDED).unlink(missing_ok=True)
     write_text(filtering.out / TABLE, filtering.lines())
     write_json(filtering.out / SOURCE, filtering.source)
+
+
+_NOTHING_PAID = {
+    "failures": [], "usage": {}, "used": dict.fromkeys(USED, 0), "models": [], "cost": 0.0, "in_flight_cost": 0.0,
+    "unpriced": 0, "caps": {}, "simulated": "", "batches": [],
+}  # fmt: skip
+
+
+def filtering_status(folder: Path) -> dict[str, Any]:
+    """The state of the filtering in `folder`, whose funnel is written, in JSON types: `rows`, how many of them were
+    `kept` and are `undecided`, and the `filters` with their counts and reasons; the rest as `status_of`.
+
+    Raises RunDirError: damaged.
+    """
+    passes = read_json(folder / FUNNEL)
+    try:
+        counts = {
+            "rows": passes[0]["in"],
+            "kept": passes[-1]["kept"],
+            "undecided": sum(each["undecided"] for each in passes),
+            "filters": passes,
+            **({"simulated": note} if (note := simulated_rows(folder)) else {}),
+        }
+    except (LookupError, TypeError):
+        raise RunDirError(f"{one_line(folder / FUNNEL, 200)}: is no funnel of refed filter; filter again") from None
+    if not (folder / FILE).is_file():
+        return {"work": "filtering", **state_without_ledger(folder), "asked": 0, **_NOTHING_PAID, **counts}
+    with Ledger.read(folder) as ledger:
+        return {**status_of(ledger), "batches": all_batches(ledger), **counts}

@@ -16,7 +16,7 @@ import pytest
 from dspy.lm15 import Request
 
 from refed_dspy.data.dataset import load_dataset
-from refed_dspy.errors import RunDirError
+from refed_dspy.errors import NO_REASON, Reason, RunDirError
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import state_in
 from refed_dspy.plugins.metrics.figures import CachedScorer
@@ -62,8 +62,8 @@ class ScriptedScorer:
         return ScoredText(math.log(10 * self.ratios[key]), 1) if key in self.ratios else None
 
 
-NEW: Reflected = (("new", "first"), "")
-BETTER: Improved = ("better", "")
+NEW: Reflected = (("new", "first"), NO_REASON)
+BETTER: Improved = ("better", NO_REASON)
 
 
 def chosen(
@@ -117,7 +117,7 @@ def test_selection(ifds: Any, r_ifds: Any, pair: Any, sources: Any, dropped: str
 
 def test_a_better_response_is_dropped_by_the_figures_of_its_pair() -> None:
     ratios = {"old|said": 0.5, "said|old": 0.9, "old|better": 1.0, "better|old": 0.8}
-    made, selected = chosen((None, "cut: cut"), BETTER, ratios)
+    made, selected = chosen((None, Reason("cut", "cut")), BETTER, ratios)
     assert (made.response, made.instruction_reason, selected.selection_reason) == (
         "better",
         "cut: cut",
@@ -133,7 +133,7 @@ def test_the_reason_says_why_a_new_text_is_not_taken() -> None:
     assert made.response_reason == "r-IFD not lower: 0.95, was 0.9"
     made, selected = chosen(NEW, BETTER, {})
     assert made.instruction_reason == made.response_reason == UNSCORED and selected.kept
-    made, _ = chosen((None, "the same instruction again"), (None, "no answer: late"), ratios)
+    made, _ = chosen((None, Reason("the same instruction again")), (None, Reason("no answer", "late")), ratios)
     assert (made.instruction_reason, made.response_reason) == ("the same instruction again", "no answer: late")
     assert made.unanswered
 
@@ -141,10 +141,10 @@ def test_the_reason_says_why_a_new_text_is_not_taken() -> None:
 def test_what_was_not_written_is_not_scored() -> None:
     selection = Selection(scorer := ScriptedScorer({}), "none")
     rows = [DataRow(1, "old", "said"), DataRow(2, "blue", "sky")]
-    pairs = selection.choose(rows, {1: NEW, 2: (None, "")})
+    pairs = selection.choose(rows, {1: NEW, 2: (None, NO_REASON)})
     assert len(scorer.asked) == 12 and {pairs[1].pair, pairs[2].pair} == {("old", "said"), ("blue", "sky")}
     scorer.asked.clear()
-    selection.select(pairs, {1: (None, ""), 2: BETTER})
+    selection.select(pairs, {1: (None, NO_REASON), 2: BETTER})
     assert sorted(scorer.asked) == ["better|blue", "blue|better", "|better", "|blue"]
 
 

@@ -15,6 +15,7 @@ from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
 from refed_dspy.cli.preview import one_sample
 from refed_dspy.errors import ConfigError, RunDirError
+from refed_dspy.ledger.account import status_of
 from refed_dspy.ledger.batches import begun, left_batches, named, unused
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.candidates import candidate_seen, load_candidates
@@ -22,7 +23,6 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import RunRecorder
 from refed_dspy.ledger.spending import spent
 from refed_dspy.ledger.statements import Key, reserved
-from refed_dspy.ledger.summary import run_status
 from refed_dspy.optimizers.spec import prepare as prepare_compile
 from refed_dspy.programs.asking import stages_of
 from refed_dspy.programs.saved import MANIFEST
@@ -139,12 +139,12 @@ def foreseen(ledger: Ledger, size: int) -> Forecast:
 
 def test_what_waits_in_a_batch_is_foreseen_once(made: Path) -> None:
     with Ledger.create(made) as ledger:
-        before, each = foreseen(ledger, 40), run_status(ledger)["cost_per_sample"]
+        before, each = foreseen(ledger, 40), status_of(ledger)["cost_per_sample"]
         sent, *others = waiting(ledger, calls=4)
         for number in others:
             ledger.commit(unused(Call("sim/sim-model", NOWHERE, "ok", 0.0, 10**6, 0, 10**6, WORST, number)))
         assert foreseen(ledger, 40) == before and sent not in others
-        assert run_status(ledger)["cost_per_sample"] == pytest.approx(each + 3 / 12), "what is set aside is not in it"
+        assert status_of(ledger)["cost_per_sample"] == pytest.approx(each + 3 / 12), "what is set aside is not in it"
 
 
 def test_what_waits_and_is_not_asked_for_any_more_stays_charged(made: Path) -> None:

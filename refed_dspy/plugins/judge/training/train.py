@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Unpack, cast
 from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
 from refed_dspy.data.pairs import Pair
-from refed_dspy.errors import NothingKept, briefly
+from refed_dspy.errors import CAPS, NothingKept, briefly
 from refed_dspy.files import as_path
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import Spent, spent
@@ -84,7 +84,7 @@ def train_judge(
         prompts = _compiled_prompts(spec, folder)
         if prompts.stopped:
             end = f"the judge's prompts are not compiled: {prompts.stopped}; run the same command to continue"
-            at.stopped, at.short = (prompts.stopped, "") if prompts.stopped.startswith("max_") else ("", end)
+            at.stopped, at.short = (prompts.stopped, "") if prompts.stopped in CAPS else ("", end)
             return _made(spec, prompts, at, Said())
         return _train(spec, prompts, at, scorer)
 

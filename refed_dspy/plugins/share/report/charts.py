@@ -12,7 +12,7 @@ import numpy as np
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.plugins.metrics.wording import Spread, spread
 from refed_dspy.plugins.share.report.drawing import GREEN, RED, Bars, Figure, Histogram, Lines
-from refed_dspy.records import PICO, dollars
+from refed_dspy.records import money
 from refed_dspy.text import NO_VALUE, counted, format_number
 
 _MAX_LINES = 50
@@ -67,10 +67,10 @@ def costs(usage: Mapping[str, Mapping[str, Any]]) -> Chart:
     stages = [readable(stage) for stage in usage]
     if any(use["cost"] for use in usage.values()):
         paid = [use["cost"] or 0 for use in usage.values()]
-        bars = Bars(stages, {"dollars": paid}, [dollars(cost * PICO) for cost in paid])
+        bars = Bars(stages, {"dollars": paid}, [money(cost) for cost in paid])
         open_ = sum(use["in_flight_cost"] for use in usage.values())
-        aside = f", {dollars(open_ * PICO)} of it set aside for calls without an answer so far" if open_ else ""
-        text = f"{dollars(sum(paid) * PICO)} in all{aside}.{unknown}"
+        aside = f", {money(open_)} of it set aside for calls without an answer so far" if open_ else ""
+        text = f"{money(sum(paid))} in all{aside}.{unknown}"
     else:
         read = [use["prompt_tokens"] for use in usage.values()]
         written = [use["completion_tokens"] for use in usage.values()]
@@ -85,7 +85,7 @@ def costs(usage: Mapping[str, Mapping[str, Any]]) -> Chart:
 
 def amounts(use: Mapping[str, Any], counts: Sequence[str]) -> list[str]:
     """The `counts` of a usage, then its dollars, as cells of a table."""
-    cost = "unknown" if use["cost"] is None else dollars(use["cost"] * PICO)
+    cost = money(use["cost"], unknown="unknown")
     return [*(f"{use[name]:,}" for name in counts), cost]
 
 
@@ -100,7 +100,7 @@ def progress(points: Mapping[int, Mapping[str, float]]) -> Chart | None:
     shown = [*minutes[: -1 : max(1, len(minutes) // _MAX_LINES)], minutes[-1]]
     rows = [
         [*(f"{number:,.0f}" for number in (at, points[at]["kept"], points[at]["calls"])),
-         dollars(points[at]["dollars"] * PICO)]
+         money(points[at]["dollars"])]
         for at in shown
     ]  # fmt: skip
     last = minutes[-1]
@@ -137,7 +137,7 @@ class FunnelStep:
 
 
 def funnel(ledger: Ledger, status: Mapping[str, Any]) -> list[FunnelStep]:
-    """The run's steps in order, each with its losses from the step before. `status`: see `run_status`.
+    """The run's steps in order, each with its losses from the step before. `status`: see `status_of`.
 
     A step's count, its losses and what is open add up to the count of the step before.
     """

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from refed_dspy.ledger.account import RunAccount
+from refed_dspy.ledger.account import RunAccount, spent_text
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import seconds_at_work
 from refed_dspy.plugins.share.report.charts import amounts, readable
 from refed_dspy.plugins.share.report.rows import AllRows, Rows
-from refed_dspy.records import PICO, dollars
+from refed_dspy.records import money
 from refed_dspy.text import counted
 
 _EXAMPLES = "SELECT stage, kind, count(*), min(reason) FROM failures GROUP BY 1, 2 ORDER BY 3 DESC"
@@ -61,7 +61,8 @@ def lead(status: Mapping[str, Any], references: int, rows: Rows) -> Lead:
     """`references`: those that the kept rows are from."""
     finals = (writers[-1] for writers, kept in zip(rows.columns["writers"], rows.columns["kept"], strict=True) if kept)
     by = tuple(dict.fromkeys(rows.names["writers"][final]["model"] for final in finals if final >= 0))
-    return Lead(status["kept"], references, by or (str(status["teacher"].get("model", "a teacher")),), _money(status))
+    by = by or (str(status["teacher"].get("model", "a teacher")),)
+    return Lead(status["kept"], references, by, spent_text(status))
 
 
 def facts(ledger: Ledger, status: Mapping[str, Any]) -> list[Fact]:
@@ -69,7 +70,7 @@ def facts(ledger: Ledger, status: Mapping[str, Any]) -> list[Fact]:
     each, complete = status["cost_per_sample"], status["kept"] >= status["size"]
     figures = [
         Fact("Samples", f"{status['kept']:,}", f"of {status['size']:,} requested"),
-        *paid(ledger, status, f"{dollars(each * PICO)} per sample" if each else ""),
+        *paid(ledger, status, f"{money(each)} per sample" if each else ""),
         Fact("References", f"{status['opened']:,}", f"used of {status['references']:,}"),
     ]
     if failed := sum(failure["count"] for failure in status["failures"]):
@@ -88,16 +89,13 @@ def unchanged(rows: AllRows) -> list[Fact]:
 
 def paid(ledger: Ledger, status: Mapping[str, Any], each: str = "") -> list[Fact]:
     """What any paid work took. `each`: what the cost is in other terms."""
-    usage = status["usage"].values()
-    calls, answered = sum(use["calls"] for use in usage), sum(use["answered"] for use in usage)
-    read, written = sum(use["prompt_tokens"] for use in usage), sum(use["completion_tokens"] for use in usage)
-    cached = sum(use["cached_tokens"] for use in usage)
-    in_flight = f"up to {dollars(at_most * PICO)} more in flight" if (at_most := status["in_flight_cost"]) else ""
+    used = status["used"]
+    in_flight = f"up to {money(at_most)} more in flight" if (at_most := status["in_flight_cost"]) else ""
     return [
-        Fact("Cost", _money(status), ", ".join(filter(None, [each, in_flight]))),
-        Fact("Calls", f"{calls:,}", f"{answered:,} answered"),
-        Fact("Tokens read", f"{read:,}", f"{cached:,} of them cached"),
-        Fact("Tokens written", f"{written:,}"),
+        Fact("Cost", spent_text(status), ", ".join(filter(None, [each, in_flight]))),
+        Fact("Calls", f"{used['calls']:,}", f"{used['answered']:,} answered"),
+        Fact("Tokens read", f"{used['prompt_tokens']:,}", f"{used['cached_tokens']:,} of them cached"),
+        Fact("Tokens written", f"{used['completion_tokens']:,}"),
         Fact("Time at work", _duration(seconds_at_work(ledger))),
     ]
 
@@ -135,8 +133,8 @@ def spending_notes(status: Mapping[str, Any]) -> list[str]:
     texts = [f"{status['simulated'].capitalize()}."] if status["simulated"] else []
     if status["unpriced"]:
         texts.append(f"{counted(status['unpriced'], 'call')} without a known price, not counted in dollars.")
-    if reserved := sum(use["reserved"] for use in status["usage"].values()):
-        texts.append(f"{dollars(reserved * PICO)} of the cost is set aside for calls that never reported their tokens.")
+    if reserved := status["used"]["reserved"]:
+        texts.append(f"{money(reserved)} of the cost is set aside for calls that never reported their tokens.")
     return texts
 
 
@@ -203,12 +201,6 @@ def _short(settings: Mapping[str, Any]) -> str:
         if value not in (None, "")
     ]
     return f" ({', '.join(texts)})" if texts else ""
-
-
-def _money(status: Mapping[str, Any]) -> str:
-    if status["cost"] is None or (status["unpriced"] and not status["cost"]):
-        return "price unknown"
-    return dollars((status["cost"] - status["in_flight_cost"]) * PICO)
 
 
 def _duration(seconds: float) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from refed_dspy.data.stored import json_lines, read_json
+from refed_dspy.ledger.account import status_of
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.summary import run_status
 from refed_dspy.metrics.intervals import Interval
 from refed_dspy.plugins.metrics.win_rates import LC_NOTE
 from refed_dspy.plugins.share.report import charts, glance
@@ -18,7 +18,7 @@ from refed_dspy.plugins.share.report.drawing import Intervals
 from refed_dspy.plugins.share.report.glance import Fact, Table
 from refed_dspy.plugins.share.report.page import Page
 from refed_dspy.plugins.share.report.rows import Extract, Gallery, plain
-from refed_dspy.records import PICO, dollars
+from refed_dspy.records import money
 from refed_dspy.text import NO_VALUE, counted, format_number
 
 FIGURES, ROWS = "comparison.json", "rows.jsonl"
@@ -29,7 +29,7 @@ _RATES = ("win rate", "length-controlled")
 
 def comparison_page(folder: Path, ledger: Ledger) -> Page:
     """The contents of a comparison's page; until it has ended, what it took so far."""
-    status, made = run_status(ledger), read_json(folder / FIGURES)
+    status, made = status_of(ledger), read_json(folder / FIGURES)
     lines = made.get("programs", [])
     stopped = [made["stopped"]] if made.get("stopped") and made["stopped"] != status["reason"] else []
     notes = [*stopped, *made.get("notes", ()), *glance.self_judged(made.get("teacher"), made.get("judge"))]
@@ -100,7 +100,8 @@ def _cells(line: Mapping[str, Any]) -> list[str]:
         line["program"], f"{rows:,}", format_number(line["consistent"]),
         *(f"{judged[name]:,}" if asked else NO_VALUE for name in ("abstained", "failed")),
         f"{line['feedback']:,}", f"{line['calls']:,}",
-        _money(cost), _money(1000 * cost / rows if cost is not None and rows else None),
+        money(cost, unknown=NO_VALUE),
+        money(1000 * cost / rows if cost is not None and rows else None, unknown=NO_VALUE),
         format_number(line["words"], 0), format_number(line["distinct"]),
     ]  # fmt: skip
 
@@ -136,7 +137,3 @@ def _interval(stored: Mapping[str, Any] | None) -> Interval | None:
 
 def _text(interval: Interval | None, digits: int, unit: str = "") -> str:
     return NO_VALUE if interval is None else interval.shown(digits, unit)
-
-
-def _money(amount: float | None) -> str:
-    return NO_VALUE if amount is None else dollars(amount * PICO)

@@ -9,8 +9,8 @@ from typing import Any
 
 from refed_dspy.ledger.candidates import Candidate, load_candidates
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.summary import usage_by_model, work_status
 from refed_dspy.metrics.intervals import Interval, gain_or_change
+from refed_dspy.optimizers.result import compile_status
 from refed_dspy.plugins.share.report import charts, glance
 from refed_dspy.plugins.share.report.charts import Chart, readable
 from refed_dspy.plugins.share.report.drawing import Intervals
@@ -28,12 +28,11 @@ _SETS = ("train", "validation", "test")
 
 def compile_page(folder: Path, ledger: Ledger) -> Page:
     """The contents of a compile's page."""
-    status, outcome, candidates = work_status(ledger), ledger.meta("outcome") or {}, load_candidates(ledger)
+    status, outcome, candidates = compile_status(ledger), ledger.meta("outcome") or {}, load_candidates(ledger)
     identity, proof = ledger.meta("identity") or {}, outcome.get("proof")
     best = _best(candidates, outcome)
-    evaluations = sum(len(scores) for each in candidates for scores in each.scores.values())
     facts = [
-        Fact("Candidates", f"{len(candidates):,}", counted(evaluations, "evaluation")),
+        Fact("Candidates", f"{len(candidates):,}", counted(status["evaluations"], "evaluation")),
         *glance.paid(ledger, status),
     ]
     if proof:
@@ -59,7 +58,7 @@ def compile_page(folder: Path, ledger: Ledger) -> Page:
         tables=[
             *([_agreement(judge)] if (judge := outcome.get("agreement")) else []),
             _candidates(candidates, best),
-            glance.models(usage_by_model(ledger)),
+            glance.models(status["models"]),
         ],
     )
 

@@ -11,9 +11,9 @@ from typing import Any
 from refed_dspy.data.references import LeftOut, exchange_of
 from refed_dspy.data.sources import REMARKS, simulated_rows
 from refed_dspy.data.stored import DROPPED, ROWS, json_lines, read_json
+from refed_dspy.ledger.account import status_of
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import FUNNEL
-from refed_dspy.ledger.summary import usage_by_model, work_status
 from refed_dspy.plugins.share.report import charts, glance
 from refed_dspy.plugins.share.report.charts import FunnelStep
 from refed_dspy.plugins.share.report.glance import Fact, Table
@@ -43,13 +43,13 @@ def filtering_page(folder: Path, ledger: Ledger | None) -> Page:
     drawn, tables, notes, state, reason = [flow] if flow else [], [_reasons(passes)], list[str](), "done", ""
     simulated = simulated_rows(folder)
     if ledger is not None:
-        status = work_status(ledger)
+        status = status_of(ledger)
         status["simulated"] = simulated or status["simulated"]
         state, reason = status["state"], status["reason"]
         facts += glance.paid(ledger, status)
         notes = glance.spending_notes(status)
         drawn.append(charts.costs(status["usage"]))
-        tables.append(glance.models(usage_by_model(ledger)))
+        tables.append(glance.models(status["models"]))
     elif simulated:
         notes.append(f"{simulated.capitalize()}.")
     notes += _gaps(passes)

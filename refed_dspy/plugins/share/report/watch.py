@@ -21,9 +21,9 @@ from typing import Any
 
 from refed_dspy.errors import ConfigError, RefedError, one_line
 from refed_dspy.files import path_of
+from refed_dspy.ledger.account import status_of
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.summary import run_status, work_status
 from refed_dspy.plugins.share.report import glance
 from refed_dspy.plugins.share.report.page import Page, render
 from refed_dspy.plugins.share.report.report import no_map, read_page
@@ -72,10 +72,8 @@ class ReportServer(ThreadingHTTPServer):
     def now(self) -> bytes:
         """The figures that change with each call, and a mark that changes with the page."""
         with Ledger.read(self.folder) as ledger:
-            if ledger.holds() in {"", "run"}:
-                facts = glance.facts(ledger, run_status(ledger))
-            else:
-                facts = glance.paid(ledger, work_status(ledger))
+            status = status_of(ledger)
+            facts = (glance.facts if ledger.holds() in {"", "run"} else glance.paid)(ledger, status)
             facts.append(glance.pace(ledger))
         return json.dumps({"mark": self.mark(), "facts": [asdict(fact) for fact in facts]}).encode()
 
