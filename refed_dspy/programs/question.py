@@ -35,16 +35,17 @@ PROGRAM = "program"
 
 
 class UnnamedStage(Question):
-    """An item that calls are made for without a stage: then the stage is the name of the predictor that is called."""
+    """A unit of work on an item, by a program that need not name its stages: a call's stage is then the predictor that
+    makes it. `stage` is the stage that was asked last, which is where an error of the program's own code happened."""
 
     def __init__(self, item: str, names: Mapping[str, str]) -> None:
-        """`names`: `Predict.stage`, a mark that copies keep, of each of the program's predictors → its name there."""
+        """`names`: as `predictor_names` of the program returns them."""
         super().__init__(PROGRAM, item)
         self._names = names
 
-    def of(self, callers: Iterable[object]) -> Question:
-        """The question of a call made by the last of `callers`, DSPy's chain of modules."""
-        marks = [mark for caller in callers if isinstance(mark := getattr(caller, "stage", None), str)]
+    def called_by(self, modules: Iterable[object]) -> Question:
+        """The question of one call. `modules`: the DSPy modules that it is made in, the innermost first."""
+        marks = [mark for module in modules if isinstance(mark := getattr(module, "stage", None), str)]
         self.stage = next((self._names[mark] for mark in marks if mark in self._names), PROGRAM)
         return Question(self.stage, self.item, self.lm)
 
