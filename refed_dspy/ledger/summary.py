@@ -23,6 +23,18 @@ from refed_dspy.records import PICO
 
 LIVE = "cluster.json"
 """The file in the work's folder, which the driver writes every moment."""
+_COLUMNS = (
+    "calls", "answered", "prompt_tokens", "cached_tokens", "completion_tokens", "unknown", "cost", "reserved",
+    "in_flight_cost", "in_flight", "unpriced", "reasoning_tokens", "rate_limited",
+)  # fmt: skip
+_OF_MODEL = (
+    "calls", "prompt_tokens", "cached_tokens", "completion_tokens", "unknown", "cost", "unpriced", "reasoning_tokens",
+)  # fmt: skip
+DEPTH = 3
+"""How many levels of folders are looked at."""
+_OF_SAMPLES = ("run", "comparison")
+LEAST, FEW = 10, 5
+"""Samples in the window from which the pace is read; and calls, where there are fewer samples."""
 
 
 def live_numbers(folder: Path) -> dict[str, Any] | None:
@@ -41,15 +53,6 @@ def with_live(status: dict[str, Any], folder: Path, count: str) -> dict[str, Any
         return status
     live = {count: cluster["kept"], "cost": cluster["cost"]} if status["state"] == "running" else {}
     return {**status, **live, "cluster": cluster}
-
-
-_COLUMNS = (
-    "calls", "answered", "prompt_tokens", "cached_tokens", "completion_tokens", "unknown", "cost", "reserved",
-    "in_flight_cost", "in_flight", "unpriced", "reasoning_tokens", "rate_limited",
-)  # fmt: skip
-_OF_MODEL = (
-    "calls", "prompt_tokens", "cached_tokens", "completion_tokens", "unknown", "cost", "unpriced", "reasoning_tokens",
-)  # fmt: skip
 
 
 def usage_by_stage(ledger: Ledger) -> dict[str, dict[str, Any]]:
@@ -212,11 +215,6 @@ def limited_since(ledger: Ledger) -> float | None:
     return float(last[1]) if last and last[0] == "http 429" else None
 
 
-DEPTH = 3
-"""How many levels of folders are looked at."""
-_OF_SAMPLES = ("run", "comparison")
-
-
 def works_below(root: Path) -> tuple[list[dict[str, Any]], list[str]]:
     """The work in `root` and up to DEPTH levels below it, the last active first, and a line for each ledger that cannot
     be read.
@@ -287,10 +285,6 @@ def _kept(folder: Path) -> dict[str, Any]:
     """How many rows the filtering in `folder` kept, of how many."""
     passes = json.loads((folder / FUNNEL).read_text(encoding="utf-8"))
     return {"count": passes[-1]["kept"], "size": passes[0]["in"], "unit": "kept"}
-
-
-LEAST, FEW = 10, 5
-"""Samples in the window from which the pace is read; and calls, where there are fewer samples."""
 
 
 def seconds_left(moments: Sequence[float], now: float, missing: int, in_flight: int) -> float | None:

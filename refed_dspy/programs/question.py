@@ -16,6 +16,13 @@ from typing import Any
 
 import dspy
 
+PROGRAM = "program"
+"""The stage of what a program does outside of any that has a name."""
+_fit: ContextVar[Fit | None] = ContextVar("refed_fit", default=None)
+_repetition: ContextVar[int] = ContextVar("refed_repetition", default=0)
+SECOND = 1_000
+"""What is added to the repetition of a call that asks for a second answer: no `rollout_id` of a program is so high."""
+
 
 @dataclass
 class Question:
@@ -28,10 +35,6 @@ class Question:
 
     def __str__(self) -> str:
         return f"{self.stage} of {self.item}" if self.item else self.stage
-
-
-PROGRAM = "program"
-"""The stage of what a program does outside of any that has a name."""
 
 
 class UnnamedStage(Question):
@@ -64,10 +67,6 @@ class Fit(ABC):
 
         Raises AdapterParseError where the answer does not fit.
         """
-
-
-_fit: ContextVar[Fit | None] = ContextVar("refed_fit", default=None)
-_repetition: ContextVar[int] = ContextVar("refed_repetition", default=0)
 
 
 @contextmanager
@@ -118,10 +117,6 @@ def takes_cut() -> bool:
 def current_repetition() -> int:
     """0 for the first time that a request is made."""
     return _repetition.get()
-
-
-SECOND = 1_000
-"""What is added to the repetition of a call that asks for a second answer: no `rollout_id` of a program is so high."""
 
 
 @contextmanager

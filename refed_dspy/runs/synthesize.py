@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 TRACKING_INTERVAL = 60.0
 """Seconds between two reports to MLflow."""
+_AT_ONCE = 100
+"""Samples that are read together."""
 
 
 @briefly
@@ -188,10 +190,6 @@ def _telling_what_is_kept(ledger: Ledger) -> Iterator[None]:
         told = NothingKept(str(error) + f"; {kept}")
         told.run_dir = folder
         raise told from None
-
-
-_AT_ONCE = 100
-"""Samples that are read together."""
 
 
 @run_keywords

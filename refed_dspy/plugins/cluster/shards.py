@@ -32,6 +32,10 @@ USUAL = 64
 """Shards of a run, unless it is told another number or has few references."""
 FEWEST = 4
 """References of a shard, unless a run is told how many shards it has: with fewer, a shard is soon dry."""
+HERE = ("localhost", "127.0.0.1", "::1")
+"""Hosts of a teacher that each node has for itself."""
+HOPELESS = LEAST_CALLS // 2
+"""The calls in vain that a shard counts as whose run ends for itself: the second in a row ends the worker, too."""
 
 
 def shard_folder(run: Path, number: int) -> Path:
@@ -65,14 +69,6 @@ def prepare_shard(folder: Path, work: Work) -> None:
     with Ledger.create(folder) as ledger:
         work.refuse_another(ledger)
         work.record(ledger, NO_CAPS)
-
-
-HERE = ("localhost", "127.0.0.1", "::1")
-"""Hosts of a teacher that each node has for itself."""
-
-
-HOPELESS = LEAST_CALLS // 2
-"""The calls in vain that a shard counts as whose run ends for itself: the second in a row ends the worker, too."""
 
 
 class Done(NamedTuple):

@@ -26,6 +26,8 @@ from refed_dspy.text import format_number, table_lines
 Pairs = Sequence[tuple[str, str]]
 Figures = Mapping[str, float | None]
 """Name → figure, in the order of a table; None where there is no figure."""
+NEIGHBOURS = 2_000
+"""Rows that `nearest_distance` compares with each other: 16 MB of cosines."""
 
 
 @dataclass(frozen=True)
@@ -229,10 +231,6 @@ def _scored(pairs: Pairs, tools: Tools) -> Figures:
 def _over(statistic: Callable[[list[float]], float], values: Sequence[float | None]) -> float | None:
     numbers = [value for value in values if value is not None]
     return statistic(numbers) if numbers else None
-
-
-NEIGHBOURS = 2_000
-"""Rows that `nearest_distance` compares with each other: 16 MB of cosines."""
 
 
 def coherence(embedder: Embeds, instructions: Sequence[str], responses: Sequence[str]) -> list[float | None]:

@@ -19,6 +19,8 @@ from refed_dspy.teachers.work import check_caps, resume_hint
 
 UNSCORED = "could not be scored"
 UNIMPROVED = "response not improved"
+T = TypeVar("T")
+RowTask = Callable[[DataRow], Awaitable[T]]
 
 
 @dataclass(frozen=True)
@@ -144,10 +146,6 @@ def _above(figure: float | None, other: float | None) -> bool:
 
 def _why(what: str, new: float | None, old: float | None) -> str:
     return UNSCORED if new is None or old is None else f"{what}: {new:.4g}, was {old:.4g}"
-
-
-T = TypeVar("T")
-RowTask = Callable[[DataRow], Awaitable[T]]
 
 
 @dataclass(frozen=True)

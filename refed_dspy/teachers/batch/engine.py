@@ -45,6 +45,9 @@ from refed_dspy.teachers.usage import Used, whole
 
 LONGEST_WAIT = 60.0
 """A batch waits at most so many times `quiet` for calls that are in flight elsewhere."""
+_FEWEST = "word " * 32
+STRAGGLERS_AT_ONCE = 32
+"""At most so many stragglers of mode `mixed` are asked at once."""
 
 
 class BatchCollector:
@@ -168,9 +171,6 @@ def _tokens(answer: Mapping[str, Any]) -> tuple[int, int] | None:
     return None if used is None else (read, written)
 
 
-_FEWEST = "word " * 32
-
-
 def _text(body: Mapping[str, Any]) -> str:
     """The texts of an answer's choices."""
     choices = body.get("choices")
@@ -178,10 +178,6 @@ def _text(body: Mapping[str, Any]) -> str:
         [each.get("message") for each in choices if isinstance(each, Mapping)] if isinstance(choices, list) else ()
     )
     return " ".join(str(message.get("content") or "") for message in messages if isinstance(message, Mapping))
-
-
-STRAGGLERS_AT_ONCE = 32
-"""At most so many stragglers of mode `mixed` are asked at once."""
 
 
 @dataclass

@@ -16,6 +16,10 @@ RETIRED = (
     "same living judge has judged."
 )
 LICENCE = "AlpacaEval's data is CC BY-NC 4.0: not for commercial use."
+_HEADING = (
+    "model", "baseline", "n", "win rate %", "standard error", "95% interval", "length-controlled %", "by", "judge",
+    "date (UTC)",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -90,12 +94,6 @@ class AlpacaEvaluation(Evaluated):
             kind = "length_controlled" if equal.official else "length_controlled_own_fit"
             figures[kind] = equal.interval.mean
         return figures
-
-
-_HEADING = (
-    "model", "baseline", "n", "win rate %", "standard error", "95% interval", "length-controlled %", "by", "judge",
-    "date (UTC)",
-)  # fmt: skip
 
 
 def _cells(made: AlpacaEvaluation, judged: AlpacaFigures) -> list[str]:
