@@ -13,7 +13,7 @@ from refed_dspy.errors import PASSING, ConfigError, NoConnection, RowError, one_
 from refed_dspy.programs.asking import about
 from refed_dspy.programs.program import AsyncProgram
 from refed_dspy.records import Note, Notes, Prose, under_system
-from refed_dspy.signatures.synthesis import NewInstruction
+from refed_dspy.signatures.stages import NewInstruction
 from refed_dspy.text import find_placeholder
 
 INSTRUCTION_CRITERIA: Mapping[str, str] = MappingProxyType(
