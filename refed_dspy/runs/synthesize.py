@@ -148,7 +148,7 @@ class Run:
     async def carry_out(self) -> None:
         """Do what is left of it, and write down how it ended. Raises as `Session.running`."""
         async with self.at.watch.following(self._session.progress):
-            await carry_out(self._spec, self._session, self._plan)
+            await make_samples(self._spec, self._session, self._plan)
         note_end(self.at, self._session, self._plan)
         await self._tracker.told()
 
@@ -169,7 +169,7 @@ def restored(ledger: Ledger, settings: PlanSettings) -> Plan:
     return plan
 
 
-async def carry_out(spec: RunSpec, session: Session, plan: Plan) -> None:
+async def make_samples(spec: RunSpec, session: Session, plan: Plan) -> None:
     """Do what is left of `plan`. Raises as `Session.running`."""
     if not plan.complete:
         async with session.running():  # in here DSPy's language model is the recorded one

@@ -21,7 +21,7 @@ from refed_dspy.records import PICO
 from refed_dspy.runs.prepare import prepare
 from refed_dspy.runs.remembered import remembered
 from refed_dspy.runs.spec import Claim, RunSpec
-from refed_dspy.runs.synthesize import carry_out, restored
+from refed_dspy.runs.synthesize import make_samples, restored
 from refed_dspy.teachers.failures import LEAST_CALLS
 from refed_dspy.teachers.job import job
 from refed_dspy.teachers.progress import Progress
@@ -118,7 +118,7 @@ class ShardRun:
             session = Session(start)
             self.progress = session.progress
             try:
-                await carry_out(self.spec, session, restored(start.ledger, self.spec.plan_settings(start.size)))
+                await make_samples(self.spec, session, restored(start.ledger, self.spec.plan_settings(start.size)))
             except (RunStopped, TeacherError) as stopped:
                 hopeless = isinstance(stopped, NothingKept) or isinstance(stopped.__cause__, TooManyFailed)
                 if not 0 < (in_vain := HOPELESS if hopeless else session.unanswered) < LEAST_CALLS:
