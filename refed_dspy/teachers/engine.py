@@ -8,7 +8,9 @@ Retries of `dspy.LM` itself are off.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
+import random
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,8 +22,6 @@ from dspy.clients.errors import wrap_error
 from dspy.lm15 import LM15Error, Request, Response, TransportError, UnsupportedFeatureError
 from dspy.lm15 import TimeoutError as AnswerTimeout
 from dspy.utils.exceptions import LMError
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
-from tenacity.wait import wait_random_exponential
 
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.connections import Connections, NotConnected
@@ -54,7 +54,6 @@ from refed_dspy.teachers.transport import (
 from refed_dspy.teachers.usage import first_choice, sent_before, without_usage
 
 log = logging.getLogger("refed_dspy.teachers")
-_BACKOFF = wait_random_exponential(multiplier=0.5, max=30)
 
 
 class TeacherEngine:
@@ -106,30 +105,22 @@ class TeacherEngine:
 
     async def retried(self, ask: Callable[[], Awaitable[Response]], recorder: Recorder) -> Response:
         """What `ask` returns, repeated after errors that may pass, as often as the settings say."""
-        try:
-            return await ask()
-        except (LM15Error, NotReached) as error:
-            # Nearly every call returns above. tenacity costs 0.05 ms a call, so it is used only after a failure.
-            failures = [error]
-
-        async def again() -> Response:
-            if failures:  # the first attempt was made already
-                raise failures.pop()
-            return await ask()
-
-        return await AsyncRetrying(
-            stop=stop_after_attempt(self.config.retries + 1),
-            wait=self.wait,
-            retry=retry_if_exception(lambda error: not recorder.stopping and self._worth_retrying(error)),
-            reraise=True,
-        )(again)
+        for failures in itertools.count(1):
+            try:
+                return await ask()
+            except (LM15Error, NotReached) as error:
+                if failures > self.config.retries or recorder.stopping or not self._worth_retrying(error):
+                    raise
+                seconds = self.wait(error, failures)
+            await asyncio.sleep(seconds)
+        raise AssertionError("the last failure is raised")
 
     @staticmethod
-    def wait(state: RetryCallState) -> float:
-        """Seconds: exponential with full jitter; after a Retry-After, that plus a little; at most LONGEST_PAUSE."""
-        wait = _BACKOFF(state)
-        error = state.outcome.exception() if state.outcome else None
-        retry_after = getattr(error, "retry_after", None)
+    def wait(error: BaseException, failures: int) -> float:
+        """Seconds after so many failures, the last one by `error`: exponential with full jitter; after a Retry-After,
+        that plus a little; at most LONGEST_PAUSE."""
+        wait = random.uniform(0, min(30, 0.5 * 2 ** (failures - 1)))
+        retry_after: float | None = getattr(error, "retry_after", None)
         return min(LONGEST_PAUSE, retry_after + 0.2 * wait) if retry_after else wait
 
     def _worth_retrying(self, error: BaseException) -> bool:

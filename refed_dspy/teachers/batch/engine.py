@@ -17,7 +17,6 @@ from weakref import WeakKeyDictionary
 
 from dspy.lm15 import LM15Error, Request, Response
 from dspy.utils.exceptions import LMError
-from tenacity import RetryCallState
 
 from refed_dspy.config.teacher import BatchConfig, TeacherConfig
 from refed_dspy.errors import RefedError, one_line
@@ -299,10 +298,9 @@ class BatchEngine(TeacherEngine):
         return WorkEnds(f"the batch was cancelled twice at {self.endpoint}; nothing more is sent in this start")
 
     @staticmethod
-    def wait(state: RetryCallState) -> float:
+    def wait(error: BaseException, failures: int) -> float:
         """None, unless nothing could be sent: a request that waits misses the others' batch, for hours."""
-        error = state.outcome.exception() if state.outcome else None
-        return TeacherEngine.wait(state) if isinstance(error, NotReached) else 0.0
+        return TeacherEngine.wait(error, failures) if isinstance(error, NotReached) else 0.0
 
     def _per_loop(self, recorder: Recorder) -> _PerLoop:
         of_log = self._logs_of_loop.setdefault(asyncio.get_running_loop(), {})
