@@ -70,7 +70,7 @@ ROOMS = {
     "plug-ins": [f"{folder}{name}{end}" for folder in PLUG_INS for name in PLUG_INS[folder] for end in (".py", "/*")],
     "batches": ["ledger/batch*", "teachers/batch/*"],
     "ledger": ["ledger/*"],
-    "teachers": ["teachers/*"],
+    "teachers": ["teachers/*", "jobs/*"],
     "programs": ["programs/*", "signatures/*"],
     "filters": ["filters/*", "runs/filter/*", "metrics/rouge.py"],
     "proof": ["optimizers/*", "metrics/*"],

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from refed_dspy.errors import RunStopped, one_line, setting
 from refed_dspy.files import whole_file
+from refed_dspy.jobs.job import Job
 from refed_dspy.ledger.candidates import ABSTAINED, Candidate, baseline_and_best, count_abstentions, load_candidates
 from refed_dspy.ledger.connection import damaged
 from refed_dspy.ledger.history import simulated_note
@@ -29,7 +30,6 @@ from refed_dspy.optimizers.proof import FORMAT, Proof, finite
 from refed_dspy.optimizers.spec import CompileSpec
 from refed_dspy.programs.saved import MANIFEST, load_state, program_digests, program_state, prompt_diff
 from refed_dspy.records import PICO, dollars
-from refed_dspy.teachers.job import Job
 from refed_dspy.text import Shown, counted, format_number
 from refed_dspy.tracking.store import noted_run
 

@@ -21,11 +21,11 @@ import dspy
 from refed_dspy.config.keys import know_environment, without_keys
 from refed_dspy.errors import CapReached, CodeFailed, RefedError, RowError, TooManyFailed, one_line
 from refed_dspy.filters.screening import FilterFailed
+from refed_dspy.jobs.session import Session
 from refed_dspy.ledger.statements import Key, failed
 from refed_dspy.programs.question import UnnamedStage
 from refed_dspy.records import digest
 from refed_dspy.teachers.failures import DEFAULT_SHARE, LEAST_CALLS, RECENT
-from refed_dspy.teachers.session import Session
 
 log = logging.getLogger("refed_dspy")
 _NOT_OWN = {"dspy", "refed_dspy"}

@@ -17,6 +17,7 @@ from refed_dspy.data.references import References
 from refed_dspy.errors import setting, setting_text
 from refed_dspy.filters.base import JudgeFilter
 from refed_dspy.filters.screening import Screening
+from refed_dspy.jobs.work import Work, caps_of
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import CALLS_A_SAMPLE
@@ -31,7 +32,6 @@ from refed_dspy.runs.work import RunWork
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.by_stage import PoolShare, TeachersByStage, recorded, stages_of
 from refed_dspy.teachers.failures import CallPolicy
-from refed_dspy.teachers.work import Work, caps_of
 
 log = logging.getLogger("refed_dspy")
 FULL_BATCH = 1_000

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Unpack
 from refed_dspy.concurrency import run_blocking
 from refed_dspy.data.rows import Samples
 from refed_dspy.errors import ConfigError, NothingKept, RunDirError, briefly, one_line, setting
+from refed_dspy.jobs.job import Job, job
+from refed_dspy.jobs.session import Session
 from refed_dspy.ledger.connection import SHARDS
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import ESTIMATED
@@ -24,9 +26,7 @@ from refed_dspy.runs.result import Synthesis, read_run
 from refed_dspy.runs.spec import RunSpec
 from refed_dspy.runs.work import note_end
 from refed_dspy.runs.worker import SynthesisWorker, run_plan
-from refed_dspy.teachers.job import Job, job
 from refed_dspy.teachers.progress import NOBODY, Progress, Watch
-from refed_dspy.teachers.session import Session
 from refed_dspy.tracking.background import Tracker, run_wanted, tracking
 from refed_dspy.tracking.run import copy_run
 

@@ -13,6 +13,9 @@ from urllib.parse import urlsplit
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.data.references import References
 from refed_dspy.errors import CapTooSmall, ConfigError, NothingKept, RefedError, RunStopped, TeacherError, TooManyFailed
+from refed_dspy.jobs.job import job
+from refed_dspy.jobs.session import Session
+from refed_dspy.jobs.work import NO_CAPS, CapSettings, Work
 from refed_dspy.ledger.connection import SHARDS, Fence, take_over
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import spent
@@ -23,10 +26,7 @@ from refed_dspy.runs.remembered import remembered
 from refed_dspy.runs.spec import Claim, RunSpec
 from refed_dspy.runs.synthesize import make_samples, restored
 from refed_dspy.teachers.failures import LEAST_CALLS
-from refed_dspy.teachers.job import job
 from refed_dspy.teachers.progress import Progress
-from refed_dspy.teachers.session import Session
-from refed_dspy.teachers.work import NO_CAPS, CapSettings, Work
 
 USUAL = 64
 """Shards of a run, unless it is told another number or has few references."""

@@ -21,6 +21,7 @@ from refed_dspy.errors import (
     TeacherRefused,
     WrongCode,
 )
+from refed_dspy.jobs.work import CapsLeft, Start
 from refed_dspy.ledger.batches import left_batches
 from refed_dspy.ledger.statements import Statement
 from refed_dspy.programs.adapter import checked_adapter
@@ -30,7 +31,6 @@ from refed_dspy.records import dollars
 from refed_dspy.teachers.pool import Pool, PooledTeacher, members_of
 from refed_dspy.teachers.progress import Progress
 from refed_dspy.teachers.recorded import RecordedTeacher, recorded_lm
-from refed_dspy.teachers.work import CapsLeft, Start
 
 T = TypeVar("T")
 # DSPy settings for thousands of calls: history and traces would grow with each, and a warning come with each.
