@@ -73,7 +73,7 @@ ROOMS = {
     "teachers": ["teachers/*", "jobs/*"],
     "programs": ["programs/*", "signatures/*"],
     "filters": ["filters/*", "runs/filter/*", "metrics/rouge.py"],
-    "proof": ["optimizers/*", "metrics/*"],
+    "proof": ["optimizers/*", "measures/*", "metrics/*"],
     "data": ["data/*"],
     "config": ["config/*"],
     "commands": ["cli/*"],

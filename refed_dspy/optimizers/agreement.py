@@ -11,7 +11,7 @@ from typing import Any
 import dspy
 
 from refed_dspy.data.pairs import Pair
-from refed_dspy.metrics.intervals import Interval, correlations, share_interval
+from refed_dspy.measures.intervals import Interval, correlations, share_interval
 from refed_dspy.programs.judges import (
     OVERALL,
     Criterion,

@@ -24,7 +24,7 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import in_flight_cost, spent
 from refed_dspy.ledger.states import state_in, state_of
 from refed_dspy.ledger.summary import failure_counts, limited_since, usage_by_stage
-from refed_dspy.metrics.intervals import Interval
+from refed_dspy.measures.intervals import Interval
 from refed_dspy.optimizers.agreement import JudgeReport
 from refed_dspy.optimizers.proof import FORMAT, Proof, finite
 from refed_dspy.optimizers.spec import CompileSpec

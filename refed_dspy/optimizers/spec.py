@@ -19,7 +19,7 @@ from refed_dspy.config.named import code_of
 from refed_dspy.data.read import BUILTIN, refuse_references
 from refed_dspy.errors import OUT, ConfigError, Wording, one_line
 from refed_dspy.jobs.work import Work, caps_of
-from refed_dspy.metrics.intervals import MIN_CLUSTERS
+from refed_dspy.measures.intervals import MIN_CLUSTERS
 from refed_dspy.optimizers.dspy_optimizers import Optimizer, OptimizerInputs, choose, printed_to_file
 from refed_dspy.optimizers.examples import Split, as_examples, cluster_of, example_id, set_sizes, split_examples
 from refed_dspy.optimizers.metrics import CustomMetric, HumanAgreement, Metric, name_of, named_metric

@@ -13,7 +13,7 @@ from refed_dspy.data.export import InFolder, answer_of, prompt_of
 from refed_dspy.files import write_json, write_lines, write_text
 from refed_dspy.ledger.spending import Spent
 from refed_dspy.ledger.states import DONE
-from refed_dspy.metrics.intervals import Interval
+from refed_dspy.measures.intervals import Interval
 from refed_dspy.plugins.compare.replay import Replayed
 from refed_dspy.plugins.metrics.drawing import Bar, Point, filter_picture, save, win_rate_picture
 from refed_dspy.plugins.metrics.win_rates import LC_NOTE, LengthControlled

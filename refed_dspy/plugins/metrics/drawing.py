@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from refed_dspy.errors import one_line
 from refed_dspy.files import as_export_error, whole_file
-from refed_dspy.metrics.intervals import Interval
+from refed_dspy.measures.intervals import Interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from refed_dspy.config.scorer import ScorerConfig, Template
 from refed_dspy.errors import ConfigError, RunStopped, TeacherError
 from refed_dspy.filters.rouge import self_rouge
-from refed_dspy.metrics.embedder import Embedder, Embeds, Vectors
+from refed_dspy.measures.embedder import Embedder, Embeds, Vectors
 from refed_dspy.plugins.metrics.endpoint_scorer import EndpointScorer
 from refed_dspy.plugins.metrics.perplexity import ScoredText, Scorer, TransformersScorer, ifd
 from refed_dspy.plugins.metrics.wording import SAMPLE_TOKENS, distinct_n, spread, words

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from refed_dspy.config.scorer import Template
 from refed_dspy.errors import ConfigError, one_line
-from refed_dspy.metrics.embedder import batches
+from refed_dspy.measures.embedder import batches
 from refed_dspy.text import install_command
 
 TEMPLATES: Mapping[Template, str] = {

@@ -16,7 +16,7 @@ from refed_dspy.files import as_path
 from refed_dspy.jobs.job import folder_of, job
 from refed_dspy.jobs.work import Work, caps_of
 from refed_dspy.ledger.spending import Spent, spent
-from refed_dspy.metrics.intervals import Interval
+from refed_dspy.measures.intervals import Interval
 from refed_dspy.plugins.metrics.figures import Figures, Tools, figures, open_tools, scoring, table
 from refed_dspy.plugins.metrics.settings import StatsConfig
 from refed_dspy.plugins.metrics.win_rates import LC_NOTE, LengthControlled, length_controlled, win_rate

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from refed_dspy.errors import one_line
-from refed_dspy.metrics.intervals import Interval
+from refed_dspy.measures.intervals import Interval
 from refed_dspy.plugins.evaluate.judged import Evaluated
 from refed_dspy.plugins.metrics.win_rates import LC_NOTE
 from refed_dspy.text import NO_VALUE, counted, format_number

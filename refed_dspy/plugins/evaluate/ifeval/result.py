@@ -10,7 +10,7 @@ from typing import Any
 
 from refed_dspy.errors import one_line
 from refed_dspy.filters.overlap import Contamination
-from refed_dspy.metrics.intervals import Interval, mean_interval
+from refed_dspy.measures.intervals import Interval, mean_interval
 from refed_dspy.plugins.evaluate.judged import facts_of, overlap_lines
 from refed_dspy.text import Shown, counted, table_lines
 

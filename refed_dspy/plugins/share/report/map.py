@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refed_dspy.errors import one_line
-from refed_dspy.metrics.embedder import Embedder
+from refed_dspy.measures.embedder import Embedder
 from refed_dspy.plugins.share.report.charts import Chart
 from refed_dspy.plugins.share.report.drawing import GREEN, PALETTE, RED, Axis, Dots
 from refed_dspy.plugins.share.report.rows import Rows

@@ -10,7 +10,7 @@ from typing import Any
 from refed_dspy.ledger.candidates import Candidate, load_candidates
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.summary import usage_by_model, work_status
-from refed_dspy.metrics.intervals import Interval, gain_or_change
+from refed_dspy.measures.intervals import Interval, gain_or_change
 from refed_dspy.plugins.share.report import charts, glance
 from refed_dspy.plugins.share.report.charts import Chart, readable
 from refed_dspy.plugins.share.report.drawing import Intervals

@@ -16,7 +16,7 @@ from refed_dspy.ledger.account import RunAccount, per_minute
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import FUNNEL, named_work
-from refed_dspy.metrics.embedder import Embedder
+from refed_dspy.measures.embedder import Embedder
 from refed_dspy.plugins.share.report import charts, glance
 from refed_dspy.plugins.share.report.charts import funnel
 from refed_dspy.plugins.share.report.glance import Table
