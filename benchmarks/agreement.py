@@ -19,6 +19,8 @@ from refed_dspy.config.loading import load_config
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.data.pairs import Pair, load_pairs, sample_pairs
 from refed_dspy.errors import RefedError
+from refed_dspy.jobs.job import job
+from refed_dspy.jobs.work import CapSettings, Work
 from refed_dspy.optimizers.agreement import agreement, agreement_lines
 from refed_dspy.plugins.judge.agree import judge_pairs
 from refed_dspy.plugins.metrics.settings import StatsConfig
@@ -26,8 +28,6 @@ from refed_dspy.programs.judges import PairwiseJudge, Verdict
 from refed_dspy.programs.saved import program_digests
 from refed_dspy.teachers import Teacher, open_teacher
 from refed_dspy.teachers.failures import CallPolicy
-from refed_dspy.teachers.job import job
-from refed_dspy.teachers.work import CapSettings, Work
 
 DATA = Path(__file__).parents[2] / "shared/data"
 FILES = {"MT-Bench": "llmbar_mtbench_200.json", "PandaLM": "pandalm_testset_v1.json"}

@@ -30,7 +30,7 @@ from pathlib import Path
 
 from benchmarks.biased_judge import Bias, BiasedJudge, write_people
 from refed_dspy.data.pairs import Pair, load_pairs
-from refed_dspy.metrics.intervals import mean_interval
+from refed_dspy.measures.intervals import mean_interval
 from refed_dspy.optimizers.agreement import criterion_of
 from refed_dspy.plugins.judge.settings import JudgeTrainingConfig
 from refed_dspy.plugins.judge.training.report import TrainingReport

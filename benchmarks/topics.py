@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from refed_dspy import load_references
-from refed_dspy.metrics.embedder import Embedder, Vectors
-from refed_dspy.metrics.intervals import gain_interval, is_gain
+from refed_dspy.measures.embedder import Embedder, Vectors
+from refed_dspy.measures.intervals import gain_interval, is_gain
 from refed_dspy.optimizers.proof import ALIKE, topics_of
 
 SUBJECTS = Path(__file__).with_name("topics.txt")

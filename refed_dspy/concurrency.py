@@ -24,6 +24,12 @@ _LOOKS = 0.05
 """Seconds between two looks whether a task was cancelled that blocks its own loop."""
 _abandoned: list[Thread] = []
 """The threads that were left alone with what they had asked."""
+_OBJECTS_A_CALL = 300
+_gc_lock = Lock()
+_gc_thresholds: list[tuple[int, int, int]] = []
+"""The collector's thresholds from before each of the runs under way. The first are the process's own."""
+GRACE = 1.5
+"""Seconds that calls in flight may take to finish when the run must stop: their answers are paid for."""
 
 
 class OutOfTime(TimeoutError):
@@ -153,12 +159,6 @@ async def all_of(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     return [task.result() for task in tasks]
 
 
-_OBJECTS_A_CALL = 300
-_gc_lock = Lock()
-_gc_thresholds: list[tuple[int, int, int]] = []
-"""The collector's thresholds from before each of the runs under way. The first are the process's own."""
-
-
 @contextmanager
 def few_collections(in_flight: int) -> Iterator[None]:
     """Collect garbage less often, and without the objects that exist already: it takes a tenth of a busy run's CPU, and
@@ -198,10 +198,6 @@ def _in_thread(work: Coroutine[Any, Any, T]) -> T:
             interrupt.__context__ = outcome.exception()  # as asyncio.run has it
             raise
     return outcome.result()
-
-
-GRACE = 1.5
-"""Seconds that calls in flight may take to finish when the run must stop: their answers are paid for."""
 
 
 class SingleFlight:

@@ -14,6 +14,12 @@ from pydantic_core import CoreSchema
 
 from refed_dspy.text import counted, html_table, record_repr
 
+TAKEN_SHOWN = 60
+"""How many of a reference's instructions, the newest, the prompt shows as taken: enough to steer, few enough to fit."""
+PICO = 10**12
+"""Picodollars in a dollar. Money is counted in whole picodollars: a token's price is a whole number of them, so sums
+are exact."""
+
 
 @dataclass(frozen=True)
 class AtMost:
@@ -149,13 +155,6 @@ class Compared:
 
     weight: float
     verdicts: Sequence[tuple[float, float]]
-
-
-TAKEN_SHOWN = 60
-"""How many of a reference's instructions, the newest, the prompt shows as taken: enough to steer, few enough to fit."""
-PICO = 10**12
-"""Picodollars in a dollar. Money is counted in whole picodollars: a token's price is a whole number of them, so sums
-are exact."""
 
 
 def dollars(cost: float) -> str:

@@ -30,7 +30,7 @@ from refed_dspy.data.read import read_rows
 from refed_dspy.errors import RefedError, ReferencesError, RunDirError, RunStopped, one_line
 from refed_dspy.files import write_json, write_lines, write_text
 from refed_dspy.ledger.spending import Spent
-from refed_dspy.metrics.intervals import Interval
+from refed_dspy.measures.intervals import Interval
 from refed_dspy.plugins.metrics.drawing import Point, filter_picture, save
 from refed_dspy.plugins.metrics.win_rates import LC_NOTE, LengthControlled, length_controlled, win_rate
 from refed_dspy.records import digest

@@ -47,6 +47,13 @@ PAIR = ("instruction", "response", "input", "system")
 """The fields of a pair that `columns` may name."""
 ASKED = ("instruction", "input", "system")
 """The same of a prompt."""
+_MESSAGES = {
+    "dict_type": "input should be `name: value` lines",
+    "list_type": "input should be a list: [one, another]",
+}
+"""Pydantic's type of error → a message that speaks of YAML."""
+Turns: TypeAlias = Literal["leave_out", "first", "last"]
+"""What becomes of a conversation of several exchanges: it is left out, or one of its exchanges is taken."""
 
 
 class Settings(BaseModel):
@@ -108,13 +115,6 @@ def place_of(steps: Iterable[str | int]) -> str:
     return place
 
 
-_MESSAGES = {
-    "dict_type": "input should be `name: value` lines",
-    "list_type": "input should be a list: [one, another]",
-}
-"""Pydantic's type of error → a message that speaks of YAML."""
-
-
 def unknown_key(key: str, known: Iterable[str]) -> str:
     near = nearest(key, known)
     return "unknown key; " + (f"did you mean {near}?" if near else f"known keys: {', '.join(known)}")
@@ -155,10 +155,6 @@ RowColumns: TypeAlias = Annotated[dict[str, str], AfterValidator(partial(_check_
 """The same with `plain`: the response before it was improved."""
 PromptColumns: TypeAlias = Annotated[dict[str, str], AfterValidator(partial(_check_columns, ASKED))]
 """The same of prompts: {instruction: question, system: system_prompt}."""
-
-
-Turns: TypeAlias = Literal["leave_out", "first", "last"]
-"""What becomes of a conversation of several exchanges: it is left out, or one of its exchanges is taken."""
 
 
 class FromReferences(Settings):

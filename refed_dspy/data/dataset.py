@@ -32,6 +32,8 @@ from refed_dspy.records import DataRow, Reference, digest, digest_of
 from refed_dspy.text import Shown
 
 T = TypeVar("T")
+ROLES = (*PAIR, "plain")
+"""The keys that `columns` may have."""
 
 
 class OnDisk(Sequence[T], Generic[T]):
@@ -133,10 +135,6 @@ class RowsOnDisk(Shown, Sequence[DataRow]):
     def __iter__(self) -> Iterator[DataRow]:
         for place in range(len(self)):
             yield self[place]
-
-
-ROLES = (*PAIR, "plain")
-"""The keys that `columns` may have."""
 
 
 @dataclass(frozen=True, repr=False)

@@ -39,6 +39,12 @@ _MARGINS = """
 SELECT s.seq, d.score FROM decisions d JOIN samples s ON s.instruction = d.instruction
 WHERE d.filter = 'judge' AND d.kept
 """
+THINKING = ("jsonl", "parquet", "messages", "prompt-completion")
+"""Formats that have a place for reasoning."""
+PAIRED = ("preference", "kto")
+"""Formats of pairs: the improved response is chosen, the plain one rejected."""
+Through = Callable[[Iterable[Any], int | None], Iterable[Any]]
+"""Gives rows back one by one; the number is how many there are, None where that is not known."""
 
 
 def messages(row: Row) -> Row:
@@ -87,10 +93,6 @@ FORMS: dict[str, Callable[[Row], Row]] = {
     "prompt-completion": prompt_completion,
 }
 """Formats with a line a sample."""
-THINKING = ("jsonl", "parquet", "messages", "prompt-completion")
-"""Formats that have a place for reasoning."""
-PAIRED = ("preference", "kto")
-"""Formats of pairs: the improved response is chosen, the plain one rejected."""
 
 
 @dataclass
@@ -173,8 +175,6 @@ def margins_of(ledger: Ledger) -> dict[int, float]:
     return dict(ledger.db.execute(_MARGINS))
 
 
-Through = Callable[[Iterable[Any], int | None], Iterable[Any]]
-"""Gives rows back one by one; the number is how many there are, None where that is not known."""
 FORMATS = ("jsonl", "parquet", *[name for name in FORMS if name != "jsonl"], *PAIRED)
 
 

@@ -31,6 +31,11 @@ _INPUTS = ("input", "context")
 _SYSTEM_COLUMNS = ("system", "system_prompt")
 _EARLIER = ("earlier",)
 """The turns before an exchange, where a `Reference` is read as a row."""
+# A cautious guess, for any tokenizer: English runs at 4 to 5 characters a token, code and other scripts below it.
+CHARACTERS_PER_TOKEN = 3
+NAME_COLUMNS = "name the right ones in a --config file, or in Python: `columns: {instruction: …, response: …}`"
+PROMPT_TOKENS = 600
+"""Room left for a stage's prompt text."""
 
 
 class LeftOut(Exception):
@@ -186,13 +191,6 @@ def _chosen(texts: Sequence[Any], system: Sequence[tuple[int, str]], turns: Turn
     speakers = ("User", "Assistant")
     earlier = "\n\n".join(f"{speakers[place % 2]}: {text.strip()}" for place, text in enumerate(before))
     return Exchange(instruction, response, "\n\n".join(text for place, text in system if place < end), earlier)
-
-
-# A cautious guess, for any tokenizer: English runs at 4 to 5 characters a token, code and other scripts below it.
-CHARACTERS_PER_TOKEN = 3
-NAME_COLUMNS = "name the right ones in a --config file, or in Python: `columns: {instruction: …, response: …}`"
-PROMPT_TOKENS = 600
-"""Room left for a stage's prompt text."""
 
 
 @dataclass(frozen=True, repr=False)

@@ -42,7 +42,7 @@ class Budget:
 
     async def reserve(self, worst: int, rank: int = 0) -> None:
         """Reserve `worst` for one call. Raises CapReached."""
-        if self.reached is None and not self._waiting and not self._cap(worst):
+        if self.reached is None and not self._waiting and not self._cap_passed_by(worst):
             self._take(worst)
             return
         if self.reached is not None or not self.in_flight:
@@ -89,7 +89,7 @@ class Budget:
         self.spent += cost - before
         self._wake()
 
-    def _cap(self, worst: int) -> str:
+    def _cap_passed_by(self, worst: int) -> str:
         """The cap that a further call could pass, or ""."""
         caps = self.caps
         if caps.max_calls is not None and self.calls >= caps.max_calls:
@@ -109,20 +109,22 @@ class Budget:
         self._wake()
 
     def _wake(self) -> None:
-        """Grant what fits now to those who wait, lowest rank first; with nothing in flight the first decides."""
+        """Answer those who wait, lowest rank first, up to the first that must go on waiting."""
         while self._waiting:
             _, _, worst, granted = self._waiting[0]
-            if granted.done():  # below, or cancelled meanwhile
-                heapq.heappop(self._waiting)
-            elif self.reached is None and not self._cap(worst):
-                self._take(worst)
-                granted.set_result(None)
-            elif self.in_flight:
-                return
-            else:
-                granted.set_exception(self._close(worst))
+            fits = self.reached is None and not self._cap_passed_by(worst)
+            if not granted.cancelled():
+                if fits:
+                    self._take(worst)
+                    granted.set_result(None)
+                elif self.in_flight:  # they may cost less than was reserved for them
+                    return
+                else:
+                    granted.set_exception(self._close(worst))
+            heapq.heappop(self._waiting)
 
     def _close(self, worst: int) -> CapReached:
-        """Refuse everything from now on. Returns the error to raise."""
-        self.reached = self.reached or CapReached(self._cap(worst), worst)
+        """Refuse everything from now on, for the cap that was passed first. Returns the error to raise, a new one each
+        time: an error collects the way of each raise."""
+        self.reached = self.reached or CapReached(self._cap_passed_by(worst), worst)
         return CapReached(self.reached.cap, self.reached.worst_picodollars)

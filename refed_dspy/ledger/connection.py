@@ -23,6 +23,14 @@ LOCK = ".lock"
 """The file that the process at work in a folder holds locked."""
 _FULL = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_FSYNC}
 """What SQLite says where there is no room, a quota or a limit of a file's size among the reasons."""
+_taken = WeakSet[FileLock]()
+"""The locks that this process has taken; some are released again."""
+EPOCH = "epoch"
+"""The file's name in a shard's folder."""
+SHARDS = "shards"
+"""Where in a run's folder its shards' are."""
+JUDGING = "judging"
+"""Where in a filtering's folder version 0.2.0 had the shards whose rows a cluster judged, while there were any."""
 
 
 @contextmanager
@@ -187,10 +195,6 @@ def is_at_work(folder: Path) -> bool:
     return False
 
 
-_taken = WeakSet[FileLock]()
-"""The locks that this process has taken; some are released again."""
-
-
 def take_lock(folder: Path) -> FileLock:
     """The lock of the work in `folder`, taken. Raises FolderInUse, OSError where no lock can be made."""
     path = str((folder / LOCK).absolute())
@@ -222,14 +226,6 @@ def locked(folder: Path) -> Iterator[None]:
     finally:
         if lock is not None:
             lock.release()
-
-
-EPOCH = "epoch"
-"""The file's name in a shard's folder."""
-SHARDS = "shards"
-"""Where in a run's folder its shards' are."""
-JUDGING = "judging"
-"""Where in a filtering's folder version 0.2.0 had the shards whose rows a cluster judged, while there were any."""
 
 
 def whole_run(folder: Path) -> Path:

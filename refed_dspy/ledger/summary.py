@@ -22,6 +22,19 @@ from refed_dspy.records import PICO
 
 LIVE = "cluster.json"
 """The file in the work's folder, which the driver writes every moment."""
+USED = (
+    "calls", "answered", "prompt_tokens", "cached_tokens", "completion_tokens", "unknown", "cost", "reserved",
+    "in_flight_cost", "in_flight", "unpriced", "reasoning_tokens", "rate_limited",
+)  # fmt: skip
+_OF_MODEL = (
+    "calls", "prompt_tokens", "cached_tokens", "completion_tokens", "unknown", "cost", "unpriced", "reasoning_tokens",
+)  # fmt: skip
+DEPTH = 3
+"""How many levels of folders are looked at."""
+OF_SAMPLES = ("", "run", "comparison")
+"""Works whose ledgers have samples; "": not begun."""
+LEAST, FEW = 10, 5
+"""Samples in the window from which the pace is read; and calls, where there are fewer samples."""
 
 
 def live_numbers(folder: Path) -> dict[str, Any] | None:
@@ -31,15 +44,6 @@ def live_numbers(folder: Path) -> dict[str, Any] | None:
         return dict(json.loads((folder / LIVE).read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return None
-
-
-USED = (
-    "calls", "answered", "prompt_tokens", "cached_tokens", "completion_tokens", "unknown", "cost", "reserved",
-    "in_flight_cost", "in_flight", "unpriced", "reasoning_tokens", "rate_limited",
-)  # fmt: skip
-_OF_MODEL = (
-    "calls", "prompt_tokens", "cached_tokens", "completion_tokens", "unknown", "cost", "unpriced", "reasoning_tokens",
-)  # fmt: skip
 
 
 def usage_by_stage(ledger: Ledger) -> dict[str, dict[str, Any]]:
@@ -115,12 +119,6 @@ def limited_since(ledger: Ledger) -> float | None:
     return float(last[1]) if last and last[0] == "http 429" else None
 
 
-DEPTH = 3
-"""How many levels of folders are looked at."""
-OF_SAMPLES = ("", "run", "comparison")
-"""Works whose ledgers have samples; "": not begun."""
-
-
 def works_below(root: Path) -> tuple[list[dict[str, Any]], list[str]]:
     """The work in `root` and up to DEPTH levels below it, the last active first, and a line for each ledger that cannot
     be read.
@@ -191,10 +189,6 @@ def _kept(folder: Path) -> dict[str, Any]:
     """How many rows the filtering in `folder` kept, of how many."""
     passes = json.loads((folder / FUNNEL).read_text(encoding="utf-8"))
     return {"count": passes[-1]["kept"], "size": passes[0]["in"], "unit": "kept"}
-
-
-LEAST, FEW = 10, 5
-"""Samples in the window from which the pace is read; and calls, where there are fewer samples."""
 
 
 def seconds_left(moments: Sequence[float], now: float, missing: int, in_flight: int) -> float | None:

@@ -12,7 +12,7 @@ import dspy
 
 from refed_dspy.data.pairs import Pair
 from refed_dspy.errors import NO_REASON, Reason
-from refed_dspy.metrics.intervals import Interval, correlations, share_interval
+from refed_dspy.measures.intervals import Interval, correlations, share_interval
 from refed_dspy.programs.judges import (
     OVERALL,
     Criterion,

@@ -13,6 +13,8 @@ from refed_dspy.config.compile import CompileConfig, MetricConfig
 from refed_dspy.config.keywords import with_keywords
 from refed_dspy.errors import CAPS, TeacherError, TeacherRefused, briefly
 from refed_dspy.files import as_path
+from refed_dspy.jobs.job import folder_of, job
+from refed_dspy.jobs.work import Start
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.spending import spent
 from refed_dspy.ledger.states import CAPPED, DONE, ESTIMATED, SHORT, STOPPED, End
@@ -29,9 +31,7 @@ from refed_dspy.optimizers.result import (
 )
 from refed_dspy.optimizers.spec import CompileSpec, prepare, refuse_unprovable, rehearse, student_of
 from refed_dspy.optimizers.steps import CompileSteps, champion_for
-from refed_dspy.teachers.job import folder_of, job
 from refed_dspy.teachers.progress import CompileProgress, Teller, Watch
-from refed_dspy.teachers.work import Start
 from refed_dspy.tracking.background import tracking, wanted
 from refed_dspy.tracking.compile import copy_compile
 from refed_dspy.tracking.registry import Registered

@@ -11,6 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from refed_dspy.errors import ConfigError
+from refed_dspy.jobs.work import budget_caps, caps_of
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.candidates import Candidate
 from refed_dspy.ledger.history import count_calls
@@ -18,7 +19,6 @@ from refed_dspy.optimizers.gateway import Gateway
 from refed_dspy.optimizers.spec import CompileSpec
 from refed_dspy.programs.judges import INSTRUCTION_CRITERIA
 from refed_dspy.records import PICO, dollars
-from refed_dspy.teachers.work import budget_caps, caps_of
 
 log = logging.getLogger("refed_dspy.optimizers")
 FOR_PROOF = 1.1

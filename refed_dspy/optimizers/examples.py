@@ -15,7 +15,7 @@ from refed_dspy.config.base import Turns
 from refed_dspy.data.pairs import Pair, load_pairs, merged
 from refed_dspy.data.references import References, load_references
 from refed_dspy.errors import ConfigError
-from refed_dspy.metrics.intervals import MIN_CLUSTERS
+from refed_dspy.measures.intervals import MIN_CLUSTERS
 from refed_dspy.optimizers.agreement import criterion_of
 from refed_dspy.records import Reference, digest
 from refed_dspy.teachers import Teacher

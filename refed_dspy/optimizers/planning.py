@@ -11,7 +11,7 @@ from statistics import fmean, stdev
 from refed_dspy.errors import ConfigError, RunDirError, briefly
 from refed_dspy.ledger.candidates import Candidate, examples_of, load_candidates
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.metrics.intervals import MIN_CLUSTERS, USUAL_CHANCE, chance_of, clusters_for, spread_of
+from refed_dspy.measures.intervals import MIN_CLUSTERS, USUAL_CHANCE, chance_of, clusters_for, spread_of
 from refed_dspy.text import Shown, counted, table_lines
 
 GAINS = (0.05, 0.1, 0.15, 0.2)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from refed_dspy.errors import ConfigError, setting
 from refed_dspy.ledger.candidates import Candidate
-from refed_dspy.metrics.embedder import Embedder, Vectors
-from refed_dspy.metrics.intervals import (
+from refed_dspy.measures.embedder import Embedder, Vectors
+from refed_dspy.measures.intervals import (
     MIN_CLUSTERS,
     Floats,
     Interval,

@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from refed_dspy.config.compile import CompileConfig
 from refed_dspy.errors import CAPS, RunStopped, one_line, setting
 from refed_dspy.files import whole_file
+from refed_dspy.jobs.job import Job
 from refed_dspy.ledger.account import status_of
 from refed_dspy.ledger.candidates import ABSTAINED, Candidate, baseline_and_best, count_abstentions, load_candidates
 from refed_dspy.ledger.connection import damaged
@@ -24,13 +25,12 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import spent
 from refed_dspy.ledger.states import state_in
 from refed_dspy.ledger.summary import failure_counts, usage_by_stage
-from refed_dspy.metrics.intervals import Interval
+from refed_dspy.measures.intervals import Interval
 from refed_dspy.optimizers.agreement import JudgeReport
 from refed_dspy.optimizers.proof import FORMAT, Proof, finite
 from refed_dspy.optimizers.spec import CompileSpec
 from refed_dspy.programs.saved import MANIFEST, load_state, program_digests, program_state, prompt_diff
 from refed_dspy.records import PICO, money
-from refed_dspy.teachers.job import Job
 from refed_dspy.text import Shown, counted, format_number
 from refed_dspy.tracking.store import noted_run
 

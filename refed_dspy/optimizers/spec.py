@@ -18,8 +18,9 @@ from refed_dspy.config.loading import check_config
 from refed_dspy.config.named import code_of
 from refed_dspy.data.read import BUILTIN, refuse_references
 from refed_dspy.errors import OUT, ConfigError, Wording, one_line
+from refed_dspy.jobs.work import Work, caps_of
 from refed_dspy.ledger.settings import WorkSettings
-from refed_dspy.metrics.intervals import MIN_CLUSTERS
+from refed_dspy.measures.intervals import MIN_CLUSTERS
 from refed_dspy.optimizers.dspy_optimizers import Optimizer, OptimizerInputs, choose, printed_to_file
 from refed_dspy.optimizers.examples import Split, as_examples, cluster_of, example_id, set_sizes, split_examples
 from refed_dspy.optimizers.metrics import CustomMetric, HumanAgreement, Metric, name_of, named_metric
@@ -33,7 +34,6 @@ from refed_dspy.records import digest
 from refed_dspy.teachers import Teacher, open_teacher
 from refed_dspy.teachers.by_stage import PoolShare, recorded
 from refed_dspy.teachers.judge import in_role, judge_beside, open_judge_program, warn_of_one_model
-from refed_dspy.teachers.work import Work, caps_of
 
 log = logging.getLogger("refed_dspy.optimizers")
 ROLES = ("teacher", "judge", "reflection")

@@ -10,6 +10,7 @@ from typing import Any
 import dspy
 
 from refed_dspy.errors import CAPS, ConfigError, RunStopped, one_line
+from refed_dspy.jobs.work import CapsLeft
 from refed_dspy.ledger.candidates import Candidate, baseline_and_best, enough, load_candidates
 from refed_dspy.optimizers.agreement import JudgeReport, agreement_of_results
 from refed_dspy.optimizers.dspy_optimizers import DOES, NO_ERROR_LIMIT, Optimizer
@@ -33,7 +34,6 @@ from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.saved import load_state, program_state
 from refed_dspy.records import PICO
 from refed_dspy.teachers.progress import CompileProgress, Teller
-from refed_dspy.teachers.work import CapsLeft
 from refed_dspy.tracking.registry import Registered, champion
 from refed_dspy.tracking.store import NotTracked, noted_run
 

@@ -28,18 +28,12 @@ from refed_dspy.programs.lm_errors import in_transit
 from refed_dspy.programs.question import Fit, UnnamedStage, current_question, fitting
 from refed_dspy.programs.reasoning import split_reasoning
 
-
-def _plain(value: Any) -> Any:
-    return value.model_dump(mode="json") if isinstance(value, BaseModel) else str(value)
-
-
-def _text(value: Any) -> str:
-    """An input as the prompt shows it: text as it is, a list of texts as lines, anything else as JSON."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
-        return "\n".join(f"- {item}" for item in value) or "(none)"
-    return json.dumps(value, ensure_ascii=False, default=_plain)
+MOST_REPAIRED, DEEPEST_REPAIRED = 10_000, 100
+"""Characters of broken JSON that is given to DSPy for repair, and brackets open at once: its time grows with the square
+of both, to hours."""
+QUICK = 500
+"""Characters that are repaired in no time."""
+JsonObject = dict[str, Any]
 
 
 class SchemaAdapter(dspy.JSONAdapter):
@@ -184,13 +178,6 @@ def _checking(kind: Any) -> type[dspy.Adapter]:
     return checking
 
 
-MOST_REPAIRED, DEEPEST_REPAIRED = 10_000, 100
-"""Characters of broken JSON that is given to DSPy for repair, and brackets open at once: its time grows with the square
-of both, to hours."""
-QUICK = 500
-"""Characters that are repaired in no time."""
-
-
 class _AdapterFit(Fit):
     """The check of one call's answer by the caller's adapter, and by the fields' bounds, which it may not keep.
 
@@ -273,6 +260,19 @@ def checked_adapter() -> dspy.Adapter:
     return checked
 
 
+def _plain(value: Any) -> Any:
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else str(value)
+
+
+def _text(value: Any) -> str:
+    """An input as the prompt shows it: text as it is, a list of texts as lines, anything else as JSON."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+        return "\n".join(f"- {item}" for item in value) or "(none)"
+    return json.dumps(value, ensure_ascii=False, default=_plain)
+
+
 def _note(lm: Any) -> None:
     """Have the question know which language model it is put to, unless that is a recorded one, which knows its keys.
 
@@ -307,8 +307,6 @@ def _response_format(lm: Any, signature: Any) -> JsonObject:
 
 
 # --- the fixed part of a signature's prompt: its system message, the shape of its answer, and the schema for decoders
-
-JsonObject = dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +41,7 @@ def about(stage: str, item: str) -> AbstractContextManager[None]:
 
 
 def predictor_names(program: Any) -> dict[str, str]:
-    """`Predict.stage` of each predictor of `program` → its name there (`name_of`)."""
+    """`Predict.stage`, a mark that copies keep, of each predictor of `program` → its name there (`name_of`)."""
     named = program.named_predictors() if isinstance(program, dspy.Module) else []
     return {predictor.stage: name_of(path) for path, predictor in named}
 
@@ -88,37 +88,47 @@ async def ask(module: Any, **inputs: Any) -> Any:
 
 @contextmanager
 def _answering(question: Question) -> Iterator[None]:
-    if dspy.settings.adapter is None:
-        if dspy.settings.get("stream_listeners"):
-            warnings.warn(_DEAF, stacklevel=2)
-        with dspy.context(adapter=SchemaAdapter()), _answering(question):
-            yield
-        return
-    outer = current_question()
-    with asking_about(question), _named(outer, question):
-        try:
-            yield
-        except (AdapterParseError, LMError) as error:
-            raised = translated(error, question)
-            if isinstance(raised, RowError):
-                raised.recorded = isinstance(error, LMError)
-            raise raised from None
-        except ValueError as error:
-            if not str(error).startswith("No LM is loaded"):
-                raise
-            way = setting("teacher") + ", or set one with dspy.configure(lm=dspy.LM('openai/gpt-4o-mini'))"
-            raise ConfigError("no teacher: pass " + way) from None
+    with _some_adapter(), _stage_of_unit(question), asking_about(question), _own_errors(question):
+        yield
+
+
+def _some_adapter() -> AbstractContextManager[Any]:
+    """The caller's adapter, or `SchemaAdapter` where there is none."""
+    if dspy.settings.adapter is not None:
+        return nullcontext()
+    if dspy.settings.get("stream_listeners"):
+        warnings.warn(_DEAF, stacklevel=2)
+    context: AbstractContextManager[Any] = dspy.context(adapter=SchemaAdapter())
+    return context
 
 
 @contextmanager
-def _named(outer: Question | None, question: Question) -> Iterator[None]:
-    """Have `outer`, the question of a whole row, know which stage is asked inside the block, for what fails there."""
-    if isinstance(outer, UnnamedStage) and outer is not question:
-        outer.stage = question.stage
+def _stage_of_unit(question: Question) -> Iterator[None]:
+    """Have the unit whose code asks `question` know the stage. Where the block fails, the unit failed in that stage."""
+    unit = current_question()
+    if not isinstance(unit, UnnamedStage) or unit is question:
         yield
-        outer.stage = PROGRAM
-    else:
+        return
+    unit.stage = question.stage
+    yield
+    unit.stage = PROGRAM
+
+
+@contextmanager
+def _own_errors(question: Question) -> Iterator[None]:
+    """Raises this package's errors in place of DSPy's."""
+    try:
         yield
+    except (AdapterParseError, LMError) as error:
+        raised = translated(error, question)
+        if isinstance(raised, RowError):
+            raised.recorded = isinstance(error, LMError)  # by the recorded teacher, which raised it
+        raise raised from None
+    except ValueError as error:
+        if not str(error).startswith("No LM is loaded"):
+            raise
+        way = setting("teacher") + ", or set one with dspy.configure(lm=dspy.LM('openai/gpt-4o-mini'))"
+        raise ConfigError("no teacher: pass " + way) from None
 
 
 def again(repetition: int) -> dict[str, int]:

@@ -18,6 +18,8 @@ from refed_dspy.programs.asking import about
 from refed_dspy.programs.program import AsyncProgram, trace_in_order
 from refed_dspy.signatures.judging import PairwiseComparison, RubricGrading
 
+_PREFERENCES = {"A>>B": 2, "A>B": 1, "A=B": 0, "B>A": -1, "B>>A": -2}
+
 
 @dataclass(frozen=True)
 class Criterion:
@@ -57,9 +59,6 @@ def criterion_named(name: str, description: str = "") -> Criterion:
     if not description and (own := {**INSTRUCTION_CRITERIA, **RESPONSE_CRITERIA}.get(name.replace(" ", "_"))):
         return own
     return Criterion(name, description or name)
-
-
-_PREFERENCES = {"A>>B": 2, "A>B": 1, "A=B": 0, "B>A": -1, "B>>A": -2}
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 TEXTS_TAG = "refed.texts"
 """A registered version's tag: the digest of its prompts (`saved.prompts_digest`). Earlier versions have none."""
-
-
-def is_address(name: str) -> bool:
-    """Whether `name` is an MLflow address, and not a file."""
-    return name.partition(":/")[0] in {"runs", "models", "mlflow-artifacts"}
-
-
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -36,6 +29,16 @@ _QUIET = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
 }
+_LOCAL_PATIENCE = 600.0
+"""Seconds for a store that is a file: at its first use it makes its tables."""
+_PROFILE = re.compile(r"^databricks(?:-uc)?://([^/?\s]+)")
+_CHAMPION = re.compile(r"models:/([^/@]+)@champion")
+_PARAMETER = re.compile(r"([?&])([^=&?\s]+)=([^&\s'\"]+)")
+
+
+def is_address(name: str) -> bool:
+    """Whether `name` is an MLflow address, and not a file."""
+    return name.partition(":/")[0] in {"runs", "models", "mlflow-artifacts"}
 
 
 def quiet_mlflow() -> Any:
@@ -70,10 +73,6 @@ def mlflow_client() -> Any:
     if (folder := store_folder()) is not None:
         folder.mkdir(parents=True, exist_ok=True)
     return mlflow.MlflowClient(tracking_uri=tracking_uri())
-
-
-_LOCAL_PATIENCE = 600.0
-"""Seconds for a store that is a file: at its first use it makes its tables."""
 
 
 def patience() -> float:
@@ -123,11 +122,6 @@ def without_secrets(text: object, limit: int = 300) -> str:
             know(secret)  # MLflow's errors tell it without the address, too
     clean = re.sub(r"://[^/\s@]*@", "://", without_keys(str(text)))
     return one_line(_PARAMETER.sub(_without_secret, clean), limit)
-
-
-_PROFILE = re.compile(r"^databricks(?:-uc)?://([^/?\s]+)")
-_CHAMPION = re.compile(r"models:/([^/@]+)@champion")
-_PARAMETER = re.compile(r"([?&])([^=&?\s]+)=([^&\s'\"]+)")
 
 
 def _without_secret(parameter: re.Match[str]) -> str:

@@ -16,6 +16,13 @@ from typing import Any
 
 import dspy
 
+PROGRAM = "program"
+"""The stage of what a program does outside of any that has a name."""
+_fit: ContextVar[Fit | None] = ContextVar("refed_fit", default=None)
+_repetition: ContextVar[int] = ContextVar("refed_repetition", default=0)
+SECOND = 1_000
+"""What is added to the repetition of a call that asks for a second answer: no `rollout_id` of a program is so high."""
+
 
 @dataclass
 class Question:
@@ -30,21 +37,18 @@ class Question:
         return f"{self.stage} of {self.item}" if self.item else self.stage
 
 
-PROGRAM = "program"
-"""The stage of what a program does outside of any that has a name."""
-
-
 class UnnamedStage(Question):
-    """An item that calls are made for without a stage: then the stage is the name of the predictor that is called."""
+    """A unit of work on an item, by a program that need not name its stages: a call's stage is then the predictor that
+    makes it. `stage` is the stage that was asked last, which is where an error of the program's own code happened."""
 
     def __init__(self, item: str, names: Mapping[str, str]) -> None:
-        """`names`: `Predict.stage`, a mark that copies keep, of each of the program's predictors → its name there."""
+        """`names`: as `predictor_names` of the program returns them."""
         super().__init__(PROGRAM, item)
         self._names = names
 
-    def of(self, callers: Iterable[object]) -> Question:
-        """The question of a call made by the last of `callers`, DSPy's chain of modules."""
-        marks = [mark for caller in callers if isinstance(mark := getattr(caller, "stage", None), str)]
+    def called_by(self, modules: Iterable[object]) -> Question:
+        """The question of one call. `modules`: the DSPy modules that it is made in, the innermost first."""
+        marks = [mark for module in modules if isinstance(mark := getattr(module, "stage", None), str)]
         self.stage = next((self._names[mark] for mark in marks if mark in self._names), PROGRAM)
         return Question(self.stage, self.item, self.lm)
 
@@ -63,10 +67,6 @@ class Fit(ABC):
 
         Raises AdapterParseError where the answer does not fit.
         """
-
-
-_fit: ContextVar[Fit | None] = ContextVar("refed_fit", default=None)
-_repetition: ContextVar[int] = ContextVar("refed_repetition", default=0)
 
 
 @contextmanager
@@ -117,10 +117,6 @@ def takes_cut() -> bool:
 def current_repetition() -> int:
     """0 for the first time that a request is made."""
     return _repetition.get()
-
-
-SECOND = 1_000
-"""What is added to the repetition of a call that asks for a second answer: no `rollout_id` of a program is so high."""
 
 
 @contextmanager

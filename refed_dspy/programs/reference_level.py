@@ -22,7 +22,7 @@ from refed_dspy.signatures import (
     ResponseImprovement,
     instruction_feedback,
 )
-from refed_dspy.signatures.synthesis import SampleFeedback, SampleImprovement
+from refed_dspy.signatures.stages import SampleFeedback, SampleImprovement
 from refed_dspy.text import nearest
 
 STAGES = (

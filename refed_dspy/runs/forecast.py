@@ -44,6 +44,8 @@ TOKENS_A_CHARACTER = 0.25
 """What a character of a reference costs in tokens."""
 STUDIES = "instruction_feedback", "response_feedback"
 SYNTHESIS, RESPONSE = "instruction_synthesis", "response_generation"
+Units = Mapping[str, Mapping[int, float]]
+"""Unit → reference → how many."""
 
 
 @dataclass(frozen=True)
@@ -113,10 +115,6 @@ def _longer(took: Usage, tokens: float) -> Usage:
     """Of a shorter prompt no more than all of it comes from the cache."""
     prompt = max(0.0, took.prompt + took.calls * tokens)
     return took._replace(prompt=prompt, cached=min(prompt, took.cached))
-
-
-Units = Mapping[str, Mapping[int, float]]
-"""Unit → reference → how many."""
 
 
 def forecast(

@@ -21,11 +21,11 @@ import dspy
 from refed_dspy.config.keys import know_environment, without_keys
 from refed_dspy.errors import CapReached, CodeFailed, RefedError, RowError, TooManyFailed, one_line
 from refed_dspy.filters.screening import FilterFailed
+from refed_dspy.jobs.session import Session
 from refed_dspy.ledger.statements import Key, failed
 from refed_dspy.programs.question import UnnamedStage
 from refed_dspy.records import digest
 from refed_dspy.teachers.failures import DEFAULT_SHARE, LEAST_CALLS, RECENT
-from refed_dspy.teachers.session import Session
 
 log = logging.getLogger("refed_dspy")
 _NOT_OWN = {"dspy", "refed_dspy"}
@@ -55,31 +55,29 @@ class OwnCode:
         question, key = UnnamedStage(item, self._names), digest(["own code", kind, item])
         try:
             yield question
-        except RowError as error:
-            if self._is_own and not error.recorded:
+        except RefedError as error:
+            if isinstance(error, RowError) and self._is_own and not error.recorded:
                 self._note(kind, error, key)
             raise
-        except RefedError:
-            raise
+        except FilterFailed as failed:
+            cause = self._to_record(_cause_of(failed))
+            raise self._failed(kind, f"filters: {failed}", item, cause, key) from failed
         except Exception as raised:
-            failure = self._failure_of(raised, kind, question, key)
-            raise failure from raised
+            if not self._is_own:
+                raise
+            cause = self._to_record(raised)
+            raise self._failed(kind, question.stage, item, cause, key) from raised
         self.worked(kind)
         self._session.post(self._session.start.recorder.recovered(key))
 
-    def _failure_of(self, raised: Exception, kind: str, question: UnnamedStage, key: str) -> CodeFailed:
-        """What an error is, where it is the caller's; else it is raised as it is. Raises what ended the run, too."""
-        error, own = raised, self._is_own
-        if isinstance(raised, FilterFailed) and isinstance(raised.__cause__, Exception):
-            error, own, question.stage = raised.__cause__, True, f"filters: {raised}"
-        if not own:
-            raise raised
-        leaves = sorted(_leaves(error), key=lambda each: isinstance(each, RowError))  # what ends the run goes first
-        if (ended := next((each for each in leaves if isinstance(each, RefedError)), None)) is not None:
-            raise ended
-        error = leaves[0]
-        self._check_going_on(error)
-        return self._failed(kind, question.stage, question.item, error, key)
+    def _to_record(self, raised: Exception) -> Exception:
+        """The error that a unit failed with; of a task group's, the first. Raises what is no failure of its own: an
+        error of this package, those that end the run first, and whatever ended the run meanwhile."""
+        errors = list(_leaves(raised))
+        if refed := [each for each in errors if isinstance(each, RefedError)]:
+            raise min(refed, key=lambda each: isinstance(each, RowError))
+        self._check_going_on(errors[0])
+        return errors[0]
 
     def worked(self, kind: str, times: int = 1) -> None:
         """So many units went well."""
@@ -88,10 +86,8 @@ class OwnCode:
     def filter_failed(self, error: FilterFailed, item: str, text: str) -> CodeFailed:
         """The failure of an instruction, by this digest of its `text`, on which a filter raised an error; it is
         recorded and counted. Raises TooManyFailed."""
-        assert isinstance(error.__cause__, Exception)
-        return self._failed(
-            "filter", f"filters: {error}", item, error.__cause__, digest(["own code", str(error), text])
-        )
+        key = digest(["own code", str(error), text])
+        return self._failed("filter", f"filters: {error}", item, _cause_of(error), key)
 
     def _failed(self, kind: str, stage: str, item: str, error: Exception, key: str) -> CodeFailed:
         failure = code_failed(stage, item, error)
@@ -143,6 +139,11 @@ class OwnCode:
             raise CapReached("max_minutes") from None
         if recorder.stopping:
             raise asyncio.CancelledError from error
+
+
+def _cause_of(error: FilterFailed) -> Exception:
+    assert isinstance(error.__cause__, Exception)
+    return error.__cause__
 
 
 def _leaves(error: Exception) -> Iterator[Exception]:

@@ -30,6 +30,11 @@ if TYPE_CHECKING:
     import datasets
     import pandas as pd
 
+_FOR_PACE = 20_000
+"""The newest samples tell how fast a run is."""
+SAMPLES = "samples-at-cap.jsonl"
+"""Where in the run's folder a run that ended at a cap leaves its samples."""
+
 
 @dataclass(frozen=True, repr=False)
 class Synthesis(Shown, Sequence[Sample]):
@@ -168,12 +173,6 @@ def why_short(failures: Sequence[Failure], dropped: int = 0) -> str:
         remedies.insert(0, "run it again to retry unanswered questions")
     why = "; ".join(causes) or "none gave anything new in three rounds"
     return f"{why} — {', '.join(remedies[:-1])}, or {remedies[-1]}"
-
-
-_FOR_PACE = 20_000
-"""The newest samples tell how fast a run is."""
-SAMPLES = "samples-at-cap.jsonl"
-"""Where in the run's folder a run that ended at a cap leaves its samples."""
 
 
 def end_at_cap(folder: Path, cap: CapReached, go_on: Callable[[str], str]) -> End:

@@ -22,6 +22,7 @@ from refed_dspy.errors import ConfigError, setting, setting_text
 from refed_dspy.filters.base import JudgeFilter
 from refed_dspy.filters.build import build
 from refed_dspy.filters.screening import Screening
+from refed_dspy.jobs.work import Work, caps_of
 from refed_dspy.ledger.budget import Budget
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.ledger import Ledger
@@ -40,11 +41,11 @@ from refed_dspy.teachers import Teacher, TeacherLike, open_teacher
 from refed_dspy.teachers.by_stage import PoolShare, TeachersByStage, open_teachers, recorded
 from refed_dspy.teachers.failures import CallPolicy
 from refed_dspy.teachers.judge import in_role, judge_for, open_judge_program, warn_of_unasked
-from refed_dspy.teachers.work import Work, caps_of
 from refed_dspy.text import counted
 
 if TYPE_CHECKING:
     from refed_dspy.filters.guards import Known
+
 
 log = logging.getLogger("refed_dspy")
 run_keywords = with_keywords(RunConfig)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Unpack
 from refed_dspy.concurrency import run_blocking
 from refed_dspy.data.rows import Samples
 from refed_dspy.errors import ConfigError, NothingKept, RunDirError, briefly, one_line, setting
+from refed_dspy.jobs.job import Job, job
+from refed_dspy.jobs.session import Session
 from refed_dspy.ledger.connection import SHARDS
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import ESTIMATED
@@ -23,9 +25,7 @@ from refed_dspy.runs.spec import RunSpec, outlook, prepare, run_keywords
 from refed_dspy.runs.work import note_end
 from refed_dspy.runs.worker import SynthesisWorker, run_plan
 from refed_dspy.teachers import TeacherLike
-from refed_dspy.teachers.job import Job, job
 from refed_dspy.teachers.progress import NOBODY, Progress, Watch
-from refed_dspy.teachers.session import Session
 from refed_dspy.tracking.background import Tracker, run_wanted, tracking
 from refed_dspy.tracking.run import copy_run
 
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 TRACKING_INTERVAL = 60.0
 """Seconds between two reports to MLflow."""
+_AT_ONCE = 100
+"""Samples that are read together."""
 
 
 @briefly
@@ -153,7 +155,7 @@ class Run:
     async def carry_out(self) -> None:
         """Do what is left of it, and write down how it ended. Raises as `Session.running`."""
         async with self.at.watch.following(self._session.progress):
-            await carry_out(self._spec, self._session, self._plan)
+            await make_samples(self._spec, self._session, self._plan)
         note_end(self.at, self._session, self._plan)
         await self._tracker.told()
 
@@ -174,7 +176,7 @@ def restored(ledger: Ledger, settings: PlanSettings) -> Plan:
     return plan
 
 
-async def carry_out(spec: RunSpec, session: Session, plan: Plan) -> None:
+async def make_samples(spec: RunSpec, session: Session, plan: Plan) -> None:
     """Do what is left of `plan`. Raises as `Session.running`."""
     if not plan.complete:
         async with session.running():  # in here DSPy's language model is the recorded one
@@ -193,10 +195,6 @@ def _telling_what_is_kept(ledger: Ledger) -> Iterator[None]:
         folder = ledger.path.parent
         kept = f"{ledger.kept()} of {ledger.meta('size')} samples are kept in {one_line(folder, 200)}"
         raise NothingKept(str(error), kept, folder) from None
-
-
-_AT_ONCE = 100
-"""Samples that are read together."""
 
 
 @run_keywords

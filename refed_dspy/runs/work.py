@@ -10,6 +10,9 @@ from functools import partial
 from typing import Any
 
 from refed_dspy.errors import SAME_CALL, Wording, as_options, setting_text
+from refed_dspy.jobs.job import Job
+from refed_dspy.jobs.session import Session
+from refed_dspy.jobs.work import Work
 from refed_dspy.ledger.batches import left_batches
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.settings import ANY, WorkSettings, settings_of
@@ -20,10 +23,7 @@ from refed_dspy.runs.plan import Plan
 from refed_dspy.runs.remembered import is_resumable
 from refed_dspy.runs.result import drop_samples, end_at_cap, why_short
 from refed_dspy.teachers.by_stage import TeachersByStage
-from refed_dspy.teachers.job import Job
 from refed_dspy.teachers.pool import PoolSetup
-from refed_dspy.teachers.session import Session
-from refed_dspy.teachers.work import Work
 from refed_dspy.text import counted
 
 log = logging.getLogger("refed_dspy")

@@ -7,6 +7,7 @@ from typing import Any
 
 from refed_dspy.concurrency import keep_running
 from refed_dspy.errors import RowError
+from refed_dspy.jobs.session import Session
 from refed_dspy.ledger.ledger import Added
 from refed_dspy.ledger.statements import DecisionRow, decided, sampled, text_digest, unusable
 from refed_dspy.programs.asking import about_unnamed, predictor_names, same_teacher
@@ -15,7 +16,6 @@ from refed_dspy.records import TAKEN_SHOWN, DataRow, Sample
 from refed_dspy.runs.own_code import OwnCode
 from refed_dspy.runs.plan import Plan, Propose, Respond, Study, Unit
 from refed_dspy.runs.spec import RunSpec
-from refed_dspy.teachers.session import Session
 
 PLAIN = "response_generation"
 """The stage that writes the plain response."""

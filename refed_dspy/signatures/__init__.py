@@ -6,8 +6,14 @@ calls of one reference share. Bounds on outputs are generous: they stop an answe
 good one.
 """
 
-from refed_dspy.signatures.feedback import DEFAULT_FEATURES, ResponseFeedback, instruction_feedback
-from refed_dspy.signatures.synthesis import InstructionSynthesis, ResponseGeneration, ResponseImprovement
+from refed_dspy.signatures.stages import (
+    DEFAULT_FEATURES,
+    InstructionSynthesis,
+    ResponseFeedback,
+    ResponseGeneration,
+    ResponseImprovement,
+    instruction_feedback,
+)
 
 __all__ = [
     "DEFAULT_FEATURES",

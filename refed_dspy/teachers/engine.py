@@ -8,7 +8,9 @@ Retries of `dspy.LM` itself are off.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
+import random
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,8 +22,6 @@ from dspy.clients.errors import wrap_error
 from dspy.lm15 import LM15Error, Request, Response, TransportError, UnsupportedFeatureError
 from dspy.lm15 import TimeoutError as AnswerTimeout
 from dspy.utils.exceptions import LMError
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
-from tenacity.wait import wait_random_exponential
 
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.connections import Connections, NotConnected
@@ -54,20 +54,15 @@ from refed_dspy.teachers.transport import (
 from refed_dspy.teachers.usage import first_choice, sent_before, without_usage
 
 log = logging.getLogger("refed_dspy.teachers")
-_BACKOFF = wait_random_exponential(multiplier=0.5, max=30)
-
-
-@dataclass
-class OfLoop:
-    """What each event loop has for itself: lm15's client, connections, and limits whose waits belong to the loop."""
-
-    lm: Any
-    http: Connections
-    limits: RateLimits
 
 
 class TeacherEngine:
-    """The asynchronous engine, with connections and rate limits for each event loop."""
+    """The asynchronous engine, with connections and rate limits for each event loop.
+
+    A request goes down, and what it becomes comes up: `complete`; `in_its_dialect`, without a parameter that the
+    endpoint refuses; `retried`, after errors that may pass; `_past_rate_limits`, after a 429; `_attempt`, with a slot,
+    a reservation and a record; `_in_time`, with a deadline; `answer_from`, even where lm15 cannot read all of it.
+    """
 
     def __init__(self, config: TeacherConfig, route: Route, price: Price | None, label: str | None = None) -> None:
         self.config, self.route, self.price = config, route, price
@@ -108,6 +103,29 @@ class TeacherEngine:
                 if recorder.stopping or not self.outgoing.learned(error, dialect):
                     raise
 
+    async def retried(self, ask: Callable[[], Awaitable[Response]], recorder: Recorder) -> Response:
+        """What `ask` returns, repeated after errors that may pass, as often as the settings say."""
+        for failures in itertools.count(1):
+            try:
+                return await ask()
+            except (LM15Error, NotReached) as error:
+                if failures > self.config.retries or recorder.stopping or not self._worth_retrying(error):
+                    raise
+                seconds = self.wait(error, failures)
+            await asyncio.sleep(seconds)
+        raise AssertionError("the last failure is raised")
+
+    @staticmethod
+    def wait(error: BaseException, failures: int) -> float:
+        """Seconds after so many failures, the last one by `error`: exponential with full jitter; after a Retry-After,
+        that plus a little; at most LONGEST_PAUSE."""
+        wait = random.uniform(0, min(30, 0.5 * 2 ** (failures - 1)))
+        retry_after: float | None = getattr(error, "retry_after", None)
+        return min(LONGEST_PAUSE, retry_after + 0.2 * wait) if retry_after else wait
+
+    def _worth_retrying(self, error: BaseException) -> bool:
+        return self.answered if isinstance(error, NotReached) else is_transient(error)
+
     async def _past_rate_limits(self, request: Request, bound: Bound, recorder: Recorder) -> Response:
         """One attempt, repeated for as long as the rate limit refuses it: no row is lost to a 429."""
         connections, refusals = self._connections(), 0
@@ -128,19 +146,16 @@ class TeacherEngine:
                 refusals += 1
 
     async def _attempt(
-        self,
-        connections: OfLoop,
-        request: Request,
-        bound: Bound,
-        recorder: Recorder,
-        again: bool,
+        self, connections: OfLoop, request: Request, bound: Bound, recorder: Recorder, again: bool
     ) -> Response:
+        """Wait for a slot, reserve the worst case, send the request, and record what comes of it. `again`: the rate
+        limit refused it before."""
         limits, worst = connections.limits, self.worst(bound)
         try:
             slot = await limits.acquire(bound.prompt / 4 + bound.answer, again)
         except NoSlot as error:
             raise StillLimited(f"{self.endpoint} {error}") from None
-        end: Callable[[Slot], None] = limits.ended
+        free: Callable[[Slot], None] = limits.ended  # by which of their methods, limits learn how it went
         try:
             number = await recorder.reserve(self.model, self.endpoint, worst)
             attempt = self.sent_attempt(worst, number, bound)
@@ -148,117 +163,14 @@ class TeacherEngine:
             try:
                 response = await self._in_time(connections, request, slot)
             except BaseException as error:
-                end = _after_failure(limits, error)
+                free = _after_failure(limits, error)
                 if (raised := self.failed(error, attempt, recorder, left=slot.left)) is not error:
                     raise raised from None
                 raise
-            end = limits.went_well
+            free = limits.went_well
             return self.finished(response, attempt, recorder)
         finally:
-            end(slot)
-
-    async def _in_time(self, connections: OfLoop, request: Request, slot: Slot) -> Response:
-        """The answer, within one deadline for the whole attempt. Raises lm15's TimeoutError, a subclass of Python's, or
-        NotConnected."""
-        try:
-            async with asyncio.timeout(self.config.timeout):
-                return await self.answer_from(connections.lm, request, lambda: slot.answered)
-        except LM15Error:
-            raise
-        except TimeoutError:
-            seconds = f"in {self.config.timeout:g} s"
-            if not slot.left:
-                raise NotConnected(f"no connection {seconds}") from None
-            raise AnswerTimeout(f"no answer {seconds}") from None
-
-    async def answer_from(self, lm: Any, request: Request, arrived: Callable[[], bool]) -> Response:
-        """The answer of `lm`, lm15's client. Raises LM15Error.
-
-        `arrived`: whether anything has come back. lm15 takes only whole numbers in a usage, and one choice. Where an
-        answer cannot be read it is read without its usage, or its other choices, since it is paid for.
-        """
-        token = current_reading.set(reading := Reading(more=bytes_of_logprobs(self.config, request.config)))
-        try:
-            while True:
-                try:
-                    return await _read_answer(lm, request, arrived)
-                except (Unreadable, UnsupportedFeatureError) as error:
-                    several = isinstance(error, UnsupportedFeatureError)
-                    mended = (first_choice if several else without_usage)(reading.instead or reading.body)
-                    if mended is None:
-                        raise
-                    reading.instead = mended
-                    if not several:
-                        self._doubt()
-        finally:
-            current_reading.reset(token)
-
-    def _doubt(self) -> None:
-        """Say, once, that the usage of this model's answers is not to be believed."""
-        if not self._doubted:
-            log.warning(
-                "%s at %s: an answer reported impossible token counts; such calls are charged at their worst case",
-                self.model,
-                self.endpoint,
-            )
-        self._doubted = True
-
-    def _connections(self) -> OfLoop:
-        """The connections of the running event loop, made at its first call."""
-        loop = asyncio.get_running_loop()
-        if (connections := self._of_loop.get(loop)) is None:
-            config = self.config
-            limits = (
-                self.shares_limits_with._connections().limits
-                if self.shares_limits_with is not None
-                else RateLimits(
-                    config.concurrency or 32,
-                    config.requests_per_minute,
-                    config.tokens_per_minute,
-                    name=self.endpoint,
-                    probes=min(PROBES, config.retries + 2),
-                )
-            )
-            http = self.route.connections()
-            watched = WatchedTransport(http, limits, longest_answer(config))
-            connections = self._of_loop[loop] = OfLoop(self.route.async_lm(watched), http, limits)
-        return connections
-
-    async def aclose(self) -> None:
-        """Close this loop's connections."""
-        if (connections := self._of_loop.pop(asyncio.get_running_loop(), None)) is not None:
-            await connections.http.aclose()
-
-    async def retried(self, ask: Callable[[], Awaitable[Response]], recorder: Recorder) -> Response:
-        """What `ask` returns, repeated after errors that may pass, as often as the settings say."""
-        try:
-            return await ask()
-        except (LM15Error, NotReached) as error:
-            # Nearly every call returns above. tenacity costs 0.05 ms a call, so it is used only after a failure.
-            failures = [error]
-
-        async def again() -> Response:
-            if failures:  # the first attempt was made already
-                raise failures.pop()
-            return await ask()
-
-        return await AsyncRetrying(
-            stop=stop_after_attempt(self.config.retries + 1),
-            wait=self.wait,
-            retry=retry_if_exception(lambda error: not recorder.stopping and self._worth_retrying(error)),
-            reraise=True,
-        )(again)
-
-    @staticmethod
-    def wait(state: RetryCallState) -> float:
-        """Seconds: exponential with full jitter; after a Retry-After, that plus a little; at most LONGEST_PAUSE."""
-        wait = _BACKOFF(state)
-        error = state.outcome.exception() if state.outcome else None
-        retry_after = getattr(error, "retry_after", None)
-        return min(LONGEST_PAUSE, retry_after + 0.2 * wait) if retry_after else wait
-
-    def _worth_retrying(self, error: BaseException) -> bool:
-        return self.answered if isinstance(error, NotReached) else is_transient(error)
+            free(slot)
 
     def worst(self, bound: Bound) -> int | None:
         """The most that a call can cost that takes at most so many tokens: picodollars; None: no price."""
@@ -299,6 +211,96 @@ class TeacherEngine:
             recorder.not_sent(attempt.number)
         return raised
 
+    async def _in_time(self, connections: OfLoop, request: Request, slot: Slot) -> Response:
+        """The answer, within one deadline for the whole attempt. Raises lm15's TimeoutError, a subclass of Python's, or
+        NotConnected."""
+        try:
+            async with asyncio.timeout(self.config.timeout):
+                return await self.answer_from(connections.lm, request, lambda: slot.answered)
+        except LM15Error:
+            raise
+        except TimeoutError:
+            seconds = f"in {self.config.timeout:g} s"
+            if not slot.left:
+                raise NotConnected(f"no connection {seconds}") from None
+            raise AnswerTimeout(f"no answer {seconds}") from None
+
+    async def answer_from(self, lm: Any, request: Request, arrived: Callable[[], bool]) -> Response:
+        """The answer of `lm`, lm15's client. Raises LM15Error.
+
+        `arrived`: whether anything has come back. lm15 takes only whole numbers in a usage, and one choice. Where an
+        answer cannot be read it is read without its usage, or its other choices, since it is paid for.
+        """
+        reading = Reading(more=bytes_of_logprobs(self.config, request.config))
+        token = current_reading.set(reading)
+        try:
+            while True:
+                try:
+                    return await _read_answer(lm, request, arrived)
+                except (Unreadable, UnsupportedFeatureError) as error:
+                    if not self._made_readable(reading, error):
+                        raise
+        finally:
+            current_reading.reset(token)
+
+    def _made_readable(self, reading: Reading, error: Unreadable | UnsupportedFeatureError) -> bool:
+        """Whether something could be taken out of the answer after this `error`: lm15 then reads it without."""
+        several = isinstance(error, UnsupportedFeatureError)
+        shorter = (first_choice if several else without_usage)(reading.instead or reading.body)
+        if shorter is None:
+            return False
+        reading.instead = shorter
+        if not several:
+            self._doubt()
+        return True
+
+    def _doubt(self) -> None:
+        """Say, once, that the usage of this model's answers is not to be believed."""
+        if not self._doubted:
+            log.warning(
+                "%s at %s: an answer reported impossible token counts; such calls are charged at their worst case",
+                self.model,
+                self.endpoint,
+            )
+        self._doubted = True
+
+    def _connections(self) -> OfLoop:
+        """The connections of the running event loop, made at its first call."""
+        loop = asyncio.get_running_loop()
+        if (connections := self._of_loop.get(loop)) is None:
+            config = self.config
+            limits = (
+                self.shares_limits_with._connections().limits
+                if self.shares_limits_with is not None
+                else RateLimits(
+                    config.concurrency or 32,
+                    config.requests_per_minute,
+                    config.tokens_per_minute,
+                    name=self.endpoint,
+                    probes=min(PROBES, config.retries + 2),
+                )
+            )
+            http = self.route.connections()
+            watched = WatchedTransport(http, limits, longest_answer(config))
+            connections = self._of_loop[loop] = OfLoop(self.route.async_lm(watched), http, limits)
+        return connections
+
+    async def aclose(self) -> None:
+        """Close this loop's connections."""
+        if (connections := self._of_loop.pop(asyncio.get_running_loop(), None)) is not None:
+            await connections.http.aclose()
+
+
+def _after_failure(limits: RateLimits, error: BaseException) -> Callable[[Slot], None]:
+    """Which method of `limits` ends the slot of an attempt that failed with `error`."""
+    if is_rate_limit(error) or is_overload(error):
+        return partial(limits.refused, retry_after=getattr(error, "retry_after", None))
+    if isinstance(error, NotConnected):
+        return limits.not_reached
+    if isinstance(error, TransportError | AnswerTimeout):
+        return partial(limits.unanswered, why=one_line(error, 100))
+    return limits.ended
+
 
 async def _read_answer(lm: Any, request: Request, arrived: Callable[[], bool]) -> Response:
     """The answer of `lm`. Raises LM15Error.
@@ -317,15 +319,13 @@ async def _read_answer(lm: Any, request: Request, arrived: Callable[[], bool]) -
     return answer
 
 
-def _after_failure(limits: RateLimits, error: BaseException) -> Callable[[Slot], None]:
-    """Which method of `limits` ends the slot of an attempt that failed with `error`."""
-    if is_rate_limit(error) or is_overload(error):
-        return partial(limits.refused, retry_after=getattr(error, "retry_after", None))
-    if isinstance(error, NotConnected):
-        return limits.not_reached
-    if isinstance(error, TransportError | AnswerTimeout):
-        return partial(limits.unanswered, why=one_line(error, 100))
-    return limits.ended
+@dataclass
+class OfLoop:
+    """What each event loop has for itself: lm15's client, connections, and limits whose waits belong to the loop."""
+
+    lm: Any
+    http: Connections
+    limits: RateLimits
 
 
 @dataclass(eq=False)

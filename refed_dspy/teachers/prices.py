@@ -25,6 +25,16 @@ TABLE_DATES = {"1.105.0": "2026-10-11"}
 MOST_COST = 9_000_000 * PICO
 """What a call is charged at most: SQLite's integers end a little above."""
 _LONGER = re.compile(r"input_cost_per_token_above_(\d+)k_tokens")
+_DEARER = {"service_tier", "tools", "web_search_options", "plugins", "modalities"}
+"""Parameters with which a call costs something else than its tokens at the plain rates."""
+BATCH_FRACTION = 0.5
+"""What a batch costs as a fraction of the price, where neither the table nor the settings say."""
+_HOSTS = (
+    ("azure/", ".azure.com"),
+    ("anthropic/", ".anthropic.com"),
+    ("openai/", ".openai.com"),
+    ("openrouter/", ".openrouter.ai"),
+)
 
 
 @dataclass(frozen=True)
@@ -48,11 +58,6 @@ class Price:
         return min(MOST_COST, max(rates.dearest_prompt * prompt + rates.completion * completion for rates in reached))
 
 
-_DEARER = {"service_tier", "tools", "web_search_options", "plugins", "modalities"}
-"""Parameters with which a call costs something else than its tokens at the plain rates."""
-
-BATCH_FRACTION = 0.5
-"""What a batch costs as a fraction of the price, where neither the table nor the settings say."""
 FREE = Price(Rates(0, 0, 0, 0), "this machine")
 
 
@@ -153,14 +158,6 @@ def _is_provider_host(model: str, endpoint: str) -> bool:
     """Whether `endpoint` is a host of the provider that the model's name begins with."""
     host = urlsplit(endpoint).hostname or ""
     return any(model.startswith(prefix) and f".{host}".endswith(domain) for prefix, domain in _HOSTS)
-
-
-_HOSTS = (
-    ("azure/", ".azure.com"),
-    ("anthropic/", ".anthropic.com"),
-    ("openai/", ".openai.com"),
-    ("openrouter/", ".openrouter.ai"),
-)
 
 
 def _from_settings(price: PriceConfig) -> Price:

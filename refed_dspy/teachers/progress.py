@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 TOLD_EVERY = 0.1
 """Seconds between two calls of `on_progress`, and between two pictures of the bar, at least."""
+Draw: TypeAlias = Callable[["RenderableType"], None]
+"""Puts a picture in place of the last one."""
+_on_terminal = Lock()
+"""Held while a bar stands on the terminal: two would write over each other."""
 
 
 @dataclass
@@ -243,12 +247,6 @@ def picture(progress: Progress | CompileProgress) -> RenderableType:
         Text(str(progress), no_wrap=True, overflow="ellipsis"),
     )
     return row
-
-
-Draw: TypeAlias = Callable[["RenderableType"], None]
-"""Puts a picture in place of the last one."""
-_on_terminal = Lock()
-"""Held while a bar stands on the terminal: two would write over each other."""
 
 
 @contextmanager

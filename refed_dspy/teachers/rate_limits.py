@@ -25,6 +25,47 @@ from datetime import datetime
 
 LONGER_THAN_A_MINUTE = 90.0
 """Seconds: a limit that takes longer to be full again is not one per minute."""
+_NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SPAN = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|[smhd])")
+_EPOCH = 1e9
+"""A number as large as this is a point in time, in seconds since 1970."""
+HARDLY_CHANCE, AGAIN = 1e-4, 0.03
+"""So improbable must a row of refusals be, if they came at random, for the endpoint to count as full; and to count as
+full AGAIN, within the next LATELY answers."""
+LATELY = 50
+MOST = 24
+"""So many refusals in a row are a full endpoint, whatever the share."""
+REMEMBERED = 400
+"""Calls over which the share of random refusals is taken, about."""
+HOLD_FROM, OF_IN_FLIGHT = 3, 32
+"""So many calls in a row without an answer, or one in 32 of those in flight, and all others are held back."""
+PROBES = 6
+"""After so many more, sent one at a time over half a minute, nobody is asked any more: each may have been billed. With
+fewer `retries` than four, after as many fewer."""
+FIRST_WINDOW = 32
+"""Calls in flight before the first answer: an unknown endpoint does not get all of them at once."""
+RECENT_ENDINGS = 24
+"""The share of refusals is taken over so many ended calls."""
+OPENING = 3.0
+"""Calls that each answer adds to the window until the endpoint is first full: four times as many each round trip."""
+GROWTH = 1 / 16
+"""The part of the window that each round trip adds after that, beside one call: it makes up for an eighth refused."""
+SPREAD = 1.0
+"""Seconds: the window fills again over an answer's time, or so long, after a pause. A refusal may stop the rest."""
+LONGEST_PAUSE = 60.0
+"""Seconds: no call waits longer alone, whatever a Retry-After says; then it is tried again."""
+PATIENCE = 900.0
+"""Seconds: after so long with nothing but refusals, or before so long a wait for a limit, a run ends in order."""
+MIN_REFUSALS = 5
+"""Refusals in a row without which an endpoint is not `hopeless`, however long they took."""
+TOLD_FROM = 20.0
+"""Seconds: a longer wait is told."""
+TOLD_AGAIN = 300.0
+"""Seconds until a wait is told again."""
+log = logging.getLogger("refed_dspy.teachers")
+current_slot: ContextVar[Slot | None] = ContextVar("refed_slot", default=None)
+"""The slot of the call that this task has sent last."""
 
 
 class PerMinute:
@@ -86,19 +127,10 @@ def header(headers: Mapping[str, str], unit: str, what: str) -> str | None:
     return headers.get(f"x-ratelimit-{what}-{unit}") or headers.get(f"anthropic-ratelimit-{unit}-{what}")
 
 
-_NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
-
-
 def number(text: str | None) -> float | None:
     """A finite number, or None. Python alone takes `1_0` and the digits of other scripts for numbers, too."""
     value = float(text) if text is not None and _NUMBER.fullmatch(text.strip()) else math.nan
     return value if math.isfinite(value) else None
-
-
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_SPAN = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|[smhd])")
-_EPOCH = 1e9
-"""A number as large as this is a point in time, in seconds since 1970."""
 
 
 def seconds_from_now(text: str | None) -> float | None:
@@ -113,16 +145,6 @@ def seconds_from_now(text: str | None) -> float | None:
         return max(0.0, datetime.fromisoformat(text).timestamp() - time.time())
     except ValueError:
         return None
-
-
-HARDLY_CHANCE, AGAIN = 1e-4, 0.03
-"""So improbable must a row of refusals be, if they came at random, for the endpoint to count as full; and to count as
-full AGAIN, within the next LATELY answers."""
-LATELY = 50
-MOST = 24
-"""So many refusals in a row are a full endpoint, whatever the share."""
-REMEMBERED = 400
-"""Calls over which the share of random refusals is taken, about."""
 
 
 @dataclass(slots=True, eq=False)
@@ -194,13 +216,6 @@ class RefusedCalls:
         return range(first, end)
 
 
-HOLD_FROM, OF_IN_FLIGHT = 3, 32
-"""So many calls in a row without an answer, or one in 32 of those in flight, and all others are held back."""
-PROBES = 6
-"""After so many more, sent one at a time over half a minute, nobody is asked any more: each may have been billed. With
-fewer `retries` than four, after as many fewer."""
-
-
 @dataclass
 class Silence:
     """Calls in a row that got no answer: a connection was dropped, or the time was over."""
@@ -237,29 +252,6 @@ class Silence:
         self.calls = self.probes = 0
 
 
-FIRST_WINDOW = 32
-"""Calls in flight before the first answer: an unknown endpoint does not get all of them at once."""
-RECENT_ENDINGS = 24
-"""The share of refusals is taken over so many ended calls."""
-OPENING = 3.0
-"""Calls that each answer adds to the window until the endpoint is first full: four times as many each round trip."""
-GROWTH = 1 / 16
-"""The part of the window that each round trip adds after that, beside one call: it makes up for an eighth refused."""
-SPREAD = 1.0
-"""Seconds: the window fills again over an answer's time, or so long, after a pause. A refusal may stop the rest."""
-LONGEST_PAUSE = 60.0
-"""Seconds: no call waits longer alone, whatever a Retry-After says; then it is tried again."""
-PATIENCE = 900.0
-"""Seconds: after so long with nothing but refusals, or before so long a wait for a limit, a run ends in order."""
-MIN_REFUSALS = 5
-"""Refusals in a row without which an endpoint is not `hopeless`, however long they took."""
-TOLD_FROM = 20.0
-"""Seconds: a longer wait is told."""
-TOLD_AGAIN = 300.0
-"""Seconds until a wait is told again."""
-log = logging.getLogger("refed_dspy.teachers")
-
-
 class NoSlot(Exception):
     """No call can be sent for longer than is worth waiting."""
 
@@ -276,10 +268,6 @@ class Silent(NoSlot):
 
     def __init__(self, silence: Silence) -> None:
         super().__init__(f"did not answer the last {silence.calls} calls ({silence.why}), so no more are sent now")
-
-
-current_slot: ContextVar[Slot | None] = ContextVar("refed_slot", default=None)
-"""The slot of the call that this task has sent last."""
 
 
 class RateLimits:

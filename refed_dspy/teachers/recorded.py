@@ -68,45 +68,17 @@ from refed_dspy.teachers.progress import Progress
 from refed_dspy.teachers.vendored import config_to_dict, request_to_dict
 
 _KINDS = {kind.kind: kind for kind in (MalformedAnswer, CutAnswer, RefusedAnswer, TooLong, UnfitRequest)}
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A request, and what it is made for."""
-
-    request: Request
-    question: Question
-    repetition: int = 0
-    fit: Fit | None = None
-    """What its answer must be; None where any text will do."""
-
-    @classmethod
-    def now(cls, request: Request) -> Asked:
-        """`request` as it is made in this context."""
-        question = current_question() or Question("", "")
-        if isinstance(question, UnnamedStage):
-            question = question.of(reversed(dspy.settings.caller_modules or ()))
-        return cls(request, question, repetition_of(question.stage), current_fit())
-
-    def reading(self, response: Response) -> float:
-        """How long a text it takes to read the answer in `response` (`aside`)."""
-        return math.inf if self.fit is not None and self.fit.slow else len(response.text or "")
-
-    def answer_in(self, response: Response) -> Answer:
-        """What the ledger keeps of a response. Raises MalformedAnswer."""
-        return self.checked(response.text or "", reasoning_of(response))
-
-    def checked(self, text: str, reasoning: str = "") -> Answer:
-        """The answer with this text, for which the model had this `reasoning`. Raises MalformedAnswer."""
-        # No database takes half a surrogate pair.
-        text, reasoning = (each.encode("utf-8", "replace").decode() for each in (text, reasoning))
-        if self.fit is None:
-            return Answer(text, reasoning=reasoning)
-        try:
-            output, raw = self.fit.checked(text)
-            return Answer(output, raw, reasoning)
-        except AdapterParseError as error:
-            raise translated(error, self.question) from None
+_NO_USAGE = Usage()
+BLOCKED = 30.0
+"""Seconds for which an event loop that runs nothing is thought to be busy. After that it is waiting for us."""
+Submit: TypeAlias = Callable[[Request], "Future[Response]"]
+"""Has a request answered on the loop; called from any thread."""
+_SENT = ("temperature", "max_tokens", "response_format")
+"""The settings that a teacher's engine sends, of those that DSPy asks it for."""
+FIRST_OF_SEVERAL = 1_000_000
+"""Where the repetition numbers of a call for several answers begin: no `rollout_id` gets that high."""
+_answer_numbers: ContextVar[Iterator[int] | None] = ContextVar("refed_several", default=None)
+"""Numbers the answers of a call that wants several."""
 
 
 class RecordedTeacher:
@@ -282,6 +254,45 @@ class RecordedTeacher:
             raise
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A request, and what it is made for."""
+
+    request: Request
+    question: Question
+    repetition: int = 0
+    fit: Fit | None = None
+    """What its answer must be; None where any text will do."""
+
+    @classmethod
+    def now(cls, request: Request) -> Asked:
+        """`request` as it is made in this context."""
+        question = current_question() or Question("", "")
+        if isinstance(question, UnnamedStage):
+            question = question.called_by(reversed(dspy.settings.caller_modules or ()))
+        return cls(request, question, repetition_of(question.stage), current_fit())
+
+    def reading(self, response: Response) -> float:
+        """How long a text it takes to read the answer in `response` (`aside`)."""
+        return math.inf if self.fit is not None and self.fit.slow else len(response.text or "")
+
+    def answer_in(self, response: Response) -> Answer:
+        """What the ledger keeps of a response. Raises MalformedAnswer."""
+        return self.checked(response.text or "", reasoning_of(response))
+
+    def checked(self, text: str, reasoning: str = "") -> Answer:
+        """The answer with this text, for which the model had this `reasoning`. Raises MalformedAnswer."""
+        # No database takes half a surrogate pair.
+        text, reasoning = (each.encode("utf-8", "replace").decode() for each in (text, reasoning))
+        if self.fit is None:
+            return Answer(text, reasoning=reasoning)
+        try:
+            output, raw = self.fit.checked(text)
+            return Answer(output, raw, reasoning)
+        except AdapterParseError as error:
+            raise translated(error, self.question) from None
+
+
 def key_function(identity: Mapping[str, Any], settings: Mapping[str, Any]) -> Callable[[Asked], Key]:
     """Asked → its key: a digest of a model with its sampling (`Teacher.identity`), of the request, of those settings
     that are not the model's own (`Teacher.settings`), and of the repetition. The endpoint is no part of it: a server
@@ -329,22 +340,85 @@ def response_of(model: str, answer: Answer) -> Response:
     return Response(id="ledger", model=model, message=message, finish_reason="stop", usage=_NO_USAGE)
 
 
-_NO_USAGE = Usage()
+# --- what programs see of it: a `dspy.LM`. DSPy's layers, or programs/fast_path.py past them, hand its requests to one
+# of its two engines, and that has `RecordedTeacher.complete` answer on the event loop that it belongs to.
 
 
-BLOCKED = 30.0
-"""Seconds for which an event loop that runs nothing is thought to be busy. After that it is waiting for us."""
-Submit: TypeAlias = Callable[[Request], "Future[Response]"]
-"""Has a request answered on the loop; called from any thread."""
-_SENT = ("temperature", "max_tokens", "response_format")
-"""The settings that a teacher's engine sends, of those that DSPy asks it for."""
-FIRST_OF_SEVERAL = 1_000_000
-"""Where the repetition numbers of a call for several answers begin: no `rollout_id` gets that high."""
-_answer_numbers: ContextVar[Iterator[int] | None] = ContextVar("refed_several", default=None)
-"""Numbers the answers of a call that wants several."""
+class RecordedLM(dspy.LM):
+    """A `dspy.LM` whose answers are recorded. `recorded`: the caller's own LM behind it, where it is one.
+
+    It asks for another answer to the same request if its `rollout_id` is another, whatever the temperature. That may
+    come with a copy or with a call. A call for `n` answers numbers them.
+    """
+
+    recorded: Any = None
+
+    @property
+    def direct_engine(self) -> LoopEngine | None:
+        """The engine itself, past DSPy's layers, for calls without history or callbacks (programs/fast_path.py)."""
+        engine: LoopEngine = self._async_engine_spec
+        return engine if engine.supports_response_schema else None
+
+    def __call__(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
+        """As `dspy.LM`."""
+        with self._repeated(kwargs):
+            return super().__call__(prompt, messages=messages, **kwargs)
+
+    async def acall(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
+        """As `dspy.LM`."""
+        with self._repeated(kwargs):
+            return await super().acall(prompt, messages=messages, **kwargs)
+
+    @contextmanager
+    def _repeated(self, kwargs: dict[str, Any]) -> Iterator[None]:
+        """What a call with these arguments asks for, kept for its engine: which answer, or several of them."""
+        several = int(kwargs.get("n") or self.kwargs.get("n") or 1) > 1
+        token = _answer_numbers.set(itertools.count() if several else None)
+        try:
+            with repeated(rollout(kwargs, self.kwargs)):
+                yield
+        finally:
+            _answer_numbers.reset(token)
+
+    def _warn_zero_temp_rollout(self, temperature: float | None, rollout_id: Any) -> None:
+        """Nothing to warn of: the repetition is part of the ledger's key at any temperature."""
+
+
+def recorded_lm(teacher: Teacher, engine: Engine) -> RecordedLM:
+    """The language model of `teacher`, whose requests `engine` answers on the running event loop."""
+    loop = asyncio.get_running_loop()
+
+    def submit(request: Request) -> Future[Response]:
+        if asyncio._get_running_loop() is loop:  # it cannot answer while its thread waits here
+            raise in_transit(ConfigError("program: a predictor was called without `await`: use its acall"))
+        runs = Event()
+        loop.call_soon_threadsafe(runs.set)
+        if not runs.wait(BLOCKED):  # it waits for this thread
+            raise in_transit(
+                ConfigError("program: threads were started and waited for without `await`: use dspy.asyncify(…)")
+            )
+        return asyncio.run_coroutine_threadsafe(engine.complete(request), loop)
+
+    return recorded_lm_on(loop, teacher, engine, submit)
+
+
+def recorded_lm_on(loop: asyncio.AbstractEventLoop, teacher: Teacher, engine: Engine, submit: Submit) -> RecordedLM:
+    """`recorded_lm` on another thread's event loop. `submit`: how a request from elsewhere is answered there."""
+    lm = RecordedLM(
+        teacher.model,
+        **teacher.settings,
+        cache=False,
+        num_retries=0,
+        engine=BlockingEngine(submit, teacher),
+        async_engine=LoopEngine(engine, loop, submit, teacher),
+    )
+    lm.recorded = teacher.lm
+    return lm
 
 
 class _Engine:
+    """What DSPy asks of an LM's engine besides `complete`."""
+
     supports_function_calling = False
 
     def __init__(self, submit: Submit, teacher: Teacher) -> None:
@@ -375,11 +449,10 @@ class LoopEngine(_Engine):
 
     async def complete(self, request: Request) -> Response:
         """The answer, recorded or paid for. Raises LMError."""
-        here = asyncio.get_running_loop() is self._loop
-        if here and _answer_numbers.get() is None:
-            return await self._engine.complete(request)
         with _numbered():
-            return await (self._engine.complete(request) if here else asyncio.wrap_future(self._submit(request)))
+            if asyncio.get_running_loop() is self._loop:
+                return await self._engine.complete(request)
+            return await asyncio.wrap_future(self._submit(request))
 
 
 @contextmanager
@@ -388,78 +461,3 @@ def _numbered() -> Iterator[None]:
     counter = _answer_numbers.get()
     with repeated(current_repetition() + (0 if counter is None else next(counter)) * FIRST_OF_SEVERAL):
         yield
-
-
-class RecordedLM(dspy.LM):
-    """A `dspy.LM` whose answers are recorded. `recorded`: the caller's own LM behind it, where it is one.
-
-    It asks for another answer to the same request if its `rollout_id` is another, whatever the temperature. That may
-    come with a copy or with a call. A call for `n` answers numbers them.
-    """
-
-    recorded: Any = None
-
-    @property
-    def direct_engine(self) -> LoopEngine | None:
-        """The engine itself, past DSPy's layers, for calls without history or callbacks (programs/fast_path.py)."""
-        engine: LoopEngine = self._async_engine_spec
-        return engine if engine.supports_response_schema else None
-
-    def __call__(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
-        """As `dspy.LM`."""
-        with self._repeated(kwargs):
-            return super().__call__(prompt, messages=messages, **kwargs)
-
-    async def acall(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
-        """As `dspy.LM`."""
-        with self._repeated(kwargs):
-            return await super().acall(prompt, messages=messages, **kwargs)
-
-    @contextmanager
-    def _repeated(self, kwargs: dict[str, Any]) -> Iterator[None]:
-        several = int(kwargs.get("n") or self.kwargs.get("n") or 1) > 1
-        token = _answer_numbers.set(itertools.count() if several else None)
-        try:
-            with repeated(rollout(kwargs, self.kwargs)):
-                yield
-        finally:
-            _answer_numbers.reset(token)
-
-    def _warn_zero_temp_rollout(self, temperature: float | None, rollout_id: Any) -> None:
-        """Nothing to warn of: the repetition is part of the ledger's key at any temperature."""
-
-
-def recorded_lm(teacher: Teacher, engine: Engine) -> RecordedLM:
-    """The language model of `teacher`, whose requests `engine` answers on the running event loop."""
-    loop = asyncio.get_running_loop()
-
-    def submit(request: Request) -> Future[Response]:
-        if asyncio._get_running_loop() is loop:
-            raise in_transit(ConfigError("program: a predictor was called without `await`: use its acall"))
-        free = Event()
-        loop.call_soon_threadsafe(free.set)
-        if not free.wait(BLOCKED):
-            raise in_transit(
-                ConfigError("program: threads were started and waited for without `await`: use dspy.asyncify(…)")
-            )
-        return asyncio.run_coroutine_threadsafe(_complete(engine, request), loop)
-
-    return recorded_lm_on(loop, teacher, engine, submit)
-
-
-def recorded_lm_on(loop: asyncio.AbstractEventLoop, teacher: Teacher, engine: Engine, submit: Submit) -> RecordedLM:
-    """`recorded_lm` on another thread's event loop. `submit`: how a request from elsewhere is answered there."""
-    lm = RecordedLM(
-        teacher.model,
-        **teacher.settings,
-        cache=False,
-        num_retries=0,
-        engine=BlockingEngine(submit, teacher),
-        async_engine=LoopEngine(engine, loop, submit, teacher),
-    )
-    lm.recorded = teacher.lm
-    return lm
-
-
-async def _complete(engine: Engine, request: Request) -> Response:
-    return await engine.complete(request)

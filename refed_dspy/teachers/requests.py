@@ -34,6 +34,8 @@ _BUDGETS = {"minimal": 1_024, "low": 2_048, "medium": 8_192, "high": 16_384, "xh
 """Tokens of reasoning for each word, where a model wants a number."""
 OVERHEAD = 1_024
 """Tokens that a provider may add to a prompt: roles, its own text about the schema."""
+_DIALECTS = TypeAdapter(dict[str, Dialect])
+"""Model, address and API version, as one text → what they take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,10 +218,6 @@ def _is_unfit_bound(name: str, value: Any, bounded: bool) -> bool:
     if name not in _BOUNDS or not isinstance(value, int):
         return False
     return not bounded or (name == "maxLength" and value > LONGEST_BOUND)
-
-
-_DIALECTS = TypeAdapter(dict[str, Dialect])
-"""Model, address and API version, as one text → what they take."""
 
 
 def learned_file() -> Path:

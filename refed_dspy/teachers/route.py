@@ -43,6 +43,10 @@ _TOO_MUCH = re.compile(r"too (?:large|long|many|big)|exceed|context (?:length|wi
 """A refusal of how much was sent, or asked for, whatever parameters it names."""
 _BOUND = re.compile(r"(?:max|min)(?:length|items)")
 _SCHEMA = re.compile(r"response_format|json_schema|output_config|output_format|\bschema\b")
+CUSTOM_PROVIDER = "refed-teacher"
+"""The name under which lm15 knows an endpoint that is given by its address."""
+# Their decoders need length bounds in the schema. Hosted strict modes refuse or ignore them.
+LOCAL_PROVIDERS = {"ollama", "vllm", "sglang"}
 
 
 @dataclass(frozen=True)
@@ -96,12 +100,6 @@ class Dialect:
         if self.tokens_field is None:
             return {"max_tokens": most, "extensions": dict(params) or None}
         return {"max_tokens": None, "extensions": {**params, self.tokens_field: most}}
-
-
-CUSTOM_PROVIDER = "refed-teacher"
-"""The name under which lm15 knows an endpoint that is given by its address."""
-# Their decoders need length bounds in the schema. Hosted strict modes refuse or ignore them.
-LOCAL_PROVIDERS = {"ollama", "vllm", "sglang"}
 
 
 @dataclass(frozen=True)

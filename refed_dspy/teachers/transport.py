@@ -23,6 +23,8 @@ BYTES_A_TOKEN = 128
 BYTES_A_LOGPROB = 8192
 """What a token takes more where `params` ask for its probabilities: up to 20 alternatives."""
 _SECONDS = re.compile(r"[0-9]{1,20}(?:\.[0-9]{1,9})?")
+current_reading: ContextVar[Reading | None] = ContextVar("refed_reading", default=None)
+"""Of the answer that this task waits for."""
 
 
 class WebPage(TransportError):
@@ -53,10 +55,6 @@ class Reading:
     """What is to be read in its place, without asking again."""
     more: int = 0
     """Bytes that it may be longer than other answers of its model."""
-
-
-current_reading: ContextVar[Reading | None] = ContextVar("refed_reading", default=None)
-"""Of the answer that this task waits for."""
 
 
 class WatchedTransport:

@@ -24,6 +24,8 @@ _LONG, _PACKED = 24, 12
 """Characters a word above which words do not count a text (Chinese, or base64), and its packed bytes a token, at most:
 in no script known a token has as many."""
 _REASONING_APART = {"gemini", "vertex", "vertex-express", "xai"}
+_PIECE, _PIECES = 256, 65_536
+"""Characters that are looked up at once, and how many such pieces are remembered, or twice as many."""
 
 
 def used_tokens(provider: str, usage: Any) -> Used:
@@ -121,10 +123,6 @@ class SentBefore:
         if len(self._recent) > _PIECES:
             self._recent, self._older = set(), self._recent
         return "" if begins is None else prompt[begins:]
-
-
-_PIECE, _PIECES = 256, 65_536
-"""Characters that are looked up at once, and how many such pieces are remembered, or twice as many."""
 
 
 @cache

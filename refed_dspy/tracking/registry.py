@@ -11,7 +11,7 @@ from typing import Any
 
 from refed_dspy.config.keywords import checked
 from refed_dspy.errors import ConfigError, briefly, one_line, setting
-from refed_dspy.metrics.intervals import Interval
+from refed_dspy.measures.intervals import Interval
 from refed_dspy.programs.mlflow_address import TEXTS_TAG, ask_mlflow, downloaded, mlflow_client, without_secrets
 from refed_dspy.programs.saved import manifest_of, prompts_digest
 from refed_dspy.tracking.store import NotTracked, Store

@@ -12,10 +12,10 @@ import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
 from refed_dspy.errors import ConfigError, NothingKept, RunStopped
+from refed_dspy.jobs.work import Work
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs.reference_level import ReferenceLevelFeedback
 from refed_dspy.teachers import open_teacher
-from refed_dspy.teachers.work import Work
 from tests.support.asking import ask, row_job
 
 NONE: Any = {"max_cost": None, "max_calls": None, "max_minutes": None}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from refed_dspy.errors import ConfigError
-from refed_dspy.metrics.embedder import Embedder
+from refed_dspy.measures.embedder import Embedder
 from refed_dspy.plugins.metrics.figures import coherence, nearest_distance, semantic_diversity
 from refed_dspy.plugins.metrics.perplexity import BATCH_TOKENS, GUESS, ScoredText, TransformersScorer, ifd
 from refed_dspy.weights import MINILM, fetch

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from refed_dspy.errors import ConfigError
-from refed_dspy.metrics.embedder import Embedder
+from refed_dspy.measures.embedder import Embedder
 from refed_dspy.plugins.metrics.figures import NEIGHBOURS, coherence, nearest_distance, semantic_diversity
 from refed_dspy.weights import MINILM, WEIGHTS
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks.promotion import GAIN, RATIOS, Comparison, counts_words, scores, swayed
-from refed_dspy.metrics.intervals import Interval, gain_interval, is_gain, mean_interval
+from refed_dspy.measures.intervals import Interval, gain_interval, is_gain, mean_interval
 from refed_dspy.optimizers.proof import equal_length_gain
 from refed_dspy.records import Compared
 

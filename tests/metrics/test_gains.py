@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from refed_dspy.metrics.intervals import (
+from refed_dspy.measures.intervals import (
     MIN_CLUSTERS,
     Interval,
     chance_of,

@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from benchmarks.alpaca import DATA, figures_agree, same
-from refed_dspy.metrics.intervals import mean_interval
+from refed_dspy.measures.intervals import mean_interval
 from refed_dspy.plugins.metrics import win_rates
 from refed_dspy.plugins.metrics.win_rates import (
     LC_NOTE,

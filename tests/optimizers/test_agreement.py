@@ -15,6 +15,8 @@ from dspy.utils import exceptions as lm_errors
 
 from refed_dspy.data.pairs import Pair
 from refed_dspy.errors import RunStopped, TeacherRefused
+from refed_dspy.jobs.job import job
+from refed_dspy.jobs.work import CapSettings, Work
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import state_of
 from refed_dspy.optimizers.agreement import (
@@ -31,8 +33,6 @@ from refed_dspy.programs.lm_errors import AnswerCut, NotReached
 from refed_dspy.records import digest
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.failures import CallPolicy
-from refed_dspy.teachers.job import job
-from refed_dspy.teachers.work import CapSettings, Work
 from tests.support.scripted_engine import Answer, Writer, fake_lm
 
 BETTER = "[better] "

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.preference import WORDS, Preference, World, model
 from refed_dspy import ReferenceLevelFeedback
-from refed_dspy.metrics.intervals import is_gain
+from refed_dspy.measures.intervals import is_gain
 from refed_dspy.optimizers.proof import Proof
 from refed_dspy.optimizers.result import Compiled
 from refed_dspy.teachers.progress import CompileProgress

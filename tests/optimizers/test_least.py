@@ -13,7 +13,7 @@ import pytest
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.data.pairs import Pair
 from refed_dspy.errors import ConfigError
-from refed_dspy.metrics.intervals import MIN_CLUSTERS
+from refed_dspy.measures.intervals import MIN_CLUSTERS
 from refed_dspy.optimizers.spec import prepare, refuse_unprovable
 from refed_dspy.programs import PairwiseJudge
 from tests.support import compiling

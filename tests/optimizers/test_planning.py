@@ -18,7 +18,7 @@ from refed_dspy.cli.main import app
 from refed_dspy.errors import ConfigError, RunDirError
 from refed_dspy.ledger.candidates import candidate_seen, evaluation_scored, examples_of, load_candidates
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.metrics.intervals import clusters_for
+from refed_dspy.measures.intervals import clusters_for
 from refed_dspy.optimizers.planning import plan_compile
 from refed_dspy.programs import PairwiseJudge
 from refed_dspy.records import Compared

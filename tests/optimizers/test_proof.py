@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from refed_dspy.ledger.candidates import Candidate
-from refed_dspy.metrics.intervals import Interval, mean_interval
+from refed_dspy.measures.intervals import Interval, mean_interval
 from refed_dspy.optimizers.proof import Gain, ProgramScore, Proof, gain_over, program_score
 from refed_dspy.records import Compared
 

@@ -8,7 +8,7 @@ import dspy
 import numpy as np
 import pytest
 
-from refed_dspy.metrics.embedder import Vectors
+from refed_dspy.measures.embedder import Vectors
 from refed_dspy.optimizers.examples import Split, cluster_of
 from refed_dspy.optimizers.proof import find_topics, topics_of
 

@@ -15,12 +15,12 @@ from dspy.utils import exceptions as lm_errors
 from pydantic import Field
 
 from refed_dspy.errors import MalformedAnswer, RunStopped, TooLong
+from refed_dspy.jobs.session import Session
+from refed_dspy.jobs.work import Work
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs.asking import about_unnamed, predictor_names
 from refed_dspy.programs.question import UnnamedStage
 from refed_dspy.teachers import open_teacher
-from refed_dspy.teachers.session import Session
-from refed_dspy.teachers.work import Work
 from tests.support.asking import ask, row_job
 from tests.support.scripted_engine import Answer, Writer, fake_lm
 

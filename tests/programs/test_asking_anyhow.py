@@ -16,11 +16,11 @@ from dspy.lm15 import AuthError, InvalidRequestError, Request
 from pydantic import BaseModel, Field
 
 from refed_dspy.errors import ConfigError, RowError, TeacherError
+from refed_dspy.jobs.session import Session
+from refed_dspy.jobs.work import CapSettings, Work
 from refed_dspy.programs.asking import about, about_unnamed, as_role, predictor_names, without_models
 from refed_dspy.programs.question import UnnamedStage
 from refed_dspy.teachers import open_teacher, recorded
-from refed_dspy.teachers.session import Session
-from refed_dspy.teachers.work import CapSettings, Work
 from tests.support.asking import row_job
 from tests.support.scripted_engine import Writer, fake_lm
 

@@ -18,7 +18,7 @@ from refed_dspy.signatures import (
     ResponseImprovement,
     instruction_feedback,
 )
-from refed_dspy.signatures.synthesis import ANALYSIS, STRATEGY
+from refed_dspy.signatures.stages import ANALYSIS, STRATEGY
 
 STAGE_SIGNATURES = [
     instruction_feedback(),

@@ -21,7 +21,7 @@ from refed_dspy.programs import ReferenceLevelFeedback
 from refed_dspy.programs.adapter import SchemaAdapter, rendering
 from refed_dspy.records import Analysis, ImplementationStrategy
 from refed_dspy.signatures import InstructionSynthesis, ResponseGeneration, ResponseImprovement
-from refed_dspy.signatures.synthesis import SampleFeedback, SampleImprovement
+from refed_dspy.signatures.stages import SampleFeedback, SampleImprovement
 from tests.support.scripted_engine import references
 
 PAGE = Path(__file__).parents[2] / "docs" / "prompts.md"

@@ -10,14 +10,14 @@ from typing import Any
 import dspy
 from dspy.lm15 import Request, Response
 
+from refed_dspy.jobs.job import job
+from refed_dspy.jobs.session import Session
+from refed_dspy.jobs.work import Work
 from refed_dspy.programs.asking import about, again
 from refed_dspy.programs.question import current_question, current_repetition
 from refed_dspy.teachers import open_teacher
-from refed_dspy.teachers.job import job
 from refed_dspy.teachers.progress import NOBODY, Progress, Watch
 from refed_dspy.teachers.recorded import RecordedLM, recorded_lm
-from refed_dspy.teachers.session import Session
-from refed_dspy.teachers.work import Work
 from tests.support.scripted_engine import Writer, fake_lm
 
 

@@ -11,10 +11,10 @@ from openai import AsyncOpenAI
 
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
+from refed_dspy.jobs.work import CapSettings, Work
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.plugins.evaluate.proxy import JudgeProxy, open_proxy
 from refed_dspy.teachers.judge import open_judge_model
-from refed_dspy.teachers.work import CapSettings, Work
 from tests.support.asking import row_job
 
 T = TypeVar("T")

@@ -18,6 +18,7 @@ from aiohttp import web
 
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
+from refed_dspy.jobs.session import LEAN
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import RunRecorder
@@ -29,7 +30,6 @@ from refed_dspy.teachers.batch.service import BatchService
 from refed_dspy.teachers.progress import Progress
 from refed_dspy.teachers.recorded import RecordedTeacher, recorded_lm
 from refed_dspy.teachers.route import resolve
-from refed_dspy.teachers.session import LEAN
 from tests.support.asking import ask as ask_as_stage
 
 PRICE = {"prompt": 2.0, "completion": 4.0}

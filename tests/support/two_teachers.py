@@ -10,6 +10,8 @@ from typing import Any, TypeAlias
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
+from refed_dspy.jobs.session import Session
+from refed_dspy.jobs.work import CapSettings, CapsLeft, Start, Work
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import RunRecorder
@@ -17,8 +19,6 @@ from refed_dspy.ledger.spending import Spent
 from refed_dspy.runs.result import Synthesis
 from refed_dspy.teachers.by_stage import open_teachers
 from refed_dspy.teachers.pool import PoolSetup
-from refed_dspy.teachers.session import Session
-from refed_dspy.teachers.work import CapSettings, CapsLeft, Start, Work
 from tests.conftest import MARKS
 from tests.support.asking import ask
 from tests.support.clocks import Clock

@@ -14,14 +14,7 @@ from refed_dspy import TeacherConfig
 from refed_dspy.concurrency import GRACE
 from refed_dspy.config.teacher import PriceConfig
 from refed_dspy.errors import CapReached, ConfigError
-from refed_dspy.ledger.batches import begun
-from refed_dspy.ledger.budget import Caps
-from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.spending import Spent
-from refed_dspy.ledger.statements import Answer, Key, answered, reserved, settled
-from refed_dspy.records import Call
-from refed_dspy.teachers import open_teacher
-from refed_dspy.teachers.work import (
+from refed_dspy.jobs.work import (
     CapSettings,
     CapsLeft,
     budget_caps,
@@ -29,6 +22,13 @@ from refed_dspy.teachers.work import (
     lasting_caps,
     refuse_left_batches,
 )
+from refed_dspy.ledger.batches import begun
+from refed_dspy.ledger.budget import Caps
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.spending import Spent
+from refed_dspy.ledger.statements import Answer, Key, answered, reserved, settled
+from refed_dspy.records import Call
+from refed_dspy.teachers import open_teacher
 
 PRICE = PriceConfig(prompt=1.0, completion=10.0, cached=0.5)
 

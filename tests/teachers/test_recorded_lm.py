@@ -18,6 +18,7 @@ from dspy.utils import exceptions as lm_errors
 
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.errors import ConfigError
+from refed_dspy.jobs.session import LEAN
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import RunRecorder
@@ -28,7 +29,6 @@ from refed_dspy.programs.lm_errors import InTransit
 from refed_dspy.programs.question import Fit, Question, fitting
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.recorded import Asked, RecordedLM, recorded_lm
-from refed_dspy.teachers.session import LEAN
 from tests.support.asking import ask
 from tests.support.gateways import (
     PATIENCE,

@@ -42,6 +42,9 @@ CREATE TABLE claims (shard INTEGER NOT NULL, digests BLOB NOT NULL);
 INSERT INTO job VALUES ('', 0);
 """
 _ACCOUNT = f"INSERT OR REPLACE INTO accounts VALUES ({','.join('?' * 18)})"
+WIDTH = 16
+"""Bytes of a digest."""
+T = TypeVar("T")
 
 
 class CoordinatorFile:
@@ -126,10 +129,6 @@ def _account(row: tuple[Any, ...]) -> Account:
     return Account(shard, used, granted, bounds, begun, State(state), worker, epoch, bool(dry), bool(stuck))
 
 
-WIDTH = 16
-"""Bytes of a digest."""
-
-
 class Registry:
     """Whose each digest is. In memory, about 110 MB a million, and in the coordinator's file. A digest's owner is a
     shard and not a worker, so that a claim made again has the same answer, whoever makes it."""
@@ -153,9 +152,6 @@ class Registry:
                 db.execute("INSERT INTO claims VALUES (?, ?)", (shard, b"".join(new)))
             self._owners.update(dict.fromkeys(new, shard))
         return [digest for digest in asked if self._owners[digest] != shard]
-
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,20 @@ SLOW = 15.0
 LONGEST_LOOK = 2.0
 """Seconds that count at most between two looks: where nobody looked, as while the coordinator began again or this
 machine slept, nobody could be heard."""
+RATE_OVER = 10.0
+"""Seconds over which calls a second are counted."""
+log = logging.getLogger("refed_dspy.cluster")
+DEATHS = 10
+"""Times in a row that workers may die without a sample in between: after that, it is what they work on."""
+REST = 5.0
+"""Seconds after a death in which no worker begins on that node, since Ray may not know yet that it is gone, and in
+which all deaths count as one: a node has many workers, and all of them one coordinator."""
+FROZEN = 60.0
+"""Seconds after which a worker that was given up is killed, unless it has waked and ended."""
+ERRORS = {How.FAILED: RunStopped, How.REFUSED: InputError, How.UNSHARED: RunDirError}
+"""What a run ends with whose last worker ended so."""
+GRACE = 4.0
+"""Seconds that workers get to commit calls in flight and give back their leases when the run must stop."""
 
 
 @dataclass
@@ -62,11 +76,6 @@ class SilentWorkers:
     def slow(self) -> list[str]:
         """Those who have said nothing for SLOW seconds."""
         return sorted(name for name, seconds in self.quiet.items() if seconds >= SLOW)
-
-
-RATE_OVER = 10.0
-"""Seconds over which calls a second are counted."""
-log = logging.getLogger("refed_dspy.cluster")
 
 
 @dataclass
@@ -125,19 +134,6 @@ class Watching:
             self.calls_at.popleft()
         then, before = self.calls_at[0]
         return (calls - before) / (now - then) if now > then else 0.0
-
-
-DEATHS = 10
-"""Times in a row that workers may die without a sample in between: after that, it is what they work on."""
-REST = 5.0
-"""Seconds after a death in which no worker begins on that node, since Ray may not know yet that it is gone, and in
-which all deaths count as one: a node has many workers, and all of them one coordinator."""
-FROZEN = 60.0
-"""Seconds after which a worker that was given up is killed, unless it has waked and ended."""
-ERRORS = {How.FAILED: RunStopped, How.REFUSED: InputError, How.UNSHARED: RunDirError}
-"""What a run ends with whose last worker ended so."""
-GRACE = 4.0
-"""Seconds that workers get to commit calls in flight and give back their leases when the run must stop."""
 
 
 @dataclass

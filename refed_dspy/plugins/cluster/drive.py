@@ -16,6 +16,8 @@ from typing import Any
 
 from refed_dspy.errors import CapReached, ConfigError, InputError, RunDirError, RunStopped, setting_text
 from refed_dspy.files import write_text
+from refed_dspy.jobs.job import job
+from refed_dspy.jobs.work import NO_CAPS, Start, Work
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.connection import FILE, is_at_work, locked
 from refed_dspy.ledger.ledger import Ledger
@@ -33,9 +35,7 @@ from refed_dspy.runs.result import Synthesis, drop_samples, end_at_cap, read_run
 from refed_dspy.runs.spec import RunSpec, outlook
 from refed_dspy.runs.synthesize import TRACKING_INTERVAL
 from refed_dspy.teachers import Teacher
-from refed_dspy.teachers.job import job
 from refed_dspy.teachers.progress import Progress, Watch
-from refed_dspy.teachers.work import NO_CAPS, Start, Work
 from refed_dspy.tracking.background import run_wanted, tracking
 from refed_dspy.tracking.run import copy_run
 

@@ -98,6 +98,7 @@ DROP TABLE unnumbered;
 """
 _LATER = "SELECT type, name FROM sqlite_master WHERE type IN ('index', 'trigger') AND sql IS NOT NULL"
 """What is made once the tables are full."""
+_ASKED = "asked_teachers"
 
 
 class GatheredLedger:
@@ -163,9 +164,6 @@ class GatheredLedger:
 
     def _number(self, query: str) -> int:
         return int(self._db.execute(query).fetchone()[0])
-
-
-_ASKED = "asked_teachers"
 
 
 def gather(folder: Path, shards: Sequence[Path]) -> int:

@@ -14,6 +14,9 @@ from typing import Literal, NamedTuple
 
 UNLIMITED = 2**62
 """Stands where there is no cap: SQLite can hold it, and nobody uses as much."""
+SEVERAL = 4
+"""A lease allows so many of the dearest calls at least, while there is as much: with less its calls would go one by
+one, each waiting for what the last one's worst case gives back."""
 
 
 class Amounts(NamedTuple):
@@ -92,11 +95,6 @@ class Account:
         """Nobody of the job before is there. What gave nothing then may give something now, as in any run's next
         start."""
         return replace(self.lost(), dry=False, stuck=False)
-
-
-SEVERAL = 4
-"""A lease allows so many of the dearest calls at least, while there is as much: with less its calls would go one by
-one, each waiting for what the last one's worst case gives back."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,9 @@ from urllib.parse import urlsplit
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.data.references import References
 from refed_dspy.errors import CapTooSmall, ConfigError, NothingKept, RefedError, RunStopped, TeacherError, TooManyFailed
+from refed_dspy.jobs.job import job
+from refed_dspy.jobs.session import Session
+from refed_dspy.jobs.work import NO_CAPS, CapSettings, Work
 from refed_dspy.ledger.connection import SHARDS, Fence, take_over
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import spent
@@ -20,17 +23,18 @@ from refed_dspy.plugins.cluster.leases import Amounts, Lease
 from refed_dspy.records import PICO
 from refed_dspy.runs.remembered import remembered
 from refed_dspy.runs.spec import Claim, RunSpec, prepare
-from refed_dspy.runs.synthesize import carry_out, restored
+from refed_dspy.runs.synthesize import make_samples, restored
 from refed_dspy.teachers.failures import LEAST_CALLS
-from refed_dspy.teachers.job import job
 from refed_dspy.teachers.progress import Progress
-from refed_dspy.teachers.session import Session
-from refed_dspy.teachers.work import NO_CAPS, CapSettings, Work
 
 USUAL = 64
 """Shards of a run, unless it is told another number or has few references."""
 FEWEST = 4
 """References of a shard, unless a run is told how many shards it has: with fewer, a shard is soon dry."""
+HERE = ("localhost", "127.0.0.1", "::1")
+"""Hosts of a teacher that each node has for itself."""
+HOPELESS = LEAST_CALLS // 2
+"""The calls in vain that a shard counts as whose run ends for itself: the second in a row ends the worker, too."""
 
 
 def shard_folder(run: Path, number: int) -> Path:
@@ -64,14 +68,6 @@ def prepare_shard(folder: Path, work: Work) -> None:
     with Ledger.create(folder) as ledger:
         work.refuse_another(ledger)
         work.record(ledger, NO_CAPS)
-
-
-HERE = ("localhost", "127.0.0.1", "::1")
-"""Hosts of a teacher that each node has for itself."""
-
-
-HOPELESS = LEAST_CALLS // 2
-"""The calls in vain that a shard counts as whose run ends for itself: the second in a row ends the worker, too."""
 
 
 class Done(NamedTuple):
@@ -121,7 +117,7 @@ class ShardRun:
             session = Session(start)
             self.progress = session.progress
             try:
-                await carry_out(self.spec, session, restored(start.ledger, self.spec.plan_settings(start.size)))
+                await make_samples(self.spec, session, restored(start.ledger, self.spec.plan_settings(start.size)))
             except (RunStopped, TeacherError) as stopped:
                 hopeless = isinstance(stopped, NothingKept) or isinstance(stopped.__cause__, TooManyFailed)
                 if not 0 < (in_vain := HOPELESS if hopeless else session.unanswered) < LEAST_CALLS:

@@ -24,6 +24,19 @@ from refed_dspy.teachers.progress import Progress
 
 MOST = 20
 """Texts of one worker. They travel with each of its reports."""
+MOMENT = 0.05
+"""Seconds that a claim waits for others: nothing beside an answer's seconds."""
+EVERY = 0.5
+"""Seconds between two looks for a lease where there was none."""
+REPORTED = 1.0
+"""Seconds between two reports of a worker, and between two looks of the driver: each costs the coordinator CPU."""
+LOST = 30.0
+"""Seconds without an answer of the coordinator after which a worker ends: somebody else may have its shard."""
+PID = "pid"
+"""The name under which a worker tells its process."""
+MARK = "cluster"
+"""The file in a run's folder by which a worker sees that it has the driver's folder before it."""
+log = logging.getLogger("refed_dspy.cluster")
 
 
 class Warned(logging.Handler):
@@ -46,10 +59,6 @@ class Warned(logging.Handler):
         logging.getLogger("refed_dspy").removeHandler(self)
 
 
-MOMENT = 0.05
-"""Seconds that a claim waits for others: nothing beside an answer's seconds."""
-
-
 class Claims:
     """Asks for the worker at `shard` which of some digests belong to other shards. Raises as `CoordinatorActor.ask`."""
 
@@ -70,21 +79,6 @@ class Claims:
         await asyncio.sleep(MOMENT)
         digests, self._gathering, self._asked = self._gathering, [], None
         return frozenset(await self._coordinator.ask("claim", self._shard, digests))
-
-
-EVERY = 0.5
-"""Seconds between two looks for a lease where there was none."""
-REPORTED = 1.0
-"""Seconds between two reports of a worker, and between two looks of the driver: each costs the coordinator CPU."""
-LOST = 30.0
-"""Seconds without an answer of the coordinator after which a worker ends: somebody else may have its shard."""
-PID = "pid"
-"""The name under which a worker tells its process."""
-MARK = "cluster"
-"""The file in a run's folder by which a worker sees that it has the driver's folder before it."""
-
-
-log = logging.getLogger("refed_dspy.cluster")
 
 
 class How(StrEnum):

@@ -16,6 +16,8 @@ from refed_dspy.data.read import refuse_references
 from refed_dspy.data.references import load_references
 from refed_dspy.errors import ConfigError, RefedError, RunStopped, briefly, one_line
 from refed_dspy.files import as_path
+from refed_dspy.jobs.job import Job, folder_of
+from refed_dspy.jobs.work import Work
 from refed_dspy.ledger.states import last_end
 from refed_dspy.plugins.compare.figures import SEED, Diversity, tally
 from refed_dspy.plugins.compare.replay import read_compared
@@ -31,10 +33,8 @@ from refed_dspy.runs.synthesize import run_job
 from refed_dspy.signatures import DEFAULT_FEATURES
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.by_stage import TeachersByStage
-from refed_dspy.teachers.job import Job, folder_of
 from refed_dspy.teachers.judge import judge_for, open_judge_program
 from refed_dspy.teachers.progress import Progress, Watch
-from refed_dspy.teachers.work import Work
 from refed_dspy.text import nearest
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from refed_dspy.ledger.history import cost_by_question, stage_by_answer
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.settings import settings_of
 from refed_dspy.ledger.spending import spent
-from refed_dspy.metrics.intervals import Interval, mean_interval
+from refed_dspy.measures.intervals import Interval, mean_interval
 from refed_dspy.plugins.compare.replay import ComparedRow, Replayed
 from refed_dspy.plugins.compare.result import Comparison, Line, Subset
 from refed_dspy.plugins.compare.settings import CompareConfig

@@ -11,6 +11,7 @@ import dspy
 from dspy.lm15 import Request, Response
 
 from refed_dspy.errors import NoAnswer, RowError, UnfitRequest
+from refed_dspy.jobs.session import LEAN
 from refed_dspy.ledger.connection import damaged
 from refed_dspy.ledger.history import kept_instructions, opened_references, tried_in_vain
 from refed_dspy.ledger.ledger import Ledger
@@ -22,7 +23,6 @@ from refed_dspy.programs.lm_errors import in_transit
 from refed_dspy.records import Reference, Sample
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.recorded import Asked, key_function, recorded_lm, remembered, response_of
-from refed_dspy.teachers.session import LEAN
 
 
 class NotAsked(RowError):

@@ -13,7 +13,7 @@ from refed_dspy.data.export import InFolder, answer_of, prompt_of
 from refed_dspy.files import write_json, write_lines, write_text
 from refed_dspy.ledger.spending import Spent
 from refed_dspy.ledger.states import DONE
-from refed_dspy.metrics.intervals import Interval
+from refed_dspy.measures.intervals import Interval
 from refed_dspy.plugins.compare.replay import Replayed
 from refed_dspy.plugins.metrics.drawing import Bar, Point, filter_picture, save, win_rate_picture
 from refed_dspy.plugins.metrics.win_rates import LC_NOTE, LengthControlled
@@ -25,6 +25,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PROXY = "The judge's opinion of the data is a proxy for the scores of models fine-tuned on it, which the paper measures"
+_HEADING = (
+    "program", "rows", "win rate %", "length-controlled %", "undecided", "judge failed", "both orders agree", "grade",
+    "words", "distinct word pairs", "diversity", "feedback", "calls", "dollars", "dollars per 1,000 rows",
+)  # fmt: skip
+_TABLES = ((0, 1, 2, 3, 7), (0, 4, 5, 6, 8, 9, 10), (0, 11, 12, 13, 14))
+"""The columns of each table: what the judge preferred, how far to trust it and how varied the rows are, their cost."""
+TABLE, FIGURES, ROWS, PAIRS = "comparison.txt", "comparison.json", "rows.jsonl", "pairs.jsonl"
+WIN_RATES, FILTERS = "win-rates.png", "filters.png"
+OUTPUTS = (TABLE, FIGURES, ROWS, PAIRS, WIN_RATES, FILTERS)
 
 
 @dataclass(frozen=True)
@@ -157,14 +166,6 @@ class Comparison(InFolder):
         return [*text, f"incomplete: {self.stopped}"] if self.stopped else text
 
 
-_HEADING = (
-    "program", "rows", "win rate %", "length-controlled %", "undecided", "judge failed", "both orders agree", "grade",
-    "words", "distinct word pairs", "diversity", "feedback", "calls", "dollars", "dollars per 1,000 rows",
-)  # fmt: skip
-_TABLES = ((0, 1, 2, 3, 7), (0, 4, 5, 6, 8, 9, 10), (0, 11, 12, 13, 14))
-"""The columns of each table: what the judge preferred, how far to trust it and how varied the rows are, their cost."""
-
-
 def _cells(line: Line) -> list[str]:
     controlled, judged = line.length_controlled, line.judgements
     per_thousand = None if line.cost is None or not line.rows else line.cost / line.rows * 1000
@@ -194,11 +195,6 @@ def _note(line: Line) -> str:
     if line.judgements.asked and line.win_rate is None:
         return f"the judge decided none of its {line.judgements.asked} pairs"
     return line.length_controlled.note if line.length_controlled is not None else ""
-
-
-TABLE, FIGURES, ROWS, PAIRS = "comparison.txt", "comparison.json", "rows.jsonl", "pairs.jsonl"
-WIN_RATES, FILTERS = "win-rates.png", "filters.png"
-OUTPUTS = (TABLE, FIGURES, ROWS, PAIRS, WIN_RATES, FILTERS)
 
 
 def write_comparison(comparison: Comparison, compared: Replayed) -> None:

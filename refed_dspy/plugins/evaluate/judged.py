@@ -19,6 +19,8 @@ from refed_dspy.data.stored import EVALUATION, PICTURE, TABLE
 from refed_dspy.errors import ModelError, setting
 from refed_dspy.files import as_export_error, check_outputs, write_json, write_text
 from refed_dspy.filters.overlap import Contamination, overlap
+from refed_dspy.jobs.job import Job, folder_of, job
+from refed_dspy.jobs.work import Work, caps_of
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.history import simulated_note
 from refed_dspy.ledger.ledger import Ledger
@@ -28,9 +30,7 @@ from refed_dspy.plugins.evaluate.proxy import JudgeProxy, open_proxy
 from refed_dspy.plugins.evaluate.settings import EvaluationConfig
 from refed_dspy.plugins.evaluate.tracked import track_evaluation
 from refed_dspy.teachers import Teacher
-from refed_dspy.teachers.job import Job, folder_of, job
 from refed_dspy.teachers.progress import Progress, Watch
-from refed_dspy.teachers.work import Work, caps_of
 from refed_dspy.text import table_lines
 
 UNCHECKED = "not checked for overlap with the training data; name it with " + setting("data")

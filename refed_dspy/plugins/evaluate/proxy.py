@@ -26,13 +26,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from dspy.lm15 import LM15Error, Request, Response, TokenLogprob, TopLogprob, request_from_openai_chat
 
 from refed_dspy.errors import RowError, RunStopped, TeacherError, UnfitRequest, one_line
+from refed_dspy.jobs.session import Session
 from refed_dspy.ledger.statements import Answer
 from refed_dspy.programs.question import Fit, Question, fitting
 from refed_dspy.programs.reasoning import reasoning_of
 from refed_dspy.records import digest
 from refed_dspy.teachers.recorded import Asked
 from refed_dspy.teachers.requests import words_in
-from refed_dspy.teachers.session import Session
 
 if TYPE_CHECKING:
     from aiohttp import web

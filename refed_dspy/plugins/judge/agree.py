@@ -17,6 +17,8 @@ from refed_dspy.config.scorer import ScorerConfig
 from refed_dspy.config.teacher import WithJudge
 from refed_dspy.data.pairs import Pair, load_pairs, merged, sample_pairs
 from refed_dspy.errors import OUT, NothingKept, briefly
+from refed_dspy.jobs.job import Job, folder_of, job
+from refed_dspy.jobs.work import Work, caps_of
 from refed_dspy.ledger.spending import spent
 from refed_dspy.optimizers.agreement import Agreement, agreement, agreement_lines, criterion_of
 from refed_dspy.optimizers.result import why_stopped
@@ -28,10 +30,8 @@ from refed_dspy.programs.saved import program_digests
 from refed_dspy.records import PICO, digest, dollars
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.failures import CallPolicy
-from refed_dspy.teachers.job import Job, folder_of, job
 from refed_dspy.teachers.judge import open_judge_model, open_judge_program
 from refed_dspy.teachers.progress import Progress, Watch
-from refed_dspy.teachers.work import Work, caps_of
 from refed_dspy.text import Shown
 
 log = logging.getLogger("refed_dspy.optimizers")

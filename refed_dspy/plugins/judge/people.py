@@ -23,7 +23,7 @@ import numpy as np
 from refed_dspy.data.pairs import Pair, load_pairs, majority, name_of
 from refed_dspy.data.verdicts import Turnout, is_folder_of_pages, turnout
 from refed_dspy.errors import ReferencesError, briefly, one_line
-from refed_dspy.metrics.intervals import RESAMPLES, Floats, Interval, expanded_level
+from refed_dspy.measures.intervals import RESAMPLES, Floats, Interval, expanded_level
 from refed_dspy.optimizers.agreement import share_of, sign
 from refed_dspy.programs.judges import Verdict
 from refed_dspy.text import NO_VALUE, Shown, counted, table_lines

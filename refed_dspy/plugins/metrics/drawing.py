@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from refed_dspy.errors import one_line
 from refed_dspy.files import as_export_error, whole_file
-from refed_dspy.metrics.intervals import Interval
+from refed_dspy.measures.intervals import Interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,6 +33,8 @@ _STYLE: dict[str, Any] = {
     "figure.dpi": 100,
     "text.parse_math": False,  # a dollar is a dollar
 }
+_APART = 0.06
+"""Powers of two between the intervals of two filters at one size."""
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -82,10 +84,6 @@ def legend(figure: Figure, names: Sequence[str], **line: Any) -> None:
 def shown_name(name: str) -> str:
     """A name as pictures show it: one line, cut."""
     return one_line(name, _LONGEST_NAME)
-
-
-_APART = 0.06
-"""Powers of two between the intervals of two filters at one size."""
 
 
 @dataclass(frozen=True)

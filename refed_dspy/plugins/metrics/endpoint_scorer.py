@@ -35,6 +35,7 @@ _BACKOFF, _LONGEST_WAIT = wait_exponential_jitter(initial=0.5, max=8, jitter=0.5
 """Between two attempts; and the longest wait, in seconds, whatever a Retry-After says."""
 _LEAST = -1e6
 """No log-probability is lower, but for minus infinity."""
+_OTHER_WAY = "score with a vLLM server or a model on this machine"
 
 
 class _NoAnswer(Exception):
@@ -267,9 +268,6 @@ def _wait(state: RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome else None
     asked = error.retry_after if isinstance(error, _NoAnswer) else 0.0
     return max(_BACKOFF(state), min(asked, _LONGEST_WAIT))
-
-
-_OTHER_WAY = "score with a vLLM server or a model on this machine"
 
 
 def _key(variable: str | None) -> str:

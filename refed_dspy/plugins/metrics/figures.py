@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from refed_dspy.config.scorer import ScorerConfig, Template
 from refed_dspy.errors import ConfigError, RunStopped, TeacherError
 from refed_dspy.filters.rouge import self_rouge
-from refed_dspy.metrics.embedder import Embedder, Embeds, Vectors
+from refed_dspy.measures.embedder import Embedder, Embeds, Vectors
 from refed_dspy.plugins.metrics.endpoint_scorer import EndpointScorer
 from refed_dspy.plugins.metrics.perplexity import ScoredText, Scorer, TransformersScorer, ifd
 from refed_dspy.plugins.metrics.wording import SAMPLE_TOKENS, distinct_n, spread, words
@@ -26,6 +26,8 @@ from refed_dspy.text import format_number, table_lines
 Pairs = Sequence[tuple[str, str]]
 Figures = Mapping[str, float | None]
 """Name → figure, in the order of a table; None where there is no figure."""
+NEIGHBOURS = 2_000
+"""Rows that `nearest_distance` compares with each other: 16 MB of cosines."""
 
 
 @dataclass(frozen=True)
@@ -229,10 +231,6 @@ def _scored(pairs: Pairs, tools: Tools) -> Figures:
 def _over(statistic: Callable[[list[float]], float], values: Sequence[float | None]) -> float | None:
     numbers = [value for value in values if value is not None]
     return statistic(numbers) if numbers else None
-
-
-NEIGHBOURS = 2_000
-"""Rows that `nearest_distance` compares with each other: 16 MB of cosines."""
 
 
 def coherence(embedder: Embeds, instructions: Sequence[str], responses: Sequence[str]) -> list[float | None]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from refed_dspy.config.scorer import ScorerConfig
 from refed_dspy.errors import ConfigError, TeacherError, one_line
-from refed_dspy.metrics.embedder import Embedder, Vectors
+from refed_dspy.measures.embedder import Embedder, Vectors
 from refed_dspy.plugins.cluster.ray_cluster import connected, on_node, slots
 from refed_dspy.plugins.metrics.figures import Tools, open_scorer, open_tools
 from refed_dspy.plugins.metrics.perplexity import ScoredText

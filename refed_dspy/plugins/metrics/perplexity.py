@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from refed_dspy.config.scorer import Template
 from refed_dspy.errors import ConfigError, one_line
-from refed_dspy.metrics.embedder import batches
+from refed_dspy.measures.embedder import batches
 from refed_dspy.text import install_command
 
 TEMPLATES: Mapping[Template, str] = {
@@ -45,6 +45,11 @@ SEPARATOR = "<|endoftext|>"
 BOS may be `<|im_start|>`, after which a first word other than a role's costs 14 nats (SmolLM2)."""
 
 _TEXT_SHARE = 0.75
+_Query = tuple[str, str] | None
+BATCH_TOKENS = 2_048
+"""Of a batch at most, padding included: its logits take BATCH_TOKENS × vocabulary × 4 bytes."""
+WINDOW = 4_096
+"""Tokens of a context and a text together at most, if the model's own window is not smaller."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +147,6 @@ def log_perplexities(
     return [None if score is None else score.mean for score in scores]
 
 
-_Query = tuple[str, str] | None
-
-
 def _queries(instruction: str, answer: str, template: str) -> tuple[_Query, _Query, _Query, _Query]:
     """(context, text) of: instruction, answer, answer after instruction, instruction after answer. None for those with
     a blank text."""
@@ -175,12 +177,6 @@ def _exp(mean: float | None) -> float | None:
     except OverflowError:
         return None
     return value if value is not None and math.isfinite(value) else None
-
-
-BATCH_TOKENS = 2_048
-"""Of a batch at most, padding included: its logits take BATCH_TOKENS × vocabulary × 4 bytes."""
-WINDOW = 4_096
-"""Tokens of a context and a text together at most, if the model's own window is not smaller."""
 
 
 class TransformersScorer:

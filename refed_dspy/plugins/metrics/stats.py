@@ -13,8 +13,10 @@ from refed_dspy.config.loading import check_config
 from refed_dspy.data.dataset import DataSet, OnDisk, data_identity, drawn, load_dataset
 from refed_dspy.errors import ConfigError, NothingKept, briefly, one_line
 from refed_dspy.files import as_path
+from refed_dspy.jobs.job import folder_of, job
+from refed_dspy.jobs.work import Work, caps_of
 from refed_dspy.ledger.spending import Spent, spent
-from refed_dspy.metrics.intervals import Interval
+from refed_dspy.measures.intervals import Interval
 from refed_dspy.plugins.metrics.figures import Figures, Tools, figures, open_tools, scoring, table
 from refed_dspy.plugins.metrics.settings import StatsConfig
 from refed_dspy.plugins.metrics.win_rates import LC_NOTE, LengthControlled, length_controlled, win_rate
@@ -23,10 +25,8 @@ from refed_dspy.programs.saved import program_digests
 from refed_dspy.records import DataRow
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.failures import CallPolicy
-from refed_dspy.teachers.job import folder_of, job
 from refed_dspy.teachers.judge import in_role, open_judge_model
 from refed_dspy.teachers.progress import Progress, Watch
-from refed_dspy.teachers.work import Work, caps_of
 from refed_dspy.text import NO_VALUE, Shown
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """Win rates: plain ones with intervals, and length-controlled ones.
 
 A win is a number from 0 (lost) to 1 (won), a tie 0.5; a rate is a percentage. Verdicts on the same reference or
-instruction are alike: name it in `clusters`, and each counts the same, as in `refed_dspy.metrics.intervals`.
+instruction are alike: name it in `clusters`, and each counts the same, as in `refed_dspy.measures.intervals`.
 
 Length control (Dubois et al., "Length-Controlled AlpacaEval", 2024) is the logistic model
 
@@ -37,7 +37,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from refed_dspy.metrics.intervals import Interval, mean_interval
+from refed_dspy.measures.intervals import Interval, mean_interval
 from refed_dspy.text import counted
 
 Floats = NDArray[np.float64]

@@ -19,6 +19,10 @@ SAMPLE_TOKENS = 10_000
 _UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
 _IN_WORDS = r"[\p{L}\p{N}\p{M}_]"
 _words = regex.compile(rf"(?V1)[{_IN_WORDS}--[{_UNSPACED}\U000e0100-\U000e01ef]]+|[{_IN_WORDS}&&[{_UNSPACED}]]").findall
+_MOST_HELD, _FILES = 4_000_000, 32
+"""N-grams held in memory, and files that the others go to: two to the power of the bits that choose one."""
+_FACTOR = np.uint64(0x9E3779B97F4A7C15)
+"""Odd, with bits all over: the same words in another order are another n-gram."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,9 +165,3 @@ def _different(codes: NDArray[np.uint64]) -> int:
     """How many different numbers there are. Sorts them in place: a hundredth of the time of `np.unique`."""
     codes.sort()
     return int(np.count_nonzero(codes[1:] != codes[:-1])) + bool(len(codes))
-
-
-_MOST_HELD, _FILES = 4_000_000, 32
-"""N-grams held in memory, and files that the others go to: two to the power of the bits that choose one."""
-_FACTOR = np.uint64(0x9E3779B97F4A7C15)
-"""Odd, with bits all over: the same words in another order are another n-gram."""

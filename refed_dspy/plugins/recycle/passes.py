@@ -9,17 +9,19 @@ from typing import Literal, TypeVar
 from refed_dspy.concurrency import run_blocking
 from refed_dspy.config.scorer import Template
 from refed_dspy.errors import Reason
+from refed_dspy.jobs.job import Job
+from refed_dspy.jobs.work import check_caps, resume_hint
 from refed_dspy.ledger.history import settled_items
 from refed_dspy.plugins.compare.replay import Replay, replaying
 from refed_dspy.plugins.metrics.figures import scoring
 from refed_dspy.plugins.metrics.perplexity import Difficulty, Scorer, ifd
 from refed_dspy.plugins.recycle.program import IMPROVED, Improved, Recycled, Reflected, ReflectionTuning
 from refed_dspy.records import DataRow
-from refed_dspy.teachers.job import Job
-from refed_dspy.teachers.work import check_caps, resume_hint
 
 UNSCORED = Reason("could not be scored")
 UNIMPROVED = "response not improved"
+T = TypeVar("T")
+RowTask = Callable[[DataRow], Awaitable[T]]
 
 
 @dataclass(frozen=True)
@@ -145,10 +147,6 @@ def _above(figure: float | None, other: float | None) -> bool:
 
 def _why(what: str, new: float | None, old: float | None) -> Reason:
     return UNSCORED if new is None or old is None else Reason(what, f"{new:.4g}, was {old:.4g}")
-
-
-T = TypeVar("T")
-RowTask = Callable[[DataRow], Awaitable[T]]
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,33 @@ from refed_dspy.errors import NO_REASON, PASSING, ConfigError, NoConnection, Rea
 from refed_dspy.programs.asking import about
 from refed_dspy.programs.program import AsyncProgram
 from refed_dspy.records import Note, Notes, Prose, under_system
-from refed_dspy.signatures.synthesis import NewInstruction
+from refed_dspy.signatures.stages import NewInstruction
 from refed_dspy.text import find_placeholder
+
+INSTRUCTION_CRITERIA: Mapping[str, str] = MappingProxyType(
+    {
+        "complexity of the topic": "the more there is to think about, the better",
+        "level of detail required": "the further a good answer has to go into particulars, the better",
+        "knowledge required": "the more one has to know to answer it well, the better",
+        "ambiguity": "the fewer ways it can be read in, the better",
+        "logical reasoning or problem solving involved": "the more steps of thought a good answer takes, the better",
+    }
+)
+RESPONSE_CRITERIA: Mapping[str, str] = MappingProxyType(
+    {
+        "helpfulness": "the further it takes the person who asked, the better",
+        "relevance": "all of it bears on what was asked",
+        "accuracy": "all of it is right",
+        "level of details": "the more it says of what matters, with reasons and examples, the better",
+    }
+)
+"""The paper's criteria, each with the direction that its authors ask for."""
+ORIGINAL, REFLECTED, IMPROVED = "original", "instruction reflection", "response reflection"
+Reflected: TypeAlias = tuple[tuple[str, str] | None, Reason]
+"""The first pass: the new pair, or None and why there is none."""
+Improved: TypeAlias = tuple[str | None, Reason]
+"""The second pass: the better response, or None and why there is none."""
+_PASSING = tuple(f"{kind}:" for kind in PASSING)
 
 
 class InstructionReflection(dspy.Signature):
@@ -66,27 +91,6 @@ class ResponseReflection(dspy.Signature):
     better_response: Prose = dspy.OutputField(desc="complete, in as much detail as possible")
 
 
-INSTRUCTION_CRITERIA: Mapping[str, str] = MappingProxyType(
-    {
-        "complexity of the topic": "the more there is to think about, the better",
-        "level of detail required": "the further a good answer has to go into particulars, the better",
-        "knowledge required": "the more one has to know to answer it well, the better",
-        "ambiguity": "the fewer ways it can be read in, the better",
-        "logical reasoning or problem solving involved": "the more steps of thought a good answer takes, the better",
-    }
-)
-RESPONSE_CRITERIA: Mapping[str, str] = MappingProxyType(
-    {
-        "helpfulness": "the further it takes the person who asked, the better",
-        "relevance": "all of it bears on what was asked",
-        "accuracy": "all of it is right",
-        "level of details": "the more it says of what matters, with reasons and examples, the better",
-    }
-)
-"""The paper's criteria, each with the direction that its authors ask for."""
-ORIGINAL, REFLECTED, IMPROVED = "original", "instruction reflection", "response reflection"
-
-
 @dataclass(frozen=True)
 class Recycled:
     """The result for one pair. Instruction and response are each the new one, or the original with the reason."""
@@ -123,12 +127,6 @@ class Recycled:
             instruction_reason=instruction_reason,
             response_reason=response_reason,
         )
-
-
-Reflected: TypeAlias = tuple[tuple[str, str] | None, Reason]
-"""The first pass: the new pair, or None and why there is none."""
-Improved: TypeAlias = tuple[str | None, Reason]
-"""The second pass: the better response, or None and why there is none."""
 
 
 class ReflectionTuning(AsyncProgram):

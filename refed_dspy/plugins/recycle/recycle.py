@@ -14,6 +14,8 @@ from refed_dspy.data.dataset import data_identity, drawn, load_dataset
 from refed_dspy.data.sources import source_of
 from refed_dspy.errors import ConfigError, RunStopped, briefly
 from refed_dspy.files import as_path
+from refed_dspy.jobs.job import folder_of, job
+from refed_dspy.jobs.work import Work, caps_of, resume_hint
 from refed_dspy.ledger.settings import WorkSettings
 from refed_dspy.plugins.metrics.figures import open_tools, scoring
 from refed_dspy.plugins.recycle.passes import PassResults, Selection, row_by_row, selectively
@@ -25,9 +27,7 @@ from refed_dspy.programs.saved import program_digests
 from refed_dspy.records import digest
 from refed_dspy.teachers import Teacher, open_teacher
 from refed_dspy.teachers.failures import CallPolicy
-from refed_dspy.teachers.job import folder_of, job
 from refed_dspy.teachers.progress import Progress, Watch
-from refed_dspy.teachers.work import Work, caps_of, resume_hint
 
 if TYPE_CHECKING:
     from refed_dspy.keywords import RecycleKeywords

@@ -48,6 +48,69 @@ _PAPER = """
   note = {arXiv:2502.04511}
 }
 """
+_OF_STEPS = {REMARKS: "what the filters noted, as JSON: the row's number in the data, and its scores"}
+_RECYCLED = {
+    "row": "the row's number in the data that was recycled",
+    "instruction": "the instruction after recycling",
+    "response": "the response after recycling, to train on",
+    "original_instruction": "the instruction before",
+    "original_response": "the response before",
+    "instruction_from": "whether the instruction is the original or a new one",
+    "response_from": "whether the response is the original or a new one",
+    "instruction_reason": "why no new instruction was taken, if none was",
+    "response_reason": "why no new response was taken, if none was",
+    "system": "the system prompt; empty if there is none",
+    "ifd": "how hard the instruction is to follow (IFD)",
+    "r_ifd": "how hard it is to guess the instruction from the response (r-IFD)",
+    "original_ifd": "the IFD before",
+    "original_r_ifd": "the r-IFD before",
+    "template": "the prompt around an instruction in these figures",
+    "selection_reason": "empty: the row was kept",
+}
+COLUMNS: Mapping[str, str] = {
+    "instruction": "the new instruction",
+    "response": "the first response to it",
+    "analysis": "what the improvement saw in the first response: strengths, opportunities, feedback that applies",
+    "implementation_strategy": "what it planned to change, and why",
+    "improved_response": "the response to train on",
+    "sample": "the row's number in the run, from 1",
+    "reference": "id of the reference that the row came from, a digest of its texts",
+    "reference_source": "where that reference stood: source and row",
+    "feature": "the feature of the reference that the instruction was written by",
+    "round": "how often the reference had been used up before, from 0",
+    "teacher": "the model that wrote the improved response",
+    "endpoint": "where that model was asked",
+    "response_teacher": "the model that wrote the first response",
+    "response_endpoint": "where that model was asked",
+    "instruction_teacher": "the model that wrote the instruction",
+    "instruction_endpoint": "where that model was asked",
+    "program": "digest of the prompt that improved the response",
+    "prompt_tokens": "tokens read by the row's own calls, without its reference's",
+    "completion_tokens": "tokens written by these calls",
+    "cost": "dollars paid for these calls; empty if a price is unknown",
+    "system": "the system prompt of the reference and so of the row; empty if it has none",
+}
+_MARKUP = re.compile(r"([\\`*_{}\[\]<>#|&~!$@:])")
+_ADDRESS = re.compile(r"\bwww\.", re.IGNORECASE)
+UNKNOWN = "not known here: see those of the model and of the service that ran it"
+TERMS_PAGES = (
+    (re.compile(r"(^|/)(gpt-(?!oss)|chatgpt|o[1-9](-|$))"), "https://openai.com/policies"),
+    (re.compile(r"(^|[/.])claude"), "https://www.anthropic.com/legal/commercial-terms"),
+    (re.compile(r"(^|/)gemini-"), "https://ai.google.dev/gemini-api/terms"),
+)
+"""What a provider's models are called → the page with its terms."""
+LICENSES = frozenset({
+    "apache-2.0", "mit", "openrail", "bigscience-openrail-m", "creativeml-openrail-m", "bigscience-bloom-rail-1.0",
+    "bigcode-openrail-m", "afl-3.0", "artistic-2.0", "bsl-1.0", "bsd", "bsd-2-clause", "bsd-3-clause",
+    "bsd-3-clause-clear", "c-uda", "cc", "cc0-1.0", "cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0",
+    "cc-by-sa-4.0", "cc-by-nc-2.0", "cc-by-nc-3.0", "cc-by-nc-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-3.0",
+    "cc-by-nc-nd-4.0", "cc-by-nc-sa-2.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0", "cdla-sharing-1.0",
+    "cdla-permissive-1.0", "cdla-permissive-2.0", "wtfpl", "ecl-2.0", "epl-1.0", "epl-2.0", "etalab-2.0", "eupl-1.1",
+    "agpl-3.0", "gfdl", "gpl", "gpl-2.0", "gpl-3.0", "lgpl", "lgpl-2.1", "lgpl-3.0", "isc", "lppl-1.3c", "ms-pl",
+    "mpl-2.0", "odc-by", "odbl", "openrail++", "osl-3.0", "postgresql", "ofl-1.1", "ncsa", "unlicense", "zlib", "pddl",
+    "lgpl-lr", "deepfloyd-if-license", "llama2", "gemma",
+})  # fmt: skip
+"""Identifiers of licenses, as the Hub writes them."""
 
 
 @dataclass(frozen=True)
@@ -189,54 +252,6 @@ def _example(survey: Survey) -> Mapping[str, str]:
     return {name: getattr(row, name) for name in ("instruction", "response", "improved_response")}
 
 
-_OF_STEPS = {REMARKS: "what the filters noted, as JSON: the row's number in the data, and its scores"}
-_RECYCLED = {
-    "row": "the row's number in the data that was recycled",
-    "instruction": "the instruction after recycling",
-    "response": "the response after recycling, to train on",
-    "original_instruction": "the instruction before",
-    "original_response": "the response before",
-    "instruction_from": "whether the instruction is the original or a new one",
-    "response_from": "whether the response is the original or a new one",
-    "instruction_reason": "why no new instruction was taken, if none was",
-    "response_reason": "why no new response was taken, if none was",
-    "system": "the system prompt; empty if there is none",
-    "ifd": "how hard the instruction is to follow (IFD)",
-    "r_ifd": "how hard it is to guess the instruction from the response (r-IFD)",
-    "original_ifd": "the IFD before",
-    "original_r_ifd": "the r-IFD before",
-    "template": "the prompt around an instruction in these figures",
-    "selection_reason": "empty: the row was kept",
-}
-COLUMNS: Mapping[str, str] = {
-    "instruction": "the new instruction",
-    "response": "the first response to it",
-    "analysis": "what the improvement saw in the first response: strengths, opportunities, feedback that applies",
-    "implementation_strategy": "what it planned to change, and why",
-    "improved_response": "the response to train on",
-    "sample": "the row's number in the run, from 1",
-    "reference": "id of the reference that the row came from, a digest of its texts",
-    "reference_source": "where that reference stood: source and row",
-    "feature": "the feature of the reference that the instruction was written by",
-    "round": "how often the reference had been used up before, from 0",
-    "teacher": "the model that wrote the improved response",
-    "endpoint": "where that model was asked",
-    "response_teacher": "the model that wrote the first response",
-    "response_endpoint": "where that model was asked",
-    "instruction_teacher": "the model that wrote the instruction",
-    "instruction_endpoint": "where that model was asked",
-    "program": "digest of the prompt that improved the response",
-    "prompt_tokens": "tokens read by the row's own calls, without its reference's",
-    "completion_tokens": "tokens written by these calls",
-    "cost": "dollars paid for these calls; empty if a price is unknown",
-    "system": "the system prompt of the reference and so of the row; empty if it has none",
-}
-
-
-_MARKUP = re.compile(r"([\\`*_{}\[\]<>#|&~!$@:])")
-_ADDRESS = re.compile(r"\bwww\.", re.IGNORECASE)
-
-
 class Markdown(str):
     """Text that is Markdown already, and is not escaped again."""
 
@@ -276,15 +291,6 @@ def escaped(value: object) -> object:
     return value if isinstance(value, Markdown) else plain(value)
 
 
-UNKNOWN = "not known here: see those of the model and of the service that ran it"
-TERMS_PAGES = (
-    (re.compile(r"(^|/)(gpt-(?!oss)|chatgpt|o[1-9](-|$))"), "https://openai.com/policies"),
-    (re.compile(r"(^|[/.])claude"), "https://www.anthropic.com/legal/commercial-terms"),
-    (re.compile(r"(^|/)gemini-"), "https://ai.google.dev/gemini-api/terms"),
-)
-"""What a provider's models are called → the page with its terms."""
-
-
 def terms_of(model: str, endpoint: str = "") -> str:
     """Where the terms of `model` (its public name) are, as Markdown; UNKNOWN where no page is on record, and at a
     private `endpoint`, where a name may stand for any model."""
@@ -294,20 +300,6 @@ def terms_of(model: str, endpoint: str = "") -> str:
             return f"{weights.licence} license of the weights"
     pages = (page for pattern, page in TERMS_PAGES if endpoint != PRIVATE and pattern.search(name))
     return next((f"<{page}>" for page in pages), UNKNOWN)
-
-
-LICENSES = frozenset({
-    "apache-2.0", "mit", "openrail", "bigscience-openrail-m", "creativeml-openrail-m", "bigscience-bloom-rail-1.0",
-    "bigcode-openrail-m", "afl-3.0", "artistic-2.0", "bsl-1.0", "bsd", "bsd-2-clause", "bsd-3-clause",
-    "bsd-3-clause-clear", "c-uda", "cc", "cc0-1.0", "cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0",
-    "cc-by-sa-4.0", "cc-by-nc-2.0", "cc-by-nc-3.0", "cc-by-nc-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-3.0",
-    "cc-by-nc-nd-4.0", "cc-by-nc-sa-2.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0", "cdla-sharing-1.0",
-    "cdla-permissive-1.0", "cdla-permissive-2.0", "wtfpl", "ecl-2.0", "epl-1.0", "epl-2.0", "etalab-2.0", "eupl-1.1",
-    "agpl-3.0", "gfdl", "gpl", "gpl-2.0", "gpl-3.0", "lgpl", "lgpl-2.1", "lgpl-3.0", "isc", "lppl-1.3c", "ms-pl",
-    "mpl-2.0", "odc-by", "odbl", "openrail++", "osl-3.0", "postgresql", "ofl-1.1", "ncsa", "unlicense", "zlib", "pddl",
-    "lgpl-lr", "deepfloyd-if-license", "llama2", "gemma",
-})  # fmt: skip
-"""Identifiers of licenses, as the Hub writes them."""
 
 
 def checked_license(identifier: str) -> str:

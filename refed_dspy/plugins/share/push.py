@@ -24,6 +24,23 @@ BRANCH = "main"
 _REPO = re.compile(r"[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*", re.ASCII)
 _BRANCH = re.compile(r"[A-Za-z0-9][\w.\-/]{0,199}", re.ASCII)
 _CARD = "README.md"
+_KIND = "dataset"
+_IN_MEMORY = 1_000_000
+"""Bytes. A file up to this size is read once, and exactly those bytes are sent."""
+_HUB_FILES = {".gitattributes"}
+"""Files that the Hub itself puts into a repository."""
+_NOTHING_IGNORED = "# nothing is left out\n"
+_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+_AGAIN = "run the same command to continue: files already on the Hub are not sent again"
+_STATUS: Mapping[int, tuple[type[RefedError], str]] = {
+    401: (InputError, "refused the token; set HF_TOKEN to a valid one or run hf auth login"),
+    402: (InputError, "requires payment for this; check the account's plan"),
+    403: (InputError, "does not let this token write there; use a token with role write or another OWNER"),
+    404: (InputError, "has no such repository or owner, or the token cannot see it; check OWNER/NAME and the token"),
+    409: (RefedError, f"reports that the repository changed meanwhile; {_AGAIN}"),
+    412: (RefedError, f"reports that the repository changed meanwhile; {_AGAIN}"),
+    429: (RefedError, f"asks for fewer requests; wait a few minutes; {_AGAIN}"),
+}
 
 
 @dataclass(frozen=True)
@@ -180,16 +197,6 @@ def _license_of(card: Path) -> Any:
         raise InputError(f"{one_line(card, 200)}: its front matter is not YAML ({one_line(error, 120)})") from None
 
 
-_KIND = "dataset"
-_IN_MEMORY = 1_000_000
-"""Bytes. A file up to this size is read once, and exactly those bytes are sent."""
-_HUB_FILES = {".gitattributes"}
-"""Files that the Hub itself puts into a repository."""
-_NOTHING_IGNORED = "# nothing is left out\n"
-_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
-_AGAIN = "run the same command to continue: files already on the Hub are not sent again"
-
-
 def address() -> str:
     """The Hub's URL, as huggingface_hub is set up (HF_ENDPOINT)."""
     from huggingface_hub import constants
@@ -303,17 +310,6 @@ def _content(folder: Path, file: SharedFile) -> bytes | str:
     if hashlib.sha256(content).hexdigest() != file.sha256:
         raise InputError(f"{file.path}: changed while it was being read; nothing was sent; run it again")
     return content
-
-
-_STATUS: Mapping[int, tuple[type[RefedError], str]] = {
-    401: (InputError, "refused the token; set HF_TOKEN to a valid one or run hf auth login"),
-    402: (InputError, "requires payment for this; check the account's plan"),
-    403: (InputError, "does not let this token write there; use a token with role write or another OWNER"),
-    404: (InputError, "has no such repository or owner, or the token cannot see it; check OWNER/NAME and the token"),
-    409: (RefedError, f"reports that the repository changed meanwhile; {_AGAIN}"),
-    412: (RefedError, f"reports that the repository changed meanwhile; {_AGAIN}"),
-    429: (RefedError, f"asks for fewer requests; wait a few minutes; {_AGAIN}"),
-}
 
 
 @contextmanager

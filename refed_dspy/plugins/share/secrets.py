@@ -43,6 +43,16 @@ _TUNED = re.compile(r"(?<![^/])ft:(?P<base>[^:/]+).*", re.DOTALL)
 _ROW = re.compile(r"^(?P<source>.*) row (?P<row>\d+)$", re.DOTALL)
 _PASSED_IN = "references"
 """What `load_references` calls references that were passed in from Python."""
+_SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
+"""Anywhere in a variable's name. `config.keys` asks for more, since what it knows is cut out of answers; what is found
+here is reported, and nothing is published."""
+_MIN_LENGTH = 12
+"""A shorter value of a variable may be a word that any text holds."""
+_DATA = re.compile(r'<script type="(?P<kind>text/plain|application/json)"[^>]*>(?P<content>.*?)</script>', re.DOTALL)
+"""Where a page holds its rows (`report.page.packed`) and its charts' figures."""
+_SCRIPT = re.compile(r"<script\b.*?</script>", re.DOTALL)
+_ESCAPE = re.compile(r"\\([!-/:-@\[-`{-~])")
+"""A backslash before punctuation: Markdown shows only the punctuation."""
 
 
 @lru_cache(maxsize=4096)
@@ -107,13 +117,6 @@ def origin_of(source: str | None) -> str:
     return name if _HUB_NAME.fullmatch(name) else OTHER_SOURCE
 
 
-_SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
-"""Anywhere in a variable's name. `config.keys` asks for more, since what it knows is cut out of answers; what is found
-here is reported, and nothing is published."""
-_MIN_LENGTH = 12
-"""A shorter value of a variable may be a word that any text holds."""
-
-
 def secret_values(key_variables: Collection[str] = ()) -> dict[str, str]:
     """What it is → its value: environment variables of this process whose name sounds like a secret, or whose name's
     digest (`manifest.name_digest`) is in `key_variables`, and the token of a login. Uses no network."""
@@ -165,13 +168,6 @@ def _search(path: Path, patterns: Mapping[str, str], *, regex: bool) -> list[str
 def _encodable(text: str) -> str:
     """Variables may hold bytes that are not UTF-8, and JSON lone surrogates."""
     return text.encode("utf-8", "replace").decode()
-
-
-_DATA = re.compile(r'<script type="(?P<kind>text/plain|application/json)"[^>]*>(?P<content>.*?)</script>', re.DOTALL)
-"""Where a page holds its rows (`report.page.packed`) and its charts' figures."""
-_SCRIPT = re.compile(r"<script\b.*?</script>", re.DOTALL)
-_ESCAPE = re.compile(r"\\([!-/:-@\[-`{-~])")
-"""A backslash before punctuation: Markdown shows only the punctuation."""
 
 
 def texts_of(path: Path) -> Iterator[Any]:

@@ -43,6 +43,14 @@ from refed_dspy.text import counted
 CARD, LICENSE, REPORT = "README.md", "LICENSE", "report.html"
 _LARGEST_TEXT = 1_000_000
 """Characters of a license's or a citation's file; a longer file is taken for a wrong one."""
+TEACHERS = ("teacher", "response_teacher", "instruction_teacher")
+_CLEANED: Mapping[str, Callable[[str | None], str]] = {
+    **dict.fromkeys(TEACHERS, public_model),
+    **dict.fromkeys(ENDPOINTS, public_endpoint),
+    "reference_source": public_source,
+}
+SHARD_ROWS, SHARD_BYTES = 100_000, 256 * 2**20
+"""A shard ends at so many rows, or once it has so many bytes, whichever comes first."""
 
 
 @dataclass(frozen=True)
@@ -242,16 +250,6 @@ def _notes(settings: CardSettings, card: Card) -> list[str]:
         kept, size = facts.status["kept"], facts.status["size"]
         notes.append(f"the run is not done: {kept} of {size} rows; the card says so")
     return notes
-
-
-TEACHERS = ("teacher", "response_teacher", "instruction_teacher")
-_CLEANED: Mapping[str, Callable[[str | None], str]] = {
-    **dict.fromkeys(TEACHERS, public_model),
-    **dict.fromkeys(ENDPOINTS, public_endpoint),
-    "reference_source": public_source,
-}
-SHARD_ROWS, SHARD_BYTES = 100_000, 256 * 2**20
-"""A shard ends at so many rows, or once it has so many bytes, whichever comes first."""
 
 
 def _public_rows(rows: Iterable[Row], schema: Any) -> Iterator[Row]:

@@ -27,6 +27,11 @@ _MIN_PROBABILITY = 0.8
 """A row's language counts as recognised from this probability on."""
 _MIN_SHARE = 0.05
 """A language is named from this share of the rows on."""
+NGRAM_WORDS = 8
+"""Length of the n-grams that are compared. A text of fewer words counts as not copied."""
+COPIED_SHARE = 0.5
+"""A text counts as copied from this share of its n-grams on."""
+NGram = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,14 +127,6 @@ def _detector() -> Language:
     from refed_dspy.filters.language import Language
 
     return Language()
-
-
-NGRAM_WORDS = 8
-"""Length of the n-grams that are compared. A text of fewer words counts as not copied."""
-COPIED_SHARE = 0.5
-"""A text counts as copied from this share of its n-grams on."""
-
-NGram = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

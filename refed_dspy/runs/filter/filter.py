@@ -20,6 +20,8 @@ from refed_dspy.files import as_path, check_outputs
 from refed_dspy.filters.base import Decision, JudgeFilter, Step, labels, validated
 from refed_dspy.filters.build import build
 from refed_dspy.filters.judge import FAILED
+from refed_dspy.jobs.job import Job, job
+from refed_dspy.jobs.work import Work, caps_of
 from refed_dspy.ledger.connection import FILE, JUDGING
 from refed_dspy.ledger.settings import WorkSettings, noted_settings
 from refed_dspy.ledger.spending import spent
@@ -31,10 +33,8 @@ from refed_dspy.runs.filter.apply import Decisions, apply_filters
 from refed_dspy.runs.filter.result import OUTPUTS, Filtering, write_filtering
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.failures import CallPolicy
-from refed_dspy.teachers.job import Job, job
 from refed_dspy.teachers.judge import open_judge_model, open_judge_program, warn_of_unasked
 from refed_dspy.teachers.progress import Progress, Watch
-from refed_dspy.teachers.work import Work, caps_of
 
 if TYPE_CHECKING:
     from refed_dspy.keywords import FilterKeywords

@@ -17,7 +17,6 @@ from weakref import WeakKeyDictionary
 
 from dspy.lm15 import LM15Error, Request, Response
 from dspy.utils.exceptions import LMError
-from tenacity import RetryCallState
 
 from refed_dspy.config.teacher import BatchConfig, TeacherConfig
 from refed_dspy.errors import RefedError, one_line
@@ -45,6 +44,9 @@ from refed_dspy.teachers.usage import Used, whole
 
 LONGEST_WAIT = 60.0
 """A batch waits at most so many times `quiet` for calls that are in flight elsewhere."""
+_FEWEST = "word " * 32
+STRAGGLERS_AT_ONCE = 32
+"""At most so many stragglers of mode `mixed` are asked at once."""
 
 
 class BatchCollector:
@@ -168,9 +170,6 @@ def _tokens(answer: Mapping[str, Any]) -> tuple[int, int] | None:
     return None if used is None else (read, written)
 
 
-_FEWEST = "word " * 32
-
-
 def _text(body: Mapping[str, Any]) -> str:
     """The texts of an answer's choices."""
     choices = body.get("choices")
@@ -178,10 +177,6 @@ def _text(body: Mapping[str, Any]) -> str:
         [each.get("message") for each in choices if isinstance(each, Mapping)] if isinstance(choices, list) else ()
     )
     return " ".join(str(message.get("content") or "") for message in messages if isinstance(message, Mapping))
-
-
-STRAGGLERS_AT_ONCE = 32
-"""At most so many stragglers of mode `mixed` are asked at once."""
 
 
 @dataclass
@@ -303,10 +298,9 @@ class BatchEngine(TeacherEngine):
         return WorkEnds(f"the batch was cancelled twice at {self.endpoint}; nothing more is sent in this start")
 
     @staticmethod
-    def wait(state: RetryCallState) -> float:
+    def wait(error: BaseException, failures: int) -> float:
         """None, unless nothing could be sent: a request that waits misses the others' batch, for hours."""
-        error = state.outcome.exception() if state.outcome else None
-        return TeacherEngine.wait(state) if isinstance(error, NotReached) else 0.0
+        return TeacherEngine.wait(error, failures) if isinstance(error, NotReached) else 0.0
 
     def _per_loop(self, recorder: Recorder) -> _PerLoop:
         of_log = self._logs_of_loop.setdefault(asyncio.get_running_loop(), {})

@@ -38,6 +38,25 @@ LONGEST_REPLY = 1 << 24
 Lines: TypeAlias = AsyncIterator[dict[str, Any]]
 _ABOUT_THE_BODY = {"content-type", "content-length", "accept"}
 _NAME = re.compile(r"call-([0-9]{1,18})")
+NONCE = "refed_batch"
+"""The key in a batch's metadata under which its nonce is, by which it is found."""
+WINDOW: Any = "24h"
+"""The one completion window that the services know."""
+EARLIER = 86_400
+"""Seconds that the service's clock may be behind this machine's."""
+OLDER = 100
+"""So many earlier batches in a row end a search: lists are newest first, but not exactly."""
+YOUNG, LAG = 60.0, 10.0
+"""Seconds: a batch younger than YOUNG may not be listed yet, and is looked for again for LAG."""
+MOST_LISTED = 20_000
+"""A list of more batches than this does not end."""
+PROCESSING = {"pending", "running", "notRunning"}
+"""Azure's statuses of a file that is not processed yet."""
+T = TypeVar("T")
+CANCELLED = "cancelled"
+"""The service's status of a batch that a person cancelled there."""
+current_request: ContextVar[PendingRequest | None] = ContextVar("refed_pending_request", default=None)
+"""The request that this task is sending."""
 
 
 async def json_lines(chunks: AsyncIterator[bytes], longest: int, requests: int) -> Lines:
@@ -184,23 +203,6 @@ def _as_httpx() -> Iterator[None]:
         raise httpx.ReadError(error.message) from None
     except TimeoutError:
         raise httpx.ReadTimeout("no whole answer in time") from None
-
-
-NONCE = "refed_batch"
-"""The key in a batch's metadata under which its nonce is, by which it is found."""
-WINDOW: Any = "24h"
-"""The one completion window that the services know."""
-EARLIER = 86_400
-"""Seconds that the service's clock may be behind this machine's."""
-OLDER = 100
-"""So many earlier batches in a row end a search: lists are newest first, but not exactly."""
-YOUNG, LAG = 60.0, 10.0
-"""Seconds: a batch younger than YOUNG may not be listed yet, and is looked for again for LAG."""
-MOST_LISTED = 20_000
-"""A list of more batches than this does not end."""
-PROCESSING = {"pending", "running", "notRunning"}
-"""Azure's statuses of a file that is not processed yet."""
-T = TypeVar("T")
 
 
 class BatchService:
@@ -427,10 +429,6 @@ def _client(config: TeacherConfig, route: Route) -> Any:
     return openai.AsyncAzureOpenAI(azure_endpoint=root, api_version=config.api_version, **settings)
 
 
-CANCELLED = "cancelled"
-"""The service's status of a batch that a person cancelled there."""
-
-
 class Unanswered(TransportError):
     """A batch ended without an answer to this request. `billed`: it may have been paid for all the same."""
 
@@ -466,7 +464,3 @@ class PendingRequest:
         """Whether it ended without an answer and may have been paid for all the same."""
         error = None if not self.answer.done() or self.answer.cancelled() else self.answer.exception()
         return isinstance(error, Unanswered) and error.billed
-
-
-current_request: ContextVar[PendingRequest | None] = ContextVar("refed_pending_request", default=None)
-"""The request that this task is sending."""

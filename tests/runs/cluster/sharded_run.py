@@ -15,12 +15,12 @@ from refed_dspy import ReferenceLevelFeedback
 from refed_dspy.config.teacher import PriceConfig
 from refed_dspy.data.references import References
 from refed_dspy.filters.base import Decision
+from refed_dspy.jobs.work import CapSettings
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import begin_start
 from refed_dspy.records import DataRow, Reference, Sample
 from refed_dspy.runs.result import Synthesis
 from refed_dspy.runs.spec import prepare
-from refed_dspy.teachers.work import CapSettings
 
 SHARDS = 4
 SIZES = (12, 9, 7)

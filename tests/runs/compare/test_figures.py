@@ -14,7 +14,7 @@ from dspy.lm15 import Request
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import compare
 from refed_dspy.ledger.spending import Spent
-from refed_dspy.metrics.intervals import Interval, mean_interval
+from refed_dspy.measures.intervals import Interval, mean_interval
 from refed_dspy.plugins.compare.result import Comparison, Subset
 from refed_dspy.plugins.compare.result import facts as in_json
 from tests.runs.compare.helpers import (

@@ -14,7 +14,7 @@ import pytest
 from matplotlib.collections import LineCollection
 
 from refed_dspy.errors import ExportError
-from refed_dspy.metrics.intervals import Interval
+from refed_dspy.measures.intervals import Interval
 from refed_dspy.plugins.metrics.drawing import Bar, Point, filter_picture, save, win_rate_picture
 
 pytestmark = pytest.mark.slow

@@ -17,6 +17,8 @@ from dspy.lm15 import Request
 
 from refed_dspy.data.dataset import load_dataset
 from refed_dspy.errors import NO_REASON, Reason, RunDirError
+from refed_dspy.jobs.job import Job, job
+from refed_dspy.jobs.work import CapSettings, Work
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import state_in
 from refed_dspy.plugins.metrics.figures import CachedScorer
@@ -33,8 +35,6 @@ from refed_dspy.plugins.recycle.program import (
 )
 from refed_dspy.records import DataRow
 from refed_dspy.teachers import open_teacher
-from refed_dspy.teachers.job import Job, job
-from refed_dspy.teachers.work import CapSettings, Work
 from tests.programs.test_reflection import Reflecting, reflected, shown
 from tests.runs.recycle.helpers import (
     first_pass,

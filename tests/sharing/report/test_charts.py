@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from refed_dspy.metrics.intervals import Interval
+from refed_dspy.measures.intervals import Interval
 from refed_dspy.plugins.share.report import charts
 from refed_dspy.plugins.share.report.charts import FunnelStep
 from refed_dspy.plugins.share.report.drawing import (

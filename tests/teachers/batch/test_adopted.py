@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from refed_dspy.errors import ConfigError, NoAnswer, RunStopped
+from refed_dspy.jobs.work import refuse_left_batches
 from refed_dspy.ledger.batches import abandoned, left_batches
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import spent
 from refed_dspy.teachers import open_teacher
-from refed_dspy.teachers.work import refuse_left_batches
 from tests.support.killed_starts import TEXTS, called_off, goes_on, killed_waiting
 from tests.support.scripted_batches import (
     COST,

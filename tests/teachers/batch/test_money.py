@@ -15,6 +15,8 @@ from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
 from refed_dspy.cli.preview import one_sample
 from refed_dspy.errors import ConfigError, RunDirError
+from refed_dspy.jobs.job import job
+from refed_dspy.jobs.work import CapSettings, Work, lasting_caps
 from refed_dspy.ledger.account import status_of
 from refed_dspy.ledger.batches import begun, left_batches, named, unused
 from refed_dspy.ledger.budget import Caps
@@ -33,10 +35,8 @@ from refed_dspy.runs.spec import RunSpec, prepare
 from refed_dspy.runs.stage_weights import JUDGE, StageWeights
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.by_stage import open_teachers
-from refed_dspy.teachers.job import job
 from refed_dspy.teachers.pool import Pool, PooledTeacher, PoolMember
 from refed_dspy.teachers.progress import Progress
-from refed_dspy.teachers.work import CapSettings, Work, lasting_caps
 from tests.support.compiling import SMALL
 from tests.support.scripted_batches import ask, ask_engine, running_at
 from tests.support.scripted_engine import Writer, fake_lm, references

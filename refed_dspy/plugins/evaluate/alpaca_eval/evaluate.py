@@ -17,7 +17,7 @@ from refed_dspy.config.teacher import on_anthropic_wire
 from refed_dspy.data.stored import PICTURE
 from refed_dspy.errors import ConfigError, ModelError, NothingKept, ReferencesError, briefly, one_line
 from refed_dspy.files import as_export_error, as_path
-from refed_dspy.metrics.intervals import Interval
+from refed_dspy.measures.intervals import Interval
 from refed_dspy.plugins.evaluate.alpaca_eval.files import (
     Annotations,
     ModelOutputs,

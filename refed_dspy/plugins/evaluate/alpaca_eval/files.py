@@ -16,7 +16,7 @@ from typing import Any
 from refed_dspy.data.read import rows_of
 from refed_dspy.errors import ConfigError, ReferencesError, one_line
 from refed_dspy.files import as_path, read_bytes
-from refed_dspy.metrics.intervals import Interval
+from refed_dspy.measures.intervals import Interval
 from refed_dspy.plugins.metrics.win_rates import LengthControlled, Preferences, length_controlled, preferences, win_rate
 from refed_dspy.records import digest_of
 from refed_dspy.text import NO_VALUE, format_number, table_lines

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from refed_dspy.errors import one_line
-from refed_dspy.metrics.intervals import Interval
+from refed_dspy.measures.intervals import Interval
 from refed_dspy.plugins.evaluate.judged import Evaluated
 from refed_dspy.plugins.metrics.win_rates import LC_NOTE
 from refed_dspy.text import NO_VALUE, counted, format_number
@@ -16,6 +16,10 @@ RETIRED = (
     "same living judge has judged."
 )
 LICENCE = "AlpacaEval's data is CC BY-NC 4.0: not for commercial use."
+_HEADING = (
+    "model", "baseline", "n", "win rate %", "standard error", "95% interval", "length-controlled %", "by", "judge",
+    "date (UTC)",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -90,12 +94,6 @@ class AlpacaEvaluation(Evaluated):
             kind = "length_controlled" if equal.official else "length_controlled_own_fit"
             figures[kind] = equal.interval.mean
         return figures
-
-
-_HEADING = (
-    "model", "baseline", "n", "win rate %", "standard error", "95% interval", "length-controlled %", "by", "judge",
-    "date (UTC)",
-)  # fmt: skip
 
 
 def _cells(made: AlpacaEvaluation, judged: AlpacaFigures) -> list[str]:

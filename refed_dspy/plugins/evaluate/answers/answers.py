@@ -11,6 +11,8 @@ from refed_dspy.config.keywords import with_keywords
 from refed_dspy.config.loading import check_config
 from refed_dspy.errors import RunStopped, briefly
 from refed_dspy.files import as_path
+from refed_dspy.jobs.job import folder_of, job
+from refed_dspy.jobs.work import Work, caps_of
 from refed_dspy.ledger.spending import spent
 from refed_dspy.plugins.evaluate.answers.formats import OWN, UNANSWERED, check_format, file_of
 from refed_dspy.plugins.evaluate.answers.result import Answers, Asking, write_answers
@@ -19,9 +21,7 @@ from refed_dspy.plugins.evaluate.settings import AnswerFormat, AnswersConfig
 from refed_dspy.records import digest_of
 from refed_dspy.teachers import Teacher, open_teacher
 from refed_dspy.teachers.failures import CallPolicy
-from refed_dspy.teachers.job import folder_of, job
 from refed_dspy.teachers.progress import Progress, Watch
-from refed_dspy.teachers.work import Work, caps_of
 
 if TYPE_CHECKING:
     from refed_dspy.keywords import AnswersKeywords

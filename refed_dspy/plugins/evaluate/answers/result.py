@@ -14,6 +14,7 @@ from dspy.lm15 import Config, Message, Request
 from refed_dspy.data.export import KeptRows
 from refed_dspy.errors import RowError
 from refed_dspy.files import write_lines
+from refed_dspy.jobs.job import Job
 from refed_dspy.ledger.history import answers_of
 from refed_dspy.ledger.spending import Spent
 from refed_dspy.plugins.evaluate.answers.formats import OWN, UNANSWERED, Answered, file_of, write_for
@@ -22,7 +23,6 @@ from refed_dspy.plugins.evaluate.settings import AnswerFormat
 from refed_dspy.programs.question import Fit, Question, asking_about, fitting
 from refed_dspy.programs.reasoning import OPEN
 from refed_dspy.teachers import Teacher
-from refed_dspy.teachers.job import Job
 from refed_dspy.teachers.recorded import Asked
 from refed_dspy.text import counted
 

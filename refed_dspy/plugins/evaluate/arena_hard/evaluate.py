@@ -19,7 +19,7 @@ from refed_dspy.config.loading import check_config
 from refed_dspy.data.stored import PICTURE
 from refed_dspy.errors import NothingKept, RunStopped, briefly
 from refed_dspy.files import as_export_error, as_path, read_bytes, write_lines
-from refed_dspy.metrics.intervals import Interval
+from refed_dspy.measures.intervals import Interval
 from refed_dspy.plugins.evaluate.arena_hard.clone import (
     ArenaArm,
     Clone,

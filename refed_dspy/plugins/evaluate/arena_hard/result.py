@@ -20,6 +20,7 @@ _TITLE = "##### Category:"
 _ROW = re.compile(
     r"^\d+ +(?P<model>\S.*?) +(?P<score>-?\d+\.\d+) +\(-(?P<minus>-?\d+\.\d+) / \+(?P<plus>-?\d+\.\d+)\)$"
 )
+_HEADING = ("arm", "questions", "score %", "score % at equal style")
 
 
 @dataclass(frozen=True)
@@ -119,9 +120,6 @@ class Leaderboard(Evaluated):
                     figures |= {f"{each.arm}/{name}": score.value, f"{each.arm}/{name}_low": score.low}
                     figures[f"{each.arm}/{name}_high"] = score.high
         return figures
-
-
-_HEADING = ("arm", "questions", "score %", "score % at equal style")
 
 
 def _cells(judged: ScoredArm) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from refed_dspy.errors import one_line
 from refed_dspy.filters.overlap import Contamination
-from refed_dspy.metrics.intervals import Interval, mean_interval
+from refed_dspy.measures.intervals import Interval, mean_interval
 from refed_dspy.plugins.evaluate.judged import facts_of, overlap_lines
 from refed_dspy.text import Shown, counted, table_lines
 
@@ -19,6 +19,7 @@ Followed = Sequence[Sequence[bool]]
 """For each prompt, whether each of its instructions was followed."""
 FIGURES = ("prompt_strict", "instruction_strict", "prompt_loose", "instruction_loose")
 """The benchmark's four figures, in its order: the names of an `Accuracy`'s."""
+_HEADING = ("arm", *(f"{name.replace('_', ', ')} %" for name in FIGURES))
 
 
 @dataclass(frozen=True)
@@ -98,9 +99,6 @@ class Accuracies(Shown):
                 figures |= {f"{each.arm}/{name}": interval.mean, f"{each.arm}/{name}_low": interval.low}
                 figures[f"{each.arm}/{name}_high"] = interval.high
         return figures
-
-
-_HEADING = ("arm", *(f"{name.replace('_', ', ')} %" for name in FIGURES))
 
 
 def _cells(accuracy: Accuracy) -> list[str]:

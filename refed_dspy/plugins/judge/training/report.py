@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from refed_dspy.data.pairs import Pair
 from refed_dspy.errors import one_line
-from refed_dspy.metrics.intervals import (
+from refed_dspy.measures.intervals import (
     Correlation,
     Interval,
     correlations,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from refed_dspy.files import write_json, write_lines, write_text
-from refed_dspy.metrics.intervals import gain_or_change
+from refed_dspy.measures.intervals import gain_or_change
 from refed_dspy.optimizers.agreement import criterion_of
 from refed_dspy.optimizers.result import why_stopped
 from refed_dspy.plugins.judge.trained_judge import TrainedJudge

@@ -11,7 +11,8 @@ from typing import Any
 
 from refed_dspy.data.pairs import Pair, load_pairs
 from refed_dspy.errors import OUT, ConfigError, one_line
-from refed_dspy.metrics.intervals import MIN_CLUSTERS
+from refed_dspy.jobs.work import CapSettings, Work, caps_of
+from refed_dspy.measures.intervals import MIN_CLUSTERS
 from refed_dspy.optimizers.agreement import criterion_of
 from refed_dspy.plugins.judge.settings import JudgeTrainingConfig
 from refed_dspy.plugins.judge.training.people import GradedAnswer, annotators, graded_answers
@@ -22,7 +23,6 @@ from refed_dspy.records import digest
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.failures import CallPolicy
 from refed_dspy.teachers.judge import open_judge_model
-from refed_dspy.teachers.work import CapSettings, Work, caps_of
 from refed_dspy.text import counted
 
 PAIRS, CRITERIA, SYSTEMS = "new pairs", "unseen criteria", "unseen systems"

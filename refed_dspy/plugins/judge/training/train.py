@@ -15,6 +15,8 @@ from refed_dspy.config.loading import check_config
 from refed_dspy.data.pairs import Pair
 from refed_dspy.errors import CAPS, NothingKept, briefly
 from refed_dspy.files import as_path
+from refed_dspy.jobs.job import Job, folder_of, job
+from refed_dspy.jobs.work import CapSettings, lasting_caps, resume_hint
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import Spent, spent
 from refed_dspy.optimizers.agreement import criterion_of
@@ -30,9 +32,7 @@ from refed_dspy.plugins.metrics.perplexity import Scorer, log_perplexities
 from refed_dspy.programs import PairwiseJudge, RubricJudge, Verdict
 from refed_dspy.records import PICO, digest
 from refed_dspy.teachers import Teacher
-from refed_dspy.teachers.job import Job, folder_of, job
 from refed_dspy.teachers.progress import Progress, Watch
-from refed_dspy.teachers.work import CapSettings, lasting_caps, resume_hint
 from refed_dspy.text import counted
 
 COMPILE = "compile"

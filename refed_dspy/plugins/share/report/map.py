@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refed_dspy.errors import one_line
-from refed_dspy.metrics.embedder import Embedder
+from refed_dspy.measures.embedder import Embedder
 from refed_dspy.plugins.share.report.charts import Chart
 from refed_dspy.plugins.share.report.drawing import GREEN, PALETTE, RED, Axis, Dots
 from refed_dspy.plugins.share.report.rows import Rows
@@ -27,6 +27,15 @@ _WORD = re.compile(r"\w+")
 _WIDTH = 50
 """Dimensions that vectors are reduced to before t-SNE, as its authors advise."""
 _PERPLEXITY = 30
+_MAX_NAMED = len(PALETTE)
+"""References that are named in the legend. With more of them colours repeat, and the legend says so."""
+_MANY = 1_000
+"""Above this number points are drawn smaller."""
+_NAME = 40
+"""Characters of a reference's instruction that stand for it in the legend."""
+_BY = {"words": "by the words they share", "meaning": "by meaning (all-MiniLM-L6-v2)"}
+Colouring: TypeAlias = tuple[list[tuple[str, str]], list[int]]
+"""(name and colour of each group, each row's place in PALETTE)."""
 
 
 @dataclass(frozen=True)
@@ -99,15 +108,6 @@ def _places(vectors: Points, landmarks: Numbers, seed: int) -> Points:
     return points
 
 
-_MAX_NAMED = len(PALETTE)
-"""References that are named in the legend. With more of them colours repeat, and the legend says so."""
-_MANY = 1_000
-"""Above this number points are drawn smaller."""
-_NAME = 40
-"""Characters of a reference's instruction that stand for it in the legend."""
-_BY = {"words": "by the words they share", "meaning": "by meaning (all-MiniLM-L6-v2)"}
-
-
 def instruction_map(rows: Rows, map_: Map | None) -> Chart | None:
     """A chart of a point a row, in several colourings; None without a map."""
     if map_ is None:
@@ -134,10 +134,6 @@ def instruction_map(rows: Rows, map_: Map | None) -> Chart | None:
     text = f"{shown} from {counted(opened, 'reference')}. {near}"
     figure = Dots(places, colourings, small=len(rows) > _MANY)
     return Chart("map", f"Map of instructions, by {map_.by}", text, figure, ("what", "how many"), table, wide=True)
-
-
-Colouring: TypeAlias = tuple[list[tuple[str, str]], list[int]]
-"""(name and colour of each group, each row's place in PALETTE)."""
 
 
 def _by_reference(rows: Rows, opened: int) -> Colouring:

@@ -10,7 +10,7 @@ from typing import Any
 from refed_dspy.data.stored import json_lines, read_json
 from refed_dspy.ledger.account import status_of
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.metrics.intervals import Interval
+from refed_dspy.measures.intervals import Interval
 from refed_dspy.plugins.metrics.win_rates import LC_NOTE
 from refed_dspy.plugins.share.report import charts, glance
 from refed_dspy.plugins.share.report.charts import Chart

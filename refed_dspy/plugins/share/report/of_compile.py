@@ -9,7 +9,7 @@ from typing import Any
 
 from refed_dspy.ledger.candidates import Candidate, load_candidates
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.metrics.intervals import Interval, gain_or_change
+from refed_dspy.measures.intervals import Interval, gain_or_change
 from refed_dspy.optimizers.result import compile_status
 from refed_dspy.plugins.share.report import charts, glance
 from refed_dspy.plugins.share.report.charts import Chart, readable

@@ -27,6 +27,15 @@ _COLUMNS = {
 """The list of rows: name → title and width."""
 _FROM = {"change": "diff"}
 """Columns of the list that are not named as those of the rows that they come from."""
+_POLICY = (
+    "default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; "
+    "form-action 'none'; connect-src {connect}"
+)
+"""A browser runs the scripts with these hashes and no other, whatever the page contains. Bars set their widths."""
+_SHARED = "refed_dspy.plugins.share.report"
+"""The package whose assets every page may use."""
+_LEVEL = 4
+"""Compression level: 6 takes three times as long and saves a tenth."""
 
 
 @dataclass(frozen=True)
@@ -69,17 +78,6 @@ def _columns(rows: Rows | None) -> dict[str, tuple[str, str]]:
     filled = {name for name, column in rows.columns.items() if any(v is not None for v in compress(column, kept))}
     filled |= {"instruction", "words"}
     return {name: shown for name, shown in _COLUMNS.items() if _FROM.get(name, name) in filled}
-
-
-_POLICY = (
-    "default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; "
-    "form-action 'none'; connect-src {connect}"
-)
-"""A browser runs the scripts with these hashes and no other, whatever the page contains. Bars set their widths."""
-_SHARED = "refed_dspy.plugins.share.report"
-"""The package whose assets every page may use."""
-_LEVEL = 4
-"""Compression level: 6 takes three times as long and saves a tenth."""
 
 
 @dataclass(frozen=True)

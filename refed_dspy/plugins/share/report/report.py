@@ -16,7 +16,7 @@ from refed_dspy.ledger.account import RunAccount, per_minute
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import FUNNEL, named_work
-from refed_dspy.metrics.embedder import Embedder
+from refed_dspy.measures.embedder import Embedder
 from refed_dspy.plugins.share.report import charts, glance
 from refed_dspy.plugins.share.report.charts import funnel
 from refed_dspy.plugins.share.report.glance import Table
@@ -32,6 +32,16 @@ from refed_dspy.tracking.background import wanted
 from refed_dspy.tracking.track import log_page
 
 NAME = "report.html"
+_PAGES = {"comparison": comparison_page, "filtering": filtering_page, "compile": compile_page}
+_KINDS = "a run, a comparison, a filtering or a compile"
+DrawMap: TypeAlias = Callable[[Sequence[str], int], Map | None]
+"""The map of texts by a seed."""
+BY_MEANING = 3_000
+"""Instructions whose embeddings take about half a minute on two cores."""
+_MODELS = ("teacher", "judge")
+"""What settings begin with that name models; those of a stage are `teacher of …`."""
+_PRIVATE = {"saved program", "filters", "prices of"}
+"""Settings that may name a folder: where a program is saved, what a filter reads, which table the prices are from."""
 
 
 @briefly
@@ -86,17 +96,6 @@ def read_page(folder: Path, draw: DrawMap, most: int = LISTED) -> Page:
         if holds == "run":
             return run_page(folder, ledger, draw, most)
         return _PAGES[holds](folder, ledger)
-
-
-_PAGES = {"comparison": comparison_page, "filtering": filtering_page, "compile": compile_page}
-_KINDS = "a run, a comparison, a filtering or a compile"
-
-
-DrawMap: TypeAlias = Callable[[Sequence[str], int], Map | None]
-"""The map of texts by a seed."""
-
-BY_MEANING = 3_000
-"""Instructions whose embeddings take about half a minute on two cores."""
 
 
 def run_page(folder: Path, ledger: Ledger, draw: DrawMap, most: int) -> Page:
@@ -156,12 +155,6 @@ def best_map(say: Callable[[str], None]) -> DrawMap:
         return draw_map(texts, seed, embedder)
 
     return draw
-
-
-_MODELS = ("teacher", "judge")
-"""What settings begin with that name models; those of a stage are `teacher of …`."""
-_PRIVATE = {"saved program", "filters", "prices of"}
-"""Settings that may name a folder: where a program is saved, what a filter reads, which table the prices are from."""
 
 
 def public_page(folder: Path, title: str) -> bytes:

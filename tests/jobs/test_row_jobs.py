@@ -17,15 +17,15 @@ from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
 from refed_dspy.data.dataset import data_identity, load_dataset
 from refed_dspy.errors import ConfigError, NoConnection, RunDirError, RunStopped, TeacherRefused
+from refed_dspy.jobs.job import job as opened_job
+from refed_dspy.jobs.session import Session
+from refed_dspy.jobs.work import CapSettings, Work
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs.asking import as_role
 from refed_dspy.programs.lm_errors import NotReached
 from refed_dspy.teachers import Teacher, open_teacher
 from refed_dspy.teachers.failures import CallPolicy
-from refed_dspy.teachers.job import job as opened_job
 from refed_dspy.teachers.progress import Progress, Watch
-from refed_dspy.teachers.session import Session
-from refed_dspy.teachers.work import CapSettings, Work
 from tests.support.asking import ask, row_job
 from tests.support.compiling import config
 from tests.support.scripted_engine import Answer, Writer, fake_lm, references
@@ -119,7 +119,7 @@ async def test_once_it_must_stop_no_call_begins(server: SimulatedTeacher, tmp_pa
 async def test_what_does_not_land_within_the_grace_is_cancelled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("refed_dspy.teachers.work.GRACE", 0.01)
+    monkeypatch.setattr("refed_dspy.jobs.work.GRACE", 0.01)
     ends: list[str] = []
 
     async def work(n: int) -> None:

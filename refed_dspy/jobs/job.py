@@ -19,6 +19,8 @@ from typing import Any, TypeVar
 from refed_dspy.concurrency import run_blocking
 from refed_dspy.errors import ExportError, InputError, RunDirError, RunStopped, TeacherRefused
 from refed_dspy.files import check_outputs, path_of
+from refed_dspy.jobs.session import Session
+from refed_dspy.jobs.work import Start, Work, budget_caps, check_caps
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import RunRecorder
@@ -26,8 +28,6 @@ from refed_dspy.ledger.spending import begin_start
 from refed_dspy.ledger.states import CAPPED, DONE, KILLED, NO_WORD, SHORT, UNGATHERED, End, write_end
 from refed_dspy.records import digest
 from refed_dspy.teachers.progress import NOBODY, Progress, Watch
-from refed_dspy.teachers.session import Session
-from refed_dspy.teachers.work import Start, Work, budget_caps, check_caps
 
 T = TypeVar("T")
 

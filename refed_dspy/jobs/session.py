@@ -21,6 +21,7 @@ from refed_dspy.errors import (
     TeacherRefused,
     WrongCode,
 )
+from refed_dspy.jobs.work import CapsLeft, Start
 from refed_dspy.ledger.batches import left_batches
 from refed_dspy.ledger.statements import Statement
 from refed_dspy.programs.adapter import checked_adapter
@@ -30,7 +31,6 @@ from refed_dspy.records import dollars
 from refed_dspy.teachers.pool import Pool, PooledTeacher, members_of
 from refed_dspy.teachers.progress import Progress
 from refed_dspy.teachers.recorded import RecordedTeacher, recorded_lm
-from refed_dspy.teachers.work import CapsLeft, Start
 
 T = TypeVar("T")
 # DSPy settings for thousands of calls: history and traces would grow with each, and a warning come with each.
@@ -81,6 +81,10 @@ class Session:
         return next(iter(self.recorded_teachers.values()))
 
     @property
+    def _each_once(self) -> Iterable[RecordedTeacher]:
+        return dict.fromkeys(self.recorded_teachers.values())
+
+    @property
     def answered(self) -> bool:
         """Whether any model answered in this start, so that something was paid for."""
         return any(recorded.failures.paid for recorded in self.recorded_teachers.values())
@@ -98,7 +102,7 @@ class Session:
     @property
     def unanswered(self) -> int:
         """How many calls failed of the models that answered none."""
-        return sum(recorded.failures.unanswered for recorded in dict.fromkeys(self.recorded_teachers.values()))
+        return sum(recorded.failures.unanswered for recorded in self._each_once)
 
     async def commit(self, statements: Sequence[Statement]) -> None:
         """Write the statements of one unit, all or none. Returns once they are written."""
@@ -164,9 +168,9 @@ class Session:
         """
         recorder, remaining = self.start.recorder, self.start.caps_left
         recorder.out_of_time = remaining.over
-        asked = [recorded.teacher for recorded in dict.fromkeys(self.recorded_teachers.values())]
+        asked = [recorded.teacher for recorded in self._each_once]
         in_flight = sum(teacher.concurrency for teacher in asked if not teacher.batched)
-        with few_collections(in_flight), self._translated_errors(), recorder.closing():
+        with few_collections(in_flight), self._with_hints(), self._until_a_cap(), recorder.closing():
             async with AsyncExitStack() as stack:
                 await self._start(stack, remaining)
                 roles = {role: recorded_lm(self.models[role], engine) for role, engine in self._engines.items()}
@@ -179,33 +183,38 @@ class Session:
         """Start each model once, and the time that is left, unless there is none."""
         if remaining.over:
             return
-        for recorded in dict.fromkeys(self.recorded_teachers.values()):
+        for recorded in self._each_once:
             recorded.engine = await stack.enter_async_context(recorded.teacher.running())
         await stack.enter_async_context(remaining.minutes())
 
     @contextmanager
-    def _translated_errors(self) -> Iterator[None]:
-        """Notes in `cap_reached` the cap that ended the block, and turns other errors into what `running` raises."""
-        budget = self.start.recorder.budget
+    def _with_hints(self) -> Iterator[None]:
+        """Turns the errors of the block into what `running` raises: they say how to go on."""
         try:
-            try:
-                yield
-            except CapReached as reached:
-                if budget.reached is not None and not budget.calls:
-                    worst = dollars(reached.worst_picodollars)
-                    raise CapTooSmall(
-                        f"{reached.cap}: below the worst case of the first call, {worst}; raise it or lower the "
-                        "teacher's max_tokens"
-                    ) from None
-                self.cap_reached = budget.reached or reached
-            for recorded in dict.fromkeys(self.recorded_teachers.values()):
-                recorded.failures.check_useful()
-        except (NothingKept, LedgerLost):
+            yield
+        except (NothingKept, LedgerLost):  # they do
             raise
         except (TeacherError, RunStopped, RowError) as error:  # a RowError here: the work cannot do without that row
-            work = self.start.work
+            work, message = self.start.work, str(error)
             hint = (work.repair_hint if isinstance(error, WrongCode) else work.resume_hint)(self.ledger)
-            begun = self.answered or left_batches(self.ledger)
-            if isinstance(error, TeacherError) and not begun:
-                raise TeacherRefused(str(error) + "; " + hint if self.ledger.has_answers() else str(error)) from error
-            raise RunStopped(str(error) + "; " + hint) from error
+            if self.answered or left_batches(self.ledger) or not isinstance(error, TeacherError):
+                raise RunStopped(message + "; " + hint) from error
+            raise TeacherRefused(message + "; " + hint if self.ledger.has_answers() else message) from error
+
+    @contextmanager
+    def _until_a_cap(self) -> Iterator[None]:
+        """Ends the block at a cap, which is then in `cap_reached`. Raises CapTooSmall where it allows no call at all,
+        and as `check_useful` where the block ends and a model never answered."""
+        budget = self.start.recorder.budget
+        try:
+            yield
+        except CapReached as reached:
+            if budget.reached is not None and not budget.calls:
+                worst = dollars(reached.worst_picodollars)
+                raise CapTooSmall(
+                    f"{reached.cap}: below the worst case of the first call, {worst}; raise it or lower the "
+                    "teacher's max_tokens"
+                ) from None
+            self.cap_reached = budget.reached or reached
+        for recorded in self._each_once:
+            recorded.failures.check_useful()

@@ -11,13 +11,13 @@ import pytest
 
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.errors import ConfigError, ExportError, RunDirError, RunStopped
+from refed_dspy.jobs.job import job
+from refed_dspy.jobs.work import CapSettings, Work
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.statements import Answer, Key, answered
 from refed_dspy.ledger.states import End, last_end
 from refed_dspy.records import PICO, Reference
 from refed_dspy.teachers import open_teacher
-from refed_dspy.teachers.job import job
-from refed_dspy.teachers.work import CapSettings, Work
 from tests.support.compiling import config
 from tests.support.scripted_engine import Writer, fake_lm
 
