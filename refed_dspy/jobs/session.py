@@ -208,13 +208,13 @@ class Session:
         budget = self.start.recorder.budget
         try:
             yield
-        except CapReached as reached:
-            if budget.reached is not None and not budget.calls:
+        except CapReached as ended:
+            if (reached := budget.reached) is not None and not budget.calls:
                 worst = dollars(reached.worst_picodollars)
                 raise CapTooSmall(
                     f"{reached.cap}: below the worst case of the first call, {worst}; raise it or lower the "
                     "teacher's max_tokens"
                 ) from None
-            self.cap_reached = budget.reached or reached
+            self.cap_reached = reached or ended
         for recorded in self._each_once:
             recorded.failures.check_useful()
