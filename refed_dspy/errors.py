@@ -102,10 +102,11 @@ class Reason(str):
     """Why a row has no answer, or none that is used, in words: "kind: detail". `kind` is the word that counts it."""
 
     kind: str
+    detail: str
 
     def __new__(cls, kind: str, detail: str = "") -> Reason:
         made = super().__new__(cls, f"{kind}: {detail}" if detail else kind)
-        made.kind = kind
+        made.kind, made.detail = kind, detail
         return made
 
 

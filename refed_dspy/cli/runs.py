@@ -57,7 +57,6 @@ _OPENING, _LONGEST = 60, 2_000
 """Characters shown of a sample's reference, and of each text."""
 _COMPARING = ("rouge", "near_duplicates")
 """Filters whose detail is the kept text that a dropped one is like."""
-"""What a folder may hold for its samples to be counted (`Ledger.holds`)."""
 
 
 @app.command(options_metavar="--teacher FILE_OR_NAME [OPTIONS]")

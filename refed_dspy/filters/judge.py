@@ -44,7 +44,7 @@ class _Judged(JudgeFilter):
     def _undecided(self, stage: str, item: str, abstained: str, failed: Reason) -> Decision:
         """The decision on a row that has no verdict. Raises NoAnswer where the judge may answer another time."""
         if failed.kind in PASSING:
-            unanswered = NoAnswer(stage, item, failed)
+            unanswered = NoAnswer(stage, item, failed.detail)
             unanswered.recorded = True
             raise unanswered
         decision = Decision(False, FAILED if failed else ABSTAINED, None, one_line(failed or abstained, 300))

@@ -74,8 +74,7 @@ class CandidateCallback(BaseCallback):
             if name in self._seen:
                 return name
             seq = self._seen[name] = len(self._seen)
-        state = program_state(program)
-        self._gateway.write(candidate_seen(name, seq, state))
+        self._gateway.write(candidate_seen(name, seq, program_state(program)))
         return name
 
     def _is_candidate(self, instance: Any) -> bool:

@@ -8,7 +8,6 @@ Retries of `dspy.LM` itself are off.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import random
 import time
@@ -105,15 +104,16 @@ class TeacherEngine:
 
     async def retried(self, ask: Callable[[], Awaitable[Response]], recorder: Recorder) -> Response:
         """What `ask` returns, repeated after errors that may pass, as often as the settings say."""
-        for failures in itertools.count(1):
+        failures = 0
+        while True:
             try:
                 return await ask()
             except (LM15Error, NotReached) as error:
+                failures += 1
                 if failures > self.config.retries or recorder.stopping or not self._worth_retrying(error):
                     raise
                 seconds = self.wait(error, failures)
             await asyncio.sleep(seconds)
-        raise AssertionError("the last failure is raised")
 
     @staticmethod
     def wait(error: BaseException, failures: int) -> float:

@@ -278,9 +278,9 @@ async def test_it_works_inside_a_running_loop() -> None:
 def test_called_by_itself_it_does_not_pass_a_dead_endpoint_off_as_a_pair() -> None:
     writer = Writer()
     writer.on_request = lambda request: NotReached("connection refused")
-    with dspy.context(lm=fake_lm(writer)), pytest.raises(NoConnection, match="connection refused"):
+    with dspy.context(lm=fake_lm(writer)), pytest.raises(NoConnection) as raised:
         ReflectionTuning()(instruction=OLD, response=ANSWER)
-    assert issubclass(NoConnection, NoAnswer)
+    assert raised.value.reason == "connection refused" and issubclass(NoConnection, NoAnswer)
 
 
 def test_it_is_evaluated_by_dspy() -> None:

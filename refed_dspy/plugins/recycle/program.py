@@ -212,5 +212,5 @@ class ReflectionTuning(AsyncProgram):
         """A prediction with the fields of Recycled. Raises NoConnection where the teacher was not reached at all."""
         recycled = await self.recycle(instruction, response)
         if recycled.instruction_reason.kind == recycled.response_reason.kind == NoConnection.kind:
-            raise NoConnection(self.stage_names[1], one_line(instruction, 40), recycled.response_reason)
+            raise NoConnection(self.stage_names[1], one_line(instruction, 40), recycled.response_reason.detail)
         return dspy.Prediction(**asdict(recycled))
