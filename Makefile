@@ -15,7 +15,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 # Where this is set, every command that a test starts would compile the whole package anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup demo test live slow browser finetune cluster evaluate docs docs-serve bench planted chaos ui lock wheel clean
+.PHONY: help setup demo test test-durations test-random test-coverage words live slow browser finetune cluster evaluate docs docs-serve bench planted chaos ui lock wheel clean
 help: ## show this
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 10
 
@@ -41,6 +41,18 @@ test: setup ## lint, types, contracts, tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+
+test-durations: setup ## the same tests, and the thirty that take longest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal --durations 30 --durations-min 0
+
+test-random: setup ## the same tests in an order drawn anew; SEED=1234 repeats one
+	$(BIN)/python -m pytest -p randomly $(if $(SEED),--randomly-seed $(SEED)) -n auto --maxprocesses 4
+
+test-coverage: setup ## the same tests, and the lines of the package that none of them runs
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal --cov refed_dspy --cov-report term:skip-covered
+
+words: setup ## accept what the package says now: writes tests/**/__snapshots__ anew; read the difference before you commit
+	$(BIN)/python -m pytest -n 0 --snapshot-update -m "not live and not browser and not finetune and not cluster and not evaluate"
 
 live: setup ## tests on the tiny real model; downloads 93 MB once
 	$(BIN)/refed teacher fetch embedded-smoke
