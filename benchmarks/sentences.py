@@ -35,9 +35,10 @@ def asserted(function: ast.AST) -> Iterator[str]:
 def asserting(path: Path) -> Iterator[tuple[int, str, str]]:
     """(line, name, the first sentence) of each test function in a file that asserts one."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
-            if found := next((text for text in asserted(node) if SENTENCE.search(text)), None):
-                yield node.lineno, node.name, found
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or not node.name.startswith("test_"):
+            continue
+        if found := next((text for text in asserted(node) if SENTENCE.search(text)), None):
+            yield node.lineno, node.name, found
 
 
 def main() -> None:

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from syrupy.assertion import SnapshotAssertion
 
 from benchmarks.simulated import Settings, SimulatedTeacher
 from refed_dspy.config import keys
+from tests.support.said import Said
 
 if TYPE_CHECKING:
     from tests.support.scripted_batches import ScriptedService
@@ -94,6 +98,13 @@ def two(server: SimulatedTeacher, second_server: SimulatedTeacher) -> Iterator[t
         marked.control(signature=mark, response_words=5)
     yield server, second_server
     reset_server(second_server)
+
+
+@pytest.fixture
+def said(snapshot: SnapshotAssertion, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Said:
+    """Asserts what the package says, by the words in `__snapshots__`."""
+    folders = [re.escape(str(tmp_path)), rf"{re.escape(str(tmp_path_factory.getbasetemp()))}/[\w.-]+"]
+    return Said(snapshot, folders)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from refed_dspy.plugins.evaluate import program as environments
 from refed_dspy.plugins.evaluate.program import Command, run_command
 from refed_dspy.weights import pip_download
 from tests.support import ROOT
+from tests.support.said import Said
 
 STARTS = {"run", "Popen", "call", "check_call", "check_output", "create_subprocess_exec", "create_subprocess_shell"}
 PLANTED = ("pip", "venv", "json", "ensurepip", "runpy", "threading", "xllamacpp", "tiny", "sitecustomize")
@@ -60,7 +61,9 @@ def test_no_key_is_in_what_programs_get(monkeypatch: pytest.MonkeyPatch) -> None
         assert not SECRETS.keys() & children.environment(*more).keys()
 
 
-def test_modules_planted_in_the_working_folder_do_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_modules_planted_in_the_working_folder_do_not_run(
+    said: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     here, other = tmp_path / "here", tmp_path / "other"
     here.mkdir()
     other.mkdir()
@@ -75,7 +78,7 @@ def test_modules_planted_in_the_working_folder_do_not_run(tmp_path: Path, monkey
     [[make], *installing] = environments._commands(environments.ARENA_HARD, tmp_path / "made")
     assert all(command[1] == "-I" for commands in installing for command in commands)
     subprocess.run([*make, "--without-pip"], check=True)
-    with pytest.raises(InputError, match="has no lm-eval"):
+    with said.by(InputError):
         environments.environment(environments.LM_EVAL, tmp_path / "made")
     program = Command("it", Path(sys.executable), ["-m", "json.tool", "--help"], other, tmp_path / "log")
     asyncio.run(run_command(program))

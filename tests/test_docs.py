@@ -40,6 +40,7 @@ from refed_dspy.plugins.judge.settings import JudgeTrainingConfig
 from refed_dspy.plugins.metrics.settings import StatsConfig
 from refed_dspy.plugins.recycle.settings import RecycleConfig
 from tests.support import docs_running as running
+from tests.support.said import Said
 
 ROOT = running.DOCS.parent
 KINDS: dict[str, type[Settings]] = {
@@ -131,9 +132,9 @@ def page(folder: Path, text: str) -> Path:
     return path
 
 
-def test_a_wrong_output_is_told_with_its_line(tmp_path: Path) -> None:
+def test_a_wrong_output_is_told_with_its_line(said: Said, tmp_path: Path) -> None:
     path = page(tmp_path, "# A page\n\n```console\n$ echo 12 apples\n7 apples\n$ echo 12 apples\n12 pears\n```\n")
-    with pytest.raises(SybilFailure, match=r"page\.md, line 3(.|\n)*12 pears(.|\n)*but prints\n12 apples"):
+    with said.by(SybilFailure):
         running.run_page(path, tmp_path)
 
 
@@ -142,25 +143,25 @@ def test_figures_may_differ_and_an_ellipsis_is_anything(tmp_path: Path) -> None:
     assert running.run_page(page(tmp_path, text), tmp_path) == 1
 
 
-def test_a_command_that_fails_is_told(tmp_path: Path) -> None:
-    with pytest.raises(SybilFailure, match="exit code 3"):
+def test_a_command_that_fails_is_told(said: Said, tmp_path: Path) -> None:
+    with said.by(SybilFailure):
         running.run_page(page(tmp_path, "```console\n$ exit 3\n```\n"), tmp_path)
 
 
-def test_what_python_prints_is_compared(tmp_path: Path) -> None:
+def test_what_python_prints_is_compared(said: Said, tmp_path: Path) -> None:
     good, bad = (
         f'```python\nprint("one")\n```\n\n```text title="prints"\n{output}\n```\n' for output in ("one", "two")
     )
     running.run_page(page(tmp_path, good), tmp_path)
-    with pytest.raises(SybilFailure, match="is said to print\ntwo"):
+    with said.by(SybilFailure):
         running.run_page(page(tmp_path, bad), tmp_path)
 
 
-def test_a_skipped_block_says_why_and_is_not_run(tmp_path: Path) -> None:
+def test_a_skipped_block_says_why_and_is_not_run(said: Said, tmp_path: Path) -> None:
     block = "```console\n$ touch run\n```\n"
     assert running.run_page(page(tmp_path, f'<!-- skip: next "a key" -->\n{block}'), tmp_path) == 0
     assert not (tmp_path / "run").exists()
-    with pytest.raises(ValueError, match='write <!-- skip: next "why" -->'):
+    with said.by(ValueError):
         running.blocks(page(tmp_path, f"<!-- skip: next -->\n{block}"))
 
 
@@ -169,9 +170,9 @@ def test_hidden_commands_and_titled_files_come_before_what_follows(tmp_path: Pat
     assert running.run_page(page(tmp_path, text), tmp_path) == 3
 
 
-def test_an_indented_command_is_told(tmp_path: Path) -> None:
+def test_an_indented_command_is_told(said: Said, tmp_path: Path) -> None:
     text = "Type\n\n    refed status DIR\n\n    words\n\n```console\n$ true\n    refed no\n```\n"
-    assert running.unfenced_commands(page(tmp_path, text)) == ["refed status DIR"]
+    said(running.unfenced_commands(page(tmp_path, text)))
 
 
 def test_a_page_can_be_run_up_to_a_word(tmp_path: Path) -> None:
@@ -179,8 +180,8 @@ def test_a_page_can_be_run_up_to_a_word(tmp_path: Path) -> None:
     assert running.run_page(page(tmp_path, text), tmp_path, until="openai/") == 2
 
 
-def test_a_block_that_nothing_runs_is_told(tmp_path: Path) -> None:
-    with pytest.raises(SybilFailure, match="nothing runs it"):
+def test_a_block_that_nothing_runs_is_told(said: Said, tmp_path: Path) -> None:
+    with said.by(SybilFailure):
         running.run_page(page(tmp_path, "```ruby\nputs 1\n```\n"), tmp_path)
 
 
@@ -192,24 +193,19 @@ def test_a_teacher_file_without_an_address_gets_the_servers(tmp_path: Path) -> N
     assert (tmp_path / "run.yaml").read_text() == "size: 3\n"
 
 
-def test_an_option_or_a_command_that_there_is_not_is_told(tmp_path: Path, refed: Any) -> None:
+def test_an_option_or_a_command_that_there_is_not_is_told(said: Said, tmp_path: Path, refed: Any) -> None:
     text = (
         "`refed synth --sice 3`, `refed sinth`\n"
         "```console\n$ X=1 refed status a --json | head \\\n    -n 1; refed judge agreement --pairz\n```\n"
     )
     unknown = [running.unknown_option(refed, words) for words in running.refed_commands(page(tmp_path, text))]
-    assert [message.rpartition(": ")[2] for message in unknown] == [
-        "no option --sice",
-        "no command sinth",
-        "",
-        "no option --pairz",
-    ]
+    said([message.rpartition(": ")[2] for message in unknown])
 
 
-def test_a_key_that_there_is_not_is_told(tmp_path: Path) -> None:
+def test_a_key_that_there_is_not_is_told(said: Said, tmp_path: Path) -> None:
     for title in ("run-x.yaml", "teacher.yaml"):
         block = running.blocks(page(tmp_path, f'```yaml title="{title}"\ntemprature: 3\n```\n'))[0]
-        with pytest.raises(ConfigError, match="temprature: unknown key"):
+        with said.by(ConfigError):
             load(block, tmp_path)
 
 

@@ -16,6 +16,7 @@ from refed_dspy.programs import PairwiseJudge
 from refed_dspy.programs.saved import program_digests, save_program
 from refed_dspy.runs.result import Synthesis
 from tests.support.looks import small
+from tests.support.said import Said
 from tests.support.scripted_engine import Writer, fake_lm, references
 
 NASTY = "<script>alert('&\"')</script> $5 and $6 \x1b[31m\u202e\n\n| a | b |\n" * 90
@@ -33,31 +34,29 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Synthesis:
     )
 
 
-def test_texts_are_data_and_sizes_are_small(made: Synthesis) -> None:
+def test_texts_are_data_and_sizes_are_small(said: Said, made: Synthesis) -> None:
     rows = [{"instruction": f"{i} {NASTY}", "response": NASTY} for i in range(300)]
     loaded = refed_dspy.load_references(rows)
     for value in (made, made.samples, made[0], loaded, loaded[0], load_dataset(rows), made[0].analysis):
         small(value)
     assert "&lt;script&gt;" in small(made) and "mathjax_ignore" in small(made)
-    assert (
-        repr(made) == f"<Synthesis: 12 of 12 samples, price unknown, in {made.run_dir}>"
-        and repr(loaded) == "<References: 300>"
-    )
-    assert repr(Reference(instruction="a", response="b")) == "Reference(instruction='a', response='b')"
+    assert repr(loaded) == "<References: 300>"
+    said(repr(made))
+    said(repr(Reference(instruction="a", response="b")))
 
 
-def test_a_program_is_a_line_and_a_table_of_its_predictors(tmp_path: Path) -> None:
+def test_a_program_is_a_line_and_a_table_of_its_predictors(said: Said, tmp_path: Path) -> None:
     program = refed_dspy.ReferenceLevelFeedback(guidance={"response_generation": NASTY})
-    assert repr(program) == "<ReferenceLevelFeedback: 5 predictors, 0 demonstrations>"
+    said(repr(program))
     assert "response_improvement" in small(program)
     save_program(program, tmp_path / "saved.json")
     loaded = refed_dspy.load_program(tmp_path / "saved.json")
     assert repr(loaded.deepcopy()).endswith("saved.json>") and program_digests(loaded) == program_digests(program)
-    assert repr(PairwiseJudge()) == "<PairwiseJudge: 1 predictor, 0 demonstrations>"
+    said(repr(PairwiseJudge()))
 
 
-def test_settings_show_what_was_set() -> None:
-    assert repr(TeacherConfig(model="a/b", retries=2)) == "TeacherConfig(model='a/b', retries=2)"
+def test_settings_show_what_was_set(said: Said) -> None:
+    said(repr(TeacherConfig(model="a/b", retries=2)))
     assert len(repr(TeacherConfig(model="a/b", params={"x": "y" * 5000}))) <= 200
 
 
@@ -78,9 +77,9 @@ def test_filtered_rows_are_a_sequence(made: Synthesis, tmp_path: Path) -> None:
     assert small(again) and list(again.to_pandas().columns) == ["plain", "improved"]
 
 
-def test_a_column_of_several_kinds_is_told(tmp_path: Path) -> None:
+def test_a_column_of_several_kinds_is_told(said: Said, tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [{"instruction": f"a{i}", "response": "b", "x": x} for i, x in enumerate((1, "one"))]
     filtered = refed_dspy.filter_data(rows, [{"random": {"keep": 2}}], out=tmp_path / "out")
-    with pytest.raises(ExportError, match="several kinds"):
+    with said.by(ExportError):
         filtered.to_dataset()
     assert list(filtered.to_pandas()["x"]) == [1, "one"]

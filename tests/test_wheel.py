@@ -14,6 +14,7 @@ import pytest
 
 import refed_dspy
 from tests.support import ROOT
+from tests.support.said import Said
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +32,7 @@ def test_it_holds_every_file_of_the_package(wheel: Path) -> None:
     assert set(zipfile.ZipFile(wheel).namelist()) >= set(listed.stdout.split())
 
 
-def test_its_commands_and_references_need_no_source_tree(wheel: Path, tmp_path: Path) -> None:
+def test_its_commands_and_references_need_no_source_tree(said: Said, wheel: Path, tmp_path: Path) -> None:
     env = tmp_path / "env"
     venv.create(env)
     site = Path(sysconfig.get_path("purelib", vars={"base": str(env)}))
@@ -50,6 +51,6 @@ def test_its_commands_and_references_need_no_source_tree(wheel: Path, tmp_path: 
     assert "--teacher" in printed("refed", "synth", "--help")
     printed("refed", "synth", "--teacher", "simulated", "--size", "2", "--run-dir", "first")
     printed("refed", "report", "first")
-    assert printed("refed", "export", "first").startswith("2 samples in")
+    said(printed("refed", "export", "first"))
     assert printed("refed-dspy", "--version") == f"refed-dspy {refed_dspy.__version__}\n"
     assert f"\nversion: {refed_dspy.__version__}\n" in (ROOT / "CITATION.cff").read_text()

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from refed_dspy.ledger.connection import damaged
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.statements import Key, Statement, failed
 from refed_dspy.records import Compared
@@ -118,7 +119,10 @@ def examples_of(ledger: Ledger) -> Mapping[str, Any]:
 
 
 def load_candidates(ledger: Ledger) -> list[Candidate]:
-    """All candidates, in the order in which they were first seen."""
+    """All candidates, in the order in which they were first seen.
+
+    Raises RunDirError where the one that the compile kept is lost: the file is damaged.
+    """
     scores: dict[str, dict[str, dict[str, float]]] = {}
     components: dict[str, dict[str, dict[str, Any]]] = {}
     compared: dict[str, dict[str, dict[str, Compared]]] = {}
@@ -137,7 +141,7 @@ def load_candidates(ledger: Ledger) -> list[Candidate]:
         if subset != "test":  # the proof comes last, and has no part in the search
             spent[candidate] = max(spent_then, spent.get(candidate, 0))
     paid = dict(ledger.db.execute("SELECT item, total(cost) FROM calls GROUP BY item"))
-    return [
+    found = [
         Candidate(
             digest=digest,
             seq=seq,
@@ -153,3 +157,7 @@ def load_candidates(ledger: Ledger) -> list[Candidate]:
             "SELECT digest, seq, state, created FROM candidates ORDER BY seq"
         )
     ]
+    kept = (ledger.meta("outcome") or {}).get("candidate")
+    if kept and kept not in {candidate.digest for candidate in found}:
+        raise damaged(ledger.path, "the candidate that was kept is lost")
+    return found

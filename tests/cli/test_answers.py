@@ -13,6 +13,7 @@ from refed_dspy.plugins.evaluate.commands import FORMATS
 from refed_dspy.plugins.evaluate.settings import AnswerFormat
 from tests.conftest import KEY, KEY_VARIABLE
 from tests.support.command_line import refed, refused, teacher_file
+from tests.support.said import Said
 
 PROMPTS = [{"uid": f"u{n}", "category": "hard_prompt", "prompt": f"Name fish {n}."} for n in range(12)]
 
@@ -46,10 +47,10 @@ def test_the_formats_of_the_command_are_those_of_the_setting() -> None:
     assert get_args(AnswerFormat) == FORMATS
 
 
-def test_a_cap_and_prompts_without_an_answer_end_it_with_1(prompts: str, server: SimulatedTeacher) -> None:
+def test_a_cap_and_prompts_without_an_answer_end_it_with_1(said: Said, prompts: str, server: SimulatedTeacher) -> None:
     words = ("evaluate", "answers", "--prompts", prompts, "--model", teacher_file(Path(), server), "--out", "out")
     capped = refed(*words, "--max-calls", 5)
-    assert capped.stdout.startswith("5 of 12 prompts answered") and "without an answer: 7 not asked" in capped.stdout
+    said(capped.stdout)
     refused(capped, "max_calls is reached; paid answers are kept in out: to continue,", "--max-calls", code=1)
     server.control(faults={"refusal": 0.3})
     short = refed(*words, "--max-calls", 50)
@@ -57,7 +58,7 @@ def test_a_cap_and_prompts_without_an_answer_end_it_with_1(prompts: str, server:
 
 
 def test_a_model_by_variables_and_settings_in_a_file(
-    prompts: str, locked: SimulatedTeacher, monkeypatch: pytest.MonkeyPatch
+    said: Said, prompts: str, locked: SimulatedTeacher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REFED_TEACHER", "sim/sim-model")
     monkeypatch.setenv("REFED_TEACHER__API_BASE", locked.base_url)
@@ -65,11 +66,10 @@ def test_a_model_by_variables_and_settings_in_a_file(
     Path("answers.yaml").write_text("prompts: renamed.csv\ncolumns: {instruction: task}\nout: out\nsystem: Be kind.\n")
     Path("renamed.csv").write_text("task,level\nName a fish.,1\nName a cat.,2\n")
     made = refed("evaluate", "answers", "--config", "answers.yaml")
-    assert made.exit_code == 0 and made.stdout.startswith("2 of 2 prompts answered by sim-model"), made.output
+    assert made.exit_code == 0
+    said(made.stdout)
     rows = [json.loads(line) for line in Path("out/answers.jsonl").read_text().splitlines()]
-    assert [(row["instruction"], row["system"]) for row in rows] == [
-        ("Name a fish.", "Be kind."), ("Name a cat.", "Be kind."),
-    ]  # fmt: skip
+    said([(row["instruction"], row["system"]) for row in rows])  # fmt: skip
     assert not [path for path in Path("out").iterdir() if KEY.encode() in path.read_bytes()]
 
 

@@ -19,6 +19,7 @@ from tests.conftest import KEY, KEY_VARIABLE
 from tests.support import mlflow_stores
 from tests.support.command_line import refed, refused, teacher_file
 from tests.support.mlflow_stores import Mlflow, written
+from tests.support.said import Said
 from tests.support.scripted_engine import references
 from tests.tracking.test_compile import candidates_in
 
@@ -64,7 +65,7 @@ def no_traceback(result: Result) -> None:
     assert "Traceback" not in result.output
 
 
-def test_compile_says_what_it_came_to_and_where_it_is(home: Path, server: SimulatedTeacher) -> None:
+def test_compile_says_what_it_came_to_and_where_it_is(said: Said, home: Path, server: SimulatedTeacher) -> None:
     done = compile_(home, server)
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
@@ -74,7 +75,8 @@ def test_compile_says_what_it_came_to_and_where_it_is(home: Path, server: Simula
     assert [line for line in lines if line.startswith(("gain over ", "change from ", "nothing to prove: "))]
     cost = next(line for line in lines if line.startswith("cost: $"))
     assert cost.endswith(f"{server.stats()['requests']} calls")
-    assert lines[-1] == "program: out/program.json" and not [line for line in lines if len(line) > 200]
+    assert not [line for line in lines if len(line) > 200]
+    said(lines[-1])
     assert {p.name for p in Path("out").iterdir()} >= {"program.json", "prompts.diff", "proof.txt", "optimizer.log"}
     assert not Path("mlflow.db").exists() and not Path("out/tracking.json").exists()
 
@@ -216,7 +218,7 @@ def test_a_compile_starts_from_the_program_that_is_named(home: Path, server: Sim
     assert "Be brief." in Path("out/program.json").read_text()
 
 
-def test_tuning_a_judge_starts_from_the_program_that_is_named(home: Path, server: SimulatedTeacher) -> None:
+def test_tuning_a_judge_starts_from_the_program_that_is_named(said: Said, home: Path, server: SimulatedTeacher) -> None:
     judge = PairwiseJudge()
     for predictor in judge.predictors():
         predictor.signature = predictor.signature.with_instructions("Prefer what is shorter.")
@@ -225,7 +227,7 @@ def test_tuning_a_judge_starts_from_the_program_that_is_named(home: Path, server
     flags = "--pairs", "pairs.jsonl", "--out", "out", "--config", "compile.yaml", "--program", "judge.json"
     done = refed("compile", *flags, "--teacher", teacher_file(home, server, price=PRICE))
     no_traceback(done)  # the simulated judge abstains on all of them, so that it ends early
-    assert "Prefer what is shorter." in json.dumps(candidates_in(Path("out"))[0].state)
+    said(json.dumps(candidates_in(Path("out"))[0].state))
 
 
 @pytest.mark.slow

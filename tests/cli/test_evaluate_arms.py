@@ -11,6 +11,7 @@ from benchmarks.simulated import SimulatedTeacher
 from tests.runs.evaluation.arena_hard.conftest import QUESTIONS, toy_python
 from tests.runs.evaluation.ifeval.test_evaluate import GOOD, POOR, PROMPTS, responses, toy_checker
 from tests.support.command_line import refed, refused
+from tests.support.said import Said
 from tests.support.toy_arena_hard import VERDICTS, make_clone, write_answers
 from tests.support.toy_lm_eval import make_models
 
@@ -46,19 +47,21 @@ def test_arena_hard_prints_its_table_and_goes_on_at_a_larger_cap(
     assert refed("status", "out").stdout.startswith("done: evaluation, 48 of 48 comparisons sent to the judge")
 
 
-def test_a_judge_that_may_write_too_little_is_told_of(arena: tuple[str, ...], caplog: pytest.LogCaptureFixture) -> None:
+def test_a_judge_that_may_write_too_little_is_told_of(
+    said: Said, arena: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
     refed(*arena, "--questions", 1)
-    assert "judge: its max_tokens is 32, and Arena-Hard's settings allow 64; longer" in caplog.text
+    said(caplog.text)
 
 
-def test_settings_of_arena_hard_in_a_file(arena: tuple[str, ...]) -> None:
+def test_settings_of_arena_hard_in_a_file(said: Said, arena: tuple[str, ...]) -> None:
     Path("arena.yaml").write_text(
         "clone: clone\nanswers: [short.jsonl]\njudge: judge.yaml\nout: out\nquestions: 2\nstyle_control: false\n"
         f"environment: {arena[-1]}\n"
     )
     made = refed("evaluate", "arena-hard", "--config", "arena.yaml")
     assert made.exit_code == 0 and made.stdout.splitlines()[1].startswith("short  2          ")
-    assert "no score at equal style: it was left out" in made.stdout
+    said(made.stdout)
 
 
 @pytest.mark.parametrize(
@@ -91,6 +94,7 @@ def test_arena_hard_without_answers_or_with_strange_ones_is_one_line(
 
 
 def test_ifeval_prints_its_table(
+    said: Said,
     home: Path,
     toy_checker: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -101,8 +105,8 @@ def test_ifeval_prints_its_table(
     responses(Path("poor/responses.jsonl"), POOR)
     words = ("evaluate", "ifeval", "--prompts", "input_data.jsonl", "--environment", toy_checker, "--out", "out")
     made = refed(*words, "--answers", "good.jsonl", "--answers", "poor")
-    assert made.exit_code == 0 and made.stdout.startswith("arm   prompt, strict %"), made.output
-    assert made.stdout.endswith("name it with --data …\ntable and figures in out\n")
+    assert made.exit_code == 0
+    said(made.stdout)
     assert [line.split()[:2] for line in made.stdout.splitlines()[1:3]] == [["good", "100.00"], ["poor", "25.00"]]
     refused(refed(*words), "answers: none are named; name a file or folder with --answers")
     refused(refed("evaluate", "ifeval", "--out", "out"), "prompts: no prompts to check; name IFEval's input_data.jsonl")

@@ -14,6 +14,7 @@ import pytest
 
 from refed_dspy.cli.ending import told
 from tests.support.command_line import REFED
+from tests.support.said import Said
 
 SYNTH = ["synth", "--references", "references.jsonl", "--teacher", "simulated", "--size", "2", "--run-dir", "run"]
 
@@ -35,7 +36,7 @@ def test_odd_command_lines_end_in_a_line_and_a_documented_code() -> None:
     assert done.stdout.startswith("seed 1: 60 lines, ")
 
 
-def test_every_option_whose_value_is_missing_says_so() -> None:
+def test_every_option_whose_value_is_missing_says_so(said: Said) -> None:
     """In one process: the tree is walked, and no command begins."""
     from benchmarks.odd_lines import commands
     from tests.support.command_line import refed
@@ -45,33 +46,35 @@ def test_every_option_whose_value_is_missing_says_so() -> None:
             if option.param_type_name == "option" and not option.is_flag:
                 result = refed(*words, option.opts[0])
                 assert result.exit_code == 2, (words, option.opts, result.output)
-                assert result.stderr == f"Error: Option '{option.opts[0]}' requires an argument.\n"
+                said(result.stderr)
 
 
-def test_with_stdout_closed_a_run_is_complete(home: Path) -> None:
+def test_with_stdout_closed_a_run_is_complete(said: Said, home: Path) -> None:
     """And what it opens does not become its stdout or stderr, which would then be printed into it."""
     code, _, told = ended(SYNTH, ">&- 2>&- <&-")
     assert (code, told) == (0, [])
     code, out, _ = ended(["status", "run"])
-    assert code == 0 and "done: 2 of 2 samples" in out
+    assert code == 0
+    said(out)
 
 
 @pytest.mark.parametrize("words", [["status", "run"], ["export", "run", "--out", "-"], ["--help"], ["synth", "--help"]])
-def test_a_full_disk_under_stdout_is_told(home: Path, words: list[str]) -> None:
+def test_a_full_disk_under_stdout_is_told(said: Said, home: Path, words: list[str]) -> None:
     assert ended(SYNTH)[0] == 0
-    assert ended(words, ">/dev/full") == (1, "", ["refed: cannot write: No space left on device"])
+    said(ended(words, ">/dev/full"))
     code, out, _ = ended(["status", "no-such-run"], "2>/dev/full")
     assert (code, out) == (2, "")
 
 
 @pytest.mark.parametrize("megabytes", [120, 180, 240])
-def test_too_little_memory_is_told(home: Path, megabytes: int) -> None:
+def test_too_little_memory_is_told(said: Said, home: Path, megabytes: int) -> None:
     def little() -> None:
         os.environ["OPENBLAS_NUM_THREADS"] = "1"  # where a thread of its has no room it raises SIGINT
         resource.setrlimit(resource.RLIMIT_AS, (megabytes << 20, megabytes << 20))
 
     code, _, told = ended(SYNTH, before=little)
-    assert code == 1 and len(told) == 1 and told[0].startswith(("refed: there is not enough memory", "OpenBLAS")), told
+    assert code == 1 and len(told) == 1
+    said(told[0])
 
 
 @pytest.mark.parametrize(
@@ -81,7 +84,7 @@ def test_too_little_memory_is_told(home: Path, megabytes: int) -> None:
      ["synth", "--config", "shut/run.yaml"], [*SYNTH[:-1], "shut/run"],
      ["synth", "--references", "shut/rows.jsonl", "--teacher", "simulated"]],
 )  # fmt: skip
-def test_a_folder_without_rights_is_told(home: Path, words: list[str]) -> None:
+def test_a_folder_without_rights_is_told(said: Said, home: Path, words: list[str]) -> None:
     """Root heeds no rights, unless it gives up those capabilities before the command begins."""
     (home / "shut").mkdir()
     (home / "shut").chmod(0o600)
@@ -93,7 +96,7 @@ def test_a_folder_without_rights_is_told(home: Path, words: list[str]) -> None:
 
     code, _, told = ended(words, before=with_rights_heeded)
     assert code == 2 and len(told) == 1 and told[0].startswith("refed: "), told
-    assert "ermission denied" in told[0], told
+    said(told[0])
 
 
 def test_ctrl_c_before_a_command_begins_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,7 @@ from refed_dspy.config.run import RunConfig
 from refed_dspy.plugins.compare.settings import CompareConfig
 from refed_dspy.plugins.metrics.settings import StatsConfig
 from refed_dspy.plugins.recycle.settings import RecycleConfig
+from tests.support.said import Said
 
 
 def help_of(*command: str) -> str:
@@ -50,14 +51,12 @@ def test_an_option_that_is_a_setting_is_told_so(words: str, hint: str) -> None:
     assert result.exit_code == 2 and f"No such option: {option}{hint}" in result.stderr, result.stderr
 
 
-def test_groups_stand_in_order_and_no_description_is_cut() -> None:
+def test_groups_stand_in_order_and_no_description_is_cut(said: Said) -> None:
     text = help_of()
     assert [line[:-1] for line in text.splitlines() if line.endswith(":") and line[:-1] in GROUPS] == list(GROUPS)
     assert "..." not in text.partition("Make:")[2]
     plain = " ".join(text.split())
-    assert (
-        "share Turn rows into a folder for the Hugging Face Hub: data set card, Parquet and a list of files." in plain
-    )
+    said(plain)
 
 
 @pytest.mark.parametrize(
@@ -127,8 +126,8 @@ def test_shells_complete_words_of_a_fixed_list(typed: str, offered: set[str]) ->
     assert completed(typed, "bash") == offered
 
 
-def test_usage_names_the_options_that_a_command_needs() -> None:
-    assert "synth --teacher FILE_OR_NAME [OPTIONS]" in " ".join(help_of("synth").split())
+def test_usage_names_the_options_that_a_command_needs(said: Said) -> None:
+    said(" ".join(help_of("synth").split()))
 
 
 def test_help_waits_for_no_heavy_library() -> None:

@@ -11,8 +11,8 @@ import pytest
 from typer.testing import Result
 
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy.records import PICO, dollars
 from tests.support.command_line import refed, refused
+from tests.support.said import Said
 
 PRICE = "{prompt: 1, completion: 10, cached: 0.5}"
 MONEY = re.compile(r"\$\d[\d,]*(\.\d+)?")
@@ -67,7 +67,7 @@ def test_a_cap_ends_with_exit_code_1_and_how_to_go_on(
     assert status.exit_code == 0, "looking at a run that ended at a cap is no mistake"
 
 
-def test_a_resume_goes_on_under_a_larger_cap(home: Path, server: SimulatedTeacher) -> None:
+def test_a_resume_goes_on_under_a_larger_cap(said: Said, home: Path, server: SimulatedTeacher) -> None:
     assert synth("--size", 20, "--max-calls", 30).exit_code == 1
     again = refed("resume", "run")
     assert again.exit_code == 1 and "max_calls 30" in last_line(again), "the caps of before are remembered"
@@ -75,7 +75,8 @@ def test_a_resume_goes_on_under_a_larger_cap(home: Path, server: SimulatedTeache
     assert refed("resume", "run", "--max-calls", 35).exit_code == 1
     assert server.stats()["requests"] == 35
     done = refed("resume", "run", "--max-calls", 500)
-    assert done.exit_code == 0 and "20 of 20 samples" in done.stdout
+    assert done.exit_code == 0
+    said(done.stdout)
     assert (facts()["state"], facts()["reason"]) == ("done", "")
 
 
@@ -158,23 +159,25 @@ def test_an_estimate_and_then_the_run(home: Path, server: SimulatedTeacher) -> N
     assert server.stats()["repeated"] == 0
 
 
-def test_an_estimate_at_an_unknown_price(home: Path) -> None:
+def test_an_estimate_at_an_unknown_price(said: Said, home: Path) -> None:
     result = synth("--size", 60, "--estimate", teacher="unpriced.yaml")
     assert result.exit_code == 0
-    assert result.stdout.splitlines()[1].startswith("dollars: unknown; set the teacher's price")
+    said(result.stdout.splitlines()[1])
 
 
-def test_an_estimate_under_a_small_cap_fails_in_one_line(home: Path, server: SimulatedTeacher) -> None:
+def test_an_estimate_under_a_small_cap_fails_in_one_line(said: Said, home: Path, server: SimulatedTeacher) -> None:
     result = synth("--estimate", "--max-calls", 3)
     assert result.exit_code == 1 and not result.stdout and "Traceback" not in result.stderr
-    assert last_line(result).startswith("refed: max_calls 3 is reached") and "of 100 samples" in last_line(result)
+    said(last_line(result))
     assert server.stats()["requests"] == 3
 
 
 # --- what a run has cost
 
 
-def test_status_tells_dollars_by_stage_for_each_sample_and_in_all(home: Path, server: SimulatedTeacher) -> None:
+def test_status_tells_dollars_by_stage_for_each_sample_and_in_all(
+    said: Said, home: Path, server: SimulatedTeacher
+) -> None:
     synth("--size", 10)
     stats = server.stats()
     plain = stats["billed_prompt_tokens"] - stats["billed_cached_tokens"]
@@ -184,14 +187,15 @@ def test_status_tells_dollars_by_stage_for_each_sample_and_in_all(home: Path, se
         [line] = [line for line in shown if line.startswith(f"{stage}: ")]
         assert MONEY.search(line), line
     [total] = [line for line in shown if line.startswith("dollars: ")]
-    assert "the teacher's settings" in total
-    assert shown[0] == f"done: 10 of 10 samples, {dollars(bill * PICO)}"
-    assert total.startswith(f"dollars: {dollars(bill / 10 * PICO)} per sample")
+    said(total)
+    said(shown[0])
+    said(total)
     status = facts()
     assert status["cost"] == pytest.approx(bill) and status["cost_per_sample"] == pytest.approx(bill / 10)
     assert sum(use["cost"] for use in status["usage"].values()) == pytest.approx(bill)
     assert all(isinstance(use["cost"], float) and use["unpriced"] == 0 for use in status["usage"].values())
-    assert status["price_source"] == "the teacher's settings" and status["estimate"] is None
+    assert status["estimate"] is None
+    said(status["price_source"])
 
 
 def test_status_of_an_unfinished_run_tells_what_it_is_projected_to(home: Path) -> None:
@@ -206,24 +210,25 @@ def test_status_of_an_unfinished_run_tells_what_it_is_projected_to(home: Path) -
     assert "continue with: refed resume run --max-calls " in refed("status", "run").stdout
 
 
-def test_what_was_charged_unseen_is_told_apart(home: Path, server: SimulatedTeacher) -> None:
+def test_what_was_charged_unseen_is_told_apart(said: Said, home: Path, server: SimulatedTeacher) -> None:
     server.control(faults={"nousage": 0.3}, seed=2)
     synth("--size", 10)
     [line] = [line for line in refed("status", "run").stdout.splitlines() if line.startswith("unknown usage: ")]
-    assert "counted at their worst case, $" in line
+    said(line)
     status = facts()
     reserved = sum(use["reserved"] for use in status["usage"].values())
     assert 0 < reserved < status["cost"] and sum(use["unknown"] for use in status["usage"].values()) > 0
 
 
-def test_an_unknown_price_is_never_told_as_nothing(home: Path, server: SimulatedTeacher) -> None:
+def test_an_unknown_price_is_never_told_as_nothing(said: Said, home: Path, server: SimulatedTeacher) -> None:
     made = synth("--size", 8, "--max-calls", 15, teacher="unpriced.yaml")
     for shown in (made.stdout, made.stderr, refed("status", "run").stdout):
         assert "$" not in shown, shown
-    assert "price unknown" in refed("status", "run").stdout
+    said(refed("status", "run").stdout)
     assert facts()["unpriced"] == 15 and facts()["price_source"] is None
     whole = synth("--size", 8, "--max-calls", 10_000, teacher="unpriced.yaml")
-    assert whole.exit_code == 0 and "$" not in whole.stdout and "price unknown" in whole.stdout
+    assert whole.exit_code == 0 and "$" not in whole.stdout
+    said(whole.stdout)
     assert all(use["unpriced"] == use["calls"] for use in facts()["usage"].values())
 
 
@@ -232,19 +237,20 @@ def test_a_sample_of_unknown_price_costs_no_number_in_json(home: Path) -> None:
     assert facts()["cost_per_sample"] is None
 
 
-def test_a_price_known_later_counts_from_then_on(home: Path) -> None:
+def test_a_price_known_later_counts_from_then_on(said: Said, home: Path) -> None:
     synth("--size", 3, teacher="unpriced.yaml")
     before = facts()
     assert synth("--size", 6).exit_code == 0
     status = facts()
     assert status["unpriced"] == before["unpriced"] > 0 and status["cost"] > 0
     line = refed("status", "run").stdout.splitlines()[0]
-    assert MONEY.search(line) and "at an unknown price" in line
+    assert MONEY.search(line)
+    said(line)
 
 
-def test_a_free_teacher_is_told_as_such(home: Path) -> None:
+def test_a_free_teacher_is_told_as_such(said: Said, home: Path) -> None:
     teacher = (home / "unpriced.yaml").read_text()
     (home / "free.yaml").write_text(f"{teacher}price: {{prompt: 0, completion: 0}}\n")
     made = synth("--size", 2, "--max-cost", 0.01, teacher="free.yaml")
     assert made.exit_code == 0, "no call of it can pass a cap"
-    assert "done: 2 of 2 samples, $0\n" in refed("status", "run").stdout
+    said(refed("status", "run").stdout)

@@ -18,6 +18,7 @@ from refed_dspy.cli.main import app
 from refed_dspy.cli.printing import PlainFormatter, printable
 from refed_dspy.errors import FORCE, SAME_CALL, ConfigError, Wording, as_options, one_line, setting, setting_text
 from tests.support.command_line import refed, synth, teacher_file
+from tests.support.said import Said
 
 EVIL = "\x1b]0;title\x07 \x1b[2J \x9b31m \x7f \x08 \r over \u202e back \u2066 x \x00"
 STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -108,9 +109,9 @@ def test_a_name_that_is_no_utf_8(home: Path, words: list[str]) -> None:
          "--run-dir …; --reuse 'a b'"),
     ],
 )  # fmt: skip
-def test_a_message_in_both_wordings(message: Wording, python: str, command: str) -> None:
+def test_a_message_in_both_wordings(said: Said, message: Wording, python: str, command: str) -> None:
     """Also as an error that crosses processes, and in a log; the words of others, which look the same, are let be."""
     error = pickle.loads(pickle.dumps(ConfigError("at force=True: " + message)))
-    assert (str(error), as_options(one_line(error))) == (f"at force=True: {python}", f"at force=True: {command}")
+    said((str(error), as_options(one_line(error))))
     record = logging.LogRecord("refed_dspy", logging.WARNING, "", 0, "%s: %d", (message, 3), None)
     assert PlainFormatter("%(message)s").format(record) == f"{command}: 3" and record.getMessage() == f"{python}: 3"

@@ -17,14 +17,16 @@ from refed_dspy.records import Failure
 from refed_dspy.runs.result import why_short
 from tests.conftest import KEY, KEY_VARIABLE
 from tests.support.command_line import REFED, refed, refused, synth, teacher_file
+from tests.support.said import Said
 
 
-def test_synth_status_export(home: Path, server: SimulatedTeacher) -> None:
+def test_synth_status_export(said: Said, home: Path, server: SimulatedTeacher) -> None:
     made = synth("--size", 25, "--teacher", teacher_file(home, server))
-    assert made.exit_code == 0 and "25 of 25 samples" in made.output
+    assert made.exit_code == 0
+    said(made.output)
     facts = json.loads(refed("status", "run", "--json").stdout)
     assert facts["kept"] == 25 and facts["state"] == "done" and facts["usage"]["response_generation"]["calls"] == 25
-    assert "25 of 25 samples" in refed("status", "run").stdout
+    said(refed("status", "run").stdout)
     assert refed("export", "run", "--format", "jsonl", "--out", "out.jsonl").exit_code == 0
     rows = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
     assert len(rows) == 25
@@ -35,15 +37,15 @@ def test_synth_status_export(home: Path, server: SimulatedTeacher) -> None:
     assert refed("export", "run", "--out", "out.jsonl", "--force").exit_code == 0
 
 
-def test_one_of_a_kind_is_told_as_one(home: Path) -> None:
+def test_one_of_a_kind_is_told_as_one(said: Said, home: Path) -> None:
     words = ["synth", "--references", "builtin", "--size", 1, "--teacher", "simulated", "--run-dir", "one"]
-    assert refed(*words, "--estimate").stdout.startswith("1 sample from 1 of 32 references: about ")
+    said(refed(*words, "--estimate").stdout)
     assert refed(*words).exit_code == 0
-    assert refed("export", "one", "--out", "one.jsonl").stdout == "1 sample in one.jsonl\n"
+    said(refed("export", "one", "--out", "one.jsonl").stdout)
 
 
 def test_a_resume_takes_variables_for_a_teacher_that_is_named_and_tells_of_the_others(
-    home: Path, server: SimulatedTeacher, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    said: Said, home: Path, server: SimulatedTeacher, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with SimulatedTeacher(latency=0, sigma=0) as old:
         monkeypatch.setenv("REFED_TEACHER__API_BASE", f"{old.base_url}/")
@@ -52,39 +54,44 @@ def test_a_resume_takes_variables_for_a_teacher_that_is_named_and_tells_of_the_o
         monkeypatch.setenv("REFED_TEACHER__API_BASE", server.base_url)
         assert refed("resume", "run", "--size", 3).exit_code == 0 and server.stats()["requests"] == 0
     (told,) = caplog.messages
-    assert told.startswith("variable REFED_TEACHER__API_BASE is not used: the run keeps its teacher as it was")
+    said(told)
     moved = refed("resume", "run", "--size", 4, "--teacher", "sim/sim-model")
     assert moved.exit_code == 0 and server.stats()["requests"] > 0, moved.output
 
 
-def test_the_same_command_goes_on_and_resume_needs_only_the_folder(home: Path, server: SimulatedTeacher) -> None:
+def test_the_same_command_goes_on_and_resume_needs_only_the_folder(
+    said: Said, home: Path, server: SimulatedTeacher
+) -> None:
     teacher = teacher_file(home, server)
     synth("--size", 5, "--teacher", teacher)
     paid = server.stats()["requests"]
     assert synth("--size", 5, "--teacher", teacher).exit_code == 0
     assert server.stats()["requests"] == paid
     grown = refed("resume", "run", "--size", 9)
-    assert grown.exit_code == 0 and "9 of 9 samples" in grown.output
+    assert grown.exit_code == 0
+    said(grown.output)
     assert server.stats()["repeated"] == 0
 
 
 def test_a_smaller_size_than_what_is_kept_is_said_and_nothing_is_taken_away(
-    home: Path, server: SimulatedTeacher, caplog: pytest.LogCaptureFixture
+    said: Said, home: Path, server: SimulatedTeacher, caplog: pytest.LogCaptureFixture
 ) -> None:
     synth("--size", 5, "--teacher", teacher_file(home, server))
     assert refed("resume", "run", "--size", 5).exit_code == 0 and not caplog.messages
     again = refed("resume", "run", "--size", 3)
-    assert again.exit_code == 0 and again.stdout.startswith("done: 5 of 5 samples")
-    assert caplog.messages == ["size is 3 samples, but 5 are already kept; none are removed"]
+    assert again.exit_code == 0
+    said(again.stdout)
+    said(caplog.messages)
 
 
-def test_without_a_folder_a_run_gets_one_and_status_lists_it(home: Path, server: SimulatedTeacher) -> None:
-    assert "no runs here" in refed("status").stdout
+def test_without_a_folder_a_run_gets_one_and_status_lists_it(said: Said, home: Path, server: SimulatedTeacher) -> None:
+    said(refed("status").stdout)
     words = ("synth", "--references", "references.jsonl", "--size", 2, "--teacher", teacher_file(home, server))
     made = refed(*words)
     assert made.exit_code == 0, made.output
     folder = made.stdout.splitlines()[-1].removeprefix("folder: ")
-    assert folder.startswith("refed-runs/") and refed("status", folder).stdout.startswith("done: 2 of 2 samples")
+    assert folder.startswith("refed-runs/")
+    said(refed("status", folder).stdout)
     paid = server.stats()["requests"]
     assert refed(*words).exit_code == 0 and server.stats()["requests"] == paid, "the same command goes on in it"
     heading, line = refed("status").stdout.splitlines()
@@ -94,38 +101,30 @@ def test_without_a_folder_a_run_gets_one_and_status_lists_it(home: Path, server:
     assert (facts["folder"], facts["state"], facts["count"]) == (folder, "done", 2)
 
 
-def test_status_is_at_most_ten_lines_and_tokens_are_asked_for(home: Path, server: SimulatedTeacher) -> None:
+def test_status_is_at_most_ten_lines_and_tokens_are_asked_for(said: Said, home: Path, server: SimulatedTeacher) -> None:
     server.control(faults={"malformed": 0.05, "nousage": 0.2}, duplicates=0.2, seed=2)
     (home / "strict.yaml").write_text("filters: [{rouge: {threshold: 0.2}}]\n")
     teacher = teacher_file(home, server, price="{prompt: 1, completion: 10}")
     synth("--size", 40, "--teacher", teacher, "--config", "strict.yaml", "--max-calls", 80)
     lines = refed("status", "run").stdout.splitlines()
     names = [line.partition(":")[0] for line in lines]
-    assert names == [
-        "at its cap",
-        "reason",
-        "dollars",
-        "references",
-        "instructions",
-        "filters",
-        "calls",
-        "unknown usage",
-    ]
+    said(names)
     assert lines == refed("status", "run", "--tokens").stdout.splitlines()[: len(lines)]
     assert not any("tokens" in line for line in lines)
 
 
-def test_an_estimate_is_a_start_that_stopped(home: Path, server: SimulatedTeacher) -> None:
+def test_an_estimate_is_a_start_that_stopped(said: Said, home: Path, server: SimulatedTeacher) -> None:
     assert synth("--size", 300, "--teacher", teacher_file(home, server), "--estimate").exit_code == 0
     facts = json.loads(refed("status", "run", "--json").stdout)
-    assert (facts["state"], facts["reason"]) == ("stopped", "this was only an estimate")
+    said((facts["state"], facts["reason"]))
 
 
-def test_a_run_that_ends_short_says_so(home: Path, server: SimulatedTeacher) -> None:
+def test_a_run_that_ends_short_says_so(said: Said, home: Path, server: SimulatedTeacher) -> None:
     server.control(items=0)
     short = synth("--size", 30, "--teacher", teacher_file(home, server))
-    assert short.exit_code == 1 and short.stdout.startswith("ended short: 0 of 30 samples")
-    assert "gave anything new in three rounds" in short.stderr
+    assert short.exit_code == 1
+    said(short.stdout)
+    said(short.stderr)
 
 
 def failure(kind: str, stage: str = "response_generation", reason: str = "so") -> Failure:
@@ -255,7 +254,7 @@ def test_preview_shows_every_prompt_and_pays_only_when_asked(home: Path, server:
 
 
 @pytest.mark.slow
-def test_a_disk_that_is_full(home: Path, server: SimulatedTeacher) -> None:
+def test_a_disk_that_is_full(said: Said, home: Path, server: SimulatedTeacher) -> None:
     """A file-size limit of the system stands for the full disk: the writes really fail."""
     script = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
@@ -267,7 +266,8 @@ def test_a_disk_that_is_full(home: Path, server: SimulatedTeacher) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
     last = done.stderr.strip().splitlines()[-1]
-    assert "could not be written" in last and "refed resume run" in last and "Traceback" not in done.stderr
+    assert "Traceback" not in done.stderr
+    said(last)
     assert refed("resume", "run").exit_code == 0
 
 

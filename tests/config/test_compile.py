@@ -11,6 +11,7 @@ from refed_dspy.config.compile import CompileConfig, MetricConfig
 from refed_dspy.config.loading import check_config, load_config
 from refed_dspy.config.run import RunConfig
 from refed_dspy.errors import ConfigError
+from tests.support.said import Said
 
 MODEL, OTHER = "openai/gpt-4o-mini", "openai/gpt-4o"
 
@@ -98,14 +99,14 @@ def test_a_model_s_file_is_read_and_variables_win_over_it(tmp_path: Path) -> Non
     assert config.teacher is not None and config.teacher.max_tokens == 4096
 
 
-def test_a_judge_s_temperature_without_a_judge_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_judge_s_temperature_without_a_judge_is_told(said: Said, caplog: pytest.LogCaptureFixture) -> None:
     assert load_config(CompileConfig, environ={"REFED_JUDGE__TEMPERATURE": "0.3"}).judge is None
-    assert caplog.messages == ["variable REFED_JUDGE__TEMPERATURE is not used: no judge is set"]
+    said(caplog.messages)
 
 
-def test_a_model_named_by_two_variables_is_refused() -> None:
+def test_a_model_named_by_two_variables_is_refused(said: Said) -> None:
     message = refusal(environ={"REFED_JUDGE": MODEL, "REFED_JUDGE__MODEL": OTHER})
-    assert message == "variable REFED_JUDGE__MODEL: judge is also set by another variable; keep only one"
+    said(message)
 
 
 def test_the_metric_s_weights_from_file_and_environment(file: Path) -> None:
@@ -183,9 +184,9 @@ def test_what_is_wrong_in_the_environment_is_named_with_its_variable(variable: s
     assert message.startswith(f"variable {variable.partition('__')[0]}") and fault in message
 
 
-def test_the_variable_is_named_where_the_file_has_the_rest(file: Path) -> None:
+def test_the_variable_is_named_where_the_file_has_the_rest(said: Said, file: Path) -> None:
     file.write_text(f"judge: {{model: {MODEL}}}\n")
-    assert refusal(file, {"REFED_JUDGE__TEMPERATURE": "9"}).startswith("variable REFED_JUDGE__TEMPERATURE: ")
+    said(refusal(file, {"REFED_JUDGE__TEMPERATURE": "9"}))
 
 
 def test_a_key_put_in_the_wrong_place_is_not_repeated(file: Path) -> None:

@@ -16,6 +16,7 @@ from refed_dspy.errors import ConfigError
 from refed_dspy.plugins.compare.settings import CompareConfig
 from refed_dspy.plugins.metrics.settings import StatsConfig
 from refed_dspy.plugins.recycle.settings import RecycleConfig
+from tests.support.said import Said
 
 SECRET = "sk-put-in-the-wrong-place-123"
 
@@ -85,27 +86,25 @@ def test_a_fault_is_named_with_where_it_stands(kind: type[Settings], text: str, 
     assert message in fault(kind, text, tmp_path)
 
 
-def test_settings_that_do_not_fit_together_are_told_under_the_one_that_is_wrong(tmp_path: Path) -> None:
+def test_settings_that_do_not_fit_together_are_told_under_the_one_that_is_wrong(said: Said, tmp_path: Path) -> None:
     """Also where another setting came first, or from elsewhere."""
     track = {"REFED_TRACK": "false"}
-    assert fault(CompareConfig, "size: 3", tmp_path, track, against="nobody").startswith(
-        "against: must be one of the pro"
-    )
+    said(fault(CompareConfig, "size: 3", tmp_path, track, against="nobody"))
     assert fault(CompareConfig, "against: seed-only", tmp_path, track).startswith("FILE: against: the seed set answers")
     programs = "programs: {a: reference-level, b: sample-level}"  # nobody set the one that does not fit
-    assert fault(CompareConfig, programs, tmp_path, track).startswith("against: must be one of the programs: a, b")
-    assert fault(RecycleConfig, "size: 3", tmp_path, selective=True).startswith("selective: needs scorer: {model: …}")
+    said(fault(CompareConfig, programs, tmp_path, track))
+    said(fault(RecycleConfig, "size: 3", tmp_path, selective=True))
     message = fault(RecycleConfig, "size: 3", tmp_path, {"REFED_SELECTIVE": "true"})
-    assert message.startswith("variable REFED_SELECTIVE: selective: needs scorer")
+    said(message)
     assert fault(StatsConfig, "judge: {api_base: 'http://h/v1'}", tmp_path).startswith(
         "FILE: judge: needs either a model"
     )
 
 
-def test_unreadable_files(tmp_path: Path) -> None:
+def test_unreadable_files(said: Said, tmp_path: Path) -> None:
     assert "line 2: not YAML" in fault(StatsConfig, "data: x\n  out: [\n", tmp_path)
-    assert "must contain `key: value` lines" in fault(StatsConfig, "- a\n", tmp_path)
-    with pytest.raises(ConfigError, match="no such file"):
+    said(fault(StatsConfig, "- a\n", tmp_path))
+    with said.by(ConfigError):
         load_config(StatsConfig, tmp_path / "none.yaml", {})
 
 
@@ -132,7 +131,7 @@ def test_a_variable_that_refines_a_compiles_judge_makes_none_of_a_run() -> None:
     assert whole is not None and whole.max_tokens == 300
 
 
-def test_filters_set_from_python() -> None:
+def test_filters_set_from_python(said: Said) -> None:
     class Custom:
         name, of_instruction = "custom", True
 
@@ -147,14 +146,14 @@ def test_filters_set_from_python() -> None:
     first, second, third = checked(RunConfig, "refusals", custom, {"rouge": {"threshold": 0.5}})
     assert first.name == "refusals" and second is custom and third.settings.threshold == 0.5
     assert checked(RunConfig, custom, third) == [custom, third]
-    with pytest.raises(ConfigError, match=r"rouge: keep is only for filtering .* a run keeps `size` samples"):
+    with said.by(ConfigError):
         checked(RunConfig, custom, {"rouge": {"keep": 5}})
     assert checked(FilterRunConfig, {"rouge": {"keep": 5}})[0].settings.keep == 5
-    with pytest.raises(ConfigError, match=r"^filters 2: no filter 'rogue'; did you mean rouge\?"):
+    with said.by(ConfigError):
         checked(FilterRunConfig, custom, "rogue")
 
 
-def test_a_runs_yaml_takes_filters_with_and_without_settings(tmp_path: Path) -> None:
+def test_a_runs_yaml_takes_filters_with_and_without_settings(said: Said, tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text(
         "filters:\n  - refusals\n  - judge:\n  - length: {min_words: 3, of: instruction}\nmethod: instruction-only\n"
@@ -162,15 +161,15 @@ def test_a_runs_yaml_takes_filters_with_and_without_settings(tmp_path: Path) -> 
     config = load_config(RunConfig, file, {})
     assert [filter_.name for filter_ in config.filters] == ["refusals", "judge", "length"]
     assert config.filters[2].settings.min_words == 3
-    with pytest.raises(ConfigError, match="method: input should be 'reference-level', 'sample-level' or"):
+    with said.by(ConfigError):
         load_config(RunConfig, file, {}, method="smaple-level")
 
 
-def test_settings_from_keywords() -> None:
+def test_settings_from_keywords(said: Said) -> None:
     assert check_config(StatsConfig, {"sample": None, "seed": 3}).seed == 3
-    with pytest.raises(ConfigError, match=r"sampel: unknown key; did you mean sample\?"):
+    with said.by(ConfigError):
         check_config(StatsConfig, {"sampel": 20})
-    with pytest.raises(ConfigError, match="max_cost: input should be greater than 0"):
+    with said.by(ConfigError):
         check_config(CompareConfig, {"max_cost": -1})
 
 

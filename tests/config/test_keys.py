@@ -20,6 +20,7 @@ from refed_dspy.config.keys import CUT, LEAST, checked, know, know_environment, 
 from refed_dspy.config.loading import load_config
 from refed_dspy.config.run import RunConfig
 from refed_dspy.errors import ConfigError, ModelError
+from tests.support.said import Said
 
 ODD = "sk-Ab+/=\"\\'&<%~" + "x9Yz" * 4
 PLAIN = "sk-" + "".join(random.Random(3).choices(string.ascii_letters + string.digits, k=47))
@@ -40,9 +41,9 @@ FORMS: dict[str, Callable[[str], str]] = {
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("key", [PLAIN, ODD, PLAIN * 40], ids=["plain", "odd", "2000 letters"])
-def test_every_form_of_a_key_is_taken_out_and_nothing_else(key: str, form: str) -> None:
+def test_every_form_of_a_key_is_taken_out_and_nothing_else(said: Said, key: str, form: str) -> None:
     know(key)
-    assert without_keys(f"Before {FORMS[form](key)} after") == "Before [key] after"
+    said(without_keys(f"Before {FORMS[form](key)} after"))
 
 
 @pytest.mark.parametrize("key", [PLAIN, ODD])
@@ -69,11 +70,11 @@ def test_a_key_that_is_escaped_letter_by_letter_is_taken_out_and_the_rest_stays_
     assert without_keys('{"a": "\\u0041"}') == '{"a": "\\u0041"}'
 
 
-def test_several_keys_and_several_cuts_in_one_text() -> None:
+def test_several_keys_and_several_cuts_in_one_text(said: Said) -> None:
     other = PLAIN[::-1]
     know(PLAIN)
     know(other)
-    assert without_keys(f"{PLAIN[:20]}…{PLAIN[-15:]}, {other}{PLAIN}") == "[key]…[key], [key]"
+    said(without_keys(f"{PLAIN[:20]}…{PLAIN[-15:]}, {other}{PLAIN}"))
 
 
 @pytest.mark.parametrize(
@@ -105,10 +106,10 @@ def test_a_key_that_was_drawn_is_never_a_placeholder(kind: str) -> None:
         assert without_keys(f"the key is {key}.") == "the key is [key]."
 
 
-def test_a_key_is_read_stripped_and_known(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_is_read_stripped_and_known(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_LLM", f"\t{PLAIN}\r\n")
     assert read_key("MY_LLM") == PLAIN
-    assert without_keys(repr(f"Bearer {PLAIN}\n")) == "'Bearer [key]\\n'"
+    said(without_keys(repr(f"Bearer {PLAIN}\n")))
 
 
 @pytest.mark.parametrize("letter", ["\n", " ", "\x00", "\x7f", "é", "ключ", "\ud800"])
@@ -134,10 +135,10 @@ def test_the_environments_keys_are_known_and_its_other_variables_are_not(
     assert all(without_keys(value) == value for value in plain.values())
 
 
-def test_the_keys_in_a_callers_settings_are_known_at_any_depth() -> None:
+def test_the_keys_in_a_callers_settings_are_known_at_any_depth(said: Said) -> None:
     headers = {"Authorization": f"Bearer {PLAIN}", "X-Gate": PLAIN[::-1], "Content-Type": "application/json"}
     know_settings({"extra_headers": headers, "model": "openai/gpt-4.1-mini"})
-    assert without_keys(f"{PLAIN} {PLAIN[::-1]}") == "[key] [key]"
+    said(without_keys(f"{PLAIN} {PLAIN[::-1]}"))
     assert without_keys("application/json openai/gpt-4.1-mini") == "application/json openai/gpt-4.1-mini"
 
 
@@ -180,19 +181,19 @@ def test_a_setting_with_another_name_is_taken(name: str) -> None:
     ids=["param", "deep", "model", "path"],
 )
 def test_the_value_of_a_known_variable_is_refused_in_any_setting(
-    monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], variable: str
+    said: Said, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], variable: str
 ) -> None:
     monkeypatch.setenv(variable, f"{ODD}\n")
     filled = json.loads(json.dumps(settings).replace("{}", json.dumps(ODD)[1:-1]))
     if "api_base" in settings:
         filled = {"api_base": settings["api_base"].format(quote(ODD, safe=""))}
-    with pytest.raises(ConfigError, match=f"{next(iter(settings))} contains an API key") as error:
+    with said.by(ConfigError) as error:
         loaded(**filled, api_key_env="MY_LLM")
     assert ODD[-CUT:] not in str(error.value)
 
 
-def test_what_looks_like_a_key_is_refused_unknown() -> None:
-    with pytest.raises(ConfigError, match="api_base contains an API key"):
+def test_what_looks_like_a_key_is_refused_unknown(said: Said) -> None:
+    with said.by(ConfigError):
         loaded(api_base=f"http://localhost/{PLAIN}/v1")
 
 

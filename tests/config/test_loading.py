@@ -16,6 +16,7 @@ from refed_dspy.config.loading import load_config
 from refed_dspy.config.run import RunConfig
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.errors import ConfigError
+from tests.support.said import Said
 
 KEY = "sk-proj-4f9a0c55e1d27b"
 MODEL = "openai/gpt-4o-mini"
@@ -81,9 +82,9 @@ def test_variables_of_others_and_the_cache_folders_are_no_settings() -> None:
     assert load_config(RunConfig, environ={"REFED_CACHE": "/tmp", "SIZE": "3", "XREFED_SIZE": "3"}) == RunConfig()
 
 
-def test_a_variable_set_as_a_whole_and_in_part_is_refused() -> None:
+def test_a_variable_set_as_a_whole_and_in_part_is_refused(said: Said) -> None:
     message = refusal(environ={"REFED_FEATURES": "all", "REFED_FEATURES__TONE": "how it sounds"})
-    assert message == "variable REFED_FEATURES__TONE: features is also set by another variable; keep only one"
+    said(message)
 
 
 @pytest.mark.parametrize(
@@ -108,23 +109,23 @@ def test_a_teacher_may_be_a_file(tmp_path: Path, suffix: str) -> None:
     assert load_config(RunConfig, environ={}, teacher=str(file)).teacher == TeacherConfig(model=MODEL, temperature=0.3)
 
 
-def test_a_fault_in_a_teacher_file_is_placed_in_that_file(tmp_path: Path) -> None:
+def test_a_fault_in_a_teacher_file_is_placed_in_that_file(said: Said, tmp_path: Path) -> None:
     file = tmp_path / "teacher.yaml"
     file.write_text(f"model: {MODEL}\ntemprature: 1\n")
     message = refusal(teacher=str(file))
     assert str(file) in message
-    assert "did you mean temperature?" in message
+    said(message)
 
 
-def test_a_missing_teacher_file_is_named() -> None:
-    assert refusal(teacher="nowhere/teacher.yaml") == "nowhere/teacher.yaml: no such file"
+def test_a_missing_teacher_file_is_named(said: Said) -> None:
+    said(refusal(teacher="nowhere/teacher.yaml"))
 
 
 # --- files that cannot be read
 
 
-def test_a_missing_file_is_named(file: Path) -> None:
-    assert refusal(file) == f"{file}: no such file"
+def test_a_missing_file_is_named(said: Said, file: Path) -> None:
+    said(refusal(file))
 
 
 def test_a_folder_is_refused(tmp_path: Path) -> None:
@@ -135,15 +136,15 @@ def test_a_folder_is_refused(tmp_path: Path) -> None:
     ("text", "line"),
     [("size: [1\nseed: 2\n", 2), ("size: 1\nseed: 2\n\tx: 3\n", 3), ('size: 1\n\nrun_dir: "a\n', 4)],
 )
-def test_broken_yaml_is_told_with_its_line(file: Path, text: str, line: int) -> None:
+def test_broken_yaml_is_told_with_its_line(said: Said, file: Path, text: str, line: int) -> None:
     file.write_text(text)
-    assert refusal(file).startswith(f"{file} line {line}: not YAML: ")
+    said(refusal(file))
 
 
 @pytest.mark.parametrize("content", [b"", b"- size\n", b"size\n", b"# nothing\n"])
-def test_a_file_without_settings_is_refused(file: Path, content: bytes) -> None:
+def test_a_file_without_settings_is_refused(said: Said, file: Path, content: bytes) -> None:
     file.write_bytes(content)
-    assert "key: value" in refusal(file)
+    said(refusal(file))
 
 
 @pytest.mark.parametrize("content", [b"size: 1\nrun_dir: caf\xe9\n", "size: 1\n".encode("utf-16"), b"a: \x00\n"])
@@ -175,20 +176,24 @@ def test_a_variable_that_is_not_yaml_is_refused_by_name() -> None:
         ("teachr", "teacher"),
     ],
 )
-def test_an_unknown_key_is_placed_and_the_nearest_right_one_told(file: Path, wrong: str, right: str) -> None:
+def test_an_unknown_key_is_placed_and_the_nearest_right_one_told(
+    said: Said, file: Path, wrong: str, right: str
+) -> None:
     file.write_text(f"{wrong}: 3\n")
-    assert refusal(file) == f"{file}: {wrong}: unknown key; did you mean {right}?"
+    said(refusal(file))
     keywords: dict[str, Any] = {wrong: 3}
-    assert refusal(**keywords) == f"{wrong}: unknown key; did you mean {right}?"
+    said(refusal(**keywords))
 
 
 @pytest.mark.parametrize(
     ("wrong", "right"),
     [("modle", "model"), ("temprature", "temperature"), ("api_key", "api_key_env"), ("url_base", "api_base")],
 )
-def test_an_unknown_key_of_the_teacher_is_compared_with_the_teachers(file: Path, wrong: str, right: str) -> None:
+def test_an_unknown_key_of_the_teacher_is_compared_with_the_teachers(
+    said: Said, file: Path, wrong: str, right: str
+) -> None:
     file.write_text(yaml.safe_dump({"teacher": {"model": MODEL, wrong: "x"}}))
-    assert refusal(file) == f"{file}: teacher.{wrong}: unknown key; did you mean {right}?"
+    said(refusal(file))
 
 
 @pytest.mark.parametrize(
@@ -198,10 +203,12 @@ def test_an_unknown_key_of_the_teacher_is_compared_with_the_teachers(file: Path,
         ("api_key", "did you mean api_key_env, under teacher? It names the variable that holds the key, which is no"),
     ],
 )
-def test_a_setting_of_the_teacher_that_stands_beside_it_is_told_so(file: Path, wrong: str, told: str) -> None:
+def test_a_setting_of_the_teacher_that_stands_beside_it_is_told_so(
+    said: Said, file: Path, wrong: str, told: str
+) -> None:
     """Once `temprature` was taken for `features`, and a key got a wall of names."""
     file.write_text(yaml.safe_dump({"teacher": MODEL, wrong: "x"}))
-    assert refusal(file).startswith(f"{file}: {wrong}: unknown key; {told}")
+    said(refusal(file))
 
 
 @pytest.mark.parametrize("kind", [RunConfig, CompileConfig, FilterRunConfig, TeacherConfig])
@@ -265,9 +272,9 @@ def test_a_key_in_any_other_setting_is_not_repeated(name: str) -> None:
 
 @pytest.mark.parametrize("value", ["", " "])
 @pytest.mark.parametrize("name", ["REFERENCES", "TEACHER", "MAX_COST", "PROGRAM", "SEED", "TEACHER__TEMPERATURE"])
-def test_an_empty_variable_stands_for_no_default(name: str, value: str) -> None:
+def test_an_empty_variable_stands_for_no_default(said: Said, name: str, value: str) -> None:
     variable = f"REFED_{name}"
-    with pytest.raises(ConfigError, match=f"^variable {variable}: is empty"):
+    with said.by(ConfigError):
         load_config(RunConfig, environ={"REFED_TEACHER__MODEL": "openai/x"} | {variable: value})
 
 
@@ -276,10 +283,10 @@ def test_a_flag_wins_over_an_empty_variable() -> None:
 
 
 @pytest.mark.parametrize("key", ["references", "program", "max_cost", "max_calls", "max_minutes"])
-def test_nothing_after_the_colon_stands_for_no_default(key: str, tmp_path: Path) -> None:
+def test_nothing_after_the_colon_stands_for_no_default(said: Said, key: str, tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text(f"{key}:\n")
-    with pytest.raises(ConfigError, match=f"^{file}: {key}: is empty$"):
+    with said.by(ConfigError):
         load_config(RunConfig, file, environ={})
 
 

@@ -18,6 +18,7 @@ import refed_dspy
 from refed_dspy.data.dataset import drawn, load_dataset
 from refed_dspy.errors import ConfigError, InputError, ReferencesError, RunDirError
 from refed_dspy.records import Reference
+from tests.support.said import Said
 from tests.support.scripted_engine import Writer, fake_lm, references
 
 ROWS: list[dict[str, Any]] = [
@@ -100,7 +101,7 @@ def test_which_text_is_which(row: dict[str, Any], columns: dict[str, str], expec
     assert (read.instruction, read.response, read.plain) == expected
 
 
-def test_what_is_no_pair_is_left_out_by_reason_and_not_lost() -> None:
+def test_what_is_no_pair_is_left_out_by_reason_and_not_lost(said: Said) -> None:
     rows = [
         {"instruction": "i", "response": " "},
         {"instruction": "i", "response": "r"},
@@ -111,18 +112,18 @@ def test_what_is_no_pair_is_left_out_by_reason_and_not_lost() -> None:
     ]
     loaded = load_dataset(rows)
     assert [row.number for row in loaded.rows] == [2]
-    assert loaded.left_out == {"empty": 1, "broken text": 2, "unrecognised": 1, "more cells than columns": 1}
+    said(loaded.left_out)
     assert [(number, dict(row)) for number, _, row in loaded.unread] == [
         (number, row) for number, row in enumerate(rows, start=1) if number != 2
     ]
 
 
-def test_a_ragged_table_is_not_read_as_if_it_were_whole(tmp_path: Path) -> None:
+def test_a_ragged_table_is_not_read_as_if_it_were_whole(said: Said, tmp_path: Path) -> None:
     table = tmp_path / "d.csv"
     table.write_text("instruction,response\nSay a, b, and c\nOne,two\nOnly this\n")
     loaded = load_dataset(table)
     assert [(row.instruction, row.response) for row in loaded.rows] == [("One", "two")]
-    assert loaded.left_out == {"more cells than columns": 1, "empty": 1}
+    said(loaded.left_out)
 
 
 @pytest.mark.parametrize(
@@ -157,8 +158,8 @@ def test_a_run_is_read_with_both_responses(tmp_path: Path) -> None:
     assert loaded.has_plain and loaded.rows[0].fields["sample"] == 1
 
 
-def test_folders_without_a_run(tmp_path: Path) -> None:
-    with pytest.raises(ReferencesError, match="is a folder"):
+def test_folders_without_a_run(said: Said, tmp_path: Path) -> None:
+    with said.by(ReferencesError):
         load_dataset(tmp_path)
     rows = [{"instruction": "i", "response": "b", "first": "a"}]
     judge = fake_lm(Writer('{"reason": "r", "grade": "5"}'))
@@ -167,11 +168,11 @@ def test_folders_without_a_run(tmp_path: Path) -> None:
     assert [row.plain for row in kept.rows] == ["a"], "the columns that the filtering was told of"
     assert len(load_dataset(tmp_path / "f" / "kept.jsonl").rows) == 1
     (tmp_path / "f" / "kept.jsonl").unlink()
-    with pytest.raises(RunDirError, match=r"f: no kept.jsonl yet; run the command that makes it again"):
+    with said.by(RunDirError):
         load_dataset(tmp_path / "f")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "ledger.sqlite").write_bytes(b"no database at all, but long enough to be looked at" * 9)
-    with pytest.raises(RunDirError, match="not a readable ledger"):
+    with said.by(RunDirError):
         load_dataset(tmp_path / "broken")
 
 
@@ -183,14 +184,14 @@ def test_a_draw_is_the_seeds_and_in_order() -> None:
     assert list(drawn(rows, None, 1)) == list(drawn(rows, 50, 1)) == list(rows)
 
 
-def test_a_row_keeps_its_system_prompt() -> None:
+def test_a_row_keeps_its_system_prompt(said: Said) -> None:
     messages = [
         {"role": "system", "content": "S"},
         {"role": "user", "content": "Q"},
         {"role": "assistant", "content": "A"},
     ]
     [row] = load_dataset([{"messages": messages}]).rows
-    assert (row.instruction, row.system, row.posed) == ("Q", "S", "System prompt:\nS\n\nInstruction:\nQ")
+    said((row.instruction, row.system, row.posed))
     assert load_dataset([{"instruction": "Q", "response": "A"}]).rows[0].posed == "Q"
 
 

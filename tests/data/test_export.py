@@ -21,6 +21,7 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.statements import Answer, Key, answered, sampled
 from refed_dspy.records import Call, Reference, Sample
 from refed_dspy.runs.result import Synthesis
+from tests.support.said import Said
 from tests.support.scripted_engine import SAMPLE_FIELDS, Writer, fake_lm, references
 
 SIZE = 12
@@ -246,15 +247,15 @@ def test_an_unknown_format_is_refused_with_those_known(run: Synthesis, tmp_path:
 
 
 @pytest.mark.parametrize("place", ["none/out.jsonl", "file/out.jsonl"])
-def test_a_place_that_cannot_be_written_is_named(run: Synthesis, tmp_path: Path, place: str) -> None:
+def test_a_place_that_cannot_be_written_is_named(said: Said, run: Synthesis, tmp_path: Path, place: str) -> None:
     (tmp_path / "file").touch()
     out = tmp_path / place
-    assert refusal(run.run_dir, "jsonl", out).startswith(f"{out}: cannot be written: ")
+    said(refusal(run.run_dir, "jsonl", out))
 
 
-def test_a_folder_is_not_written_over(run: Synthesis, tmp_path: Path) -> None:
+def test_a_folder_is_not_written_over(said: Said, run: Synthesis, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
-    assert "cannot be written" in refusal(run.run_dir, "jsonl", tmp_path / "folder", force=True)
+    said(refusal(run.run_dir, "jsonl", tmp_path / "folder", force=True))
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
@@ -262,13 +263,13 @@ def test_a_name_too_long_is_refused(run: Synthesis, tmp_path: Path) -> None:
     refusal(run.run_dir, "jsonl", tmp_path / ("x" * 300))
 
 
-def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
-    assert "no run here" in refusal(tmp_path, "jsonl", tmp_path / "out")
+def test_a_folder_without_a_run_is_refused(said: Said, tmp_path: Path) -> None:
+    said(refusal(tmp_path, "jsonl", tmp_path / "out"))
 
 
-def test_a_run_without_samples_is_refused_but_gives_an_empty_dataset(tmp_path: Path) -> None:
+def test_a_run_without_samples_is_refused_but_gives_an_empty_dataset(said: Said, tmp_path: Path) -> None:
     Ledger.create(tmp_path).close()
-    assert "no samples yet" in refusal(tmp_path, "jsonl", tmp_path / "out")
+    said(refusal(tmp_path, "jsonl", tmp_path / "out"))
     assert to_dataset(tmp_path).num_rows == 0
 
 

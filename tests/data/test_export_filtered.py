@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-import pytest
 
 import refed_dspy
 from refed_dspy.data.dataset import load_dataset
 from refed_dspy.data.export import FORMATS, PAIRED, export, export_dropped
 from refed_dspy.errors import ExportError, RunDirError
 from tests.runs.filter.helpers import PAIRS, WON, NumberJudge, filtered
+from tests.support.said import Said
 
 QUESTIONS = [
     {
@@ -32,22 +32,21 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def test_rows_with_columns_of_other_names_in_every_format(tmp_path: Path) -> None:
+def test_rows_with_columns_of_other_names_in_every_format(said: Said, tmp_path: Path) -> None:
     columns = {"instruction": "q", "response": "a"}
     made = refed_dspy.filter_data(QUESTIONS, [{"length": {"min_words": 3}}], columns=columns, out=tmp_path / "kept")
     for format_ in FORMATS:
         if format_ in PAIRED:
-            with pytest.raises(ExportError, match=f"{format_}: no pairs to write; left out 3 without a plain response"):
+            with said.by(ExportError):
                 export(made.out, format_, tmp_path / format_)
         else:
             assert export(made.out, format_, tmp_path / format_).count == 3
     assert read(tmp_path / "jsonl") == list(made)
-    assert read(tmp_path / "alpaca")[0] == {
-        "instruction": "Question 3?", "input": "", "output": "yes yes yes", "system": "Be short.",
-    }  # fmt: skip
+    said(read(tmp_path / "alpaca")[0])  # fmt: skip
     assert "reasoning_content" not in (tmp_path / "messages").read_text()
     told = export(made.out, "messages", tmp_path / "thoughts", reasoning=True).told
-    assert told == "3 with reasoning" and "reasoning_content" in (tmp_path / "thoughts").read_text()
+    assert "reasoning_content" in (tmp_path / "thoughts").read_text()
+    said(told)
     table = pq.read_table(tmp_path / "parquet").to_pylist()
     assert [(row["n"], row["mixed"]) for row in table] == [(3, "1"), (4, "4"), (5, "1")]
     assert json.loads(table[0]["refed_filters"]) == {"row": 3, "scores": {"length": 3}}
@@ -73,18 +72,18 @@ def test_recycled_rows_make_pairs_where_the_instruction_stayed(tmp_path: Path) -
     assert read(tmp_path / "pairs.jsonl")[0]["rejected"] == [{"role": "assistant", "content": "old"}]
 
 
-def test_dropped_rows_and_what_cannot_be_exported(tmp_path: Path) -> None:
+def test_dropped_rows_and_what_cannot_be_exported(said: Said, tmp_path: Path) -> None:
     made = filtered(tmp_path / "kept", [{"length": {"min_words": 99}}])
     assert export_dropped(made.out, tmp_path / "dropped.jsonl") == len(PAIRS)
     assert read(tmp_path / "dropped.jsonl") == list(made.dropped())
-    with pytest.raises(ExportError, match="no row was kept"):
+    with said.by(ExportError):
         export(made.out, "jsonl", tmp_path / "none.jsonl")
-    with pytest.raises(ExportError, match=r"dropped\.jsonl: already exists"):
+    with said.by(ExportError):
         export_dropped(made.out, tmp_path / "dropped.jsonl")
     (made.out / "kept.jsonl").write_text("{broken")
-    with pytest.raises(RunDirError, match=r"kept\.jsonl: cannot be read"):
+    with said.by(RunDirError):
         export(made.out, "jsonl", tmp_path / "none.jsonl")
-    with pytest.raises(RunDirError, match="no run here"):
+    with said.by(RunDirError):
         export(tmp_path / "nowhere", "jsonl", tmp_path / "none.jsonl")
     assert not (tmp_path / "none.jsonl").exists()
 

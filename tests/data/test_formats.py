@@ -13,6 +13,7 @@ from refed_dspy.errors import ExportError
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.statements import DecisionRow, decided, sampled
 from refed_dspy.records import Reference, Sample
+from tests.support.said import Said
 from tests.support.scripted_engine import SAMPLE_FIELDS
 
 PAIRS = [("plain one", "a better one"), ("same", "same "), ("plain three", "three, better"), ("four", "four, perhaps")]
@@ -39,49 +40,41 @@ def text(role: str, content: str) -> list[dict[str, str]]:
     return [{"role": role, "content": content}]
 
 
-def test_pairs_are_improved_and_plain_where_they_differ(tmp_path: Path) -> None:
+def test_pairs_are_improved_and_plain_where_they_differ(said: Said, tmp_path: Path) -> None:
     folder = run(tmp_path / "run", {1: 2.0})
     made = export(folder, "preference", tmp_path / "pairs.jsonl")
     rows = lines(tmp_path / "pairs.jsonl")
-    assert rows[0] == {
-        "prompt": text("user", "Task 0"),
-        "chosen": text("assistant", "a better one"),
-        "rejected": text("assistant", "plain one"),
-        "margin": 2.0,
-    }
+    said(rows[0])
     assert [row["margin"] for row in rows] == [2.0, 0.0, 0.0] and made.count == 3
-    assert made.told == "2 unjudged; chosen 1.33 times as many characters as rejected (median); left out 1 unchanged"
+    said(made.told)
 
 
-def test_kto_has_both_texts_of_a_pair(tmp_path: Path) -> None:
+def test_kto_has_both_texts_of_a_pair(said: Said, tmp_path: Path) -> None:
     made = export(run(tmp_path / "run", {}), "kto", tmp_path / "kto.jsonl")
     rows = lines(tmp_path / "kto.jsonl")
-    assert made.count == 3 and len(rows) == 6 and made.told.startswith("6 lines: the answers of a pair apart; ")
-    assert rows[:2] == [
-        {"prompt": text("user", "Task 0"), "completion": text("assistant", "a better one"), "label": True},
-        {"prompt": text("user", "Task 0"), "completion": text("assistant", "plain one"), "label": False},
-    ]
+    assert made.count == 3 and len(rows) == 6
+    said(made.told)
+    said(rows[:2])
 
 
-def test_prompt_and_completion(tmp_path: Path) -> None:
+def test_prompt_and_completion(said: Said, tmp_path: Path) -> None:
     made = export(run(tmp_path / "run", {}), "prompt-completion", tmp_path / "sft.jsonl")
     assert made.count == len(PAIRS)
-    assert lines(tmp_path / "sft.jsonl")[0] == {
-        "prompt": text("user", "Task 0"),
-        "completion": text("assistant", "a better one"),
-    }
+    said(lines(tmp_path / "sft.jsonl")[0])
 
 
 @pytest.mark.parametrize("format_", ["preference", "kto"])
-def test_a_run_that_improves_nothing_has_no_pairs(tmp_path: Path, format_: str) -> None:
+def test_a_run_that_improves_nothing_has_no_pairs(said: Said, tmp_path: Path, format_: str) -> None:
     folder = run(tmp_path / "run", {}, final_stage="response_generation")
-    with pytest.raises(ExportError, match=f"^{format_}: this run's program does not improve responses"):
+    with said.by(ExportError):
         export(folder, format_, tmp_path / "pairs.jsonl")
     assert not (tmp_path / "pairs.jsonl").exists()
 
 
-def test_where_every_pair_is_left_out_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_every_pair_is_left_out_nothing_is_written(
+    said: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(f"{__name__}.PAIRS", [("same", "same ")])
-    with pytest.raises(ExportError, match="no pairs to write; left out 1 unchanged"):
+    with said.by(ExportError):
         export(run(tmp_path / "run", {}), "preference", tmp_path / "pairs.jsonl")
     assert not (tmp_path / "pairs.jsonl").exists()

@@ -12,6 +12,7 @@ import pytest
 from refed_dspy.data.pairs import Annotation, Pair, load_pairs, majority, merged, sample_pairs, texts_id
 from refed_dspy.errors import ConfigError, InputError, ReferencesError
 from tests.support import ROOT
+from tests.support.said import Said
 
 DATA = ROOT.parent / "shared/data"
 LLMBAR, PANDALM = DATA / "llmbar_mtbench_200.json", DATA / "pandalm_testset_v1.json"
@@ -49,14 +50,14 @@ def refusal(path: Path) -> str:
 # --- a pair
 
 
-def test_a_pair_is_a_fact() -> None:
+def test_a_pair_is_a_fact(said: Said) -> None:
     pair = Pair(instruction="i", answer_a="a", answer_b="", verdict=0)
     with pytest.raises(ValueError, match="frozen"):
         pair.verdict = 1.0
     for wrong in (0.5, 2, float("nan")):
-        with pytest.raises(ValueError, match="must be 1"):
+        with said.by(ValueError):
             Pair(instruction="i", answer_a="a", answer_b="b", verdict=wrong)
-    with pytest.raises(ValueError, match="at least 1"):
+    with said.by(ValueError):
         Pair(instruction="", answer_a="a", answer_b="b", verdict=1)
 
 
@@ -93,9 +94,9 @@ def test_the_packages_shape(tmp_path: Path, preferred: str, verdict: float) -> N
     assert (pair.criterion, pair.description) == ("", "")
 
 
-def test_a_criterion_and_what_it_means_are_read(tmp_path: Path) -> None:
+def test_a_criterion_and_what_it_means_are_read(said: Said, tmp_path: Path) -> None:
     pair = only(tmp_path, {**REFED, "criterion": "depth", "description": "how deep it goes", "note": "left alone"})
-    assert (pair.criterion, pair.description) == ("depth", "how deep it goes")
+    said((pair.criterion, pair.description))
     assert only(tmp_path, {**REFED, "criterion": None}).criterion == ""
 
 
@@ -109,16 +110,18 @@ def test_llmbars_shape(tmp_path: Path, label: Any, verdict: float) -> None:
     ("votes", "verdict"),
     [((1, 1, 1), 1), ((2, 0, 2), -1), ((0, 1, 0), 0), ((0, 1, 2), 0), ((2, 1, 1), 1), (("2", "1", "2"), -1)],
 )
-def test_in_pandalms_shape_most_annotators_decide(tmp_path: Path, votes: tuple[Any, ...], verdict: float) -> None:
+def test_in_pandalms_shape_most_annotators_decide(
+    said: Said, tmp_path: Path, votes: tuple[Any, ...], verdict: float
+) -> None:
     names = ("annotator1", "annotator2", "annotator3")
     pair = only(tmp_path, {**PANDA, **dict(zip(names, votes, strict=True))})
-    assert (pair.instruction, pair.answer_a) == ("Name it.\n\nA river in Bonn.", "The Rhine.")
+    said((pair.instruction, pair.answer_a))
     assert pair.verdict == verdict
 
 
-def test_pandalms_instruction_may_have_no_input_and_its_answers_may_be_values(tmp_path: Path) -> None:
-    assert only(tmp_path, {**PANDA, "input": ""}).instruction == "Name it."
-    assert only(tmp_path, {k: v for k, v in PANDA.items() if k != "input"}).instruction == "Name it."
+def test_pandalms_instruction_may_have_no_input_and_its_answers_may_be_values(said: Said, tmp_path: Path) -> None:
+    said(only(tmp_path, {**PANDA, "input": ""}).instruction)
+    said(only(tmp_path, {k: v for k, v in PANDA.items() if k != "input"}).instruction)
     assert only(tmp_path, {**PANDA, "response1": True, "response2": 4}).answer_a == "True"
     assert only(tmp_path, {**PANDA, "response1": ""}).answer_a == ""
 
@@ -174,7 +177,7 @@ def test_the_majority_of_those_who_could_tell(said: tuple[float | None, ...], ex
     ("verdicts", "expected"), [((1, 1, -1), 1), ((1, -1), 0), ((0, 1, -1), 0), ((-1, -1), -1), ((0, 0, 1), 0)]
 )
 def test_equal_pairs_are_one_with_the_verdict_of_most(
-    verdicts: tuple[float, ...], expected: float, caplog: pytest.LogCaptureFixture
+    said: Said, verdicts: tuple[float, ...], expected: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     texts: dict[str, Any] = {"instruction": "i", "answer_a": "a", "answer_b": "b"}
     rows = [
@@ -185,7 +188,7 @@ def test_equal_pairs_are_one_with_the_verdict_of_most(
     one, two = merged([rows[0], other, *rows[1:]])
     assert (one.id, one.verdict, one.system_a, two) == (rows[0].id, expected, "s0", other)
     assert [said.verdict for said in one.annotations.values()] == list(verdicts)
-    assert f"{len(rows) - 1} of {len(rows) + 1} repeat others" in caplog.text
+    said(caplog.text)
 
 
 def test_pairs_that_differ_are_left_as_they_are(caplog: pytest.LogCaptureFixture) -> None:
@@ -193,10 +196,10 @@ def test_pairs_that_differ_are_left_as_they_are(caplog: pytest.LogCaptureFixture
     assert merged(pairs) == pairs and not caplog.text
 
 
-def test_a_pair_of_which_nobody_could_tell_is_left_out(tmp_path: Path) -> None:
+def test_a_pair_of_which_nobody_could_tell_is_left_out(said: Said, tmp_path: Path) -> None:
     nobody = annotated(ann=verdict("cannot tell"), bob={"grade_a": 4})
     assert len(load_pairs(written(tmp_path, nobody, REFED))) == 1
-    assert refusal(written(tmp_path, nobody)).startswith(": no pair with a verdict: nobody could tell")
+    said(refusal(written(tmp_path, nobody)))
 
 
 @pytest.mark.parametrize(
@@ -255,30 +258,27 @@ def test_a_row_that_is_no_pair_is_named(tmp_path: Path, row: Any, fault: str) ->
     assert len(message) < 400
 
 
-def test_a_broken_file_is_named(tmp_path: Path) -> None:
+def test_a_broken_file_is_named(said: Said, tmp_path: Path) -> None:
     path = tmp_path / "pairs.jsonl"
     path.write_text(f'{json.dumps(REFED)}\n{{"instruction": "i', encoding="utf-8")
-    assert refusal(path).startswith(" line 2: broken JSON: ")
+    said(refusal(path))
     path.write_text("\n\n", encoding="utf-8")
-    assert (
-        refusal(path)
-        == ": no rows; write one pair per row, with instruction, answer_a, answer_b, preferred or annotations"
-    )
+    said(refusal(path))
     path.write_bytes(b'{"instruction": "\xff"}')
-    assert refusal(path).startswith(" line 1: not UTF-8")
-    assert refusal(tmp_path / "none.json").startswith(": no such file")
-    assert refusal(tmp_path).startswith(": is a folder")
+    said(refusal(path))
+    said(refusal(tmp_path / "none.json"))
+    said(refusal(tmp_path))
     single = tmp_path / "one.json"
     single.write_text(json.dumps(REFED), encoding="utf-8")
-    assert refusal(single).startswith(": must contain a list of objects")
+    said(refusal(single))
     single.write_text("[" * 100_000, encoding="utf-8")
-    assert "JSON that cannot be read" in refusal(single)
+    said(refusal(single))
 
 
 # --- drawing
 
 
-def test_a_draw_is_seeded_and_takes_nothing_twice(tmp_path: Path) -> None:
+def test_a_draw_is_seeded_and_takes_nothing_twice(said: Said, tmp_path: Path) -> None:
     pairs = load_pairs(written(tmp_path, *({**REFED, "instruction": f"Task {i}"} for i in range(50))))
     drawn = sample_pairs(pairs, 20, seed=3)
     assert sample_pairs(pairs, 20, seed=3) == drawn
@@ -286,7 +286,7 @@ def test_a_draw_is_seeded_and_takes_nothing_twice(tmp_path: Path) -> None:
     assert len({pair.id for pair in drawn}) == 20
     everything = sample_pairs(pairs, 999, seed=3)
     assert sorted(pair.id for pair in everything) == sorted(pair.id for pair in pairs)
-    with pytest.raises(ConfigError, match="set 1 or more"):
+    with said.by(ConfigError):
         sample_pairs(pairs, 0, seed=3)
 
 

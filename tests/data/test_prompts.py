@@ -10,6 +10,7 @@ import pytest
 
 from refed_dspy.errors import ConfigError, ReferencesError
 from refed_dspy.plugins.evaluate.prompts import load_prompts
+from tests.support.said import Said
 
 BENCHMARKS: list[dict[str, Any]] = [
     {"instruction": "Name a fish.", "dataset": "koala", "output": "Cod.", "generator": "other"},
@@ -20,9 +21,9 @@ BENCHMARKS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("row", BENCHMARKS, ids=["AlpacaEval", "Arena-Hard", "IFEval", "question"])
-def test_the_instruction_is_found_where_benchmarks_have_it(row: dict[str, Any]) -> None:
+def test_the_instruction_is_found_where_benchmarks_have_it(said: Said, row: dict[str, Any]) -> None:
     (prompt,) = load_prompts([row]).rows
-    assert (prompt.number, prompt.text, prompt.system, prompt.fields) == (1, "Name a fish.", "", row)
+    said((prompt.number, prompt.text, prompt.system, prompt.fields))
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "json", "csv", "parquet"])
@@ -44,13 +45,11 @@ def test_files_of_every_kind_give_the_text_to_the_letter(tmp_path: Path, suffix:
     assert [(row.number, row.text) for row in load_prompts(file).rows] == list(enumerate(texts, start=1))
 
 
-def test_columns_inputs_and_system_prompts() -> None:
+def test_columns_inputs_and_system_prompts(said: Said) -> None:
     rows = [{"q": "Sort these.", "text": "b, a", "sys": "Be brief."}, {"q": "Name a fish.", "text": None}]
     columns = {"instruction": "q", "input": "text", "system": "sys"}
     prompts = load_prompts(rows, columns, system="Be kind.").rows
-    assert [(row.text, row.system) for row in prompts] == [
-        ("Sort these.\n\nb, a", "Be brief."), ("Name a fish.", "Be kind."),
-    ]  # fmt: skip
+    said([(row.text, row.system) for row in prompts])  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from refed_dspy.data.tables import common_types, made_schema, mapped, tables
+from tests.support.said import Said
 
 
 def test_a_type_holds_the_values_of_all_groups() -> None:
@@ -53,7 +54,7 @@ def test_the_file_goes_with_the_process(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("refed-*"))
 
 
-def test_a_folder_that_takes_nothing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_takes_nothing_is_named(said: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from refed_dspy.errors import ExportError
 
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
@@ -62,7 +63,7 @@ def test_a_folder_that_takes_nothing_is_named(tmp_path: Path, monkeypatch: pytes
 
     module._folder.cache_clear()
     try:
-        with pytest.raises(ExportError, match="gone: cannot be written"):
+        with said.by(ExportError):
             mapped([], schema)
     finally:
         module._folder.cache_clear()

@@ -15,6 +15,7 @@ from refed_dspy.data.verdicts import KEY, Turnout, turnout
 from refed_dspy.errors import InputError, ReferencesError
 from refed_dspy.programs import judges
 from tests.support.annotators import annotated, lines_of, page_data, prefers, write
+from tests.support.said import Said
 
 GRADES = {"good": 5, "bad": 2}
 
@@ -77,16 +78,14 @@ def test_the_same_pair_follows_once_more_for_each_criterion(tmp_path: Path) -> N
     assert overall.texts_id == depth.texts_id and len({pair.id for pair in loaded}) == 9
 
 
-def test_criteria_are_chosen_by_name(tmp_path: Path) -> None:
+def test_criteria_are_chosen_by_name(said: Said, tmp_path: Path) -> None:
     for page in pages(tmp_path, 3, criteria=["content_quality", "depth"]):
         annotated(page, prefers("good"), grade)
     assert judges.OVERALL.name == OVERALL
     chosen = load_pairs(tmp_path / "pages", ["content_quality", "overall quality"])
-    assert {pair.criterion for pair in chosen} == {"", "content quality"}
+    said({pair.criterion for pair in chosen})
     message = refusal(lambda: load_pairs(tmp_path / "pages", ["width"]))
-    assert message.endswith(
-        "nobody judged by width; choose with criteria=… among: overall quality, content quality, depth"
-    )
+    said(message)
 
 
 def test_what_was_said_last_counts_and_a_file_may_be_there_twice(tmp_path: Path) -> None:
@@ -139,10 +138,10 @@ def judged(tmp_path: Path, **settings: Any) -> tuple[Path, list[dict[str, Any]]]
     return page.parent, lines_of(page, prefers("good"), grade)
 
 
-def test_no_files_yet(tmp_path: Path) -> None:
+def test_no_files_yet(said: Said, tmp_path: Path) -> None:
     folder, _ = judged(tmp_path)
     message = refusal(lambda: load_pairs(folder))
-    assert message == f"{folder}: no verdicts yet; put the files that annotators downloaded (*.jsonl) into it"
+    said(message)
 
 
 @pytest.mark.parametrize(
@@ -166,21 +165,21 @@ def test_a_line_that_no_page_wrote_is_named(tmp_path: Path, changed: dict[str, A
     assert message.startswith(f"{path} line 2: {fault}")
 
 
-def test_a_damaged_line_is_named(tmp_path: Path) -> None:
+def test_a_damaged_line_is_named(said: Said, tmp_path: Path) -> None:
     folder, lines = judged(tmp_path)
     path = folder / "v.jsonl"
     path.write_text(json.dumps(lines[0]) + "\n" + json.dumps(lines[1])[:-20], encoding="utf-8")
-    assert refusal(lambda: load_pairs(folder)).startswith(f"{path} line 2: broken JSON: ")
+    said(refusal(lambda: load_pairs(folder)))
 
 
-def test_the_file_of_another_folders_page_is_named(tmp_path: Path) -> None:
+def test_the_file_of_another_folders_page_is_named(said: Said, tmp_path: Path) -> None:
     folder, _ = judged(tmp_path)
     other = annotate(rows(3), tmp_path / "other", pairs=2, annotators=1, seed=1, columns={"plain": "plain"})
     write(folder / "v.jsonl", lines_of(other.files[0], prefers("good")))
-    assert "line 1: is of another set of pairs (" in refusal(lambda: load_pairs(folder))
+    said(refusal(lambda: load_pairs(folder)))
 
 
-def test_the_same_pairs_with_other_sides_are_another_set(tmp_path: Path) -> None:
+def test_the_same_pairs_with_other_sides_are_another_set(said: Said, tmp_path: Path) -> None:
     """Else verdicts would count for the other side."""
     folder, _ = judged(tmp_path)
     again = annotate(rows(3), tmp_path / "again", pairs=3, annotators=1, seed=1, columns={"plain": "plain"})
@@ -188,7 +187,7 @@ def test_the_same_pairs_with_other_sides_are_another_set(tmp_path: Path) -> None
         pair["id"] for pair in page_data(folder / "annotator-1.html")["pairs"]
     }
     write(folder / "v.jsonl", lines_of(again.files[0], prefers("good")))
-    assert "another set of pairs" in refusal(lambda: load_pairs(folder))
+    said(refusal(lambda: load_pairs(folder)))
 
 
 def test_two_people_at_one_page_are_noticed(tmp_path: Path) -> None:
@@ -206,22 +205,22 @@ def test_who_goes_on_in_another_browser_is_one_person(tmp_path: Path) -> None:
     assert len(load_pairs(folder)) == 3
 
 
-def test_a_criterion_that_nobody_graded_is_named(tmp_path: Path) -> None:
+def test_a_criterion_that_nobody_graded_is_named(said: Said, tmp_path: Path) -> None:
     folder, lines = judged(tmp_path, criteria=["depth", "tone"])
     nobody = {"A": None, "B": None}
     for grades in ({"depth": {"A": 4, "B": 3}}, {"depth": {"A": 4, "B": 3}, "tone": nobody}):
         write(folder / "v.jsonl", [{**line, "grades": grades} for line in lines])
         message = refusal(lambda: load_pairs(folder))
-        assert message == f"{folder}: nobody judged by tone; choose with criteria=… among: overall quality, depth"
+        said(message)
         assert len(load_pairs(folder, ["depth"])) == 3
 
 
-def test_a_damaged_key_and_a_file_by_itself(tmp_path: Path) -> None:
+def test_a_damaged_key_and_a_file_by_itself(said: Said, tmp_path: Path) -> None:
     folder, lines = judged(tmp_path)
     path = write(folder / "v.jsonl", lines)
     message = refusal(lambda: load_pairs(path))
-    assert message.endswith("row 1: is from a page of verdicts; put the file into its folder, and name the folder")
+    said(message)
     (folder / KEY).write_text("{}", encoding="utf-8")
-    assert refusal(lambda: load_pairs(folder)).startswith(f"{folder / KEY}: is damaged; ")
+    said(refusal(lambda: load_pairs(folder)))
     (folder / KEY).write_bytes(b"\xff")
-    assert refusal(lambda: load_pairs(folder)).startswith(f"{folder / KEY} line 1: not UTF-8")
+    said(refusal(lambda: load_pairs(folder)))

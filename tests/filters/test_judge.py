@@ -9,6 +9,7 @@ import pytest
 from refed_dspy.filters.judge import ImprovedWins
 from refed_dspy.programs.judges import PairwiseJudge, Verdict
 from refed_dspy.records import DataRow, Reference
+from tests.support.said import Said
 
 
 class Says:
@@ -33,7 +34,7 @@ def filter_by(judge: Says) -> ImprovedWins:
         DataRow(1, "Q", "better", "plain", system="S"),
     ],
 )
-async def test_the_judge_sees_the_system_prompt(row: DataRow) -> None:
+async def test_the_judge_sees_the_system_prompt(said: Said, row: DataRow) -> None:
     judge = Says(Verdict(1, True, ("why",)))
     await filter_by(judge).judged(row, "1")
-    assert judge.shown == ["System prompt:\nS\n\nInstruction:\nQ"]
+    said(judge.shown)

@@ -17,6 +17,7 @@ from refed_dspy.filters.near_duplicates import (
     tokens,
 )
 from refed_dspy.records import DataRow
+from tests.support.said import Said
 
 
 def row(instruction: str, response: str = "", number: int = 1) -> DataRow:
@@ -249,11 +250,12 @@ def test_hostile_texts() -> None:
     assert NearDuplicates().check(row("")).score is None
 
 
-def test_the_detail_is_one_short_line() -> None:
+def test_the_detail_is_one_short_line(said: Said) -> None:
     filter_ = NearDuplicates()
     filter_.check(row("line one of it\nline two\x1b[31m " + "and more " * 60))
     detail = filter_.check(row("line one of it\nline two\x1b[31m " + "and more " * 60)).detail
-    assert detail.startswith("line one of it line two?[31m and more") and len(detail) == 400
+    assert len(detail) == 400
+    said(detail)
 
 
 def test_what_is_compared() -> None:

@@ -14,6 +14,7 @@ from refed_dspy.filters.base import Decision
 from refed_dspy.filters.near_duplicates import tokens
 from refed_dspy.filters.overlap import Contamination, Overlap, OverlappingRow, overlap
 from refed_dspy.records import DataRow
+from tests.support.said import Said
 
 PROMPT = "A train leaves the station at nine and travels at sixty miles an hour; how far has it come by noon?"
 
@@ -22,12 +23,12 @@ def row(instruction: str, response: str = "") -> DataRow:
     return DataRow(1, instruction, response)
 
 
-def test_thirteen_words_of_a_prompt_drop_a_row_and_twelve_do_not() -> None:
+def test_thirteen_words_of_a_prompt_drop_a_row_and_twelve_do_not(said: Said) -> None:
     filter_ = Overlap([PROMPT])
     words = PROMPT.split()
     decision = filter_.check(row("Solve: " + " ".join(words[3:16]).upper().replace(";", " --")))
     assert (decision.kept, decision.reason) == (False, "overlap")
-    assert decision.detail == "the station at nine and travels at sixty miles an hour how far"
+    said(decision.detail)
     assert decision.score == pytest.approx(1 / 2)
     assert filter_.check(row("Solve: " + " ".join(words[3:15]))) == Decision(True, score=0.0)
     assert filter_.check(row(PROMPT)).score == 1.0
@@ -109,7 +110,7 @@ def test_files_of_every_kind(tmp_path: Path) -> None:
         assert not filter_.check(row("Who wrote the novel Emma?")).kept
 
 
-def test_columns(tmp_path: Path) -> None:
+def test_columns(said: Said, tmp_path: Path) -> None:
     file = tmp_path / "b.json"
     turns = ["Describe the longest river of the world.", "Now tell it as a story for children."]
     file.write_text(json.dumps([{"turns": turns, "gold": PROMPT, "prompt": None}, {"turns": [], "prompt": 7}]))
@@ -117,12 +118,10 @@ def test_columns(tmp_path: Path) -> None:
     assert not Overlap(file).check(row(turns[1])).kept
     assert Overlap(file).check(row(PROMPT)).kept
     assert not Overlap(file, columns=["gold"]).check(row(PROMPT)).kept
-    with pytest.raises(
-        InputError, match=r"none of the columns asked, that; set columns to one of: gold, prompt, turns"
-    ):
+    with said.by(InputError):
         Overlap(file, columns=["asked", "that"])
     file.write_text(json.dumps([{"gold": PROMPT}]))
-    with pytest.raises(InputError, match=r"no known prompt column; set columns .*: gold$"):
+    with said.by(InputError):
         Overlap(file)
 
 
@@ -146,18 +145,18 @@ def test_files_that_cannot_be_used_are_one_line(tmp_path: Path, name: str, conte
     assert "\n" not in str(caught.value)
 
 
-def test_no_column_at_all_is_refused() -> None:
-    with pytest.raises(ConfigError, match="overlap: columns is empty"):
+def test_no_column_at_all_is_refused(said: Said) -> None:
+    with said.by(ConfigError):
         Overlap([PROMPT], columns=[])
 
 
-def test_hostile_texts() -> None:
+def test_hostile_texts(said: Said) -> None:
     filter_ = Overlap([PROMPT, "x " * 50_000])
     for text in ("", "?!", "\x00\n", "y" * 100_000, "la " * 30_000):
         assert filter_.check(row(text)).kept
     assert filter_.check(row("x " * 13)).score == 1.0
     filter_.remember(row(PROMPT))
-    with pytest.raises(InputError, match="the prompts given"):
+    with said.by(InputError):
         Overlap([])
 
 
@@ -178,9 +177,9 @@ def test_which_rows_overlap_with_which_prompts() -> None:
     assert [each.kept for each in map(Overlap(prompts).check, rows)] == [True, False, False, False]
 
 
-def test_nothing_that_overlaps() -> None:
+def test_nothing_that_overlaps(said: Said) -> None:
     assert overlap([], [PROMPT]) == Contamination(0, 0, [])
     (told,) = overlap([row("Name a fish.")], [PROMPT]).lines()
-    assert told == "none of 1 row overlaps with the benchmark's prompts"
-    with pytest.raises(InputError, match="no prompt of 5 words"):
+    said(told)
+    with said.by(InputError):
         overlap([row("Name a fish.")], ["Hi"])

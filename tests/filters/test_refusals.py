@@ -11,6 +11,7 @@ from refed_dspy.filters.base import Decision
 from refed_dspy.filters.refusals import LANGUAGES, Refusals
 from refed_dspy.records import DataRow
 from refed_dspy.text import find_placeholder
+from tests.support.said import Said
 
 
 def row(instruction: str, response: str = "Here is the answer that you asked for.") -> DataRow:
@@ -90,12 +91,12 @@ def test_sure_refusals_count_whatever_was_asked() -> None:
     assert not Refusals().check(row("Decline an offer.", "As an AI language model, I cannot decline offers.")).kept
 
 
-def test_extra_phrases() -> None:
+def test_extra_phrases(said: Said) -> None:
     filter_ = Refusals(extra=["det kan jag inte", "That’s above my pay grade"])
     assert filter_.check(row("x y", "Tyvärr, DET KAN JAG INTE göra.")).detail == "det kan jag inte"
     assert filter_.check(row("x y", "That's above my pay grade, friend.")).reason == "refusal"
     assert filter_.check(row("x y", "Ja. " * 80 + "det kan jag inte")).kept
-    with pytest.raises(ConfigError, match="no letter"):
+    with said.by(ConfigError):
         Refusals(extra=["…"])
 
 

@@ -19,6 +19,7 @@ from refed_dspy.ledger.states import End, last_end
 from refed_dspy.records import PICO, Reference
 from refed_dspy.teachers import open_teacher
 from tests.support.compiling import config
+from tests.support.said import Said
 from tests.support.scripted_engine import Writer, fake_lm
 
 NO_CAPS = CapSettings(max_cost=None, max_calls=None, max_minutes=None)
@@ -92,14 +93,16 @@ def test_a_refusal_names_what_differs_and_writes_nothing(tmp_path: Path, changes
     assert stored(tmp_path, "work", "identity", "size") == ["testing", {"seed": 1}, 3] and starts(tmp_path) == 1
 
 
-def test_a_cap_that_cannot_be_kept_leaves_no_folder_and_no_trace(server: SimulatedTeacher, tmp_path: Path) -> None:
+def test_a_cap_that_cannot_be_kept_leaves_no_folder_and_no_trace(
+    said: Said, server: SimulatedTeacher, tmp_path: Path
+) -> None:
     folder = tmp_path / "new"
     capped = work(caps={**NO_CAPS, "max_cost": 5.0})
-    with pytest.raises(ConfigError, match=r"max_cost: a dspy\.LM"):
+    with said.by(ConfigError):
         started(folder, capped)
     assert not folder.exists()
     started(folder, work())
-    with pytest.raises(ConfigError, match=r"max_cost: a dspy\.LM"):
+    with said.by(ConfigError):
         started(folder, capped)
     assert stored(folder, "max_cost") == [None] and starts(folder) == 1
     kept = replace(capped, models={"teacher": open_teacher(config(server))})
@@ -138,8 +141,8 @@ def test_a_result_that_cannot_be_written_is_no_bad_input_once_there_are_answers(
     assert type(told.value) is seen and ends(tmp_path) == ("stopped", str(raised))
 
 
-def test_an_end_that_was_written_stands_whatever_comes_after_it(tmp_path: Path) -> None:
+def test_an_end_that_was_written_stands_whatever_comes_after_it(said: Said, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="later"), job(tmp_path, work()) as at:
         at.ends(End("at its cap", "why"))
         raise ValueError("later")
-    assert ends(tmp_path) == ("at its cap", "why")
+    said(ends(tmp_path))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from refed_dspy.errors import RunDirError
 from refed_dspy.ledger.candidates import (
     Candidate,
     baseline_and_best,
@@ -20,6 +21,7 @@ from refed_dspy.ledger.candidates import (
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.statements import Key, failed, reserved
 from refed_dspy.records import Compared
+from tests.support.said import Said
 
 
 @pytest.fixture
@@ -36,13 +38,13 @@ def test_an_empty_ledger_has_none(ledger: Ledger) -> None:
     assert load_candidates(ledger) == []
 
 
-def test_candidates_come_in_the_order_in_which_they_were_first_seen(ledger: Ledger) -> None:
+def test_candidates_come_in_the_order_in_which_they_were_first_seen(said: Said, ledger: Ledger) -> None:
     for seq, name in enumerate(["zeta", "alpha", "mid"]):
         ledger.commit(candidate_seen(name, seq, {"stage": {"text": f"naïve {name} 😀"}}))
     ledger.commit(candidate_seen("alpha", 7, {"stage": {"text": "another"}}))  # seen again, after a restart
     candidates = load_candidates(ledger)
     assert [(candidate.digest, candidate.seq) for candidate in candidates] == [("zeta", 0), ("alpha", 1), ("mid", 2)]
-    assert candidates[1].state == {"stage": {"text": "naïve alpha 😀"}}, "the first one stays"
+    said(candidates[1].state)
     assert all(candidate.mean("validation") is None and candidate.cost == 0 for candidate in candidates)
 
 
@@ -54,6 +56,13 @@ def test_scores_are_kept_by_subset_and_averaged(ledger: Ledger) -> None:
     assert candidate.scores == {"validation": {"a": 1.0, "b": 0.5}, "test": {"c": 0.0}}
     assert candidate.components["validation"]["b"] == {"wins": 0.5, "coverage": 1.0}
     assert (candidate.mean("validation"), candidate.mean("test"), candidate.mean("train")) == (0.75, 0.0, None)
+
+
+def test_where_the_one_that_was_kept_is_lost_the_ledger_is_damaged(ledger: Ledger) -> None:
+    ledger.commit(candidate_seen("one", 0, {}))
+    ledger.set_meta(outcome={"candidate": "two"})
+    with pytest.raises(RunDirError):
+        load_candidates(ledger)
 
 
 def test_the_verdicts_behind_a_score_are_kept_beside_its_components(ledger: Ledger) -> None:
@@ -141,13 +150,13 @@ def test_an_abstention_counts_once_and_only_until_it_is_scored(ledger: Ledger) -
     assert load_candidates(ledger) == []
 
 
-def test_other_failures_are_no_abstentions_and_other_work_inherits_nothing(ledger: Ledger) -> None:
+def test_other_failures_are_no_abstentions_and_other_work_inherits_nothing(said: Said, ledger: Ledger) -> None:
     ledger.commit(candidate_seen("one", 0, {}))
     ledger.commit(evaluation_scored("one", "a", "train", 0.5, {}, 0))
     ledger.commit(evaluation_abstained("one", "b", "train", "the judge abstained"))
     ledger.commit(failed(Key("teacher", "one", 0, "k"), "cut", "cut at 9", True, []))
     assert count_abstentions(ledger) == 1
-    assert ledger.failure("k") == ("cut", "cut at 9", True)
+    said(ledger.failure("k"))
     ledger.begin([], work="compile")
     assert load_candidates(ledger) == [] and count_abstentions(ledger) == 0
     assert ledger.db.execute("SELECT count(*) FROM evaluations").fetchone() == (0,)

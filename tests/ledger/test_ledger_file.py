@@ -18,6 +18,7 @@ from refed_dspy.ledger.format import FORMAT
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.statements import Answer, DecisionRow, answered
 from tests.ledger.test_ledger import CALL, NOBODY, REFERENCE, key, paid
+from tests.support.said import Said
 
 
 def test_a_ledger_is_safe_against_kills_and_read_while_it_is_written(tmp_path: Path) -> None:
@@ -28,9 +29,9 @@ def test_a_ledger_is_safe_against_kills_and_read_while_it_is_written(tmp_path: P
             assert pool.submit(ledger.kept).result() == 0, "what asks from a thread of its own reads it, too"
 
 
-def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_told(said: Said, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunDirError, match=r"file: cannot be written: .*"):
+    with said.by(RunDirError):
         Ledger.create(tmp_path / "file")
 
 
@@ -48,16 +49,16 @@ def test_a_ledger_that_is_read_is_not_written(tmp_path: Path) -> None:
         ledger.commit(paid("a"))
 
 
-def test_a_ledger_that_is_only_just_being_made_is_not_read(tmp_path: Path) -> None:
+def test_a_ledger_that_is_only_just_being_made_is_not_read(said: Said, tmp_path: Path) -> None:
     (tmp_path / FILE).touch()
-    with pytest.raises(RunDirError, match="just being created"):
+    with said.by(RunDirError):
         Ledger.read(tmp_path)
 
 
-def test_a_refused_ledger_is_free_for_the_next(tmp_path: Path) -> None:
+def test_a_refused_ledger_is_free_for_the_next(said: Said, tmp_path: Path) -> None:
     (tmp_path / FILE).write_bytes(b"not a database, not at all")
     for _ in range(2):
-        with pytest.raises(RunDirError, match="not a readable ledger"):
+        with said.by(RunDirError):
             Ledger.create(tmp_path)
 
 
@@ -79,9 +80,9 @@ def test_a_run_is_begun_whole(tmp_path: Path) -> None:
         assert ledger.meta("identity") == {"seed": 2} and ledger.meta("nothing") is None
 
 
-def test_a_second_writer_is_refused_and_a_reader_is_not(tmp_path: Path) -> None:
+def test_a_second_writer_is_refused_and_a_reader_is_not(said: Said, tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
-        with pytest.raises(RunDirError, match="this process is still working on this run"):
+        with said.by(RunDirError):
             Ledger.create(tmp_path)
         ledger.commit(paid("a"))
         with Ledger.read(tmp_path) as reader:
@@ -109,14 +110,14 @@ def test_a_kill_loses_no_committed_row_and_frees_the_lock(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("damage", [b"not a database, not at all", b"SQLite format 3\0" + b"\xff" * 5000])
-def test_a_damaged_ledger_is_refused_in_one_line(tmp_path: Path, damage: bytes) -> None:
+def test_a_damaged_ledger_is_refused_in_one_line(said: Said, tmp_path: Path, damage: bytes) -> None:
     (tmp_path / FILE).write_bytes(damage)
     for opened in (Ledger.create, Ledger.read):
-        with pytest.raises(RunDirError, match=r"not a readable ledger.*choose another folder"):
+        with said.by(RunDirError):
             opened(tmp_path)
 
 
-def test_damage_in_the_middle_is_found(tmp_path: Path) -> None:
+def test_damage_in_the_middle_is_found(said: Said, tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
         for number in range(500):
             ledger.commit(paid(f"k{number}", [CALL]))
@@ -124,31 +125,31 @@ def test_damage_in_the_middle_is_found(tmp_path: Path) -> None:
     with (tmp_path / FILE).open("r+b") as file:
         file.seek(8192)
         file.write(b"\x5a" * 4096)
-    with pytest.raises(RunDirError, match="not a readable ledger"):
+    with said.by(RunDirError):
         Ledger.create(tmp_path)
 
 
-def test_a_missing_run_is_reported_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(RunDirError, match="no run here"):
+def test_a_missing_run_is_reported_with_what_to_do(said: Said, tmp_path: Path) -> None:
+    with said.by(RunDirError):
         Ledger.read(tmp_path)
 
 
-def test_another_format_is_refused(tmp_path: Path) -> None:
+def test_another_format_is_refused(said: Said, tmp_path: Path) -> None:
     Ledger.create(tmp_path).close()
     with sqlite3.connect(tmp_path / FILE) as db:
         db.execute("PRAGMA user_version=99")
     for opened in (Ledger.create, Ledger.read):
-        with pytest.raises(RunDirError, match="another version"):
+        with said.by(RunDirError):
             opened(tmp_path)
 
 
-def test_a_full_disk_stops_the_run_and_keeps_what_was_committed(tmp_path: Path) -> None:
+def test_a_full_disk_stops_the_run_and_keeps_what_was_committed(said: Said, tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
         ledger.commit(paid("a"))
         pages = ledger.db.execute("PRAGMA page_count").fetchone()[0]
         ledger.db.execute(f"PRAGMA max_page_count={pages + 1}")  # SQLite's own way of a full disk
         big = answered(key("b"), Answer("x" * 100_000), "endpoint", [])
-        with pytest.raises(RunStopped, match=r"full.*make room, then resume"):
+        with said.by(RunStopped):
             ledger.commit(big)
         assert ledger.answer("a") and ledger.answer("b") is None
 
@@ -161,12 +162,12 @@ def test_a_ledger_that_may_not_be_written_is_no_damage(tmp_path: Path) -> None:
         db.execute("DELETE FROM meta")
 
 
-def test_a_disk_that_is_full_when_a_ledger_is_opened_is_no_damage(tmp_path: Path) -> None:
+def test_a_disk_that_is_full_when_a_ledger_is_opened_is_no_damage(said: Said, tmp_path: Path) -> None:
     """A file-size limit of the system stands for the full disk. "Restore it from a backup" would cost paid answers."""
     before, most = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, most))
     try:
-        with pytest.raises(RunDirError, match=r"could not be written .*make room, then run the same command again"):
+        with said.by(RunDirError):
             Ledger.create(tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))

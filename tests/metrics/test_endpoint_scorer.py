@@ -15,6 +15,7 @@ from refed_dspy.errors import ConfigError, TeacherError
 from refed_dspy.plugins.metrics.endpoint_scorer import EndpointScorer
 from refed_dspy.plugins.metrics.perplexity import GUESS, ScoredText, ifd
 from tests.support.recording_endpoint import listening
+from tests.support.said import Said
 from tests.support.toy_server import BOS, KEY, ToyServer, nll, tokens, toy_served
 
 VARIABLE = "TOY_SCORER_KEY"
@@ -128,23 +129,25 @@ def test_an_endpoint_that_cannot_score_is_refused_in_one_line(toy: ToyServer, fa
     assert len(toy.prompts) <= 1  # the rest is not paid for
 
 
-def test_a_wrong_key_is_refused_and_never_shown(toy: ToyServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_key_is_refused_and_never_shown(said: Said, toy: ToyServer, monkeypatch: pytest.MonkeyPatch) -> None:
     toy.key = "another"
     monkeypatch.setenv(VARIABLE, KEY)
     scorer = open_scorer(toy, api_key_env=VARIABLE)
-    with pytest.raises(ConfigError, match=r"refused the key \(HTTP 401\).*api_key_env") as caught:
+    with said.by(ConfigError) as caught:
         scorer.nll([""], ["text"])
     assert KEY not in f"{caught.value}{scorer!r}{vars(scorer)}"
     toy.key = KEY
     assert open_scorer(toy, api_key_env=VARIABLE).nll([""], ["text"])[0] is not None
 
 
-def test_a_key_is_taken_from_the_named_variable_only(toy: ToyServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_is_taken_from_the_named_variable_only(
+    said: Said, toy: ToyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     toy.key = KEY
-    with pytest.raises(ConfigError, match="refused the key"):
+    with said.by(ConfigError):
         open_scorer(toy).nll([""], ["text"])
-    with pytest.raises(ConfigError, match=f"{VARIABLE} is not set"):
+    with said.by(ConfigError):
         open_scorer(toy, api_key_env=VARIABLE)
 
 
@@ -152,10 +155,10 @@ def test_a_key_is_taken_from_the_named_variable_only(toy: ToyServer, monkeypatch
 @pytest.mark.parametrize(
     ("fault", "message"), [("500", "HTTP 500"), ("hang up", "no connection"), ("slow", "no answer in time")]
 )
-def test_an_endpoint_that_stays_silent_is_given_up(toy: ToyServer, fault: str, message: str) -> None:
+def test_an_endpoint_that_stays_silent_is_given_up(said: Said, toy: ToyServer, fault: str, message: str) -> None:
     toy.fault = fault
     scorer = open_scorer(toy, concurrency=5, timeout=1 if fault == "slow" else 30)
-    with pytest.raises(TeacherError, match=rf"no answer (9|1\d) times in a row .{message}.*0 calls answered") as caught:
+    with said.by(TeacherError) as caught:
         scorer.nll([""] * 40, ["text"] * 40)
     assert "\n" not in str(caught.value)
     assert 9 * 3 <= len(toy.prompts) <= 15 * 3  # three attempts each
@@ -189,24 +192,24 @@ def test_one_scorer_serves_several_threads(toy: ToyServer) -> None:
 
 
 @pytest.mark.slow
-def test_a_dead_endpoint_is_reported() -> None:
+def test_a_dead_endpoint_is_reported(said: Said) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"http://user:secret@127.0.0.1:{taken.getsockname()[1]}/v1"
         scorer = EndpointScorer("toy", url)
-        with pytest.raises(TeacherError, match="no connection") as caught:
+        with said.by(TeacherError) as caught:
             scorer.nll([""], ["text"])
     assert "secret" not in f"{caught.value}{scorer!r}"
 
 
 def test_a_key_is_stripped_and_one_that_no_header_takes_is_refused(
-    toy: ToyServer, monkeypatch: pytest.MonkeyPatch
+    said: Said, toy: ToyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(VARIABLE, f" {KEY}\r\n")
     toy.key = KEY
     assert open_scorer(toy, api_key_env=VARIABLE).nll([""], ["text"])[0] is not None
     monkeypatch.setenv(VARIABLE, f"{KEY}\n{KEY}")
-    with pytest.raises(ConfigError, match=f"scorer: the key in {VARIABLE}") as error:
+    with said.by(ConfigError) as error:
         open_scorer(toy, api_key_env=VARIABLE)
     assert KEY not in str(error.value)
 
@@ -216,13 +219,13 @@ def test_empty_texts_ask_nothing(toy: ToyServer) -> None:
     assert toy.prompts == []
 
 
-def test_an_address_without_a_scheme_is_refused() -> None:
-    with pytest.raises(ConfigError, match="full address"):
+def test_an_address_without_a_scheme_is_refused(said: Said) -> None:
+    with said.by(ConfigError):
         EndpointScorer("toy", "localhost:8000")
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_a_redirect_to_another_host_is_not_followed(status: int) -> None:
+def test_a_redirect_to_another_host_is_not_followed(said: Said, status: int) -> None:
     class Elsewhere(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             self.send_response(status)
@@ -237,7 +240,7 @@ def test_a_redirect_to_another_host_is_not_followed(status: int) -> None:
         threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True).start()
         scorer = EndpointScorer("toy", f"http://127.0.0.1:{http.server_address[1]}/v1")
         try:
-            with pytest.raises(ConfigError, match=rf"redirects .*\(HTTP {status}\); set api_base"):
+            with said.by(ConfigError):
                 scorer.nll([""], ["a text"])
         finally:
             http.shutdown()

@@ -10,6 +10,7 @@ import tiktoken
 
 from refed_dspy.errors import ConfigError
 from refed_dspy.plugins.evaluate.answers.formats import encoding, style_of
+from tests.support.said import Said
 
 
 def marks(text: str) -> list[tuple[str, int]]:
@@ -47,13 +48,13 @@ def test_tokens_are_those_of_gpt_4o_also_in_code() -> None:
 
 
 def test_the_folder_of_the_user_wins_and_the_environment_is_left_as_it_was(
-    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+    said: Said, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("TIKTOKEN_CACHE_DIR", raising=False)
     encoding.cache_clear()
     assert encoding("o200k_base").name == "o200k_base" and "TIKTOKEN_CACHE_DIR" not in os.environ
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")  # nothing is downloaded in a test
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
-    with pytest.raises(ConfigError, match=r"tiktoken's r50k_base cannot be read .*TIKTOKEN_CACHE_DIR$"):
+    with said.by(ConfigError):
         encoding("r50k_base")
     assert os.environ["TIKTOKEN_CACHE_DIR"] == str(tmp_path)

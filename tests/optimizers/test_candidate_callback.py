@@ -16,12 +16,13 @@ from refed_dspy.optimizers.gateway import current_candidate
 from refed_dspy.optimizers.metrics import CustomMetric
 from refed_dspy.optimizers.recorder import candidate_id
 from tests.support.fake_gateway import EXAMPLES, FakeGateway, candidates, evaluate, program, recorder, running
+from tests.support.said import Said
 from tests.support.scripted_engine import Writer
 
 # --- candidates
 
 
-def test_candidates_are_written_down_once_in_order_the_first_first() -> None:
+def test_candidates_are_written_down_once_in_order_the_first_first(said: Said) -> None:
     gateway = FakeGateway()
     seen = candidates(gateway, program())
     texts = ["Answer.", "Answer well.", "Answer.", "Answer briefly.", "Answer well."]
@@ -29,9 +30,7 @@ def test_candidates_are_written_down_once_in_order_the_first_first() -> None:
     with running(seen):
         for text in texts:
             program(text)(question="x")
-    assert [(row[1], json.loads(row[2])["predict"]["signature"]["instructions"]) for row in gateway.candidates] == [
-        (0, "Answer."), (1, "Answer well."), (2, "Answer briefly.")
-    ]  # fmt: skip
+    said([(row[1], json.loads(row[2])["predict"]["signature"]["instructions"]) for row in gateway.candidates])
     assert [row[0] for row in gateway.candidates] == [candidate_id(program(text)) for text in (*texts[:2], texts[3])]
 
 

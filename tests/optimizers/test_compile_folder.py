@@ -21,6 +21,7 @@ from tests.support.interrupted_compiles import (
     outcome,
     until,
 )
+from tests.support.said import Said
 from tests.support.scripted_engine import references
 
 server, without_words = compiling.terse_server, compiling.without_words
@@ -73,23 +74,23 @@ def test_another_compile_in_the_same_folder_is_refused_with_the_difference(
     assert requests(server) == 0 and outcome(finished) == before
 
 
-def test_another_kind_of_program_is_refused(server: SimulatedTeacher, finished: Path) -> None:
-    with pytest.raises(RunDirError, match="kind was ReferenceLevelFeedback, is Answerer"):
+def test_another_kind_of_program_is_refused(said: Said, server: SimulatedTeacher, finished: Path) -> None:
+    with said.by(RunDirError):
         compiled(server, finished, "bootstrap", program=Answerer(), examples=questions(10), metric=full_marks)
     assert requests(server) == 0
 
 
-def test_a_runs_folder_is_refused_for_a_compile(server: SimulatedTeacher, tmp_path: Path) -> None:
+def test_a_runs_folder_is_refused_for_a_compile(said: Said, server: SimulatedTeacher, tmp_path: Path) -> None:
     refed_dspy.synthesize(None, references(3), size=1, teacher=config(server), run_dir=tmp_path / "run", track=False)
     asked = requests(server)
-    with pytest.raises(RunDirError, match="contains a run, not a compile"):
+    with said.by(RunDirError):
         compiled(server, tmp_path / "run")
     assert requests(server) == asked
     assert refed_dspy.read_run(tmp_path / "run").complete
 
 
-def test_a_compiles_folder_is_refused_for_a_resume(server: SimulatedTeacher, finished: Path) -> None:
-    with pytest.raises(RunDirError, match="contains a compile, not a run"):
+def test_a_compiles_folder_is_refused_for_a_resume(said: Said, server: SimulatedTeacher, finished: Path) -> None:
+    with said.by(RunDirError):
         refed_dspy.resume(finished)
     assert requests(server) == 0
 
@@ -102,12 +103,14 @@ def test_a_compiles_folder_is_refused_for_a_run(server: SimulatedTeacher, finish
     assert requests(server) == 0 and outcome(finished) == before
 
 
-def test_a_folder_that_another_process_works_on_is_refused(server: SimulatedTeacher, tmp_path: Path) -> None:
+def test_a_folder_that_another_process_works_on_is_refused(
+    said: Said, server: SimulatedTeacher, tmp_path: Path
+) -> None:
     server.control(latency=0.5)
     folder = tmp_path / "compile"
     with child(lambda: compiled(server, folder), folder) as process:
         until(lambda: requests(server) > 0)
-        with pytest.raises(RunDirError, match="another process is working on") as refused:
+        with said.by(RunDirError) as refused:
             compiled(server, folder)
         assert "\n" not in str(refused.value) and process.is_alive()
     server.control(latency=0)

@@ -15,6 +15,7 @@ from refed_dspy.measures.intervals import is_gain
 from refed_dspy.optimizers.proof import Proof
 from refed_dspy.optimizers.result import Compiled
 from refed_dspy.teachers.progress import CompileProgress
+from tests.support.said import Said
 from tests.support.simulated_compiles import compiled
 
 LONGER = "Write much longer, exhaustive answers."
@@ -75,14 +76,15 @@ def written(folder: Path, world: Wordy, **settings: Any) -> tuple[Compiled, Proo
 @pytest.mark.slow
 @pytest.mark.parametrize(("times", "told"), [(1.5, True), (5.2, False)])
 def test_a_program_that_only_writes_longer_is_not_proved_without_a_word(
-    times: float, told: bool, tmp_path: Path
+    said: Said, times: float, told: bool, tmp_path: Path
 ) -> None:
     made, proof = written(tmp_path / "c", Wordy(times))
     assert is_gain(proof.gain.raw) and proof.rests_on_length and not proof.proved
     table, lines = (tmp_path / "c" / "proof.txt").read_text(), made.lines()
     assert "wins" in table and "length" in table and ("; at equal length unknown" not in table) is told
     (doubt,) = [line for line in lines if line.startswith("not proved")]
-    assert "the gain rests on length: the answers are" in doubt and "accept_longer=True" in doubt
+    assert "accept_longer=True" in doubt
+    said(doubt)
     recorded = json.loads(made.path.read_text())["refed"]["proof"]
     assert (recorded["proved"], recorded["rests_on_length"]) == (False, True)
     again, accepted = written(tmp_path / "c", Wordy(times), accept_longer=True)
@@ -117,17 +119,16 @@ class Undecided(Wordy):
 
 
 @pytest.mark.parametrize("weights", [{}, {"wins": 0.9, "grades": 0, "diversity": 0.1}], ids=str)
-def test_a_program_that_the_judge_never_decides_on_is_not_kept(weights: Any, tmp_path: Path) -> None:
+def test_a_program_that_the_judge_never_decides_on_is_not_kept(said: Said, weights: Any, tmp_path: Path) -> None:
     made = undecided(tmp_path / "c", Undecided(""), metric=weights)
     assert not made.changed and made.proof is not None and not made.proof.proved
-    assert "not judged: 2 more evaluations; they count neither for nor against a candidate" in made.lines()
+    said(made.lines())
 
 
-def test_a_test_set_that_the_judge_does_not_decide_on_is_named(tmp_path: Path) -> None:
+def test_a_test_set_that_the_judge_does_not_decide_on_is_named(said: Said, tmp_path: Path) -> None:
     made = undecided(tmp_path / "c", Undecided("test set"))
-    assert (
-        made.changed and made.proof is None and "no proof: the test set was not scored, or only in part" in made.lines()
-    )
+    assert made.changed and made.proof is None
+    said(made.lines())
     assert any("stopped: none of the test set could be scored for both programs;" in line for line in made.lines())
 
 

@@ -16,6 +16,7 @@ from tests.conftest import KEY, KEY_VARIABLE
 from tests.support import capped_compiles, compiling
 from tests.support.capped_compiles import BASELINE, compiled, config
 from tests.support.compiling import requests
+from tests.support.said import Said
 from tests.support.scripted_engine import Writer, fake_lm
 
 server, without_words, any_cap = compiling.terse_server, compiling.without_words, capped_compiles.any_cap
@@ -31,12 +32,15 @@ def refused(server: SimulatedTeacher, folder: Path, **settings: Any) -> str:
 
 
 @pytest.mark.parametrize("role", ["teacher", "judge", "reflection"])
-def test_a_cap_below_one_calls_worst_case_is_refused(server: SimulatedTeacher, tmp_path: Path, role: str) -> None:
+def test_a_cap_below_one_calls_worst_case_is_refused(
+    said: Said, server: SimulatedTeacher, tmp_path: Path, role: str
+) -> None:
     dear = config(server, model="openai/dear", max_tokens=9_000, temperature=0.0)
     least = open_teacher(dear).least
     assert least is not None
     message = refused(server, tmp_path, max_cost=0.9 * least / 10**12, **{role: dear})
-    assert message.startswith("max_cost") and role in message and "(9000 tokens written)" in message
+    assert message.startswith("max_cost") and role in message
+    said(message)
 
 
 @pytest.mark.usefixtures("any_cap")
@@ -48,20 +52,21 @@ def test_a_cap_below_the_first_calls_own_worst_case_sends_nothing(server: Simula
 
 
 @pytest.mark.parametrize("role", ["teacher", "judge", "reflection"])
-def test_a_cap_in_dollars_needs_every_price(server: SimulatedTeacher, tmp_path: Path, role: str) -> None:
+def test_a_cap_in_dollars_needs_every_price(said: Said, server: SimulatedTeacher, tmp_path: Path, role: str) -> None:
     message = refused(server, tmp_path, max_cost=5.0, **{role: config(server, model="openai/free", price=None)})
-    assert message.startswith("max_cost: the price of openai/free") and "max_calls" in message
-    assert f"set the {role}'s price" in message
+    assert "max_calls" in message
+    said(message)
 
 
 @pytest.mark.parametrize("cap", [{"max_cost": 5.0}, {"max_calls": 500}], ids=str)
 @pytest.mark.parametrize("role", ["teacher", "judge", "reflection"])
 def test_a_callers_own_lm_takes_no_cap(
-    server: SimulatedTeacher, tmp_path: Path, role: str, cap: dict[str, Any]
+    said: Said, server: SimulatedTeacher, tmp_path: Path, role: str, cap: dict[str, Any]
 ) -> None:
     writer = Writer()
     message = refused(server, tmp_path, **{role: fake_lm(writer)}, **cap)
-    assert message.startswith(f"{next(iter(cap))}: a dspy.LM") and f"pass the {role} as a TeacherConfig" in message
+    assert message.startswith(f"{next(iter(cap))}: a dspy.LM")
+    said(message)
     assert not writer.requests
 
 
@@ -79,11 +84,13 @@ def test_a_cap_that_makes_no_sense_is_refused(server: SimulatedTeacher, tmp_path
     assert not (tmp_path / "new").exists()
 
 
-def test_a_cap_in_dollars_needs_the_price_of_what_was_done_before(server: SimulatedTeacher, tmp_path: Path) -> None:
+def test_a_cap_in_dollars_needs_the_price_of_what_was_done_before(
+    said: Said, server: SimulatedTeacher, tmp_path: Path
+) -> None:
     """As for a run: what earlier starts cost is unknown, so what is left of the cap is unknown too."""
     free = config(server, price=None)
     compiled(server, tmp_path, "bootstrap", teacher=free, judge=free, max_calls=500)
-    with pytest.raises(ConfigError, match="no known price"):
+    with said.by(ConfigError):
         compiled(server, tmp_path, "bootstrap", teacher=config(server), judge=config(server), max_cost=1.0)
 
 
@@ -136,12 +143,12 @@ def test_a_key_that_stops_working_ends_an_optimizer_and_a_new_one_goes_on(
 
 
 def test_an_endpoint_that_goes_down_ends_it(
-    server: SimulatedTeacher, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    said: Said, server: SimulatedTeacher, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.control(down_after=BASELINE + 5)
     model = config(server, retries=0)
     message = ends_with(RunStopped, caplog, server=server, folder=tmp_path, teacher=model, judge=model, evaluations=60)
-    assert "did not answer the last" in message and "the server closed the connection" in message
+    said(message)
     assert requests(server) <= BASELINE + 5 + 20 + 32
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from refed_dspy.errors import ConfigError
 from refed_dspy.optimizers.dspy_optimizers import Optimizer, OptimizerInputs, choose
+from tests.support.said import Said
 from tests.support.scripted_engine import Writer, fake_lm
 
 TEACHER, REFLECTION = fake_lm(Writer()), fake_lm(Writer())
@@ -211,8 +212,8 @@ def test_the_caller_s_options_are_left_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "GEPA", "mipro2", "gepa ", "copro", "a b\nc", ".Thing", "dspy.", "..", "/a.b"])
-def test_an_unknown_name_is_told_with_the_known_ones(name: str) -> None:
-    with pytest.raises(ConfigError, match="bootstrap, gepa, mipro, simba; give any other by its dotted name") as raised:
+def test_an_unknown_name_is_told_with_the_known_ones(said: Said, name: str) -> None:
+    with said.by(ConfigError) as raised:
         choose(name, {}, optimizer_inputs())
     assert str(raised.value).isprintable()
 
@@ -225,13 +226,13 @@ def test_a_dotted_name_that_is_none_is_told(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["dspy.Predict", "dspy.LM", "json.dumps", "os.path", "re.compile"])
-def test_what_is_no_optimizer_is_told(name: str) -> None:
-    with pytest.raises(ConfigError, match=rf"optimizer {name}: has no compile\(student, trainset=…\)"):
+def test_what_is_no_optimizer_is_told(said: Said, name: str) -> None:
+    with said.by(ConfigError):
         choose(name, {}, optimizer_inputs())
 
 
-def test_an_optimizer_without_a_metric_is_told() -> None:
-    with pytest.raises(ConfigError, match=r"optimizer dspy.LabeledFewShot: .*metric"):
+def test_an_optimizer_without_a_metric_is_told(said: Said) -> None:
+    with said.by(ConfigError):
         choose("dspy.LabeledFewShot", {}, optimizer_inputs())
 
 
@@ -260,13 +261,13 @@ def test_an_option_of_a_wrong_value_is_told_in_one_line(name: str, options: dict
 
 
 @pytest.mark.parametrize("options", [{"bsize": 0}, {"num_candidates": 0}], ids=str)
-def test_simba_without_candidates_is_told(options: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="optimizer simba"):
+def test_simba_without_candidates_is_told(said: Said, options: dict[str, Any]) -> None:
+    with said.by(ConfigError):
         choose("simba", options, optimizer_inputs())
 
 
 @pytest.mark.parametrize("name", ["mipro", "dspy.BootstrapFewShotWithOptuna"])
-def test_without_optuna_the_extra_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_optuna_the_extra_is_named(said: Said, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)  # as where it is not installed
-    with pytest.raises(ConfigError, match=rf"^optimizer {name} needs Optuna: run pip install 'optuna>=4\.0'$"):
+    with said.by(ConfigError):
         choose(name, {}, optimizer_inputs())

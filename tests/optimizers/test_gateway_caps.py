@@ -40,6 +40,7 @@ from tests.support.gateways import (
     requests,
     until,
 )
+from tests.support.said import Said
 
 
 @pytest.fixture
@@ -115,7 +116,7 @@ def test_a_deadline_in_the_past_sends_nothing(server: SimulatedTeacher, tmp_path
     assert requests(server) == 0 == len(calls(tmp_path))
 
 
-async def test_the_cap_comes_through_predict_as_it_is(server: SimulatedTeacher, tmp_path: Path) -> None:
+async def test_the_cap_comes_through_predict_as_it_is(said: Said, server: SimulatedTeacher, tmp_path: Path) -> None:
     with opened(tmp_path, Caps(max_calls=1), teacher=config(server)) as gateway:
         seen = []
         model = gateway.models["teacher"]
@@ -136,7 +137,8 @@ async def test_the_cap_comes_through_predict_as_it_is(server: SimulatedTeacher, 
                 with pytest.raises(LMCapReached) as async_error:
                     await dspy.Predict(Answering).acall(question="2?")
             for error in (sync_error.value, async_error.value):
-                assert type(error) is LMCapReached and str(error) == "max_calls is reached"
+                assert type(error) is LMCapReached
+                said(str(error))
         assert len(seen) == 6, "none was retried"
     assert requests(server) == 1
 

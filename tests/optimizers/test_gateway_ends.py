@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
-import re
 import threading
 import time
 from concurrent.futures import CancelledError, ThreadPoolExecutor
@@ -34,6 +33,7 @@ from tests.support.gateways import (
     requests,
     until,
 )
+from tests.support.said import Said
 from tests.support.scripted_engine import Writer, fake_lm, response
 
 
@@ -88,26 +88,26 @@ def failing(gateway: Gateway, count: int, start: int = 0) -> None:
         assert isinstance(outcome(lambda n=n: ask_text(gateway.lm("teacher"), f"What is {n}?")), Exception)  # type: ignore[misc]
 
 
-def test_so_many_failures_in_a_row_end_it(server: SimulatedTeacher, tmp_path: Path) -> None:
+def test_so_many_failures_in_a_row_end_it(said: Said, server: SimulatedTeacher, tmp_path: Path) -> None:
     server.control(faults={"500": 1})
     with opened(tmp_path, teacher=config(server)) as gateway:
         failing(gateway, LEAST_CALLS - 1)
         assert gateway.stop_error is None
         failing(gateway, 1, start=LEAST_CALLS)
-        assert f"teacher: the first {LEAST_CALLS} calls failed" in stopped_by(gateway)
+        said(stopped_by(gateway))
         failing(gateway, 3, start=2 * LEAST_CALLS)
     assert requests(server) == LEAST_CALLS
 
 
 @pytest.mark.parametrize(("fault", "why"), [("drop", "the server closed the .*"), ("hang", r"no answer in 0\.03 s")])
 def test_an_endpoint_that_never_answers_ends_it_sooner(
-    server: SimulatedTeacher, tmp_path: Path, fault: str, why: str
+    said: Said, server: SimulatedTeacher, tmp_path: Path, fault: str, why: str
 ) -> None:
     """Each such call may have been billed."""
     server.control(faults={fault: 1})
     with opened(tmp_path, teacher=config(server, timeout=0.03 if fault == "hang" else 5)) as gateway:
         failing(gateway, LEAST_CALLS)
-        assert re.search(rf"did not answer the last \d calls \(.*{why}\), so no more", stopped_by(gateway))
+        said(stopped_by(gateway))
     assert requests(server) < LEAST_CALLS / 2
 
 
@@ -143,7 +143,7 @@ def test_a_candidate_may_spoil_the_teachers_answers_but_not_the_judges(
         assert (gateway.stop_error is None) == goes_on
 
 
-def test_one_role_that_fails_does_not_count_for_another(tmp_path: Path) -> None:
+def test_one_role_that_fails_does_not_count_for_another(said: Said, tmp_path: Path) -> None:
     def down(_: Any) -> Any:
         return lm15.ServerError("overloaded", status=503)
 
@@ -153,7 +153,7 @@ def test_one_role_that_fails_does_not_count_for_another(tmp_path: Path) -> None:
         for n in range(LEAST_CALLS):
             outcome(lambda n=n: ask_text(gateway.lm("teacher"), f"{n}?"))  # type: ignore[misc]
             outcome(lambda n=n: ask_text(gateway.lm("judge"), f"{n}?"))  # type: ignore[misc]
-        assert stopped_by(gateway).startswith(f"teacher: the first {LEAST_CALLS} calls")
+        said(stopped_by(gateway))
 
 
 # --- closing
@@ -268,11 +268,11 @@ def test_an_error_inside_the_block_comes_out_and_closes_it(server: SimulatedTeac
     until(lambda: threading.active_count() <= before)
 
 
-def test_a_model_that_does_not_start_is_told(tmp_path: Path) -> None:
+def test_a_model_that_does_not_start_is_told(said: Said, tmp_path: Path) -> None:
     def broken() -> Any:
         raise TeacherError("no weights")
 
     teacher = open_teacher(fake_lm(Writer()))
     teacher.start = broken
-    with pytest.raises(TeacherError, match="no weights"), opened(tmp_path, teacher=teacher):
+    with said.by(TeacherError), opened(tmp_path, teacher=teacher):
         pass

@@ -13,6 +13,7 @@ import pytest
 from refed_dspy.errors import NoAnswer, RunStopped
 from refed_dspy.optimizers.metrics import CustomMetric, HumanAgreement, MetricScore, NotScored
 from tests.support.fake_gateway import EXAMPLES, FakeGateway, recorder
+from tests.support.said import Said
 
 # --- a score
 
@@ -90,11 +91,11 @@ def test_a_metric_whose_arguments_have_no_defaults(metric: Callable[..., Any]) -
     assert CustomMetric(metric).score(EXAMPLES[0], dspy.Prediction(answer="x")).score == 0.5
 
 
-def test_a_type_error_within_a_metric_of_five_arguments_is_not_hidden() -> None:
+def test_a_type_error_within_a_metric_of_five_arguments_is_not_hidden(said: Said) -> None:
     def metric(example: Any, pred: Any, trace: Any = None, name: Any = None, pred_trace: Any = None) -> Any:
         return 0.5 if name is None else len(name.nonsense if hasattr(name, "nonsense") else 5)  # type: ignore[arg-type]
 
-    with pytest.raises(RunStopped, match=r"TypeError: object of type 'int' has no len\(\) \(test_metrics.py, line"):
+    with said.by(RunStopped):
         CustomMetric(metric).feedback(EXAMPLES[0], dspy.Prediction(answer="x"), "predict", [])
 
 
@@ -166,19 +167,19 @@ def test_a_judge_scores_by_how_near_it_comes_to_people(preference: float, people
     assert (evaluation.score, evaluation.components) == (score, {"consistent": 1.0})
 
 
-def test_a_judge_that_abstained_is_not_scored() -> None:
+def test_a_judge_that_abstained_is_not_scored(said: Said) -> None:
     made = dspy.Prediction(preference=None, consistent=None, reasons=(), abstained="the judge could not tell")
-    with pytest.raises(NotScored, match="could not tell"):
+    with said.by(NotScored):
         HumanAgreement().score(dspy.Example(people=1.0), made)
 
 
-def test_a_judge_is_told_what_people_said_and_whether_order_mattered() -> None:
+def test_a_judge_is_told_what_people_said_and_whether_order_mattered(said: Said) -> None:
     pair = dspy.Example(people=-1.0, answer_a="one", answer_b="two")
     made = dspy.Prediction(preference=0, consistent=False, reasons=("A {is} nicer", "no, B"), abstained="")
     other_way: list[Any] = [(None, {"answer_a": "two", "answer_b": "one"}, {})]
     feedback = HumanAgreement().feedback(pair, made, "compare", other_way)
-    assert "People preferred answer B." in feedback and "A and B stood the other way round" in feedback
-    assert "changed with the order" in feedback and "A {is} nicer" in feedback and "no, B" in feedback
+    said(feedback)
+    assert "no, B" in feedback
     plain = HumanAgreement().feedback(pair, dspy.Prediction(**{**made, "consistent": True}), "compare", None)
     assert "other way round" not in plain and "changed with the order" not in plain
 

@@ -19,6 +19,7 @@ from refed_dspy.optimizers.metrics import ExampleScore, NotScored
 from refed_dspy.optimizers.recorder import candidate_id, is_recoverable
 from refed_dspy.records import Analysis, Failure
 from tests.support.fake_gateway import EXAMPLES, ByWorth, FakeGateway, candidates, evaluate, program, recorder, running
+from tests.support.said import Said
 from tests.support.scripted_engine import Writer, fake_lm
 
 # --- DSPy's machinery
@@ -127,13 +128,14 @@ def test_bootstrapping_goes_by_the_metric_s_own_bar() -> None:
     assert [demo.question for demo in bootstrapped] == ["q9"]
 
 
-def test_gepa_takes_it_and_gets_words_for_the_stage() -> None:
+def test_gepa_takes_it_and_gets_words_for_the_stage(said: Said) -> None:
     gateway, metric = FakeGateway(), ByWorth()
     record = recorder(gateway, metric)
     dspy.GEPA(metric=record, max_metric_calls=1, reflection_lm=fake_lm(Writer()))
     trace = [(None, {"question": "q3"}, dspy.Prediction(answer="x"))]
     score = record(EXAMPLES[3], dspy.Prediction(answer="x"), ["the whole trace"], "predict", trace)
-    assert score["feedback"] == "write more about q3" and score["score"] == 0.3 and hasattr(score, "feedback")
+    assert score["score"] == 0.3 and hasattr(score, "feedback")
+    said(score["feedback"])
     assert metric.stages == [("predict", trace)]
     assert gateway.evaluations == [] and record.evaluations == 0, "its rollout was scored before"
 
@@ -175,10 +177,10 @@ def test_simba_reads_score_and_feedback() -> None:
     assert output["output_metadata"] == {"feedback": "scored 0.70", "objective_scores": {"worth": 0.7}}
 
 
-def test_a_rollout_that_failed_is_not_scored() -> None:
+def test_a_rollout_that_failed_is_not_scored(said: Said) -> None:
     """SIMBA calls the metric without a prediction then."""
     gateway = FakeGateway()
-    with pytest.raises(NotScored, match="the program failed"):
+    with said.by(NotScored):
         recorder(gateway)(EXAMPLES[0], None)
     assert gateway.stop_errors == [] and gateway.evaluations == []
 
@@ -204,23 +206,23 @@ def test_what_a_metric_asks_is_asked_as_a_judge_and_no_longer() -> None:
     assert in_metric.get() is False and during == [True, True]
 
 
-def test_rows_that_failed_are_counted_once_by_what_went_wrong() -> None:
+def test_rows_that_failed_are_counted_once_by_what_went_wrong(said: Said) -> None:
     record = recorder(FakeGateway())
     failures = [Failure(stage="propose", item="x", kind=kind, reason="r") for kind in ("cut", "cut", "no answer")]
     made = dspy.Prediction(answer="x", failures=failures)
     record(EXAMPLES[0], made)
     record(EXAMPLES[0], made, None, "predict", [])
-    assert record.failures == {"cut in propose": 2, "no answer in propose": 1}
+    said(record.failures)
 
 
-def test_what_cannot_be_judged_counts_as_the_uncompiled_program_does() -> None:
+def test_what_cannot_be_judged_counts_as_the_uncompiled_program_does(said: Said) -> None:
     """An optimizer wants a number. This one speaks neither for nor against, and makes no demonstration."""
     gateway = FakeGateway()
     record = recorder(gateway, ByWorth(q9=NotScored("the judge\nabstained")))
     record.uncompiled = {example_id(EXAMPLES[0]): 0.4, "another": 0.1}
     score = record(EXAMPLES[9], dspy.Prediction(answer="x"))
     assert score.score == float(score) == 0.25 and bool(score) is False
-    assert score.feedback == "It could not be judged: the judge abstained"
+    said(score.feedback)
     with running():
         assert evaluate(program(), record, [EXAMPLES[5], EXAMPLES[9]]).score == pytest.approx(37.5)
     assert record.evaluations == 1 and [row[3] for row in gateway.evaluations] == [0.5]

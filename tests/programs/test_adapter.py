@@ -16,6 +16,7 @@ from refed_dspy.signatures import (
     ResponseImprovement,
 )
 from tests.programs.test_rendering import Note, schema
+from tests.support.said import Said
 from tests.support.scripted_engine import SAMPLE_FIELDS, Writer, fake_lm
 
 ADAPTER = SchemaAdapter()
@@ -63,13 +64,11 @@ NASTY = [
 
 
 @pytest.mark.parametrize("text", NASTY, ids=ascii)
-def test_an_inputs_text_reaches_the_teacher_as_it_is(text: str) -> None:
+def test_an_inputs_text_reaches_the_teacher_as_it_is(said: Said, text: str) -> None:
     inputs = {"example_instruction": "E", "example_response": text, "instruction": text}
     system, user = ADAPTER.format(ResponseGeneration, [], inputs)
     assert system["content"] == rendering(ResponseGeneration).system
-    assert user["content"] == (
-        f"<example_instruction>\nE\n</>\n\n<example_response>\n{text}\n</>\n\n<instruction>\n{text}\n</>\n\nJSON:"
-    )
+    said(user["content"])
 
 
 @pytest.mark.parametrize("text", NASTY, ids=ascii)
@@ -136,7 +135,7 @@ INPUTS = {"reference_feedback": "F", "instruction": "I", "response": "R"}
     ],
     ids=["plain", "records"],
 )
-def test_a_demo_is_an_exchange_whose_answer_would_itself_be_accepted(outputs: dict[str, Any]) -> None:
+def test_a_demo_is_an_exchange_whose_answer_would_itself_be_accepted(said: Said, outputs: dict[str, Any]) -> None:
     demo = dspy.Example(**DEMO_INPUTS, **outputs)
     messages = ADAPTER.format(ResponseImprovement, [demo], dict(INPUTS))
     assert [message["role"] for message in messages] == ["system", "user", "assistant", "user"]
@@ -145,7 +144,7 @@ def test_a_demo_is_an_exchange_whose_answer_would_itself_be_accepted(outputs: di
     assert ADAPTER.parse(ResponseImprovement, messages[2]["content"])["improved_response"] == "Better."
     last = ADAPTER.format_user_message_content(ResponseImprovement, INPUTS, main_request=True)
     assert messages[3]["content"] == last
-    assert last.endswith("</>\n\nWrite the JSON: analysis, implementation_strategy, improved_response.")
+    said(last)
 
 
 @pytest.mark.parametrize("text", NASTY, ids=ascii)
@@ -156,9 +155,9 @@ def test_a_demos_text_is_kept_as_it_is(text: str) -> None:
     assert ADAPTER.parse(ResponseGeneration, messages[2]["content"]) == {"response": text}
 
 
-def test_a_demo_without_all_its_inputs_shows_those_it_has() -> None:
+def test_a_demo_without_all_its_inputs_shows_those_it_has(said: Said) -> None:
     messages = ADAPTER.format(ResponseGeneration, [dspy.Example(instruction="DI", response="DR")], {"instruction": "I"})
-    assert "<instruction>\nDI\n</>" in messages[1]["content"]
+    said(messages[1]["content"])
     assert "<example_response>" not in messages[1]["content"]
 
 

@@ -13,6 +13,7 @@ from refed_dspy.records import Analysis, ImplementationStrategy
 from refed_dspy.signatures import ResponseGeneration, ResponseImprovement
 from tests.programs.test_adapter import ADAPTER, GOOD
 from tests.programs.test_rendering import WHOLE, Bounded, Note
+from tests.support.said import Said
 from tests.support.scripted_engine import SAMPLE_FIELDS
 
 
@@ -100,8 +101,8 @@ def test_an_answer_cut_anywhere_is_refused(before: str) -> None:
 
 
 @pytest.mark.parametrize("value", [5, 1.5, True, None, ["A"], {"text": "A"}, []], ids=repr)
-def test_a_text_of_another_type_is_refused_and_not_converted(value: Any) -> None:
-    assert refusal(ResponseGeneration, {"response": value}) == "response: Input should be a valid string"
+def test_a_text_of_another_type_is_refused_and_not_converted(said: Said, value: Any) -> None:
+    said(refusal(ResponseGeneration, {"response": value}))
 
 
 @pytest.mark.parametrize(
@@ -130,9 +131,9 @@ def test_what_does_not_fit_is_refused_with_its_place(place: str, value: Any) -> 
 
 
 @pytest.mark.parametrize("place", ["analysis", "implementation_strategy", "improved_response"])
-def test_a_field_left_out_is_refused_by_name(place: str) -> None:
+def test_a_field_left_out_is_refused_by_name(said: Said, place: str) -> None:
     answer = {name: value for name, value in GOOD.items() if name != place}
-    assert refusal(ResponseImprovement, answer) == f"{place}: Field required"
+    said(refusal(ResponseImprovement, answer))
 
 
 @pytest.mark.parametrize("length", [1, 7, 8])
@@ -162,9 +163,9 @@ def test_what_is_longer_than_the_decoders_bounds_is_taken_whole() -> None:
     assert parsed["analysis"].original_strengths == notes and parsed["improved_response"] == "y" * 30_000
 
 
-def test_an_answer_that_copies_the_prompts_tags_is_refused() -> None:
+def test_an_answer_that_copies_the_prompts_tags_is_refused(said: Said) -> None:
     copied = {**GOOD, "improved_response": "<reference_feedback>\nStrong in content.\n</>"}
-    assert refusal(ResponseImprovement, copied) == "copies the prompt, including its <reference_feedback>"
+    said(refusal(ResponseImprovement, copied))
     xml = {**GOOD, "improved_response": "Send <response>200</response>."}
     assert ADAPTER.parse(ResponseImprovement, json.dumps(xml))["improved_response"] == xml["improved_response"]
 

@@ -18,6 +18,7 @@ from refed_dspy.errors import ConfigError
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
 from refed_dspy.programs.load import open_judge
 from refed_dspy.programs.saved import program_digests, prompts_digest, save_program
+from tests.support.said import Said
 
 STAGE = "response_generation"
 DEMO = {"example_instruction": "E", "example_response": "R", "instruction": "I", "response": "demonstrated"}
@@ -84,21 +85,21 @@ def test_whatever_was_changed_is_refused_by_name(edit: str, saved: Path) -> None
     assert f"program {saved}: its prompts were edited after it was saved: " in message and named in message
 
 
-def test_a_person_who_meant_it_takes_it_as_it_is(saved: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_person_who_meant_it_takes_it_as_it_is(said: Said, saved: Path, caplog: pytest.LogCaptureFixture) -> None:
     edited(saved, instruct(STAGE, "Be brief.", "Be bold."))
     with caplog.at_level(logging.WARNING):
         opened = load_program(saved, accept_changed=True)
-    assert "Be bold." in opened.response_generation.signature.instructions
-    assert f"instructions of {STAGE}; the proof of its gain no longer applies" in caplog.text
+    said(opened.response_generation.signature.instructions)
+    said(caplog.text)
     save_program(opened, saved)
     assert program_digests(load_program(saved)) == program_digests(opened), "saved again it is a program as any other"
 
 
-def test_a_judge_s_prompts_are_looked_at_too(tmp_path: Path) -> None:
+def test_a_judge_s_prompts_are_looked_at_too(said: Said, tmp_path: Path) -> None:
     save_program(PairwiseJudge(), tmp_path / "judge.json")
     assert open_judge(tmp_path / "judge.json")
     edited(tmp_path / "judge.json", lambda state: state["compare"]["signature"].update(instructions="Prefer A."))
-    with pytest.raises(ConfigError, match="instructions of compare"):
+    with said.by(ConfigError):
         open_judge(tmp_path / "judge.json")
     assert open_judge(tmp_path / "judge.json", accept_changed=True).compare.signature.instructions == "Prefer A."
 

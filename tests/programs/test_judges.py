@@ -35,6 +35,7 @@ from refed_dspy.programs.saved import save_program
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.recorded import recorded_lm
 from tests.support.asking import Noting
+from tests.support.said import Said
 from tests.support.scripted_engine import Answer, AsyncWriter, Writer, fake_lm, response
 
 DEPTH = Criterion("depth", "how deep it goes")
@@ -132,23 +133,23 @@ def test_an_empty_answer_is_judged() -> None:
     assert verdict_of(writer, "first", "").preference == 2
 
 
-def test_what_it_is_judged_by_reaches_the_prompt() -> None:
+def test_what_it_is_judged_by_reaches_the_prompt(said: Said) -> None:
     for criterion in (DEPTH, OVERALL, *INSTRUCTION_CRITERIA.values(), *RESPONSE_CRITERIA.values()):
         writer = answering_by(lambda request: says("A=B"))
         verdict_of(writer, criterion=criterion)
         for request in writer.requests:
             assert shown(request, "criterion") == criterion.name
             assert shown(request, "description") == criterion.description
-            assert shown(request, "instruction") == "Explain tides."
-    assert "like the reference in complexity" in {criterion.name for criterion in INSTRUCTION_CRITERIA.values()}
+            said(shown(request, "instruction"))
+    said({criterion.name for criterion in INSTRUCTION_CRITERIA.values()})
 
 
-async def test_the_judges_calls_are_made_for_its_stage_and_what_it_judges() -> None:
+async def test_the_judges_calls_are_made_for_its_stage_and_what_it_judges(said: Said) -> None:
     engine = Noting(answering_by(lambda request: says("A=B")))
     with dspy.context(lm=engine.lm):
         await PairwiseJudge().judge("Explain tides.", "first", "second")
         await PairwiseJudge().judge("Explain tides.", "first", "second", item="pair 4")
-    assert engine.asked == [("pairwise_judge", "Explain tides.", 0)] * 2 + [("pairwise_judge", "pair 4", 0)] * 2
+    said(engine.asked)
 
 
 # --- no verdict: an abstention, and why
@@ -168,7 +169,7 @@ FAULTS: list[tuple[Answer, str]] = [
 ]
 
 
-def test_what_a_judge_decided_abstained_and_failed_on_is_counted_apart() -> None:
+def test_what_a_judge_decided_abstained_and_failed_on_is_counted_apart(said: Said) -> None:
     abstained, failed = (
         Verdict(None, None, (), "the judge could not tell"),
         Verdict(None, None, (), failed=Reason("cut", "so")),
@@ -180,8 +181,9 @@ def test_what_a_judge_decided_abstained_and_failed_on_is_counted_apart() -> None
     )
     counted = Judgements.of([Verdict(0, True, ()), abstained, failed, *grades])
     assert counted == Judgements(2, 2, 2, "cut: so") and counted.asked == 6
-    assert counted.warning() == "based on only 2 of 6 judgements: 2 abstentions, 2 failures, the first because: cut: so"
-    assert str(Judgements(2, 1, 1)) == "1 abstention, 1 failure" and Judgements(2, 1, 1).warning() == ""
+    said(counted.warning())
+    assert Judgements(2, 1, 1).warning() == ""
+    said(str(Judgements(2, 1, 1)))
     assert Judgements(0, 0, 0).warning() == ""
 
 
@@ -197,28 +199,28 @@ def test_a_call_that_fails_is_no_abstention_and_has_its_reason(fault: Answer, wh
 @pytest.mark.parametrize(
     ("usual", "exchanged"), [("cannot tell", "A>B"), ("A>B", "cannot tell"), ("cannot tell", "cannot tell")]
 )
-def test_a_judge_that_cannot_tell_abstains_and_keeps_its_reasons(usual: str, exchanged: str) -> None:
+def test_a_judge_that_cannot_tell_abstains_and_keeps_its_reasons(said: Said, usual: str, exchanged: str) -> None:
     verdict = verdict_of(by_order(says(usual), says(exchanged)))
-    assert (verdict.preference, verdict.consistent, verdict.abstained) == (None, None, "the judge could not tell")
+    said((verdict.preference, verdict.consistent, verdict.abstained))
     assert len(verdict.reasons) == 2
 
 
 # --- no judge
 
 
-def test_an_endpoint_that_is_not_reached_raises() -> None:
+def test_an_endpoint_that_is_not_reached_raises(said: Said) -> None:
     writer = answering_by(lambda request: NotReached("connection refused"))
-    with pytest.raises(NoConnection, match="connection refused"):
+    with said.by(NoConnection):
         verdict_of(writer)
-    with pytest.raises(NoConnection, match="connection refused"):
+    with said.by(NoConnection):
         grade_of(writer)
 
 
-def test_a_key_that_is_refused_raises() -> None:
+def test_a_key_that_is_refused_raises(said: Said) -> None:
     writer = answering_by(lambda request: lm_errors.LMAuthError("wrong key"))
-    with pytest.raises(TeacherError, match="check the key"):
+    with said.by(TeacherError):
         verdict_of(writer)
-    with pytest.raises(TeacherError, match="check the key"):
+    with said.by(TeacherError):
         grade_of(writer)
 
 
@@ -233,12 +235,12 @@ def test_a_bug_is_raised_as_it_is() -> None:
         verdict_of(Writer(KeyError("a bug"), KeyError("a bug")))
 
 
-def test_without_a_language_model_it_says_so() -> None:
-    with dspy.context(lm=None), pytest.raises(ConfigError, match="no teacher"):
+def test_without_a_language_model_it_says_so(said: Said) -> None:
+    with dspy.context(lm=None), said.by(ConfigError):
         asyncio.run(PairwiseJudge().judge("i", "a", "b"))
 
 
-async def test_an_order_that_raises_leaves_no_other_behind() -> None:
+async def test_an_order_that_raises_leaves_no_other_behind(said: Said) -> None:
     ends: list[str] = []
     under_way = asyncio.Event()
 
@@ -257,7 +259,7 @@ async def test_an_order_that_raises_leaves_no_other_behind() -> None:
 
     writer = Writer()
     lm = dspy.LM("fake/model", engine=writer, async_engine=Engine(writer), num_retries=0, cache=False)
-    with dspy.context(lm=lm), pytest.raises(TeacherError, match="the key is refused"):
+    with dspy.context(lm=lm), said.by(TeacherError):
         await PairwiseJudge().judge("i", "first", "second")
     assert ends == ["cancelled"]
 
@@ -265,13 +267,13 @@ async def test_an_order_that_raises_leaves_no_other_behind() -> None:
 # --- DSPy programs like any other
 
 
-def test_they_are_called_like_any_program() -> None:
+def test_they_are_called_like_any_program(said: Said) -> None:
     with dspy.context(lm=fake_lm(by_order(says("A>B"), says("B>A")))):
         made = PairwiseJudge()(instruction="i", answer_a="first", answer_b="second")
         assert (made.preference, made.consistent, made.abstained, len(made.reasons)) == (1, True, "", 2)
     with dspy.context(lm=fake_lm(answering_by(lambda request: grades("4")))):
         made = RubricJudge()(text="t", context="c", criterion="depth", description="how deep it goes")
-        assert (made.grade, made.reason) == (4, "it lacks an example")
+        said((made.grade, made.reason))
 
 
 async def test_they_work_inside_a_running_loop() -> None:
@@ -296,7 +298,7 @@ def test_a_copy_is_another_program() -> None:
     assert all("Toss a coin." in str(request.system) for request in writer.requests)
 
 
-def test_a_tuned_judge_is_saved_and_loaded(tmp_path: Path) -> None:
+def test_a_tuned_judge_is_saved_and_loaded(said: Said, tmp_path: Path) -> None:
     for judge, fresh, name in (
         (PairwiseJudge(), PairwiseJudge(), "compare"),
         (RubricJudge(), RubricJudge(), "grade"),
@@ -307,10 +309,10 @@ def test_a_tuned_judge_is_saved_and_loaded(tmp_path: Path) -> None:
         save_program(judge, tmp_path / "judge.json")
         load_into(fresh, tmp_path / "judge.json")
         loaded = getattr(fresh, name)
-        assert loaded.signature.instructions == "Judge as a poet would."
+        said(loaded.signature.instructions)
         assert [dict(demo) for demo in loaded.demos] == [dict(demo) for demo in tuned.demos]
         assert fresh.dump_state() == judge.dump_state()
-    with pytest.raises(ConfigError, match="it lacks compare"):
+    with said.by(ConfigError):
         load_into(PairwiseJudge(), tmp_path / "judge.json")
 
 

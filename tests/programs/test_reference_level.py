@@ -19,6 +19,7 @@ from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused
 from refed_dspy.programs.reference_level import STAGES
 from refed_dspy.records import TAKEN_SHOWN, Feedback, Reference, Sample
 from tests.support.asking import Noting
+from tests.support.said import Said
 from tests.support.scripted_engine import Answer, AsyncWriter, Writer, fake_lm
 
 REFERENCE = Reference(instruction="Explain tides.", response="The moon pulls.", source="tides.jsonl row 4")
@@ -79,7 +80,7 @@ def test_one_reference_gives_its_samples_with_two_calls_each() -> None:
     assert asked(writer) == dict(zip(STAGES, (1, 1, 2, 20, 20), strict=True))
 
 
-def test_each_stage_is_shown_what_the_paper_gives_it() -> None:
+def test_each_stage_is_shown_what_the_paper_gives_it(said: Said) -> None:
     writer = Writer(per_call=1)
     program = ReferenceLevelFeedback({"subject_areas": "its field"}, instructions_per_feature=1)
     made = called(program, writer)
@@ -89,7 +90,7 @@ def test_each_stage_is_shown_what_the_paper_gives_it() -> None:
         assert REFERENCE.instruction in shown[stage]
         assert REFERENCE.response in shown[stage]
     assert feedback.features["subject_areas"] in shown["instruction_synthesis"]
-    assert "<feature_name>\nsubject areas\n" in shown["instruction_synthesis"]
+    said(shown["instruction_synthesis"])
     assert "<how_many>\n1\n" in shown["instruction_synthesis"]
     assert REFERENCE.response in shown["response_generation"]
     assert sample.instruction in shown["response_generation"]
@@ -97,12 +98,12 @@ def test_each_stage_is_shown_what_the_paper_gives_it() -> None:
         assert text in shown["response_improvement"]
 
 
-def test_a_samples_fields_are_the_teachers_answers() -> None:
+def test_a_samples_fields_are_the_teachers_answers(said: Said) -> None:
     sample = called(ReferenceLevelFeedback({"subject_areas": "x"}), Writer()).samples[0]
     assert sample.analysis.original_strengths == ["clear"]
-    assert sample.implementation_strategy.rationale == "it helps"
-    assert sample.response.startswith("response number")
-    assert sample.improved_response.startswith("improved_response number")
+    said(sample.implementation_strategy.rationale)
+    said(sample.response)
+    said(sample.improved_response)
 
 
 @pytest.mark.parametrize(
@@ -190,11 +191,11 @@ def test_a_predictors_own_language_model_is_asked_instead() -> None:
     assert "response_generation" not in asked(of_context)
 
 
-def test_the_callers_adapter_is_used_where_one_is_set() -> None:
+def test_the_callers_adapter_is_used_where_one_is_set(said: Said) -> None:
     writer = Writer("[[ ## response_feedback ## ]]\nKeep the tone.\n\n[[ ## completed ## ]]")
     with dspy.context(adapter=dspy.ChatAdapter()):
         feedback = run_with(writer, lambda: ReferenceLevelFeedback().collect_response_feedback(REFERENCE))
-    assert feedback == "Keep the tone."
+    said(feedback)
 
 
 @pytest.mark.parametrize("watched", [False, True], ids=["direct", "usual"])

@@ -29,6 +29,7 @@ from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused, NotReached
 from refed_dspy.programs.load import load_into
 from refed_dspy.programs.saved import save_program
 from tests.support.asking import Noting
+from tests.support.said import Said
 from tests.support.scripted_engine import Answer, Writer, fake_lm
 
 OLD, ANSWER = "Explain tides.", "The moon pulls."
@@ -73,17 +74,17 @@ def test_both_passes_see_the_system_prompt() -> None:
         assert asked == f"System prompt:\nAnswer in French.\n\nInstruction:\n{instruction}"
 
 
-def test_both_passes_make_a_new_pair() -> None:
+def test_both_passes_make_a_new_pair(said: Said) -> None:
     made, writer = recycled(reflected(), improved())
     assert made == Recycled(
         "Explain spring tides.", "Sun, moon and earth align.", "Sun and moon align.", REFLECTED, IMPROVED
     )
     first, second = writer.requests
     assert (shown(first, "instruction"), shown(first, "response")) == (OLD, ANSWER)
-    assert (shown(second, "instruction"), shown(second, "response")) == ("Explain spring tides.", "Sun and moon align.")
+    said((shown(second, "instruction"), shown(second, "response")))
 
 
-async def test_the_passes_can_be_asked_for_one_at_a_time() -> None:
+async def test_the_passes_can_be_asked_for_one_at_a_time(said: Said) -> None:
     program = ReflectionTuning()
     writer = Writer(reflected(), improved("Sun and moon."), improved(f" {ANSWER}"))
     engine = Noting(writer)
@@ -91,8 +92,9 @@ async def test_the_passes_can_be_asked_for_one_at_a_time() -> None:
         first = await program.reflect(OLD, ANSWER, "7")
         second = await program.improve(OLD, ANSWER, "7")
         third = await program.improve(OLD, ANSWER)
-    assert first == (("Explain spring tides.", "Sun and moon align."), "") and second == ("Sun and moon.", "")
-    assert third == (None, "the same response again")
+    said(first)
+    said(second)
+    said(third)
     assert engine.asked == [
         ("instruction_reflection", "7", 0),
         ("response_reflection", "7", 0),
@@ -128,11 +130,13 @@ IDS = ["malformed", "cut", "refused", "unfit", "too long", "no answer"]
     ],
     ids=[*IDS, "empty", "empty answer", "placeholder", "placeholder answer", "unchanged"],
 )
-def test_a_first_pass_without_a_usable_pair_leaves_the_original_pair_to_the_second(fault: Answer, reason: str) -> None:
+def test_a_first_pass_without_a_usable_pair_leaves_the_original_pair_to_the_second(
+    said: Said, fault: Answer, reason: str
+) -> None:
     made, writer = recycled(fault, improved())
     assert (made.instruction, made.instruction_from, made.reflected_response) == (OLD, ORIGINAL, ANSWER)
     assert made.instruction_reason.startswith(reason)
-    assert (made.response, made.response_from, made.response_reason) == ("Sun, moon and earth align.", IMPROVED, "")
+    said((made.response, made.response_from, made.response_reason))
     assert (shown(writer.requests[1], "instruction"), shown(writer.requests[1], "response")) == (OLD, ANSWER)
 
 
@@ -146,10 +150,10 @@ def test_a_first_pass_without_a_usable_pair_leaves_the_original_pair_to_the_seco
     ],
     ids=[*IDS, "empty", "placeholder", "unchanged"],
 )
-def test_a_second_pass_without_a_usable_answer_keeps_the_first_ones(fault: Answer, reason: str) -> None:
+def test_a_second_pass_without_a_usable_answer_keeps_the_first_ones(said: Said, fault: Answer, reason: str) -> None:
     made, _ = recycled(reflected(), fault)
-    assert (made.instruction, made.instruction_from) == ("Explain spring tides.", REFLECTED)
-    assert (made.response, made.response_from) == ("Sun and moon align.", REFLECTED)
+    said((made.instruction, made.instruction_from))
+    said((made.response, made.response_from))
     assert made.instruction_reason == "" and made.response_reason.startswith(reason)
 
 
@@ -177,8 +181,8 @@ def test_text_of_a_model_is_data() -> None:
     assert (made.instruction, made.reflected_response, made.response) == (odd, odd + "!", odd + "?")
 
 
-def test_what_is_no_rows_fault_is_raised() -> None:
-    with pytest.raises(TeacherError, match="check the key"):
+def test_what_is_no_rows_fault_is_raised(said: Said) -> None:
+    with said.by(TeacherError):
         recycled(lm_errors.LMAuthError("wrong key"))
 
     class Broken(SchemaAdapter):
@@ -234,15 +238,14 @@ def test_what_stays_over_a_data_set_comes_before_what_is_a_pairs_own() -> None:
 # --- criteria
 
 
-def test_criteria_are_inputs() -> None:
+def test_criteria_are_inputs(said: Said) -> None:
     mine = ReflectionTuning({"rhyme": "whether it rhymes"}, {"metre": "how it scans", "wit": "how witty"})
     _, writer = recycled(reflected(), improved(), program=mine)
     first, second = writer.requests
-    assert "rhyme: whether it rhymes" in shown(first, "instruction_criteria")
+    said(shown(first, "instruction_criteria"))
     assert "ambiguity" not in shown(first, "instruction_criteria")
     for request in (first, second):
-        assert "metre: how it scans" in shown(request, "response_criteria")
-        assert "wit: how witty" in shown(request, "response_criteria")
+        said(shown(request, "response_criteria"))
 
 
 def test_the_papers_criteria_are_the_usual_ones() -> None:
@@ -255,18 +258,18 @@ def test_the_papers_criteria_are_the_usual_ones() -> None:
 
 
 @pytest.mark.parametrize("none", [({}, RESPONSE_CRITERIA), (INSTRUCTION_CRITERIA, {})])
-def test_no_criterion_is_refused(none: tuple[Any, Any]) -> None:
-    with pytest.raises(ConfigError, match="needs at least one"):
+def test_no_criterion_is_refused(said: Said, none: tuple[Any, Any]) -> None:
+    with said.by(ConfigError):
         ReflectionTuning(*none)
 
 
 # --- a DSPy program like any other
 
 
-def test_it_is_called_like_any_program() -> None:
+def test_it_is_called_like_any_program(said: Said) -> None:
     with dspy.context(lm=fake_lm(Writer(reflected(), improved()))):
         made = ReflectionTuning()(instruction=OLD, response=ANSWER)
-    assert (made.instruction, made.response_from, made.instruction_reason) == ("Explain spring tides.", IMPROVED, "")
+    said((made.instruction, made.response_from, made.instruction_reason))
 
 
 async def test_it_works_inside_a_running_loop() -> None:
@@ -275,12 +278,13 @@ async def test_it_works_inside_a_running_loop() -> None:
         assert (await ReflectionTuning().acall(instruction=OLD, response=ANSWER)).response_from == IMPROVED
 
 
-def test_called_by_itself_it_does_not_pass_a_dead_endpoint_off_as_a_pair() -> None:
+def test_called_by_itself_it_does_not_pass_a_dead_endpoint_off_as_a_pair(said: Said) -> None:
     writer = Writer()
     writer.on_request = lambda request: NotReached("connection refused")
     with dspy.context(lm=fake_lm(writer)), pytest.raises(NoConnection) as raised:
         ReflectionTuning()(instruction=OLD, response=ANSWER)
-    assert raised.value.reason == "connection refused" and issubclass(NoConnection, NoAnswer)
+    assert issubclass(NoConnection, NoAnswer)
+    said(raised.value.reason)
 
 
 def test_it_is_evaluated_by_dspy() -> None:
@@ -306,7 +310,7 @@ def test_it_is_compiled_by_dspy() -> None:
     assert [name for name, _ in made.named_predictors()] == list(ReflectionTuning.stage_names)
 
 
-def test_a_tuned_one_is_copied_saved_and_loaded(tmp_path: Path) -> None:
+def test_a_tuned_one_is_copied_saved_and_loaded(said: Said, tmp_path: Path) -> None:
     tuned = ReflectionTuning({"rhyme": "whether it rhymes"})
     predictor = tuned.instruction_reflection
     predictor.signature = predictor.signature.with_instructions("Reflect as a poet would.")
@@ -317,5 +321,5 @@ def test_a_tuned_one_is_copied_saved_and_loaded(tmp_path: Path) -> None:
     load_into(fresh, tmp_path / "tuned.json")
     assert fresh.dump_state() == tuned.dump_state()
     _, writer = recycled(reflected(), improved(), program=fresh)
-    assert "Reflect as a poet would." in str(writer.requests[0].system)
-    assert "rhyme: whether it rhymes" in shown(writer.requests[0], "instruction_criteria")
+    said(str(writer.requests[0].system))
+    said(shown(writer.requests[0], "instruction_criteria"))

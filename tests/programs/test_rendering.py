@@ -19,6 +19,7 @@ from refed_dspy.signatures import (
     instruction_feedback,
 )
 from refed_dspy.signatures.stages import ANALYSIS, STRATEGY
+from tests.support.said import Said
 
 STAGE_SIGNATURES = [
     instruction_feedback(),
@@ -125,7 +126,7 @@ def test_no_prose_is_sent_in_the_schema() -> None:
     assert list(schema(Bounded)["properties"]) == list(WHOLE)
 
 
-def test_a_changed_signature_is_rendered_anew_and_the_same_one_is_not() -> None:
+def test_a_changed_signature_is_rendered_anew_and_the_same_one_is_not(said: Said) -> None:
     assert rendering(ResponseGeneration) is rendering(ResponseGeneration)
     for changed in (
         ResponseGeneration.with_instructions("Answer in verse."),
@@ -133,35 +134,34 @@ def test_a_changed_signature_is_rendered_anew_and_the_same_one_is_not() -> None:
         ResponseGeneration.with_updated_fields("instruction", desc="in verse"),
         ResponseGeneration.append("mood", dspy.OutputField(desc="in verse"), Word),
     ):
-        assert "in verse" in rendering(changed).system
+        said(rendering(changed).system)
         assert "in verse" not in rendering(ResponseGeneration).system
 
 
 # --- the system message
 
 
-def test_the_system_message_tells_instructions_inputs_shape_and_outputs() -> None:
+def test_the_system_message_tells_instructions_inputs_shape_and_outputs(said: Said) -> None:
     system = rendering(ResponseImprovement).system
     assert system.startswith(ResponseImprovement.instructions)
     assert '{"analysis":{"original_strengths":[string],' in system
     assert f"\n- analysis: {ANALYSIS}\n- implementation_strategy: {STRATEGY}\n" in system
     described = ResponseImprovement.with_updated_fields("instruction", desc="what was asked")
-    assert "\n\nYou are given:\n- instruction: what was asked\n\nJSON:\n" in rendering(described).system
+    said(rendering(described).system)
 
 
-def test_a_field_whose_name_says_it_all_is_not_listed() -> None:
+def test_a_field_whose_name_says_it_all_is_not_listed(said: Said) -> None:
     """Every call would pay for the words."""
     system = rendering(ResponseGeneration).system
-    assert system == f'{ResponseGeneration.instructions}\n\nJSON:\n{{"response":string}}'
+    said(system)
     assert "${" not in rendering(Bounded).system  # what DSPy puts where no description is given
 
 
-def test_the_shape_names_choices_and_types() -> None:
-    assert '"choice":"yes" | "no","score":integer' in rendering(Bounded).system
+def test_the_shape_names_choices_and_types(said: Said) -> None:
+    said(rendering(Bounded).system)
 
 
-def test_braces_in_instructions_and_descriptions_are_kept() -> None:
+def test_braces_in_instructions_and_descriptions_are_kept(said: Said) -> None:
     signature = ResponseGeneration.with_instructions("Use {placeholders} and {0} like {{these}}, 100%s.")
     signature = signature.with_updated_fields("response", desc="with {curly} braces")
-    assert "Use {placeholders} and {0} like {{these}}, 100%s." in rendering(signature).system
-    assert "- response: with {curly} braces" in rendering(signature).system
+    said(rendering(signature).system)

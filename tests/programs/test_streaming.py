@@ -15,6 +15,7 @@ from dspy.streaming import StatusMessage, StatusMessageProvider, StreamListener,
 
 from refed_dspy.errors import TeacherError
 from refed_dspy.programs import ReferenceLevelFeedback
+from tests.support.said import Said
 from tests.support.scripted_engine import AsyncWriter, Writer, fake_lm
 
 REFERENCE = {"instruction": "Explain tides.", "response": "The moon pulls."}
@@ -75,10 +76,10 @@ def test_a_listener_hears_a_stage_in_a_format_that_it_knows() -> None:
     assert StreamResponse in heard(adapter=dspy.JSONAdapter())
 
 
-def test_from_ordinary_code_and_with_an_error() -> None:
+def test_from_ordinary_code_and_with_an_error(said: Said) -> None:
     with dspy.context(lm=fake_lm(Writer())):
         *_, made = dspy.streamify(ReferenceLevelFeedback(), async_streaming=False)(REFERENCE)
     assert len(made.samples) == 20
     refused = dspy.utils.exceptions.LMAuthError("no such key", model="fake/model")
-    with pytest.raises(TeacherError, match="no such key"):
+    with said.by(TeacherError):
         asyncio.run(streamed(Writer(*[refused] * 2)))

@@ -21,6 +21,7 @@ from refed_dspy.errors import ConfigError, TeacherRefused
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.runs.plan import Plan, PlanSettings, Study
 from refed_dspy.runs.result import Synthesis
+from tests.support.said import Said
 from tests.support.scripted_engine import references
 
 PRICE = {"prompt": 0.15, "completion": 0.6}
@@ -63,10 +64,10 @@ def test_a_cap_stays_until_another_is_given(server: SimulatedTeacher, tmp_path: 
     assert made.complete and made.state == "done" and made.status["caps"]["max_cost"] is None
 
 
-def test_a_refused_start_leaves_the_run_as_it_was(server: SimulatedTeacher, tmp_path: Path) -> None:
+def test_a_refused_start_leaves_the_run_as_it_was(said: Said, server: SimulatedTeacher, tmp_path: Path) -> None:
     run(server, tmp_path / "run", max_calls=40)
     before = refed_dspy.read_run(tmp_path / "run").status
-    with pytest.raises(ConfigError, match="below the worst case"):
+    with said.by(ConfigError):
         refed_dspy.resume(tmp_path / "run", max_cost=0.000001)
     assert refed_dspy.read_run(tmp_path / "run").status == before
 
@@ -159,12 +160,14 @@ def test_an_answer_that_is_none_refuses_the_teacher_in_one_line(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("usage", ODD_USAGE, ids=json.dumps)
-def test_usage_of_another_shape_is_no_crash(answering: FixedAnswerServer, tmp_path: Path, usage: Any) -> None:
+def test_usage_of_another_shape_is_no_crash(
+    said: Said, answering: FixedAnswerServer, tmp_path: Path, usage: Any
+) -> None:
     answering.answer = {"choices": [MESSAGE], "usage": usage}
     teacher = config(answering.base_url)
     try:
         made = refed_dspy.synthesize(None, references(3), size=5, teacher=teacher, run_dir=tmp_path / "run")
     except TeacherRefused as error:
-        assert "not an API's" in str(error)
+        said(str(error))
     else:
         assert made.failures and all(use["unknown"] for use in made.usage.values())

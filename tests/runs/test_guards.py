@@ -23,6 +23,7 @@ from refed_dspy.programs.question import SECOND
 from refed_dspy.runs.forecast import forecast
 from refed_dspy.runs.result import Synthesis
 from tests.filters.filtered_runs import WORDS, dropped
+from tests.support.said import Said
 from tests.support.scripted_batches import bill, simulated
 from tests.support.scripted_engine import Writer, fake_lm
 
@@ -72,35 +73,38 @@ def counts(made: Synthesis, label: str) -> dict[str, Any]:
     ("field", "plain", "improved"),
     [("response", 7, 7), ("improved_response", 6, 7)],
 )
-def test_the_stage_at_fault_is_asked_again_once(tmp_path: Path, field: str, plain: int, improved: int) -> None:
+def test_the_stage_at_fault_is_asked_again_once(
+    said: Said, tmp_path: Path, field: str, plain: int, improved: int
+) -> None:
     teacher = Teacher(lambda name, task, asked: COPY if (name, task, asked) == (field, 3, 1) else None)
     made = run(tmp_path, teacher)
     assert made.complete and not dropped(tmp_path)
     assert (teacher.calls("response"), teacher.calls("improved_response")) == (plain, improved)
-    assert counts(made, "response_guard")["remarks"] == {"asked again": 1}
+    said(counts(made, "response_guard")["remarks"])
     texts = [row["response"] + row["improved_response"] for row in made.samples.rows()]
     assert not any(COPY in text for text in texts), "the second answer is the sample"
     with Ledger.read(tmp_path) as ledger:
         asked = ledger.db.execute("SELECT stage, repetition FROM answers WHERE repetition > 0").fetchall()
         detail = ledger.db.execute("SELECT detail FROM decisions WHERE reason = 'asked again'").fetchall()
     stage = "response_generation" if field == "response" else "response_improvement"
-    assert asked == [(stage, SECOND)] and detail == [("the first answer: copies its reference",)]
+    assert asked == [(stage, SECOND)]
+    said(detail)
 
 
-def test_what_is_bad_twice_is_dropped_and_made_up_for(tmp_path: Path) -> None:
+def test_what_is_bad_twice_is_dropped_and_made_up_for(said: Said, tmp_path: Path) -> None:
     teacher = Teacher(lambda name, task, asked: (COPY, TALK)[asked - 1] if (name, task) == ("response", 3) else None)
     made = run(tmp_path, teacher)
     assert made.complete and len(made.samples) == 6
     [lost] = dropped(tmp_path)
-    assert (lost["filter"], lost["reason"]) == ("response_guard", "speaks of its prompt")
-    assert lost["detail"] == "as the feedback suggests; the first answer: copies its reference"
+    said((lost["filter"], lost["reason"]))
+    said(lost["detail"])
     assert lost["response"] == TALK
     assert teacher.calls("response") == teacher.calls("improved_response") == 6 + 2
     again = Teacher()
     assert run(tmp_path, again).complete and not again.requests
 
 
-def test_bad_instructions_are_not_asked_again(tmp_path: Path) -> None:
+def test_bad_instructions_are_not_asked_again(said: Said, tmp_path: Path) -> None:
     teacher = Teacher()
     bad = ["Explain in detail what 9 apples cost.", "Summarize the following article.", "Copy the reference response."]
     teacher.on_request = lambda request: (
@@ -109,9 +113,7 @@ def test_bad_instructions_are_not_asked_again(tmp_path: Path) -> None:
         else None
     )
     made = run(tmp_path, teacher, size=2, per_reference=20)
-    assert [row["reason"] for row in dropped(tmp_path)] == [
-        "repeats its reference", "needs a text that is missing", "speaks of its prompt",
-    ]  # fmt: skip
+    said([row["reason"] for row in dropped(tmp_path)])  # fmt: skip
     assert made.complete and teacher.calls("response") == 2 and teacher.calls("new_instructions") == 1
 
 
@@ -140,29 +142,30 @@ def same(name: str, task: int, asked: int) -> str | None:
     return f"The answer to {task}." if task % 3 == 0 and (name == "response" or asked == 1) else None
 
 
-def test_unchanged_improvements_are_counted(tmp_path: Path) -> None:
+def test_unchanged_improvements_are_counted(said: Said, tmp_path: Path) -> None:
     made = run(tmp_path, Teacher(same))
     assert counts(made, "response_guard")["remarks"] == {"unchanged": 2}
-    assert "filters: 2 unchanged" in run_lines(made.status)
+    said(run_lines(made.status))
     with Ledger.read(tmp_path) as ledger:
         (fact,) = unchanged(measured(ledger))
     assert (fact.name, fact.value) == ("Unchanged", "2") and fact.note.startswith("of 6 ")
 
 
-def test_unchanged_improvements_may_be_asked_again_and_dropped(tmp_path: Path) -> None:
+def test_unchanged_improvements_may_be_asked_again_and_dropped(said: Said, tmp_path: Path) -> None:
     teacher = Teacher(same)
     made = run(tmp_path / "again", teacher, guards={"unchanged": "drop"})
-    assert counts(made, "response_guard")["remarks"] == {"asked again": 2} and not dropped(tmp_path / "again")
+    assert not dropped(tmp_path / "again")
+    said(counts(made, "response_guard")["remarks"])
     assert teacher.calls("response") == 6 and teacher.calls("improved_response") == 8
     never = Teacher(lambda name, task, asked: same(name, task, 1))
     made = run(tmp_path / "never", never, guards={"unchanged": "drop"})
     assert made.complete and {row["reason"] for row in dropped(tmp_path / "never")} == {"unchanged"}
 
 
-def test_a_program_that_improves_nothing_leaves_nothing_unchanged(tmp_path: Path) -> None:
+def test_a_program_that_improves_nothing_leaves_nothing_unchanged(said: Said, tmp_path: Path) -> None:
     made = run(tmp_path / "run", Teacher(), method="instruction-only")
     assert made.complete and not counts(made, "response_guard")["remarks"]
-    with pytest.raises(ConfigError, match="guards: unchanged concerns improved responses, and InstructionFeedback"):
+    with said.by(ConfigError):
         run(tmp_path / "other", Teacher(), method="instruction-only", guards={"unchanged": "drop"})
 
 
@@ -243,7 +246,7 @@ def test_any_program_is_asked_again(tmp_path: Path) -> None:
         assert sorted(number for (number,) in asked) == [0, 1, SECOND, SECOND + 1]
 
 
-def test_a_batch_asks_again_too_after_a_stop(tmp_path: Path, server: SimulatedTeacher) -> None:
+def test_a_batch_asks_again_too_after_a_stop(said: Said, tmp_path: Path, server: SimulatedTeacher) -> None:
     """The first start ends with the instructions; the second before the second answers, which the third asks for."""
     settings: dict[str, Any] = {"teacher": simulated(server), "run_dir": tmp_path, "track": False, "size": 2}
     for signature, calls in (("", 3), ("This response incorporates", 7)):
@@ -253,32 +256,34 @@ def test_a_batch_asks_again_too_after_a_stop(tmp_path: Path, server: SimulatedTe
     server.control(signature="")
     made = refed_dspy.synthesize(None, REFERENCES[:1], max_calls=100, **settings)
     assert made.complete and not dropped(tmp_path)
-    assert counts(made, "response_guard")["remarks"] == {"asked again": 2}
+    said(counts(made, "response_guard")["remarks"])
     assert server.stats()["batch_requests"] == 7 + 4
     assert made.status["cost"] == pytest.approx(bill(server), rel=1e-9)
 
 
-def test_the_slower_way_through_dspy_is_asked_again_too(tmp_path: Path) -> None:
+def test_the_slower_way_through_dspy_is_asked_again_too(said: Said, tmp_path: Path) -> None:
     teacher = Teacher(lambda name, task, asked: COPY if (name, asked) == ("response", 1) else None)
     with dspy.context(adapter=dspy.JSONAdapter()):
         made = run(tmp_path, teacher, size=1)
-    assert made.complete and not dropped(tmp_path) and counts(made, "response_guard")["remarks"] == {"asked again": 1}
+    assert made.complete and not dropped(tmp_path)
+    said(counts(made, "response_guard")["remarks"])
 
 
 # --- demonstrations of the program
 
 
-def test_a_demonstration_s_response_is_dropped(tmp_path: Path) -> None:
+def test_a_demonstration_s_response_is_dropped(said: Said, tmp_path: Path) -> None:
     program = refed_dspy.ReferenceLevelFeedback()
     shown = " ".join(f"shown{number}" for number in range(30))
     program.response_generation.demos = [dspy.Example(instruction="Tell me why.", response=shown)]
     of_second = Teacher(lambda field, task, asked: shown if task == 2 else None)
     made = run(tmp_path / "run", of_second, size=4, program=program)
-    assert counts(made, "response_guard")["reasons"] == {"copies a demonstration": 1} and len(made.samples) == 4
+    assert len(made.samples) == 4
+    said(counts(made, "response_guard")["reasons"])
 
 
-def test_a_demonstration_s_instruction_is_dropped(tmp_path: Path) -> None:
+def test_a_demonstration_s_instruction_is_dropped(said: Said, tmp_path: Path) -> None:
     program = refed_dspy.ReferenceLevelFeedback()
     program.instruction_synthesis.demos = [dspy.Example(new_instructions=["Task 2: do it"], how_many=1)]
-    with pytest.raises(NothingKept, match=r"100 of them by instruction_guard \(repeats a demonstration\)"):
+    with said.by(NothingKept):
         run(tmp_path / "run", Teacher(), size=4, program=program)  # all of this teacher's are like it

@@ -20,6 +20,7 @@ from refed_dspy.filters.base import Decision, JudgeFilter, TextFilter
 from refed_dspy.programs import reference_level
 from refed_dspy.records import DataRow, Reference, Sample
 from refed_dspy.runs.result import Synthesis
+from tests.support.said import Said
 from tests.support.scripted_engine import Writer, fake_lm, references
 
 SIZE = 12
@@ -116,7 +117,7 @@ PLACES = {
 
 
 @pytest.mark.parametrize(("place", "stage"), PLACES.values(), ids=PLACES)
-def test_an_error_of_own_code_is_its_rows_failure(
+def test_an_error_of_own_code_is_its_rows_failure(said: Said,
     place: Callable[[Fragile], tuple[Any, list[Any]]], stage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -126,14 +127,15 @@ def test_an_error_of_own_code_is_its_rows_failure(
     with caplog.at_level(logging.DEBUG, "refed_dspy"):
         made = run(program, tmp_path / "run", Writer(), filters=filters)
     assert len(made.samples) == SIZE, "the run makes up for it"
-    assert made.failures and {(failure.stage, failure.kind) for failure in made.failures} == {(stage, "own code")}
+    assert made.failures
+    said({(failure.stage, failure.kind) for failure in made.failures})
     for failure in made.failures:
-        assert failure.reason.startswith("ValueError: cannot read this with [key] (test_own_code.py:")
+        said(failure.reason)
         assert failure.item
     assert KEY not in caplog.text
-    said = [(record.levelname, record.message) for record in caplog.records if __file__ in record.message]
-    assert Counter(level for level, _ in said)["WARNING"] == 1, "once for each place"
-    assert any(level == "DEBUG" and "Traceback" in message for level, message in said)
+    logged = [(record.levelname, record.message) for record in caplog.records if __file__ in record.message]
+    assert Counter(level for level, _ in logged)["WARNING"] == 1, "once for each place"
+    assert any(level == "DEBUG" and "Traceback" in message for level, message in logged)
 
 
 @pytest.mark.parametrize("place", [own_stage, own_filter(False), own_judge], ids=["stage", "filter", "judge"])
@@ -150,23 +152,23 @@ def test_the_next_start_tries_mended_code_on_what_was_paid_for(
 
 
 @pytest.mark.parametrize("place", [own_stage, own_program, own_filter(False), own_filter(True), own_judge])
-def test_code_that_always_fails_ends_the_run(place: Callable[[Fragile], tuple[Any, list[Any]]], tmp_path: Path) -> None:
+def test_code_that_always_fails_ends_the_run(
+    said: Said, place: Callable[[Fragile], tuple[Any, list[Any]]], tmp_path: Path
+) -> None:
     fragile = Fragile()
     fragile.look = lambda text: 1 / 0  # type: ignore[method-assign, assignment]
     program, filters = place(fragile)
     writer = Writer()
-    with pytest.raises(RunStopped, match=r"your own code failed on .*ZeroDivisionError: division by zero \(test_own"):
+    with said.by(RunStopped):
         run(program, tmp_path / "run", writer, size=100, filters=filters)
     assert len(writer.requests) < 120, "no more is paid for"
 
 
-def test_a_row_error_of_own_code_is_in_the_list(tmp_path: Path) -> None:
+def test_a_row_error_of_own_code_is_in_the_list(said: Said, tmp_path: Path) -> None:
     program, _ = own_program(Fragile(lambda: RowError("polish", "some row", "too plain")))
     made = run(program, tmp_path / "run", Writer())
     assert len(made.samples) == SIZE
-    assert {(failure.stage, failure.item, failure.reason) for failure in made.failures} == {
-        ("polish", "some row", "too plain")
-    }
+    said({(failure.stage, failure.item, failure.reason) for failure in made.failures})
 
 
 def test_a_call_that_fails_in_a_task_group_is_no_error_of_own_code(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.plugins.metrics.figures import open_tools
 from refed_dspy.plugins.metrics.stats import DataStats
 from tests.support.compiling import config
+from tests.support.said import Said
 from tests.support.scripted_engine import Writer, fake_lm, references
 from tests.support.toy_server import ToyServer, toy_served
 
@@ -69,26 +70,28 @@ def requests(server: SimulatedTeacher) -> int:
 # --- what is reported
 
 
-def test_a_file_with_plain_responses_has_two_columns(tmp_path: Path) -> None:
+def test_a_file_with_plain_responses_has_two_columns(said: Said, tmp_path: Path) -> None:
     (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows(5), {"instruction": "x"}]))
     made = measured(tmp_path / "d.jsonl")
     assert list(made.columns) == ["plain", "improved"] and made.wins is None
     assert made.columns["plain"]["response words, mean"] == 2 and made.columns["improved"]["response words, mean"] == 4
-    assert made.facts()["left_out"] == {"unrecognised": 1} and "not read as a pair: 1 unrecognised" in made.lines()
-    assert "not measured: perplexity, IFD and r-IFD: set scorer" in "\n".join(made.lines())
+    assert made.facts()["left_out"] == {"unrecognised": 1}
+    said(made.lines())
+    said("\n".join(made.lines()))
     json.dumps(made.facts(), allow_nan=False)
     assert [path.name for path in tmp_path.iterdir()] == ["d.jsonl"], "nothing is written without a judge"
 
 
-def test_a_file_without_has_one(tmp_path: Path) -> None:
+def test_a_file_without_has_one(said: Said, tmp_path: Path) -> None:
     assert list(measured(references(3)).columns) == ["data"]
     made = measured([*rows(3), {**rows(1)[0], "response": " "}])
-    assert list(made.columns) == ["data"] and "not measured: plain responses: 1 of 4 rows have none" in made.lines()
-    with pytest.raises(ConfigError, match="no row of data has a text in 'first'"):
+    assert list(made.columns) == ["data"]
+    said(made.lines())
+    with said.by(ConfigError):
         measured([{**reference, "first": " "} for reference in references(3)], columns={"plain": "first"})
 
 
-def test_a_runs_folder_is_measured_while_it_is_written(server: SimulatedTeacher, tmp_path: Path) -> None:
+def test_a_runs_folder_is_measured_while_it_is_written(said: Said, server: SimulatedTeacher, tmp_path: Path) -> None:
     server.control(items=8)
     settings: Any = {"teacher": config(server, max_tokens=2048), "run_dir": tmp_path / "run"}
     refed_dspy.synthesize(None, references(3), size=16, **settings)  # so many that the simulated judge decides on one
@@ -100,7 +103,7 @@ def test_a_runs_folder_is_measured_while_it_is_written(server: SimulatedTeacher,
     before = requests(server)
     again = measured(str(tmp_path / "run"), tmp_path / "v", judge=config(server))
     assert again.wins is not None and again.wins.judgements.asked == 17 and requests(server) == before + 2
-    with pytest.raises(RunDirError, match="contains a run, not "):
+    with said.by(RunDirError):
         measured(tmp_path / "run", tmp_path / "run", judge=config(server))
 
 
@@ -124,38 +127,39 @@ def test_the_win_rate_is_that_of_the_verdicts(tmp_path: Path) -> None:
     json.dumps(facts, allow_nan=False)
 
 
-def test_a_rate_that_rests_on_fewer_than_half_says_so_first(tmp_path: Path) -> None:
+def test_a_rate_that_rests_on_fewer_than_half_says_so_first(said: Said, tmp_path: Path) -> None:
     half = measured(rows(4), tmp_path / "a", judge=fake_lm(judging("win", "lose", "mute", "mute")))
     assert not any("based on only" in line for line in half.lines())
     made = measured(rows(5), tmp_path / "b", judge=fake_lm(judging("win", "lose", "unsure", "unsure", "mute")))
     lines = [line for line in made.lines() if "judgements" in line or "improved over plain" in line]
-    assert lines[0].startswith(
-        "based on only 2 of 5 judgements: 2 abstentions, 1 failure, the first because: malformed"
-    )
-    assert lines[1].endswith("2 abstentions, 1 failure")
+    said(lines[0])
+    said(lines[1])
 
 
-def test_the_winner_is_the_improved_response(tmp_path: Path) -> None:
+def test_the_winner_is_the_improved_response(said: Said, tmp_path: Path) -> None:
     won = measured(rows(12), tmp_path / "a", judge=fake_lm(judging(*["win"] * 12))).wins
     lost = measured(rows(12), tmp_path / "b", judge=fake_lm(judging(*["lose"] * 12))).wins
     assert won is not None and lost is not None and won.rate is not None and lost.rate is not None
     assert (won.rate.mean, lost.rate.mean) == (100, 0)
-    assert won.length_controlled is not None and "all comparisons ended the same way" in won.length_controlled.note
+    assert won.length_controlled is not None
+    said(won.length_controlled.note)
 
 
-def test_the_length_controlled_rate_is_shown_with_its_note(tmp_path: Path) -> None:
+def test_the_length_controlled_rate_is_shown_with_its_note(said: Said, tmp_path: Path) -> None:
     made = measured(rows(16), tmp_path / "a", judge=fake_lm(judging(*["lose"] * 8, *["win"] * 8)))
     (line,) = [line for line in made.lines() if line.startswith("length-controlled: ")]
-    assert "never with published ones" in line and "%" in line
+    assert "%" in line
+    said(line)
     assert made.facts()["win_rate"]["length_controlled"]["mean"] < 50, "only the longer ones won"
 
 
-def test_responses_that_are_the_same_tie_and_cost_nothing(tmp_path: Path) -> None:
+def test_responses_that_are_the_same_tie_and_cost_nothing(said: Said, tmp_path: Path) -> None:
     writer = judging()
     same = [{"instruction": f"Describe {n}.", "response": "x", "improved_response": "x "} for n in range(3)]
     made = measured(same, tmp_path / "v", judge=fake_lm(writer))
     assert made.wins is not None and made.wins.rate is not None and made.wins.rate.mean == 50
-    assert not writer.requests and "nothing paid" in made.lines()
+    assert not writer.requests
+    said(made.lines())
 
 
 def test_verdicts_are_paid_once_and_a_larger_sample_goes_on(server: SimulatedTeacher, tmp_path: Path) -> None:
@@ -170,10 +174,10 @@ def test_verdicts_are_paid_once_and_a_larger_sample_goes_on(server: SimulatedTea
     assert requests(server) == 60 and other.wins is not None and other.wins.judgements.asked == 10
 
 
-def test_at_a_cap_the_verdicts_so_far_count(server: SimulatedTeacher, tmp_path: Path) -> None:
+def test_at_a_cap_the_verdicts_so_far_count(said: Said, server: SimulatedTeacher, tmp_path: Path) -> None:
     made = measured(rows(10), tmp_path / "v", judge=config(server, concurrency=1), max_calls=9)
     assert made.wins is not None and (made.wins.stopped, made.wins.judgements.asked) == ("max_calls", 4)
-    assert "stopped: max_calls is reached after 4 of 10 rows; raise it to continue" in made.lines()
+    said(made.lines())
     assert made.facts()["win_rate"]["stopped"] == "max_calls" and made.columns["plain"]["rows"] == 10
     made = measured(rows(10), tmp_path / "v", judge=config(server, concurrency=1), max_calls=20)
     assert made.wins is not None and made.wins.judgements.asked == 10 and requests(server) == 20
@@ -182,38 +186,36 @@ def test_at_a_cap_the_verdicts_so_far_count(server: SimulatedTeacher, tmp_path: 
 # --- where there is no win rate
 
 
-def test_a_judge_without_plain_responses_is_one_line() -> None:
+def test_a_judge_without_plain_responses_is_one_line(said: Said) -> None:
     writer = judging()
-    with pytest.raises(ConfigError, match="3 of 3 rows of data have no plain response") as error:
+    with said.by(ConfigError) as error:
         measured(references(3), judge=fake_lm(writer))
-    with pytest.raises(ConfigError, match="1 of 4 rows of data have no plain response"):
+    with said.by(ConfigError):
         measured([*rows(3), {**rows(1)[0], "response": " "}], judge=fake_lm(writer))
     assert "\n" not in str(error.value) and not writer.requests
 
 
 @pytest.mark.parametrize("count", [3, 30])
-def test_a_judge_that_abstains_everywhere_is_one_line(tmp_path: Path, count: int) -> None:
+def test_a_judge_that_abstains_everywhere_is_one_line(said: Said, tmp_path: Path, count: int) -> None:
     with pytest.raises(RunStopped) as error:
         measured(rows(count), tmp_path / "v", judge=fake_lm(judging(*["mute"] * count)))
     assert "malformed" in str(error.value) and "\n" not in str(error.value)
     if count == 3:
-        assert str(error.value).startswith("judge: all 18 calls failed, the last one malformed")
+        said(str(error.value))
 
 
-def test_a_judge_that_decides_nothing_is_one_line(tmp_path: Path) -> None:
+def test_a_judge_that_decides_nothing_is_one_line(said: Said, tmp_path: Path) -> None:
     with pytest.raises(RunStopped) as error:
         measured(rows(5), tmp_path / "v", judge=fake_lm(judging("unsure", "mute", "unsure", "mute", "unsure")))
     message = str(error.value)
-    assert message.startswith(
-        "judge: it decided none of 5 rows: 3 abstentions, 2 failures, the first because: malformed"
-    )
-    assert message.endswith(" — choose another judge") and "\n" not in message
+    said(message)
+    assert "\n" not in message
 
 
-def test_a_refused_judge_is_reported_before_anything_else(tmp_path: Path) -> None:
+def test_a_refused_judge_is_reported_before_anything_else(said: Said, tmp_path: Path) -> None:
     writer = judging()
     writer.on_request = lambda request: lm_errors.LMAuthError("wrong key")
-    with pytest.raises(TeacherRefused, match="check the key"):
+    with said.by(TeacherRefused):
         measured(rows(3), tmp_path / "v", judge=fake_lm(writer))
 
 
@@ -223,32 +225,34 @@ def toy() -> Iterator[ToyServer]:
         yield server
 
 
-def test_a_wrong_judge_is_reported_before_a_scorer_is_asked(toy: ToyServer, tmp_path: Path) -> None:
+def test_a_wrong_judge_is_reported_before_a_scorer_is_asked(said: Said, toy: ToyServer, tmp_path: Path) -> None:
     toy.reset()
     scorer = {"model": "toy", "api_base": toy.url}
     with pytest.raises(ConfigError, match="^judge: "):  # noqa: RUF043
         measured(rows(3), tmp_path / "v", judge=5, scorer=scorer)
     assert not toy.prompts
     toy.fault = "401"
-    with pytest.raises(ConfigError, match="scorer: .*refused the key"):  # noqa: RUF043
+    with said.by(ConfigError):
         measured(rows(3), tmp_path / "v", judge=fake_lm(judging("win", "win", "win")), scorer=scorer)
     assert not (tmp_path / "v").exists()
 
 
-def test_the_scorers_calls_are_reported(toy: ToyServer) -> None:
+def test_the_scorers_calls_are_reported(said: Said, toy: ToyServer) -> None:
     toy.reset()
     made = measured(rows(3), scorer={"model": "toy", "api_base": toy.url})
-    assert f"scorer: {len(toy.prompts)} calls, {sum(map(len, toy.prompts)):,} tokens read" in made.lines()
+    said(made.lines())
     assert len(toy.prompts) == len({tuple(prompt) for prompt in toy.prompts}), "plain and improved share instructions"
     assert made.facts()["scorer"].startswith(f"{len(toy.prompts)} calls")
     assert made.columns["plain"]["perplexity of the instruction, mean"] is not None
 
 
-def test_embeddings_that_are_asked_for_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_embeddings_that_are_asked_for_must_be_there(
+    said: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("REFED_CACHE", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(ConfigError, match="refed teacher fetch"):
+    with said.by(ConfigError):
         measured(references(3), embeddings=True)
     assert [line for line in open_tools(None, None).lacking if line.startswith("coherence and semantic diversity: ")]
     assert not [line for line in open_tools(False, None).lacking if line.startswith("coherence")]

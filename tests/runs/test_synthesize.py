@@ -19,6 +19,7 @@ from refed_dspy.errors import ConfigError, RunDirError, RunStopped, TeacherRefus
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.runs.result import Synthesis
 from refed_dspy.teachers.progress import Progress
+from tests.support.said import Said
 from tests.support.scripted_engine import Writer, fake_lm, references, response
 
 
@@ -152,17 +153,18 @@ def test_each_further_try_is_recorded_as_a_separate_call(tmp_path: Path) -> None
     assert sum(use["calls"] for use in made.usage.values()) == 5 + 2
 
 
-def test_a_stage_that_only_fails_stops_the_run(tmp_path: Path) -> None:
-    with pytest.raises(RunStopped, match=r"the first 20 calls failed.*(refed_dspy.resume|the same call)"):
+def test_a_stage_that_only_fails_stops_the_run(said: Said, tmp_path: Path) -> None:
+    with said.by(RunStopped):
         run(tmp_path, Writer(*["no JSON"] * 50), count=30)
 
 
-def test_a_passing_fault_is_asked_again_on_the_next_start(tmp_path: Path) -> None:
+def test_a_passing_fault_is_asked_again_on_the_next_start(said: Said, tmp_path: Path) -> None:
     busy = Writer()
     faults = [lm15.ServerError("busy", status=500)] * 3
     busy.on_request = lambda r: faults.pop() if faults and busy.fields(r) == ["response"] else None
     made = run(tmp_path, busy, size=7, count=1)
-    assert made.complete and [f.kind for f in made.failures] == ["no answer"] * 3
+    assert made.complete
+    said([f.kind for f in made.failures])
     failed = [question_of(r) for r in busy.requests if busy.fields(r) == ["response"]][:3]
     rest = Writer()
     assert len(run(tmp_path, rest, size=10, count=1).samples) == 10
@@ -184,10 +186,10 @@ def test_a_refused_key_before_the_first_answer_is_bad_input(tmp_path: Path) -> N
     run(tmp_path, Writer(), seed=5)  # nothing was paid for: the folder may be used for another run
 
 
-def test_a_refused_key_midway_stops_with_how_to_resume(tmp_path: Path) -> None:
+def test_a_refused_key_midway_stops_with_how_to_resume(said: Said, tmp_path: Path) -> None:
     writer = Writer()
     writer.on_request = lambda r: lm15.AuthError("revoked", status=401) if len(writer.requests) > 9 else None
-    with pytest.raises(RunStopped, match=r"revoked.*(refed_dspy.resume|the same call)") as error:
+    with said.by(RunStopped) as error:
         run(tmp_path, writer)
     assert error.value.exit_code == 1
     assert len(run(tmp_path, Writer()).samples) == 12
@@ -273,11 +275,11 @@ async def test_asynthesize(tmp_path: Path) -> None:
     assert len(made.samples) == 3
 
 
-def test_without_a_teacher_the_lm_of_dspy_settings_is_used(tmp_path: Path) -> None:
+def test_without_a_teacher_the_lm_of_dspy_settings_is_used(said: Said, tmp_path: Path) -> None:
     with dspy.context(lm=fake_lm(Writer())):
         made = refed_dspy.synthesize(None, references(2), size=2, run_dir=tmp_path / "run")
     assert len(made.samples) == 2
-    with pytest.raises(ConfigError, match="no teacher"):
+    with said.by(ConfigError):
         refed_dspy.synthesize(None, references(2), size=2, run_dir=tmp_path / "other")
 
 
@@ -289,15 +291,15 @@ def test_without_a_folder_the_same_call_finds_its_run(tmp_path: Path, monkeypatc
     assert first.run_dir == second.run_dir and not again.requests
 
 
-def test_resume_needs_the_teacher_where_it_was_an_object(tmp_path: Path) -> None:
+def test_resume_needs_the_teacher_where_it_was_an_object(said: Said, tmp_path: Path) -> None:
     run(tmp_path, Writer(), size=2)
-    with pytest.raises(RunDirError, match="its teacher was a Python object"):
+    with said.by(RunDirError):
         refed_dspy.resume(tmp_path / "run", size=4)
     assert len(refed_dspy.resume(tmp_path / "run", size=4, teacher=fake_lm(Writer())).samples) == 4
 
 
-def test_two_runs_in_one_folder_at_once_are_refused(tmp_path: Path) -> None:
-    with Ledger.create(tmp_path / "run"), pytest.raises(RunDirError, match="this process is still working"):
+def test_two_runs_in_one_folder_at_once_are_refused(said: Said, tmp_path: Path) -> None:
+    with Ledger.create(tmp_path / "run"), said.by(RunDirError):
         run(tmp_path, Writer())
 
 
@@ -309,9 +311,9 @@ def test_a_cut_answer_is_a_failure_whatever_the_engine(tmp_path: Path) -> None:
     assert [question_of(r) for r in cut.requests].count(question_of(cut.requests[0])) == 1, "it is not asked again"
 
 
-def test_sizes_below_one_are_refused(tmp_path: Path) -> None:
+def test_sizes_below_one_are_refused(said: Said, tmp_path: Path) -> None:
     for settings in ({"size": 0}, {"per_reference": 0}):
-        with pytest.raises(ConfigError, match="greater than or equal to 1"):
+        with said.by(ConfigError):
             run(tmp_path, Writer(), **settings)
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import dspy
-import pytest
 from dspy.lm15 import Message, Request, Response, Usage
 
 import refed_dspy
@@ -21,6 +20,7 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import UNGATHERED
 from refed_dspy.runs.result import Synthesis
 from refed_dspy.teachers import open_teacher
+from tests.support.said import Said
 from tests.support.scripted_engine import AsyncWriter, Writer, fake_lm, references
 
 
@@ -70,13 +70,13 @@ def test_a_resume_remembers_what_it_may_reuse(tmp_path: Path, server: SimulatedT
     assert len(made.samples) == 8 and server.stats()["requests"] == 4 * 3 + 16
 
 
-def test_a_run_whose_shards_are_not_gathered_is_not_reused(tmp_path: Path) -> None:
+def test_a_run_whose_shards_are_not_gathered_is_not_reused(said: Said, tmp_path: Path) -> None:
     """Its ledger lacks what its workers made: it would be paid for again."""
     run(tmp_path / "old", Writer(), size=2)
     with Ledger.create(tmp_path / "old") as ledger:
         ledger.set_meta(**{UNGATHERED: True})
     writer = Writer()
-    with pytest.raises(RunDirError, match=r"reuse: .*old: its shards are not gathered yet; run its own command again"):
+    with said.by(RunDirError):
         run(tmp_path / "new", writer, size=2, reuse=tmp_path / "old")
     assert not writer.requests and not (tmp_path / "new").exists()
 
@@ -90,14 +90,12 @@ def test_a_resume_goes_on_at_the_last_address(tmp_path: Path, server: SimulatedT
     assert len(refed_dspy.resume(tmp_path / "run", size=4).samples) == 4
 
 
-def test_a_program_of_another_kind_is_not_resumed_as_ours(tmp_path: Path) -> None:
+def test_a_program_of_another_kind_is_not_resumed_as_ours(said: Said, tmp_path: Path) -> None:
     class Bolder(ReferenceLevelFeedback):
         pass
 
     refed_dspy.synthesize(Bolder(), references(2), size=1, teacher=fake_lm(Writer()), run_dir=tmp_path)
-    with pytest.raises(
-        RunDirError, match="it uses a program of its own; continue with the command, script or notebook that started it"
-    ):
+    with said.by(RunDirError):
         refed_dspy.resume(tmp_path, size=2, teacher=fake_lm(Writer()))
 
 
@@ -126,7 +124,7 @@ def _asks_for_feedback(request: Request) -> bool:
     return "response_feedback" in str(request.system)
 
 
-def test_an_empty_answer_is_no_answer(tmp_path: Path) -> None:
+def test_an_empty_answer_is_no_answer(said: Said, tmp_path: Path) -> None:
     writer, bad = Writer(), set[str]()
 
     def empty(request: Request) -> str | None:
@@ -137,7 +135,8 @@ def test_an_empty_answer_is_no_answer(tmp_path: Path) -> None:
 
     writer.on_request = empty
     made = run(tmp_path / "run", writer, size=4)
-    assert made.complete and [(f.kind, f.reason) for f in made.failures] == [("malformed", "response is empty")]
+    assert made.complete
+    said([(f.kind, f.reason) for f in made.failures])
 
 
 def test_settings_with_keys_that_are_numbers_are_the_same_settings(tmp_path: Path, server: SimulatedTeacher) -> None:
@@ -166,6 +165,6 @@ def test_a_flag_wins_for_what_it_names_and_the_environment_for_the_rest(tmp_path
     assert isinstance(by_file, TeacherConfig) and (by_file.max_tokens, by_file.temperature) == (512, 0.5)
 
 
-def test_a_teacher_of_a_wrong_type_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="teacher: got a int"):
+def test_a_teacher_of_a_wrong_type_is_refused(said: Said, tmp_path: Path) -> None:
+    with said.by(ConfigError):
         open_teacher(5)

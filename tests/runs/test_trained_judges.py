@@ -16,6 +16,7 @@ from refed_dspy.plugins.judge.trained_judge import GRADES, PAIRS, Correction, Co
 from refed_dspy.programs.saved import save_program
 from tests.runs.compare.helpers import SMALL, config
 from tests.runs.filter.helpers import http, lines
+from tests.support.said import Said
 from tests.support.scripted_engine import references
 from tests.support.toy_server import ToyServer, toy_served
 
@@ -52,7 +53,7 @@ def test_a_data_set_is_filtered_by_what_people_would_say(server: SimulatedTeache
 
 
 def test_another_model_than_the_trained_one_is_told(
-    server: SimulatedTeacher, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    said: Said, server: SimulatedTeacher, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = saved(tmp_path / "judge.json", LONGER)
     state = json.loads(path.read_text())
@@ -60,16 +61,16 @@ def test_another_model_than_the_trained_one_is_told(
     path.write_text(json.dumps(state))
     rows = [{"instruction": "Do it.", "response": "A.", "improved_response": "Long."}]
     filter_data(rows, ["judge"], judge=http(server), judge_program=path, out=tmp_path / "out", progress=False)
-    assert "the program was tuned with openai/other; with sim/sim-model its gain is not proved" in caplog.text
+    said(caplog.text)
 
 
 def test_a_run_goes_on_with_its_trained_judge_and_the_model_of_perplexities(
-    server: SimulatedTeacher, toy: ToyServer, tmp_path: Path
+    said: Said, server: SimulatedTeacher, toy: ToyServer, tmp_path: Path
 ) -> None:
     path, folder = saved(tmp_path / "judge.json", PERPLEX), tmp_path / "run"
     pairs = references(6)
     settings: dict[str, Any] = {"filters": ["judge"], "judge_program": path, "track": False, "progress": False}
-    with pytest.raises(ConfigError, match=r"judge\.json: it was trained with perplexities; name the model"):
+    with said.by(ConfigError):
         synthesize(ReferenceLevelFeedback(), pairs, size=4, teacher=config(server), run_dir=folder, **settings)
     scorer = {"model": "toy", "api_base": toy.url, "template": "none"}
     made = synthesize(

@@ -21,6 +21,7 @@ from refed_dspy.plugins.share.share import share
 from refed_dspy.plugins.share.survey import DrawnRow, Survey
 from refed_dspy.records import PICO, dollars
 from refed_dspy.runs.result import Synthesis
+from tests.support.said import Said
 from tests.support.scripted_engine import Writer, fake_lm, references
 
 HOSTILE = "x</td><script>alert(1)</script> | `` ` **b** [l](javascript:x) ![i](http://x.example/p) {{ 7*7 }}\n---\n# H"
@@ -52,10 +53,10 @@ def rendered(text: str) -> str:
 # --- what it says
 
 
-def test_the_front_matter_is_what_the_hub_reads(run: Synthesis, tmp_path: Path) -> None:
+def test_the_front_matter_is_what_the_hub_reads(said: Said, run: Synthesis, tmp_path: Path) -> None:
     share(run.run_dir, tmp_path / "out", name="Short answers", license="CC-BY-4.0", dropped=True)
     data = DatasetCard.load(tmp_path / "out" / "README.md").data
-    assert (data.license, data.pretty_name, data.size_categories) == ("cc-by-4.0", "Short answers", ["n<1K"])
+    said((data.license, data.pretty_name, data.size_categories))
     assert data.task_categories == ["text-generation"] and "synthetic" in data.tags
     assert [config["config_name"] for config in data.configs] == ["default", "dropped"]
     assert data.configs[0]["default"] is True

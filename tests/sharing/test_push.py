@@ -16,6 +16,7 @@ from refed_dspy.errors import InputError
 from refed_dspy.plugins.share.manifest import FILE
 from refed_dspy.plugins.share.push import push
 from tests.support.hub_server import READER, WRITER, FakeHub, Repo
+from tests.support.said import Said
 
 KEY = "sk-proj-0123456789abcdefghijklmn"
 TOKEN = "hf_" + "a1" * 17
@@ -246,7 +247,7 @@ def test_a_name_that_is_none(folder: Path, name: str) -> None:
         push(folder, name)
 
 
-def test_folders_that_refed_share_did_not_make(folder: Path, tmp_path: Path) -> None:
+def test_folders_that_refed_share_did_not_make(said: Said, folder: Path, tmp_path: Path) -> None:
     for text, message in {
         "": "not made by refed share",
         "{": "cannot be read",
@@ -259,23 +260,23 @@ def test_folders_that_refed_share_did_not_make(folder: Path, tmp_path: Path) -> 
             (folder / FILE).write_text(text)
         with pytest.raises(InputError, match=message):
             push(folder, "me/set")
-    with pytest.raises(InputError, match="no such folder"):
+    with said.by(InputError):
         push(tmp_path / "none", "me/set")
 
 
-def test_a_file_that_is_missing_or_a_link(folder: Path, tmp_path: Path) -> None:
+def test_a_file_that_is_missing_or_a_link(said: Said, folder: Path, tmp_path: Path) -> None:
     data = folder / "data" / "train-00000-of-00001.parquet"
     data.rename(tmp_path / "moved.parquet")
-    with pytest.raises(InputError, match="No such file"):
+    with said.by(InputError):
         push(folder, "me/set")
     data.symlink_to(tmp_path / "moved.parquet")
-    with pytest.raises(InputError, match="is a link"):
+    with said.by(InputError):
         push(folder, "me/set")
 
 
-def test_a_card_without_valid_front_matter(folder: Path) -> None:
+def test_a_card_without_valid_front_matter(said: Said, folder: Path) -> None:
     (folder / "README.md").write_text("---\nlicense: [mit\n---\n")
-    with pytest.raises(InputError, match="front matter is not YAML"):
+    with said.by(InputError):
         push(folder, "me/set")
 
 
@@ -299,11 +300,12 @@ def test_the_token_of_a_login_does_not_go(hub: FakeHub, client: Client, folder: 
 
 
 @pytest.mark.slow
-def test_no_network(folder: Path, tmp_path: Path) -> None:
+def test_no_network(said: Said, folder: Path, tmp_path: Path) -> None:
     script = "import sys; from refed_dspy.cli import main; sys.argv[1:] = ['push', *sys.argv[1:], '--go']; main()"
     settings = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_TOKEN": WRITER, "HF_HOME": str(tmp_path), "NO_PROXY": "*"}
     done = subprocess.run(
         [sys.executable, "-c", script, str(folder), "me/set"],
         env={**os.environ, **settings}, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
-    assert done.returncode == 1 and "the Hub cannot be reached" in done.stderr and done.stderr.count("\n") == 1
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    said(done.stderr)

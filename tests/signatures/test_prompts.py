@@ -22,6 +22,7 @@ from refed_dspy.programs.adapter import SchemaAdapter, rendering
 from refed_dspy.records import Analysis, ImplementationStrategy
 from refed_dspy.signatures import InstructionSynthesis, ResponseGeneration, ResponseImprovement
 from refed_dspy.signatures.stages import SampleFeedback, SampleImprovement
+from tests.support.said import Said
 from tests.support.scripted_engine import references
 
 PAGE = Path(__file__).parents[2] / "docs" / "prompts.md"
@@ -71,13 +72,13 @@ def test_the_calls_of_one_reference_begin_alike() -> None:
     assert shared(better).endswith("</>\n\n<instruction>\n")
 
 
-def test_a_round_s_calls_for_two_features_share_what_is_taken() -> None:
+def test_a_round_s_calls_for_two_features_share_what_is_taken(said: Said) -> None:
     same = {"reference_instruction": "Plan a trip.", "taken": ["Plan a party.", "Plan a meal."], "how_many": 10}
     asked = [
         prompt(InstructionSynthesis, **same, feature_name=name, feature=text)[1]
         for name, text in (("subject areas", "Travel."), ("relevant skills", "Order."))
     ]
-    assert shared(asked).endswith("- Plan a meal.\n</>\n\n<feature_name>\n")
+    said(shared(asked))
 
 
 # --- bounded analyses
@@ -139,9 +140,7 @@ def test_the_warm_benchmark_asks_what_a_run_asks() -> None:
     assert asked[:4] == [*STAGES][:4], "a reference's calls follow one another"
 
 
-def test_docstrings_that_other_adapters_send_are_prompts() -> None:
+def test_docstrings_that_other_adapters_send_are_prompts(said: Said) -> None:
     """DSPy's own adapters put these into the schema: a new word asks another question under an old key."""
-    assert Analysis.model_json_schema()["description"] == (
-        "What the improvement stage saw in the first response (paper, section 3.2)."
-    )
-    assert ImplementationStrategy.model_json_schema()["description"] == "What it decided to change, and why."
+    said(Analysis.model_json_schema()["description"])
+    said(ImplementationStrategy.model_json_schema()["description"])

@@ -21,6 +21,7 @@ from benchmarks.preference import (
     rewritten,
 )
 from refed_dspy.programs import ReferenceLevelFeedback
+from tests.support.said import Said
 
 PREFERENCE = Preference(0)
 
@@ -66,12 +67,13 @@ def test_only_the_judge_knows_the_preference() -> None:
         assert ask(first, "Do the task.", "what it reads", field) == ask(second, "Do the task.", "what it reads", field)
 
 
-def test_the_judge_says_what_is_missing_and_what_is_too_much() -> None:
+def test_the_judge_says_what_is_missing_and_what_is_too_much(said: Said) -> None:
     wanted, *others = PREFERENCE.answers
     needless = next(wish for wish in ANSWER_WISHES if wish not in PREFERENCE.answers)
     text = f"{WISHES[wanted]} a b. {WISHES[needless]} c d."
     verdict = ask(World(PREFERENCE), "Judge.", f"<context>\nIt answers: x\n</>\n<text>\n{text}\n</>", "reason", "grade")
-    assert wanted not in verdict["reason"] and f"need not {needless}" in verdict["reason"]
+    assert wanted not in verdict["reason"]
+    said(verdict["reason"])
     assert all(f"does not {wish}" in verdict["reason"] for wish in others) and verdict["grade"] == "1"
 
 
@@ -89,10 +91,10 @@ def test_the_judge_prefers_fewer_faults_in_either_order() -> None:
         "<basic_instruction>\nFirst line.\nSecond.\n</>",
     ],
 )
-def test_the_prompt_to_rewrite_is_found_and_kept(asked: str) -> None:
-    assert current_prompt(asked) == "First line.\nSecond."
+def test_the_prompt_to_rewrite_is_found_and_kept(said: Said, asked: str) -> None:
+    said(current_prompt(asked))
     for field in ("new_instruction", "proposed_instruction"):
-        assert ask(World(PREFERENCE), "Judge.", asked, field)[field].startswith("First line.\nSecond.")
+        said(ask(World(PREFERENCE), "Judge.", asked, field)[field])
 
 
 def test_a_rewritten_prompt_takes_up_reasons_and_drops_what_was_too_much() -> None:

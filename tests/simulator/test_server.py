@@ -16,6 +16,7 @@ import pytest
 
 from benchmarks.simulated import SimulatedTeacher
 from tests.support import ROOT
+from tests.support.said import Said
 
 TEXTS = {"type": "array", "items": {"type": "string"}}
 SCHEMA: dict[str, Any] = {
@@ -104,7 +105,7 @@ def test_stats_count_tokens_prefixes_and_repeats(teacher: SimulatedTeacher) -> N
     assert (teacher.stats()["repeated"], teacher.stats()["cached_tokens"]) == (0, 0)
 
 
-def test_faults_in_answers(teacher: SimulatedTeacher) -> None:
+def test_faults_in_answers(said: Said, teacher: SimulatedTeacher) -> None:
     def after(fault: str) -> tuple[int, str, str]:
         teacher.control(faults={fault: 1.0}, retry_after=0.5)
         status, answer, headers = post(teacher, response_format=form(SCHEMA))
@@ -136,13 +137,13 @@ def test_faults_in_answers(teacher: SimulatedTeacher) -> None:
     assert content(teacher, system="you write", response_format=form(SCHEMA)).startswith("{")
     teacher.control(faults={"500": 0.5}, fail_stage=None)
     assert 60 < sum(post(teacher, str(i))[0] == 500 for i in range(200)) < 140
-    with pytest.raises(RuntimeError, match="latency cannot be -1"):
+    with said.by(RuntimeError):
         teacher.control(items=3, latency=-1)
     assert teacher.control()["items"] == 4
 
 
 @pytest.mark.slow
-def test_limits_keys_and_models(teacher: SimulatedTeacher, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limits_keys_and_models(said: Said, teacher: SimulatedTeacher, monkeypatch: pytest.MonkeyPatch) -> None:
     assert post(teacher, model="missing-model")[1]["error"]["code"] == "model_not_found"
     assert post(teacher, response_format={"type": "json_schema"})[0] == 400
     teacher.control(limit_per_minute=60, limit_burst=2)
@@ -162,7 +163,7 @@ def test_limits_keys_and_models(teacher: SimulatedTeacher, monkeypatch: pytest.M
         keyed.control(auth_fails_after=2)
         assert [post(keyed, key="sk-right-key")[0] for _ in range(3)] == [200, 200, 401]
         keyed.control(auth_fails_after=None, faults={"keyerror": 1.0})
-        assert post(keyed, key="sk-right-key")[1]["error"]["message"].endswith("Bearer sk-right-key")
+        said(post(keyed, key="sk-right-key")[1]["error"]["message"])
         keyed.control(faults={"keytext": 1.0})
         answer = post(keyed, key="sk-right-key", response_format=form(SCHEMA))[1]
         assert "sk-right-key" in str(json.loads(answer["choices"][0]["message"]["content"]))
@@ -193,7 +194,7 @@ def test_latency_overlaps_and_clients_may_leave(capfd: pytest.CaptureFixture[str
 
 
 @pytest.mark.slow
-def test_ends_on_sigterm_and_with_its_parent(capfd: pytest.CaptureFixture[str]) -> None:
+def test_ends_on_sigterm_and_with_its_parent(said: Said, capfd: pytest.CaptureFixture[str]) -> None:
     teacher = SimulatedTeacher(latency=30, sigma=0)
     connection = http.client.HTTPConnection("127.0.0.1", teacher.port)
     connection.request("POST", "/v1/chat/completions", '{"messages": []}')
@@ -206,7 +207,8 @@ def test_ends_on_sigterm_and_with_its_parent(capfd: pytest.CaptureFixture[str]) 
     parent = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     command = [sys.executable, "-m", "benchmarks.server", "--parent", str(parent.pid)]
     server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    assert server.stdout is not None and server.stdout.readline().startswith("listening on http://127.0.0.1:")
+    assert server.stdout is not None
+    said(server.stdout.readline())
     parent.communicate(b"\n")
     assert server.wait(5) == 0
     server.stdout.close()

@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.plugins.evaluate.answers.formats import encoding
+from tests.support.said import Said
 
 FIELDS = {"response": 400, "subject_areas": 61, "new_instructions": 25, "analysis": 100}
 SCHEMA = {
@@ -102,7 +103,7 @@ def test_the_prefix_cache_counts_tokens_has_a_minimum_and_warms_late(server: Sim
     assert sorted(cached("one", "two")) == [0, shared]
 
 
-def test_settings_of_batches_and_tokens_are_checked(server: SimulatedTeacher) -> None:
+def test_settings_of_batches_and_tokens_are_checked(said: Said, server: SimulatedTeacher) -> None:
     wrong: list[dict[str, Any]] = [
         {"batches": 1}, {"batch_seconds": -1}, {"batch_faults": {"drop": 1.0}}, {"batch_fates": "ok"},
         {"batch_faults": {"400": 0.6, "429": 0.6}}, {"batch_fates": ["good"]},
@@ -110,5 +111,5 @@ def test_settings_of_batches_and_tokens_are_checked(server: SimulatedTeacher) ->
         {"cache_warm": "never"}, {"field_tokens": {"response": 0}}, {"cache_minimum": None}, {"tokenizer": None},
     ]  # fmt: skip
     for changes in wrong:
-        with pytest.raises(RuntimeError, match=f"{next(iter(changes))} cannot be"):
+        with said.by(RuntimeError):
             server.control(**changes)

@@ -23,6 +23,7 @@ from dspy.lm15 import (
 )
 
 from benchmarks.simulated import SimulatedTeacher
+from tests.support.said import Said
 
 KEY = "sk-simulated-76543210"
 CLASSIC = "/openai/deployments/my-gpt/chat/completions?api-version=2024-10-21"
@@ -117,11 +118,11 @@ def test_answers_keys_and_models(teacher: SimulatedTeacher, wire: str) -> None:
     assert (stats["by_wire"], stats["by_status"]) == ({wire: 4}, {"200": 1, "401": 1, "404": 1, "400": 1})
 
 
-def test_azure_reads_the_deployment_and_the_version(teacher: SimulatedTeacher) -> None:
+def test_azure_reads_the_deployment_and_the_version(said: Said, teacher: SimulatedTeacher) -> None:
     assert ask(teacher, "azure", model=None)[1]["model"] == "my-gpt"
     for version in ("", "?api-version=2023-05-15"):
         status, answer, _ = ask(teacher, "azure", path=CLASSIC.partition("?")[0] + version)
-        assert (status, answer) == (404, {"error": {"code": "404", "message": "Resource not found"}})
+        said((status, answer))
     assert ask(teacher, "openai", path=PATHS["azure-v1"])[0] == 200  # a bearer token is as good there
     assert ask(teacher, "openai", path=CLASSIC)[0] == 401
     assert ask(teacher, "azure", path=PATHS["openai"])[0] == 401
@@ -177,7 +178,7 @@ def test_both_limits_refuse_before_anything_is_taken(teacher: SimulatedTeacher, 
 
 
 @WIRES
-def test_faults(teacher: SimulatedTeacher, wire: str) -> None:
+def test_faults(said: Said, teacher: SimulatedTeacher, wire: str) -> None:
     def after(fault: str) -> tuple[int, Any, dict[str, str]]:
         teacher.control(faults={fault: 1.0})
         return ask(teacher, wire)
@@ -186,7 +187,8 @@ def test_faults(teacher: SimulatedTeacher, wire: str) -> None:
     assert after("500")[0] == (529 if anthropic else 500)
     for fault, expected in (("html", 200), ("html502", 502)):
         status, page, headers = after(fault)
-        assert (status, headers["content-type"]) == (expected, "text/html") and page.startswith("<!DOCTYPE html>")
+        assert (status, headers["content-type"]) == (expected, "text/html")
+        said(page)
     status, answer, _ = after("filtered")
     if anthropic:
         assert (status, answer["error"]["type"]) == (400, "invalid_request_error")
@@ -212,7 +214,7 @@ def test_faults(teacher: SimulatedTeacher, wire: str) -> None:
 
 
 @WIRES
-def test_max_tokens_cuts_and_signature_signs(teacher: SimulatedTeacher, wire: str) -> None:
+def test_max_tokens_cuts_and_signature_signs(said: Said, teacher: SimulatedTeacher, wire: str) -> None:
     names = ("max_tokens",) if wire == "anthropic" else ("max_tokens", "max_completion_tokens")
     for name in names:
         asked: dict[str, Any] = {name: 7}
@@ -229,16 +231,17 @@ def test_max_tokens_cuts_and_signature_signs(teacher: SimulatedTeacher, wire: st
     assert written(ask(teacher, wire)[1]).startswith("ALPHA ")
     teacher.control(faults={"malformed": 1.0})
     text = written(ask(teacher, wire, **with_schema(wire))[1])
-    assert text.startswith("ALPHA Here is") and text.count("ALPHA") == 1
+    assert text.count("ALPHA") == 1
+    said(text)
 
 
-def test_settings_are_checked(teacher: SimulatedTeacher) -> None:
+def test_settings_are_checked(said: Said, teacher: SimulatedTeacher) -> None:
     wrong: list[dict[str, Any]] = [
         {"rate_headers": 1}, {"rate_headers": None}, {"signature": None}, {"signature": 3},
         {"limit_tokens_per_minute": -1}, {"limit_tokens_burst": "x"}, {"faults": {"html503": 1.0}},
     ]  # fmt: skip
     for changes in wrong:
-        with pytest.raises(RuntimeError, match=f"{next(iter(changes))} cannot be"):
+        with said.by(RuntimeError):
             teacher.control(**changes)
     assert teacher.control(signature="", limit_tokens_per_minute=None)["rate_headers"] is True
     assert (teacher.root, teacher.base_url) == (f"http://127.0.0.1:{teacher.port}", f"{teacher.root}/v1")

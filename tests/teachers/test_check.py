@@ -17,6 +17,7 @@ from refed_dspy.cli.main import app
 from refed_dspy.teachers.requests import learned_file
 from tests.conftest import KEY, KEY_VARIABLE
 from tests.support.provider_hosts import standing_in
+from tests.support.said import Said
 from tests.support.scripted_engine import references
 
 REASONS = ["no max_tokens", "default temperature", "no bounds"]
@@ -66,16 +67,16 @@ def test_a_teacher_that_works_takes_two_calls(server: SimulatedTeacher, cache: P
 
 
 def test_what_is_refused_is_told_and_later_runs_know_it(
-    server: SimulatedTeacher, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    said: Said, server: SimulatedTeacher, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.control(rules=REASONS, reasoning="So so.")
     found = findings(check(settings(server)))
-    assert found["schema"] == "accepted, without length bounds; the answer fits"
-    assert found["temperature"] == "refused, so none is sent"
-    assert found["max_tokens"] == "sent as max_completion_tokens"
-    assert found["thinking"].startswith("separate from the answer")
+    said(found["schema"])
+    said(found["temperature"])
+    said(found["max_tokens"])
+    said(found["thinking"])
     assert found["this check"].startswith("2 answers, 3 refused, $")
-    assert found["remembered"] == f"refusals noted for later runs in {learned_file()}"
+    said(found["remembered"])
     server.reset()
     caplog.clear()
     teacher = refed_dspy.TeacherConfig.model_validate(settings(server))
@@ -93,39 +94,41 @@ def test_a_setting_wins_over_what_is_remembered(server: SimulatedTeacher, tmp_pa
     assert server.stats()["by_status"]["400"] == 1
 
 
-def test_a_check_begins_afresh_and_forgets_what_holds_no_more(server: SimulatedTeacher) -> None:
+def test_a_check_begins_afresh_and_forgets_what_holds_no_more(said: Said, server: SimulatedTeacher) -> None:
     server.control(rules=REASONS)
     check(settings(server))
     server.control(rules=[])
-    assert findings(check(settings(server)))["schema"] == "accepted, with length bounds; the answer fits"
+    said(findings(check(settings(server)))["schema"])
     assert json.loads(learned_file().read_text()) == {}
 
 
-def test_a_cache_that_cannot_be_written_is_told_and_no_failure(server: SimulatedTeacher, cache: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_told_and_no_failure(
+    said: Said, server: SimulatedTeacher, cache: Path
+) -> None:
     cache.write_text("a file")
     server.control(rules=["no bounds"])
-    assert findings(check(settings(server)))["remembered"].startswith(f"nothing: {learned_file()}: cannot be written")
+    said(findings(check(settings(server)))["remembered"])
 
 
 @pytest.mark.parametrize("content", ["{", '{"gateway/ours at x": {"temperature": "yes"}}', "[]", "\0"])
 def test_a_damaged_file_is_ignored_with_a_word_and_written_anew(
-    server: SimulatedTeacher, cache: Path, content: str, caplog: pytest.LogCaptureFixture
+    said: Said, server: SimulatedTeacher, cache: Path, content: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     cache.mkdir()
     learned_file().write_text(content)
     server.control(rules=["no bounds"])
     with caplog.at_level(logging.WARNING, "refed_dspy.teachers"):
         findings(check(settings(server)))
-    assert "is ignored (damaged)" in caplog.text
+    said(caplog.text)
     assert list(json.loads(learned_file().read_text()).values()) == [
         {"tokens_field": None, "temperature": True, "reasoning": True, "schema": "strict"}
     ]
 
 
-def test_the_key_is_named_and_in_no_file(locked: SimulatedTeacher, cache: Path) -> None:
+def test_the_key_is_named_and_in_no_file(said: Said, locked: SimulatedTeacher, cache: Path) -> None:
     locked.control(rules=["no bounds"])
     result = check(settings(locked, api_key_env=KEY_VARIABLE))
-    assert findings(result)["key"] == f"read from {KEY_VARIABLE}"
+    said(findings(result)["key"])
     assert KEY not in result.output + learned_file().read_text()
 
 
@@ -185,6 +188,7 @@ def test_the_simulated_teacher_has_neither_key_nor_price() -> None:
     ],
 )
 def test_providers_by_name_are_asked_twice_and_refuse_nothing(
+    said: Said,
     server: SimulatedTeacher,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -198,6 +202,8 @@ def test_providers_by_name_are_asked_twice_and_refuse_nothing(
     monkeypatch.setenv(variable, "sk-any-0123456789")
     with standing_in(server.port, tmp_path, monkeypatch):
         found = findings(check(name))
-    assert found["key"] == f"read from {variable}" and found["temperature"] == temperature
-    assert found["window"].startswith(f"{window} tokens (LiteLLM") and "(LiteLLM" in found["price"]
+    assert found["temperature"] == temperature
+    said(found["key"])
+    assert "(LiteLLM" in found["price"]
+    said(found["window"])
     assert found["this check"].startswith("2 answers, $") and server.stats()["requests"] == 2

@@ -21,6 +21,7 @@ from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.route import resolve
 from tests.conftest import KEY, KEY_VARIABLE
 from tests.support.recording_endpoint import Answering, Listener, listening
+from tests.support.said import Said
 from tests.support.scripted_engine import references
 from tests.teachers.test_routes import (
     WIRES,
@@ -142,24 +143,24 @@ def test_a_key_that_no_header_can_hold_is_refused_before_anything_is_sent(
     assert b"sk-mine" not in everything_in(tmp_path)
 
 
-def test_so_is_the_key_in_a_providers_own_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_so_is_the_key_in_a_providers_own_variable(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
     config = TeacherConfig(model="openai/gpt-4o-mini")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-mine-0123456789\r\n")
     assert resolve(config).key() == "sk-mine-0123456789"
     for key in ("sk-mine-01\n23456789", "sk-mine-é0123456789"):
         monkeypatch.setenv("OPENAI_API_KEY", key)
         for teacher in (config, dspy.LM("openai/gpt-4o-mini"), dspy.LM("openai/gpt-4o-mini", api_key=key)):
-            with pytest.raises(ConfigError, match="character no key has") as error:
+            with said.by(ConfigError) as error:
                 open_teacher(teacher)
             assert error.value.exit_code == 2 and "sk-mine" not in texts_of(error.value)
     monkeypatch.setenv("OPENAI_API_KEY", " ")
-    with pytest.raises(ConfigError, match="no key for openai"):
+    with said.by(ConfigError):
         resolve(config)
 
 
 @pytest.mark.parametrize("given", ["setting", "variable"])
 def test_so_is_the_key_of_a_callers_own_lm(
-    stranger: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
+    said: Said, stranger: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
 ) -> None:
     key = "sk-mine-0123456789\n"
     monkeypatch.setenv("OPENAI_API_KEY", key if given == "variable" else "sk-other-0123456789")
@@ -167,13 +168,15 @@ def test_so_is_the_key_of_a_callers_own_lm(
     lm = dspy.LM("openai/gpt-4o-mini", api_base=stranger.base_url, num_retries=0, **own)
     with pytest.raises(TeacherRefused) as error:
         refed_dspy.synthesize(None, references(1), size=1, teacher=lm, run_dir=tmp_path / "run")
-    assert {headers["Authorization"] for headers in stranger.headers} == {"Bearer sk-mine-0123456789"}
+    said({headers["Authorization"] for headers in stranger.headers})
     assert "sk-mine" not in texts_of(error.value) and b"sk-mine" not in everything_in(tmp_path)
 
 
-def test_a_variable_of_blanks_holds_no_key(stranger: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variable_of_blanks_holds_no_key(
+    said: Said, stranger: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MY_OWN_KEY", " \n")
-    with pytest.raises(ConfigError, match=r"MY_OWN_KEY .*not set"):
+    with said.by(ConfigError):
         run(stranger, tmp_path / "run", api_key_env="MY_OWN_KEY")
 
 

@@ -39,6 +39,7 @@ from tests.support.gateways import (
     requests,
     until,
 )
+from tests.support.said import Said
 from tests.support.scripted_batches import running_at
 from tests.support.scripted_engine import Writer, fake_lm
 
@@ -132,7 +133,9 @@ async def test_sync_and_async_calls_share_answers(server: SimulatedTeacher, tmp_
     assert requests(server) == 1
 
 
-async def test_a_thread_another_loop_and_its_own_share_answers_and_say_what_they_are_about(tmp_path: Path) -> None:
+async def test_a_thread_another_loop_and_its_own_share_answers_and_say_what_they_are_about(
+    said: Said, tmp_path: Path
+) -> None:
     of = writer()
     predict = dspy.Predict(Answering)
 
@@ -160,20 +163,20 @@ async def test_a_thread_another_loop_and_its_own_share_answers_and_say_what_they
                 assert set(await asyncio.gather(*again)) == {answer}
     assert len(of.requests) == 3
     made = "SELECT stage, item FROM calls ORDER BY id"
-    assert rows(tmp_path, made) == [("thread", "of one"), ("loop", "of another"), ("own", "of its own")]
+    said(rows(tmp_path, made))
 
 
 @pytest.mark.parametrize("lean", [False, True])
 async def test_without_await_on_its_own_loop_it_says_so_in_one_line_and_does_not_hang(
-    tmp_path: Path, lean: bool
+    said: Said, tmp_path: Path, lean: bool
 ) -> None:
     """The call would wait for an answer that only this loop can get."""
     of, predict = writer(), dspy.Predict(Answering)
     async with recorded(tmp_path, of) as lm:
-        with pytest.raises(InTransit, match="without `await`"):
+        with said.by(InTransit):
             lm("What is the tide?")
         with dspy.context(lm=lm, **(LEAN if lean else {})):
-            with pytest.raises(ConfigError, match="without `await`: use its acall") as refused, about("stage", "item"):
+            with said.by(ConfigError) as refused, about("stage", "item"):
                 predict(question="What is the tide?")
             assert "\n" not in str(refused.value)
             assert (await ask("stage", "item", predict, question="What is the tide?")).answer, "it goes on as ever"

@@ -18,6 +18,7 @@ from refed_dspy.teachers.rate_limits import (
     Silent,
 )
 from tests.support.clocks import Clock, settle_down, virtual_limits, virtually
+from tests.support.said import Said
 from tests.support.slots import at_once, sent, slots
 
 
@@ -85,18 +86,18 @@ async def test_calls_without_an_answer_hold_all_others_back_until_one_is_answere
     assert len(await slots(limits, 20)) == 20
 
 
-async def test_silence_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+async def test_silence_is_told_once(said: Said, caplog: pytest.LogCaptureFixture) -> None:
     limits = RateLimits(64, clock=Clock())
     for slot in await sent(limits, 8):
         limits.unanswered(slot, "no answer")
     (told,) = (record.getMessage() for record in caplog.records)
-    assert "no answer to 3 calls in a row" in told
+    said(told)
 
 
-def test_who_never_answers_is_asked_a_few_times_more_and_no_longer() -> None:
+def test_who_never_answers_is_asked_a_few_times_more_and_no_longer(said: Said) -> None:
     async def main() -> None:
         limits, asked = virtual_limits(), 0
-        with pytest.raises(Silent, match="did not answer the last 9 calls"):
+        with said.by(Silent):
             while asked < 50:
                 limits.sent(slot := await limits.acquire(1))
                 asked += 1

@@ -22,6 +22,7 @@ from refed_dspy.tracking.track import track
 from tests.conftest import KEY, KEY_VARIABLE
 from tests.support import mlflow_stores
 from tests.support.mlflow_stores import PASSWORD, Mlflow, Server, free_port, written
+from tests.support.said import Said
 from tests.support.tracked_runs import made, teacher, warnings
 
 pytestmark = pytest.mark.slow
@@ -135,15 +136,16 @@ def test_mlflow_s_own_log_lines_are_not_shown() -> None:
 # --- the track command
 
 
-def test_tracking_a_folder_afterwards(tracked: Mlflow, tmp_path: Path) -> None:
+def test_tracking_a_folder_afterwards(said: Said, tracked: Mlflow, tmp_path: Path) -> None:
     made(track=False)
     result = CliRunner().invoke(app, ["track", "run"])
-    (run,) = tracked.runs()
-    assert result.exit_code == 0 and result.output.splitlines()[0] == f"logged to MLflow: run {run.info.run_id}"
+    assert result.exit_code == 0
+    said(result.output.splitlines()[0])
     Path("empty").mkdir()
     for folder in ("empty", "none"):
         result = CliRunner().invoke(app, ["track", folder])
-        assert result.exit_code == 2 and "no run here" in result.stderr and result.stderr.count("\n") == 1
+        assert result.exit_code == 2 and result.stderr.count("\n") == 1
+        said(result.stderr)
 
 
 def test_tracking_a_run_that_has_no_answer_says_so(tracked: Mlflow) -> None:

@@ -109,6 +109,7 @@ def _folder_name(package: Package) -> str:
 
 
 def _existing(package: Package, chosen: Path) -> Installed:
+    chosen = chosen.absolute()  # the program starts in a folder of its own
     python = chosen if chosen.is_file() else _interpreter(chosen)
     wanted = f"pip install {package.name}=={package.version}"
     try:

@@ -15,6 +15,7 @@ from refed_dspy.plugins.judge.training.report import HeldOutPair, TrainingReport
 from refed_dspy.plugins.judge.training.spec import HeldOut
 from refed_dspy.plugins.metrics.drawing import save
 from refed_dspy.programs.judges import Criterion, Graded, Verdict
+from tests.support.said import Said
 
 HELD = HeldOut(frozenset(f"Task {n}." for n in range(20)), ("wit",), ("elk",))
 RIGHT, WRONG, TIE = Verdict(1, True, ()), Verdict(-1, True, ()), Verdict(0, False, ())
@@ -31,15 +32,15 @@ def reported(*more: HeldOutPair) -> TrainingReport:
     return report_on([*more, *plain], [], HELD, 0)
 
 
-def test_each_set_has_its_accuracy_and_a_paired_gain() -> None:
+def test_each_set_has_its_accuracy_and_a_paired_gain(said: Said) -> None:
     made = reported(judged(0, WRONG, RIGHT, criterion="wit"), judged(1, RIGHT, RIGHT, system_a="elk"))
     new, criteria, systems, everything = made.sets
-    assert (new.name, new.before.pairs, criteria.before.pairs, systems.before.pairs) == ("new pairs", 20, 1, 1)
+    said((new.name, new.before.pairs, criteria.before.pairs, systems.before.pairs))
     assert new.before.accuracy is not None and new.after.accuracy is not None and new.gain is not None
     assert (new.before.accuracy.mean, new.after.accuracy.mean) == (0.75, 0.75) and new.gain.mean == pytest.approx(0)
     assert criteria.gain is not None and (criteria.gain.mean, criteria.gain.low, criteria.gain.high) == (1, -1, 1)
     assert everything.before.pairs == 22
-    assert [change.name for change in made.criteria] == ["overall quality", "wit (unseen)"]  # most pairs first
+    said([change.name for change in made.criteria])  # most pairs first
 
 
 def test_a_gain_is_proved_where_its_interval_is_above_zero() -> None:
@@ -58,7 +59,7 @@ def test_pairs_that_people_left_a_tie_count_in_the_calibration_alone() -> None:
     assert made.calibration_before.brier.mean == 0.25 and made.calibration_after.brier.mean == pytest.approx(0.09)
 
 
-def test_grades_are_compared_with_the_mean_of_peoples() -> None:
+def test_grades_are_compared_with_the_mean_of_peoples(said: Said) -> None:
     graded = [
         (
             GradedAnswer(f"Task {n}.", "t", Criterion("wit" if n % 2 else "depth", "d"), "", (1 + n % 5, 1 + n % 5)),
@@ -69,7 +70,8 @@ def test_grades_are_compared_with_the_mean_of_peoples() -> None:
     ]
     made = report_on([judged(1, RIGHT, RIGHT)], graded, HELD, 0)
     wit, depth, everything = sorted(made.grades, key=lambda each: each.answers)
-    assert {wit.name, depth.name} == {"wit (unseen)", "depth"} and everything.answers == 20
+    assert everything.answers == 20
+    said({wit.name, depth.name})
     assert everything.error_before.mean == pytest.approx(1.2) and everything.error_after.mean == pytest.approx(0.5)
     assert everything.before.pearson is None and everything.after.pearson == pytest.approx(1)
 

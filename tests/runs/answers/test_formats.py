@@ -10,27 +10,20 @@ import pytest
 from refed_dspy.errors import ConfigError
 from refed_dspy.plugins.evaluate.answers.formats import style_of
 from tests.runs.answers.helpers import Answering, answered, prompts, read
+from tests.support.said import Said
 from tests.support.scripted_engine import fake_lm
 
 TEXT = "# Fish\n- **cod**\n\n```\n# no\n```\n"
 
 
-def test_alpaca_eval(tmp_path: Path) -> None:
+def test_alpaca_eval(said: Said, tmp_path: Path) -> None:
     rows = [{"instruction": "Name a fish. ", "dataset": "koala", "output": "old"}, {"instruction": "Name a cat."}]
     made = answered(tmp_path, fake_lm(Answering(), "openai/org/My-Model"), rows, format="alpaca_eval")
     assert made.file == tmp_path / "model_outputs.json"
-    assert json.loads(made.file.read_bytes()) == [
-        {
-            "instruction": "Name a fish. ",
-            "output": "Re: Name a fish.",
-            "generator": "My-Model",
-            "dataset": "koala",
-        },
-        {"instruction": "Name a cat.", "output": "Re: Name a cat.", "generator": "My-Model", "dataset": ""},
-    ]
+    said(json.loads(made.file.read_bytes()))
 
 
-def test_arena_hard(tmp_path: Path) -> None:
+def test_arena_hard(said: Said, tmp_path: Path) -> None:
     writer = Answering(lambda _: TEXT)
     made = answered(tmp_path, fake_lm(writer), prompts(2), format="arena_hard", generator="mine", system="Be kind.")
     assert made.file == tmp_path / "mine.jsonl"
@@ -38,34 +31,30 @@ def test_arena_hard(tmp_path: Path) -> None:
     assert list(first) == ["uid", "ans_id", "model", "messages", "tstamp", "metadata"]
     assert (first["uid"], first["model"], first["metadata"]) == ("u1", "mine", style_of(TEXT))
     assert first["metadata"]["header_count"]["h1"] == first["metadata"]["bold_count"]["**"] == 1
-    assert first["messages"] == [
-        {"role": "system", "content": "Be kind."},
-        {"role": "user", "content": "  Name fish 1.\n"},
-        {"role": "assistant", "content": {"answer": TEXT}},
-    ]
+    said(first["messages"])
     assert first["ans_id"] != second["ans_id"]
     before = made.file.read_bytes()
     again = answered(tmp_path, fake_lm(writer), prompts(2), format="arena_hard", generator="mine", system="Be kind.")
     assert again.file.read_bytes() == before, "ids and times are those of the answers"
 
 
-def test_ifeval(tmp_path: Path) -> None:
+def test_ifeval(said: Said, tmp_path: Path) -> None:
     rows = [{"key": 1000, "prompt": "Name a fish. ", "instruction_id_list": ["a:b"], "kwargs": [{}]}]
     made = answered(tmp_path, fake_lm(Answering()), rows, format="ifeval")
     assert made.file == tmp_path / "responses.jsonl"
-    assert read(made.file) == [{"prompt": "Name a fish. ", "response": "Re: Name a fish."}]
+    said(read(made.file))
 
 
-def test_what_cannot_be_written_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
+def test_what_cannot_be_written_is_refused_before_anything_is_asked(said: Said, tmp_path: Path) -> None:
     writer = Answering()
-    with pytest.raises(ConfigError, match="format: arena_hard needs the column uid, which prompts row 2 lacks; pass"):
+    with said.by(ConfigError):
         answered(tmp_path / "a", fake_lm(writer), [*prompts(1), {"prompt": "Hi"}], format="arena_hard")
-    with pytest.raises(ConfigError, match="generator: answers names a file that is written anyway"):
+    with said.by(ConfigError):
         answered(tmp_path / "a", fake_lm(writer), format="arena_hard", generator="answers")
     for name in ("a/b", "..", "", "a\nb", "x" * 101):
-        with pytest.raises(ConfigError, match="generator: takes up to 100 letters"):
+        with said.by(ConfigError):
             answered(tmp_path / "a", fake_lm(writer), generator=name)
-    with pytest.raises(ConfigError, match="format: input should be 'jsonl', 'alpaca_eval', 'arena_hard' or 'ifeval'"):
+    with said.by(ConfigError):
         answered(tmp_path / "a", fake_lm(writer), format="mt_bench")
     assert not writer.requests and not (tmp_path / "a").exists()
     answered(tmp_path / "b", fake_lm(writer), generator="answers", format="alpaca_eval")  # here no file is named so

@@ -14,6 +14,7 @@ from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.ledger.ledger import Ledger
 from tests.runs.answers.helpers import prompts, read
 from tests.runs.recycle.helpers import REFED, answers, requests, stopped
+from tests.support.said import Said
 
 COMMAND = [*REFED, "evaluate", "answers", "--prompts", "q.jsonl", "--model", "teacher.yaml", "--out", "out"]
 COMMAND += ["--format", "arena_hard"]
@@ -27,7 +28,7 @@ def home(server: SimulatedTeacher, tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_killed_it_goes_on_and_pays_no_answer_twice(home: Path, server: SimulatedTeacher) -> None:
+def test_killed_it_goes_on_and_pays_no_answer_twice(said: Said, home: Path, server: SimulatedTeacher) -> None:
     server.control(latency=0.05)
     assert stopped(home, signal.SIGKILL, answers(server, 25), COMMAND)[0] == -signal.SIGKILL
     time.sleep(0.3)
@@ -37,7 +38,8 @@ def test_killed_it_goes_on_and_pays_no_answer_twice(home: Path, server: Simulate
     assert kept >= 17 and lost <= 8, "at most what was in flight is lost"
     assert not (home / "out" / "sim-model.jsonl").exists()
     done = subprocess.run(COMMAND, cwd=home, capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and "60 of 60 prompts answered by sim-model" in done.stdout, done.stderr
+    assert done.returncode == 0
+    said(done.stdout)
     assert requests(server) == 60 + lost
     written = (home / "out" / "sim-model.jsonl").read_bytes()
     assert len(read(home / "out" / "sim-model.jsonl")) == 60
@@ -47,10 +49,13 @@ def test_killed_it_goes_on_and_pays_no_answer_twice(home: Path, server: Simulate
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_it_with_130_and_writes_the_answers_so_far(home: Path, server: SimulatedTeacher) -> None:
+def test_ctrl_c_ends_it_with_130_and_writes_the_answers_so_far(
+    said: Said, home: Path, server: SimulatedTeacher
+) -> None:
     server.control(latency=0.05)
     code, output = stopped(home, signal.SIGINT, answers(server, 25), COMMAND)
-    assert code == 130 and "continue with the same command" in output and "Traceback" not in output
+    assert code == 130 and "Traceback" not in output
+    said(output)
     rows = read(home / "out" / "sim-model.jsonl")
     assert 17 <= len(rows) < 60 and len(rows) + len(read(home / "out" / "unanswered.jsonl")) == 60
     done = subprocess.run(COMMAND, cwd=home, capture_output=True, text=True, check=False)

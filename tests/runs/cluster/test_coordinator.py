@@ -20,6 +20,7 @@ from refed_dspy.plugins.cluster import coordinator as coordinator_file
 from refed_dspy.plugins.cluster.coordinator import Coordinator
 from refed_dspy.plugins.cluster.leases import Amounts, Lease, Leases, Reply
 from tests.runs.cluster.simulated_cluster import Books, Settings, SimulatedCluster
+from tests.support.said import Said
 
 ONE, TWO = b"1" * 16, b"2" * 16
 
@@ -180,35 +181,35 @@ def test_what_it_says_outlives_the_machine(path: Path) -> None:
 # --- files that cannot be used
 
 
-def test_only_one_has_the_file_open(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_one_has_the_file_open(said: Said, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coordinator_file, "WAIT", 0)
-    with closing(coordinator(path)), pytest.raises(RunDirError, match="another process is at work on this run"):
+    with closing(coordinator(path)), said.by(RunDirError):
         coordinator(path)
     coordinator(path).close()
 
 
-def test_the_number_of_shards_stays(path: Path) -> None:
+def test_the_number_of_shards_stays(said: Said, path: Path) -> None:
     coordinator(path).close()
-    with pytest.raises(RunDirError, match="is split into 3 shards, not 4"):
+    with said.by(RunDirError):
         coordinator(path, shards=4)
 
 
-def test_a_damaged_file_and_one_of_another_version_are_refused(path: Path) -> None:
+def test_a_damaged_file_and_one_of_another_version_are_refused(said: Said, path: Path) -> None:
     coordinator(path).close()
     with closing(sqlite3.connect(path)) as db:
         db.execute("PRAGMA user_version=99")
-    with pytest.raises(RunDirError, match="written by another version"):
+    with said.by(RunDirError):
         coordinator(path)
     path.write_bytes(b"no database " * 1000)
-    with pytest.raises(RunDirError, match="not a database"):
+    with said.by(RunDirError):
         coordinator(path)
 
 
-def test_what_cannot_be_written_has_not_happened(path: Path) -> None:
+def test_what_cannot_be_written_has_not_happened(said: Said, path: Path) -> None:
     with closing(coordinator(path, shards=200, size=2000)) as made:
         made.workers(["a"])
         made._file.db.execute("PRAGMA query_only=ON")
-        with pytest.raises(RunStopped, match="could not be written"):
+        with said.by(RunStopped):
             made.take("a")
         assert made.totals().holders == {}
         made._file.db.execute("PRAGMA query_only=OFF")

@@ -21,6 +21,7 @@ from refed_dspy.plugins.cluster.leases import NOTHING, Amounts
 from refed_dspy.plugins.cluster.worker import Ended, How
 from refed_dspy.teachers.progress import Progress
 from tests.runs.cluster.here import Here
+from tests.support.said import Said
 from tests.support.scripted_batches import until
 
 MANY, FEW = 12, 2
@@ -100,11 +101,11 @@ async def test_all_workers_of_a_node_end_at_once(how: Ended | Exception, crew: C
 
 
 async def test_workers_that_die_again_and_again_end_the_run(
-    crew: Crew, nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+    said: Said, crew: Crew, nodes: Nodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(crews, "REST", 0.03)
     nodes.dying = RuntimeError("out of memory")
-    with pytest.raises(RunStopped, match=r"workers died 10 times without a sample in between, .*: out of memory"):
+    with said.by(RunStopped):
         await asyncio.wait_for(crew.run(), 20)
 
 

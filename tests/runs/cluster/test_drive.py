@@ -25,6 +25,7 @@ from refed_dspy.runs.result import Synthesis
 from refed_dspy.teachers.progress import Progress
 from tests.runs.cluster.here import work_here
 from tests.runs.filter.helpers import http
+from tests.support.said import Said
 
 SIZE = 24
 
@@ -60,11 +61,12 @@ def stored(folder: Path, name: str) -> Any:
         return ledger.meta(name)
 
 
-def test_caps_and_used_time_count_after_a_kill(server: SimulatedTeacher, tmp_path: Path) -> None:
+def test_caps_and_used_time_count_after_a_kill(said: Said, server: SimulatedTeacher, tmp_path: Path) -> None:
     sent = killed(server, tmp_path, 20, max_calls=40, max_cost=5.0, max_minutes=3)
     assert 20 <= sent < 40
     again = made(server, tmp_path)
-    assert again.state == "at its cap" and sent < server.stats()["requests"] <= 40
+    assert sent < server.stats()["requests"] <= 40
+    said(again.state)
     caps = {"max_calls": 40, "max_cost": 5.0, "max_minutes": 3}
     assert {name: again.status["caps"][name] for name in caps} == caps
     with Ledger.read(tmp_path) as ledger:
@@ -74,17 +76,17 @@ def test_caps_and_used_time_count_after_a_kill(server: SimulatedTeacher, tmp_pat
 
 
 def test_another_run_and_a_second_driver_are_refused_before_anything_is_written(
-    server: SimulatedTeacher, tmp_path: Path
+    said: Said, server: SimulatedTeacher, tmp_path: Path
 ) -> None:
     sent = killed(server, tmp_path, 20)
     before, begun = stored(tmp_path, "identity"), time.monotonic()
     shard = shard_folder(tmp_path, 0)
-    with Ledger.create(tmp_path), Ledger.create(shard), pytest.raises(FolderInUse, match="still working on this run"):
+    with Ledger.create(tmp_path), Ledger.create(shard), said.by(FolderInUse):
         made(server, tmp_path)
     assert time.monotonic() - begun < LOST, "it did not wait for the workers of the first"
-    with pytest.raises(RunDirError, match="contains another run: seed was 0, is 7"):
+    with said.by(RunDirError):
         made(server, tmp_path, seed=7)
-    with pytest.raises(RunDirError, match="contains another run: shards was 2, is 3"):
+    with said.by(RunDirError):
         made(server, tmp_path, shards=3)
     assert stored(tmp_path, "identity") == before and server.stats()["requests"] == sent
     assert made(server, tmp_path).complete
@@ -100,14 +102,14 @@ def _killed(*_: Any) -> None:
 
 @pytest.mark.parametrize("end", [_full, _killed])
 def test_it_is_not_done_before_it_is_gathered(
-    end: Callable[..., None], server: SimulatedTeacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    said: Said, end: Callable[..., None], server: SimulatedTeacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(drive, "gather", end)
         sent = killed(server, tmp_path, 1000, size=8)  # by itself
     there = refed_dspy.read_run(tmp_path)
     assert (there.state, there.status["kept"]) == ("stopped", 0)
-    assert there.reason == "what the workers made is not gathered yet; run the same command to continue"
+    said(there.reason)
     assert made(server, tmp_path, size=8).state == "done" and server.stats()["requests"] == sent
 
 
@@ -120,14 +122,14 @@ def test_numbers_that_cannot_be_written_are_said_once_and_the_run_goes_on(
 
 
 def test_mistaken_input_that_is_seen_late_is_told_with_what_was_paid_for(
-    server: SimulatedTeacher, tmp_path: Path
+    said: Said, server: SimulatedTeacher, tmp_path: Path
 ) -> None:
     def full(progress: Progress) -> None:
         if progress.calls > 10:
             raise ExportError("chart.png: cannot be written")
 
     server.control(latency=0.05)
-    with pytest.raises(RunStopped, match=r"chart\.png: cannot be written; .* kept; continue with: refed_dspy\.resume"):
+    with said.by(RunStopped):
         made(server, tmp_path, on_progress=full)
     with Ledger.read(tmp_path) as ledger:
         assert ledger.has_answers(), "what was made is gathered"
@@ -136,14 +138,14 @@ def test_mistaken_input_that_is_seen_late_is_told_with_what_was_paid_for(
 
 
 def test_a_key_that_is_refused_is_mistaken_input_until_something_is_paid_for(
-    server: SimulatedTeacher, tmp_path: Path
+    said: Said, server: SimulatedTeacher, tmp_path: Path
 ) -> None:
     server.control(auth_fails_after=0)
-    with pytest.raises(InputError, match="Incorrect API key") as refused:
+    with said.by(InputError) as refused:
         made(server, tmp_path)
     assert refused.value.exit_code == 2 and refed_dspy.read_run(tmp_path).state == "stopped"
     server.control(auth_fails_after=20)
-    with pytest.raises(RunStopped, match=r"Incorrect API key.* kept; continue with: refed_dspy\.resume"):
+    with said.by(RunStopped):
         made(server, tmp_path)
     server.control(auth_fails_after=None)
     assert made(server, tmp_path, size=8).complete

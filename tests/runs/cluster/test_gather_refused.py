@@ -21,6 +21,7 @@ from refed_dspy.ledger.format import check
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.plugins.cluster.gather import gather
 from tests.runs.cluster.sharded_run import SIZES, shard_folders
+from tests.support.said import Said
 
 FRESH = f"{FILE}.gathering"
 
@@ -51,15 +52,15 @@ def test_an_instruction_in_two_shards_is_refused_by_their_names(run: Path) -> No
         gather(run, shard_folders(run))
 
 
-def test_shards_in_another_order_are_refused(run: Path) -> None:
+def test_shards_in_another_order_are_refused(said: Said, run: Path) -> None:
     first, second, *others = shard_folders(run)
-    with untouched(run), pytest.raises(RunDirError, match=f"{second}: has other references than this shard"):
+    with untouched(run), said.by(RunDirError):
         gather(run, [second, first, *others])
 
 
-def test_a_sample_is_not_lost_with_its_shard(gathered: Path) -> None:
+def test_a_sample_is_not_lost_with_its_shard(said: Said, gathered: Path) -> None:
     shutil.rmtree(shard_folders(gathered)[1])
-    with untouched(gathered), pytest.raises(RunDirError, match=f"{FILE}: {SIZES[1]} of its samples are in no shard"):
+    with untouched(gathered), said.by(RunDirError):
         gather(gathered, shard_folders(gathered))
 
 
@@ -68,16 +69,16 @@ def test_a_shard_at_work_is_waited_for(gathered: Path) -> None:
         gather(gathered, shard_folders(gathered))
 
 
-def test_a_damaged_shard_is_named(gathered: Path) -> None:
+def test_a_damaged_shard_is_named(said: Said, gathered: Path) -> None:
     damaged = shard_folders(gathered)[2] / FILE
     damaged.write_bytes(b"not a database, not at all")
-    with untouched(gathered), pytest.raises(RunDirError, match=f"{damaged}: not a readable ledger"):
+    with untouched(gathered), said.by(RunDirError):
         gather(gathered, shard_folders(gathered))
 
 
-def test_a_full_disk_leaves_the_ledger_that_was(gathered: Path) -> None:
+def test_a_full_disk_leaves_the_ledger_that_was(said: Said, gathered: Path) -> None:
     before, most = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with untouched(gathered), pytest.raises(RunStopped, match=rf"{FRESH}: could not be written .*make room, then run"):
+    with untouched(gathered), said.by(RunStopped):
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, most))
         try:
             gather(gathered, shard_folders(gathered))
@@ -101,7 +102,7 @@ def test_who_reads_the_old_ledger_goes_on_and_does_no_harm_to_the_new(run: Path)
         check(ledger.db)
 
 
-def test_what_a_killed_start_left_in_the_log_is_gathered_with_the_rest(run: Path) -> None:
+def test_what_a_killed_start_left_in_the_log_is_gathered_with_the_rest(said: Said, run: Path) -> None:
     def write() -> None:
         Ledger.create(run).set_meta(note="in the log")
         os._exit(1)
@@ -113,17 +114,17 @@ def test_what_a_killed_start_left_in_the_log_is_gathered_with_the_rest(run: Path
     gather(run, shard_folders(run))
     assert not (run / f"{FILE}-wal").exists()
     with Ledger.read(run) as ledger:
-        assert ledger.meta("note") == "in the log"
+        said(ledger.meta("note"))
 
 
 @pytest.mark.slow
-def test_a_log_that_a_reader_holds_back_is_waited_for(run: Path) -> None:
+def test_a_log_that_a_reader_holds_back_is_waited_for(said: Said, run: Path) -> None:
     with Ledger.read(run) as reader:
         reader.db.execute("BEGIN")
         assert reader.kept() == 0
         with Ledger.create(run) as writer:
             writer.set_meta(note="later than what the reader sees")
-        with untouched(run), pytest.raises(RunDirError, match=f"{FILE}: is being read; end what reads it"):
+        with untouched(run), said.by(RunDirError):
             gather(run, shard_folders(run))
         reader.db.execute("COMMIT")
         assert gather(run, shard_folders(run)) == sum(SIZES)

@@ -22,6 +22,7 @@ from refed_dspy.plugins.cluster.shards import prepare_shard, shard_folder, shard
 from refed_dspy.plugins.cluster.worker import Ended, How, Worker, work
 from refed_dspy.runs.spec import prepare
 from tests.runs.cluster.here import Here
+from tests.support.said import Said
 from tests.support.scripted_batches import until
 
 SHARDS, SIZE = 3, 18
@@ -78,11 +79,14 @@ async def test_a_shard_in_use_is_left_until_it_is_free(server: SimulatedTeacher,
     assert kept(tmp_path) == [6, 6, 6]
 
 
-async def test_a_damaged_shard_ends_the_worker(server: SimulatedTeacher, here: Here, tmp_path: Path) -> None:
+async def test_a_damaged_shard_ends_the_worker(
+    said: Said, server: SimulatedTeacher, here: Here, tmp_path: Path
+) -> None:
     shards_of(tmp_path, teacher_config(server, 4))
     (shard_folder(tmp_path, 0) / FILE).write_bytes(b"no ledger at all" * 500)
     ended = await asyncio.wait_for(worked(tmp_path, here), 20)
-    assert ended.how is How.REFUSED and "not a readable ledger" in ended.why
+    assert ended.how is How.REFUSED
+    said(ended.why)
 
 
 async def test_after_an_error_another_worker_takes_the_shard(
@@ -138,20 +142,23 @@ async def test_its_warnings_are_told_at_its_end(server: SimulatedTeacher, here: 
     assert ended.how is How.DONE and any("impossible token counts" in text for text in ended.warned), ended
 
 
-def test_a_folder_that_it_does_not_see(tmp_path: Path) -> None:
+def test_a_folder_that_it_does_not_see(said: Said, tmp_path: Path) -> None:
     ended = work(str(tmp_path), "mark", "a", None)
-    assert ended.how is How.UNSHARED and ended.why.startswith(f"{tmp_path}: does not see this folder")
+    assert ended.how is How.UNSHARED
+    said(ended.why)
     (tmp_path / workers.MARK).write_text("another")
     assert work(str(tmp_path), "mark", "a", None).how is How.UNSHARED
 
 
-def test_an_error_of_the_disk_is_not_taken_for_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_the_disk_is_not_taken_for_another_folder(
+    said: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def run(_: Worker) -> Ended:
         raise OSError(28, "No space left on device")
 
     (tmp_path / workers.MARK).write_text("mark\n")
     monkeypatch.setattr(Worker, "run", run)
-    with pytest.raises(OSError, match="No space left"):
+    with said.by(OSError):
         work(str(tmp_path), "mark", "a", None)
 
 

@@ -16,6 +16,7 @@ from matplotlib.collections import LineCollection
 from refed_dspy.errors import ExportError
 from refed_dspy.measures.intervals import Interval
 from refed_dspy.plugins.metrics.drawing import Bar, Point, filter_picture, save, win_rate_picture
+from tests.support.said import Said
 
 pytestmark = pytest.mark.slow
 
@@ -113,8 +114,8 @@ def test_saving_replaces_a_file_whole(figure: Any, tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.png"]
 
 
-def test_what_cannot_be_written_is_reported_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"cannot be written: ") as caught:
+def test_what_cannot_be_written_is_reported_in_one_line(said: Said, tmp_path: Path) -> None:
+    with said.by(ExportError) as caught:
         save(win_rate_picture(TWO), tmp_path / "none\nsuch" / "a.png")
     assert "\n" not in str(caught.value)
 
@@ -131,13 +132,14 @@ def test_the_users_settings_neither_show_nor_change(tmp_path: Path) -> None:
 # --- what is drawn
 
 
-def test_win_rates_are_where_they_belong() -> None:
+def test_win_rates_are_where_they_belong(said: Said) -> None:
     figure = win_rate_picture([Bar("first", interval(40, 3), interval(45, 1)), Bar("second", interval(60, 2))])
     (first, second), (controlled,) = drawn(figure).values()
     assert (first[0], second, controlled[0]) == (40, [60, 1], 45)
     assert first[1] < 0 < controlled[1], "apart where there are two"
     assert sorted((start[0], end[0]) for start, end in whiskers(figure)) == [(37, 43), (44, 46), (58, 62)]
-    assert y_names(figure) == ["first", "second"] and legend_names(figure) == ["win rate", "length-controlled"]
+    assert y_names(figure) == ["first", "second"]
+    said(legend_names(figure))
     axes = figure.axes[0]
     top, bottom = axes.transData.transform([(50, 0), (50, 1)])[:, 1]
     assert top > bottom, "the first on top"
@@ -153,12 +155,13 @@ def test_fifty_is_on_the_axis_and_the_axis_stays_near_0_to_100() -> None:
         assert low <= max(0, mean - 5) and high >= min(100, mean + 5)
 
 
-def test_without_length_control_the_legend_leaves_it_out() -> None:
+def test_without_length_control_the_legend_leaves_it_out(said: Said) -> None:
     figure = win_rate_picture([Bar("x", interval(40))])
-    assert legend_names(figure) == ["win rate"] and len(drawn(figure)) == 1
+    assert len(drawn(figure)) == 1
+    said(legend_names(figure))
 
 
-def test_curves_hold_their_data_in_order_of_size() -> None:
+def test_curves_hold_their_data_in_order_of_size(said: Said) -> None:
     figure: Any = filter_picture(CURVES, caption="A proxy.", quality="mean grade")
     random, judge = drawn(figure).values()
     assert [y for _, y in random] == [36, 37, 38, 39] and [y for _, y in judge] == [41, 42, 43]
@@ -169,7 +172,8 @@ def test_curves_hold_their_data_in_order_of_size() -> None:
     axes = figure.axes[0]
     assert axes.get_xscale() == "log" and axes.xaxis.get_transform().base == 2
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1,000", "2,000", "4,000", "8,000"]
-    assert axes.get_ylabel() == "mean grade" and figure.get_supxlabel() == "A proxy."
+    assert figure.get_supxlabel() == "A proxy."
+    said(axes.get_ylabel())
     assert len({line.get_color() for line in axes.lines}) == 2
     low, high = axes.get_ylim()
     assert low < 34 and high > 45
@@ -197,9 +201,9 @@ def test_what_has_no_interval_is_an_open_marker(tmp_path: Path) -> None:
         save(figure, tmp_path / "a.png")
 
 
-def test_a_filter_that_kept_nothing_is_marked_in_the_legend() -> None:
+def test_a_filter_that_kept_nothing_is_marked_in_the_legend(said: Said) -> None:
     figure = filter_picture({**CURVES, "judge 2": []}, caption="")
-    assert legend_names(figure) == ["random", "judge", "judge 2 (no point)"]
+    said(legend_names(figure))
 
 
 def test_equal_values_have_an_axis_too() -> None:
@@ -211,7 +215,7 @@ def test_equal_values_have_an_axis_too() -> None:
 # --- names and captions are data
 
 
-def test_hostile_names_are_shown_in_one_line(tmp_path: Path) -> None:
+def test_hostile_names_are_shown_in_one_line(said: Said, tmp_path: Path) -> None:
     shown = ["$x_1$", "$\\frac{", "_hidden", "a b c", "??[31m??", "100% & {0} <b>--></b>", "指令", "", "🙂", "\\alpha"]
     bar_figure = win_rate_picture(bars(HOSTILE), caption="$x_{$ and\nmore {0} 指令 \x00")
     assert y_names(bar_figure) == shown
@@ -221,7 +225,7 @@ def test_hostile_names_are_shown_in_one_line(tmp_path: Path) -> None:
     assert legend_names(line_figure) == shown
     for figure in (bar_figure, line_figure):
         save(figure, tmp_path / "a.png")
-    assert bar_figure.get_supxlabel() == "$x_{$ and more {0} 指令 ?"
+    said(bar_figure.get_supxlabel())
 
 
 def test_a_dollar_is_drawn_as_one() -> None:

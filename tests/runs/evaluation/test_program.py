@@ -18,6 +18,7 @@ from refed_dspy.errors import RunStopped
 from refed_dspy.plugins.evaluate.program import Command, run_command
 from tests.support import ROOT
 from tests.support.gateways import until
+from tests.support.said import Said
 
 WAITS = """
 import os, pathlib, subprocess, sys, time
@@ -36,24 +37,27 @@ def program(folder: Path, script: str, *arguments: str, **variables: str) -> Com
     return Command("code", Path(sys.executable), [str(file), *arguments], folder, folder / "code.log", variables)
 
 
-async def test_it_gets_what_it_needs_and_nothing_of_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_it_gets_what_it_needs_and_nothing_of_the_users(
+    said: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     secrets = {"OPENAI_API_KEY": "sk-mine", "HF_TOKEN": "hf-mine", "HTTPS_PROXY": "http://p", "PYTHONPATH": str(ROOT)}
     for name, value in secrets.items():
         monkeypatch.setenv(name, value)
     script = "import json, os, sys; json.dump([dict(os.environ), sys.argv, os.getcwd()], open('seen.json', 'w'))"
     await run_command(program(tmp_path, script, "--of", "its own", OPENAI_BASE_URL="http://127.0.0.1:1/v1"))
     environment, arguments, folder = json.loads((tmp_path / "seen.json").read_text())
-    assert arguments == [str(tmp_path / "code" / "script.py"), "--of", "its own"] and folder == str(tmp_path)
+    assert folder == str(tmp_path)
+    said(arguments)
     ours = {"HOME", "USERPROFILE", "LOGNAME", "PYTHONUTF8", "OPENAI_BASE_URL"}
     assert environment.keys() - {*KEPT, *ours} <= {"LC_CTYPE", "__CF_USER_TEXT_ENCODING"}
     assert environment["HOME"] == str(tmp_path) and environment["OPENAI_BASE_URL"] == "http://127.0.0.1:1/v1"
 
 
-async def test_a_script_finds_its_neighbours_and_a_module_its_arguments(tmp_path: Path) -> None:
+async def test_a_script_finds_its_neighbours_and_a_module_its_arguments(said: Said, tmp_path: Path) -> None:
     code = program(tmp_path, "import beside; print(beside.NAME)")
     (tmp_path / "code" / "beside.py").write_text("NAME = 'from beside'", encoding="utf-8")
     await run_command(code)
-    assert code.log.read_text() == "from beside\n"
+    said(code.log.read_text())
     await run_command(
         Command("tool", code.python, ["-m", "json.tool", "in.json", "out.json"], _with(tmp_path, "[1]"), code.log)
     )
@@ -65,16 +69,14 @@ def _with(folder: Path, text: str) -> Path:
     return folder
 
 
-async def test_one_that_fails_says_its_last_lines_and_where_its_log_is(tmp_path: Path) -> None:
+async def test_one_that_fails_says_its_last_lines_and_where_its_log_is(said: Said, tmp_path: Path) -> None:
     script = "print('begun\\n\\n\\x1b[31m' + 'x' * 9000); raise ValueError('the file\\nhas no rows')"
-    with pytest.raises(
-        RunStopped, match=r"code ended with status 1: .*ValueError: the file / has no rows; its log: "
-    ) as e:
+    with said.by(RunStopped) as e:
         await run_command(program(tmp_path, script))
     assert str(e.value).endswith(str(tmp_path / "code.log")) and str(e.value).isprintable()
-    with pytest.raises(RunStopped, match="status 3: it printed nothing"):
+    with said.by(RunStopped):
         await run_command(program(tmp_path, "raise SystemExit(3)"))
-    with pytest.raises(RunStopped, match=r"code: cannot be run: .*No such file"):
+    with said.by(RunStopped):
         await run_command(Command("code", tmp_path / "python", ["x"], tmp_path, tmp_path / "code.log"))
 
 

@@ -19,6 +19,7 @@ from refed_dspy.teachers.requests import OVERHEAD
 from tests.support.gateways import until
 from tests.support.proxies import ask, ask_all, asking, bill, calls, client, judge, with_proxy
 from tests.support.recording_endpoint import listening
+from tests.support.said import Said
 
 TEXTS = [f"Which is better, {n} or {n + 1}? {'Think. ' * (n % 7)}" for n in range(20)]
 
@@ -173,8 +174,10 @@ async def test_a_call_is_reserved_at_what_it_asks_for_and_not_at_the_longest_ans
     assert reserved == (OVERHEAD + len("Which?")) * 1_000_000 + 1 * 10_000_000
 
 
-async def test_a_cap_below_one_call_is_a_mistake_of_the_callers(server: SimulatedTeacher, tmp_path: Path) -> None:
-    with pytest.raises(CapTooSmall, match="below the worst case"):
+async def test_a_cap_below_one_call_is_a_mistake_of_the_callers(
+    said: Said, server: SimulatedTeacher, tmp_path: Path
+) -> None:
+    with said.by(CapTooSmall):
         await with_proxy(tmp_path, judge(server), asking(TEXTS), max_cost=0.0001)
     assert server.stats()["requests"] == 0
 
@@ -183,17 +186,19 @@ async def test_a_cap_below_one_call_is_a_mistake_of_the_callers(server: Simulate
 
 
 async def test_a_judge_without_log_probabilities_is_refused_after_one_call(
-    server: SimulatedTeacher, tmp_path: Path
+    said: Said, server: SimulatedTeacher, tmp_path: Path
 ) -> None:
     server.control(logprobs=False)
-    with pytest.raises(RunStopped, match="gives no log-probabilities — choose a judge that returns"):
+    with said.by(RunStopped):
         await with_proxy(tmp_path, judge(server), asking(TEXTS))
     assert server.stats()["requests"] == 1
 
 
-async def test_a_judge_that_refuses_to_give_them_costs_nothing(server: SimulatedTeacher, tmp_path: Path) -> None:
+async def test_a_judge_that_refuses_to_give_them_costs_nothing(
+    said: Said, server: SimulatedTeacher, tmp_path: Path
+) -> None:
     server.control(rules=["no logprobs"])
-    with pytest.raises(TeacherRefused, match=r"'logprobs' is not supported .* — choose a judge that returns"):
+    with said.by(TeacherRefused):
         await with_proxy(tmp_path, judge(server), asking(TEXTS))
     assert server.stats()["requests"] == 1 and bill(server) == 0
 

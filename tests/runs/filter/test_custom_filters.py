@@ -25,6 +25,7 @@ from tests.runs.filter.helpers import (
     lines,
     numbers,
 )
+from tests.support.said import Said
 
 
 class CustomFilter:
@@ -53,14 +54,14 @@ def test_labels_differ_whatever_filters_are_called() -> None:
     assert labels(steps) == ["rouge", "rouge 2", "rouge 2 2", "rouge 3", "rouge 2 2 2"]
 
 
-def test_an_edited_filter_is_named_by_what_changed(tmp_path: Path) -> None:
+def test_an_edited_filter_is_named_by_what_changed(said: Said, tmp_path: Path) -> None:
     class Edited(CustomFilter):
         def check(self, row: DataRow) -> Any:
             return Decision(row.number > 3)
 
     Edited.__qualname__ = CustomFilter.__qualname__  # as a cell that was run again
     filtered(tmp_path / "out", [CustomFilter()])
-    with pytest.raises(RunDirError, match=r"rows kept \(filters\.mine\.code was \w+, is \w+"):
+    with said.by(RunDirError):
         filtered(tmp_path / "out", [Edited()])
 
 
@@ -119,8 +120,8 @@ def test_a_filter_that_cannot_work_is_refused_before_anything(tmp_path: Path, cu
     assert not (tmp_path / "out").exists()
 
 
-def test_an_error_of_a_custom_filter_has_its_name(tmp_path: Path) -> None:
-    with pytest.raises(RunStopped, match="filters: mine returned a bool; it must be a Decision"):
+def test_an_error_of_a_custom_filter_has_its_name(said: Said, tmp_path: Path) -> None:
+    with said.by(RunStopped):
         filtered(tmp_path / "out", [CustomFilter(check=lambda _: True)])
 
     def broken(row: DataRow) -> Decision:
@@ -128,4 +129,4 @@ def test_an_error_of_a_custom_filter_has_its_name(tmp_path: Path) -> None:
 
     with pytest.raises(KeyError) as raised:
         filtered(tmp_path / "out", [CustomFilter(check=broken)])
-    assert raised.value.__notes__ == ["raised by the filter mine, on: Number 0: do it."]
+    said(raised.value.__notes__)

@@ -28,9 +28,10 @@ from tests.runs.filter.helpers import (
     numbers,
     pair,
 )
+from tests.support.said import Said
 
 
-def test_a_compiled_judge_is_asked_with_its_prompt(tmp_path: Path) -> None:
+def test_a_compiled_judge_is_asked_with_its_prompt(said: Said, tmp_path: Path) -> None:
     program = PairwiseJudge()
     prompt = "Weigh the two, and nothing else."
     program.compare.signature = program.compare.signature.with_instructions(prompt)
@@ -40,36 +41,38 @@ def test_a_compiled_judge_is_asked_with_its_prompt(tmp_path: Path) -> None:
     filtered(tmp_path / "out", ["judge"], PAIRS[:3], judge, judge_program=str(tmp_path / "judge.json"), force=True)
     asked = [prompt in str(request) for request in judge.requests]
     assert asked == [False] * 6 + [True] * 6
-    with pytest.raises(ConfigError, match="judge_program: no filter uses it"):
+    with said.by(ConfigError):
         filtered(tmp_path / "out", ["rubric"], PAIRS[:3], judge, judge_program=str(tmp_path / "judge.json"))
 
 
 @pytest.mark.parametrize(("count", "asked"), [(7, 14), (100, None)])
-def test_a_judge_that_abstains_everywhere_is_reported_in_a_line(tmp_path: Path, count: int, asked: int | None) -> None:
+def test_a_judge_that_abstains_everywhere_is_reported_in_a_line(
+    said: Said, tmp_path: Path, count: int, asked: int | None
+) -> None:
     rows = [pair(4, instruction=f"An unclear matter {n}.") for n in range(count)] + [pair(2), pair(2)]
     rows[-1]["improved_response"] = rows[-1]["response"]  # a tie without a question decides nothing
     judge = NumberJudge()
-    with pytest.raises(RunStopped, match=r"judge: the judge decided none of the .* another folder") as raised:
+    with said.by(RunStopped) as raised:
         filtered(tmp_path / "out", ["judge"], rows[:count] + rows[-1:], judge)
     assert "\n" not in str(raised.value) and raised.value.exit_code == 1
     # Twenty rows are enough to see it. 32 are asked about at once, and each that ends makes room for another.
     assert len(judge.requests) == asked if asked else 40 <= len(judge.requests) <= 2 * (20 + 32)
     asked_before = len(judge.requests)
-    assert state_in(tmp_path / "out") == "ended short"
+    said(state_in(tmp_path / "out"))
     with pytest.raises(RunStopped, match="abstention"):
         filtered(tmp_path / "out", ["judge"], rows[:count] + rows[-1:], judge)
     assert len(judge.requests) <= asked_before + (0 if asked else 40)
 
 
-def test_a_row_that_it_abstains_on_is_dropped(tmp_path: Path) -> None:
+def test_a_row_that_it_abstains_on_is_dropped(said: Said, tmp_path: Path) -> None:
     rows = [*PAIRS[:5], pair(4, instruction="An unclear matter.")]
     made = filtered(tmp_path / "out", ["judge"], rows, NumberJudge())
     remarks = lines(made.out / "dropped.jsonl")[-1]["refed_filters"]
-    assert (remarks["row"], remarks["reason"], remarks["score"]) == (6, "judge abstained", None)
-    assert remarks["detail"] == "the judge could not tell"
+    said((remarks["row"], remarks["reason"], remarks["score"]))
+    said(remarks["detail"])
 
 
-def test_a_row_that_it_did_not_answer_on_is_undecided_and_asked_again(tmp_path: Path) -> None:
+def test_a_row_that_it_did_not_answer_on_is_undecided_and_asked_again(said: Said, tmp_path: Path) -> None:
     judge = NumberJudge()
     judge.on_request = lambda request: (
         LMServerError(message="busy", status=503) if "Number 7:" in str(request) else None
@@ -77,7 +80,7 @@ def test_a_row_that_it_did_not_answer_on_is_undecided_and_asked_again(tmp_path: 
     made = filtered(tmp_path / "out", ["judge", {"length": {"min_words": 2}}], judge=judge)
     adds_up(made, 40)
     assert numbers(lines(made.out / "undecided.jsonl")) == [8]
-    assert "the judge gave no answer on 1 rows" in made.problem
+    said(made.problem)
     assert len(made.filtered.kept) == len(set(WON) - {8}), "what was decided goes on to the next filter"
     again = NumberJudge()
     done = filtered(tmp_path / "out", ["judge", {"length": {"min_words": 2}}], judge=again)
@@ -85,13 +88,13 @@ def test_a_row_that_it_did_not_answer_on_is_undecided_and_asked_again(tmp_path: 
     assert numbers(lines(done.out / "kept.jsonl")) == WON
 
 
-def test_rows_without_a_plain_response(tmp_path: Path) -> None:
+def test_rows_without_a_plain_response(said: Said, tmp_path: Path) -> None:
     rows = [*PAIRS[:5], {"instruction": "i", "response": "Quality 4."}]
     judge = NumberJudge()
     made = filtered(tmp_path / "out", ["judge"], rows, judge)
     adds_up(made, 6)
     assert made.funnel()[0]["reasons"]["no plain response"] == 1 and len(judge.requests) == 10
-    with pytest.raises(ConfigError, match="none of the 1 rows of data has a plain one; give the column"):
+    with said.by(ConfigError):
         filtered(tmp_path / "none", ["judge"], rows[-1:], judge)
     assert not (tmp_path / "none").exists()
 
@@ -107,13 +110,13 @@ def test_a_wrong_key_is_the_judges(locked: SimulatedTeacher, tmp_path: Path, mon
     assert all(b"secret" not in path.read_bytes() for path in (tmp_path / "out").iterdir())
 
 
-def test_a_judge_that_is_not_there(server: SimulatedTeacher, tmp_path: Path) -> None:
+def test_a_judge_that_is_not_there(said: Said, server: SimulatedTeacher, tmp_path: Path) -> None:
     nobody = http(server, api_base="http://127.0.0.1:9/v1")
-    with pytest.raises(TeacherRefused, match="check api_base") as raised:
+    with said.by(TeacherRefused) as raised:
         refed_dspy.filter_data(PAIRS, ["judge"], judge=nobody, out=tmp_path / "out")
     assert "\n" not in str(raised.value)
     server.control(down_after=0)
-    with pytest.raises(RunStopped, match=r"did not answer the last \d+ calls \(.*\), so no more"):
+    with said.by(RunStopped):
         refed_dspy.filter_data(PAIRS, ["judge"], judge=http(server), out=tmp_path / "out")
     server.control(down_after=None)
     refed_dspy.filter_data(PAIRS[:4], ["judge"], judge=http(server), out=tmp_path / "out")

@@ -24,6 +24,7 @@ from tests.runs.filter.helpers import (
     numbers,
     pair,
 )
+from tests.support.said import Said
 
 
 @pytest.mark.slow
@@ -95,16 +96,13 @@ def test_remarks_of_an_earlier_filtering_stay(tmp_path: Path) -> None:
     assert rows[0]["refed_filters"]["row"] == 1
 
 
-def test_rows_that_are_no_pair_are_dropped_with_their_reason(tmp_path: Path) -> None:
+def test_rows_that_are_no_pair_are_dropped_with_their_reason(said: Said, tmp_path: Path) -> None:
     table = tmp_path / "d.csv"
     table.write_text("instruction,response,note\nSay a,b,c,d\nOne,two,\nOnly this\n")
     made = filtered(tmp_path / "out", ["refusals"], table)
     adds_up(made, 3)
     dropped = [row["refed_filters"] for row in lines(made.out / "dropped.jsonl")]
-    assert [(remarks["row"], remarks["filter"], remarks["reason"]) for remarks in dropped] == [
-        (1, "read", "more cells than columns"),
-        (3, "read", "empty"),
-    ]
+    said([(remarks["row"], remarks["filter"], remarks["reason"]) for remarks in dropped])
     assert made.lines()[1].split()[:4] == ["read", "3", "1", "2"]
 
 
@@ -137,16 +135,16 @@ def test_a_judge_keeps_the_best_and_the_seed_decides_among_equals(tmp_path: Path
     assert len(judge.requests) == 80, "two questions a row, asked once"
 
 
-def test_rubric_keeps_the_best_grades(tmp_path: Path) -> None:
+def test_rubric_keeps_the_best_grades(said: Said, tmp_path: Path) -> None:
     rows = [row for row in PAIRS if number(row["improved_response"])]
     made = filtered(tmp_path / "out", [{"rubric": {"keep": 10, "at_least": 2}}], rows, NumberJudge())
     grades = [row["refed_filters"]["scores"]["rubric"] for row in lines(made.out / "kept.jsonl")]
     assert sorted(grades) == [3] * 2 + [4] * 8
     reasons = json.loads((made.out / "funnel.json").read_text())[0]["reasons"]
-    assert reasons == {"below 2": 8, "beyond keep": 14}
+    said(reasons)
 
 
-def test_fewer_than_keep_is_reported(tmp_path: Path) -> None:
+def test_fewer_than_keep_is_reported(said: Said, tmp_path: Path) -> None:
     made = filtered(tmp_path / "out", [{"judge": {"keep": 4000}}], judge=NumberJudge())
     assert numbers(lines(made.out / "kept.jsonl")) == WON
-    assert "judge: 16 of the 4000 rows to keep passed" in made.lines()
+    said(made.lines())

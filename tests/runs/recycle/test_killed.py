@@ -20,6 +20,7 @@ from tests.runs.recycle.helpers import (
     requests,
     stopped,
 )
+from tests.support.said import Said
 from tests.support.scripted_engine import references
 from tests.support.toy_server import ToyServer
 
@@ -34,14 +35,15 @@ def home(server: SimulatedTeacher, tmp_path: Path) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
 def test_stopped_between_the_passes_it_goes_on_with_the_second(
-    home: Path, server: SimulatedTeacher, scoring: ToyServer, number: signal.Signals, code: int
+    said: Said, home: Path, server: SimulatedTeacher, scoring: ToyServer, number: signal.Signals, code: int
 ) -> None:
     (home / "job.yaml").write_text(f"scorer: {{model: toy, api_base: {scoring.url}}}\n")
     command = [*COMMAND, "--selective", "--config", "job.yaml", "--size", "24"]
     assert stopped(home, number, lambda: len(scoring.prompts) > 20, command)[0] == code
     assert requests(server) == 24 and not (home / "out" / "recycled.jsonl").exists()
     done = subprocess.run(command, cwd=home, capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and "24 of 24 rows recycled" in done.stdout
+    assert done.returncode == 0
+    said(done.stdout)
     assert requests(server) == 48 and server.stats()["repeated"] == 0
 
 
@@ -98,10 +100,12 @@ def test_ctrl_c_ends_it_with_130_and_leaves_the_rows_so_far(home: Path, server: 
 
 
 @pytest.mark.slow
-def test_a_cap_ends_the_command_with_1_and_bad_input_with_2(home: Path, server: SimulatedTeacher) -> None:
+def test_a_cap_ends_the_command_with_1_and_bad_input_with_2(said: Said, home: Path, server: SimulatedTeacher) -> None:
     capped = subprocess.run([*COMMAND, "--max-calls", "20"], cwd=home, capture_output=True, text=True, check=False)
-    assert capped.returncode == 1 and "max_calls is reached" in capped.stderr and "Traceback" not in capped.stderr
+    assert capped.returncode == 1 and "Traceback" not in capped.stderr
+    said(capped.stderr)
     missing = [*REFED, "recycle", "no.jsonl", "--teacher", "teacher.yaml", "--out", "new"]
     refused = subprocess.run(missing, cwd=home, capture_output=True, text=True, check=False)
-    assert refused.returncode == 2 and refused.stderr.startswith("refed: no.jsonl: no such file")
+    assert refused.returncode == 2
+    said(refused.stderr)
     assert not (home / "new").exists() and len(refused.stderr.splitlines()) == 1

@@ -30,10 +30,13 @@ from tests.runs.recycle.helpers import (
 )
 from tests.support.compiling import config
 from tests.support.looks import small
+from tests.support.said import Said
 from tests.support.scripted_engine import fake_lm, references
 
 
-def test_rows_are_in_order_and_say_where_each_text_is_from(server: SimulatedTeacher, tmp_path: Path) -> None:
+def test_rows_are_in_order_and_say_where_each_text_is_from(
+    said: Said, server: SimulatedTeacher, tmp_path: Path
+) -> None:
     server.control(latency=0.01, sigma=1.0)
     made = recycled(tmp_path / "r", config(server))
     rows = read(tmp_path / "r" / "recycled.jsonl")
@@ -46,10 +49,12 @@ def test_rows_are_in_order_and_say_where_each_text_is_from(server: SimulatedTeac
         assert (row["instruction_from"], row["response_from"]) == (REFLECTED, IMPROVED)
         assert row["instruction_reason"] == row["response_reason"] == ""
     assert requests(server) == 12 and made.used.calls == 12
-    assert "6 of 6 rows recycled" in small(made) and list(made) == rows and len(made) == made.to_dataset().num_rows
+    assert list(made) == rows and len(made) == made.to_dataset().num_rows
+    said(small(made))
     lines = made.lines()
-    assert lines[0].startswith("6 of 6 rows recycled, $") and "12 calls" in lines[0]
-    assert lines[1:3] == ["instructions: 6 by instruction reflection", "responses: 6 by response reflection"]
+    assert "12 calls" in lines[0]
+    said(lines[0])
+    said(lines[1:3])
     assert (tmp_path / "r" / "table.txt").read_text("utf-8").splitlines() == lines
     table = json.loads((tmp_path / "r" / "table.json").read_text("utf-8"))
     assert table["old"] == figures([(pair["instruction"], pair["response"]) for pair in references(6)], Tools())
@@ -57,43 +62,43 @@ def test_rows_are_in_order_and_say_where_each_text_is_from(server: SimulatedTeac
     assert not (tmp_path / "r" / "dropped.jsonl").exists()
 
 
-def test_a_file_of_somebody_else_s_is_never_written_over(tmp_path: Path) -> None:
+def test_a_file_of_somebody_else_s_is_never_written_over(said: Said, tmp_path: Path) -> None:
     (tmp_path / "recycled.jsonl").write_text("precious")
-    with pytest.raises(ExportError, match=r"recycled\.jsonl: exists, and was not written by this command"):
+    with said.by(ExportError):
         recycled(tmp_path, fake_lm(Reflecting()))
 
 
-def test_a_row_keeps_its_system_prompt(tmp_path: Path) -> None:
+def test_a_row_keeps_its_system_prompt(said: Said, tmp_path: Path) -> None:
     writer = Reflecting()
     row = {"system": "Answer in French.", "instruction": "Name a fish.", "response": "La morue."}
     made = recycled(tmp_path / "r", fake_lm(writer), [row, references(1)[0]])
-    assert [each["system"] for each in made.kept()] == ["Answer in French.", ""]
+    said([each["system"] for each in made.kept()])
     assert [mentions(request, "Answer in French.") for request in writer.requests].count(True) == 2
 
 
-def test_it_can_be_recycled_again(server: SimulatedTeacher, tmp_path: Path) -> None:
+def test_it_can_be_recycled_again(said: Said, server: SimulatedTeacher, tmp_path: Path) -> None:
     recycled(tmp_path / "r", config(server))
     first = (tmp_path / "r" / "recycled.jsonl").read_bytes()
     again = recycled(tmp_path / "s", config(server), tmp_path / "r" / "recycled.jsonl")
     assert len(again.rows) == 6 and (tmp_path / "r" / "recycled.jsonl").read_bytes() == first
-    with pytest.raises(ExportError, match="choose another folder"):
+    with said.by(ExportError):
         recycled(tmp_path / "r", config(server), tmp_path / "r" / "recycled.jsonl")
 
 
-def test_what_falls_back_is_counted_by_reason(tmp_path: Path) -> None:
+def test_what_falls_back_is_counted_by_reason(said: Said, tmp_path: Path) -> None:
     writer = Reflecting()
     writer.on_request = lambda request: "no JSON" if mentions(request, "topic 2") and first_pass(request) else None
     made = recycled(tmp_path / "r", fake_lm(writer))
     (row,) = [row for row in made.kept() if row["instruction_reason"]]
     assert (row["row"], row["instruction_from"], row["response_from"]) == (3, ORIGINAL, IMPROVED)
     assert row["instruction"] == row["original_instruction"] and row["response"] != row["original_response"]
-    assert "fell back: 1 malformed" in made.lines()
+    said(made.lines())
     assert not [line for line in made.lines() if "asks again" in line]
 
 
-def test_rows_that_could_not_be_read_are_counted(tmp_path: Path) -> None:
+def test_rows_that_could_not_be_read_are_counted(said: Said, tmp_path: Path) -> None:
     made = recycled(tmp_path / "r", fake_lm(Reflecting()), [*references(2), {"instruction": "x", "response": " "}])
-    assert "not read as a pair: 1 empty" in made.lines()
+    said(made.lines())
 
 
 def test_size_draws_rows_by_the_seed_and_a_larger_one_goes_on(server: SimulatedTeacher, tmp_path: Path) -> None:
@@ -108,11 +113,11 @@ def test_size_draws_rows_by_the_seed_and_a_larger_one_goes_on(server: SimulatedT
     assert [by_row[number] for number in numbers] == list(small.kept())
 
 
-def test_criteria_reach_the_prompt_and_are_part_of_what_the_work_is(tmp_path: Path) -> None:
+def test_criteria_reach_the_prompt_and_are_part_of_what_the_work_is(said: Said, tmp_path: Path) -> None:
     writer = Reflecting()
     recycled(tmp_path / "r", fake_lm(writer), instruction_criteria={"rhyme": "whether it rhymes"})
     assert all(mentions(request, "rhyme: whether it rhymes") == first_pass(request) for request in writer.requests)
-    with pytest.raises(RunDirError, match="criteria was"):
+    with said.by(RunDirError):
         recycled(tmp_path / "r", fake_lm(writer), instruction_criteria={"rhyme": "no"})
     with pytest.raises(ConfigError, match="criteria"):
         recycled(tmp_path / "s", fake_lm(writer), instruction_criteria={})
@@ -152,8 +157,8 @@ def test_a_program_that_cannot_be_used_is_refused(
     assert not writer.requests and not (tmp_path / "r").exists()
 
 
-def test_a_program_with_a_model_of_its_own_is_refused(tmp_path: Path) -> None:
+def test_a_program_with_a_model_of_its_own_is_refused(said: Said, tmp_path: Path) -> None:
     bound = ReflectionTuning()
     bound.set_lm(fake_lm(Reflecting()))
-    with pytest.raises(ConfigError, match=r"has an LM of its own; call set_lm\(None\) and pass the LM as teacher="):
+    with said.by(ConfigError):
         recycled(tmp_path / "r", fake_lm(Reflecting()), program=bound)

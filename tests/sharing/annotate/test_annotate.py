@@ -18,6 +18,7 @@ from refed_dspy.runs.result import Synthesis
 from tests.sharing import conftest
 from tests.support.annotators import page_data
 from tests.support.example_run import HOSTILE
+from tests.support.said import Said
 
 filtered_run = conftest.filtered_run
 BOTH = {"plain": "plain"}
@@ -67,10 +68,10 @@ def test_more_annotators_leave_the_pages_of_the_first_as_they_were(tmp_path: Pat
     assert [page_data(file) for file in three.files[:2]] == [page_data(file) for file in two.files]
 
 
-def test_nothing_in_a_page_says_which_side_was_whose(tmp_path: Path) -> None:
+def test_nothing_in_a_page_says_which_side_was_whose(said: Said, tmp_path: Path) -> None:
     made = pages(tmp_path, [{**row, "teacher": "maker/one", "response_teacher": "maker/two"} for row in rows(40)])
-    assert key_of(made).pairs[0].system_a == "improved by maker/one"
-    assert key_of(made).pairs[0].system_b == "plain by maker/two"
+    said(key_of(made).pairs[0].system_a)
+    said(key_of(made).pairs[0].system_b)
     for file in made.files:
         data = page_data(file)
         assert data.keys() == {"set", "annotator", "criteria", "pairs"}
@@ -80,40 +81,43 @@ def test_nothing_in_a_page_says_which_side_was_whose(tmp_path: Path) -> None:
         assert not re.search("maker|improved|plain by|exchanged|system_", text)
 
 
-def test_a_page_loads_nothing_and_texts_are_only_data(tmp_path: Path) -> None:
+def test_a_page_loads_nothing_and_texts_are_only_data(said: Said, tmp_path: Path) -> None:
     hostile = [{name: f"{text} {HOSTILE}" for name, text in row.items()} for row in rows(3)]
     made = pages(tmp_path, hostile, pairs=3, criteria={f"depth {HOSTILE}": HOSTILE})
     text = made.files[0].read_text(encoding="utf-8")
     assert text.count("<script") == text.count("</script>") == 2 and "<img" not in text and "alert(" not in text
     policy = re.search('Content-Security-Policy" content="([^"]+)"', text)
-    assert policy and "default-src &#39;none&#39;; script-src &#39;sha256-" in policy[1]
-    assert "connect-src &#39;none&#39;" in policy[1]
+    assert policy
+    said(policy[1])
     assert all(HOSTILE in each for pair in shown(made.files[0]) for each in pair)
 
 
-def test_criteria_have_their_meaning(tmp_path: Path) -> None:
+def test_criteria_have_their_meaning(said: Said, tmp_path: Path) -> None:
     made = pages(tmp_path, criteria=["content_quality", "helpfulness"], name="1")
     described = {each.name: each.description for each in key_of(made).criteria}
     assert described["helpfulness"] == "helpfulness" and described["content quality"].startswith("accurate")
     assert page_data(made.files[0])["criteria"] == [each.model_dump() for each in key_of(made).criteria]
     own = pages(tmp_path, criteria={"content_quality": "as we told them"}, name="2")
-    assert key_of(own).criteria[0].description == "as we told them" and list(own.criteria) == ["content_quality"]
+    assert list(own.criteria) == ["content_quality"]
+    said(key_of(own).criteria[0].description)
 
 
-def test_what_was_made_shows_in_a_notebook(tmp_path: Path) -> None:
-    assert repr(pages(tmp_path, name="p")) == f"<Pages: 2 pages with 30 pairs each in {tmp_path / 'p'}>"
+def test_what_was_made_shows_in_a_notebook(said: Said, tmp_path: Path) -> None:
+    said(repr(pages(tmp_path, name="p")))
 
 
 # --- where the pairs are from
 
 
-def test_of_a_run_the_improved_responses_beside_the_plain_ones(filtered_run: Synthesis, tmp_path: Path) -> None:
+def test_of_a_run_the_improved_responses_beside_the_plain_ones(
+    said: Said, filtered_run: Synthesis, tmp_path: Path
+) -> None:
     made = pages(tmp_path, filtered_run, pairs=9, columns=None)
     samples = {sample.instruction: sample for sample in filtered_run.samples}
     for pair in key_of(made).pairs:
         sample = samples[pair.instruction]
         assert (pair.answer_a, pair.answer_b) == (sample.improved_response, sample.response)
-        assert (pair.system_a, pair.system_b) == ("improved by fake/model", "plain by fake/model")
+        said((pair.system_a, pair.system_b))
     assert key_of(made).source == str(filtered_run.run_dir)
 
 
@@ -136,30 +140,30 @@ def test_of_a_comparison_each_program_beside_the_one_it_is_against(comparison: P
         assert pair.answer_b == texts[pair.instruction, "sample-level"]
 
 
-def test_of_pairs_in_a_file_both_answers_whatever_was_said_of_them(tmp_path: Path) -> None:
+def test_of_pairs_in_a_file_both_answers_whatever_was_said_of_them(said: Said, tmp_path: Path) -> None:
     panda = {"instruction": "Name it.", "input": "In Bonn.", "response1": "The Rhine.", "response2": "No."}
     bar = {"input": "Name a river.", "output_1": "The Rhine.", "output_2": "A hill.", "label": 1}
     own = {"instruction": "Name it.", "answer_a": "x", "answer_b": "y", "system_a": "one", "system_b": "two"}
     path = tmp_path / "pairs.jsonl"
     path.write_text("\n".join(map(json.dumps, [panda, bar, own])), encoding="utf-8")
     first, second, third = posed_pairs(path)
-    assert (first.instruction, first.answer_a, second.answer_b) == ("Name it.\n\nIn Bonn.", "The Rhine.", "A hill.")
+    said((first.instruction, first.answer_a, second.answer_b))
     assert (third.system_a, third.system_b) == ("one", "two")
-    with pytest.raises(ReferencesError, match="row 2: has no two answers, as the rows before it do"):
+    with said.by(ReferencesError):
         posed_pairs([own, {"instruction": "i", "response": "r"}])
 
 
-def test_what_is_the_same_or_comes_twice_is_no_pair(tmp_path: Path) -> None:
+def test_what_is_the_same_or_comes_twice_is_no_pair(said: Said, tmp_path: Path) -> None:
     same, alone = {"response": "x", "plain": " x "}, {"response": "x", "plain": ""}
     data = [*rows(4), *rows(2), {"instruction": "i", **same}, {"instruction": "j", **alone}]
     assert len(posed_pairs(data, BOTH)) == 4
-    with pytest.raises(ReferencesError, match="no row with two different answers, so nothing to compare"):
+    with said.by(ReferencesError):
         posed_pairs([{"instruction": "i", **same}], BOTH)
 
 
-def test_a_system_prompt_stands_over_its_instruction() -> None:
+def test_a_system_prompt_stands_over_its_instruction(said: Said) -> None:
     (pair,) = posed_pairs([{**rows(1)[0], "system": "Be brief."}], BOTH)
-    assert pair.instruction == "System prompt:\nBe brief.\n\nInstruction:\nTask 0."
+    said(pair.instruction)
 
 
 # --- what is refused
@@ -187,15 +191,15 @@ def test_an_argument_that_cannot_be_used(tmp_path: Path, settings: dict[str, Any
     assert fault in message and len(message.splitlines()) == 1 and not (tmp_path / "pages").exists()
 
 
-def test_programs_that_a_comparison_lacks(comparison: Path, tmp_path: Path) -> None:
+def test_programs_that_a_comparison_lacks(said: Said, comparison: Path, tmp_path: Path) -> None:
     for between in (["reference-level", "none"], ["reference-level"], ["reference-level"] * 2):
-        with pytest.raises(ConfigError, match="between: must be two of the comparison's programs: seed-only, instr"):
+        with said.by(ConfigError):
             pages(tmp_path, comparison, pairs=1, columns=None, between=between)
 
 
-def test_a_comparison_that_has_not_ended(comparison: Path, tmp_path: Path) -> None:
+def test_a_comparison_that_has_not_ended(said: Said, comparison: Path, tmp_path: Path) -> None:
     (tmp_path / "ledger.sqlite").write_bytes((comparison / "ledger.sqlite").read_bytes())
-    with pytest.raises(RunDirError, match=r"no rows\.jsonl yet; run the comparison to its end first"):
+    with said.by(RunDirError):
         pages(tmp_path, tmp_path, pairs=1, columns=None)
 
 
@@ -206,10 +210,10 @@ def test_a_source_that_cannot_be_read(tmp_path: Path) -> None:
         assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_folder_with_anything_in_it_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_with_anything_in_it_is_left_alone(said: Said, tmp_path: Path) -> None:
     made = pages(tmp_path)
     before = {path.name: path.read_bytes() for path in made.folder.iterdir()}
-    with pytest.raises(ExportError, match=r"pages: already exists; choose another folder with out=…"):
+    with said.by(ExportError):
         pages(tmp_path, seed=9)
     assert {path.name: path.read_bytes() for path in made.folder.iterdir()} == before
     (tmp_path / "file").write_text("x")

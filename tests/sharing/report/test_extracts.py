@@ -6,6 +6,7 @@ from typing import Any
 
 from refed_dspy.data.differences import BOTH, IMPROVED, PLAIN, difference
 from refed_dspy.plugins.share.report.rows import Rows, changed, plain, strip
+from tests.support.said import Said
 
 LONG = "the same words again and again " * 40
 
@@ -39,19 +40,20 @@ def test_long_stretches_without_a_change_are_shortened_and_long_texts_cut() -> N
     assert plain("Response", "z" * 5_000).segments == [(BOTH, "z" * 1_500 + "…")]
 
 
-def test_the_strip_takes_changed_samples_from_all_over_the_run() -> None:
+def test_the_strip_takes_changed_samples_from_all_over_the_run(said: Said) -> None:
     same, better = ("one two three four", "one two three four"), ("one two three four", "one two three four and more")
     gallery = strip(rows(same, *[better] * 7, better, kept=8))
-    assert gallery is not None and gallery.title == "Three samples" and "Underlined" in gallery.text
+    assert gallery is not None and "Underlined" in gallery.text
+    said(gallery.title)
     assert [extract.href for extract in gallery.extracts] == ["#sample-2", "#sample-4", "#sample-6"]
     assert [text.title for text in gallery.extracts[0].texts] == ["Instruction", "Response"]
     assert (IMPROVED, " and more") in gallery.extracts[0].texts[1].segments
 
 
-def test_what_was_rewritten_is_shown_beside_what_it_was() -> None:
+def test_what_was_rewritten_is_shown_beside_what_it_was(said: Said) -> None:
     gallery = strip(rows(("one two three", "quite other words here")))
     assert gallery is not None and (gallery.title, gallery.text) == ("A sample", "")
-    assert [text.title for text in gallery.extracts[0].texts] == ["Instruction", "Plain response", "Improved response"]
+    said([text.title for text in gallery.extracts[0].texts])
     assert all(kind == BOTH for text in gallery.extracts[0].texts for kind, _ in text.segments)
 
 

@@ -16,6 +16,7 @@ from refed_dspy.plugins.share.report.drawing import Bars, Intervals
 from refed_dspy.plugins.share.report.page import Page
 from refed_dspy.plugins.share.report.report import no_map, read_page, report
 from tests.support.example_run import HOSTILE
+from tests.support.said import Said
 from tests.support.scripted_engine import Writer, fake_lm
 from tests.support.simulated_compiles import QUESTIONS, answerer, compiled, marks
 
@@ -62,19 +63,19 @@ def test_a_comparison_shows_win_rates_and_the_answers_side_by_side(comparison: P
     assert "Win rates over instruction-only" in written(comparison)
 
 
-def test_a_comparison_without_figures_shows_what_was_paid(comparison: Path, tmp_path: Path) -> None:
+def test_a_comparison_without_figures_shows_what_was_paid(said: Said, comparison: Path, tmp_path: Path) -> None:
     (tmp_path / "ledger.sqlite").write_bytes((comparison / "ledger.sqlite").read_bytes())
     page = read_page(tmp_path, no_map)
     assert not page.galleries and [each.id for each in page.charts] == ["cost"] and facts(page)["Calls"][0] != "0"
     (tmp_path / "comparison.json").write_text("{half")
-    with pytest.raises(RunDirError, match=r"comparison\.json: cannot be read .*; run the command again"):
+    with said.by(RunDirError):
         read_page(tmp_path, no_map)
 
 
 # --- filterings
 
 
-def test_a_filtering_without_a_judge_shows_examples_of_each_reason(tmp_path: Path) -> None:
+def test_a_filtering_without_a_judge_shows_examples_of_each_reason(said: Said, tmp_path: Path) -> None:
     refed_dspy.filter_data(ROWS, ["refusals", {"length": {"of": "response", "max_words": 3}}], out=tmp_path / "f")
     page = read_page(tmp_path / "f", no_map)
     funnel = json.loads((tmp_path / "f" / "funnel.json").read_text())
@@ -85,7 +86,8 @@ def test_a_filtering_without_a_judge_shows_examples_of_each_reason(tmp_path: Pat
     shown = {gallery.title: gallery.extracts for gallery in page.galleries}
     (refusals,) = [extracts for title, extracts in shown.items() if title.startswith("Dropped by refusals")]
     assert len(refusals) == 3 and [text.title for text in refusals[0].texts][:2] == ["Instruction", "Response"]
-    assert refusals[0].title == "Row 1" and refusals[0].texts[1].segments == [(0, "I cannot help.")]
+    assert refusals[0].title == "Row 1"
+    said(refusals[0].texts[1].segments)
     assert HOSTILE not in written(tmp_path / "f")
 
 

@@ -32,6 +32,7 @@ from refed_dspy.plugins.share.report.report import report
 from refed_dspy.plugins.share.report.rows import COLUMNS, Rows, read_rows
 from refed_dspy.runs.result import full_status
 from tests.support.example_run import HOSTILE, shown_run
+from tests.support.said import Said
 from tests.support.scripted_engine import Writer, fake_lm, references
 
 
@@ -98,12 +99,12 @@ def test_dropped_rows_follow(ledger: Ledger) -> None:
     assert any(rows.columns["response"][at] is None for at in dropped), "one was dropped early"
 
 
-def test_a_reference_has_what_it_stands_under(tmp_path: Path) -> None:
+def test_a_reference_has_what_it_stands_under(said: Said, tmp_path: Path) -> None:
     row = {"system": "Be brief.", "earlier": "User: Well?", **references(1)[0]}
     made = refed_dspy.synthesize(None, [row], size=1, teacher=fake_lm(Writer()), run_dir=tmp_path / "run")
     with Ledger.read(made.run_dir) as ledger:
         [reference] = read_rows(ledger).names["references"]
-    assert (reference["system"], reference["earlier"]) == ("Be brief.", "User: Well?")
+    said((reference["system"], reference["earlier"]))
 
 
 def test_what_was_learned_of_a_reference(ledger: Ledger) -> None:
@@ -132,38 +133,23 @@ def test_sample_level_feedback_is_on_the_row(tmp_path: Path) -> None:
     assert rows.names["references"][0]["feedback"] == "" and rows.columns["diff"][0]
 
 
-def test_a_program_that_improves_nothing(tmp_path: Path) -> None:
+def test_a_program_that_improves_nothing(said: Said, tmp_path: Path) -> None:
     program = refed_dspy.programs.InstructionFeedbackOnly()
     refed_dspy.synthesize(program, references(1), size=2, teacher=fake_lm(Writer()), run_dir=tmp_path)
     with Ledger.read(tmp_path) as ledger:
         rows, steps = read_rows(ledger), funnel(ledger, full_status(ledger))
     assert rows.columns["diff"] == [None, None] and rows.columns["analysis"] == [None, None]
     assert rows.columns["improved"] == [None, None] and all(rows.columns["response"])
-    assert [step.name for step in steps] == [
-        "instructions written",
-        "new ones",
-        "kept by instruction_guard",
-        "answered",
-        "kept by response_guard",
-        "in the data set",
-    ]
+    said([step.name for step in steps])
 
 
 # --- the charts
 
 
-def test_the_funnel_adds_up(ledger: Ledger) -> None:
+def test_the_funnel_adds_up(said: Said, ledger: Ledger) -> None:
     status = full_status(ledger)
     steps = funnel(ledger, status)
-    assert [step.name for step in steps] == [
-        "instructions written",
-        "new ones",
-        "kept by early",
-        "answered",
-        "improved",
-        "kept by late",
-        "in the data set",
-    ]
+    said([step.name for step in steps])
     for before, after in itertools.pairwise(steps):
         assert (
             before.count == after.count + sum(after.lost.values()) + after.open
@@ -175,20 +161,21 @@ def test_the_funnel_adds_up(ledger: Ledger) -> None:
     assert steps[3].lost["failed: malformed"] == failed and steps[-1].count == 24
 
 
-def test_the_map_has_every_row(ledger: Ledger) -> None:
+def test_the_map_has_every_row(said: Said, ledger: Ledger) -> None:
     rows = read_rows(ledger)
     chart = instruction_map(rows, draw_map(rows.columns["instruction"]))
     assert chart is not None and isinstance(chart.figure, Dots) and len(chart.figure.places) == len(rows)
-    assert list(chart.figure.colourings) == ["reference", "feature", "kept or dropped"]
+    said(list(chart.figure.colourings))
     assert all(len(colors) == len(rows) for _, colors in chart.figure.colourings.values())
     assert all(0 <= x <= 100 and 0 <= y <= 100 for x, y in chart.figure.places)
 
 
-def test_costs_without_a_price_are_tokens() -> None:
+def test_costs_without_a_price_are_tokens(said: Said) -> None:
     use = {"calls": 2, "prompt_tokens": 70, "cached_tokens": 0, "completion_tokens": 30, "cost": None, "unpriced": 2}
     use["in_flight_cost"] = 0
     figure = charts.costs({"judge": use}).figure
-    assert isinstance(figure, Bars) and figure.series == {"tokens read": [70], "tokens written": [30]}
+    assert isinstance(figure, Bars)
+    said(figure.series)
     assert [(part.left, part.width) for part in figure.lines[0][1]] == [(0, 70), (70, 30)]
     priced = charts.costs({"judge": {**use, "cost": 0.5}, "other": use})
     assert isinstance(priced.figure, Bars) and priced.figure.series == {"dollars": [0.5, 0]} and "$0.50" in priced.text
@@ -264,7 +251,7 @@ def test_a_run_that_goes_on_can_be_shown(folder: Path, tmp_path: Path) -> None:
     assert "The run has 24 of 500 samples." in page
 
 
-def test_where_it_goes(folder: Path, tmp_path: Path) -> None:
+def test_where_it_goes(said: Said, folder: Path, tmp_path: Path) -> None:
     place = tmp_path / "run"
     place.mkdir()
     shutil.copy(folder / FILE, place)
@@ -275,31 +262,30 @@ def test_where_it_goes(folder: Path, tmp_path: Path) -> None:
     )
     other = tmp_path / "mine.html"
     other.write_text("mine")
-    with pytest.raises(ExportError, match=r"mine\.html: already exists; .* force=True"):
+    with said.by(ExportError):
         report(place, other)
     assert other.read_text() == "mine"
     assert report(place, other, force=True).stat().st_size < 300_000, "no library is in it"
-    with pytest.raises(ExportError, match=r"cannot be written: no folder .*; make it first"):
+    with said.by(ExportError):
         report(place, tmp_path / "nowhere" / "page.html")
 
 
-def test_bad_input_is_one_line(folder: Path, tmp_path: Path) -> None:
+def test_bad_input_is_one_line(said: Said, folder: Path, tmp_path: Path) -> None:
     def invoke(*arguments: str) -> tuple[int, str]:
         done = CliRunner().invoke(app, ["report", *arguments])
         return done.exit_code, done.stderr
 
-    assert invoke(str(tmp_path)) == (
-        2,
-        f"refed: {tmp_path}: no run here (no ledger.sqlite); name the folder of a run\n",
-    )
+    said(invoke(str(tmp_path)))
     with Ledger.create(tmp_path / "new") as ledger:
         ledger.begin([], identity={})
     code, line = invoke(str(tmp_path / "new"))
-    assert code == 2 and "no answers yet" in line and line.count("\n") == 1
+    assert code == 2 and line.count("\n") == 1
+    said(line)
     with Ledger.create(tmp_path / "other") as ledger:
         ledger.set_meta(work="agreement")
     code, line = invoke(str(tmp_path / "other"))
-    assert code == 2 and "contains an agreement; a report shows a run" in line and line.count("\n") == 1
+    assert code == 2 and line.count("\n") == 1
+    said(line)
     out = tmp_path / "page.html"
     done = CliRunner().invoke(app, ["report", str(folder), "--out", str(out)])
     assert done.exit_code == 0 and done.stdout.startswith(f"{out} (") and out.exists()

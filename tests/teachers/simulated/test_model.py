@@ -18,6 +18,7 @@ from refed_dspy.plugins.share.report.glance import notes
 from refed_dspy.records import AtMost
 from refed_dspy.runs.result import Synthesis
 from refed_dspy.teachers import open_teacher
+from tests.support.said import Said
 from tests.support.scripted_engine import Writer, fake_lm, references
 from tests.support.two_ways import running_lm
 
@@ -33,7 +34,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Synthesis]:
     yield made(tmp_path_factory.mktemp("simulated") / "run", per_reference=10)
 
 
-def test_a_run_is_whole_free_and_says_who_made_it(run: Synthesis, tmp_path: Path) -> None:
+def test_a_run_is_whole_free_and_says_who_made_it(said: Said, run: Synthesis, tmp_path: Path) -> None:
     assert run.complete and not run.failures and run.status["cost"] == 0
     assert run.status["simulated"] == NOTE
     assert notes(run.status) == [f"{NOTE.capitalize()}."]
@@ -41,7 +42,7 @@ def test_a_run_is_whole_free_and_says_who_made_it(run: Synthesis, tmp_path: Path
     card = (tmp_path / "shared" / "README.md").read_text()
     assert "no model wrote these rows, for trying refed out only" in card and "language models answered" not in card
     export(run.run_dir, "jsonl", tmp_path / "rows.jsonl")
-    assert '"teacher": "simulated"' in (tmp_path / "rows.jsonl").read_text().splitlines()[0]
+    said((tmp_path / "rows.jsonl").read_text().splitlines()[0])
 
 
 def test_guards_and_filters_of_likeness_keep_nearly_all(run: Synthesis, tmp_path: Path) -> None:
@@ -72,13 +73,13 @@ def test_an_estimate_by_it_tells_no_other_teachers_costs(tmp_path: Path) -> None
     assert foreseen.cost == 0 and not foreseen.others
 
 
-def test_a_run_that_another_model_began_says_that_it_is_made_in_part(tmp_path: Path) -> None:
+def test_a_run_that_another_model_began_says_that_it_is_made_in_part(said: Said, tmp_path: Path) -> None:
     writer = fake_lm(Writer())
     stages = {"feedback": "simulated"}
     mixed = refed_dspy.synthesize(
         None, references(1), size=2, teacher=writer, teachers=stages, run_dir=tmp_path, track=False
     )
-    assert mixed.status["simulated"] == "made in part by the simulated teacher, for trying refed out only"
+    said(mixed.status["simulated"])
     with Ledger.read(tmp_path) as ledger:
         assert ledger.kept() == 2
 
@@ -130,14 +131,14 @@ class Anything(dspy.Signature):  # type: ignore[misc]
     note: str = dspy.OutputField()
 
 
-async def test_any_signature_is_answered() -> None:
+async def test_any_signature_is_answered(said: Said) -> None:
     from refed_dspy.programs.adapter import SchemaAdapter
 
     async with running_lm(open_teacher("simulated")) as lm:
         with dspy.context(lm=lm, adapter=SchemaAdapter()):
             answer = await dspy.Predict(Anything).acall(question="What fits?")
             assert answer.kind in {"a", "b"} and answer.counts and len(answer.part.name) <= 9
-            assert answer.note.startswith("Simulated note: ")
+            said(answer.note)
         with dspy.context(lm=lm, adapter=dspy.ChatAdapter()):
             assert (await dspy.Predict("question -> answer").acall(question="Now?")).answer
         with dspy.context(lm=lm, adapter=dspy.JSONAdapter()):

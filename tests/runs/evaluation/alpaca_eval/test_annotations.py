@@ -12,6 +12,7 @@ import pytest
 from benchmarks.alpaca import DATA
 from refed_dspy.plugins.evaluate.alpaca_eval.files import annotation_lines, official_figures, read_annotations
 from refed_dspy.plugins.metrics.win_rates import length_controlled, win_rate
+from tests.support.said import Said
 
 
 def written(folder: Path, rows: Any) -> Path:
@@ -50,7 +51,7 @@ def test_published_figures_are_equal_to_six_digits() -> None:
         assert f"{each.figures.standard_error:.6g}" == f"{model['standard_error']:.6g}"
 
 
-def test_the_codes_own_figures(tmp_path: Path) -> None:
+def test_the_codes_own_figures(said: Said, tmp_path: Path) -> None:
     file = tmp_path / "leaderboard.csv"
     file.write_text(",win_rate,standard_error,mode,n_total\nmine,53.805511675692685,3.5,community,60\n", "utf-8")
     assert official_figures(file) == {"win_rate": 53.805511675692685, "standard_error": 3.5, "n_total": 60}
@@ -58,7 +59,7 @@ def test_the_codes_own_figures(tmp_path: Path) -> None:
     alone = official_figures(file)
     assert math.isnan(alone.pop("standard_error")) and alone == {"win_rate": 99.5, "n_total": 1}
     file.write_text(",win_rate,standard_error,n_total\nmine,,,0\n", "utf-8")
-    with pytest.raises(ValueError, match="could not convert"):
+    with said.by(ValueError):
         official_figures(file)
     file.write_text(",win_rate\nmine,53\n", "utf-8")
     with pytest.raises(KeyError):

@@ -18,6 +18,7 @@ from refed_dspy.plugins.evaluate.alpaca_eval.files import annotation_lines, read
 from refed_dspy.plugins.evaluate.alpaca_eval.result import LICENCE, RETIRED, AlpacaEvaluation
 from refed_dspy.text import NO_VALUE
 from tests.runs.evaluation.alpaca_eval.conftest import SIZE, outputs
+from tests.support.said import Said
 
 WRITTEN = {
     "alpaca-eval.log", "annotations.json", "evaluation.json", "evaluation.txt", "leaderboard.csv", "win-rates.png",
@@ -67,19 +68,19 @@ def test_a_single_preference_has_a_win_rate_and_no_standard_error(home: Path, to
         assert cells[cells.index(f"{made.judged.win_rate:.2f}") + 1] == NO_VALUE
 
 
-def test_what_must_be_known_stands_in_the_table(home: Path, toy: Path) -> None:
+def test_what_must_be_known_stands_in_the_table(said: Said, home: Path, toy: Path) -> None:
     made = evaluated(toy)
     text = Path("out/evaluation.txt").read_text()
-    assert text.splitlines() == made.lines() and RETIRED in text and LICENCE in text and "our fit" in text
-    assert "gpt-4-1106-preview" in text and "CC BY-NC" in text and made.date in text
-    assert "not checked for overlap with the training data" in text
+    assert text.splitlines() == made.lines() and RETIRED in text and LICENCE in text
+    said(text)
+    assert "gpt-4-1106-preview" in text and made.date in text
 
 
-def test_what_overlaps_with_the_training_data_is_told(home: Path, toy: Path) -> None:
+def test_what_overlaps_with_the_training_data_is_told(said: Said, home: Path, toy: Path) -> None:
     rows = [{"instruction": f"Explain to a child what number {n} is.", "response": "It is."} for n in (2, 3, 99)]
     made = evaluated(toy, data=rows)
     assert made.overlap is not None and made.overlap.count == 2
-    assert "training data: 2 of 3 rows (66.67%) overlap with the benchmark's prompts" in made.lines()
+    said(made.lines())
     assert made.facts()["figures"]["overlap_share"] == pytest.approx(2 / 3)
 
 
@@ -93,20 +94,22 @@ def test_the_token_and_the_judges_key_are_in_no_file(
     assert b"sk-simulated" not in stored and b"127.0.0.1" in stored and b"api_key" not in stored
 
 
-def test_the_simulated_judge_costs_nothing_and_says_so(home: Path, toy: Path) -> None:
+def test_the_simulated_judge_costs_nothing_and_says_so(said: Said, home: Path, toy: Path) -> None:
     made = evaluated(toy, judge="simulated")
     assert made.judged is not None and made.judged.n == SIZE and not made.used.picodollars
-    assert "made by the simulated teacher: no model wrote these answers, for trying refed out only" in made.lines()
+    said(made.lines())
     assert evaluated(toy, judge="simulated") == made
 
 
 # --- early ends
 
 
-def test_at_a_cap_it_keeps_what_was_judged_and_goes_on(home: Path, toy: Path, server: SimulatedTeacher) -> None:
+def test_at_a_cap_it_keeps_what_was_judged_and_goes_on(
+    said: Said, home: Path, toy: Path, server: SimulatedTeacher
+) -> None:
     made = evaluated(toy, max_calls=9)
     assert (made.stopped, made.state, made.judged, made.asked) == ("max_calls", CAPPED, None, 9) and asked(server) == 9
-    assert made.lines() == [f"9 of 24 comparisons judged by openai/judge, {made.used}"]
+    said(made.lines())
     assert not Path("out/annotations.json").exists()
     assert json.loads(Path("out/evaluation.json").read_text())["stopped"] == "max_calls"
     made = evaluated(toy, max_calls=SIZE)
@@ -114,34 +117,31 @@ def test_at_a_cap_it_keeps_what_was_judged_and_goes_on(home: Path, toy: Path, se
 
 
 def test_comparisons_without_an_answer_are_left_out_and_asked_again(
-    home: Path, toy: Path, server: SimulatedTeacher
+    said: Said, home: Path, toy: Path, server: SimulatedTeacher
 ) -> None:
     server.control(faults={"500": 0.3}, seed=2)
     made = evaluated(toy)
     assert made.judged is not None and 0 < made.judged.n < SIZE and made.state == SHORT
-    assert made.problem == (
-        f"{SIZE - made.judged.n} of 24 comparisons have no preference, and the figures are of the others alone; the "
-        "same command asks again where that may help"
-    )
+    said(made.problem)
     server.control(faults={})
     made = evaluated(toy)
     assert made.judged is not None and made.judged.n == SIZE and not made.problem and made.state == DONE
 
 
-def test_code_that_fails_says_why_and_where_its_log_is(home: Path, toy: Path, server: SimulatedTeacher) -> None:
+def test_code_that_fails_says_why_and_where_its_log_is(
+    said: Said, home: Path, toy: Path, server: SimulatedTeacher
+) -> None:
     server.control(verdicts=["x", "y"])
-    with pytest.raises(
-        RunStopped, match=r"alpaca-eval ended with status 1: .*KeyError: 'M'; its log: out/alpaca-eval\.log"
-    ):
+    with said.by(RunStopped):
         evaluated(toy)
     assert 0 < asked(server) <= SIZE
 
 
 def test_after_a_failure_the_next_start_begins_in_a_folder_of_its_own(
-    home: Path, toy: Path, server: SimulatedTeacher
+    said: Said, home: Path, toy: Path, server: SimulatedTeacher
 ) -> None:
     server.control(logprobs=False)
-    with pytest.raises(RunStopped, match="gives no log-probabilities"):
+    with said.by(RunStopped):
         evaluated(toy)
     (home / "out" / "working" / "results").mkdir()
     server.control(logprobs=True)
@@ -189,22 +189,22 @@ def test_bad_input_is_one_line_and_costs_nothing(
     assert asked(server) == 0 and not (home / "out").exists()
 
 
-def test_a_judge_in_batches_is_refused(home: Path, toy: Path, server: SimulatedTeacher) -> None:
+def test_a_judge_in_batches_is_refused(said: Said, home: Path, toy: Path, server: SimulatedTeacher) -> None:
     judge = {"model": "openai/judge", "api_base": server.base_url, "mode": "batch"}
-    with pytest.raises(ConfigError, match="judge: a benchmark's code waits for each answer; set mode: interactive"):
+    with said.by(ConfigError):
         evaluated(toy, judge=judge)
 
 
 def test_another_evaluation_or_a_file_of_somebody_elses_is_not_overwritten(
-    home: Path, toy: Path, server: SimulatedTeacher
+    said: Said, home: Path, toy: Path, server: SimulatedTeacher
 ) -> None:
     evaluated(toy)
-    with pytest.raises(RunDirError, match="contains another evaluation: outputs was"):
+    with said.by(RunDirError):
         evaluated(toy, outputs=outputs("other"))
     (home / "taken").mkdir()
     (home / "taken" / "annotations.json").write_text((home / "mine.json").read_text())
-    with pytest.raises(ExportError, match=r"annotations\.json: exists, and was not written by this command"):
+    with said.by(ExportError):
         evaluated(toy, out="taken")
-    with pytest.raises(ExportError, match="is where the results would go"):
+    with said.by(ExportError):
         evaluated(toy, outputs="taken/annotations.json", out="taken")
     assert asked(server) == SIZE

@@ -11,6 +11,7 @@ import yaml
 from refed_dspy.errors import ConfigError, RefedError
 from refed_dspy.plugins.evaluate.arena_hard.clone import open_clone
 from tests.runs.evaluation.arena_hard.conftest import QUESTIONS
+from tests.support.said import Said
 from tests.support.toy_arena_hard import BASELINE, BENCHMARK, SETTINGS, write
 
 
@@ -40,15 +41,15 @@ def test_its_digest_is_another_for_other_code_settings_or_baseline_and_not_for_f
     "lacking", ["gen_judgment.py", "utils/judge_utils.py", "data/arena-hard-v2.0/question.jsonl",
                 "data/arena-hard-v2.0/model_answer/o3-toy.jsonl", "config/arena-hard-v2.0.yaml"]
 )  # fmt: skip
-def test_what_it_lacks_is_named(clone: Path, lacking: str) -> None:
+def test_what_it_lacks_is_named(said: Said, clone: Path, lacking: str) -> None:
     (clone / lacking).unlink()
-    with pytest.raises(ConfigError, match=rf"is not a whole clone of https://\S+: it lacks {lacking}$"):
+    with said.by(ConfigError):
         open_clone(clone, BENCHMARK)
 
 
-def test_a_pointer_of_git_lfs_is_no_file(clone: Path) -> None:
+def test_a_pointer_of_git_lfs_is_no_file(said: Said, clone: Path) -> None:
     write(clone / f"data/{BENCHMARK}/model_answer/{BASELINE}.jsonl", "version https://git-lfs.github.com/spec/v1\n")
-    with pytest.raises(ConfigError, match="is a pointer of Git LFS, not the file; run git lfs pull there"):
+    with said.by(ConfigError):
         open_clone(clone, BENCHMARK)
 
 

@@ -11,6 +11,7 @@ import pytest
 from refed_dspy.errors import ConfigError, ExportError, InputError, ReferencesError, RunDirError, RunStopped
 from refed_dspy.plugins.evaluate.ifeval.evaluate import ifeval
 from refed_dspy.plugins.evaluate.ifeval.result import INTERVALS, Accuracies
+from tests.support.said import Said
 from tests.support.toy_lm_eval import make_environment, make_models
 
 Instruction = tuple[str, dict[str, Any]]
@@ -59,7 +60,7 @@ def checked(toy_checker: Path, **changed: Any) -> Accuracies:
     return ifeval(**{**values, "environment": toy_checker, **changed})
 
 
-def test_arms_are_checked_by_prompt_and_stand_in_every_file(home: Path, toy_checker: Path) -> None:
+def test_arms_are_checked_by_prompt_and_stand_in_every_file(said: Said, home: Path, toy_checker: Path) -> None:
     made = checked(toy_checker)
     good, poor = made.arms
     assert (good.arm, poor.arm) == ("good", "poor") and made.instructions == 5
@@ -69,8 +70,8 @@ def test_arms_are_checked_by_prompt_and_stand_in_every_file(home: Path, toy_chec
     facts = json.loads(Path("out/evaluation.json").read_text())
     assert facts["figures"]["poor/prompt_strict"] == 25 and facts["figures"]["good/instruction_loose_low"] == 100
     text = Path("out/evaluation.txt").read_text()
-    assert text.splitlines() == made.lines() and INTERVALS in text and "by lm-eval 0.4.13" in text
-    assert "4 prompts with 5 instructions" in text and "not checked for overlap" in text
+    assert text.splitlines() == made.lines() and INTERVALS in text
+    said(text)
     assert checked(toy_checker, answers="poor").arms == [poor], "a second start replaces the first one's files"
 
 
@@ -84,10 +85,10 @@ def test_what_the_checker_draws_is_the_same_each_time(home: Path, toy_checker: P
     assert a.prompt_strict == b.prompt_strict and 0 < a.prompt_strict.mean < 100
 
 
-def test_what_overlaps_with_the_training_data_is_told(home: Path, toy_checker: Path) -> None:
+def test_what_overlaps_with_the_training_data_is_told(said: Said, home: Path, toy_checker: Path) -> None:
     made = checked(toy_checker, data=[{"instruction": PROMPTS[0]["prompt"], "response": "x"}])
     assert made.overlap is not None and made.overlap.share == 1
-    assert "training data: 1 of 1 row (100.00%) overlap with the benchmark's prompts" in made.lines()
+    said(made.lines())
 
 
 @pytest.mark.parametrize(
@@ -125,54 +126,54 @@ def test_bad_input_is_one_line(
     ],
 )
 def test_a_prompt_that_cannot_be_checked_is_named(
-    home: Path, toy_checker: Path, row: dict[str, Any], message: str
+    said: Said, home: Path, toy_checker: Path, row: dict[str, Any], message: str
 ) -> None:
     Path("input_data.jsonl").write_text("".join(json.dumps(each) + "\n" for each in [PROMPTS[1], row]), "utf-8")
-    with pytest.raises(ConfigError, match=rf"input_data\.jsonl row 2: {message}; "):
+    with said.by(ConfigError):
         checked(toy_checker)
 
 
-def test_responses_to_other_prompts_and_missing_ones_are_refused(home: Path, toy_checker: Path) -> None:
+def test_responses_to_other_prompts_and_missing_ones_are_refused(said: Said, home: Path, toy_checker: Path) -> None:
     responses(home / "good.jsonl", GOOD[:2])
-    with pytest.raises(ConfigError, match=r"good\.jsonl: 2 of 4 questions have no answer, Write a short"):
+    with said.by(ConfigError):
         checked(toy_checker)
     text = Path("poor/responses.jsonl").read_text()
     Path("good.jsonl").write_text(text + text.splitlines()[0] + "\n")
-    with pytest.raises(ConfigError, match=r"good\.jsonl row 5: a second answer to Write a short poem"):
+    with said.by(ConfigError):
         checked(toy_checker)
     Path("good.jsonl").write_text('{"prompt": "Another?", "response": "x"}\n')
-    with pytest.raises(ConfigError, match=r"good\.jsonl: 4 of 4 questions have no answer"):
+    with said.by(ConfigError):
         checked(toy_checker)
 
 
-def test_what_the_checker_refuses_is_one_line(home: Path, toy_checker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_checker_refuses_is_one_line(
+    said: Said, home: Path, toy_checker: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     Path("input_data.jsonl").write_text(json.dumps(prompt(1, ("en:no_comma", {}))) + "\n", "utf-8")
     responses(home / "good.jsonl", GOOD[:1])
-    with pytest.raises(
-        ConfigError, match=r"^prompts: 'en:no_comma', of key 1, is no instruction that lm-eval's checker"
-    ):
+    with said.by(ConfigError):
         checked(toy_checker, answers="good.jsonl")
     monkeypatch.setenv("NLTK_DATA", str(home / "nowhere"))
     Path("input_data.jsonl").write_text(json.dumps(PROMPTS[0]) + "\n", "utf-8")
-    with pytest.raises(InputError, match="punkt_tab is not there and could not be downloaded; put it into a folder as"):
+    with said.by(InputError):
         checked(toy_checker, answers="good.jsonl")
     assert not (home / "out" / "evaluation.json").exists()
 
 
-def test_a_checker_that_fails_says_why(home: Path, toy_checker: Path) -> None:
+def test_a_checker_that_fails_says_why(said: Said, home: Path, toy_checker: Path) -> None:
     rows = [prompt(1, ("length_constraints:number_words", {}))]
     Path("input_data.jsonl").write_text(json.dumps(rows[0]) + "\n", "utf-8")
     responses(home / "good.jsonl", GOOD[:1])
-    with pytest.raises(RunStopped, match=r"ifeval ended with status 1: .*KeyError: 'num_words'; its log: out/ifeval"):
+    with said.by(RunStopped):
         checked(toy_checker, answers="good.jsonl")
 
 
-def test_files_of_somebody_elses_are_not_overwritten(home: Path, toy_checker: Path) -> None:
+def test_files_of_somebody_elses_are_not_overwritten(said: Said, home: Path, toy_checker: Path) -> None:
     (home / "paid").mkdir()
     (home / "paid" / "ledger.sqlite").touch()
-    with pytest.raises(RunDirError, match="paid: contains paid work; choose another folder"):
+    with said.by(RunDirError):
         checked(toy_checker, out="paid")
     (home / "taken").mkdir()
     (home / "taken" / "evaluation.txt").touch()
-    with pytest.raises(ExportError, match=r"evaluation\.txt: exists, and was not written by this command"):
+    with said.by(ExportError):
         checked(toy_checker, out="taken")
