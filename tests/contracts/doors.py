@@ -37,10 +37,18 @@ class Door:
     other: tuple[str, str]
     verdicts: tuple[str, ...] = ()
     """What a judge that answers with one token says."""
+    estimated: bool = False
+    """A cap that cannot hold the work is refused, until an estimate was asked for."""
 
     def start(self, *more: object) -> Result:
         """The command in this process."""
         return CliRunner().invoke(app, [*self.words.split(), *(str(word) for word in more)])
+
+    def start_capped(self, *cap: object) -> Result:
+        """The command in this process, for the first time, with a cap that is too small for all of its work."""
+        if self.estimated:
+            assert self.start("--estimate").exit_code == 0
+        return self.start(*cap)
 
     def started(self) -> subprocess.Popen[str]:
         """The command in a process of its own."""
@@ -83,8 +91,9 @@ DOORS = [
     Door(
         "compile",
         "compile --references references.jsonl --teacher teacher.yaml --judge judge.yaml --config compile.yaml"
-        " --seed 1 --out out",
+        " --no-prove --seed 1 --out out",
         ("--seed 1", "--seed 5"),
+        estimated=True,
     ),
     Door(
         "stats",

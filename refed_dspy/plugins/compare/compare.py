@@ -185,7 +185,7 @@ async def _evaluate(spec: RunSpec, at: Job, config: CompareConfig, diversity: Di
     """The figures of what the folder holds; writes them into the folder."""
     compared = await read_compared(at.ledger, cast(SideBySide, spec.program), spec.models)
     if not compared.rows:
-        raise RunStopped(f"{at.folder}: nothing to compare yet; {stopped or 'no instruction was answered'}")
+        raise RunStopped(f"{at.folder}: nothing to compare yet; " + (stopped or "no instruction was answered"))
     comparison = tally(at.ledger, compared, spec.models, config, diversity, stopped)
     write_comparison(comparison, compared)
     return comparison

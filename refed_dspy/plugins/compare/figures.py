@@ -68,8 +68,8 @@ def tally(
     ]
     verdicts = Judgements.of(verdict for row in compared.rows for verdict in row.answered.verdicts.values())
     grades = Judgements.of(graded for row in compared.rows for graded in row.answered.grades.values())
-    none_decided = verdicts.asked and not verdicts.decided
-    reasons = (stopped, "the judge decided no pairs; choose another judge" if none_decided else "")
+    if verdicts.asked and not verdicts.decided:
+        stopped += ("; " if stopped else "") + "the judge decided no pairs; choose another judge"
     return Comparison(
         out=ledger.path.parent,
         against=config.against,
@@ -81,7 +81,7 @@ def tally(
         programs=lines,
         subsets=subsets(compared, config),
         used=spent(ledger),
-        stopped="; ".join(reason for reason in reasons if reason),
+        stopped=stopped,
         lacking=[*diversity.lacking, *_ungraded(grades), *_reused_costs(ledger)],
         doubt=verdicts.warning() or grades.warning(),
     )

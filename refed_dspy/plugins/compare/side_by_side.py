@@ -8,12 +8,12 @@ for once, and every figure is paired.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import dspy
 
-from refed_dspy.errors import ConfigError, RowError
+from refed_dspy.errors import PASSING, ConfigError, NoAnswer, RowError
 from refed_dspy.programs.asking import as_role
 from refed_dspy.programs.judges import OVERALL, Graded, PairwiseJudge, RubricJudge, Verdict
 from refed_dspy.programs.reference_level import Proposal, ReferenceLevelFeedback, SeedOnly
@@ -68,7 +68,7 @@ class SideBySide(dspy.Module):
         for a failure that is not final: then the reference waits for the next start.
         """
         if self.seed_graded:
-            await self.grade_reference(reference)
+            _judged([await self.grade_reference(reference)], reference.id)
         feedback: dict[str, Any] = {}
         for name, program in self.programs.items():
             try:
@@ -89,8 +89,9 @@ class SideBySide(dspy.Module):
     ) -> Sample:
         """Have every program answer and the judge compare. Returns the baseline's sample.
 
-        `response_feedback` is the result of `collect_response_feedback`. Raises RowError where the baseline has no
-        answer. If another program has none, it is not compared.
+        `response_feedback` is the result of `collect_response_feedback`. If a program other than the baseline has no
+        answer, it is not compared. Raises RowError where the baseline has none, and where the judge failed in passing:
+        then the row waits for the next start.
         """
         samples: dict[str, Sample] = {}
         for name in (self.against, *(name for name in self.programs if name != self.against)):
@@ -102,7 +103,8 @@ class SideBySide(dspy.Module):
             except RowError:  # it is in the ledger's failures; its program is not compared here
                 if name == self.against:
                     raise
-        await self.judged(reference.posed(instruction), samples, item)
+        verdicts, grades = await self.judged(reference.posed(instruction), samples, item)
+        _judged([*verdicts.values(), *grades.values()], item)
         return samples[self.against]
 
     async def judged(
@@ -128,3 +130,12 @@ class SideBySide(dspy.Module):
 
     async def grade(self, response: str, instruction: str, item: str) -> Graded:
         return await self.grader.judge(response, f"{CONTEXT}{instruction}", OVERALL, item)
+
+
+def _judged(answers: Iterable[Verdict | Graded], item: str) -> None:
+    """Raises NoAnswer where the judge failed in passing."""
+    for answer in answers:
+        if answer.failed.kind in PASSING:
+            error = NoAnswer("judge", item, answer.failed.detail)
+            error.recorded = True  # as the judge's call
+            raise error

@@ -12,10 +12,12 @@ from refed_dspy.cli.options import (
     NO_OUT,
     OPTIMIZERS,
     CriteriaOption,
+    ended_short,
     given,
     names_in,
     needed,
     paid,
+    print_lines,
     reporting,
     settings_of,
     taking,
@@ -134,10 +136,8 @@ def agreement(
         judge_scorer=judge_scorer and {"model": judge_scorer}, seed=seed,
         accept_changed=bool(context.params["accept_changed"]), **{cap: context.params[cap] for cap in CAPS},
     )  # fmt: skip
-    for line in measured.lines():
-        say(line)
-    if measured.stopped:
-        raise typer.Exit(1)
+    print_lines(measured.lines())
+    ended_short(measured.stopped, out)
 
 
 @judge_app.command(options_metavar="--pairs FILE --judge FILE_OR_NAME --out DIR [OPTIONS]")
