@@ -24,7 +24,7 @@ from tests.support.judged_pairs import judged_pairs, lines_of, without_grades
 from tests.support.scripted_engine import references
 from tests.support.toy_arena_hard import make_clone, write_answers
 
-PRICE = {"prompt": 1.0, "completion": 10.0}
+PRICE = {"prompt": 0.1, "completion": 10.0}
 PEOPLE = without_grades(judged_pairs(18, 4))
 
 
@@ -85,8 +85,8 @@ DOORS = [
     Door(
         "compare",
         "compare --references references.jsonl --teacher teacher.yaml --judge judge.yaml --config compare.yaml"
-        " --against b --out out",
-        ("--against b", "--against a"),
+        " --against b --seed 1 --out out",
+        ("--seed 1", "--seed 5"),
     ),
     Door(
         "compile",
@@ -112,20 +112,20 @@ DOORS = [
     ),
     Door(
         "answers",
-        "evaluate answers --prompts prompts.jsonl --model teacher.yaml --system Briefly. --out out",
+        "evaluate answers --prompts prompts.jsonl --model brief.yaml --system Briefly. --out out",
         ("Briefly.", "Calmly."),
     ),
     Door(
         "alpaca-eval",
-        "evaluate alpaca-eval --outputs mine.json --baseline theirs.json --judge judge.yaml --out out"
+        "evaluate alpaca-eval --outputs mine.json --baseline theirs.json --judge brief.yaml --out out"
         " --environment alpaca",
-        ("judge.yaml", "teacher.yaml"),
+        ("brief.yaml", "judge.yaml"),
         verdicts=("m", "M"),
     ),
     Door(
         "arena-hard",
-        "evaluate arena-hard --answers short.jsonl --clone clone --judge judge.yaml --out out --environment arena",
-        ("judge.yaml", "teacher.yaml"),
+        "evaluate arena-hard --answers short.jsonl --clone clone --judge brief.yaml --out out --environment arena",
+        ("brief.yaml", "judge.yaml"),
         verdicts=("[[A>B]]", "[[B>A]]", "[[A=B]]"),
     ),
 ]
@@ -148,10 +148,11 @@ def furnished(home: Path, server: SimulatedTeacher, toys: dict[str, Path], **tea
     }  # fmt: skip
     files: dict[str, Any] = {
         "teacher.yaml": {"model": "sim/sim-model", **settings},
-        "judge.yaml": {"model": "sim/other-model", **settings},
+        "judge.yaml": {"model": "sim/other-model", **settings, "max_tokens": 64},
+        "brief.yaml": {"model": "sim/brief", **settings, "max_tokens": 16},
         "plain.yaml": {"columns": {"plain": "before"}},
         "filters.yaml": {"filters": [{"rubric": {"at_least": 2}}]},
-        "others.yaml": {"filters": ["length"]},
+        "others.yaml": {"filters": [{"length": {"min_words": 1}}]},
         "recycle.yaml": {"embeddings": False, "size": 6},
         "compare.yaml": {
             "programs": {"a": "seed-only", "b": "instruction-only"}, "against": "b", "size": 4, "embeddings": False,
@@ -170,8 +171,8 @@ def furnished(home: Path, server: SimulatedTeacher, toys: dict[str, Path], **tea
     jsonl("prompts.jsonl", [{"uid": f"u{n}", "prompt": f"Name fish {n}."} for n in range(12)])
     (home / "people.jsonl").write_text(lines_of(PEOPLE), "utf-8")
     for name in ("mine", "theirs"):
-        (home / f"{name}.json").write_text(json.dumps(outputs(name, 12)), "utf-8")
-    make_clone(home / "clone", 6)
-    write_answers(home / "short.jsonl", 6, words=2)
+        (home / f"{name}.json").write_text(json.dumps(outputs(name, 40)), "utf-8")
+    make_clone(home / "clone", 20)
+    write_answers(home / "short.jsonl", 20, words=2)
     for name, environment in toys.items():
         (home / name).symlink_to(environment)

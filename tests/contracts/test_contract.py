@@ -183,8 +183,7 @@ def test_a_cap_in_calls_is_kept_and_a_larger_one_pays_nothing_twice(
 
 def test_a_cap_in_dollars_is_kept(whole: Whole, home: Path, door: Door, locked: SimulatedTeacher) -> None:
     with Ledger.read(whole.home / "out") as ledger:
-        cost = spent(ledger).cost
-    cap = float(cost) * 0.5 + 0.002
+        cap = 0.85 * float(spent(ledger).cost)
     assert "max_cost" in ended(door.start_capped("--max-cost", cap), 1)
     with Ledger.read(home / "out") as ledger:
         assert spent(ledger).cost <= cap
