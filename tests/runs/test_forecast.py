@@ -263,7 +263,7 @@ def test_an_estimate_in_lines_for_people_though_its_interval_is_wide(said: Said,
     cost, low, high = wide(1.4).at(RATES)
     assert 0 <= low < cost < high
     others = {"other/teacher": (cost, low, high)}
-    first, dollars, _, other = Estimate(
+    first, dollars, *_, other = Estimate(
         **vars(wide(1.4)), run_dir=tmp_path, minutes=1.0, price_source="somewhere", used="all references", others=others
     ).lines()
     said([first, dollars, other])

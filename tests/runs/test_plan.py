@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from refed_dspy.runs.plan import Plan, PlanSettings, Propose, Respond, Study, Unit
+from refed_dspy.runs.plan import Plan, PlannedReference, PlanSettings, Propose, Respond, Study, Unit
 
 FEATURES = ("subject_areas", "relevant_skills")
 
@@ -78,7 +78,7 @@ class SimulatedWorker:
         return plan
 
 
-@pytest.mark.parametrize("size", [1, 2, 7, 10, 11, 20, 21, 100, 799, 2000])
+@pytest.mark.parametrize("size", [1, 7, 10, 11, 20, 21, 100, 801])
 @pytest.mark.parametrize("slots", [1, 40])
 def test_makes_exactly_the_size_with_few_calls(size: int, slots: int) -> None:
     worker = SimulatedWorker(Plan(settings(size)), slots)
@@ -89,12 +89,7 @@ def test_makes_exactly_the_size_with_few_calls(size: int, slots: int) -> None:
     assert worker.calls["propose"] == proposals
     assert worker.calls["study"] <= 2 * min(40, -(-proposals // 2)) * rounds
     assert worker.calls["respond"] == 2 * size
-
-
-def test_hundred_samples_take_220_calls() -> None:
-    worker = SimulatedWorker(Plan(settings(100)))
-    worker.run()
-    assert sum(worker.calls.values()) == 220
+    assert size != 100 or sum(worker.calls.values()) == 220
 
 
 def test_deepest_stage_first() -> None:
@@ -102,14 +97,6 @@ def test_deepest_stage_first() -> None:
     worker = SimulatedWorker(plan, slots=1)
     worker.run(units=3)  # two studies and one proposal
     assert isinstance(plan.next_unit(), Respond)
-
-
-def test_short_lists_and_failures_are_made_up_for() -> None:
-    worker = SimulatedWorker(Plan(settings(300)))
-    worker.gives = lambda unit: 4
-    worker.keeps = lambda unit: worker.rng.random() < 0.7
-    worker.run()
-    assert worker.plan.kept == 300
 
 
 def test_per_reference_spreads_evenly() -> None:
@@ -121,7 +108,7 @@ def test_per_reference_spreads_evenly() -> None:
 
 
 @pytest.mark.parametrize("references", [1, 8, 32, 1000])
-@pytest.mark.parametrize("size", [1, 5, 20, 100, 500, 1000])
+@pytest.mark.parametrize("size", [1, 20, 100, 500])
 def test_an_even_share_uses_every_reference_and_takes_the_calls_that_are_told(size: int, references: int) -> None:
     worker = SimulatedWorker(Plan(settings(size, references, None)))
     told = worker.plan.to_come()
@@ -134,7 +121,7 @@ def test_an_even_share_uses_every_reference_and_takes_the_calls_that_are_told(si
     assert most - least <= (1 if size <= 10 * references else 10)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(8))
 def test_each_has_the_same_share_after_kills_and_in_a_larger_run(seed: int) -> None:
     rng = random.Random(seed)
     size, references = rng.choice([20, 100, 160]), rng.choice([8, 32])
@@ -184,18 +171,14 @@ def test_a_reference_that_gives_nothing_new_in_three_rounds_retires() -> None:
     assert Counter(p[2] for p in worker.proposals) == {0: 4, 1: 4, 2: 4, 3: 4}
 
 
-def test_a_reference_without_feedback_leaves_the_run() -> None:
+@pytest.mark.parametrize(
+    ("studied", "kept"), [(lambda unit: unit.reference != 2 or unit.kind == "features", 60), (lambda _: False, 0)]
+)
+def test_a_reference_without_feedback_leaves_the_run(studied: Callable[[Study], bool], kept: int) -> None:
     worker = SimulatedWorker(Plan(settings(60, references=4)))
-    worker.studies = lambda unit: unit.reference != 2 or unit.kind == "features"
+    worker.studies = studied
     worker.run()
-    assert worker.plan.kept == 60 and 2 not in worker.samples_of
-
-
-def test_nothing_studied_ends_short() -> None:
-    worker = SimulatedWorker(Plan(settings(60, references=4)))
-    worker.studies = lambda unit: False
-    worker.run()
-    assert worker.plan.kept == 0 and not worker.plan.complete
+    assert worker.plan.kept == kept and 2 not in worker.samples_of and worker.plan.complete is (kept == 60)
 
 
 def test_same_seed_same_plan() -> None:
@@ -207,7 +190,7 @@ def test_same_seed_same_plan() -> None:
     assert order(1) == order(1) != order(2)
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(24))
 def test_restored_plans_end_exactly_and_lose_nothing(seed: int) -> None:
     rng = random.Random(seed)
     size, refs = rng.choice([30, 100, 333]), rng.choice([1, 3, 40])
@@ -223,10 +206,33 @@ def test_restored_plans_end_exactly_and_lose_nothing(seed: int) -> None:
     assert worker.plan.kept == size == sum(worker.samples_of.values())
 
 
-def test_a_finished_run_can_grow() -> None:
-    worker = SimulatedWorker(Plan(settings(50)))
-    worker.run()
-    worker.plan = worker.restored(size=75)
-    worker.run()
-    assert worker.plan.kept == 75
-    assert worker.calls["propose"] == 8
+# --- what the open references can still do and give, against the same looked up from scratch after each unit
+
+
+def open_ones(plan: Plan) -> list[PlannedReference]:
+    return sorted((source for source in plan._sources if source.is_open), key=lambda source: source.place)
+
+
+@pytest.mark.parametrize("lead", [False, True])
+@pytest.mark.parametrize("ahead", [False, True])
+def test_sums_and_firsts_are_those_of_a_walk_over_all(lead: bool, ahead: bool) -> None:
+    rng = random.Random(7)
+    plan = Plan(PlanSettings(400, 30, ("a", "b"), 10, None, 0, lead, ahead))
+    worker = SimulatedWorker(plan, slots=12)
+    worker.gives = lambda _: rng.choice([0, 3, 10])
+    worker.keeps = lambda _: rng.random() < 0.7
+    worker.studies = lambda _: rng.random() < 0.9
+    looked = 0
+    for _ in range(300):
+        worker.run(1)
+        each, sources, open_ = plan._each(), open_ones(plan), plan._open
+        asked = [(s, len(s.ready) + each * s.proposing) for s in sources]
+        assert open_.asked == sum(min(open_.room(s), count) for s, count in asked)
+        assert open_.planned == sum(min(open_.room(s), count + each * len(s.to_propose)) for s, count in asked)
+        assert open_.to_study.get() is next((s for s in sources if s.to_study), None)
+        ready = (s for s in sources if s.ready and not s.missing_feedback and open_.room(s))
+        assert open_.to_respond.get() is next((s for s in ready if not (lead and s.responding and not s.warm)), None)
+        propose = (s for s in sources if s.to_propose and "features" not in s.missing_feedback)
+        assert open_.to_propose.get() is next((s for s in propose if not (lead and s.proposing)), None)
+        looked += len(sources)
+    assert looked > 300, "no reference was open"

@@ -45,14 +45,14 @@ def waves(
     return simulated.plan, made, len(made)
 
 
-@pytest.mark.parametrize(("keeps", "fewer"), [(0.9, 1.0), (0.5, 0.75), (0.15, 0.6)])
+@pytest.mark.parametrize(("keeps", "fewer"), [(0.9, 1.0), (0.5, 0.8), (0.15, 0.65)])
 def test_a_run_that_drops_much_takes_few_rounds_and_keeps_hardly_more_than_asked(keeps: float, fewer: float) -> None:
-    plan, made, rounds = waves(1_000, keeps)
-    exact, _, patient = waves(1_000, keeps, ahead=False)
-    assert exact.kept == 1_000
-    assert 1_000 <= plan.kept <= 1_000 + 2
+    plan, made, rounds = waves(400, keeps)
+    exact, _, patient = waves(400, keeps, ahead=False)
+    assert exact.kept == 400
+    assert 400 <= plan.kept <= 400 + 2
     assert rounds <= fewer * patient
-    assert sum(made) < 1.15 * 1_000 / keeps  # what is handed out too much is paid for
+    assert sum(made) < 1.15 * 400 / keeps  # what is handed out too much is paid for
 
 
 @pytest.mark.slow
@@ -61,15 +61,12 @@ def test_overshoot_is_rare_and_small() -> None:
     assert min(over) == 0 and sum(extra > 0 for extra in over) <= 2 and max(over) <= 4
 
 
-@pytest.mark.slow
 def test_short_lists_open_more_references_at_once() -> None:
-    _, _, rounds = waves(1_000, 1.0, gives=3)
-    _, _, patient = waves(1_000, 1.0, gives=3, ahead=False)
-    assert rounds < patient
+    assert waves(300, 1.0, gives=3)[2] < waves(300, 1.0, gives=3, ahead=False)[2]
 
 
 def test_where_nothing_is_dropped_nothing_changes() -> None:
-    assert waves(777, 1.0)[1:] == waves(777, 1.0, ahead=False)[1:]
+    assert waves(277, 1.0)[1:] == waves(277, 1.0, ahead=False)[1:]
 
 
 def test_all_dropped_so_far_is_no_reason_to_ask_for_everything_at_once() -> None:

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pyarrow.parquet as pq
-import pytest
 
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
@@ -18,13 +17,7 @@ from tests.support.said import Said
 from tests.support.scripted_engine import references
 
 MARK = "hmm-marked-thought"
-INLINE = [
-    f"<think>\n{MARK}: [1] short, [2] clear.\n</think>\n",
-    f"<think>{MARK}: " + 'as JSON {"response": {"a": [1, 2]}}, or {x}</think>\n\n',
-    f"{MARK}: the template wrote the tag; <reference_feedback> says so, and <example_response>.\n</think>\n",
-    f'<think>{MARK}: a draft\n```json\n{{"response": "draft", "new_instructions": ["draft"]}}\n```\n</think>\n',
-    f"<think>{MARK}: never closed, with {{braces}} and [1].\n\n",
-]
+INLINE = f'<think>{MARK}: a draft\n```json\n{{"response": "draft", "new_instructions": ["draft"]}}\n```\n</think>\n'
 
 
 def kept_and_thoughts(folder: Path, server: SimulatedTeacher) -> tuple[list[str], list[str]]:
@@ -39,9 +32,8 @@ def kept_and_thoughts(folder: Path, server: SimulatedTeacher) -> tuple[list[str]
     return [str(row) for row in made.samples.rows()], [text for (text,) in thoughts]
 
 
-@pytest.mark.parametrize("thinking", INLINE)
-def test_a_thought_in_the_text_is_no_part_of_an_answer(tmp_path: Path, server: SimulatedTeacher, thinking: str) -> None:
-    server.control(thinking=thinking)
+def test_a_thought_in_the_text_is_no_part_of_an_answer(tmp_path: Path, server: SimulatedTeacher) -> None:
+    server.control(thinking=INLINE)
     rows, thoughts = kept_and_thoughts(tmp_path, server)
     assert len(rows) == 4 and not any(MARK in row or "think>" in row for row in rows)
     assert all(MARK in text and "think>" not in text for text in thoughts)
@@ -61,10 +53,9 @@ def test_it_is_exported_on_request(said: Said, tmp_path: Path, server: Simulated
     server.control(reasoning=MARK)
     kept_and_thoughts(tmp_path / "run", server)
     made = refed_dspy.read_run(tmp_path / "run")
-    for format_ in ("jsonl", "messages", "prompt-completion"):
-        for reasoning in (False, True):
-            made.export(format_, out := tmp_path / "out", force=True, reasoning=reasoning)
-            assert [MARK in line for line in out.read_text().splitlines()] == [reasoning] * 4
+    for reasoning in (False, True):
+        made.export("prompt-completion", out := tmp_path / "out", force=True, reasoning=reasoning)
+        assert [MARK in line for line in out.read_text().splitlines()] == [reasoning] * 4
     row = json.loads(out.read_text().splitlines()[0])
     assert row["completion"][0]["reasoning_content"] == MARK
     said(export(made.run_dir, "parquet", tmp_path / "out.parquet", reasoning=True).told)

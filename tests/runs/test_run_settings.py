@@ -20,6 +20,7 @@ from refed_dspy.runs.spec import prepare
 from tests.support.said import Said
 from tests.support.scripted_engine import Writer, fake_lm, references
 
+GUIDANCE = "Be brief."
 SETTINGS = set(RunConfig.model_fields) - {"references", "program"}
 """What `synthesize` takes by keyword: the other two are its first arguments."""
 
@@ -34,24 +35,24 @@ def test_help_tells_of_each_key_of_the_model() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "fault"),
+    "settings",
     [
-        ({"siez": 3}, "siez: unknown key; did you mean size?"),
-        ({"size": 0}, "size: input should be greater than or equal to 1"),
-        ({"seed": "no"}, "seed: input should be a valid integer"),
-        ({"size": True}, "size: input should be a valid integer"),
-        ({"max_minutes": "5"}, "max_minutes: input should be a valid number"),
-        ({"columns": {"instructon": "q"}}, "columns: instructon: unknown key; did you mean instruction?"),
-        ({"filters": ["rogue"]}, "filters 1: no filter 'rogue'; did you mean rouge?"),
-        ({"features": {}}, "features: needs at least one feature"),
-        ({"max_calls": 1.5}, "max_calls: input should be a valid integer, got a number with a fractional part"),
-        ({"method": "magic"}, "method: input should be 'reference-level', 'sample-level' or 'instruction-only'"),
+        {"siez": 3},
+        {"size": 0},
+        {"per_reference": 0},
+        {"seed": "no"},
+        {"size": True},
+        {"max_minutes": "5"},
+        {"columns": {"instructon": "q"}},
+        {"filters": ["rogue"]},
+        {"features": {}},
+        {"max_calls": 1.5},
+        {"method": "magic"},
     ],
 )
-def test_what_is_wrong_is_named_as_for_every_other_door(settings: dict[str, Any], fault: str) -> None:
-    with pytest.raises(ConfigError) as caught:
+def test_what_is_wrong_is_named_as_for_every_other_door(said: Said, settings: dict[str, Any]) -> None:
+    with said.by(ConfigError):
         prepared(**settings)
-    assert str(caught.value) == fault
 
 
 def test_what_is_not_set_has_the_models_defaults() -> None:
@@ -65,14 +66,14 @@ def test_infinity_lifts_every_cap() -> None:
     assert set(caps.values()) == {math.inf}
 
 
-def test_a_new_program_is_made_from_the_settings(said: Said) -> None:
+def test_a_new_program_is_made_from_the_settings() -> None:
     program = prepared(
         method="instruction-only", features={"clear": "is clear"}, instructions_per_feature=3,
-        guidance={"response_generation": "Be brief."},
+        guidance={"response_generation": GUIDANCE},
     ).program  # fmt: skip
     assert isinstance(program, InstructionFeedbackOnly)
-    said((program.features, program.instructions_per_feature))
-    said(program.response_generation.signature.instructions)
+    assert (program.features, program.instructions_per_feature) == ({"clear": "is clear"}, 3)
+    assert program.response_generation.signature.instructions.endswith(GUIDANCE)
 
 
 def test_a_saved_program_takes_what_the_settings_set(said: Said, tmp_path: Path) -> None:
@@ -94,10 +95,6 @@ def test_a_program_that_is_passed_is_not_changed_by_settings(said: Said, setting
 
 
 def test_a_compiled_judge_may_be_a_path(said: Said, tmp_path: Path) -> None:
+    save_program(refed_dspy.programs.PairwiseJudge(), tmp_path / "judge.json")
     with said.by(ConfigError):
-        prepared(judge_program=save_judge(tmp_path / "judge.json"))
-
-
-def save_judge(file: Path) -> Path:
-    save_program(refed_dspy.programs.PairwiseJudge(), file)
-    return file
+        prepared(judge_program=tmp_path / "judge.json")

@@ -8,14 +8,12 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
-import pytest
 from dspy import lm15
 from dspy.lm15 import Request, Response
 
 import refed_dspy
 from refed_dspy.errors import ConfigError, RunDirError, RunStopped
 from refed_dspy.records import Sample
-from refed_dspy.teachers.progress import Progress
 from tests.support.said import Said
 from tests.support.scripted_engine import Writer, fake_lm, references
 
@@ -78,9 +76,8 @@ def test_a_loop_that_is_left_at_the_programs_end_leaves_the_folder_free(tmp_path
         raise AssertionError("no sample")
 
     kept = asyncio.run(first())
-    made = refed_dspy.synthesize(
-        None, references(4), size=5, teacher=fake_lm(Writer()), run_dir=tmp_path / "run", track=False
-    )
+    settings: dict[str, Any] = {"run_dir": tmp_path / "run", "track": False}
+    made = refed_dspy.synthesize(None, references(4), size=5, teacher=fake_lm(Writer()), **settings)
     assert made.complete and made.samples[0] == kept
 
 
@@ -102,17 +99,7 @@ async def test_an_error_comes_after_what_was_kept(said: Said, tmp_path: Path) ->
     assert seen == list(refed_dspy.read_run(tmp_path / "run").samples) != []
 
 
-async def test_bad_input_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="size"):
+async def test_bad_input_is_refused_before_anything_is_asked(said: Said, tmp_path: Path) -> None:
+    with said.by(ConfigError):
         await anext(streamed(tmp_path / "run", Writer(), size=0))
     assert not (tmp_path / "run").exists()
-
-
-async def test_progress_is_told_besides(tmp_path: Path) -> None:
-    told: list[int] = []
-
-    def watch(progress: Progress) -> None:
-        told.append(progress.kept)
-
-    assert len([sample async for sample in streamed(tmp_path / "run", Writer(), size=3, on_progress=watch)]) == 3
-    assert told[0] == 0 and told[-1] == 3

@@ -9,22 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from refed_dspy.errors import (
-    ConfigError,
-    NoAnswer,
-    RunDirError,
-    RunStopped,
-)
+from refed_dspy.errors import ConfigError, NoAnswer, RunDirError, RunStopped
 from refed_dspy.filters.base import Decision, JudgeFilter, Step, labels
 from refed_dspy.records import DataRow
-from tests.runs.filter.helpers import (
-    PAIRS,
-    NumberJudge,
-    adds_up,
-    filtered,
-    lines,
-    numbers,
-)
+from refed_dspy.runs.filter.apply import Decisions
+from tests.runs.filter.helpers import PAIRS, NumberJudge, adds_up, filtered, lines, numbers
 from tests.support.said import Said
 
 
@@ -105,17 +94,18 @@ class Nameless:
 
 
 @pytest.mark.parametrize(
-    ("custom", "message"),
+    "custom",
     [
-        (lambda _: True, "filters 1: is a function; pass an object with name, of_instruction, check"),
-        (CustomFilter, r"CustomFilter is a class; pass an instance, CustomFilter\(…\)"),
-        (UnmarkedJudge(), "UnmarkedJudge asks a judge; derive it from refed_dspy.filters.base.JudgeFilter"),
-        (Nameless(), "Nameless lacks name, remember"),
-        (CustomFilter(name=""), "the name of CustomFilter must be text"),
+        lambda _: True,
+        CustomFilter,
+        UnmarkedJudge(),
+        Nameless(),
+        CustomFilter(name=""),
     ],
+    ids=["function", "class", "unmarked", "nameless", "unnamed"],
 )
-def test_a_filter_that_cannot_work_is_refused_before_anything(tmp_path: Path, custom: Any, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+def test_a_filter_that_cannot_work_is_refused_before_anything(said: Said, tmp_path: Path, custom: Any) -> None:
+    with said.by(ConfigError):
         filtered(tmp_path / "out", [custom])
     assert not (tmp_path / "out").exists()
 
@@ -130,3 +120,27 @@ def test_an_error_of_a_custom_filter_has_its_name(said: Said, tmp_path: Path) ->
     with pytest.raises(KeyError) as raised:
         filtered(tmp_path / "out", [CustomFilter(check=broken)])
     said(raised.value.__notes__)
+
+
+LIKE = "like a kept one"
+
+
+def test_what_was_decided_is_given_back() -> None:
+    made = {
+        7: Decision(False, LIKE, 0.7, "the text"),
+        2: Decision(True, "", 0.0, "", "unchanged"),
+        3: Decision(True),
+        5: Decision(False, LIKE, float("inf"), "another"),
+    }
+    decisions = Decisions()
+    for number, decision in made.items():
+        decisions[number] = decision
+    assert dict(decisions) == made and list(decisions) == [2, 3, 5, 7] and len(decisions) == 4
+    assert 4 not in decisions and 99 not in decisions and not decisions.keeps(4) and not decisions.drops(4)
+    assert decisions.keeps(2) and decisions.drops(7) and not decisions.keeps(7)
+    with pytest.raises(KeyError):
+        decisions[4]
+    counts = {(outcome.kept, outcome.reason, outcome.remark): n for outcome, n in decisions.tallied().items()}
+    assert counts == {(False, LIKE, ""): 2, (True, "", "unchanged"): 1, (True, "", ""): 1}
+    decisions[7] = Decision(True)
+    assert decisions[7] == Decision(True) and decisions.keeps(7)

@@ -13,17 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.runs.filter.helpers import (
-    PAIRS,
-    WON,
-    NumberJudge,
-    adds_up,
-    filtered,
-    lines,
-    number,
-    numbers,
-    pair,
-)
+from tests.runs.filter.helpers import PAIRS, WON, NumberJudge, adds_up, filtered, lines, number, numbers, pair
 from tests.support.said import Said
 
 

@@ -10,43 +10,30 @@ import pytest
 
 import refed_dspy
 from refed_dspy.data.dataset import load_dataset
-from refed_dspy.errors import (
-    ExportError,
-    InputError,
-    RefedError,
-    RunDirError,
-    RunStopped,
-)
-from tests.runs.filter.helpers import (
-    PAIRS,
-    NumberJudge,
-    adds_up,
-    filtered,
-    lines,
-    numbers,
-)
+from refed_dspy.errors import ExportError, InputError, RefedError, RunDirError, RunStopped
+from tests.runs.filter.helpers import PAIRS, NumberJudge, adds_up, filtered, lines, numbers
 from tests.support.said import Said
-from tests.support.scripted_engine import Writer, fake_lm
+from tests.support.scripted_engine import Writer, fake_lm, references
 
 
 @pytest.mark.parametrize(
-    ("filters", "message"),
+    "filters",
     [
-        ([], "filters: needs at least one"),
-        (["judges"], "did you mean judge?"),
-        ([{"rouge": {"treshold": 0.7}}], "did you mean threshold?"),
-        ([{"rouge": {}, "judge": {}}], "must be one filter; write each filter as its own entry"),
-        (["random"], "keep .* or share"),
-        ([{"rubric": {"criterion": "grace"}}], "needs a description"),
-        ([{"rubric": {"criterion": "unlike_its_siblings"}}], "needs a description"),
-        ([{"judge": {"description": "how graceful it is"}}], "description needs a criterion"),
-        (["judge"], "judge: no model"),
-        ([{"overlap": {"against": "no/such.jsonl"}}], "no/such.jsonl"),
-        ([7], "filters"),
+        [],
+        ["judges"],
+        [{"rouge": {"treshold": 0.7}}],
+        [{"rouge": {}, "judge": {}}],
+        ["random"],
+        [{"rubric": {"criterion": "grace"}}],
+        [{"rubric": {"criterion": "unlike_its_siblings"}}],
+        [{"judge": {"description": "how graceful it is"}}],
+        ["judge"],
+        [{"overlap": {"against": "no/such.jsonl"}}],
+        [7],
     ],
 )
-def test_bad_filters_are_reported_in_a_line(tmp_path: Path, filters: list[Any], message: str) -> None:
-    with pytest.raises(InputError, match=message) as raised:
+def test_bad_filters_are_reported_in_a_line(said: Said, tmp_path: Path, filters: list[Any]) -> None:
+    with said.by(InputError) as raised:
         filtered(tmp_path / "out", filters)
     assert "\n" not in str(raised.value) and not (tmp_path / "out").exists()
 
@@ -61,14 +48,13 @@ def test_a_file_of_somebody_else_s_is_never_written_over(said: Said, tmp_path: P
     filtered(tmp_path / "other", [{"length": {"min_words": 1}}], force=True)  # its own files may be
 
 
-def test_another_filtering_in_a_folder_is_refused_by_name_and_the_same_goes_on(tmp_path: Path) -> None:
+def test_another_filtering_in_a_folder_is_refused_by_name_and_the_same_goes_on(said: Said, tmp_path: Path) -> None:
     data, out = tmp_path / "data.jsonl", tmp_path / "out"
     data.write_text("\n".join(map(json.dumps, PAIRS)))
     filtered(out, ["refusals"], data)
     data.write_text("\n".join(map(json.dumps, PAIRS[:7])))
     assert len(filtered(out, ["refusals"], data)) == 7, "the same data, changed since"
     (out / "report.html").write_text("a page")
-    there = rf"out: contains another filtering: {data} by refusals .*, 7 of 7 rows kept.*; choose another .* force=True"
     (tmp_path / "link.jsonl").write_text("\n".join(map(json.dumps, PAIRS)))
     for filters, other, more in (
         ([{"length": {"min_words": 1}}], data, {}),
@@ -77,7 +63,7 @@ def test_another_filtering_in_a_folder_is_refused_by_name_and_the_same_goes_on(t
         (["refusals"], data, {"seed": 1}),
         (["refusals"], data, {"columns": {"plain": "response"}}),
     ):
-        with pytest.raises(RunDirError, match=there):
+        with said.by(RunDirError):
             filtered(out, filters, other, **more)
     assert len(lines(out / "kept.jsonl")) == 7 and (out / "report.html").exists()
     assert len(filtered(out, [{"random": {"keep": 3}}], data, force=True)) == 3
@@ -125,8 +111,6 @@ def test_a_folder_that_cannot_be_written(said: Said, tmp_path: Path) -> None:
 
 
 def test_the_folder_of_other_work_is_refused(said: Said, tmp_path: Path) -> None:
-    from tests.support.scripted_engine import references
-
     refed_dspy.synthesize(None, references(2), size=4, teacher=fake_lm(Writer()), run_dir=tmp_path / "run", track=False)
     with said.by(RefedError):
         filtered(tmp_path / "run", ["judge"], judge=NumberJudge())
