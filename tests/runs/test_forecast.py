@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +18,25 @@ from dspy.lm15 import Request, Response, Usage
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
+from refed_dspy.concurrency import run_blocking
+from refed_dspy.config.loading import check_config
 from refed_dspy.errors import ConfigError, RunDirError, RunStopped
+from refed_dspy.filters.base import Decision
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import spent
+from refed_dspy.ledger.states import CAPPED
+from refed_dspy.plugins.compare.compare import prepare
+from refed_dspy.plugins.compare.settings import CompareConfig
 from refed_dspy.records import Rates
 from refed_dspy.runs.estimate import PILOT_REFERENCES, PILOT_SAMPLES, Estimate
 from refed_dspy.runs.forecast import Forecast, forecast
 from refed_dspy.runs.result import Synthesis
+from refed_dspy.runs.synthesize import produce
+from tests.runs.compare.helpers import Judge
 from tests.support.compiling import config
 from tests.support.looks import small
 from tests.support.said import Said
-from tests.support.scripted_engine import Writer, fake_lm
+from tests.support.scripted_engine import Writer, fake_lm, references
 
 PRICED = "openai/gpt-4o-mini"
 
@@ -55,9 +65,9 @@ def uneven(count: int = 30) -> list[dict[str, str]]:
     ]
 
 
-def run(teacher: Any, folder: Path, size: int, references: Any = None, **settings: Any) -> Synthesis:
+def run(teacher: Any, folder: Path, size: int, given: Any = None, **settings: Any) -> Synthesis:
     teacher = fake_lm(teacher, PRICED) if isinstance(teacher, Writer) else teacher
-    return refed_dspy.synthesize(None, references or uneven(), size=size, teacher=teacher, run_dir=folder, **settings)
+    return refed_dspy.synthesize(None, given or uneven(), size=size, teacher=teacher, run_dir=folder, **settings)
 
 
 def estimate(teacher: Any, folder: Path, size: int = 100, **settings: Any) -> Estimate:
@@ -110,14 +120,13 @@ def test_what_is_made_already_costs_what_was_spent(tmp_path: Path) -> None:
     assert fewer.cost == fewer.spent == prediction.cost
 
 
-@pytest.mark.parametrize(("references", "per_reference"), [(30, None), (30, 4), (3, 4)])
-def test_a_part_of_a_run_foresees_the_rest(tmp_path: Path, references: int, per_reference: int | None) -> None:
+@pytest.mark.parametrize(("count", "per_reference"), [(30, None), (30, 4), (3, 4)])
+def test_a_part_of_a_run_foresees_the_rest(tmp_path: Path, count: int, per_reference: int | None) -> None:
     """Where there are few references, it plays further rounds of them to the end."""
-    settings: dict[str, Any] = {"references": uneven(references), "per_reference": per_reference}
-    writer = Counting()
-    run(writer, tmp_path / "run", 40, **settings)
+    writer, settings = Counting(), {"per_reference": per_reference}
+    run(writer, tmp_path / "run", 40, uneven(count), **settings)
     prediction = predicted(tmp_path / "run", 80)
-    run(writer, tmp_path / "run", 80, **settings)
+    run(writer, tmp_path / "run", 80, uneven(count), **settings)
     cost, calls, read, written = totals(tmp_path / "run")
     assert prediction.cost is not None
     assert prediction.cost - prediction.spent == pytest.approx(cost - prediction.spent, rel=0.15)
@@ -151,6 +160,89 @@ def test_references_that_run_dry_are_foreseen_to_end_the_run(tmp_path: Path) -> 
     writer.per_call = 0
     assert not run(writer, tmp_path / "run", 10_000, uneven(2), per_reference=1).complete
     assert predicted(tmp_path / "run").size == 10_000, "it comes back at all: nobody gives ten thousand"
+
+
+# --- with filters, of other programs, of comparisons
+
+
+class Every:
+    """Keeps one row in `n`, by the number of those it saw: a custom filter."""
+
+    def __init__(self, n: int, *, of_instruction: bool = False) -> None:
+        self.name, self.of_instruction, self.n, self.seen = "every", of_instruction, n, 0
+
+    def check(self, row: Any) -> Decision:
+        self.seen += 1
+        kept = self.seen % self.n == 0
+        return Decision(kept, "" if kept else "not the nth")
+
+    def remember(self, row: Any) -> None: ...
+
+
+def assert_foreseen(folder: Path, start: Callable[[int], object], within: float = 0.15) -> None:
+    """What `start` takes for 30 samples is foreseen after 12."""
+    start(12)
+    prediction = predicted(folder, 30)
+    start(30)
+    cost, calls, *_ = totals(folder)
+    assert prediction.calls == pytest.approx(calls, rel=within) and prediction.cost == pytest.approx(cost, rel=within)
+
+
+def judging() -> dict[str, Any]:
+    """A judge that drops every third sample."""
+    judge = Counting()
+    judge.on_request = lambda _: json.dumps({"reason": "so", "grade": str(3 + len(judge.requests) % 3)})
+    return {"filters": [{"rubric": {"at_least": 4}}], "judge": fake_lm(judge, "openai/gpt-4o")}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        lambda: {"filters": [Every(3)]},
+        lambda: {"filters": [Every(2, of_instruction=True)]},
+        judging,
+        lambda: {"method": "sample-level"},
+        lambda: {"method": "instruction-only"},
+    ],
+    ids=["filter", "filter of instructions", "judge", "sample-level", "instruction-only"],
+)
+def test_what_is_dropped_or_asked_otherwise_is_foreseen(settings: Callable[[], dict[str, Any]], tmp_path: Path) -> None:
+    writer = Counting()
+    assert_foreseen(
+        tmp_path / "run", lambda size: run(writer, tmp_path / "run", size, per_reference=5, **settings()), within=0.2
+    )
+
+
+@pytest.mark.slow
+def test_a_comparison_is_foreseen_with_every_program_and_the_judge(tmp_path: Path) -> None:
+    """Two programs that both improve: two improvements a sample; a grade of each reference's own response beside."""
+    guided = refed_dspy.programs.ReferenceLevelFeedback(guidance={"response_improvement": "Be brief."})
+    names = ("seed-only", "instruction-only", "reference-level")
+    programs = {**{name: name for name in names}, "guided": guided}
+    named = {**dict.fromkeys(programs, "reference-level"), "instruction-only": "instruction-only"}
+    judge = Counting()
+    judge.on_request = Judge().decide
+    models = fake_lm(Counting(), PRICED), fake_lm(judge, "openai/gpt-4o")
+
+    def compare(size: int) -> None:
+        settings = check_config(CompareConfig, {"programs": named, "size": size, "out": tmp_path / "run"})
+        run_blocking(produce(prepare(settings, programs, references(40), *models)))
+
+    assert_foreseen(tmp_path / "run", compare)
+
+
+@pytest.mark.slow
+def test_a_cap_in_calls_leaves_room_for_the_judge(server: SimulatedTeacher, tmp_path: Path) -> None:
+    """What a run that a cap ended says is enough, nearly is: what a judge drops is chance, so it may say it twice."""
+    judged = {"filters": [{"rubric": {"at_least": 2}}], "judge": over_http(server, model="sim/x")}
+    made = run(over_http(server), tmp_path / "run", 30, references(40), max_calls=45, **judged)
+    for _ in range(2):
+        if not made.complete:
+            enough = re.search(r"max_calls=(\d+)\)", made.reason)
+            assert made.state == CAPPED and enough is not None, made.reason
+            made = refed_dspy.resume(tmp_path / "run", max_calls=int(enough[1]))
+            assert len(made.samples) >= 24
+    assert made.complete and server.stats()["repeated"] == 0
 
 
 # --- the estimate

@@ -70,15 +70,14 @@ def counts(made: Synthesis, label: str) -> dict[str, Any]:
 # --- asked again
 
 
-@pytest.mark.parametrize(
-    ("field", "plain", "improved"),
-    [("response", 7, 7), ("improved_response", 6, 7)],
-)
+@pytest.mark.parametrize("adapter", [None, dspy.JSONAdapter()], ids=["ours", "JSONAdapter"])
+@pytest.mark.parametrize(("field", "plain", "improved"), [("response", 7, 7), ("improved_response", 6, 7)])
 def test_the_stage_at_fault_is_asked_again_once(
-    said: Said, tmp_path: Path, field: str, plain: int, improved: int
+    said: Said, tmp_path: Path, adapter: Any, field: str, plain: int, improved: int
 ) -> None:
     teacher = Teacher(lambda name, task, asked: COPY if (name, task, asked) == (field, 3, 1) else None)
-    made = run(tmp_path, teacher)
+    with dspy.context(adapter=adapter):
+        made = run(tmp_path, teacher)
     assert made.complete and not dropped(tmp_path)
     assert (teacher.calls("response"), teacher.calls("improved_response")) == (plain, improved)
     assert counts(made, "response_guard")["remarks"] == {AGAIN: 1}
@@ -148,10 +147,10 @@ def test_unchanged_improvements_are_counted(said: Said, tmp_path: Path) -> None:
     said(run_lines(made.status))
     with Ledger.read(tmp_path) as ledger:
         (fact,) = unchanged(measured(ledger))
-    assert (fact.name, fact.value) == ("Unchanged", "2") and fact.note.startswith("of 6 ")
+    said((fact.name, fact.value, fact.note))
 
 
-def test_unchanged_improvements_may_be_asked_again_and_dropped(tmp_path: Path) -> None:
+def test_unchanged_improvements_may_be_asked_again_and_dropped(said: Said, tmp_path: Path) -> None:
     teacher = Teacher(same)
     made = run(tmp_path / "again", teacher, guards={"unchanged": "drop"})
     assert not dropped(tmp_path / "again") and counts(made, "response_guard")["remarks"] == {AGAIN: 2}
@@ -159,13 +158,10 @@ def test_unchanged_improvements_may_be_asked_again_and_dropped(tmp_path: Path) -
     never = Teacher(lambda name, task, asked: same(name, task, 1))
     made = run(tmp_path / "never", never, guards={"unchanged": "drop"})
     assert made.complete and {row["reason"] for row in dropped(tmp_path / "never")} == {"unchanged"}
-
-
-def test_a_program_that_improves_nothing_leaves_nothing_unchanged(said: Said, tmp_path: Path) -> None:
-    made = run(tmp_path / "run", Teacher(), method="instruction-only")
-    assert made.complete and not counts(made, "response_guard")["remarks"]
-    with said.by(ConfigError):
+    with said.by(ConfigError):  # nothing is improved there
         run(tmp_path / "other", Teacher(), method="instruction-only", guards={"unchanged": "drop"})
+    made = run(tmp_path / "plain", Teacher(), method="instruction-only")
+    assert made.complete and not counts(made, "response_guard")["remarks"]
 
 
 # --- money, and later starts
@@ -256,28 +252,16 @@ def test_a_batch_asks_again_too_after_a_stop(tmp_path: Path, server: SimulatedTe
     assert made.status["cost"] == pytest.approx(bill(server), rel=1e-9)
 
 
-def test_the_slower_way_through_dspy_is_asked_again_too(tmp_path: Path) -> None:
-    teacher = Teacher(lambda name, task, asked: COPY if (name, asked) == ("response", 1) else None)
-    with dspy.context(adapter=dspy.JSONAdapter()):
-        made = run(tmp_path, teacher, size=1)
-    assert made.complete and not dropped(tmp_path) and counts(made, "response_guard")["remarks"] == {AGAIN: 1}
-
-
 # --- demonstrations of the program
 
 
-def test_a_demonstration_s_response_is_dropped(said: Said, tmp_path: Path) -> None:
+def test_what_repeats_a_demonstration_is_dropped(said: Said, tmp_path: Path) -> None:
     program = refed_dspy.ReferenceLevelFeedback()
     shown = " ".join(f"shown{number}" for number in range(30))
     program.response_generation.demos = [dspy.Example(instruction="Tell me why.", response=shown)]
-    of_second = Teacher(lambda field, task, asked: shown if task == 2 else None)
-    made = run(tmp_path / "run", of_second, size=4, program=program)
+    made = run(tmp_path / "run", Teacher(lambda field, task, asked: shown if task == 2 else None), 4, program=program)
     assert len(made.samples) == 4
     said(counts(made, "response_guard")["reasons"])
-
-
-def test_a_demonstration_s_instruction_is_dropped(said: Said, tmp_path: Path) -> None:
-    program = refed_dspy.ReferenceLevelFeedback()
     program.instruction_synthesis.demos = [dspy.Example(new_instructions=["Task 2: do it"], how_many=1)]
     with said.by(NothingKept):
-        run(tmp_path / "run", Teacher(), size=4, program=program)  # all of this teacher's are like it
+        run(tmp_path / "other", Teacher(), size=4, program=program)  # all of this teacher's are like it

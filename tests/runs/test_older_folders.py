@@ -175,10 +175,12 @@ def test_a_filtering_goes_on_and_pays_nothing_twice(tmp_path: Path) -> None:
 
 def filter_again(folder: Path, margin: float) -> Any:
     """What had been called, without its cap."""
-    rows = [
-        dict(instruction=f"Write {n} lines about tides.", response=f"{n} lines", improved_response=f"{n} better lines.")
-        for n in range(12)
-    ]
+    texts = {
+        "instruction": "Write {} lines about tides.",
+        "response": "{} lines",
+        "improved_response": "{} better lines.",
+    }
+    rows = [{name: text.format(number) for name, text in texts.items()} for number in range(12)]
     return refed_dspy.filter_data(
         rows, ["refusals", {"judge": {"margin": margin}}], judge=JUDGE, out=folder, seed=1,
         columns={"plain": "response"}, max_calls=1000, progress=False,

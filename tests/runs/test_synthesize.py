@@ -1,4 +1,4 @@
-"""Whole runs with a scripted engine: sizes, resumes, refusals, recorded calls."""
+"""Whole runs with a scripted engine: sizes, resumes, refusals, recorded calls, stops."""
 
 from __future__ import annotations
 
@@ -11,20 +11,27 @@ from typing import Any
 import dspy
 import pytest
 from dspy import lm15
+from dspy.lm15 import Message, Request, Response, Usage
 
 import refed_dspy
-from refed_dspy import ReferenceLevelFeedback
+from benchmarks.simulated import SimulatedTeacher
+from refed_dspy import ReferenceLevelFeedback, TeacherConfig
+from refed_dspy.config.loading import load_config
+from refed_dspy.config.run import RunConfig
 from refed_dspy.errors import ConfigError, RunDirError, RunStopped, TeacherRefused
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.states import UNGATHERED
 from refed_dspy.runs.result import Synthesis
+from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.progress import Progress
+from tests.support.clocks import settle_down
 from tests.support.said import Said
-from tests.support.scripted_engine import Writer, fake_lm, references
+from tests.support.scripted_engine import AsyncWriter, Writer, fake_lm, references
 
 
 def run(tmp_path: Path, writer: Writer, size: int = 12, count: int = 4, **settings: Any) -> Synthesis:
-    settings = {"program": None, "teacher": fake_lm(writer), **settings}
-    return refed_dspy.synthesize(references=references(count), size=size, run_dir=tmp_path / "run", **settings)
+    settings = {"program": None, "teacher": fake_lm(writer), "run_dir": tmp_path / "run", **settings}
+    return refed_dspy.synthesize(references=references(count), size=size, **settings)
 
 
 def test_exactly_the_size_is_made_and_every_call_is_recorded(tmp_path: Path) -> None:
@@ -303,3 +310,144 @@ def _answer_with(writer: Writer, request: Any, text: str) -> str | None:
     if fields == ["new_instructions"]:
         return json.dumps({"new_instructions": [text]})
     return json.dumps({"response": text}) if fields == ["response"] else None
+
+
+# --- stops, what is remembered for a resume, answers at the edges
+
+
+def start(folder: Path, writer: Writer, size: int = 6, **settings: Any) -> Synthesis:
+    return run(folder, writer, size, run_dir=folder, **settings)
+
+
+class Held(AsyncWriter):
+    """Answers with a first response once `gate` is open."""
+
+    def __init__(self, writer: Writer) -> None:
+        super().__init__(writer)
+        self.reached, self.gate = asyncio.Event(), asyncio.Event()
+
+    async def complete(self, request: Request) -> Response:
+        answer = self.writer.answer(request)
+        if self.writer.fields(request) == ["response"]:
+            self.reached.set()
+            await self.gate.wait()
+        return answer
+
+
+async def test_a_stop_lets_calls_land_and_begins_none(tmp_path: Path) -> None:
+    writer = Writer()
+    held = Held(writer)
+    lm = dspy.LM("fake/model", engine=writer, async_engine=held, num_retries=0, cache=False)
+    work = asyncio.ensure_future(
+        refed_dspy.asynthesize(None, references(4), size=8, teacher=lm, run_dir=tmp_path / "run")
+    )
+    await held.reached.wait()
+    await settle_down()
+    sent = len(writer.requests)
+    work.cancel()
+    await settle_down()
+    held.gate.set()
+    await asyncio.gather(work, return_exceptions=True)
+    assert len(writer.requests) == sent, "an improvement was begun after the stop"
+    with Ledger.read(tmp_path / "run") as ledger:
+        answers = ledger.db.execute("SELECT key FROM answers").fetchall()
+    assert len(answers) == sent, "what was in flight landed"
+
+
+def test_a_resume_remembers_what_it_may_reuse(tmp_path: Path) -> None:
+    start(tmp_path / "old", Writer(), teacher="simulated", size=8)
+    start(tmp_path / "new", Writer(), teacher="simulated", size=3, reuse=tmp_path / "old")
+    made = refed_dspy.resume(tmp_path / "new", size=8)
+    assert len(made.samples) == 8 and sum(use["calls"] for use in made.usage.values()) == 0
+
+
+def test_a_run_whose_shards_are_not_gathered_is_not_reused(said: Said, tmp_path: Path) -> None:
+    """Its ledger lacks what its workers made: it would be paid for again."""
+    start(tmp_path / "old", Writer(), size=2)
+    with Ledger.create(tmp_path / "old") as ledger:
+        ledger.set_meta(**{UNGATHERED: True})
+    writer = Writer()
+    with said.by(RunDirError):
+        start(tmp_path / "new", writer, size=2, reuse=tmp_path / "old")
+    assert not writer.requests and not (tmp_path / "new").exists()
+
+
+def test_a_resume_goes_on_at_the_last_address(tmp_path: Path, server: SimulatedTeacher) -> None:
+    here = TeacherConfig(model="sim/sim-model", api_base=server.base_url, concurrency=3)
+    elsewhere = TeacherConfig(model="sim/sim-model", api_base="http://127.0.0.1:9/v1", retries=0)
+    start(tmp_path / "run", Writer(), teacher=here, size=2)
+    refed_dspy.resume(tmp_path / "run", size=2, teacher=elsewhere)  # complete: nothing is asked
+    refed_dspy.resume(tmp_path / "run", size=3, teacher=here)
+    assert len(refed_dspy.resume(tmp_path / "run", size=4).samples) == 4
+
+
+def test_a_program_of_another_kind_is_not_resumed_as_ours(said: Said, tmp_path: Path) -> None:
+    class Bolder(ReferenceLevelFeedback):
+        pass
+
+    refed_dspy.synthesize(Bolder(), references(2), size=1, teacher=fake_lm(Writer()), run_dir=tmp_path)
+    with said.by(RunDirError):
+        refed_dspy.resume(tmp_path, size=2, teacher=fake_lm(Writer()))
+
+
+def test_no_setting_of_a_callers_lm_but_its_sampling_is_stored() -> None:
+    lm = dspy.LM(
+        "openai/x", api_key="sk-1", aws_secret_access_key="sk-2", api_base="https://u:sk-3@h.example/v1?k=sk-4"
+    )
+    teacher = open_teacher(lm)
+    assert "sk-" not in json.dumps(teacher.identity) + teacher.endpoint
+    assert teacher.endpoint == "https://h.example/v1"
+
+
+def test_an_answer_longer_than_the_decoders_bound_is_kept_and_read_back(tmp_path: Path) -> None:
+    writer = Writer()
+    long = json.dumps({"response_feedback": "x" * 7_000})
+    writer.on_request = lambda request: long if "response_feedback" in str(request.system) else None
+    for adapter in (None, dspy.JSONAdapter()):
+        folder = tmp_path / str(adapter is None)
+        with dspy.context(adapter=adapter):
+            assert len(start(folder, writer, size=2).samples) == 2
+            made = start(folder, Writer(), size=3)
+            assert len(made.samples) == 3 and not made.failures
+
+
+def test_an_empty_answer_is_no_answer(said: Said, tmp_path: Path) -> None:
+    writer, bad = Writer(), list[str]()
+
+    def empty(request: Request) -> str | None:
+        if writer.fields(request) == ["response"]:
+            bad.append(str(request.messages[-1].text))
+            return '{"response": " "}' if bad[-1] == bad[0] else None
+        return None
+
+    writer.on_request = empty
+    made = start(tmp_path / "run", writer, size=4)
+    assert made.complete
+    said([(failure.kind, failure.reason) for failure in made.failures])
+
+
+def test_settings_with_keys_that_are_numbers_are_the_same_settings(tmp_path: Path, server: SimulatedTeacher) -> None:
+    teacher = TeacherConfig(model="sim/sim-model", api_base=server.base_url, params={"logit_bias": {50256: -100}})
+    for size in (1, 2):
+        assert len(start(tmp_path / "run", Writer(), teacher=teacher, size=size).samples) == size
+
+
+def test_an_endpoint_that_reports_no_usage_is_recorded_as_unknown(tmp_path: Path) -> None:
+    writer = Writer()
+    writer.on_request = lambda r: Response(
+        id="r", model="m", message=Message.assistant(writer.write(r)), finish_reason="stop", usage=Usage()
+    )
+    made = start(tmp_path / "run", writer, size=2)
+    assert sum(stage["calls"] for stage in made.usage.values()) == len(writer.requests)
+    assert sum(stage["unknown"] for stage in made.usage.values()) == len(writer.requests)
+
+
+def test_a_teacher_of_a_wrong_type_is_refused(said: Said) -> None:
+    with said.by(ConfigError):
+        open_teacher(5)
+
+
+def test_a_flag_wins_for_what_it_names_and_the_environment_for_the_rest() -> None:
+    environ = {"REFED_TEACHER__MAX_TOKENS": "512", "REFED_TEACHER__MODEL": "openai/not-this"}
+    by_name = load_config(RunConfig, environ=environ, teacher="openai/x").teacher
+    assert isinstance(by_name, TeacherConfig) and (by_name.model, by_name.max_tokens) == ("openai/x", 512)

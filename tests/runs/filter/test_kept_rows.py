@@ -17,41 +17,6 @@ from tests.runs.filter.helpers import PAIRS, WON, NumberJudge, adds_up, filtered
 from tests.support.said import Said
 
 
-@pytest.mark.slow
-def test_every_kind_of_filter_by_its_settings(tmp_path: Path) -> None:
-    bench = tmp_path / "bench.jsonl"
-    bench.write_text(json.dumps({"prompt": "one two three four five six seven eight nine ten eleven twelve thirteen"}))
-    spoiled = [
-        {**pair(4), "improved_response": "I'm sorry, but I can't help with that request 4."},
-        {**pair(4, instruction="Number 3: do it!"), "response": "x 1"},
-        {**pair(4), "instruction": "Say: one two three four five six seven eight nine ten eleven twelve thirteen."},
-        {**pair(4), "improved_response": "Quality 4 " * 100},
-        {
-            **pair(4),
-            "improved_response": "Das ist die deutsche Antwort der Güte 4, und sie ist leider nicht auf Englisch.",
-        },
-    ]
-    filters = [
-        "refusals",
-        {"length": {"max_words": 60}},
-        {"language": {"of": "response"}},
-        {"overlap": {"against": str(bench)}},
-        {"near_duplicates": {"threshold": 0.9}},
-        {"rubric": {"at_least": 1}},
-        {"judge": {"margin": 0.5}},
-        {"rouge": {"threshold": 1}},
-        {"random": {"share": 0.9}},
-    ]
-    made = filtered(tmp_path / "out", filters, [*PAIRS, *spoiled], NumberJudge())
-    adds_up(made, 45)
-    by = {numbers([row])[0]: row["refed_filters"]["filter"] for row in lines(made.out / "dropped.jsonl")}
-    assert (by[41], by[42], by[43], by[44], by[45]) == (
-        "refusals", "near_duplicates", "overlap", "length", "language",
-    )  # fmt: skip
-    assert {by.get(n) for n in range(1, 41) if n not in WON} <= {"judge", "rubric"}
-    assert len(lines(made.out / "kept.jsonl")) > 8
-
-
 def test_rows_stay_as_they_stood(tmp_path: Path) -> None:
     table = tmp_path / "data.parquet"
     rows = [
