@@ -13,7 +13,6 @@ from typing import Any
 
 import dspy
 import pytest
-from dspy.lm15 import Request
 
 import refed_dspy
 from refed_dspy import ReferenceLevelFeedback
@@ -24,7 +23,7 @@ from refed_dspy.records import Reference, Sample
 from refed_dspy.runs.result import Synthesis
 from tests.runs.compare.helpers import Judge
 from tests.support.said import Said
-from tests.support.scripted_engine import Writer, fake_lm, references
+from tests.support.scripted_engine import Killed, Writer, fake_lm, killed_at, references, spoil_first
 
 SIZE = 6
 GUIDANCE = "Be brief."
@@ -113,16 +112,8 @@ def test_a_predictor_more_is_a_stage_of_its_own_name(tmp_path: Path, program: ty
 
 
 def test_where_it_fails_the_row_fails_by_its_name(tmp_path: Path) -> None:
-    writer, drafts = Writer(), list[str]()
-
-    def spoilt(request: Request) -> str | None:
-        """No JSON for the first draft, however often it is asked for."""
-        if "polished" not in writer.fields(request):
-            return None
-        drafts.append(str(request.messages[-1]))
-        return "no JSON" if drafts[-1] == drafts[0] else None
-
-    writer.on_request = spoilt
+    writer = Writer()
+    drafts = spoil_first(writer, "polished")
     made = run(Polished(), tmp_path, fake_lm(writer))
     assert len(made.samples) == SIZE
     assert [(failure.stage, failure.kind) for failure in made.failures] == [("polish", "malformed")]
@@ -201,24 +192,14 @@ def test_it_can_be_compiled(tmp_path: Path, program: Any) -> None:
         assert paid(tmp_path).total() == len(teacher.requests) + len(judge.requests), "the second asks nothing"
 
 
-class Killed(BaseException):
-    """Stands for the process going away in the middle of a call."""
-
-
 @pytest.mark.parametrize("after", [7, 16, 19])
 def test_broken_off_anywhere_it_pays_for_nothing_twice(tmp_path: Path, after: int) -> None:
-    writer, answered = Writer(), list[Any]()
-
-    def break_off(request: Request) -> None:
-        if len(writer.requests) == after:
-            raise Killed
-        answered.append((request.system, request.messages))
-
-    writer.on_request = break_off
+    killed, rest = killed_at(after), Writer()
     with pytest.raises(Killed):
-        run(Polished(), tmp_path, fake_lm(writer))
-    assert len(run(Polished(), tmp_path, fake_lm(writer)).samples) == SIZE
-    assert len(answered) == len({str(question) for question in answered}) == paid(tmp_path).total()
+        run(Polished(), tmp_path, fake_lm(killed))
+    rest.numbers = killed.numbers
+    assert len(run(Polished(), tmp_path, fake_lm(rest)).samples) == SIZE
+    assert paid(tmp_path).total() == after - 1 + len(rest.requests)
 
 
 OWN = """

@@ -95,8 +95,6 @@ async def test_two_runs_at_once_leave_the_collector_as_it_was(server: SimulatedT
 
 
 NO_API: list[Any] = [None, [], 5, {"choices": "x"}]
-MESSAGE = {"message": {"content": '{"response_feedback": "f"}'}, "finish_reason": "stop"}
-ODD_USAGE: list[Any] = ["x", 5, {"prompt_tokens_details": 5}, {"prompt_tokens": 10**30, "completion_tokens": 1}]
 
 
 @pytest.mark.slow
@@ -107,16 +105,3 @@ def test_an_answer_that_is_none_refuses_the_teacher_in_one_line(said: Said, tmp_
             None, references(12), size=5, teacher=config(endpoint.base_url, concurrency=1), run_dir=tmp_path / "run"
         )
     assert "\n" not in str(error.value) and len(str(error.value)) < 600
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("usage", ODD_USAGE, ids=json.dumps)
-def test_usage_of_another_shape_is_no_crash(said: Said, tmp_path: Path, usage: Any) -> None:
-    with listening(lambda _: (200, {"choices": [MESSAGE], "usage": usage})) as endpoint:
-        teacher = config(endpoint.base_url)
-        try:
-            made = refed_dspy.synthesize(None, references(3), size=5, teacher=teacher, run_dir=tmp_path / "run")
-        except TeacherRefused as error:
-            said(str(error))
-        else:
-            assert made.failures and all(use["unknown"] for use in made.usage.values())

@@ -33,6 +33,7 @@ from refed_dspy.runs.forecast import Forecast, forecast
 from refed_dspy.runs.result import Synthesis
 from refed_dspy.runs.synthesize import produce
 from tests.runs.compare.helpers import Judge
+from tests.runs.filter.helpers import CustomFilter
 from tests.support.compiling import config
 from tests.support.looks import small
 from tests.support.said import Said
@@ -165,18 +166,10 @@ def test_references_that_run_dry_are_foreseen_to_end_the_run(tmp_path: Path) -> 
 # --- with filters, of other programs, of comparisons
 
 
-class Every:
-    """Keeps one row in `n`, by the number of those it saw: a custom filter."""
-
-    def __init__(self, n: int, *, of_instruction: bool = False) -> None:
-        self.name, self.of_instruction, self.n, self.seen = "every", of_instruction, n, 0
-
-    def check(self, row: Any) -> Decision:
-        self.seen += 1
-        kept = self.seen % self.n == 0
-        return Decision(kept, "" if kept else "not the nth")
-
-    def remember(self, row: Any) -> None: ...
+def every(n: int, *, of_instruction: bool = False) -> CustomFilter:
+    """Keeps one row in `n`, by the number of those it saw."""
+    seen = iter(range(1, 10_000))
+    return CustomFilter("every", lambda _: Decision(next(seen) % n == 0, "not the nth"), of_instruction=of_instruction)
 
 
 def assert_foreseen(folder: Path, start: Callable[[int], object], within: float = 0.15) -> None:
@@ -198,8 +191,8 @@ def judging() -> dict[str, Any]:
 @pytest.mark.parametrize(
     "settings",
     [
-        lambda: {"filters": [Every(3)]},
-        lambda: {"filters": [Every(2, of_instruction=True)]},
+        lambda: {"filters": [every(3)]},
+        lambda: {"filters": [every(2, of_instruction=True)]},
         judging,
         lambda: {"method": "sample-level"},
         lambda: {"method": "instruction-only"},

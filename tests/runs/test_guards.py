@@ -13,19 +13,21 @@ import pytest
 
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
+from refed_dspy import filter_data
 from refed_dspy.cli.lines import run_lines
-from refed_dspy.errors import ConfigError, NothingKept
+from refed_dspy.errors import ConfigError, InputError, NothingKept
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.plugins.share.report.glance import unchanged
 from refed_dspy.plugins.share.report.rows import measured
 from refed_dspy.programs.asking import about
 from refed_dspy.programs.question import SECOND
+from refed_dspy.records import Reference
 from refed_dspy.runs.forecast import forecast
 from refed_dspy.runs.result import Synthesis
 from tests.filters.filtered_runs import WORDS, dropped
 from tests.support.said import Said
 from tests.support.scripted_batches import bill, simulated
-from tests.support.scripted_engine import Writer, fake_lm
+from tests.support.scripted_engine import Killed, Writer, fake_lm
 
 COPY = " ".join(f"word{number}" for number in range(30))
 REFERENCES = [{"instruction": f"Explain in detail what {n} apples cost.", "response": f"{COPY} {n}"} for n in range(4)]
@@ -167,10 +169,6 @@ def test_unchanged_improvements_may_be_asked_again_and_dropped(said: Said, tmp_p
 # --- money, and later starts
 
 
-class Killed(BaseException):
-    pass
-
-
 @pytest.mark.parametrize("after", [6, 7, 9])
 def test_a_run_broken_off_around_the_second_answer_pays_for_nothing_twice(tmp_path: Path, after: int) -> None:
     def bad(name: str, task: int, asked: int) -> str | None:
@@ -265,3 +263,45 @@ def test_what_repeats_a_demonstration_is_dropped(said: Said, tmp_path: Path) -> 
     program.instruction_synthesis.demos = [dspy.Example(new_instructions=["Task 2: do it"], how_many=1)]
     with said.by(NothingKept):
         run(tmp_path / "other", Teacher(), size=4, program=program)  # all of this teacher's are like it
+
+
+# --- over data sets: whose references they compare with, and what they tell where there are none
+
+
+GUARDS = ["instruction_guard", "response_guard"]
+
+
+def reasons_of(made: Any) -> list[str]:
+    return [row["refed_filters"]["reason"] for row in made.dropped()]
+
+
+def test_the_rows_of_a_run_know_their_references(said: Said, tmp_path: Path) -> None:
+    bad = Teacher(
+        lambda name, task, asked: COPY if (name, task) in {("response", 2), ("improved_response", 4)} else None
+    )
+    run(tmp_path / "run", bad, guards=False)
+    made = filter_data(tmp_path / "run", GUARDS, out=tmp_path / "out")
+    said(reasons_of(made))
+    assert [entry["remarks"] for entry in made.funnel()] == [{}, {}]
+
+
+def test_without_references_it_is_told_that_nothing_was_compared(said: Said, tmp_path: Path) -> None:
+    rows = [
+        {"instruction": REFERENCES[0]["instruction"], "response": "a b", "improved_response": "a b"},
+        {"instruction": "Name a fruit.", "response": "a b", "improved_response": f"a b {COPY}"},
+    ]
+    made = filter_data(rows, GUARDS, out=tmp_path / "none")
+    assert not reasons_of(made)
+    said(made.lines()[3:5])
+    (tmp_path / "references.jsonl").write_text("\n".join(map(json.dumps, REFERENCES)))
+    given = {"references": str(tmp_path / "references.jsonl")}
+    made = filter_data(rows, [{name: given} for name in GUARDS], out=tmp_path / "given")
+    said(reasons_of(made))
+    ids = [Reference(**reference).id for reference in REFERENCES]
+    named = [{**rows[1], "improved_response": f"{COPY[:-30]} {n}", "reference": ids[n]} for n in (0, 1)]
+    said(reasons_of(filter_data(named, [{"response_guard": given}], out=tmp_path / "named")))
+
+
+def test_a_bad_file_of_references_is_one_line(said: Said, tmp_path: Path) -> None:
+    with said.by(InputError):
+        filter_data([{"instruction": "a", "response": "b"}], [{"response_guard": {"references": "nowhere.jsonl"}}])

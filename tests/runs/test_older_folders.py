@@ -108,15 +108,6 @@ def test_it_can_be_shared(tmp_path: Path) -> None:
     assert share(unpacked("plain", tmp_path / "run"), tmp_path / "shared").folder.is_dir()
 
 
-def test_a_run_of_0_2_0_had_no_even_share(tmp_path: Path) -> None:
-    folder = unpacked("pools", tmp_path / "run", "DELETE FROM meta WHERE name = 'spread'")
-    with Ledger.read(folder) as ledger:
-        assert settings_of(ledger).values["per_reference"] == 2 * 10
-    refed_dspy.resume(folder, progress=False)
-    with Ledger.read(folder) as ledger:
-        assert settings_of(ledger).values["per_reference"] == 20
-
-
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -12,17 +12,17 @@ from typing import Any
 
 import dspy
 import pytest
-from dspy.lm15 import Request
 
 import refed_dspy
 from refed_dspy import ReferenceLevelFeedback
 from refed_dspy.errors import RowError, RunStopped
-from refed_dspy.filters.base import Decision, JudgeFilter, TextFilter
+from refed_dspy.filters.base import Decision, JudgeFilter
 from refed_dspy.programs import reference_level
 from refed_dspy.records import DataRow, Reference, Sample
 from refed_dspy.runs.result import Synthesis
+from tests.runs.filter.helpers import CustomFilter
 from tests.support.said import Said
-from tests.support.scripted_engine import Writer, fake_lm, references
+from tests.support.scripted_engine import Writer, fake_lm, references, spoil_first
 
 SIZE = 12
 KEY = "sk-9aVq2LxT7bRm4WcY8dKe1Nf5"
@@ -77,17 +77,14 @@ def own_program(fragile: Fragile) -> tuple[Any, list[Any]]:
 
 
 def own_filter(of_instruction: bool) -> Callable[[Fragile], tuple[Any, list[Any]]]:
-    class Own(TextFilter):
-        name = "own"
-
-        def __init__(self, fragile: Fragile) -> None:
-            self.of_instruction, self.fragile = of_instruction, fragile
-
-        def check(self, row: DataRow) -> Decision:
-            self.fragile.look(row.instruction)
+    def filters(fragile: Fragile) -> tuple[Any, list[Any]]:
+        def check(row: DataRow) -> Decision:
+            fragile.look(row.instruction)
             return Decision(True)
 
-    return lambda fragile: (None, [Own(fragile)])
+        return None, [CustomFilter("own", check, of_instruction=of_instruction)]
+
+    return filters
 
 
 def own_judge(fragile: Fragile) -> tuple[Any, list[Any]]:
@@ -172,16 +169,8 @@ def test_a_call_that_fails_in_a_task_group_is_no_error_of_own_code(tmp_path: Pat
                 task = group.create_task(super().respond(*inputs, **named))
             return task.result()
 
-    writer, asked = Writer(), list[str]()
-
-    def spoilt(request: Request) -> str | None:
-        """No JSON for the first instruction, however often it is answered."""
-        if writer.fields(request) != ["response"]:
-            return None
-        asked.append(str(request.messages[-1]))
-        return "no JSON" if asked[-1] == asked[0] else None
-
-    writer.on_request = spoilt
+    writer = Writer()
+    spoil_first(writer, "response")
     made = run(Own(), tmp_path / "run", writer)
     assert len(made.samples) == SIZE
     assert {(failure.stage, failure.kind) for failure in made.failures} == {("response_generation", "malformed")}

@@ -17,7 +17,7 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.runs.result import Synthesis
 from refed_dspy.teachers.vendored import request_to_dict
-from tests.support.scripted_engine import Writer, fake_lm, references, response
+from tests.support.scripted_engine import Writer, fake_lm, references, response, spoil_first
 
 OWN_SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "none": ("fake/model", {}),
@@ -100,18 +100,11 @@ def test_at_an_endpoint_of_its_own_it_has_no_listed_price(server: SimulatedTeach
 def test_an_answer_that_ended_early_is_that_failure_and_is_paid_for_once(
     tmp_path: Path, reason: str, kind: str
 ) -> None:
-    writer, first = Writer(), list[str]()
-
-    def ended_early(request: Request) -> Any:
-        if writer.fields(request) != ["response"] or first not in ([], [str(request.messages)]):
-            return None
-        first[:] = [str(request.messages)]
-        return response('{"response": "It beg', finish_reason=reason)
-
-    writer.on_request = ended_early
+    writer = Writer()
+    asked = spoil_first(writer, "response", response('{"response": "It beg', finish_reason=reason))
     made = run(tmp_path, fake_lm(writer), size=4)
     assert len(made.samples) == 4 and [failure.kind for failure in made.failures] == [kind]
-    assert [str(request.messages) for request in writer.requests].count(first[0]) == 1
+    assert asked.count(asked[0]) == 1
     with Ledger.read(tmp_path) as ledger:
         (outcome, read, written) = ledger.db.execute(
             "SELECT outcome, prompt_tokens, completion_tokens FROM calls WHERE outcome != 'ok'"

@@ -26,7 +26,16 @@ from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.progress import Progress
 from tests.support.clocks import settle_down
 from tests.support.said import Said
-from tests.support.scripted_engine import AsyncWriter, Writer, fake_lm, references
+from tests.support.scripted_engine import (
+    AsyncWriter,
+    Killed,
+    Writer,
+    fake_lm,
+    killed_at,
+    question_of,
+    references,
+    spoil_first,
+)
 
 
 def run(tmp_path: Path, writer: Writer, size: int = 12, count: int = 4, **settings: Any) -> Synthesis:
@@ -78,27 +87,15 @@ def test_a_smaller_size_takes_nothing_away(tmp_path: Path) -> None:
 
 
 def test_a_lowered_size_is_not_exceeded(tmp_path: Path) -> None:
-    broken = Writer()
-    broken.on_request = lambda request: _break(broken, 12)
     with pytest.raises(Killed):
-        run(tmp_path, broken, size=40)
+        run(tmp_path, killed_at(12), size=40)
     made = run(tmp_path, Writer(), size=6)
     assert len(made.samples) == 6 and made.complete
 
 
-def question_of(request: Any) -> tuple[Any, Any]:
-    """What two requests share if they are the same question."""
-    return request.system, request.messages
-
-
-class Killed(BaseException):
-    """Stands for the process going away in the middle of a call."""
-
-
 @pytest.mark.parametrize("after", [1, 3, 5, 8, 11])
 def test_a_run_broken_off_anywhere_pays_for_no_answer_twice(tmp_path: Path, after: int) -> None:
-    broken = Writer()
-    broken.on_request = lambda request: _break(broken, after)
+    broken = killed_at(after)
     with pytest.raises(Killed):
         run(tmp_path, broken, size=4, count=1)
     rest = Writer()
@@ -109,29 +106,17 @@ def test_a_run_broken_off_anywhere_pays_for_no_answer_twice(tmp_path: Path, afte
     assert not [r for r in rest.requests if question_of(r) in paid]
 
 
-def _break(writer: Writer, after: int) -> None:
-    if len(writer.requests) >= after:
-        raise Killed
-
-
 def test_malformed_rows_fail_are_recorded_and_made_up_for(tmp_path: Path) -> None:
-    writer, spoilt = Writer(), list[Any]()
-
-    def spoil(request: Any) -> str | None:
-        """No JSON for the first response, however often it is asked for."""
-        if writer.fields(request) == ["response"] and not spoilt:
-            spoilt.append(question_of(request))
-        return "no JSON" if question_of(request) in spoilt else None
-
-    writer.on_request = spoil
+    writer = Writer()
+    asked = spoil_first(writer, "response")
     made = run(tmp_path, writer, size=15, count=6)
     assert len(made.samples) == 15 and [failure.kind for failure in made.failures] == ["malformed"]
-    assert [question_of(r) for r in writer.requests].count(spoilt[0]) == 3, "the first try and two further ones"
+    assert asked.count(asked[0]) == 3, "the first try and two further ones"
     recorded = sum(stage["calls"] for stage in made.usage.values())
     assert recorded == len(writer.requests), "calls that failed to parse are paid for and recorded"
     again = Writer()
     run(tmp_path, again, size=50, count=6)
-    assert again.requests and spoilt[0] not in [question_of(r) for r in again.requests]
+    assert again.requests and asked[0] not in [question_of(r) for r in again.requests]
 
 
 def test_each_further_try_is_recorded_as_a_separate_call(tmp_path: Path) -> None:
@@ -249,13 +234,6 @@ def test_a_new_round_shows_what_was_taken(tmp_path: Path) -> None:
     assert [prompt.count("- Task") for prompt in prompts] == [0, 0, 20]
 
 
-def test_works_inside_a_running_event_loop(tmp_path: Path) -> None:
-    async def notebook_cell() -> Synthesis:
-        return run(tmp_path, Writer(), size=3)
-
-    assert len(asyncio.run(notebook_cell()).samples) == 3
-
-
 def test_without_a_teacher_the_lm_of_dspy_settings_is_used(said: Said, tmp_path: Path) -> None:
     with dspy.context(lm=fake_lm(Writer())):
         made = refed_dspy.synthesize(None, references(2), size=2, run_dir=tmp_path / "run")
@@ -299,17 +277,16 @@ def test_text_from_a_model_is_data(tmp_path: Path) -> None:
     nasty = (
         "{0} %s {instruction} <script>alert(1)</script> '); DROP TABLE samples; -- [[ ## response ## ]] \u0000 \x1b[31m"
     )
+    answers: dict[str, Any] = {"new_instructions": [nasty], "response": nasty}
     writer = Writer()
-    writer.on_request = lambda r: _answer_with(writer, r, nasty)
+
+    def written(request: Request) -> str | None:
+        [field, *others] = writer.fields(request)
+        return None if others or field not in answers else json.dumps({field: answers[field]})
+
+    writer.on_request = written
     made = run(tmp_path, writer, size=1, count=1, guards=False)
     assert made.samples[0].instruction == nasty.strip() and made.samples[0].response == nasty
-
-
-def _answer_with(writer: Writer, request: Any, text: str) -> str | None:
-    fields = writer.fields(request)
-    if fields == ["new_instructions"]:
-        return json.dumps({"new_instructions": [text]})
-    return json.dumps({"response": text}) if fields == ["response"] else None
 
 
 # --- stops, what is remembered for a resume, answers at the edges
@@ -319,36 +296,45 @@ def start(folder: Path, writer: Writer, size: int = 6, **settings: Any) -> Synth
     return run(folder, writer, size, run_dir=folder, **settings)
 
 
-class Held(AsyncWriter):
-    """Answers with a first response once `gate` is open."""
+class Held(Writer):
+    """Answers `before` questions for `field` at once, and the others when `gate` is open."""
 
-    def __init__(self, writer: Writer) -> None:
-        super().__init__(writer)
+    def __init__(self, field: str, before: int = 0) -> None:
+        super().__init__()
+        self.field, self.before = field, before
         self.reached, self.gate = asyncio.Event(), asyncio.Event()
+
+    @property
+    def asynchronous(self) -> AsyncWriter:
+        return HeldAsync(self)
+
+
+class HeldAsync(AsyncWriter):
+    writer: Held
 
     async def complete(self, request: Request) -> Response:
         answer = self.writer.answer(request)
-        if self.writer.fields(request) == ["response"]:
-            self.reached.set()
-            await self.gate.wait()
+        if self.writer.field in self.writer.fields(request):
+            self.writer.before -= 1
+            if self.writer.before < 0:
+                self.writer.reached.set()
+                await self.writer.gate.wait()
         return answer
 
 
 async def test_a_stop_lets_calls_land_and_begins_none(tmp_path: Path) -> None:
-    writer = Writer()
-    held = Held(writer)
-    lm = dspy.LM("fake/model", engine=writer, async_engine=held, num_retries=0, cache=False)
+    held = Held("response")
     work = asyncio.ensure_future(
-        refed_dspy.asynthesize(None, references(4), size=8, teacher=lm, run_dir=tmp_path / "run")
+        refed_dspy.asynthesize(None, references(4), size=8, teacher=fake_lm(held), run_dir=tmp_path / "run")
     )
     await held.reached.wait()
     await settle_down()
-    sent = len(writer.requests)
+    sent = len(held.requests)
     work.cancel()
     await settle_down()
     held.gate.set()
     await asyncio.gather(work, return_exceptions=True)
-    assert len(writer.requests) == sent, "an improvement was begun after the stop"
+    assert len(held.requests) == sent, "an improvement was begun after the stop"
     with Ledger.read(tmp_path / "run") as ledger:
         answers = ledger.db.execute("SELECT key FROM answers").fetchall()
     assert len(answers) == sent, "what was in flight landed"
@@ -412,24 +398,11 @@ def test_an_answer_longer_than_the_decoders_bound_is_kept_and_read_back(tmp_path
 
 
 def test_an_empty_answer_is_no_answer(said: Said, tmp_path: Path) -> None:
-    writer, bad = Writer(), list[str]()
-
-    def empty(request: Request) -> str | None:
-        if writer.fields(request) == ["response"]:
-            bad.append(str(request.messages[-1].text))
-            return '{"response": " "}' if bad[-1] == bad[0] else None
-        return None
-
-    writer.on_request = empty
+    writer = Writer()
+    spoil_first(writer, "response", '{"response": " "}')
     made = start(tmp_path / "run", writer, size=4)
     assert made.complete
     said([(failure.kind, failure.reason) for failure in made.failures])
-
-
-def test_settings_with_keys_that_are_numbers_are_the_same_settings(tmp_path: Path, server: SimulatedTeacher) -> None:
-    teacher = TeacherConfig(model="sim/sim-model", api_base=server.base_url, params={"logit_bias": {50256: -100}})
-    for size in (1, 2):
-        assert len(start(tmp_path / "run", Writer(), teacher=teacher, size=size).samples) == size
 
 
 def test_an_endpoint_that_reports_no_usage_is_recorded_as_unknown(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +12,8 @@ from refed_dspy.errors import ConfigError, NoAnswer, RunDirError, RunStopped
 from refed_dspy.filters.base import Decision, JudgeFilter, Step, labels
 from refed_dspy.records import DataRow
 from refed_dspy.runs.filter.apply import Decisions
-from tests.runs.filter.helpers import PAIRS, NumberJudge, adds_up, filtered, lines, numbers
+from tests.runs.filter.helpers import PAIRS, CustomFilter, NumberJudge, adds_up, filtered, lines, numbers
 from tests.support.said import Said
-
-
-class CustomFilter:
-    of_instruction = False
-
-    def __init__(self, name: str = "mine", check: Callable[[DataRow], Any] = lambda _: Decision(True)) -> None:
-        self.name, self.decision = name, check
-
-    def check(self, row: DataRow) -> Any:
-        return self.decision(row)
-
-    def remember(self, row: DataRow) -> None: ...
 
 
 class CustomJudge(JudgeFilter):
