@@ -1,7 +1,8 @@
-"""Any program that offers the stages: a module in a stage's place, more predictors, language models of its own."""
+"""Any program that offers the stages, and any `dspy.LM`: a module in a stage's place, more predictors, own models."""
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import json
 import linecache
@@ -13,16 +14,21 @@ from typing import Any
 
 import dspy
 import pytest
+from dspy.lm15 import Request
 
 import refed_dspy
+from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import ReferenceLevelFeedback
 from refed_dspy.cli.preview import rendered_prompts
 from refed_dspy.errors import RunDirError, RunStopped
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.reference_level import STAGES
 from refed_dspy.records import Reference, Sample
 from refed_dspy.runs.result import Synthesis
+from refed_dspy.teachers.vendored import request_to_dict
 from tests.runs.compare.helpers import Judge
-from tests.support.said import Said
+from tests.support.said import Said, without_digests
 from tests.support.scripted_engine import Killed, Writer, fake_lm, killed_at, references, spoil_first
 
 SIZE = 6
@@ -147,16 +153,6 @@ def test_a_program_with_one_language_model_for_all_needs_no_teacher(tmp_path: Pa
     assert len(made.samples) == SIZE and paid(tmp_path).total() == len(writer.requests)
 
 
-def test_a_saved_program_holds_no_language_model(tmp_path: Path) -> None:
-    program = Polished()
-    program.response_generation.lm = dspy.LM("openai/m", api_base="http://private.example/v1", api_key="sk-private-1")
-    program.polish.set_lm(fake_lm(Writer()))
-    refed_dspy.save_program(program, tmp_path / "program.json")
-    text = (tmp_path / "program.json").read_text()
-    assert "api_base" not in text and "private" not in text
-    assert all(state["lm"] is None for name, state in json.loads(text).items() if name != "refed")
-
-
 def test_a_predictor_that_is_not_awaited_ends_the_run_in_one_line(said: Said, tmp_path: Path) -> None:
     class Waiting(Polished):
         async def respond(self, reference: Reference, *inputs: Any, **named: Any) -> Sample:
@@ -230,6 +226,74 @@ def test_rows_of_two_versions_of_one_s_own_code_are_not_mixed(
         return refed_dspy.synthesize(program, references(2), size=size, teacher=teacher, run_dir=tmp_path / "run")
 
     run(own(OWN.format(change="upper")), 2)
-    with said.by(RunDirError):
+    with pytest.raises(RunDirError) as refused:
         run(own(OWN.format(change="title")), 3)
+    said(without_digests(str(refused.value)))
     assert len(run(own("# a comment\n" + OWN.format(change="upper")), 3)) == 3
+
+
+# --- a caller's own `dspy.LM`: asked as it would ask by itself, recorded and priced
+
+
+OWN_SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "none": ("fake/model", {}),
+    "sampling": ("fake/model", {"temperature": 0.2, "max_tokens": 77, "top_p": 0.3, "stop": ["END"]}),
+    "penalties": ("fake/model", {"presence_penalty": 0.5, "seed": 4, "logit_bias": {"50256": -100}}),
+    "reasoning": ("openai/gpt-5-mini", {"temperature": 1.0, "max_tokens": 16_000, "reasoning_effort": "low"}),
+}
+
+
+def as_json(request: Request) -> dict[str, Any]:
+    return json.loads(json.dumps(request_to_dict(request)))  # type: ignore[no-any-return]
+
+
+def by_itself(writer: Writer, lm: dspy.LM) -> dict[str, Any]:
+    """The request of `lm` for the first stage of the first reference, outside of any run."""
+    reference, predictor = references(1)[0], refed_dspy.ReferenceLevelFeedback().instruction_feedback
+    inputs = {f"reference_{name}": value for name, value in reference.items()}
+    with dspy.context(lm=lm, adapter=SchemaAdapter()):
+        asyncio.run(predictor.acall(**inputs))
+    return as_json(writer.requests[-1])
+
+
+@pytest.mark.parametrize("own", OWN_SETTINGS)
+def test_it_is_asked_what_it_would_ask_by_itself(tmp_path: Path, own: str) -> None:
+    name, settings = OWN_SETTINGS[own]
+    writer = Writer()
+    lm = fake_lm(writer, name, **settings)
+    run(None, tmp_path, lm, 3)
+    asked = [as_json(request) for request in writer.requests]
+    assert by_itself(writer, lm) in asked
+
+
+@pytest.mark.parametrize(("params", "sent"), [({"response_format"}, {"type": "json_object"}), (set(), None)])
+def test_one_that_takes_no_schema_is_sent_none(tmp_path: Path, params: set[str], sent: Any) -> None:
+    class Plain(Writer):
+        supports_response_schema = False
+        supported_params = frozenset(params)
+
+        def fields(self, request: Request) -> list[str]:
+            shape = str(request.system).partition("\nJSON:\n")[2].partition("\n")[0]
+            return [name for name in NAMES if f'"{name}":' in shape]
+
+    writer = Plain()
+    assert len(run(None, tmp_path, fake_lm(writer), 2).samples) == 2
+    assert all(request.config.response_format == sent for request in writer.requests)
+
+
+NAMES = [
+    "subject_areas", "relevant_skills", "response_feedback", "new_instructions", "analysis",
+    "implementation_strategy", "improved_response", "response",
+]  # fmt: skip
+
+
+def costs(folder: Path) -> list[int | None]:
+    with Ledger.read(folder) as ledger:
+        return [cost for (cost,) in ledger.db.execute("SELECT cost FROM calls")]
+
+
+def test_at_an_endpoint_of_its_own_it_has_no_listed_price(server: SimulatedTeacher, tmp_path: Path) -> None:
+    lm = dspy.LM("openai/gpt-4o-mini", api_base=server.base_url, api_key="sk-own-1234567", cache=False)
+    assert len(run(None, tmp_path, lm, 2).samples) == 2
+    assert set(costs(tmp_path)) == {None} and server.stats()["repeated"] == 0
+    assert b"sk-own-1234567" not in b"".join(path.read_bytes() for path in tmp_path.iterdir() if path.is_file())

@@ -55,8 +55,8 @@ def test_a_plan_opens_no_reference_for_samples_beyond_the_cap() -> None:
 
 def test_a_cap_stays_until_another_is_given(said: Said, server: SimulatedTeacher, tmp_path: Path) -> None:
     run(server, tmp_path / "run", max_calls=20)
-    for caps, kept in (({}, 20), ({"max_calls": 30}, 30)):
-        assert refed_dspy.resume(tmp_path / "run", **caps).status["caps"]["max_calls"] == kept
+    for cap, kept in ((None, 20), (30, 30)):
+        assert refed_dspy.resume(tmp_path / "run", max_calls=cap).status["caps"]["max_calls"] == kept
     with said.by(ConfigError):
         refed_dspy.resume(tmp_path / "run", max_cost=0.000001)
     assert refed_dspy.read_run(tmp_path / "run").status["caps"]["max_calls"] == 30, "a refused start changes nothing"

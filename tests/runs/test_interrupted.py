@@ -23,6 +23,8 @@ from tests.runs.test_synthesize import Held
 from tests.support.said import Said
 from tests.support.scripted_engine import Writer, fake_lm, references
 
+SIZE = 400
+
 
 def settings(folder: Path, interrupt: Callable[[], Any]) -> dict[str, Any]:
     """Of a run that interrupts itself at its third sample."""
@@ -34,7 +36,7 @@ def settings(folder: Path, interrupt: Callable[[], Any]) -> dict[str, Any]:
 
     interrupted: list[int] = []
     return {
-        "references": references(4), "size": 400, "teacher": fake_lm(Writer()), "run_dir": folder, "track": False,
+        "references": references(4), "size": SIZE, "teacher": fake_lm(Writer()), "run_dir": folder, "track": False,
         "on_progress": follow,
     }  # fmt: skip
 
@@ -42,8 +44,8 @@ def settings(folder: Path, interrupt: Callable[[], Any]) -> dict[str, Any]:
 def assert_told(error: BaseException, folder: Path, *more: str) -> None:
     """What is kept, where, and what goes on, with `more` after it."""
     made = refed_dspy.read_run(folder)
-    assert 3 <= len(made) < 400 and made.state == "stopped"
-    kept = f"{len(made)} of 400 samples are kept in {folder}; continue with the same call"
+    assert 3 <= len(made) < SIZE and made.state == "stopped"
+    kept = f"{len(made)} of {SIZE} samples are kept in {folder}; continue with the same call"
     assert str(error) == "".join([kept, *more])
 
 

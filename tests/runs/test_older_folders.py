@@ -69,8 +69,8 @@ def test_it_is_read_as_a_new_folder_says_it_and_goes_on_paying_nothing_twice(nam
 
 
 def assert_continued(made: Any, folder: Path, before: list[Any], kept: list[Any]) -> None:
-    assert len(kept) == 5 and before
     assert made.complete and list(made.samples.rows())[:5] == kept and len(made.samples) == 12
+    assert len(kept) == 5 and before
     assert_nothing_paid_twice(before, calls(folder))
 
 
@@ -98,14 +98,11 @@ def same_call(name: str, folder: Path) -> Any:
     return refed_dspy.synthesize(None, "builtin-short", teacher=pool, teachers=teachers, judge=judge, **common)
 
 
-@pytest.mark.parametrize("command", [["status"], ["report"], ["show"]], ids=" ".join)
-def test_every_reader_takes_it(command: list[str], tmp_path: Path) -> None:
+def test_every_reader_takes_it(tmp_path: Path) -> None:
     folder = unpacked("pools", tmp_path / "run")
-    assert CliRunner().invoke(app, [*command, str(folder)]).exit_code == 0
-
-
-def test_it_can_be_shared(tmp_path: Path) -> None:
-    assert share(unpacked("plain", tmp_path / "run"), tmp_path / "shared").folder.is_dir()
+    for command in ("status", "report", "show"):
+        assert CliRunner().invoke(app, [command, str(folder)]).exit_code == 0
+    assert share(folder, tmp_path / "shared").folder.is_dir()
 
 
 @pytest.mark.parametrize(

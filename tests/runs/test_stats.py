@@ -57,6 +57,10 @@ def measured(data: Any, folder: Path | None = None, **settings: Any) -> DataStat
     return refed_dspy.measure(data, out=folder, **{"embeddings": False, **settings})
 
 
+def of_wins(made: DataStats) -> list[str]:
+    return [line for line in made.lines() if re.match("improved over|length-controlled|.*judgements", line)]
+
+
 def requests(server: SimulatedTeacher) -> int:
     return int(server.stats()["requests"])
 
@@ -111,7 +115,7 @@ def test_the_win_rate_is_that_of_the_verdicts(said: Said, tmp_path: Path) -> Non
     assert wins.rate.mean == pytest.approx(100 * (1 + 1 + 0 + 0.5 + 0.5) / 5) and wins.rate.n == 5
     assert (wins.judgements.asked, wins.rows, wins.judgements.failed, wins.judge) == (6, 6, 1, "fake/model")
     assert wins.rate.low < 60 < wins.rate.high
-    said(made.lines()[-3:])
+    said(of_wins(made))
     facts = made.facts()["win_rate"]
     assert (facts["mean"], facts["n"], facts["failed"], facts["judged"]) == (pytest.approx(60), 5, 1, 6)
     assert facts["calls"] == wins.used.calls == len(writer.requests) and facts["stopped"] == ""
@@ -121,12 +125,12 @@ def test_the_win_rate_is_that_of_the_verdicts(said: Said, tmp_path: Path) -> Non
 def test_a_rate_that_rests_on_fewer_than_half_says_so_first(said: Said, tmp_path: Path) -> None:
     for name, verdicts in (("half", "win lose mute mute"), ("fewer", "win lose unsure unsure mute")):
         judge = judging(*verdicts.split())
-        said(measured(rows(len(verdicts.split())), tmp_path / name, judge=fake_lm(judge)).lines()[-4:])
+        said(of_wins(measured(rows(len(verdicts.split())), tmp_path / name, judge=fake_lm(judge))))
 
 
 def test_the_length_controlled_rate_is_shown_with_its_note(said: Said, tmp_path: Path) -> None:
     made = measured(rows(16), tmp_path / "a", judge=fake_lm(judging(*["lose"] * 8, *["win"] * 8)))
-    said([line for line in made.lines() if line.startswith("length-controlled")])
+    said(of_wins(made))
     assert made.facts()["win_rate"]["length_controlled"]["mean"] < 50, "only the longer ones won"
     won = measured(rows(12), tmp_path / "b", judge=fake_lm(judging(*["win"] * 12))).wins
     assert won is not None and won.rate is not None and won.rate.mean == 100 and won.length_controlled is not None
@@ -172,7 +176,8 @@ def test_a_judge_that_decides_nothing_is_one_line(said: Said, tmp_path: Path, ve
     with pytest.raises(RunStopped) as error:
         measured(rows(count), tmp_path / "v", judge=fake_lm(judging(*(verdicts * count)[:count])))
     assert "\n" not in str(error.value)
-    said(re.sub(r"of \d+ ", "of ROW ", str(error.value)))  # whichever came last
+    if count < 20:  # else it ends before all are asked
+        said(re.sub(r"of \d+ ", "of ROW ", str(error.value)))  # whichever came last
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +203,6 @@ def test_the_scorers_calls_are_reported(said: Said, toy: ToyServer) -> None:
     made = measured(rows(3), scorer={"model": "toy", "api_base": toy.url})
     said(made.lines())
     assert len(toy.prompts) == len({tuple(prompt) for prompt in toy.prompts}), "plain and improved share instructions"
-    said(made.facts()["scorer"])
     assert all(figure is not None for name, figure in made.columns["plain"].items() if name.startswith("perplexity"))
 
 

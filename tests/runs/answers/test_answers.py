@@ -5,27 +5,59 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from dspy.lm15 import Request, ServerError
 
+import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.data.dataset import load_dataset
-from refed_dspy.errors import ConfigError, ExportError, InputError, RunDirError, RunStopped
+from refed_dspy.errors import ConfigError, ExportError, InputError, NoAnswer, RunDirError, RunStopped
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.plugins.evaluate.answers.formats import style_of
+from refed_dspy.plugins.evaluate.answers.result import Answers
 from refed_dspy.teachers.progress import Progress
-from tests.runs.answers.helpers import Answering, answered, asked, prompts, read
 from tests.support.compiling import config
 from tests.support.looks import small
 from tests.support.recording_endpoint import listening
-from tests.support.said import Said
-from tests.support.scripted_engine import fake_lm, response
+from tests.support.said import Said, without_digests
+from tests.support.scripted_engine import Answer, Writer, fake_lm, response
+
+
+def prompts(count: int = 6) -> list[dict[str, Any]]:
+    """Prompts as Arena-Hard has them."""
+    return [{"uid": f"u{n}", "category": "hard_prompt", "prompt": f"  Name fish {n}.\n"} for n in range(1, count + 1)]
+
+
+def answered(folder: Path, teacher: Any, rows: Any = None, **settings: Any) -> Answers:
+    return refed_dspy.answer_prompts(prompts() if rows is None else rows, teacher=teacher, out=folder, **settings)
+
+
+class Answering(Writer):
+    """Answers with plain text: what `say` makes of the prompt."""
+
+    def __init__(self, say: Callable[[str], Answer] = lambda text: f"Re: {text.strip()}") -> None:
+        super().__init__()
+        self.on_request = lambda request: say(asked(request))
+
+
+def asked(request: Request) -> str:
+    """The text of a request's only message."""
+    (message,) = request.messages
+    (part,) = message.parts
+    return str(getattr(part, "text", ""))
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
 
 PROMPT = " Name a fish.\n"
 SYSTEM = "Be kind."
+NOT_ASKED = "not asked"
 
 
 def requests(server: SimulatedTeacher) -> int:
@@ -72,7 +104,7 @@ def test_equal_prompts_are_one_question(tmp_path: Path) -> None:
     rows = [{"prompt": text} for text in ("Hi", "Ho", "Hi")]
     made = answered(tmp_path, fake_lm(writer), rows)
     assert sorted(map(asked, writer.requests)) == ["Hi", "Ho"]
-    assert [row["response"] for row in made.kept()] == ["Re: Hi", "Re: Ho", "Re: Hi"]
+    assert [row["response"] for row in made.kept()] == [f"Re: {row['prompt']}" for row in rows]
     assert [*answered(tmp_path, fake_lm(writer), rows)] == [*made] and len(writer.requests) == 2
 
 
@@ -106,7 +138,7 @@ def test_a_prompt_without_an_answer_is_listed_and_asked_again_where_that_may_hel
     made = answered(tmp_path, fake_lm(writer))
     assert [row["row"] for row in made] == [1, 3, 5, 6]
     missing = read(tmp_path / "unanswered.jsonl")
-    assert [(row["row"], row["kind"]) for row in missing] == [(2, "refused"), (4, "no answer")]
+    assert [(row["row"], row["kind"]) for row in missing] == [(2, "refused"), (4, NoAnswer.kind)]
     said(missing[0]["reason"])
     said(made.lines())
     refuses.clear()
@@ -122,7 +154,7 @@ def test_at_a_cap_the_answers_so_far_are_written_and_the_rest_is_listed(
     made = answered(tmp_path, config(server), prompts(20), max_calls=7)
     assert (made.stopped, len(made), requests(server)) == ("max_calls", 7, 7) and not made.problem
     missing = read(tmp_path / "unanswered.jsonl")
-    assert len(missing) == 13 and {row["kind"] for row in missing} == {"not asked"}
+    assert len(missing) == 13 and {row["kind"] for row in missing} == {NOT_ASKED}
     whole = answered(tmp_path, config(server), prompts(20), max_calls=20)
     assert [row for row in whole if row["row"] in {row["row"] for row in made}] == [*made]
     assert not (tmp_path / "unanswered.jsonl").exists()
@@ -161,8 +193,9 @@ def test_other_prompts_another_model_and_other_work_are_refused(
         (config(server), {"system": SYSTEM}),
         (config(server, temperature=0.5), {}),
     ):
-        with said.by(RunDirError):
+        with pytest.raises(RunDirError) as refused:
             answered(tmp_path / "a", teacher, **settings)
+        said(without_digests(str(refused.value)))
     with said.by(ExportError):
         (tmp_path / "b").mkdir()
         (tmp_path / "b" / "answers.jsonl").write_text("precious")
@@ -237,8 +270,10 @@ def test_what_cannot_be_written_is_refused_before_anything_is_asked(said: Said, 
         answered(tmp_path / "a", fake_lm(writer), [*prompts(1), {"prompt": "Hi"}], format="arena_hard")
     with said.by(ConfigError):
         answered(tmp_path / "a", fake_lm(writer), format="arena_hard", generator="answers")
-    for name in ("a/b", "..", "", "a\nb", "x" * 101):
-        with said.by(ConfigError):
+    with said.by(ConfigError):
+        answered(tmp_path / "a", fake_lm(writer), generator="a/b")
+    for name in ("..", "", "a\nb", "x" * 101):
+        with pytest.raises(ConfigError):
             answered(tmp_path / "a", fake_lm(writer), generator=name)
     with said.by(ConfigError):
         answered(tmp_path / "a", fake_lm(writer), format="mt_bench")
