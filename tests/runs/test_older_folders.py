@@ -149,7 +149,8 @@ def test_a_compile_goes_on_and_pays_nothing_twice(tmp_path: Path) -> None:
 
 def test_a_filtering_goes_on_and_pays_nothing_twice(tmp_path: Path) -> None:
     folder = unpacked("filtering", tmp_path / "filtering")
-    assert CliRunner().invoke(app, ["show", "--dropped", str(folder)]).exit_code == 0
+    for command in (["status"], ["report"], ["show", "--dropped"]):
+        assert CliRunner().invoke(app, [*command, str(folder)]).exit_code == 0
     assert [step.seed for step in share_facts(folder)] == [1]
     before = calls(folder)
     with pytest.raises(refed_dspy.errors.RunDirError):

@@ -106,9 +106,10 @@ def test_a_run_broken_off_anywhere_pays_for_no_answer_twice(tmp_path: Path, afte
     assert not [r for r in rest.requests if question_of(r) in paid]
 
 
-def test_malformed_rows_fail_are_recorded_and_made_up_for(tmp_path: Path) -> None:
+@pytest.mark.parametrize("field", ["response", "subject_areas"])
+def test_malformed_rows_fail_are_recorded_and_made_up_for(tmp_path: Path, field: str) -> None:
     writer = Writer()
-    asked = spoil_first(writer, "response")
+    asked = spoil_first(writer, field)
     made = run(tmp_path, writer, size=15, count=6)
     assert len(made.samples) == 15 and [failure.kind for failure in made.failures] == ["malformed"]
     assert asked.count(asked[0]) == 3, "the first try and two further ones"
