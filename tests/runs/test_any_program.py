@@ -1,13 +1,11 @@
-"""Any program that offers the stages: a module in a stage's place, more predictors, language models of its own."""
+"""Any program that offers the stages, and any `dspy.LM`: a module in a stage's place, more predictors, own models."""
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import json
 import linecache
-import multiprocessing
-import os
-import signal
 import sqlite3
 import sys
 from collections import Counter
@@ -20,18 +18,21 @@ from dspy.lm15 import Request
 
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy import ReferenceLevelFeedback, TeacherConfig
+from refed_dspy import ReferenceLevelFeedback
 from refed_dspy.cli.preview import rendered_prompts
 from refed_dspy.errors import RunDirError, RunStopped
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.reference_level import STAGES
 from refed_dspy.records import Reference, Sample
 from refed_dspy.runs.result import Synthesis
-from tests.support.compiling import SMALL
-from tests.support.said import Said
-from tests.support.scripted_engine import Writer, fake_lm, references
+from refed_dspy.teachers.vendored import request_to_dict
+from tests.runs.compare.helpers import Judge
+from tests.support.said import Said, without_digests
+from tests.support.scripted_engine import Killed, Writer, fake_lm, killed_at, references, spoil_first
 
 SIZE = 6
-RATES = {"prompt": 1.0, "completion": 10.0}
+GUIDANCE = "Be brief."
 
 
 class Thinking(ReferenceLevelFeedback):
@@ -62,11 +63,6 @@ def run(program: Any, folder: Path, teacher: Any, size: int = SIZE, **settings: 
     )
 
 
-def config(server: SimulatedTeacher, **settings: Any) -> TeacherConfig:
-    values = {"model": "openai/sim", "api_base": server.base_url, "price": RATES, "max_tokens": 1024}
-    return TeacherConfig.model_validate({**values, **settings})
-
-
 def query(folder: Path, sql: str) -> list[tuple[Any, ...]]:
     with sqlite3.connect(folder / "ledger.sqlite") as db:
         return db.execute(sql).fetchall()
@@ -79,18 +75,16 @@ def paid(folder: Path) -> Counter[str]:
     return Counter(stage for stage, _ in rows)
 
 
-PROGRAMS = [*[(stage,) for stage in STAGES], STAGES]
-
-
-@pytest.mark.parametrize("stages", PROGRAMS, ids="+".join)
-def test_a_chain_of_thought_in_a_stages_place_is_recorded_once(tmp_path: Path, stages: tuple[str, ...]) -> None:
+def test_a_chain_of_thought_in_each_stages_place_is_recorded_once_with_its_reasoning(tmp_path: Path) -> None:
     writer = Writer()
-    made = run(Thinking(*stages), tmp_path / "run", fake_lm(writer))
+    made = run(Thinking(*STAGES), tmp_path / "run", fake_lm(writer))
     asked = len(writer.requests)
     assert len(made.samples) == SIZE == len(list(made.samples.rows()))
     assert paid(tmp_path / "run").total() == asked
     assert paid(tmp_path / "run")["response_improvement"] == SIZE
-    again = run(Thinking(*stages), tmp_path / "run", fake_lm(writer))
+    outputs = query(tmp_path / "run", "SELECT output FROM answers")
+    assert len(outputs) == asked and all(json.loads(output)["reasoning"] for (output,) in outputs)
+    again = run(Thinking(*STAGES), tmp_path / "run", fake_lm(writer))
     assert list(again.samples.rows()) == list(made.samples.rows()) and len(writer.requests) == asked
 
 
@@ -98,38 +92,34 @@ def test_a_chain_of_thought_in_a_stages_place_is_recorded_once(tmp_path: Path, s
 def test_it_takes_guidance_and_is_previewed(stage: str) -> None:
     program = Thinking(stage)
     for _ in range(2):
-        program.add_guidance({stage: "Be brief."})
+        program.add_guidance({stage: GUIDANCE})
     prompts = rendered_prompts(program, Reference(**references(1)[0]))
     system, user = (message["content"] for message in prompts[stage])
-    assert system.count("Be brief.") == 1 and "reasoning" in user
+    assert system.count(GUIDANCE) == 1 and "reasoning" in user
 
 
-def test_its_reasoning_is_in_the_ledger(tmp_path: Path) -> None:
-    run(Thinking("response_generation"), tmp_path, fake_lm(Writer()))
-    outputs = query(tmp_path, "SELECT output FROM answers WHERE stage='response_generation'")
-    assert len(outputs) == SIZE and all(json.loads(output)["reasoning"] for (output,) in outputs)
+class Aside(Polished):
+    """Its further predictor is called in a thread of its own."""
+
+    async def respond(self, reference: Reference, *inputs: Any, **named: Any) -> Sample:
+        sample = await ReferenceLevelFeedback.respond(self, reference, *inputs, **named)
+        polished = await dspy.asyncify(self.polish)(draft=sample.improved_response)
+        return sample.model_copy(update={"improved_response": polished.polished})
 
 
-def test_a_predictor_more_is_a_stage_of_its_own_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize("program", [Polished, Aside])
+def test_a_predictor_more_is_a_stage_of_its_own_name(tmp_path: Path, program: type[Polished]) -> None:
     writer = Writer()
-    made = run(Polished(), tmp_path, fake_lm(writer))
+    made = run(program(), tmp_path, fake_lm(writer))
     assert paid(tmp_path)["polish"] == SIZE and paid(tmp_path).total() == len(writer.requests)
-    assert all(sample.improved_response.startswith("polished number") for sample in made.samples)
+    assert all(sample.improved_response.startswith("polished") for sample in made.samples)
     rows = list(made.samples.rows())
     assert len(rows) == SIZE and {row["prompt_tokens"] for row in rows} == {300}
 
 
 def test_where_it_fails_the_row_fails_by_its_name(tmp_path: Path) -> None:
-    writer, drafts = Writer(), list[str]()
-
-    def spoilt(request: Request) -> str | None:
-        """No JSON for the first draft, however often it is asked for."""
-        if "polished" not in writer.fields(request):
-            return None
-        drafts.append(str(request.messages[-1]))
-        return "no JSON" if drafts[-1] == drafts[0] else None
-
-    writer.on_request = spoilt
+    writer = Writer()
+    drafts = spoil_first(writer, "polished")
     made = run(Polished(), tmp_path, fake_lm(writer))
     assert len(made.samples) == SIZE
     assert [(failure.stage, failure.kind) for failure in made.failures] == [("polish", "malformed")]
@@ -163,16 +153,6 @@ def test_a_program_with_one_language_model_for_all_needs_no_teacher(tmp_path: Pa
     assert len(made.samples) == SIZE and paid(tmp_path).total() == len(writer.requests)
 
 
-def test_a_saved_program_holds_no_language_model(tmp_path: Path) -> None:
-    program = Polished()
-    program.response_generation.lm = dspy.LM("openai/m", api_base="http://private.example/v1", api_key="sk-private-1")
-    program.polish.set_lm(fake_lm(Writer()))
-    refed_dspy.save_program(program, tmp_path / "program.json")
-    text = (tmp_path / "program.json").read_text()
-    assert "api_base" not in text and "private" not in text
-    assert all(state["lm"] is None for name, state in json.loads(text).items() if name != "refed")
-
-
 def test_a_predictor_that_is_not_awaited_ends_the_run_in_one_line(said: Said, tmp_path: Path) -> None:
     class Waiting(Polished):
         async def respond(self, reference: Reference, *inputs: Any, **named: Any) -> Sample:
@@ -184,62 +164,38 @@ def test_a_predictor_that_is_not_awaited_ends_the_run_in_one_line(said: Said, tm
         run(Waiting(), tmp_path, fake_lm(Writer()))
 
 
-def test_a_predictor_in_a_thread_of_its_own_is_recorded_too(tmp_path: Path) -> None:
-    class Aside(Polished):
-        async def respond(self, reference: Reference, *inputs: Any, **named: Any) -> Sample:
-            sample = await ReferenceLevelFeedback.respond(self, reference, *inputs, **named)
-            polished = await dspy.asyncify(self.polish)(draft=sample.improved_response)
-            return sample.model_copy(update={"improved_response": polished.polished})
-
-    writer = Writer()
-    run(Aside(), tmp_path, fake_lm(writer))
-    assert paid(tmp_path)["polish"] == SIZE and paid(tmp_path).total() == len(writer.requests)
-
-
 def test_it_can_be_compared(tmp_path: Path) -> None:
-    teacher, judge = Writer(), Writer()
-    judge.on_request = lambda request: json.dumps(
-        {"reason": "so", **{name: "A>B" if name == "verdict" else "4" for name in judge.fields(request)[1:]}}
-    )
+    teacher, judge = Writer(), Judge()
     programs = {"thinking": Thinking(*STAGES), "polished": Polished()}
     made = refed_dspy.compare(
         programs, references(4), teacher=fake_lm(teacher), judge=fake_lm(judge, "judge/model"), against="polished",
-        out=tmp_path, size=SIZE, embeddings=False, track=False, subsets=[SIZE], grades=False,
+        out=tmp_path, size=4, embeddings=False, track=False, subsets=[4], grades=False,
     )  # fmt: skip
-    assert {line.program: line.rows for line in made.programs if line.rows} == {"polished": SIZE, "thinking": SIZE}
+    assert {line.program: line.rows for line in made.programs if line.rows} == {"polished": 4, "thinking": 4}
     assert paid(tmp_path).total() == len(teacher.requests) + len(judge.requests)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("program", [Thinking(*STAGES), Polished()], ids=["thinking", "polished"])
-def test_it_can_be_compiled(server: SimulatedTeacher, tmp_path: Path, program: Any) -> None:
-    server.control(response_words=8, items=1)
-    settings = {**SMALL, "teacher": config(server), "judge": config(server, model="openai/judge")}
-    del settings["features"], settings["instructions_per_feature"]
-    refed_dspy.compile(program, references(10), optimizer="bootstrap", out=tmp_path, **settings)
-    asked = server.stats()["requests"]
-    assert paid(tmp_path).total() == asked
-    refed_dspy.compile(program, references(10), optimizer="bootstrap", out=tmp_path, **settings)
-    assert server.stats()["requests"] == asked
+def test_it_can_be_compiled(tmp_path: Path, program: Any) -> None:
+    teacher, judge = Writer(per_call=1), Judge()
+    settings: dict[str, Any] = {
+        "optimizer": "bootstrap", "train": 2, "validation": 2, "test": 5, "evaluations": 4, "out": tmp_path,
+        "teacher": fake_lm(teacher), "judge": fake_lm(judge, "judge/model"), "track": False,
+    }  # fmt: skip
+    for _ in range(2):
+        refed_dspy.compile(program, references(10), **settings)
+        assert paid(tmp_path).total() == len(teacher.requests) + len(judge.requests), "the second asks nothing"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("program", [Thinking, Polished])
-def test_killed_at_any_moment_it_pays_for_nothing_twice(server: SimulatedTeacher, tmp_path: Path, program: Any) -> None:
-    made = program(*STAGES) if program is Thinking else program()
-    teacher = config(server, concurrency=8)
-    for calls in (20, 45):
-        child = multiprocessing.get_context("fork").Process(target=run, args=(made, tmp_path, teacher, 30))
-        child.start()
-        while child.is_alive() and server.stats()["requests"] < calls:
-            pass
-        os.kill(child.pid or 0, signal.SIGKILL)
-        child.join()
-    finished = run(made, tmp_path, teacher, 30)
-    assert len(finished.samples) == 30
-    lost = query(tmp_path, "SELECT count(*) FROM calls WHERE outcome='lost'")[0][0]
-    assert lost <= 2 * 8, "only what was in flight at the two kills"
-    assert 0 <= server.stats()["requests"] - paid(tmp_path).total() <= lost
+@pytest.mark.parametrize("after", [7, 16, 19])
+def test_broken_off_anywhere_it_pays_for_nothing_twice(tmp_path: Path, after: int) -> None:
+    killed, rest = killed_at(after), Writer()
+    with pytest.raises(Killed):
+        run(Polished(), tmp_path, fake_lm(killed))
+    rest.numbers = killed.numbers
+    assert len(run(Polished(), tmp_path, fake_lm(rest)).samples) == SIZE
+    assert paid(tmp_path).total() == after - 1 + len(rest.requests)
 
 
 OWN = """
@@ -270,6 +226,74 @@ def test_rows_of_two_versions_of_one_s_own_code_are_not_mixed(
         return refed_dspy.synthesize(program, references(2), size=size, teacher=teacher, run_dir=tmp_path / "run")
 
     run(own(OWN.format(change="upper")), 2)
-    with said.by(RunDirError):
+    with pytest.raises(RunDirError) as refused:
         run(own(OWN.format(change="title")), 3)
+    said(without_digests(str(refused.value)))
     assert len(run(own("# a comment\n" + OWN.format(change="upper")), 3)) == 3
+
+
+# --- a caller's own `dspy.LM`: asked as it would ask by itself, recorded and priced
+
+
+OWN_SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "none": ("fake/model", {}),
+    "sampling": ("fake/model", {"temperature": 0.2, "max_tokens": 77, "top_p": 0.3, "stop": ["END"]}),
+    "penalties": ("fake/model", {"presence_penalty": 0.5, "seed": 4, "logit_bias": {"50256": -100}}),
+    "reasoning": ("openai/gpt-5-mini", {"temperature": 1.0, "max_tokens": 16_000, "reasoning_effort": "low"}),
+}
+
+
+def as_json(request: Request) -> dict[str, Any]:
+    return json.loads(json.dumps(request_to_dict(request)))  # type: ignore[no-any-return]
+
+
+def by_itself(writer: Writer, lm: dspy.LM) -> dict[str, Any]:
+    """The request of `lm` for the first stage of the first reference, outside of any run."""
+    reference, predictor = references(1)[0], refed_dspy.ReferenceLevelFeedback().instruction_feedback
+    inputs = {f"reference_{name}": value for name, value in reference.items()}
+    with dspy.context(lm=lm, adapter=SchemaAdapter()):
+        asyncio.run(predictor.acall(**inputs))
+    return as_json(writer.requests[-1])
+
+
+@pytest.mark.parametrize("own", OWN_SETTINGS)
+def test_it_is_asked_what_it_would_ask_by_itself(tmp_path: Path, own: str) -> None:
+    name, settings = OWN_SETTINGS[own]
+    writer = Writer()
+    lm = fake_lm(writer, name, **settings)
+    run(None, tmp_path, lm, 3)
+    asked = [as_json(request) for request in writer.requests]
+    assert by_itself(writer, lm) in asked
+
+
+@pytest.mark.parametrize(("params", "sent"), [({"response_format"}, {"type": "json_object"}), (set(), None)])
+def test_one_that_takes_no_schema_is_sent_none(tmp_path: Path, params: set[str], sent: Any) -> None:
+    class Plain(Writer):
+        supports_response_schema = False
+        supported_params = frozenset(params)
+
+        def fields(self, request: Request) -> list[str]:
+            shape = str(request.system).partition("\nJSON:\n")[2].partition("\n")[0]
+            return [name for name in NAMES if f'"{name}":' in shape]
+
+    writer = Plain()
+    assert len(run(None, tmp_path, fake_lm(writer), 2).samples) == 2
+    assert all(request.config.response_format == sent for request in writer.requests)
+
+
+NAMES = [
+    "subject_areas", "relevant_skills", "response_feedback", "new_instructions", "analysis",
+    "implementation_strategy", "improved_response", "response",
+]  # fmt: skip
+
+
+def costs(folder: Path) -> list[int | None]:
+    with Ledger.read(folder) as ledger:
+        return [cost for (cost,) in ledger.db.execute("SELECT cost FROM calls")]
+
+
+def test_at_an_endpoint_of_its_own_it_has_no_listed_price(server: SimulatedTeacher, tmp_path: Path) -> None:
+    lm = dspy.LM("openai/gpt-4o-mini", api_base=server.base_url, api_key="sk-own-1234567", cache=False)
+    assert len(run(None, tmp_path, lm, 2).samples) == 2
+    assert set(costs(tmp_path)) == {None} and server.stats()["repeated"] == 0
+    assert b"sk-own-1234567" not in b"".join(path.read_bytes() for path in tmp_path.iterdir() if path.is_file())

@@ -6,9 +6,6 @@ import asyncio
 import gc
 import json
 import math
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +18,7 @@ from refed_dspy.errors import ConfigError, TeacherRefused
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.runs.plan import Plan, PlanSettings, Study
 from refed_dspy.runs.result import Synthesis
+from tests.support.recording_endpoint import listening
 from tests.support.said import Said
 from tests.support.scripted_engine import references
 
@@ -37,11 +35,10 @@ def run(server: SimulatedTeacher, folder: Path, size: int = 300, **settings: Any
     return refed_dspy.synthesize(None, references(40), size=size, teacher=teacher, run_dir=folder, **settings)
 
 
-@pytest.mark.parametrize("caps", [{"max_calls": 60}, {"max_cost": 0.03}])
+@pytest.mark.parametrize("caps", [{"max_calls": 40}, {"max_cost": 0.03}])
 def test_a_small_cap_buys_samples_and_not_only_feedback(
     server: SimulatedTeacher, tmp_path: Path, caps: dict[str, Any]
 ) -> None:
-    server.control(latency=0.01)
     made = run(server, tmp_path / "run", **caps)
     calls = sum(use["calls"] for use in made.usage.values())
     assert made.reason and len(made.samples) >= 0.3 * calls, "an unlimited run makes 0.45 samples a call"
@@ -56,27 +53,15 @@ def test_a_plan_opens_no_reference_for_samples_beyond_the_cap() -> None:
     assert plan.next_unit() is not None
 
 
-def test_a_cap_stays_until_another_is_given(server: SimulatedTeacher, tmp_path: Path) -> None:
-    assert run(server, tmp_path / "run", max_calls=40).reason
-    assert run(server, tmp_path / "run").reason, "the same run again, and the cap was not lifted"
-    assert refed_dspy.resume(tmp_path / "run", max_calls=60).status["caps"]["max_calls"] == 60
-    made = run(server, tmp_path / "run", size=40, max_cost=math.inf, max_calls=10_000)
-    assert made.complete and made.state == "done" and made.status["caps"]["max_cost"] is None
-
-
-def test_a_refused_start_leaves_the_run_as_it_was(said: Said, server: SimulatedTeacher, tmp_path: Path) -> None:
-    run(server, tmp_path / "run", max_calls=40)
-    before = refed_dspy.read_run(tmp_path / "run").status
+def test_a_cap_stays_until_another_is_given(said: Said, server: SimulatedTeacher, tmp_path: Path) -> None:
+    run(server, tmp_path / "run", max_calls=20)
+    for cap, kept in ((None, 20), (30, 30)):
+        assert refed_dspy.resume(tmp_path / "run", max_calls=cap).status["caps"]["max_calls"] == kept
     with said.by(ConfigError):
         refed_dspy.resume(tmp_path / "run", max_cost=0.000001)
-    assert refed_dspy.read_run(tmp_path / "run").status == before
-
-
-@pytest.mark.parametrize("odd", [{"max_cost": "5"}, {"max_cost": True}, {"max_calls": 2.5}, {"size": "3"}])
-def test_a_setting_of_another_type_is_refused(server: SimulatedTeacher, tmp_path: Path, odd: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError):
-        run(server, tmp_path / "run", **odd)
-    assert server.stats()["requests"] == 0
+    assert refed_dspy.read_run(tmp_path / "run").status["caps"]["max_calls"] == 30, "a refused start changes nothing"
+    made = run(server, tmp_path / "run", size=10, max_cost=math.inf, max_calls=10_000)
+    assert made.complete and made.state == "done" and made.status["caps"]["max_cost"] is None
 
 
 @pytest.mark.slow
@@ -93,8 +78,8 @@ async def test_nothing_is_sent_once_the_run_is_ending(server: SimulatedTeacher, 
         await task
     assert server.stats()["requests"] == sent, "those that waited for the window were let in"
     with Ledger.read(tmp_path / "run") as ledger:
-        assert ledger.db.execute("SELECT count(*) FROM calls WHERE outcome='sent'").fetchone() == (0,)
-        assert ledger.db.execute("SELECT count(*) FROM calls").fetchone()[0] <= sent
+        outcomes = ledger.db.execute("SELECT outcome FROM calls").fetchall()
+    assert ("sent",) not in outcomes and len(outcomes) <= sent
 
 
 async def test_two_runs_at_once_leave_the_collector_as_it_was(server: SimulatedTeacher, tmp_path: Path) -> None:
@@ -109,65 +94,14 @@ async def test_two_runs_at_once_leave_the_collector_as_it_was(server: SimulatedT
     assert gc.get_threshold() == before and gc.get_freeze_count() == 0
 
 
-NO_API: list[Any] = [None, [], "x", 5, {"choices": "x"}]
-MESSAGE = {"message": {"content": '{"response_feedback": "f"}'}, "finish_reason": "stop"}
-ODD_USAGE: list[Any] = ["x", 5, {"prompt_tokens_details": 5}, {"prompt_tokens": 10**30, "completion_tokens": 1}]
-
-
-class FixedAnswerServer(ThreadingHTTPServer):
-    """Answers every request with `answer`, as JSON."""
-
-    answer: Any = None
-
-    @property
-    def base_url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-
-@pytest.fixture
-def answering() -> Iterator[FixedAnswerServer]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.dumps(server.answer).encode()
-            self.rfile.read(int(self.headers["Content-Length"]))
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-            pass
-
-    server = FixedAnswerServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+NO_API: list[Any] = [None, [], 5, {"choices": "x"}]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("odd", NO_API, ids=json.dumps)
-def test_an_answer_that_is_none_refuses_the_teacher_in_one_line(
-    answering: FixedAnswerServer, tmp_path: Path, odd: Any
-) -> None:
-    answering.answer = odd
-    teacher = config(answering.base_url)
-    with pytest.raises(TeacherRefused, match="not an API's") as error:
-        refed_dspy.synthesize(None, references(12), size=5, teacher=teacher, run_dir=tmp_path / "run")
+def test_an_answer_that_is_none_refuses_the_teacher_in_one_line(said: Said, tmp_path: Path, odd: Any) -> None:
+    with listening(lambda _: (200, odd)) as endpoint, said.by(TeacherRefused) as error:
+        refed_dspy.synthesize(
+            None, references(12), size=5, teacher=config(endpoint.base_url, concurrency=1), run_dir=tmp_path / "run"
+        )
     assert "\n" not in str(error.value) and len(str(error.value)) < 600
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("usage", ODD_USAGE, ids=json.dumps)
-def test_usage_of_another_shape_is_no_crash(
-    said: Said, answering: FixedAnswerServer, tmp_path: Path, usage: Any
-) -> None:
-    answering.answer = {"choices": [MESSAGE], "usage": usage}
-    teacher = config(answering.base_url)
-    try:
-        made = refed_dspy.synthesize(None, references(3), size=5, teacher=teacher, run_dir=tmp_path / "run")
-    except TeacherRefused as error:
-        said(str(error))
-    else:
-        assert made.failures and all(use["unknown"] for use in made.usage.values())

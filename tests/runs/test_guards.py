@@ -13,22 +13,25 @@ import pytest
 
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
+from refed_dspy import filter_data
 from refed_dspy.cli.lines import run_lines
-from refed_dspy.errors import ConfigError, NothingKept
+from refed_dspy.errors import ConfigError, InputError, NothingKept
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.plugins.share.report.glance import unchanged
 from refed_dspy.plugins.share.report.rows import measured
 from refed_dspy.programs.asking import about
 from refed_dspy.programs.question import SECOND
+from refed_dspy.records import Reference
 from refed_dspy.runs.forecast import forecast
 from refed_dspy.runs.result import Synthesis
 from tests.filters.filtered_runs import WORDS, dropped
 from tests.support.said import Said
 from tests.support.scripted_batches import bill, simulated
-from tests.support.scripted_engine import Writer, fake_lm
+from tests.support.scripted_engine import Killed, Writer, fake_lm
 
 COPY = " ".join(f"word{number}" for number in range(30))
 REFERENCES = [{"instruction": f"Explain in detail what {n} apples cost.", "response": f"{COPY} {n}"} for n in range(4)]
+AGAIN = "asked again"
 TALK = "As the feedback suggests, here is more."
 
 
@@ -69,23 +72,22 @@ def counts(made: Synthesis, label: str) -> dict[str, Any]:
 # --- asked again
 
 
-@pytest.mark.parametrize(
-    ("field", "plain", "improved"),
-    [("response", 7, 7), ("improved_response", 6, 7)],
-)
+@pytest.mark.parametrize("adapter", [None, dspy.JSONAdapter()], ids=["ours", "JSONAdapter"])
+@pytest.mark.parametrize(("field", "plain", "improved"), [("response", 7, 7), ("improved_response", 6, 7)])
 def test_the_stage_at_fault_is_asked_again_once(
-    said: Said, tmp_path: Path, field: str, plain: int, improved: int
+    said: Said, tmp_path: Path, adapter: Any, field: str, plain: int, improved: int
 ) -> None:
     teacher = Teacher(lambda name, task, asked: COPY if (name, task, asked) == (field, 3, 1) else None)
-    made = run(tmp_path, teacher)
+    with dspy.context(adapter=adapter):
+        made = run(tmp_path, teacher)
     assert made.complete and not dropped(tmp_path)
     assert (teacher.calls("response"), teacher.calls("improved_response")) == (plain, improved)
-    said(counts(made, "response_guard")["remarks"])
+    assert counts(made, "response_guard")["remarks"] == {AGAIN: 1}
     texts = [row["response"] + row["improved_response"] for row in made.samples.rows()]
     assert not any(COPY in text for text in texts), "the second answer is the sample"
     with Ledger.read(tmp_path) as ledger:
         asked = ledger.db.execute("SELECT stage, repetition FROM answers WHERE repetition > 0").fetchall()
-        detail = ledger.db.execute("SELECT detail FROM decisions WHERE reason = 'asked again'").fetchall()
+        detail = ledger.db.execute("SELECT detail FROM decisions WHERE reason = ?", (AGAIN,)).fetchall()
     stage = "response_generation" if field == "response" else "response_improvement"
     assert asked == [(stage, SECOND)]
     said(detail)
@@ -96,9 +98,8 @@ def test_what_is_bad_twice_is_dropped_and_made_up_for(said: Said, tmp_path: Path
     made = run(tmp_path, teacher)
     assert made.complete and len(made.samples) == 6
     [lost] = dropped(tmp_path)
-    said((lost["filter"], lost["reason"]))
-    said(lost["detail"])
-    assert lost["response"] == TALK
+    assert (lost["filter"], lost["response"]) == ("response_guard", TALK)
+    said((lost["reason"], lost["detail"]))
     assert teacher.calls("response") == teacher.calls("improved_response") == 6 + 2
     again = Teacher()
     assert run(tmp_path, again).complete and not again.requests
@@ -113,7 +114,7 @@ def test_bad_instructions_are_not_asked_again(said: Said, tmp_path: Path) -> Non
         else None
     )
     made = run(tmp_path, teacher, size=2, per_reference=20)
-    said([row["reason"] for row in dropped(tmp_path)])  # fmt: skip
+    said([row["reason"] for row in dropped(tmp_path)])
     assert made.complete and teacher.calls("response") == 2 and teacher.calls("new_instructions") == 1
 
 
@@ -131,7 +132,7 @@ def test_no_other_filter_sees_the_first_answer(tmp_path: Path) -> None:
         return f"{text}." if asked > 1 or name == "response" else f"{text}. {TALK}"
 
     made = run(tmp_path, Teacher(talks), filters=[{"near_duplicates": {"of": "response", "threshold": 0.9}}])
-    assert made.complete and counts(made, "response_guard")["remarks"]["asked again"] >= 6
+    assert made.complete and counts(made, "response_guard")["remarks"][AGAIN] >= 6
     assert {row["filter"] for row in dropped(tmp_path)} <= {"near_duplicates"}
 
 
@@ -148,35 +149,27 @@ def test_unchanged_improvements_are_counted(said: Said, tmp_path: Path) -> None:
     said(run_lines(made.status))
     with Ledger.read(tmp_path) as ledger:
         (fact,) = unchanged(measured(ledger))
-    assert (fact.name, fact.value) == ("Unchanged", "2") and fact.note.startswith("of 6 ")
+    said((fact.name, fact.value, fact.note))
 
 
 def test_unchanged_improvements_may_be_asked_again_and_dropped(said: Said, tmp_path: Path) -> None:
     teacher = Teacher(same)
     made = run(tmp_path / "again", teacher, guards={"unchanged": "drop"})
-    assert not dropped(tmp_path / "again")
-    said(counts(made, "response_guard")["remarks"])
+    assert not dropped(tmp_path / "again") and counts(made, "response_guard")["remarks"] == {AGAIN: 2}
     assert teacher.calls("response") == 6 and teacher.calls("improved_response") == 8
     never = Teacher(lambda name, task, asked: same(name, task, 1))
     made = run(tmp_path / "never", never, guards={"unchanged": "drop"})
     assert made.complete and {row["reason"] for row in dropped(tmp_path / "never")} == {"unchanged"}
-
-
-def test_a_program_that_improves_nothing_leaves_nothing_unchanged(said: Said, tmp_path: Path) -> None:
-    made = run(tmp_path / "run", Teacher(), method="instruction-only")
-    assert made.complete and not counts(made, "response_guard")["remarks"]
-    with said.by(ConfigError):
+    with said.by(ConfigError):  # nothing is improved there
         run(tmp_path / "other", Teacher(), method="instruction-only", guards={"unchanged": "drop"})
+    made = run(tmp_path / "plain", Teacher(), method="instruction-only")
+    assert made.complete and not counts(made, "response_guard")["remarks"]
 
 
 # --- money, and later starts
 
 
-class Killed(BaseException):
-    pass
-
-
-@pytest.mark.parametrize("after", [5, 6, 7, 8, 9])
+@pytest.mark.parametrize("after", [6, 7, 9])
 def test_a_run_broken_off_around_the_second_answer_pays_for_nothing_twice(tmp_path: Path, after: int) -> None:
     def bad(name: str, task: int, asked: int) -> str | None:
         return COPY if name == "improved_response" and asked == 1 else None
@@ -206,21 +199,17 @@ def test_a_resume_has_the_guards_of_its_folder(tmp_path: Path) -> None:
         made = refed_dspy.resume(tmp_path / name, size=5, teacher=fake_lm(teacher))
         copies = [row for row in made.samples.rows() if COPY in row["response"]]
         assert made.complete and bool(copies) == (name == "without")
-    assert counts(read(tmp_path / "with"), "response_guard")["remarks"]["asked again"] == 2
-
-
-def read(folder: Path) -> Synthesis:
-    return refed_dspy.read_run(folder)
+    assert counts(refed_dspy.read_run(tmp_path / "with"), "response_guard")["remarks"][AGAIN] == 2
 
 
 def test_the_forecast_counts_second_answers(tmp_path: Path) -> None:
     def bad(name: str, task: int, asked: int) -> str | None:
         return COPY if name == "response" and asked == 1 and task % 2 else None
 
-    run(tmp_path, Teacher(bad), size=30)
+    run(tmp_path, Teacher(bad), size=15)
     with Ledger.read(tmp_path) as ledger:
-        foreseen = forecast(ledger, size=60)
-    made = run(tmp_path, Teacher(bad), size=60)
+        foreseen = forecast(ledger, size=30)
+    made = run(tmp_path, Teacher(bad), size=30)
     calls = sum(use["calls"] for use in made.usage.values())
     assert foreseen is not None and foreseen.calls == pytest.approx(calls, rel=0.1)
 
@@ -246,7 +235,7 @@ def test_any_program_is_asked_again(tmp_path: Path) -> None:
         assert sorted(number for (number,) in asked) == [0, 1, SECOND, SECOND + 1]
 
 
-def test_a_batch_asks_again_too_after_a_stop(said: Said, tmp_path: Path, server: SimulatedTeacher) -> None:
+def test_a_batch_asks_again_too_after_a_stop(tmp_path: Path, server: SimulatedTeacher) -> None:
     """The first start ends with the instructions; the second before the second answers, which the third asks for."""
     settings: dict[str, Any] = {"teacher": simulated(server), "run_dir": tmp_path, "track": False, "size": 2}
     for signature, calls in (("", 3), ("This response incorporates", 7)):
@@ -256,34 +245,63 @@ def test_a_batch_asks_again_too_after_a_stop(said: Said, tmp_path: Path, server:
     server.control(signature="")
     made = refed_dspy.synthesize(None, REFERENCES[:1], max_calls=100, **settings)
     assert made.complete and not dropped(tmp_path)
-    said(counts(made, "response_guard")["remarks"])
+    assert counts(made, "response_guard")["remarks"][AGAIN] == 2
     assert server.stats()["batch_requests"] == 7 + 4
     assert made.status["cost"] == pytest.approx(bill(server), rel=1e-9)
-
-
-def test_the_slower_way_through_dspy_is_asked_again_too(said: Said, tmp_path: Path) -> None:
-    teacher = Teacher(lambda name, task, asked: COPY if (name, asked) == ("response", 1) else None)
-    with dspy.context(adapter=dspy.JSONAdapter()):
-        made = run(tmp_path, teacher, size=1)
-    assert made.complete and not dropped(tmp_path)
-    said(counts(made, "response_guard")["remarks"])
 
 
 # --- demonstrations of the program
 
 
-def test_a_demonstration_s_response_is_dropped(said: Said, tmp_path: Path) -> None:
+def test_what_repeats_a_demonstration_is_dropped(said: Said, tmp_path: Path) -> None:
     program = refed_dspy.ReferenceLevelFeedback()
     shown = " ".join(f"shown{number}" for number in range(30))
     program.response_generation.demos = [dspy.Example(instruction="Tell me why.", response=shown)]
-    of_second = Teacher(lambda field, task, asked: shown if task == 2 else None)
-    made = run(tmp_path / "run", of_second, size=4, program=program)
+    made = run(tmp_path / "run", Teacher(lambda field, task, asked: shown if task == 2 else None), 4, program=program)
     assert len(made.samples) == 4
     said(counts(made, "response_guard")["reasons"])
-
-
-def test_a_demonstration_s_instruction_is_dropped(said: Said, tmp_path: Path) -> None:
-    program = refed_dspy.ReferenceLevelFeedback()
     program.instruction_synthesis.demos = [dspy.Example(new_instructions=["Task 2: do it"], how_many=1)]
     with said.by(NothingKept):
-        run(tmp_path / "run", Teacher(), size=4, program=program)  # all of this teacher's are like it
+        run(tmp_path / "other", Teacher(), size=4, program=program)  # all of this teacher's are like it
+
+
+# --- over data sets: whose references they compare with, and what they tell where there are none
+
+
+GUARDS = ["instruction_guard", "response_guard"]
+
+
+def reasons_of(made: Any) -> list[str]:
+    return [row["refed_filters"]["reason"] for row in made.dropped()]
+
+
+def test_the_rows_of_a_run_know_their_references(said: Said, tmp_path: Path) -> None:
+    bad = Teacher(
+        lambda name, task, asked: COPY if (name, task) in {("response", 2), ("improved_response", 4)} else None
+    )
+    run(tmp_path / "run", bad, guards=False)
+    made = filter_data(tmp_path / "run", GUARDS, out=tmp_path / "out")
+    said(reasons_of(made))
+    assert [entry["remarks"] for entry in made.funnel()] == [{}, {}]
+
+
+def test_without_references_it_is_told_that_nothing_was_compared(said: Said, tmp_path: Path) -> None:
+    rows = [
+        {"instruction": REFERENCES[0]["instruction"], "response": "a b", "improved_response": "a b"},
+        {"instruction": "Name a fruit.", "response": "a b", "improved_response": f"a b {COPY}"},
+    ]
+    made = filter_data(rows, GUARDS, out=tmp_path / "none")
+    assert not reasons_of(made)
+    said(made.lines()[3:5])
+    (tmp_path / "references.jsonl").write_text("\n".join(map(json.dumps, REFERENCES)))
+    given = {"references": str(tmp_path / "references.jsonl")}
+    made = filter_data(rows, [{name: given} for name in GUARDS], out=tmp_path / "given")
+    said(reasons_of(made))
+    ids = [Reference(**reference).id for reference in REFERENCES]
+    named = [{**rows[1], "improved_response": f"{COPY[:-30]} {n}", "reference": ids[n]} for n in (0, 1)]
+    said(reasons_of(filter_data(named, [{"response_guard": given}], out=tmp_path / "named")))
+
+
+def test_a_bad_file_of_references_is_one_line(said: Said, tmp_path: Path) -> None:
+    with said.by(InputError):
+        filter_data([{"instruction": "a", "response": "b"}], [{"response_guard": {"references": "nowhere.jsonl"}}])

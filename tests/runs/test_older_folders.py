@@ -7,7 +7,6 @@ and a filtering, which had records of settings of their own, as those of version
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import tarfile
 from contextlib import closing
@@ -49,15 +48,41 @@ def calls(folder: Path) -> list[Any]:
 
 
 @pytest.mark.parametrize("name", ["plain", "pools"])
-@pytest.mark.parametrize("again", ["resume", "the same call"])
-def test_it_goes_on_and_pays_nothing_twice(name: str, again: str, tmp_path: Path) -> None:
+def test_it_is_read_as_a_new_folder_says_it_and_goes_on_paying_nothing_twice(name: str, tmp_path: Path) -> None:
+    """The start of this version writes the record of settings anew."""
     folder = unpacked(name, tmp_path / "run")
     before, kept = calls(folder), list(refed_dspy.read_run(folder).samples.rows())
-    assert len(kept) == 5 and before
-    made = refed_dspy.resume(folder, progress=False) if again == "resume" else same_call(name, folder)
+    with Ledger.read(folder) as ledger:
+        older = settings_of(ledger)
+        assert ledger.meta("settings") is None
+    made = refed_dspy.resume(folder, progress=False)
+    assert_continued(made, folder, before, kept)
+    with Ledger.read(folder) as ledger:
+        newer = settings_of(ledger)
+        assert newer.values == ledger.meta("settings")
+    for key in ("seed", "per_reference", "max_failure_share", "filters", "guards", "track", "program"):
+        assert newer.values[key] == older.values[key], key
+    assert {stage: len(pool) for stage, pool in newer.pools.items()} == {
+        stage: len(pool) for stage, pool in older.pools.items()
+    }
+    assert newer.several is older.several is (name == "pools") and bool(newer.judge) is (name == "pools")
+
+
+def assert_continued(made: Any, folder: Path, before: list[Any], kept: list[Any]) -> None:
     assert made.complete and list(made.samples.rows())[:5] == kept and len(made.samples) == 12
-    after = calls(folder)
+    assert len(kept) == 5 and before
+    assert_nothing_paid_twice(before, calls(folder))
+
+
+def assert_nothing_paid_twice(before: list[Any], after: list[Any]) -> None:
     assert after[: len(before)] == before and len({key for _, key, _ in after}) == len(after) > len(before)
+
+
+@pytest.mark.parametrize("name", ["plain", "pools"])
+def test_the_same_call_goes_on_too(name: str, tmp_path: Path) -> None:
+    folder = unpacked(name, tmp_path / "run")
+    before, kept = calls(folder), list(refed_dspy.read_run(folder).samples.rows())
+    assert_continued(same_call(name, folder), folder, before, kept)
 
 
 def same_call(name: str, folder: Path) -> Any:
@@ -73,50 +98,31 @@ def same_call(name: str, folder: Path) -> Any:
     return refed_dspy.synthesize(None, "builtin-short", teacher=pool, teachers=teachers, judge=judge, **common)
 
 
-@pytest.mark.parametrize("name", ["plain", "pools"])
-def test_what_it_was_set_to_is_read_as_a_new_folder_says_it(name: str, tmp_path: Path) -> None:
-    """Before and after a start of this version, which writes the record anew; and by all who read it."""
-    folder = unpacked(name, tmp_path / "run")
-    with Ledger.read(folder) as ledger:
-        older = settings_of(ledger)
-        assert ledger.meta("settings") is None
-    refed_dspy.resume(folder, size=13, progress=False)
-    with Ledger.read(folder) as ledger:
-        newer = settings_of(ledger)
-        assert newer.values == ledger.meta("settings")
-    for key in ("seed", "per_reference", "max_failure_share", "filters", "guards", "track", "program"):
-        assert newer.values[key] == older.values[key], key
-    assert {stage: len(pool) for stage, pool in newer.pools.items()} == {
-        stage: len(pool) for stage, pool in older.pools.items()
-    }
-    assert newer.several is older.several is (name == "pools") and bool(newer.judge) is (name == "pools")
-    for command in (["status"], ["report"], ["show"]):
-        assert CliRunner().invoke(app, [*command, str(folder)]).exit_code == 0
+def test_every_reader_takes_it(tmp_path: Path) -> None:
+    folder = unpacked("pools", tmp_path / "run")
+    for command in ("status", "report", "show"):
+        assert CliRunner().invoke(app, [command, str(folder)]).exit_code == 0
     assert share(folder, tmp_path / "shared").folder.is_dir()
 
 
-def test_a_run_of_0_2_0_had_no_even_share(tmp_path: Path) -> None:
-    folder = unpacked("pools", tmp_path / "run", "DELETE FROM meta WHERE name = 'spread'")
-    with Ledger.read(folder) as ledger:
-        assert settings_of(ledger).values["per_reference"] == 2 * 10
-    refed_dspy.resume(folder, progress=False)
-    with Ledger.read(folder) as ledger:
-        assert settings_of(ledger).values["per_reference"] == 20
-
-
-def test_what_only_a_script_can_build_is_refused_before_any_payment(tmp_path: Path) -> None:
-    for name, value, fault in (
-        ("teacher", {"model": "m", "config": None}, "its teacher was a Python object"),
-        ("filters", [["Own", {"class": "my.Own"}]], "one of its filters is defined in a script or notebook"),
-        ("program_named", "nowhere:Program", "program: nowhere:Program: cannot be imported"),
-    ):
-        folder = unpacked("plain", tmp_path / name)
-        with Ledger.create(folder) as ledger:
-            ledger.set_meta(**{name: value})
-        paid = calls(folder)
-        with pytest.raises(refed_dspy.errors.InputError, match=fault):
-            refed_dspy.resume(folder, progress=False)
-        assert calls(folder) == paid
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("teacher", {"model": "m", "config": None}),
+        ("filters", [["Own", {"class": "my.Own"}]]),
+        ("program_named", "nowhere:Program"),
+    ],
+)
+def test_what_only_a_script_can_build_is_refused_before_any_payment(
+    said: Said, name: str, value: Any, tmp_path: Path
+) -> None:
+    folder = unpacked("plain", tmp_path / "run")
+    with Ledger.create(folder) as ledger:
+        ledger.set_meta(**{name: value})
+    paid = calls(folder)
+    with said.by(refed_dspy.errors.InputError):
+        refed_dspy.resume(folder, progress=False)
+    assert calls(folder) == paid
 
 
 def test_a_compile_goes_on_and_pays_nothing_twice(tmp_path: Path) -> None:
@@ -130,9 +136,8 @@ def test_a_compile_goes_on_and_pays_nothing_twice(tmp_path: Path) -> None:
         None, "builtin", teacher=SIMULATED, judge=JUDGE, out=folder, optimizer="bootstrap", evaluations=20, train=4,
         validation=4, test=8, threads=1, name="older", seed=1, track=False, progress=False,
     )  # fmt: skip
-    after = calls(folder)
     assert made.state == "done" and made.manifest["models"]["judge"]["model"] == "simulated"
-    assert after[: len(before)] == before and len({key for _, key, _ in after}) == len(after) > len(before)
+    assert_nothing_paid_twice(before, calls(folder))
     with Ledger.read(folder) as ledger:
         newer = settings_of(ledger)
         assert newer.values == ledger.meta("settings") and examples_of(ledger) == {
@@ -152,22 +157,19 @@ def test_a_filtering_goes_on_and_pays_nothing_twice(tmp_path: Path) -> None:
         filter_again(folder, margin=1)
     assert calls(folder) == before
     made = filter_again(folder, margin=0)
-    after = calls(folder)
     assert made.state == "done" and not made.filtered.undecided
-    assert after[: len(before)] == before and len({key for _, key, _ in after}) == len(after) > len(before)
+    assert_nothing_paid_twice(before, calls(folder))
     assert [step.settings for step in share_facts(folder)] == [[("refusals", "{}"), ("judge", '{"margin": 0.0}')]]
 
 
 def filter_again(folder: Path, margin: float) -> Any:
     """What had been called, without its cap."""
-    rows = [
-        {
-            "instruction": f"Write {number} lines about tides.",
-            "response": f"{number} lines",
-            "improved_response": f"{number} better lines.",
-        }
-        for number in range(12)
-    ]
+    texts = {
+        "instruction": "Write {} lines about tides.",
+        "response": "{} lines",
+        "improved_response": "{} better lines.",
+    }
+    rows = [{name: text.format(number) for name, text in texts.items()} for number in range(12)]
     return refed_dspy.filter_data(
         rows, ["refusals", {"judge": {"margin": margin}}], judge=JUDGE, out=folder, seed=1,
         columns={"plain": "response"}, max_calls=1000, progress=False,
@@ -180,11 +182,10 @@ def share_facts(folder: Path) -> Any:
 
 
 def test_a_judge_that_is_none_of_its_teachers_is_remembered(said: Said, tmp_path: Path) -> None:
-    judge = TeacherConfig(model="simulated", temperature=0.3)
-    stored = json.dumps({"model": "simulated", "config": judge.model_dump(mode="json")})
+    judge = TeacherConfig(model="simulated", temperature=0.3).model_dump(mode="json")
     folder = unpacked("pools", tmp_path / "run")
     with Ledger.create(folder) as ledger:
-        ledger.set_meta(judge=json.loads(stored))
+        ledger.set_meta(judge={"model": "simulated", "config": judge})
         assert settings_of(ledger).judge["rates"] == [0, 0, 0, 0] and ANY in settings_of(ledger).pools
     with said.by(refed_dspy.errors.RunDirError):
         refed_dspy.resume(folder, progress=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -11,32 +12,25 @@ from typing import Any
 
 import dspy
 import pytest
-from dspy.lm15 import Request
 
 import refed_dspy
 from refed_dspy import ReferenceLevelFeedback
-from refed_dspy.errors import RowError, RunStopped
-from refed_dspy.filters.base import Decision, JudgeFilter, TextFilter
+from refed_dspy.errors import CodeFailed, RowError, RunStopped
+from refed_dspy.filters.base import Decision, JudgeFilter
 from refed_dspy.programs import reference_level
 from refed_dspy.records import DataRow, Reference, Sample
 from refed_dspy.runs.result import Synthesis
+from tests.runs.filter.helpers import CustomFilter
 from tests.support.said import Said
-from tests.support.scripted_engine import Writer, fake_lm, references
+from tests.support.scripted_engine import Writer, fake_lm, references, spoil_first
 
 SIZE = 12
 KEY = "sk-9aVq2LxT7bRm4WcY8dKe1Nf5"
 
 
 def run(program: Any, folder: Path, writer: Writer, size: int = SIZE, **settings: Any) -> Synthesis:
-    return refed_dspy.synthesize(
-        program,
-        references(3),
-        size=size,
-        teacher=fake_lm(writer),
-        run_dir=folder,
-        track=False,
-        **{"per_reference": 20, **settings},
-    )
+    settings = {"per_reference": 20, "teacher": fake_lm(writer), "track": False, **settings}
+    return refed_dspy.synthesize(program, references(3), size=size, run_dir=folder, **settings)
 
 
 class Fragile:
@@ -83,17 +77,14 @@ def own_program(fragile: Fragile) -> tuple[Any, list[Any]]:
 
 
 def own_filter(of_instruction: bool) -> Callable[[Fragile], tuple[Any, list[Any]]]:
-    class Own(TextFilter):
-        name = "own"
-
-        def __init__(self, fragile: Fragile) -> None:
-            self.of_instruction, self.fragile = of_instruction, fragile
-
-        def check(self, row: DataRow) -> Decision:
-            self.fragile.look(row.instruction)
+    def filters(fragile: Fragile) -> tuple[Any, list[Any]]:
+        def check(row: DataRow) -> Decision:
+            fragile.look(row.instruction)
             return Decision(True)
 
-    return lambda fragile: (None, [Own(fragile)])
+        return None, [CustomFilter("own", check, of_instruction=of_instruction)]
+
+    return filters
 
 
 def own_judge(fragile: Fragile) -> tuple[Any, list[Any]]:
@@ -127,18 +118,16 @@ def test_an_error_of_own_code_is_its_rows_failure(said: Said,
     with caplog.at_level(logging.DEBUG, "refed_dspy"):
         made = run(program, tmp_path / "run", Writer(), filters=filters)
     assert len(made.samples) == SIZE, "the run makes up for it"
-    assert made.failures
-    said({(failure.stage, failure.kind) for failure in made.failures})
-    for failure in made.failures:
-        said(failure.reason)
-        assert failure.item
+    assert made.failures and all(failure.item for failure in made.failures)
+    assert {(failure.stage, failure.kind) for failure in made.failures} == {(stage, CodeFailed.kind)}
+    said(sorted({failure.reason for failure in made.failures}))
     assert KEY not in caplog.text
     logged = [(record.levelname, record.message) for record in caplog.records if __file__ in record.message]
     assert Counter(level for level, _ in logged)["WARNING"] == 1, "once for each place"
     assert any(level == "DEBUG" and "Traceback" in message for level, message in logged)
 
 
-@pytest.mark.parametrize("place", [own_stage, own_filter(False), own_judge], ids=["stage", "filter", "judge"])
+@pytest.mark.parametrize("place", [own_stage, own_judge], ids=["stage", "judge"])
 def test_the_next_start_tries_mended_code_on_what_was_paid_for(
     place: Callable[[Fragile], tuple[Any, list[Any]]], tmp_path: Path
 ) -> None:
@@ -151,24 +140,26 @@ def test_the_next_start_tries_mended_code_on_what_was_paid_for(
     assert len(writer.requests) - asked <= failed, "the last call of each is all that may be missing"
 
 
-@pytest.mark.parametrize("place", [own_stage, own_program, own_filter(False), own_filter(True), own_judge])
+@pytest.mark.parametrize(("place", "stage"), PLACES.values(), ids=PLACES)
 def test_code_that_always_fails_ends_the_run(
-    said: Said, place: Callable[[Fragile], tuple[Any, list[Any]]], tmp_path: Path
+    said: Said, place: Callable[[Fragile], tuple[Any, list[Any]]], stage: str, tmp_path: Path
 ) -> None:
     fragile = Fragile()
     fragile.look = lambda text: 1 / 0  # type: ignore[method-assign, assignment]
     program, filters = place(fragile)
     writer = Writer()
-    with said.by(RunStopped):
-        run(program, tmp_path / "run", writer, size=100, filters=filters)
+    with pytest.raises(RunStopped) as error:
+        run(program, tmp_path / "run", writer, size=40, filters=filters)
+    said(re.sub(f"(?<={stage} of )[^:]+", "ROW", str(error.value)))  # whichever came last
     assert len(writer.requests) < 120, "no more is paid for"
 
 
 def test_a_row_error_of_own_code_is_in_the_list(said: Said, tmp_path: Path) -> None:
-    program, _ = own_program(Fragile(lambda: RowError("polish", "some row", "too plain")))
+    program, _ = own_program(Fragile(lambda: RowError("polish", "row-7", "too plain")))
     made = run(program, tmp_path / "run", Writer())
     assert len(made.samples) == SIZE
-    said({(failure.stage, failure.item, failure.reason) for failure in made.failures})
+    assert {(failure.stage, failure.item) for failure in made.failures} == {("polish", "row-7")}
+    said(sorted({failure.reason for failure in made.failures}))
 
 
 def test_a_call_that_fails_in_a_task_group_is_no_error_of_own_code(tmp_path: Path) -> None:
@@ -178,16 +169,8 @@ def test_a_call_that_fails_in_a_task_group_is_no_error_of_own_code(tmp_path: Pat
                 task = group.create_task(super().respond(*inputs, **named))
             return task.result()
 
-    writer, asked = Writer(), list[str]()
-
-    def spoilt(request: Request) -> str | None:
-        """No JSON for the first instruction, however often it is answered."""
-        if writer.fields(request) != ["response"]:
-            return None
-        asked.append(str(request.messages[-1]))
-        return "no JSON" if asked[-1] == asked[0] else None
-
-    writer.on_request = spoilt
+    writer = Writer()
+    spoil_first(writer, "response")
     made = run(Own(), tmp_path / "run", writer)
     assert len(made.samples) == SIZE
     assert {(failure.stage, failure.kind) for failure in made.failures} == {("response_generation", "malformed")}

@@ -114,3 +114,38 @@ def fake_lm(writer: Writer, name: str = "fake/model", **settings: Any) -> dspy.L
 
 def references(count: int) -> list[dict[str, str]]:
     return [{"instruction": f"Explain topic {i}.", "response": f"Topic {i} is about {i} things."} for i in range(count)]
+
+
+def question_of(request: Request) -> str:
+    """What two requests share if they are the same question."""
+    return f"{request.system}\n{request.messages}"
+
+
+def spoil_first(writer: Writer, field: str, answer: Answer = "no JSON") -> list[str]:
+    """Have the first question for `field` answered so, however often it is asked. All questions for it, in order."""
+    asked: list[str] = []
+
+    def spoilt(request: Request) -> Answer | None:
+        if field not in writer.fields(request):
+            return None
+        asked.append(question_of(request))
+        return answer if asked[-1] == asked[0] else None
+
+    writer.on_request = spoilt
+    return asked
+
+
+class Killed(BaseException):
+    """Stands for the process going away in the middle of a call."""
+
+
+def killed_at(number: int) -> Writer:
+    """A writer whose process goes away at this request."""
+    writer = Writer()
+
+    def go_away(request: Request) -> None:
+        if len(writer.requests) >= number:
+            raise Killed
+
+    writer.on_request = go_away
+    return writer

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from dspy.lm15 import Request
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.config.teacher import TeacherConfig
+from refed_dspy.filters.base import Decision
+from refed_dspy.records import DataRow
 from refed_dspy.runs.filter.result import Filtering
 from tests.support.scripted_engine import Writer, fake_lm
 
@@ -92,3 +95,21 @@ def http(server: SimulatedTeacher, **more: Any) -> TeacherConfig:
     price = {"prompt": 1.0, "completion": 2.0}
     settings: dict[str, Any] = {"api_base": server.base_url, "concurrency": 3, "max_tokens": 300, "retries": 0}
     return TeacherConfig.model_validate({"model": "sim/sim-model", "price": price, **settings, **more})
+
+
+class CustomFilter:
+    """A filter of a caller's own, whose decisions are those of `check`."""
+
+    def __init__(
+        self,
+        name: str = "mine",
+        check: Callable[[DataRow], Any] = lambda _: Decision(True),
+        *,
+        of_instruction: bool = False,
+    ) -> None:
+        self.name, self.decision, self.of_instruction = name, check, of_instruction
+
+    def check(self, row: DataRow) -> Any:
+        return self.decision(row)
+
+    def remember(self, row: DataRow) -> None: ...
