@@ -17,6 +17,7 @@ from benchmarks.runs import REFERENCES
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.errors import ExportError, FolderInUse, InputError, RunDirError, RunStopped
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.states import CAPPED
 from refed_dspy.ledger.summary import LIVE
 from refed_dspy.plugins.cluster import drive
 from refed_dspy.plugins.cluster.shards import shard_folder
@@ -77,7 +78,7 @@ def test_a_killed_run_refuses_other_work_and_goes_on_under_its_caps_with_the_tim
             made(server, tmp_path, **other)
     assert stored(tmp_path, "identity") == before and server.stats()["requests"] == sent
     again = made(server, tmp_path)
-    assert sent < server.stats()["requests"] <= 12 and again.state == "at its cap"
+    assert sent < server.stats()["requests"] <= 12 and again.state == CAPPED
     assert {name: again.status["caps"][name] for name in CAPS} == CAPS
     with Ledger.read(tmp_path) as ledger:
         (begun, last), _ = ledger.db.execute("SELECT begun, last FROM starts ORDER BY begun").fetchall()

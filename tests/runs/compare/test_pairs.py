@@ -43,7 +43,7 @@ def test_pairs_are_those_that_the_judge_preferred_in_both_orders(server: Simulat
     for against, loser in (("plain", "plain"), ("loud", "plain")):
         out = tmp_path / against
         programs = {"plain": "instruction-only", "loud": CapitalsProgram()}
-        run(server, out, programs, judge=fake_lm(Capitals()), data=REFERENCES, against=against)
+        run(server, out, programs, judge=fake_lm(Capitals()), data=REFERENCES, against=against, size=4)
         rows = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
         pairs = [json.loads(line) for line in (out / "pairs.jsonl").read_text().splitlines()]
         judged = [row["consistent"] for row in rows if row["consistent"] is not None]
