@@ -37,7 +37,8 @@ def test_a_file_that_cannot_be_written_loses_no_answer(said: Said, server: Simul
 def test_a_cap_leaves_a_table_and_says_how_to_go_on(said: Said, server: SimulatedTeacher, tmp_path: Path) -> None:
     short = run(server, tmp_path / "c", size=6, max_calls=40)
     assert 0 < short.instructions < 6 and requests(server) <= 40 and short.state == CAPPED
-    said(short.stopped)
+    said(short.stopped.partition(" after ")[0])
+    assert short.stopped.rpartition("=")[0].endswith("max_calls") and "resume" not in short.stopped
     assert not (tmp_path / "c" / "samples-at-cap.jsonl").exists()
     text = (tmp_path / "c" / "comparison.txt").read_text()
     assert text.splitlines() == short.lines() and short.lines()[-1].endswith(short.stopped)

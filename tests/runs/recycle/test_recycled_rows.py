@@ -13,7 +13,7 @@ from refed_dspy.errors import ConfigError, ExportError, RunDirError
 from refed_dspy.plugins.metrics.figures import Tools, figures
 from refed_dspy.plugins.recycle.program import IMPROVED, ORIGINAL, REFLECTED, ReflectionTuning
 from tests.programs.test_reflection import Reflecting
-from tests.runs.recycle.helpers import FIELDS, first_pass, mentions, read, recycled, requests
+from tests.runs.recycle.helpers import FIELDS, first_pass, mentions, read, recycled, requests, told
 from tests.support.compiling import config
 from tests.support.looks import small
 from tests.support.said import Said
@@ -74,7 +74,7 @@ def test_what_falls_back_and_what_could_not_be_read_is_counted(said: Said, tmp_p
     (row,) = [row for row in made.kept() if row["instruction_reason"]]
     assert (row["row"], row["instruction_from"], row["response_from"]) == (3, ORIGINAL, IMPROVED)
     assert row["instruction"] == row["original_instruction"] and row["response"] != row["original_response"]
-    said(made.lines())
+    said(told(made))
 
 
 def test_size_draws_rows_by_the_seed_and_a_larger_one_goes_on(server: SimulatedTeacher, tmp_path: Path) -> None:

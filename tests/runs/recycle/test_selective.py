@@ -14,13 +14,14 @@ from refed_dspy.plugins.recycle.passes import UNIMPROVED
 from refed_dspy.plugins.recycle.program import IMPROVED, ORIGINAL
 from refed_dspy.teachers.progress import Progress
 from tests.programs.test_reflection import Reflecting, improved, reflected
-from tests.runs.recycle.helpers import BY_SCORE, FIELDS, first_pass, read, recycled, requests, selective
+from tests.runs.recycle.helpers import BY_SCORE, FIELDS, first_pass, read, recycled, requests, selective, told
 from tests.support.compiling import config
 from tests.support.said import Said
 from tests.support.scripted_engine import fake_lm, references
 from tests.support.toy_server import ToyServer
 
-IFD = "IFD"
+ALPACA, VICUNA = "IFD (alpaca), mean", "IFD (vicuna), mean"
+"""Names of figures."""
 
 
 @pytest.mark.slow
@@ -33,7 +34,7 @@ def test_a_cap_in_either_pass_ends_it_in_order(
     assert (made.stopped, len(made.rows), made.halfway, made.used.calls) == ("max_calls", done, halfway, calls)
     rows = read(tmp_path / "r" / "recycled.jsonl") + read(tmp_path / "r" / "dropped.jsonl")
     assert sorted(row["row"] for row in rows) == [1, 2, 3][:done]
-    said(made.lines())
+    said(told(made))
     if calls < 6:
         assert len(scoring.prompts) == 1, "but for the first text nothing is scored that the next start scores again"
     made = selective(tmp_path / "r", scoring, teacher, max_calls=100)
@@ -97,7 +98,7 @@ def test_selective_rows_say_where_their_texts_are_from(
     (step,) = json.loads((tmp_path / "r" / "source.json").read_text())["funnel"]
     assert (step["in"], step["kept"], sum(step["reasons"].values())) == (12, len(kept), len(dropped))
     assert made.figures["new"]["rows"] == made.figures["old"]["rows"] == len(kept)
-    assert made.figures["new"][f"{IFD} (vicuna), mean"] == pytest.approx(sum(row["ifd"] for row in kept) / len(kept))
+    assert made.figures["new"][VICUNA] == pytest.approx(sum(row["ifd"] for row in kept) / len(kept))
     said([line for line in made.lines() if line.startswith(("selected", "scorer"))])
     assert len(scoring.prompts) == len({tuple(prompt) for prompt in scoring.prompts}), "a text is scored once"
     again = recycled(tmp_path / "r", config(server), data)
@@ -114,7 +115,7 @@ def test_rows_without_a_better_response_are_dropped_and_counted_or_kept_by_a_set
     dropped = list(dropping.dropped())
     assert [row["response_from"] for row in dropping.kept()] == [IMPROVED] * 2
     assert [(row["response_from"], row["selection_reason"]) for row in dropped] == [(ORIGINAL, UNIMPROVED)] * 2
-    said(dropping.lines())
+    said(told(dropping))
     keeping = selective(tmp_path / "r", scoring, fake_lm(again), references(4), unimproved="keep")
     assert not again.requests, "the same folder goes on, and nothing is paid for"
     back = [{**row, "selection_reason": ""} for row in dropped]
@@ -133,7 +134,7 @@ def test_the_template_is_asked_for_and_named_in_rows_and_figures(
     written = read(tmp_path / "r" / "recycled.jsonl") + read(tmp_path / "r" / "dropped.jsonl")
     assert len(written) == len(rows) == 6 and {row["template"] for row in written} == {"alpaca"}
     assert all(row["original_ifd"] != rows[row["row"]]["original_ifd"] for row in written)
-    assert f"{IFD} (alpaca), mean" in alpaca.figures["new"].keys() - vicuna.figures["new"].keys()
+    assert ALPACA in alpaca.figures["new"].keys() - vicuna.figures["new"].keys()
     with said.by(ConfigError):
         recycled(tmp_path / "s", fake_lm(Reflecting()), scorer={**scorer, "template": "chatml"})
 
@@ -141,7 +142,7 @@ def test_the_template_is_asked_for_and_named_in_rows_and_figures(
 def test_a_scorer_alone_selects_nothing(server: SimulatedTeacher, scoring: ToyServer, tmp_path: Path) -> None:
     made = recycled(tmp_path / "r", config(server), scorer={"model": "toy", "api_base": scoring.url})
     assert [list(row) for row in read(tmp_path / "r" / "recycled.jsonl")] == [FIELDS] * 6
-    assert made.selected is None and made.figures["new"][f"{IFD} (vicuna), mean"] is not None
+    assert made.selected is None and made.figures["new"][VICUNA] is not None
 
 
 @pytest.mark.slow
