@@ -82,21 +82,12 @@ def test_every_sample_is_there_with_all_that_led_to_it(run: Path, whole: Referen
     assert [without_its_own(row) for row in rows] == [row for *_, row in in_order]
     assert [row["sample"] for row in rows] == list(range(1, sum(SIZES) + 1))
     assert all(row["cost"] > 0 and row["reasoning"] == THOUGHT for row in rows)
-
-
-def test_a_row_is_about_the_reference_of_its_shard(run: Path, whole: References) -> None:
-    shard_of = {
-        row["instruction"]: shard
-        for shard, rows in enumerate(of_shards(run, lambda ledger: list(data_rows(ledger))))
-        for row in rows
-    }
-    gathered(run)
+    shard_of = {row["instruction"]: shard for shard, each in enumerate(made) for row in each}
     assert refed_dspy.read_run(run).export("jsonl", run / "rows.jsonl") == sum(SIZES)
-    rows = [json.loads(line) for line in (run / "rows.jsonl").read_text().splitlines()]
-    assert len(rows) == sum(SIZES)
-    for row in rows:
+    for line in (run / "rows.jsonl").read_text().splitlines():
+        row = json.loads(line)
         own = {reference.id: reference for reference in whole.items[shard_of[row["instruction"]] :: SHARDS]}
-        assert own[row["reference"]].source == row["reference_source"]
+        assert own[row["reference"]].source == row["reference_source"], "it is about one of its shard"
 
 
 QUESTIONS = {
@@ -164,7 +155,9 @@ def test_filters_dropped_what_they_dropped(run: Path) -> None:
     assert sum(sum(part.values()) for part in counts) > 0
 
 
-def test_the_file_is_a_ledger_like_any_other(run: Path, tmp_path: Path) -> None:
+def test_the_file_is_a_ledger_like_any_other_known_to_be_whole(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gathered(run)
     made = "SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%' ORDER BY name"
     with Ledger.create(tmp_path / "new") as new, Ledger.read(run) as ledger:
@@ -172,20 +165,12 @@ def test_the_file_is_a_ledger_like_any_other(run: Path, tmp_path: Path) -> None:
         assert ledger.db.execute(made).fetchall() == new.db.execute(made).fetchall()
         for pragma, value in {"user_version": FORMAT, "journal_mode": "wal", "integrity_check": "ok"}.items():
             assert ledger.db.execute(f"PRAGMA {pragma}").fetchone()[0] == value
-    assert {path.name for path in run.iterdir()} == {FILE, ".lock", ".checked", "shards"}
-
-
-def test_it_is_known_to_be_whole_so_that_nobody_checks_it_again(run: Path, monkeypatch: Any) -> None:
-    gathered(run)
-    monkeypatch.setattr("refed_dspy.ledger.format.check", lambda db: 1 / 0)
-    assert len(refed_dspy.read_run(run)) == sum(SIZES)
-
-
-def test_calls_are_in_the_order_of_time(run: Path) -> None:
-    gathered(run)
-    calls = of_run(run, lambda ledger: ledger.db.execute("SELECT id, created FROM calls").fetchall())
+        calls = ledger.db.execute("SELECT id, created FROM calls ORDER BY id").fetchall()
     numbers, moments = zip(*calls, strict=True)
     assert numbers == tuple(range(1, len(numbers) + 1)) and list(moments) == sorted(moments)
+    assert {path.name for path in run.iterdir()} == {FILE, ".lock", ".checked", "shards"}
+    monkeypatch.setattr("refed_dspy.ledger.format.check", lambda db: 1 / 0)
+    assert len(refed_dspy.read_run(run)) == sum(SIZES), "nobody checks it again"
 
 
 def test_twice_gives_the_same_rows_and_a_shard_that_was_never_begun_none(run: Path) -> None:

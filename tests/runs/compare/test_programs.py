@@ -14,7 +14,7 @@ from refed_dspy.errors import ConfigError
 from refed_dspy.plugins.compare.side_by_side import SideBySide
 from refed_dspy.programs import SeedOnly
 from refed_dspy.programs.reference_level import METHODS
-from tests.runs.compare.helpers import ALL, CapitalsProgram, facts, line, requests, rows, run
+from tests.runs.compare.helpers import ALL, CapitalsProgram, Judge, facts, line, requests, rows, run
 from tests.support.said import Said
 from tests.support.scripted_engine import Writer, fake_lm, references
 
@@ -32,7 +32,7 @@ def test_a_custom_program_and_a_seed_object(server: SimulatedTeacher, tmp_path: 
 
 
 def test_a_list_gives_names_and_compares_with_its_first(server: SimulatedTeacher, tmp_path: Path) -> None:
-    made = run(server, tmp_path / "c", ["sample-level", CapitalsProgram()], size=1)
+    made = run(server, tmp_path / "c", ["sample-level", CapitalsProgram()], size=1, judge=fake_lm(Judge()))
     assert [entry.program for entry in made.programs] == ["sample-level", "B"]
     assert (line(made, "sample-level").win_rate, line(made, "B").rows) == (None, 1)
 

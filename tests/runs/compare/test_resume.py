@@ -10,28 +10,34 @@ from typer.testing import CliRunner
 
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy import ReferenceLevelFeedback
+from refed_dspy import ReferenceLevelFeedback, compare
 from refed_dspy.cli.main import app
 from refed_dspy.errors import ExportError, RunDirError, RunStopped
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import CAPPED
-from tests.runs.compare.helpers import config, facts, line, requests, run
+from tests.runs.compare.helpers import SMALL, Judge, config, facts, line, requests, run
 from tests.support.said import Said
-from tests.support.scripted_engine import references
+from tests.support.scripted_engine import Writer, fake_lm, references
 
 
-def test_a_file_that_cannot_be_written_loses_no_answer(said: Said, server: SimulatedTeacher, tmp_path: Path) -> None:
-    (tmp_path / "c" / "rows.jsonl").mkdir(parents=True)
+def written(folder: Path, **settings: Any) -> int:
+    """A comparison of one instruction by scripted models; how many requests it sent."""
+    teacher, judge = Writer(per_call=1), Judge()
+    models = {"teacher": fake_lm(teacher), "judge": fake_lm(judge), "size": 1}
+    compare(references=references(6), out=folder, **{**SMALL, **models, **settings})
+    return len(teacher.requests) + len(judge.requests)
+
+
+def test_a_file_that_cannot_be_written_loses_no_answer(said: Said, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").mkdir()
     with said.by(ExportError):
-        run(server, tmp_path / "c", size=1)
-    assert not requests(server)
-    Ledger.create(tmp_path / "c").close()  # as where it came while the comparison was at work
+        written(tmp_path)
+    assert not (tmp_path / "ledger.sqlite").exists()
+    Ledger.create(tmp_path).close()  # as where it came while the comparison was at work
     with said.by(RunStopped):
-        run(server, tmp_path / "c", size=1)
-    (tmp_path / "c" / "rows.jsonl").rmdir()
-    before = requests(server)
-    run(server, tmp_path / "c", size=1)
-    assert requests(server) == before
+        written(tmp_path)
+    (tmp_path / "rows.jsonl").rmdir()
+    assert written(tmp_path) == 0
 
 
 def test_a_cap_leaves_a_table_and_says_how_to_go_on(said: Said, server: SimulatedTeacher, tmp_path: Path) -> None:
@@ -67,21 +73,21 @@ def test_an_endpoint_that_dies_leaves_the_table_of_what_there_is(server: Simulat
     assert 0 < facts(tmp_path / "c")["instructions"] < 200
 
 
-def test_another_comparison_in_the_folder_is_refused(said: Said, server: SimulatedTeacher, tmp_path: Path) -> None:
-    run(server, tmp_path / "c", size=1)
-    before, files = requests(server), (tmp_path / "c" / "comparison.json").read_bytes()
+def test_another_comparison_in_the_folder_is_refused(said: Said, tmp_path: Path) -> None:
+    written(tmp_path)
+    files = (tmp_path / "comparison.json").read_bytes()
     others: list[dict[str, Any]] = [
         {"against": "reference-level"},
         {"grades": True},
         {"seed": 3},
         {"programs": {"instruction-only": "instruction-only", "sample-level": "sample-level"}},
-        {"judge": config(server, model="sim/sim-model", temperature=0.5)},
+        {"judge": fake_lm(judge := Judge(), "fake/other", temperature=0.5)},
         {"features": {"topic": "what it is about"}},
     ]
     for other in others:
         with said.by(RunDirError):
-            run(server, tmp_path / "c", **{"size": 1, **other})
-    assert requests(server) == before and (tmp_path / "c" / "comparison.json").read_bytes() == files
+            written(tmp_path, **other)
+    assert not judge.requests and (tmp_path / "comparison.json").read_bytes() == files
 
 
 @pytest.mark.slow

@@ -58,13 +58,13 @@ def test_a_row_keeps_its_system_prompt(tmp_path: Path) -> None:
     assert [mentions(request, system) for request in writer.requests].count(True) == 2
 
 
-def test_it_can_be_recycled_again(said: Said, server: SimulatedTeacher, tmp_path: Path) -> None:
-    recycled(tmp_path / "r", config(server))
+def test_it_can_be_recycled_again(said: Said, tmp_path: Path) -> None:
+    recycled(tmp_path / "r", fake_lm(Reflecting()))
     first = (tmp_path / "r" / "recycled.jsonl").read_bytes()
-    again = recycled(tmp_path / "s", config(server), tmp_path / "r" / "recycled.jsonl")
+    again = recycled(tmp_path / "s", fake_lm(Reflecting()), tmp_path / "r" / "recycled.jsonl")
     assert len(again.rows) == 6 and (tmp_path / "r" / "recycled.jsonl").read_bytes() == first
     with said.by(ExportError):
-        recycled(tmp_path / "r", config(server), tmp_path / "r" / "recycled.jsonl")
+        recycled(tmp_path / "r", fake_lm(Reflecting()), tmp_path / "r" / "recycled.jsonl")
 
 
 def test_what_falls_back_and_what_could_not_be_read_is_counted(said: Said, tmp_path: Path) -> None:
@@ -77,16 +77,16 @@ def test_what_falls_back_and_what_could_not_be_read_is_counted(said: Said, tmp_p
     said(told(made))
 
 
-def test_size_draws_rows_by_the_seed_and_a_larger_one_goes_on(server: SimulatedTeacher, tmp_path: Path) -> None:
-    data = references(30)
-    small = recycled(tmp_path / "r", config(server), data, size=4, seed=3)
+def test_size_draws_rows_by_the_seed_and_a_larger_one_goes_on(tmp_path: Path) -> None:
+    data, writer = references(30), Reflecting()
+    few = recycled(tmp_path, fake_lm(writer), data, size=4, seed=3)
     numbers = [row.number for row in drawn(load_dataset(data).rows, 4, 3)]
-    assert [row["row"] for row in small.kept()] == numbers == sorted(numbers) != [1, 2, 3, 4]
-    assert requests(server) == 8
-    whole = recycled(tmp_path / "r", config(server), data)
-    assert len(whole.rows) == 30 and requests(server) == 60
+    assert [row["row"] for row in few.kept()] == numbers == sorted(numbers) != [1, 2, 3, 4]
+    assert len(writer.requests) == 8
+    whole = recycled(tmp_path, fake_lm(writer), data)
+    assert len(whole.rows) == 30 and len(writer.requests) == 60
     by_row = {row["row"]: row for row in whole.kept()}
-    assert [by_row[number] for number in numbers] == list(small.kept())
+    assert [by_row[number] for number in numbers] == list(few.kept())
 
 
 RHYME = {"rhyme": "whether it rhymes"}

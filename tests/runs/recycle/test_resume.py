@@ -19,14 +19,14 @@ from tests.support.said import Said
 from tests.support.scripted_engine import fake_lm, references
 
 
-def test_a_file_that_cannot_be_written_loses_no_answer(said: Said, server: SimulatedTeacher, tmp_path: Path) -> None:
-    recycled(tmp_path / "r", config(server))
-    (tmp_path / "r" / "recycled.jsonl").unlink()
-    (tmp_path / "r" / "recycled.jsonl").mkdir()
+def test_a_file_that_cannot_be_written_loses_no_answer(said: Said, tmp_path: Path) -> None:
+    recycled(tmp_path, fake_lm(Reflecting()))
+    (tmp_path / "recycled.jsonl").unlink()
+    (tmp_path / "recycled.jsonl").mkdir()
     with said.by(RunStopped):
-        recycled(tmp_path / "r", config(server))
-    (tmp_path / "r" / "recycled.jsonl").rmdir()
-    assert len(recycled(tmp_path / "r", config(server)).rows) == 6 and requests(server) == 12
+        recycled(tmp_path, fake_lm(again := Reflecting()))
+    (tmp_path / "recycled.jsonl").rmdir()
+    assert len(recycled(tmp_path, fake_lm(again)).rows) == 6 and not again.requests
 
 
 def test_at_a_cap_the_rows_so_far_are_written_and_counted(said: Said, server: SimulatedTeacher, tmp_path: Path) -> None:
@@ -76,13 +76,13 @@ def test_too_many_failures_stop_it_in_one_line_and_keep_the_rows(
     assert len(rows) > 10 and all(row["response_reason"].startswith("malformed") for row in rows[5:])
 
 
-def test_other_data_and_none_are_refused(said: Said, server: SimulatedTeacher, tmp_path: Path) -> None:
-    recycled(tmp_path / "r", config(server))
+def test_other_data_and_none_are_refused(said: Said, tmp_path: Path) -> None:
+    recycled(tmp_path / "r", fake_lm(Reflecting()))
     with said.by(RunDirError):
-        recycled(tmp_path / "r", config(server), references(7))
+        recycled(tmp_path / "r", fake_lm(again := Reflecting()), references(7))
     with said.by(ReferencesError):
-        recycled(tmp_path / "s", config(server), [])
-    assert requests(server) == 12
+        recycled(tmp_path / "s", fake_lm(again), [])
+    assert not again.requests
 
 
 def test_a_run_that_is_still_growing(said: Said, server: SimulatedTeacher, tmp_path: Path) -> None:

@@ -139,8 +139,8 @@ def test_the_template_is_asked_for_and_named_in_rows_and_figures(
         recycled(tmp_path / "s", fake_lm(Reflecting()), scorer={**scorer, "template": "chatml"})
 
 
-def test_a_scorer_alone_selects_nothing(server: SimulatedTeacher, scoring: ToyServer, tmp_path: Path) -> None:
-    made = recycled(tmp_path / "r", config(server), scorer={"model": "toy", "api_base": scoring.url})
+def test_a_scorer_alone_selects_nothing(scoring: ToyServer, tmp_path: Path) -> None:
+    made = recycled(tmp_path / "r", fake_lm(Reflecting()), scorer={"model": "toy", "api_base": scoring.url})
     assert [list(row) for row in read(tmp_path / "r" / "recycled.jsonl")] == [FIELDS] * 6
     assert made.selected is None and made.figures["new"][VICUNA] is not None
 
