@@ -11,7 +11,7 @@ from tests.conftest import reset_server
 from tests.runs.cluster.sharded_run import made_run
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def made_once(shared_server: SimulatedTeacher, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, References]:
     """A run's folder whose shards made their samples, and the run's references."""
     folder = tmp_path_factory.mktemp("made") / "run"

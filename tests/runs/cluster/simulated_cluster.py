@@ -4,10 +4,12 @@ starts again with another size and other caps. After every step it is checked th
 from __future__ import annotations
 
 import random
-from abc import ABC, abstractmethod
+import shutil
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 
+from refed_dspy.plugins.cluster.coordinator import Coordinator
 from refed_dspy.plugins.cluster.leases import Amounts, Lease, Leases, Reply, State
 
 MOST_STEPS = 20_000
@@ -24,33 +26,56 @@ class Settings:
     least: int
 
 
-class Books(ABC):
-    """Who grants: the accounting in memory, or a coordinator."""
+def as_killed(path: Path) -> Path:
+    """A copy of the file as a SIGKILL in this moment would leave it."""
+    folder = path.parent / f"{path.parent.name}-killed"
+    folder.mkdir()
+    for suffix in ("", "-wal"):
+        if (file := Path(f"{path}{suffix}")).exists():
+            shutil.copy(file, folder)
+    return folder / path.name
+
+
+class Books:
+    """A coordinator that is killed, and made again from what is in its file."""
+
+    def __init__(self, path: Path, shards: int, settings: Settings) -> None:
+        self.path, self.shards, self.settings, self.jobs = path, shards, settings, 0
+        self._open()
+
+    def _open(self) -> None:
+        self.made = Coordinator(
+            self.path, shards=self.shards, size=self.settings.size, job=f"job {self.jobs}",
+            max_cost=self.settings.max_cost, max_calls=self.settings.max_calls, least=self.settings.least,
+        )  # fmt: skip
+        self.made._file.db.execute("PRAGMA synchronous=OFF")  # a copy reads what was written, on the disk or not
 
     @property
-    @abstractmethod
     def leases(self) -> Leases:
-        """The accounts as they are now."""
+        return self.made._leases
 
-    @abstractmethod
     def rebuild(self) -> None:
-        """It is killed, and made again."""
+        before, self.path = self.leases, as_killed(self.path)
+        self.made.close()
+        self._open()
+        assert self.leases == before
 
-    @abstractmethod
     def begin(self, settings: Settings) -> None:
-        """The driver starts again."""
+        self.settings, self.jobs = settings, self.jobs + 1
+        self.made.close()
+        self._open()
 
-    @abstractmethod
-    def have_workers(self, names: Collection[str]) -> None: ...
+    def have_workers(self, names: Collection[str]) -> None:
+        self.made.workers(names)
 
-    @abstractmethod
-    def take(self, worker: str) -> Lease | None: ...
+    def take(self, worker: str) -> Lease | None:
+        return self.made.take(worker)
 
-    @abstractmethod
-    def report(self, worker: str, lease: Lease, used: Amounts) -> Reply: ...
+    def report(self, worker: str, lease: Lease, used: Amounts) -> Reply:
+        return self.made.report(worker, lease.shard, lease.epoch, used)
 
-    @abstractmethod
-    def give_back(self, worker: str, lease: Lease, used: Amounts, dry: bool) -> bool: ...
+    def give_back(self, worker: str, lease: Lease, used: Amounts, dry: bool) -> bool:
+        return self.made.give_back(worker, lease.shard, lease.epoch, used, dry)
 
 
 class Shard:

@@ -17,7 +17,7 @@ from refed_dspy.errors import RunStopped
 from refed_dspy.plugins.cluster import crew as crews
 from refed_dspy.plugins.cluster.coordinator import Coordinator
 from refed_dspy.plugins.cluster.crew import Crew, Watching
-from refed_dspy.plugins.cluster.leases import NOTHING, Amounts
+from refed_dspy.plugins.cluster.leases import NOTHING
 from refed_dspy.plugins.cluster.worker import Ended, How
 from refed_dspy.teachers.progress import Progress
 from tests.runs.cluster.here import Here
@@ -137,21 +137,17 @@ async def test_whoever_ends_while_the_run_is_stopped_the_others_get_their_time(
     }
 
 
-async def test_a_worker_may_load_models_before_its_first_word_about_each_shard(
+async def test_a_worker_that_is_silent_about_its_shard_is_given_up(
     crew: Crew, nodes: Nodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(crews, "SILENT", 0.1)
     running = asyncio.create_task(crew.run())
     await until(lambda: len(crew.working) == MANY + FEW)
     coordinator = crew.coordinator.actor
-    for epoch in (1, 2):
-        lease = coordinator.take("worker-1")
-        await asyncio.sleep(0.4)
-        assert not crew.given_up, f"lease {epoch}"
-        coordinator.report("worker-1", lease.shard, lease.epoch, NOTHING)
-        coordinator.give_back("worker-1", lease.shard, lease.epoch, Amounts(lease.size - 1, 9, 9), dry=False)
     lease = coordinator.take("worker-1")
     coordinator.report("worker-1", lease.shard, lease.epoch, NOTHING)
-    await until(lambda: list(crew.given_up) == ["worker-1"])
+    assert coordinator.take("worker-2") is not None, "which may be loading models before its first word"
+    await until(lambda: "worker-1" in crew.given_up)
+    assert list(crew.given_up) == ["worker-1"]
     running.cancel()
     await asyncio.wait([running])

@@ -17,6 +17,7 @@ from benchmarks.runs import REFERENCES
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.errors import ExportError, FolderInUse, InputError, RunDirError, RunStopped
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.states import CAPPED
 from refed_dspy.ledger.summary import LIVE
 from refed_dspy.plugins.cluster import drive
 from refed_dspy.plugins.cluster.shards import shard_folder
@@ -27,7 +28,8 @@ from tests.runs.cluster.here import work_here
 from tests.runs.filter.helpers import http
 from tests.support.said import Said
 
-SIZE = 24
+SIZE = 8
+CAPS = {"max_calls": 12, "max_cost": 5.0, "max_minutes": 3}
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +41,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 def made(server: SimulatedTeacher, folder: Path, **more: Any) -> Synthesis:
     """A run in two shards."""
     settings = {"size": SIZE, "teacher": http(server, max_tokens=2000), "shards": 2, "cluster": "here", **more}
-    return refed_dspy.synthesize(None, REFERENCES[:12], run_dir=folder, progress=False, **settings)
+    return refed_dspy.synthesize(None, REFERENCES[:4], run_dir=folder, progress=False, **settings)
 
 
 def killed(server: SimulatedTeacher, folder: Path, requests: int, **more: Any) -> int:
@@ -61,35 +63,28 @@ def stored(folder: Path, name: str) -> Any:
         return ledger.meta(name)
 
 
-def test_caps_and_used_time_count_after_a_kill(said: Said, server: SimulatedTeacher, tmp_path: Path) -> None:
-    sent = killed(server, tmp_path, 20, max_calls=40, max_cost=5.0, max_minutes=3)
-    assert 20 <= sent < 40
-    again = made(server, tmp_path)
-    assert sent < server.stats()["requests"] <= 40
-    said(again.state)
-    caps = {"max_calls": 40, "max_cost": 5.0, "max_minutes": 3}
-    assert {name: again.status["caps"][name] for name in caps} == caps
-    with Ledger.read(tmp_path) as ledger:
-        (begun, last), _ = ledger.db.execute("SELECT begun, last FROM starts ORDER BY begun").fetchall()
-    assert last > begun
-    assert made(server, tmp_path, max_calls=1000).complete
-
-
-def test_another_run_and_a_second_driver_are_refused_before_anything_is_written(
-    said: Said, server: SimulatedTeacher, tmp_path: Path
+def test_a_killed_run_refuses_other_work_and_goes_on_under_its_caps_with_the_time_it_has_used(
+    said: Said, server: SimulatedTeacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sent = killed(server, tmp_path, 20)
+    sent = killed(server, tmp_path, 6, **CAPS)
+    assert 6 <= sent < 12
     before, begun = stored(tmp_path, "identity"), time.monotonic()
     shard = shard_folder(tmp_path, 0)
     with Ledger.create(tmp_path), Ledger.create(shard), said.by(FolderInUse):
         made(server, tmp_path)
     assert time.monotonic() - begun < LOST, "it did not wait for the workers of the first"
-    with said.by(RunDirError):
-        made(server, tmp_path, seed=7)
-    with said.by(RunDirError):
-        made(server, tmp_path, shards=3)
+    for other in ({"seed": 7}, {"shards": 3}):
+        with said.by(RunDirError):
+            made(server, tmp_path, **other)
     assert stored(tmp_path, "identity") == before and server.stats()["requests"] == sent
-    assert made(server, tmp_path).complete
+    again = made(server, tmp_path)
+    assert sent < server.stats()["requests"] <= 12 and again.state == CAPPED
+    assert {name: again.status["caps"][name] for name in CAPS} == CAPS
+    with Ledger.read(tmp_path) as ledger:
+        (begun, last), _ = ledger.db.execute("SELECT begun, last FROM starts ORDER BY begun").fetchall()
+    assert last > begun
+    monkeypatch.setattr(drive, "let_go", None)  # what was gathered is not gathered again
+    assert made(server, tmp_path, max_calls=1000).complete
 
 
 def _full(*_: Any) -> None:
@@ -106,54 +101,44 @@ def test_it_is_not_done_before_it_is_gathered(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(drive, "gather", end)
-        sent = killed(server, tmp_path, 1000, size=8)  # by itself
+        sent = killed(server, tmp_path, 1000, size=2)  # by itself
     there = refed_dspy.read_run(tmp_path)
     assert (there.state, there.status["kept"]) == ("stopped", 0)
     said(there.reason)
-    assert made(server, tmp_path, size=8).state == "done" and server.stats()["requests"] == sent
+    assert made(server, tmp_path, size=2).state == "done" and server.stats()["requests"] == sent
 
 
 def test_numbers_that_cannot_be_written_are_said_once_and_the_run_goes_on(
     server: SimulatedTeacher, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / LIVE).mkdir()
-    assert made(server, tmp_path, size=8).complete
-    assert caplog.text.count("refed status: shows older numbers: ") == 1
+    assert made(server, tmp_path, size=2).complete
+    assert [record.levelname for record in caplog.records if LIVE in record.getMessage()] == ["WARNING"]
 
 
 def test_mistaken_input_that_is_seen_late_is_told_with_what_was_paid_for(
-    said: Said, server: SimulatedTeacher, tmp_path: Path
+    server: SimulatedTeacher, tmp_path: Path
 ) -> None:
     def full(progress: Progress) -> None:
-        if progress.calls > 10:
-            raise ExportError("chart.png: cannot be written")
+        if progress.calls > 4:
+            raise ExportError("chart.png")
 
     server.control(latency=0.05)
-    with said.by(RunStopped):
+    with pytest.raises(RunStopped, match=r"^chart\.png; .* refed_dspy\.resume"):
         made(server, tmp_path, on_progress=full)
     with Ledger.read(tmp_path) as ledger:
         assert ledger.has_answers(), "what was made is gathered"
     server.control(latency=0)
-    assert made(server, tmp_path, size=8).complete
+    assert made(server, tmp_path, size=2).complete
 
 
 def test_a_key_that_is_refused_is_mistaken_input_until_something_is_paid_for(
-    said: Said, server: SimulatedTeacher, tmp_path: Path
+    server: SimulatedTeacher, tmp_path: Path
 ) -> None:
-    server.control(auth_fails_after=0)
-    with said.by(InputError) as refused:
-        made(server, tmp_path)
-    assert refused.value.exit_code == 2 and refed_dspy.read_run(tmp_path).state == "stopped"
-    server.control(auth_fails_after=20)
-    with said.by(RunStopped):
-        made(server, tmp_path)
+    for answered, kind, code in ((0, InputError, 2), (6, RunStopped, 1)):
+        server.control(auth_fails_after=answered)
+        with pytest.raises(kind, match="api_key_env") as refused:
+            made(server, tmp_path)
+        assert refused.value.exit_code == code and refed_dspy.read_run(tmp_path).state == "stopped"
     server.control(auth_fails_after=None)
-    assert made(server, tmp_path, size=8).complete
-
-
-def test_a_run_that_was_gathered_is_not_gathered_again(
-    server: SimulatedTeacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert made(server, tmp_path, size=4).complete
-    monkeypatch.setattr(drive, "let_go", None)
-    assert made(server, tmp_path, size=8).complete
+    assert made(server, tmp_path, size=2).complete

@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,13 @@ from refed_dspy.data.references import References
 from refed_dspy.data.rows import data_rows, dropped_rows
 from refed_dspy.ledger.batches import begun, unsettled_calls
 from refed_dspy.ledger.connection import FILE
-from refed_dspy.ledger.format import FORMAT, check, schema
+from refed_dspy.ledger.format import FORMAT, check
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import begin_start, seconds_at_work, spent
 from refed_dspy.ledger.statements import Answer, Key, answered, failed, reserved, reused, shared
 from refed_dspy.ledger.summary import decisions_by_filter, usage_by_model, usage_by_stage
 from refed_dspy.plugins.cluster.gather import gather
 from tests.runs.cluster.sharded_run import SHARDS, SIZES, THOUGHT, make_shard, references, shard_folders
-from tests.support.said import Said
 
 TABLES = (
     "meta", "refs", "answers", "reasoning", "shared", "calls", "batches", "batched", "reused", "starts", "failures",
@@ -84,21 +82,12 @@ def test_every_sample_is_there_with_all_that_led_to_it(run: Path, whole: Referen
     assert [without_its_own(row) for row in rows] == [row for *_, row in in_order]
     assert [row["sample"] for row in rows] == list(range(1, sum(SIZES) + 1))
     assert all(row["cost"] > 0 and row["reasoning"] == THOUGHT for row in rows)
-
-
-def test_a_row_is_about_the_reference_of_its_shard(run: Path, whole: References) -> None:
-    shard_of = {
-        row["instruction"]: shard
-        for shard, rows in enumerate(of_shards(run, lambda ledger: list(data_rows(ledger))))
-        for row in rows
-    }
-    gathered(run)
+    shard_of = {row["instruction"]: shard for shard, each in enumerate(made) for row in each}
     assert refed_dspy.read_run(run).export("jsonl", run / "rows.jsonl") == sum(SIZES)
-    rows = [json.loads(line) for line in (run / "rows.jsonl").read_text().splitlines()]
-    assert len(rows) == sum(SIZES)
-    for row in rows:
+    for line in (run / "rows.jsonl").read_text().splitlines():
+        row = json.loads(line)
         own = {reference.id: reference for reference in whole.items[shard_of[row["instruction"]] :: SHARDS]}
-        assert own[row["reference"]].source == row["reference_source"]
+        assert own[row["reference"]].source == row["reference_source"], "it is about one of its shard"
 
 
 QUESTIONS = {
@@ -166,7 +155,9 @@ def test_filters_dropped_what_they_dropped(run: Path) -> None:
     assert sum(sum(part.values()) for part in counts) > 0
 
 
-def test_the_file_is_a_ledger_like_any_other(run: Path, tmp_path: Path) -> None:
+def test_the_file_is_a_ledger_like_any_other_known_to_be_whole(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gathered(run)
     made = "SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%' ORDER BY name"
     with Ledger.create(tmp_path / "new") as new, Ledger.read(run) as ledger:
@@ -174,62 +165,41 @@ def test_the_file_is_a_ledger_like_any_other(run: Path, tmp_path: Path) -> None:
         assert ledger.db.execute(made).fetchall() == new.db.execute(made).fetchall()
         for pragma, value in {"user_version": FORMAT, "journal_mode": "wal", "integrity_check": "ok"}.items():
             assert ledger.db.execute(f"PRAGMA {pragma}").fetchone()[0] == value
-    assert {path.name for path in run.iterdir()} == {FILE, ".lock", ".checked", "shards"}
-    assert schema().count("CREATE TRIGGER") == 6, "each is made after the rows"
-
-
-def test_it_is_known_to_be_whole_so_that_nobody_checks_it_again(run: Path, monkeypatch: Any) -> None:
-    gathered(run)
-    monkeypatch.setattr("refed_dspy.ledger.format.check", lambda db: 1 / 0)
-    assert len(refed_dspy.read_run(run)) == sum(SIZES)
-
-
-def test_calls_are_in_the_order_of_time(run: Path) -> None:
-    gathered(run)
-    calls = of_run(run, lambda ledger: ledger.db.execute("SELECT id, created FROM calls").fetchall())
+        calls = ledger.db.execute("SELECT id, created FROM calls ORDER BY id").fetchall()
     numbers, moments = zip(*calls, strict=True)
     assert numbers == tuple(range(1, len(numbers) + 1)) and list(moments) == sorted(moments)
+    assert {path.name for path in run.iterdir()} == {FILE, ".lock", ".checked", "shards"}
+    monkeypatch.setattr("refed_dspy.ledger.format.check", lambda db: 1 / 0)
+    assert len(refed_dspy.read_run(run)) == sum(SIZES), "nobody checks it again"
 
 
-def test_twice_gives_the_same_rows(run: Path) -> None:
+def test_twice_gives_the_same_rows_and_a_shard_that_was_never_begun_none(run: Path) -> None:
     gathered(run)
     before = tables(run)
+    shard_folders(run)[3].mkdir()
+    (shard_folders(run)[3] / FILE).touch()  # killed as it was made
     assert gathered(run) == sum(SIZES) and tables(run) == before
 
 
 NUMBERED = "SELECT seq, text, s.created FROM samples s JOIN instructions i ON i.id = instruction ORDER BY seq"
 
 
-def test_samples_keep_their_numbers_as_shards_grow(run: Path, whole: References, server: SimulatedTeacher) -> None:
+def test_samples_keep_their_numbers_as_shards_grow_also_where_a_clock_is_behind(
+    run: Path, whole: References, server: SimulatedTeacher
+) -> None:
     gathered(run)
     before = of_run(run, lambda ledger: ledger.db.execute(NUMBERED).fetchall())
     server.control(seed=1)
     make_shard(server, run, whole, 0, SIZES[0] + 5)
     make_shard(server, run, whole, 3, 4)
+    with Ledger.create(shard_folders(run)[3]) as ledger:
+        ledger.commit([("UPDATE samples SET created = created - 5000", ())])
     assert gathered(run) == sum(SIZES) + 9
     after = of_run(run, lambda ledger: ledger.db.execute(NUMBERED).fetchall())
     assert after[: len(before)] == before and [seq for seq, *_ in after] == list(range(1, sum(SIZES) + 10))
-    assert list(map(itemgetter(2), after)) == sorted(map(itemgetter(2), after))
+    moments = [moment for *_, moment in after[len(before) :]]
+    assert moments == sorted(moments)
     of_run(run, lambda ledger: check(ledger.db))
-
-
-def test_a_clock_that_is_behind_takes_no_number_away(run: Path, whole: References, server: SimulatedTeacher) -> None:
-    gathered(run)
-    before = of_run(run, lambda ledger: ledger.db.execute(NUMBERED).fetchall())
-    server.control(seed=1)
-    make_shard(server, run, whole, 3, 4)
-    with Ledger.create(shard_folders(run)[3]) as ledger:
-        ledger.commit([("UPDATE samples SET created = created - 5000", ())])
-    gathered(run)
-    after = of_run(run, lambda ledger: ledger.db.execute(NUMBERED).fetchall())
-    assert after[: len(before)] == before and len(after) == len(before) + 4
-
-
-def test_a_shard_that_was_never_begun_is_empty(run: Path) -> None:
-    assert not shard_folders(run)[3].exists()
-    shard_folders(run)[3].mkdir()
-    (shard_folders(run)[3] / FILE).touch()  # killed as it was made
-    assert gathered(run) == sum(SIZES)
 
 
 def test_settings_stay_and_the_teachers_of_the_shards_are_added(run: Path) -> None:
@@ -292,8 +262,9 @@ def test_one_failure_of_two_shards_is_kept(run: Path) -> None:
     assert of_run(run, lambda ledger: ledger.failure("twin")) == ("malformed", "in 0", True)
 
 
-def test_a_batch_keeps_its_calls(said: Said, run: Path) -> None:
-    for shard, name in enumerate(("one", "two")):
+def test_a_batch_keeps_its_calls(run: Path) -> None:
+    names = ("one", "two")
+    for shard, name in enumerate(names):
         with Ledger.create(shard_folders(run)[shard]) as ledger:
             number = ledger.last_call() + 1
             key = Key("style", str(shard + 1), 0, name)
@@ -302,7 +273,7 @@ def test_a_batch_keeps_its_calls(said: Said, run: Path) -> None:
             ledger.commit([("UPDATE batched SET answer = ?", (f"answer {name}",))])
     gathered(run)
     calls = of_run(run, unsettled_calls)
-    said({(call.key, call.model, call.cost) for call in calls})
+    assert {(call.key, call.model, call.cost) for call in calls} == {(name, f"model {name}", 7) for name in names}
     joined = "SELECT c.key, b.nonce, w.answer FROM batched w JOIN calls c ON c.id = call JOIN batches b ON b.id = batch"
     rows = of_run(run, lambda ledger: ledger.db.execute(joined).fetchall())
-    said(sorted(rows))
+    assert sorted(rows) == [(name, name, f"answer {name}") for name in names]

@@ -7,10 +7,12 @@ import os
 import random
 import resource
 import shutil
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +21,8 @@ from refed_dspy.errors import RunDirError, RunStopped
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.format import check
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.plugins.cluster.gather import gather
+from refed_dspy.plugins.cluster import gather as gathering
+from refed_dspy.plugins.cluster.gather import GatheredLedger, gather
 from tests.runs.cluster.sharded_run import SIZES, shard_folders
 from tests.support.said import Said
 
@@ -42,36 +45,26 @@ def gathered(run: Path) -> Path:
     return run
 
 
-def test_an_instruction_in_two_shards_is_refused_by_their_names(run: Path) -> None:
+def test_an_instruction_in_two_shards_is_refused_by_their_names(said: Said, run: Path) -> None:
     first, _, third, _ = shard_folders(run)
     with Ledger.read(first) as ledger:
-        text, digest = ledger.db.execute("SELECT text, digest FROM instructions WHERE id = 3").fetchone()
+        (digest,) = ledger.db.execute("SELECT digest FROM instructions WHERE id = 3").fetchone()
     with Ledger.create(third) as ledger:
-        ledger.commit([("UPDATE instructions SET text = ?, digest = ? WHERE id = 4", (text, digest))])
-    with untouched(run), pytest.raises(RunDirError, match=rf"{third} and {first}: both have the instruction '{text}'"):
+        ledger.commit([("UPDATE instructions SET text = 'Twin.', digest = ? WHERE id = 4", (digest,))])
+    with untouched(run), said.by(RunDirError):
         gather(run, shard_folders(run))
 
 
-def test_shards_in_another_order_are_refused(said: Said, run: Path) -> None:
-    first, second, *others = shard_folders(run)
-    with untouched(run), said.by(RunDirError):
-        gather(run, [second, first, *others])
-
-
-def test_a_sample_is_not_lost_with_its_shard(said: Said, gathered: Path) -> None:
-    shutil.rmtree(shard_folders(gathered)[1])
+def test_what_the_shards_do_not_have_is_refused(said: Said, gathered: Path) -> None:
+    first, second, third, last = shard_folders(gathered)
+    with untouched(gathered), said.by(RunDirError):
+        gather(gathered, [second, first, third, last])
+    with Ledger.create(third), untouched(gathered), pytest.raises(RunDirError, match="002: this"):
+        gather(gathered, shard_folders(gathered))
+    (third / FILE).write_bytes(b"not a database, not at all")
     with untouched(gathered), said.by(RunDirError):
         gather(gathered, shard_folders(gathered))
-
-
-def test_a_shard_at_work_is_waited_for(gathered: Path) -> None:
-    with Ledger.create(shard_folders(gathered)[2]), untouched(gathered), pytest.raises(RunDirError, match="002: this"):
-        gather(gathered, shard_folders(gathered))
-
-
-def test_a_damaged_shard_is_named(said: Said, gathered: Path) -> None:
-    damaged = shard_folders(gathered)[2] / FILE
-    damaged.write_bytes(b"not a database, not at all")
+    shutil.rmtree(third)
     with untouched(gathered), said.by(RunDirError):
         gather(gathered, shard_folders(gathered))
 
@@ -102,9 +95,9 @@ def test_who_reads_the_old_ledger_goes_on_and_does_no_harm_to_the_new(run: Path)
         check(ledger.db)
 
 
-def test_what_a_killed_start_left_in_the_log_is_gathered_with_the_rest(said: Said, run: Path) -> None:
+def test_what_a_killed_start_left_in_the_log_is_gathered_with_the_rest(run: Path) -> None:
     def write() -> None:
-        Ledger.create(run).set_meta(note="in the log")
+        Ledger.create(run).set_meta(note="written")
         os._exit(1)
 
     process = multiprocessing.get_context("fork").Process(target=write)
@@ -114,7 +107,7 @@ def test_what_a_killed_start_left_in_the_log_is_gathered_with_the_rest(said: Sai
     gather(run, shard_folders(run))
     assert not (run / f"{FILE}-wal").exists()
     with Ledger.read(run) as ledger:
-        said(ledger.meta("note"))
+        assert ledger.meta("note") == "written"
 
 
 @pytest.mark.slow
@@ -132,18 +125,39 @@ def test_a_log_that_a_reader_holds_back_is_waited_for(said: Said, run: Path) -> 
         assert ledger.meta("note")
 
 
-def _gather_for_ever(run: Path) -> None:
-    while True:
-        gather(run, shard_folders(run))
+@pytest.mark.parametrize(
+    ("of", "step"),
+    [(GatheredLedger, "begin"), (GatheredLedger, "finish"), (gathering, "check"), (os, "fsync"), (Path, "replace")],
+)
+def test_a_kill_leaves_the_ledger_that_was(of: Any, step: str, run: Path) -> None:
+    def gather_until() -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(of, step, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+            gather(run, shard_folders(run))
+
+    process = multiprocessing.get_context("fork").Process(target=gather_until)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    with Ledger.read(run) as ledger:
+        check(ledger.db)
+        assert not ledger.kept()
+    assert gather(run, shard_folders(run)) == sum(SIZES)
+    assert {path.name for path in run.iterdir()} == {FILE, ".lock", ".checked", "shards"}
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment_leaves_a_whole_ledger(run: Path) -> None:
+    def gather_for_ever() -> None:
+        while True:
+            gather(run, shard_folders(run))
+
     begun = time.perf_counter()
     gather(Path(shutil.copytree(run, run.parent / "copy")), shard_folders(run))
     most = 3 * (time.perf_counter() - begun)
     moments, kept, left = random.Random(3), set[int](), 0
     for _ in range(25):
-        process = multiprocessing.get_context("fork").Process(target=_gather_for_ever, args=(run,))
+        process = multiprocessing.get_context("fork").Process(target=gather_for_ever)
         process.start()
         time.sleep(moments.uniform(0, most))
         process.kill()

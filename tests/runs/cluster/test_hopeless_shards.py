@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -22,10 +23,10 @@ from refed_dspy.plugins.cluster.worker import Ended, How, Worker
 from refed_dspy.records import DataRow
 from refed_dspy.runs.spec import prepare
 from tests.runs.cluster.here import Here
+from tests.support.said import Said
 
-SHARDS, SIZE = 4, 40
+SHARDS, SIZE = 4, 16
 WORD = "that a provider's filter refuses"
-NO_MORE = "loosen or remove the filter in a new run with reuse: {}, which pays for nothing twice"
 
 
 class NotThese:
@@ -50,7 +51,7 @@ class NotThese:
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "REPORTED", 0.05)
     monkeypatch.setattr(workers, "EVERY", 0.01)
-    monkeypatch.setattr(screening, "SAMPLES_IN_A_ROW", 15)
+    monkeypatch.setattr(screening, "SAMPLES_IN_A_ROW", 6)
 
 
 class Run:
@@ -67,11 +68,11 @@ class Run:
                 "instruction": f"Explain topic {n} {WORD if n % SHARDS in refused else ''}.",
                 "response": f"Topic {n} is about many things. " * 20,
             }
-            for n in range(160)
+            for n in range(40)
         ]
-        server.control(filtered_text=WORD)
+        server.control(filtered_text=WORD, response_words=5, items=3)
         teacher = teacher_config(server, 4)
-        settings: Any = {"size": SIZE, "per_reference": 20, "teacher": teacher, "filters": own, "guards": False}
+        settings: Any = {"size": SIZE, "per_reference": 6, "teacher": teacher, "filters": own, "guards": False}
         spec = prepare(None, references, run_dir=folder, **settings)
         for number in range(SHARDS):
             part = shard_of(spec, number, SHARDS)
@@ -88,16 +89,20 @@ class Run:
             return ended, coordinator.totals(), self.server.stats()["requests"] - before
 
 
-@pytest.mark.parametrize("names", ["a", "ab"])
+def uncounted(text: str) -> str:
+    """Without how many samples it were: some more than needed were on their way."""
+    return re.sub(r"\d+ (samples|of them)", r"N \1", text)
+
+
 async def test_the_others_make_up_for_shards_whose_samples_are_all_dropped(
-    names: str, server: SimulatedTeacher, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    said: Said, server: SimulatedTeacher, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = Run(tmp_path, server, dropped=[0, 2])
-    ended, totals, _ = await run.start(names)
-    assert [each.how for each in ended] == [How.DONE] * len(names)
+    ended, totals, _ = await run.start()
+    assert [each.how for each in ended] == [How.DONE] * 2
     assert (totals.kept, totals.dry) == (SIZE, 2)
-    assert caplog.text.count("gives nothing more in this start: filters: the last 1") == 2
-    assert "the run stopped" not in caplog.text
+    told = [record.getMessage() for record in caplog.records if record.name == workers.log.name]
+    said(sorted(uncounted(text) for text in told))
 
 
 async def test_shards_that_are_known_to_be_hopeless_do_not_keep_a_run_from_going_on(
@@ -111,12 +116,12 @@ async def test_shards_that_are_known_to_be_hopeless_do_not_keep_a_run_from_going
 
 
 async def test_a_run_of_which_nothing_is_kept_ends_soon_and_pays_nothing_when_it_is_repeated(
-    server: SimulatedTeacher, tmp_path: Path
+    said: Said, server: SimulatedTeacher, tmp_path: Path
 ) -> None:
     run = Run(tmp_path, server, dropped=range(SHARDS))
     ended, totals, _ = await run.start()
     assert [each.how for each in ended] == [How.FAILED] * 2 and totals.kept == 0
-    assert all("were all dropped" in each.why and each.why.endswith(NO_MORE.format(tmp_path)) for each in ended)
+    said(uncounted(ended[0].why))
     ended, totals, calls = await run.start()
     assert [each.how for each in ended] == [How.FAILED] * 2 and calls == 0
 

@@ -93,30 +93,6 @@ def test_what_is_told_twice_counts_once() -> None:
 # --- another start
 
 
-def test_a_smaller_size_takes_nothing_away() -> None:
-    leases = leases_of(3, size=90)
-    for name in "ab":
-        ended(leases, name, taken(leases, name), kept=30)
-    leases = begun_again(leases, size=50)
-    assert leases.finished() and sum(account.granted.kept for account in leases.accounts) == 60
-
-
-def test_a_smaller_size_binds_those_who_take_over_from_the_dead() -> None:
-    leases = leases_of(2, size=100)
-    for name, kept in (("a", 30), ("b", 20)):
-        lease = taken(leases, name)
-        leases.report(name, lease.shard, lease.epoch, Amounts(kept, 0, 0))
-    leases = begun_again(leases, size=80)
-    first, second = taken(leases, "x"), taken(leases, "y")
-    assert (first.size, second.size) == (30, 30), "each may really have 50: 100 in all, 20 too many"
-    leases.report("x", 0, 2, Amounts(48, 0, 0))
-    leases.report("y", 1, 2, Amounts(20, 0, 0))
-    assert [account.granted.kept for account in leases.accounts] == [48, 30]
-    ended(leases, "x", first, kept=48)
-    ended(leases, "y", second, kept=30)
-    assert taken(leases, "x").size == 32
-
-
 def test_a_cap_that_is_new_counts_what_the_dead_may_have_spent() -> None:
     leases = leases_of(2, size=100)
     lease = taken(leases, "a")

@@ -1,4 +1,4 @@
-"""What is refused before Ray is asked for anything."""
+"""What is refused before Ray is asked for anything, on a cluster and without one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NOWHERE = "127.0.0.1:9"
 
 @pytest.fixture
 def settings(server: SimulatedTeacher, tmp_path: Path) -> dict[str, Any]:
-    return {"references": REFERENCES, "size": 4, "teacher": teacher_config(server, 4), "run_dir": tmp_path / "run"}
+    return {"references": REFERENCES, "size": 2, "teacher": teacher_config(server, 4), "run_dir": tmp_path / "run"}
 
 
 def test_fewer_references_than_shards(said: Said, settings: dict[str, Any]) -> None:
@@ -33,8 +33,8 @@ def test_fewer_references_than_shards(said: Said, settings: dict[str, Any]) -> N
 def test_a_run_without_a_cluster_does_not_go_on_on_one(said: Said, settings: dict[str, Any]) -> None:
     refed_dspy.synthesize(**settings)
     with said.by(RunDirError):
-        refed_dspy.resume(settings["run_dir"], cluster=NOWHERE, size=8)
-    assert refed_dspy.resume(settings["run_dir"], size=8).complete
+        refed_dspy.resume(settings["run_dir"], cluster=NOWHERE, size=3)
+    assert refed_dspy.resume(settings["run_dir"], size=3).complete
 
 
 def test_a_teacher_that_is_an_object(said: Said, settings: dict[str, Any], server: SimulatedTeacher) -> None:
@@ -60,8 +60,18 @@ def test_a_run_that_has_lost_its_coordinators_file(
     assert server.stats()["requests"] == before
 
 
-def test_no_ray(said: Said, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_ray_and_an_estimate_which_is_made_in_one_process(
+    said: Said, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with said.by(ConfigError):
-        refed_dspy.synthesize(**settings, cluster="local:2")
+    for asked in (refed_dspy.synthesize, refed_dspy.estimate):
+        with said.by(ConfigError):
+            asked(**settings, cluster="local:2")
     assert not settings["run_dir"].exists()
+
+
+def test_a_run_on_a_cluster_goes_on_with_the_cluster(said: Said, settings: dict[str, Any]) -> None:
+    (settings["run_dir"] / "shards").mkdir(parents=True)
+    with said.by(RunDirError):
+        refed_dspy.synthesize(**settings)
+    assert not (settings["run_dir"] / "ledger.sqlite").exists()

@@ -19,15 +19,7 @@ from refed_dspy.errors import MalformedAnswer, NoAnswer
 from refed_dspy.plugins.compare.side_by_side import SideBySide
 from refed_dspy.programs.reference_level import METHODS
 from refed_dspy.records import Reference
-from tests.runs.compare.helpers import (
-    SMALL,
-    Judge,
-    config,
-    facts,
-    line,
-    prompt,
-    run,
-)
+from tests.runs.compare.helpers import SMALL, Judge, config, facts, line, prompt, run
 from tests.support.said import Said
 from tests.support.scripted_engine import Writer, fake_lm, references
 
@@ -101,15 +93,11 @@ def test_a_failure_in_passing_of_a_references_feedback_waits_for_the_next_start(
 
 @pytest.mark.slow
 def test_a_judge_that_abstains_everywhere_is_a_clear_line_and_no_picture(
-    server: SimulatedTeacher, tmp_path: Path
+    said: Said, server: SimulatedTeacher, tmp_path: Path
 ) -> None:
     made = run(server, tmp_path / "c", judge=fake_lm(Judge("cannot tell", "cannot tell")), grades=True)
-    assert made.stopped == "the judge decided no pairs; choose another judge"
-    few = "based on only 0 of 18 judgements: 18 abstentions, 0 failures"
-    assert made.doubt == f"{few}, the first because: the judge could not tell"
+    said([made.stopped, *made.notes()])
     assert line(made, "sample-level").judgements.asked == 9 and line(made, "sample-level").win_rate is None
-    assert "sample-level: the judge decided none of its 9 pairs" in made.lines()
-    assert any("grades: the judge graded none of 27 responses" in text for text in made.lacking)
     assert not (tmp_path / "c" / "win-rates.png").exists()
     assert line(made, "sample-level").feedback == 9, "what does not depend on a judge is there all the same"
 

@@ -17,17 +17,7 @@ from refed_dspy.ledger.spending import Spent
 from refed_dspy.measures.intervals import Interval, mean_interval
 from refed_dspy.plugins.compare.result import Comparison, Subset
 from refed_dspy.plugins.compare.result import facts as in_json
-from tests.runs.compare.helpers import (
-    SMALL,
-    CapitalsProgram,
-    Judge,
-    answers,
-    facts,
-    line,
-    prompt,
-    rows,
-    run,
-)
+from tests.runs.compare.helpers import SMALL, CapitalsProgram, Judge, answers, facts, line, prompt, rows, run
 from tests.support.scripted_engine import Writer, fake_lm, references
 
 
@@ -41,10 +31,8 @@ def test_figures_are_by_reference_and_agree_with_the_rows(server: SimulatedTeach
         decided = [row for row in written if row["preference"] is not None]
         wins = [100 * (0.5 if row["preference"] == 0 else float(row["preference"] > 0)) for row in decided]
         figures = line(made, name)
-        assert (
-            figures.judgements.abstained + figures.judgements.failed == len(written) - len(decided)
-            and figures.win_rate is not None
-        )
+        judged = figures.judgements
+        assert judged.abstained + judged.failed == len(written) - len(decided) and figures.win_rate is not None
         expected = mean_interval(wins, [row["reference"] for row in decided])
         assert figures.win_rate.mean == pytest.approx(expected.mean)
         assert (figures.win_rate.low, figures.win_rate.high) == (max(0, expected.low), min(100, expected.high))

@@ -8,9 +8,9 @@ from typing import Any
 
 from dspy.lm15 import Request
 
-from benchmarks.simulated import SimulatedTeacher
-from tests.runs.compare.helpers import CapitalsProgram, Judge, prompt, run
-from tests.support.scripted_engine import fake_lm
+from refed_dspy import compare
+from tests.runs.compare.helpers import SMALL, CapitalsProgram, Judge, prompt
+from tests.support.scripted_engine import Writer, fake_lm
 
 SYSTEM = "Answer in one sentence."
 REFERENCES = [
@@ -39,11 +39,12 @@ class Capitals(Judge):
         return json.dumps({"reason": "loud", "verdict": verdict})
 
 
-def test_pairs_are_those_that_the_judge_preferred_in_both_orders(server: SimulatedTeacher, tmp_path: Path) -> None:
-    for against, loser in (("plain", "plain"), ("loud", "plain")):
+def test_pairs_are_those_that_the_judge_preferred_in_both_orders(tmp_path: Path) -> None:
+    for against in ("plain", "loud"):
         out = tmp_path / against
         programs = {"plain": "instruction-only", "loud": CapitalsProgram()}
-        run(server, out, programs, judge=fake_lm(Capitals()), data=REFERENCES, against=against)
+        models = {"teacher": fake_lm(Writer(per_call=3)), "judge": fake_lm(Capitals())}
+        compare(programs, REFERENCES, out=out, **{**SMALL, **models, "against": against, "size": 4})
         rows = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
         pairs = [json.loads(line) for line in (out / "pairs.jsonl").read_text().splitlines()]
         judged = [row["consistent"] for row in rows if row["consistent"] is not None]
@@ -51,5 +52,5 @@ def test_pairs_are_those_that_the_judge_preferred_in_both_orders(server: Simulat
         assert {row["system"] for row in rows} == {SYSTEM}
         for pair in pairs:
             assert pair["prompt"][0] == {"role": "system", "content": SYSTEM}
-            assert (pair["chosen_program"], pair["rejected_program"], pair["margin"]) == ("loud", loser, 2)
+            assert (pair["chosen_program"], pair["rejected_program"], pair["margin"]) == ("loud", "plain", 2)
             assert pair["chosen"][0]["content"] == pair["rejected"][0]["content"].upper()

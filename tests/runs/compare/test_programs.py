@@ -14,15 +14,7 @@ from refed_dspy.errors import ConfigError
 from refed_dspy.plugins.compare.side_by_side import SideBySide
 from refed_dspy.programs import SeedOnly
 from refed_dspy.programs.reference_level import METHODS
-from tests.runs.compare.helpers import (
-    ALL,
-    CapitalsProgram,
-    facts,
-    line,
-    requests,
-    rows,
-    run,
-)
+from tests.runs.compare.helpers import ALL, CapitalsProgram, Judge, facts, line, requests, rows, run
 from tests.support.said import Said
 from tests.support.scripted_engine import Writer, fake_lm, references
 
@@ -40,9 +32,9 @@ def test_a_custom_program_and_a_seed_object(server: SimulatedTeacher, tmp_path: 
 
 
 def test_a_list_gives_names_and_compares_with_its_first(server: SimulatedTeacher, tmp_path: Path) -> None:
-    made = run(server, tmp_path / "c", ["sample-level", CapitalsProgram()], size=2)
+    made = run(server, tmp_path / "c", ["sample-level", CapitalsProgram()], size=1, judge=fake_lm(Judge()))
     assert [entry.program for entry in made.programs] == ["sample-level", "B"]
-    assert (line(made, "sample-level").win_rate, line(made, "B").rows) == (None, 2)
+    assert (line(made, "sample-level").win_rate, line(made, "B").rows) == (None, 1)
 
 
 @pytest.mark.parametrize("name", ["a\nb", "x\x1b[31m", "\u202eback", "nul\0"])
@@ -69,22 +61,20 @@ def test_odd_names_are_shown_as_they_are(server: SimulatedTeacher, tmp_path: Pat
 def test_programs_that_cannot_be_compared_are_refused_by_name(
     said: Said, server: SimulatedTeacher, tmp_path: Path
 ) -> None:
-    with said.by(ConfigError):
-        run(server, tmp_path / "c", {"plain": "instruction-only", "odd": {}}, against="plain")
-    with said.by(ConfigError):
-        run(server, tmp_path / "c", {"plain": "instruction-only", "odd": "sample_level"}, against="plain")
     bound = ReferenceLevelFeedback()
     bound.set_lm(fake_lm(Writer()))
-    with said.by(ConfigError):
-        run(server, tmp_path / "c", {"plain": "instruction-only", "ours": bound}, against="plain")
-    with said.by(ConfigError):
-        run(server, tmp_path / "c", {"plain": "instruction-only", "s": SeedOnly()}, against="s")
-    with said.by(ConfigError):
-        run(server, tmp_path / "c", "sample-level")
-    with said.by(ConfigError):
-        run(server, tmp_path / "c", ["sample-level", "sample-level"])
-    with said.by(ConfigError):
-        run(server, tmp_path / "c", {"plain": "instruction-only"}, against="plain")
+    plain = {"plain": "instruction-only"}
+    for programs, against in (
+        ({**plain, "odd": {}}, "plain"),
+        ({**plain, "odd": "sample_level"}, "plain"),
+        ({**plain, "ours": bound}, "plain"),
+        ({**plain, "s": SeedOnly()}, "s"),
+        ("sample-level", None),
+        (["sample-level", "sample-level"], None),
+        (plain, "plain"),
+    ):
+        with said.by(ConfigError):
+            run(server, tmp_path / "c", programs, **({"against": against} if against else {}))
     assert requests(server) == 0 and not (tmp_path / "c").exists()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import sys
 import zipfile
@@ -15,6 +16,7 @@ import pytest
 from refed_dspy.errors import ConfigError, InputError
 from refed_dspy.plugins.evaluate import program as environments
 from refed_dspy.plugins.evaluate.program import ALPACA_EVAL, ARENA_HARD, LM_EVAL, Package, environment
+from tests.support.said import Said
 
 METADATA = "Metadata-Version: 2.1\nName: tiny-bench\nVersion: 1.2\n"
 WHEEL = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
@@ -37,14 +39,14 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Package:
 
 @pytest.mark.parametrize("with_uv", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_it_is_made_once(
-    package: Package, with_uv: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    said: Said, package: Package, with_uv: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     if not with_uv:
         monkeypatch.setattr(environments, "_uv", lambda: None)
     caplog.set_level(logging.INFO, "refed_dspy.environments")
     first = environment(package)
     assert first.version == "1.2" and first.folder.name == "tiny_bench" and first.python.is_file()
-    assert "making an environment for tiny-bench 1.2, once: 5 MB, one to three minutes, in " in caplog.text
+    said(caplog.messages)
     caplog.clear()
     made = first.folder.stat().st_mtime_ns
     assert environment(package) == first and not caplog.text and first.folder.stat().st_mtime_ns == made
@@ -61,31 +63,29 @@ def test_one_that_was_left_half_made_is_made_again(package: Package) -> None:
 
 def test_a_file_other_than_the_pinned_one_is_refused_and_leaves_none(package: Package, tmp_path: Path) -> None:
     package.requirements.write_text(package.requirements.read_text().replace("sha256:", "sha256:0")[:-2] + "\n")
-    with pytest.raises(
-        InputError, match=r"tiny-bench: its environment cannot be made: .*(?i:hash).*; try again, or name"
-    ):
+    with pytest.raises(InputError, match=r"(?i)hash"):
         environment(package)
     assert not list((tmp_path / "cache").glob("*/*/refed-*"))
 
 
-def test_where_there_is_no_room_or_no_permission_nothing_is_made(package: Package, tmp_path: Path) -> None:
-    huge = Package(package.name, package.version, package.module, package.requirements, 10**9)
-    with pytest.raises(InputError, match="MB free, and tiny-bench needs 1,500,000,000; make room, or set REFED_CACHE"):
-        environment(huge)
+def test_where_there_is_no_room_or_no_permission_nothing_is_made(said: Said, package: Package, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as no_room:
+        environment(replace(package, megabytes=10**9))
+    said(re.sub("[0-9,.]+ MB free", "so many MB free", str(no_room.value)))
     shutil.rmtree(tmp_path / "cache")
     (tmp_path / "cache").touch()
-    with pytest.raises(InputError, match=r"cannot be written: .*; set REFED_CACHE to another folder"):
+    with said.by(InputError):
         environment(package)
 
 
-def test_one_that_is_named_must_have_the_package(package: Package, caplog: pytest.LogCaptureFixture) -> None:
-    for chosen in (Path(sys.executable), Path(sys.prefix)):
-        with pytest.raises(ConfigError, match=r"has no tiny-bench; install it there: pip install tiny-bench==1\.2"):
+def test_one_that_is_named_must_have_the_package(
+    said: Said, package: Package, caplog: pytest.LogCaptureFixture
+) -> None:
+    for chosen in (Path(sys.executable), Path(sys.prefix), Path("/nowhere")):
+        with said.by(ConfigError):
             environment(package, chosen)
-    with pytest.raises(ConfigError, match="is no environment; name its folder, or its Python"):
-        environment(package, Path("/nowhere"))
     there = environment(Package("pytest", "0.0", "pytest", package.requirements, 5), Path(sys.executable))
-    assert there.folder == Path(pytest.__file__).parent and "this was tested with 0.0" in caplog.text
+    assert there.folder == Path(pytest.__file__).parent and "0.0" in caplog.text
 
 
 def test_a_package_may_come_after_its_requirements_as_the_index_has_it(

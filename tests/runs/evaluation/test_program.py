@@ -37,9 +37,7 @@ def program(folder: Path, script: str, *arguments: str, **variables: str) -> Com
     return Command("code", Path(sys.executable), [str(file), *arguments], folder, folder / "code.log", variables)
 
 
-async def test_it_gets_what_it_needs_and_nothing_of_the_users(
-    said: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_it_gets_what_it_needs_and_nothing_of_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     secrets = {"OPENAI_API_KEY": "sk-mine", "HF_TOKEN": "hf-mine", "HTTPS_PROXY": "http://p", "PYTHONPATH": str(ROOT)}
     for name, value in secrets.items():
         monkeypatch.setenv(name, value)
@@ -47,17 +45,17 @@ async def test_it_gets_what_it_needs_and_nothing_of_the_users(
     await run_command(program(tmp_path, script, "--of", "its own", OPENAI_BASE_URL="http://127.0.0.1:1/v1"))
     environment, arguments, folder = json.loads((tmp_path / "seen.json").read_text())
     assert folder == str(tmp_path)
-    said(arguments)
+    assert arguments == [str(tmp_path / "code" / "script.py"), "--of", "its own"]
     ours = {"HOME", "USERPROFILE", "LOGNAME", "PYTHONUTF8", "OPENAI_BASE_URL"}
     assert environment.keys() - {*KEPT, *ours} <= {"LC_CTYPE", "__CF_USER_TEXT_ENCODING"}
     assert environment["HOME"] == str(tmp_path) and environment["OPENAI_BASE_URL"] == "http://127.0.0.1:1/v1"
 
 
-async def test_a_script_finds_its_neighbours_and_a_module_its_arguments(said: Said, tmp_path: Path) -> None:
+async def test_a_script_finds_its_neighbours_and_a_module_its_arguments(tmp_path: Path) -> None:
     code = program(tmp_path, "import beside; print(beside.NAME)")
     (tmp_path / "code" / "beside.py").write_text("NAME = 'from beside'", encoding="utf-8")
     await run_command(code)
-    said(code.log.read_text())
+    assert code.log.read_text() == "from beside\n"
     await run_command(
         Command("tool", code.python, ["-m", "json.tool", "in.json", "out.json"], _with(tmp_path, "[1]"), code.log)
     )

@@ -11,7 +11,7 @@ import pytest
 from openai import APIStatusError, AsyncOpenAI
 
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy.errors import CapTooSmall, RunStopped, TeacherRefused
+from refed_dspy.errors import RunStopped, TeacherRefused
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import CAPPED, DONE, SHORT, state_in
 from refed_dspy.plugins.evaluate.proxy import UNANSWERED, JudgeProxy
@@ -156,7 +156,7 @@ async def test_random_caps_are_never_passed(server: SimulatedTeacher, tmp_path: 
     rng = random.Random(0)
     server.control(faults={"cut": 0.1, "drop": 0.1, "500": 0.1})
     texts = [f"{text} {'Why? ' * 800}" for text in TEXTS]
-    for number in range(6):
+    for number in range(3):
         folder, cap = tmp_path / str(number), rng.uniform(0.006, 0.018)
         server.reset()
         _, reached = await with_proxy(folder, judge(server, concurrency=20), asking(texts), max_cost=cap)
@@ -172,14 +172,6 @@ async def test_a_call_is_reserved_at_what_it_asks_for_and_not_at_the_longest_ans
     with Ledger.read(tmp_path) as ledger:
         (reserved,) = ledger.db.execute("SELECT reserved FROM calls").fetchone()
     assert reserved == (OVERHEAD + len("Which?")) * 1_000_000 + 1 * 10_000_000
-
-
-async def test_a_cap_below_one_call_is_a_mistake_of_the_callers(
-    said: Said, server: SimulatedTeacher, tmp_path: Path
-) -> None:
-    with said.by(CapTooSmall):
-        await with_proxy(tmp_path, judge(server), asking(TEXTS), max_cost=0.0001)
-    assert server.stats()["requests"] == 0
 
 
 # --- failures
@@ -218,12 +210,12 @@ async def test_a_request_that_fails_alone_does_not_end_the_others(server: Simula
     assert server.stats()["answered"] == len(TEXTS)
 
 
-async def test_what_cannot_be_passed_on_ends_the_work_with_its_reason(server: SimulatedTeacher, tmp_path: Path) -> None:
-    unknown: dict[str, dict[str, Any]] = {
-        "'n'": {"n": 2}, "streams": {"stream": True}, "'odd'": {"extra_body": {"odd": 1}},
-    }  # fmt: skip
-    for reason, parameters in unknown.items():
-        with pytest.raises(RunStopped, match=f"testing: its code asks what cannot be passed on: .*{reason}"):
+async def test_what_cannot_be_passed_on_ends_the_work_with_its_reason(
+    said: Said, server: SimulatedTeacher, tmp_path: Path
+) -> None:
+    unknown: list[dict[str, Any]] = [{"n": 2}, {"stream": True}, {"extra_body": {"odd": 1}}]
+    for parameters in unknown:
+        with said.by(RunStopped):
             await with_proxy(tmp_path, judge(server), asking(TEXTS[:1], **parameters))
     assert server.stats()["requests"] == 0
 

@@ -43,6 +43,11 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
+def told(made: Recycling) -> list[str]:
+    """The lines above its table."""
+    return made.lines()[: made.lines().index("")]
+
+
 def requests(server: SimulatedTeacher) -> int:
     return int(server.stats()["requests"])
 

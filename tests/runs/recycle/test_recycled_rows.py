@@ -6,28 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import ReferenceLevelFeedback, save_program
 from refed_dspy.data.dataset import drawn, load_dataset
 from refed_dspy.errors import ConfigError, ExportError, RunDirError
 from refed_dspy.plugins.metrics.figures import Tools, figures
-from refed_dspy.plugins.recycle.program import (
-    IMPROVED,
-    ORIGINAL,
-    REFLECTED,
-    ReflectionTuning,
-)
+from refed_dspy.plugins.recycle.program import IMPROVED, ORIGINAL, REFLECTED, ReflectionTuning
 from tests.programs.test_reflection import Reflecting
-from tests.runs.recycle.helpers import (
-    FIELDS,
-    first_pass,
-    mentions,
-    read,
-    recycled,
-    requests,
-)
+from tests.runs.recycle.helpers import FIELDS, first_pass, mentions, read, recycled, requests, told
 from tests.support.compiling import config
 from tests.support.looks import small
 from tests.support.said import Said
@@ -50,12 +36,8 @@ def test_rows_are_in_order_and_say_where_each_text_is_from(
         assert row["instruction_reason"] == row["response_reason"] == ""
     assert requests(server) == 12 and made.used.calls == 12
     assert list(made) == rows and len(made) == made.to_dataset().num_rows
-    said(small(made))
-    lines = made.lines()
-    assert "12 calls" in lines[0]
-    said(lines[0])
-    said(lines[1:3])
-    assert (tmp_path / "r" / "table.txt").read_text("utf-8").splitlines() == lines
+    said([small(made), *made.lines()[:3]])
+    assert (tmp_path / "r" / "table.txt").read_text("utf-8").splitlines() == made.lines()
     table = json.loads((tmp_path / "r" / "table.json").read_text("utf-8"))
     assert table["old"] == figures([(pair["instruction"], pair["response"]) for pair in references(6)], Tools())
     assert table["new"] == figures([(row["instruction"], row["response"]) for row in rows], Tools())
@@ -68,97 +50,76 @@ def test_a_file_of_somebody_else_s_is_never_written_over(said: Said, tmp_path: P
         recycled(tmp_path, fake_lm(Reflecting()))
 
 
-def test_a_row_keeps_its_system_prompt(said: Said, tmp_path: Path) -> None:
-    writer = Reflecting()
-    row = {"system": "Answer in French.", "instruction": "Name a fish.", "response": "La morue."}
+def test_a_row_keeps_its_system_prompt(tmp_path: Path) -> None:
+    writer, system = Reflecting(), "Answer in French."
+    row = {"system": system, "instruction": "Name a fish.", "response": "La morue."}
     made = recycled(tmp_path / "r", fake_lm(writer), [row, references(1)[0]])
-    said([each["system"] for each in made.kept()])
-    assert [mentions(request, "Answer in French.") for request in writer.requests].count(True) == 2
+    assert [each["system"] for each in made.kept()] == [system, ""]
+    assert [mentions(request, system) for request in writer.requests].count(True) == 2
 
 
-def test_it_can_be_recycled_again(said: Said, server: SimulatedTeacher, tmp_path: Path) -> None:
-    recycled(tmp_path / "r", config(server))
+def test_it_can_be_recycled_again(said: Said, tmp_path: Path) -> None:
+    recycled(tmp_path / "r", fake_lm(Reflecting()))
     first = (tmp_path / "r" / "recycled.jsonl").read_bytes()
-    again = recycled(tmp_path / "s", config(server), tmp_path / "r" / "recycled.jsonl")
+    again = recycled(tmp_path / "s", fake_lm(Reflecting()), tmp_path / "r" / "recycled.jsonl")
     assert len(again.rows) == 6 and (tmp_path / "r" / "recycled.jsonl").read_bytes() == first
     with said.by(ExportError):
-        recycled(tmp_path / "r", config(server), tmp_path / "r" / "recycled.jsonl")
+        recycled(tmp_path / "r", fake_lm(Reflecting()), tmp_path / "r" / "recycled.jsonl")
 
 
-def test_what_falls_back_is_counted_by_reason(said: Said, tmp_path: Path) -> None:
+def test_what_falls_back_and_what_could_not_be_read_is_counted(said: Said, tmp_path: Path) -> None:
     writer = Reflecting()
     writer.on_request = lambda request: "no JSON" if mentions(request, "topic 2") and first_pass(request) else None
-    made = recycled(tmp_path / "r", fake_lm(writer))
+    made = recycled(tmp_path / "r", fake_lm(writer), [*references(6), {"instruction": "x", "response": " "}])
     (row,) = [row for row in made.kept() if row["instruction_reason"]]
     assert (row["row"], row["instruction_from"], row["response_from"]) == (3, ORIGINAL, IMPROVED)
     assert row["instruction"] == row["original_instruction"] and row["response"] != row["original_response"]
-    said(made.lines())
-    assert not [line for line in made.lines() if "asks again" in line]
+    said(told(made))
 
 
-def test_rows_that_could_not_be_read_are_counted(said: Said, tmp_path: Path) -> None:
-    made = recycled(tmp_path / "r", fake_lm(Reflecting()), [*references(2), {"instruction": "x", "response": " "}])
-    said(made.lines())
-
-
-def test_size_draws_rows_by_the_seed_and_a_larger_one_goes_on(server: SimulatedTeacher, tmp_path: Path) -> None:
-    data = references(30)
-    small = recycled(tmp_path / "r", config(server), data, size=4, seed=3)
+def test_size_draws_rows_by_the_seed_and_a_larger_one_goes_on(tmp_path: Path) -> None:
+    data, writer = references(30), Reflecting()
+    few = recycled(tmp_path, fake_lm(writer), data, size=4, seed=3)
     numbers = [row.number for row in drawn(load_dataset(data).rows, 4, 3)]
-    assert [row["row"] for row in small.kept()] == numbers == sorted(numbers) != [1, 2, 3, 4]
-    assert requests(server) == 8
-    whole = recycled(tmp_path / "r", config(server), data)
-    assert len(whole.rows) == 30 and requests(server) == 60
+    assert [row["row"] for row in few.kept()] == numbers == sorted(numbers) != [1, 2, 3, 4]
+    assert len(writer.requests) == 8
+    whole = recycled(tmp_path, fake_lm(writer), data)
+    assert len(whole.rows) == 30 and len(writer.requests) == 60
     by_row = {row["row"]: row for row in whole.kept()}
-    assert [by_row[number] for number in numbers] == list(small.kept())
+    assert [by_row[number] for number in numbers] == list(few.kept())
 
 
-def test_criteria_reach_the_prompt_and_are_part_of_what_the_work_is(said: Said, tmp_path: Path) -> None:
-    writer = Reflecting()
-    recycled(tmp_path / "r", fake_lm(writer), instruction_criteria={"rhyme": "whether it rhymes"})
-    assert all(mentions(request, "rhyme: whether it rhymes") == first_pass(request) for request in writer.requests)
-    with said.by(RunDirError):
-        recycled(tmp_path / "r", fake_lm(writer), instruction_criteria={"rhyme": "no"})
-    with pytest.raises(ConfigError, match="criteria"):
-        recycled(tmp_path / "s", fake_lm(writer), instruction_criteria={})
+RHYME = {"rhyme": "whether it rhymes"}
+SHOWN = "rhyme: whether it rhymes"
 
 
-def test_a_custom_program_is_used(tmp_path: Path) -> None:
-    custom = ReflectionTuning({"rhyme": "whether it rhymes"})
-    custom.response_reflection.signature = custom.response_reflection.signature.with_instructions("Be a poet.")
+def test_criteria_are_part_of_what_the_work_is(said: Said, tmp_path: Path) -> None:
+    recycled(tmp_path / "r", fake_lm(Reflecting()), references(1), instruction_criteria=RHYME)
+    for criteria, error in (({"rhyme": "no"}, RunDirError), ({}, ConfigError)):
+        with said.by(error):
+            recycled(tmp_path / "r", fake_lm(Reflecting()), references(1), instruction_criteria=criteria)
+
+
+def test_a_custom_program_is_used_with_its_criteria(tmp_path: Path) -> None:
+    custom, wish = ReflectionTuning(RHYME), "Be a poet."
+    custom.response_reflection.signature = custom.response_reflection.signature.with_instructions(wish)
     save_program(custom, tmp_path / "custom.json")
     for name, program, settings in (
         ("object", custom, {}),
-        ("file", tmp_path / "custom.json", {"instruction_criteria": {"rhyme": "whether it rhymes"}}),
+        ("file", tmp_path / "custom.json", {"instruction_criteria": RHYME}),
     ):
         writer = Reflecting()
         recycled(tmp_path / name, fake_lm(writer), program=program, **settings)
         assert len(writer.requests) == 12
         for request in writer.requests:
-            assert ("Be a poet." in str(request.system)) != first_pass(request)
-            assert mentions(request, "rhyme: whether it rhymes") == first_pass(request)
+            assert (wish in str(request.system)) != first_pass(request) == mentions(request, SHOWN)
 
 
-@pytest.mark.parametrize(
-    ("program", "settings", "message"),
-    [
-        (ReferenceLevelFeedback(), {}, "program: got a ReferenceLevelFeedback"),
-        (ReflectionTuning(), {"response_criteria": {"a": "b"}}, "the program you pass has its own"),
-        ("nowhere.json", {}, "nowhere.json: no such file"),
-    ],
-    ids=["another", "criteria", "no file"],
-)
-def test_a_program_that_cannot_be_used_is_refused(
-    tmp_path: Path, program: Any, settings: dict[str, Any], message: str
-) -> None:
-    writer = Reflecting()
-    with pytest.raises(ConfigError, match=message):
-        recycled(tmp_path / "r", fake_lm(writer), program=program, **settings)
+def test_a_program_that_cannot_be_used_is_refused(said: Said, tmp_path: Path) -> None:
+    writer, bound = Reflecting(), ReflectionTuning()
+    bound.set_lm(fake_lm(writer))
+    other: dict[str, Any] = {"program": ReflectionTuning(), "response_criteria": {"a": "b"}}
+    for settings in ({"program": ReferenceLevelFeedback()}, other, {"program": "nowhere.json"}, {"program": bound}):
+        with said.by(ConfigError):
+            recycled(tmp_path / "r", fake_lm(writer), **settings)
     assert not writer.requests and not (tmp_path / "r").exists()
-
-
-def test_a_program_with_a_model_of_its_own_is_refused(said: Said, tmp_path: Path) -> None:
-    bound = ReflectionTuning()
-    bound.set_lm(fake_lm(Reflecting()))
-    with said.by(ConfigError):
-        recycled(tmp_path / "r", fake_lm(Reflecting()), program=bound)

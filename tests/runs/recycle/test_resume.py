@@ -5,50 +5,35 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
+from dspy.utils.exceptions import LMServerError
 
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy.errors import ExportError, ReferencesError, RunDirError, RunStopped, TeacherRefused
+from refed_dspy.errors import ExportError, ReferencesError, RunDirError, RunStopped
 from refed_dspy.ledger.ledger import Ledger
-from tests.runs.recycle.helpers import (
-    read,
-    recycled,
-    requests,
-)
+from refed_dspy.ledger.states import CAPPED
+from tests.programs.test_reflection import Reflecting
+from tests.runs.recycle.helpers import mentions, read, recycled, requests, told
 from tests.support.compiling import config
 from tests.support.said import Said
-from tests.support.scripted_engine import references
+from tests.support.scripted_engine import fake_lm, references
 
 
-def test_the_same_call_again_pays_nothing_and_writes_the_same(server: SimulatedTeacher, tmp_path: Path) -> None:
-    recycled(tmp_path / "r", config(server))
-    before = {path.name: path.read_bytes() for path in (tmp_path / "r").glob("*.json*")}
-    recycled(tmp_path / "r", config(server))
-    assert requests(server) == 12
-    assert before == {path.name: path.read_bytes() for path in (tmp_path / "r").glob("*.json*")}
-
-
-def test_a_file_that_cannot_be_written_loses_no_answer(said: Said, server: SimulatedTeacher, tmp_path: Path) -> None:
-    recycled(tmp_path / "r", config(server))
-    (tmp_path / "r" / "recycled.jsonl").unlink()
-    (tmp_path / "r" / "recycled.jsonl").mkdir()
+def test_a_file_that_cannot_be_written_loses_no_answer(said: Said, tmp_path: Path) -> None:
+    recycled(tmp_path, fake_lm(Reflecting()))
+    (tmp_path / "recycled.jsonl").unlink()
+    (tmp_path / "recycled.jsonl").mkdir()
     with said.by(RunStopped):
-        recycled(tmp_path / "r", config(server))
-    (tmp_path / "r" / "recycled.jsonl").rmdir()
-    assert len(recycled(tmp_path / "r", config(server)).rows) == 6 and requests(server) == 12
+        recycled(tmp_path, fake_lm(again := Reflecting()))
+    (tmp_path / "recycled.jsonl").rmdir()
+    assert len(recycled(tmp_path, fake_lm(again)).rows) == 6 and not again.requests
 
 
 def test_at_a_cap_the_rows_so_far_are_written_and_counted(said: Said, server: SimulatedTeacher, tmp_path: Path) -> None:
     made = recycled(tmp_path / "r", config(server, concurrency=1), max_calls=7)
-    said(made.state)
-    assert made.stopped == "max_calls" and len(made.rows) == 3 and made.used.calls == 7
+    assert (made.state, made.stopped, len(made.rows), made.used.calls) == (CAPPED, "max_calls", 3, 7)
     assert len(read(tmp_path / "r" / "recycled.jsonl")) == 3
-    said(made.lines()[0])
-    said(made.lines()[-1])
-    made = recycled(tmp_path / "r", config(server, concurrency=1), max_calls=100)
-    assert made.state == "done"
-    assert not made.stopped and len(made.rows) == 6 and requests(server) == 12 and server.stats()["repeated"] == 0
+    said([made.lines()[0], made.lines()[-1]])
 
 
 def test_a_row_that_got_no_answer_is_asked_again_and_costs_no_other_row_its_place(
@@ -65,17 +50,16 @@ def test_a_row_that_got_no_answer_is_asked_again_and_costs_no_other_row_its_plac
     assert [row["row"] for row in read(tmp_path / "r" / "recycled.jsonl")] == [2, 3, 4, 5, 6]
 
 
-def test_a_passing_failure_falls_back_and_says_that_it_is_asked_again(
-    said: Said, server: SimulatedTeacher, tmp_path: Path
-) -> None:
-    server.control(faults={"500": 0.3}, seed=4)
-    made = recycled(tmp_path / "r", config(server, retries=0, concurrency=1), references(8), max_failure_share=1.0)
-    lost = [row for row in made.kept() if "no answer" in row["instruction_reason"] + row["response_reason"]]
-    assert lost
-    said("\n".join(made.lines()))
-    server.control(faults={})
-    made = recycled(tmp_path / "r", config(server, retries=0), references(8))
+def test_a_passing_failure_falls_back_and_says_that_it_is_asked_again(said: Said, tmp_path: Path) -> None:
+    writer = Reflecting()
+    down = LMServerError("the endpoint is down", model="fake")
+    writer.on_request = lambda request: down if mentions(request, "topic 2") else None
+    made = recycled(tmp_path / "r", fake_lm(writer), max_failure_share=1.0)
+    assert [row["row"] for row in made.kept() if row["instruction_reason"] or row["response_reason"]] == [3]
+    said(told(made))
+    made = recycled(tmp_path / "r", fake_lm(again := Reflecting()))
     assert not [row for row in made.kept() if row["instruction_reason"] or row["response_reason"]]
+    assert 0 < len(again.requests) <= 2
 
 
 def test_too_many_failures_stop_it_in_one_line_and_keep_the_rows(
@@ -84,35 +68,21 @@ def test_too_many_failures_stop_it_in_one_line_and_keep_the_rows(
     teacher = config(server, concurrency=1, malformed_retries=0)
     recycled(tmp_path / "r", teacher, references(60), max_calls=10)
     server.control(faults={"malformed": 1.0})
-    with pytest.raises(RunStopped) as raised:
+    with said.by(RunStopped) as stopped:
         recycled(tmp_path / "r", teacher, references(60), max_calls=1_000)
-    line = str(raised.value)
-    said(line)
-    assert "\n" not in line and requests(server) < 60
+    assert "\n" not in str(stopped.value) and requests(server) < 60
     rows = read(tmp_path / "r" / "recycled.jsonl")
     assert [row["row"] for row in rows[:5]] == [1, 2, 3, 4, 5]
     assert len(rows) > 10 and all(row["response_reason"].startswith("malformed") for row in rows[5:])
 
 
-def test_a_teacher_that_is_refused_is_bad_input(said: Said, server: SimulatedTeacher, tmp_path: Path) -> None:
-    server.control(auth_fails_after=0)
-    with said.by(TeacherRefused):
-        recycled(tmp_path / "r", config(server))
-    server.control(auth_fails_after=5)
-    server.reset()
-    with said.by(RunStopped):
-        recycled(tmp_path / "r", config(server, concurrency=1))
-
-
-def test_other_data_is_refused_by_name(said: Said, server: SimulatedTeacher, tmp_path: Path) -> None:
-    recycled(tmp_path / "r", config(server))
+def test_other_data_and_none_are_refused(said: Said, tmp_path: Path) -> None:
+    recycled(tmp_path / "r", fake_lm(Reflecting()))
     with said.by(RunDirError):
-        recycled(tmp_path / "r", config(server), references(7))
-    with said.by(RunDirError):
-        recycled(tmp_path / "r", config(server, temperature=0.5))
-    with pytest.raises(ReferencesError):
-        recycled(tmp_path / "s", config(server), [])
-    assert requests(server) == 12
+        recycled(tmp_path / "r", fake_lm(again := Reflecting()), references(7))
+    with said.by(ReferencesError):
+        recycled(tmp_path / "s", fake_lm(again), [])
+    assert not again.requests
 
 
 def test_a_run_that_is_still_growing(said: Said, server: SimulatedTeacher, tmp_path: Path) -> None:

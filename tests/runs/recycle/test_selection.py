@@ -36,9 +36,7 @@ from refed_dspy.plugins.recycle.program import (
 from refed_dspy.records import DataRow
 from refed_dspy.teachers import open_teacher
 from tests.programs.test_reflection import Reflecting, reflected, shown
-from tests.runs.recycle.helpers import (
-    first_pass,
-)
+from tests.runs.recycle.helpers import first_pass
 from tests.support.said import Said
 from tests.support.scripted_engine import Writer, fake_lm, references
 

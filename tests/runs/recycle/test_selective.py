@@ -11,25 +11,17 @@ from dspy.lm15 import Request
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.errors import ConfigError, RunStopped, TeacherRefused
 from refed_dspy.plugins.recycle.passes import UNIMPROVED
-from refed_dspy.plugins.recycle.program import (
-    IMPROVED,
-    ORIGINAL,
-)
+from refed_dspy.plugins.recycle.program import IMPROVED, ORIGINAL
 from refed_dspy.teachers.progress import Progress
 from tests.programs.test_reflection import Reflecting, improved, reflected
-from tests.runs.recycle.helpers import (
-    BY_SCORE,
-    FIELDS,
-    first_pass,
-    read,
-    recycled,
-    requests,
-    selective,
-)
+from tests.runs.recycle.helpers import BY_SCORE, FIELDS, first_pass, read, recycled, requests, selective, told
 from tests.support.compiling import config
 from tests.support.said import Said
 from tests.support.scripted_engine import fake_lm, references
 from tests.support.toy_server import ToyServer
+
+ALPACA, VICUNA = "IFD (alpaca), mean", "IFD (vicuna), mean"
+"""Names of figures."""
 
 
 @pytest.mark.slow
@@ -42,14 +34,12 @@ def test_a_cap_in_either_pass_ends_it_in_order(
     assert (made.stopped, len(made.rows), made.halfway, made.used.calls) == ("max_calls", done, halfway, calls)
     rows = read(tmp_path / "r" / "recycled.jsonl") + read(tmp_path / "r" / "dropped.jsonl")
     assert sorted(row["row"] for row in rows) == [1, 2, 3][:done]
-    said(made.lines())
-    said(made.lines()[-1])
+    said(told(made))
     if calls < 6:
         assert len(scoring.prompts) == 1, "but for the first text nothing is scored that the next start scores again"
     made = selective(tmp_path / "r", scoring, teacher, max_calls=100)
     assert (made.stopped, len(made.rows), made.halfway, made.used.calls) == ("", 6, 0, 12)
     assert requests(server) == 12 and server.stats()["repeated"] == 0
-    assert not [line for line in made.lines() if "first pass only" in line]
 
 
 @pytest.mark.slow
@@ -71,40 +61,24 @@ def test_a_cap_in_the_first_pass_keeps_the_rows_that_were_done(
 
 
 @pytest.mark.slow
-def test_selective_again_pays_nothing_and_writes_the_same(
-    server: SimulatedTeacher, scoring: ToyServer, tmp_path: Path
-) -> None:
-    started: list[Progress] = []
-    selective(tmp_path / "r", scoring, config(server), on_progress=started.append)
-    ended = {progress.unit: (progress.kept, progress.size) for progress in started}  # the last of each
-    assert ended == {"instructions": (6, 6), "responses": (6, 6)}
-    assert requests(server) == 12
-    before = {path.name: path.read_bytes() for path in (tmp_path / "r").glob("*.json*")}
-    selective(tmp_path / "r", scoring, config(server))
-    assert requests(server) == 12
-    assert before == {path.name: path.read_bytes() for path in (tmp_path / "r").glob("*.json*")}
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(("after", "refused"), [(0, TeacherRefused), (4, RunStopped), (6, RunStopped), (8, RunStopped)])
 def test_a_teacher_that_is_refused_in_either_pass(
     said: Said, server: SimulatedTeacher, scoring: ToyServer, tmp_path: Path, after: int, refused: type[Exception]
 ) -> None:
     server.control(auth_fails_after=after)
-    with said.by(refused) as raised:
+    with said.by(refused):
         selective(tmp_path / "r", scoring, config(server, concurrency=1))
-    assert isinstance(raised.value, TeacherRefused) == (after == 0)
-    assert str(raised.value).count("run the same command to continue") == (after > 0)
 
 
 @pytest.mark.slow
 def test_selective_rows_say_where_their_texts_are_from(
-    server: SimulatedTeacher, scoring: ToyServer, tmp_path: Path
+    said: Said, server: SimulatedTeacher, scoring: ToyServer, tmp_path: Path
 ) -> None:
     server.control(response_words=9)  # the toy's figures depend on the texts: with these it keeps some and drops some
-    scorer = {"model": "toy", "api_base": scoring.url}
-    data = references(12)
-    made = recycled(tmp_path / "r", config(server), data, selective=True, scorer=scorer)
+    data, started = references(12), list[Progress]()
+    made = selective(tmp_path / "r", scoring, config(server), data, on_progress=started.append)
+    ended = {progress.unit: (progress.kept, progress.size) for progress in started}  # the last of each
+    assert ended == {"instructions": (12, 12), "responses": (12, 12)}
     kept, dropped = read(tmp_path / "r" / "recycled.jsonl"), read(tmp_path / "r" / "dropped.jsonl")
     assert sorted(row["row"] for row in kept + dropped) == list(range(1, 13)) and kept and dropped
     sources: set[tuple[str, str]] = set()
@@ -121,15 +95,12 @@ def test_selective_rows_say_where_their_texts_are_from(
     assert all(row["ifd"] < 1 and row["r_ifd"] < 1 and row["response_from"] == IMPROVED for row in kept)
     assert all((row["selection_reason"] == UNIMPROVED) == (max(row["ifd"], row["r_ifd"]) < 1) for row in dropped)
     assert {row["template"] for row in kept + dropped} == {"vicuna"}
-    lines = made.lines()
-    assert any(line.startswith(f"selected: {len(kept)} of 12 pairs") for line in lines)
     (step,) = json.loads((tmp_path / "r" / "source.json").read_text())["funnel"]
     assert (step["in"], step["kept"], sum(step["reasons"].values())) == (12, len(kept), len(dropped))
     assert made.figures["new"]["rows"] == made.figures["old"]["rows"] == len(kept)
-    assert made.figures["new"]["IFD (vicuna), mean"] == pytest.approx(sum(row["ifd"] for row in kept) / len(kept))
-    calls = len(scoring.prompts)
-    assert f"scorer: {calls:,} calls" in "\n".join(lines)
-    assert calls == len({tuple(prompt) for prompt in scoring.prompts}), "a text is scored once"
+    assert made.figures["new"][VICUNA] == pytest.approx(sum(row["ifd"] for row in kept) / len(kept))
+    said([line for line in made.lines() if line.startswith(("selected", "scorer"))])
+    assert len(scoring.prompts) == len({tuple(prompt) for prompt in scoring.prompts}), "a text is scored once"
     again = recycled(tmp_path / "r", config(server), data)
     assert not again.selected and not (tmp_path / "r" / "dropped.jsonl").exists(), "of another selection"
 
@@ -144,8 +115,7 @@ def test_rows_without_a_better_response_are_dropped_and_counted_or_kept_by_a_set
     dropped = list(dropping.dropped())
     assert [row["response_from"] for row in dropping.kept()] == [IMPROVED] * 2
     assert [(row["response_from"], row["selection_reason"]) for row in dropped] == [(ORIGINAL, UNIMPROVED)] * 2
-    said(sorted(row["response_reason"].partition(":")[0] for row in dropped))
-    assert f"dropped: 2 {UNIMPROVED}" in dropping.lines()
+    said(told(dropping))
     keeping = selective(tmp_path / "r", scoring, fake_lm(again), references(4), unimproved="keep")
     assert not again.requests, "the same folder goes on, and nothing is paid for"
     back = [{**row, "selection_reason": ""} for row in dropped]
@@ -154,7 +124,9 @@ def test_rows_without_a_better_response_are_dropped_and_counted_or_kept_by_a_set
 
 
 @pytest.mark.slow
-def test_the_template_is_asked_for_and_named_in_rows_and_figures(scoring: ToyServer, tmp_path: Path) -> None:
+def test_the_template_is_asked_for_and_named_in_rows_and_figures(
+    said: Said, scoring: ToyServer, tmp_path: Path
+) -> None:
     scorer = {"model": "toy", "api_base": scoring.url, "template": "alpaca"}
     vicuna = selective(tmp_path / "r", scoring, fake_lm(Reflecting()))
     alpaca = recycled(tmp_path / "r", fake_lm(Reflecting()), selective=True, scorer=scorer)
@@ -162,15 +134,15 @@ def test_the_template_is_asked_for_and_named_in_rows_and_figures(scoring: ToySer
     written = read(tmp_path / "r" / "recycled.jsonl") + read(tmp_path / "r" / "dropped.jsonl")
     assert len(written) == len(rows) == 6 and {row["template"] for row in written} == {"alpaca"}
     assert all(row["original_ifd"] != rows[row["row"]]["original_ifd"] for row in written)
-    assert "IFD (alpaca), mean" in alpaca.figures["new"] and "IFD (vicuna), mean" not in alpaca.figures["new"]
-    with pytest.raises(ConfigError, match=r"template.*vicuna"):
+    assert ALPACA in alpaca.figures["new"].keys() - vicuna.figures["new"].keys()
+    with said.by(ConfigError):
         recycled(tmp_path / "s", fake_lm(Reflecting()), scorer={**scorer, "template": "chatml"})
 
 
-def test_a_scorer_alone_selects_nothing(server: SimulatedTeacher, scoring: ToyServer, tmp_path: Path) -> None:
-    made = recycled(tmp_path / "r", config(server), scorer={"model": "toy", "api_base": scoring.url})
+def test_a_scorer_alone_selects_nothing(scoring: ToyServer, tmp_path: Path) -> None:
+    made = recycled(tmp_path / "r", fake_lm(Reflecting()), scorer={"model": "toy", "api_base": scoring.url})
     assert [list(row) for row in read(tmp_path / "r" / "recycled.jsonl")] == [FIELDS] * 6
-    assert made.selected is None and made.figures["new"]["IFD (vicuna), mean"] is not None
+    assert made.selected is None and made.figures["new"][VICUNA] is not None
 
 
 @pytest.mark.slow

@@ -41,14 +41,19 @@ def in_hubs_cache(folder: Path, text: str) -> Path:
     return file
 
 
-@pytest.fixture
-def home(server: SimulatedTeacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a model's outputs, a baseline's, and a judge's settings; it is the working folder."""
+def furnished(folder: Path, server: SimulatedTeacher) -> Path:
+    """The folder, with a model's outputs, a baseline's, and the settings of a judge at `server`."""
     server.control(verdicts=["m", "M"])
-    (tmp_path / "mine.json").write_text(json.dumps(outputs("mine")), "utf-8")
-    (tmp_path / "theirs.json").write_text(json.dumps(outputs("theirs", words=4)), "utf-8")
+    (folder / "mine.json").write_text(json.dumps(outputs("mine")), "utf-8")
+    (folder / "theirs.json").write_text(json.dumps(outputs("theirs", words=4)), "utf-8")
     judge = {"model": "openai/judge", "api_base": server.base_url, "max_tokens": 64, "concurrency": 6}
     judge |= {"price": {"prompt": 1.0, "completion": 10.0}, "retries": 0}
-    (tmp_path / "judge.yaml").write_text(json.dumps(judge), "utf-8")
+    (folder / "judge.yaml").write_text(json.dumps(judge), "utf-8")
+    return folder
+
+
+@pytest.fixture
+def home(server: SimulatedTeacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A furnished folder, which is the working folder."""
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    return furnished(tmp_path, server)

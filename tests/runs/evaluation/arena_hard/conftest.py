@@ -22,15 +22,19 @@ def clone(tmp_path: Path) -> Path:
     return make_clone(tmp_path / "clone", QUESTIONS)
 
 
-@pytest.fixture
-def home(clone: Path, server: SimulatedTeacher, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a clone, two models' answers, and a judge's settings; it is the working folder."""
-    home = clone.parent
+def furnished(folder: Path, server: SimulatedTeacher) -> Path:
+    """The folder of a clone, with two models' answers, and the settings of a judge at `server`."""
     server.control(verdicts=VERDICTS)
-    write_answers(home / "short.jsonl", QUESTIONS, words=2)
-    write_answers(home / "long.jsonl", QUESTIONS, words=9)
+    write_answers(folder / "short.jsonl", QUESTIONS, words=2)
+    write_answers(folder / "long.jsonl", QUESTIONS, words=9)
     judge = {"model": "openai/judge", "api_base": server.base_url, "max_tokens": 64, "concurrency": 6}
     judge |= {"price": {"prompt": 1.0, "completion": 10.0}, "retries": 0}
-    (home / "judge.yaml").write_text(json.dumps(judge), "utf-8")
-    monkeypatch.chdir(home)
-    return home
+    (folder / "judge.yaml").write_text(json.dumps(judge), "utf-8")
+    return folder
+
+
+@pytest.fixture
+def home(clone: Path, server: SimulatedTeacher, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A furnished folder with a clone, which is the working folder."""
+    monkeypatch.chdir(clone.parent)
+    return furnished(clone.parent, server)

@@ -27,12 +27,6 @@ def opened(clone: Path) -> Clone:
     return open_clone(clone, BENCHMARK)
 
 
-def refused(opened: Clone, *files: Path) -> str:
-    with pytest.raises(ConfigError) as raised:
-        load_arms(opened, files)
-    return str(raised.value)
-
-
 def test_arms_are_named_after_their_files_in_the_order_of_names(opened: Clone, tmp_path: Path) -> None:
     files = [write_answers(tmp_path / f"{name}.jsonl", QUESTIONS) for name in ("zeta", "b 2.0", "alpha")]
     arms = load_arms(opened, files)
@@ -67,25 +61,21 @@ def test_style_that_is_missing_or_not_whole_is_told(said: Said, opened: Clone, t
         check_styled([arm], load_baseline(opened))
 
 
-def test_answers_of_another_benchmark_are_refused(said: Said, opened: Clone, tmp_path: Path) -> None:
-    path = write_answers(tmp_path / "a.jsonl", QUESTIONS, uid="328c149e")
-    said(refused(opened, path))
-
-
-def test_missing_answers_are_counted(said: Said, opened: Clone, tmp_path: Path) -> None:
-    path = write_answers(tmp_path / "a.jsonl", QUESTIONS - 2)
-    said(refused(opened, path))
-
-
-def test_other_faults_are_one_line(said: Said, opened: Clone, tmp_path: Path) -> None:
-    path = write_answers(tmp_path / "a.jsonl", QUESTIONS)
-    first = path.read_text().splitlines()[0]
-    write(path, path.read_text() + first + "\n")
-    said(refused(opened, path))
-    path = write_answers(tmp_path / "a.jsonl", QUESTIONS, messages=[{"role": "assistant", "content": "text"}])
-    said(refused(opened, path))
-    same = write_answers(tmp_path / "other" / "a.jsonl", QUESTIONS)
-    said(refused(opened, same, path))
-    said(refused(opened, Path(f"{BASELINE}.jsonl")))
-    for name in (".hidden", "7", "nan", "1e5", "b ", "a\nb", "2024-05-01"):
-        said(refused(opened, Path(f"{name}.jsonl")))
+def test_what_cannot_be_an_arm_is_told_in_one_line(said: Said, opened: Clone, tmp_path: Path) -> None:
+    whole = write_answers(tmp_path / "a.jsonl", QUESTIONS)
+    text = whole.read_text()
+    strange = [{"role": "assistant", "content": "text"}]
+    wrong = {
+        "of another benchmark": [write_answers(tmp_path / "other.jsonl", QUESTIONS, uid="328c149e")],
+        "missing": [write_answers(tmp_path / "few.jsonl", QUESTIONS - 2)],
+        "twice": [write(tmp_path / "twice.jsonl", text + text.splitlines()[0] + "\n")],
+        "no answer": [write_answers(tmp_path / "strange.jsonl", QUESTIONS, messages=strange)],
+        "of one name": [write_answers(tmp_path / "other" / "a.jsonl", QUESTIONS), whole],
+    }
+    names = (BASELINE, ".hidden", "7", "nan", "1e5", "b ", "a\nb", "2024-05-01")
+    told = dict[str, str]()
+    for name, files in {**wrong, **{name: [Path(f"{name}.jsonl")] for name in names}}.items():
+        with pytest.raises(ConfigError) as refused:
+            load_arms(opened, files)
+        told[name] = str(refused.value)
+    said(told)

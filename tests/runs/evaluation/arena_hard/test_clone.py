@@ -47,28 +47,23 @@ def test_what_it_lacks_is_named(said: Said, clone: Path, lacking: str) -> None:
         open_clone(clone, BENCHMARK)
 
 
-def test_a_pointer_of_git_lfs_is_no_file(said: Said, clone: Path) -> None:
-    write(clone / f"data/{BENCHMARK}/model_answer/{BASELINE}.jsonl", "version https://git-lfs.github.com/spec/v1\n")
-    with said.by(ConfigError):
-        open_clone(clone, BENCHMARK)
-
-
 @pytest.mark.parametrize(
-    ("name", "text", "message"),
+    ("name", "text"),
     [
-        ("utils/judge_utils.py", "def (", "judge_utils.py is no Python"),
-        ("utils/judge_utils.py", "JUDGE_SETTINGS = {}", "names no baseline for hard_prompt"),
-        (f"config/{BENCHMARK}.yaml", "a: [", "has no prompt_template, regex_patterns, temperature, max_tokens"),
-        (f"config/{BENCHMARK}.yaml", yaml.safe_dump({**SETTINGS, "max_tokens": "many"}), "max_tokens; restore"),
-        (f"data/{BENCHMARK}/question.jsonl", '{"uid": 3, "category": "hard_prompt"}\n', "is not the repository's own"),
-        (f"data/{BENCHMARK}/question.jsonl", "x\n", "question.jsonl line 1: broken"),
+        ("utils/judge_utils.py", "def ("),
+        ("utils/judge_utils.py", "JUDGE_SETTINGS = {}"),
+        (f"config/{BENCHMARK}.yaml", "a: ["),
+        (f"config/{BENCHMARK}.yaml", yaml.safe_dump({**SETTINGS, "max_tokens": "many"})),
+        (f"data/{BENCHMARK}/question.jsonl", '{"uid": 3, "category": "hard_prompt"}\n'),
+        (f"data/{BENCHMARK}/question.jsonl", "x\n"),
+        (f"data/{BENCHMARK}/model_answer/{BASELINE}.jsonl", "version https://git-lfs.github.com/spec/v1\n"),
     ],
-)  # fmt: skip
-def test_files_that_are_not_the_repositorys_are_one_line(clone: Path, name: str, text: str, message: str) -> None:
+)
+def test_files_that_are_not_the_repositorys_are_one_line(said: Said, clone: Path, name: str, text: str) -> None:
     write(clone / name, text)
-    with pytest.raises(RefedError) as raised:
+    with said.by(RefedError) as refused:
         open_clone(clone, BENCHMARK)
-    assert message in str(raised.value) and "\n" not in str(raised.value) and raised.value.exit_code == 2
+    assert "\n" not in str(refused.value) and refused.value.exit_code == 2
 
 
 def test_nothing_of_it_is_run(clone: Path, capsys: Any) -> None:
