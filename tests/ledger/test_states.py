@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -26,34 +24,12 @@ from refed_dspy.ledger.states import (
     state_of,
     write_end,
 )
-from tests.support.said import Said
-
-AT_WORK = """
-import sys, time
-from pathlib import Path
-from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.spending import begin_start
-with Ledger.create(Path(sys.argv[1])) as ledger:
-    begin_start(ledger)
-    print("at work", flush=True)
-    time.sleep(600)
-"""
 
 
 def state(folder: Path) -> tuple[str, str]:
     with Ledger.read(folder) as ledger:
         facts = state_of(ledger)
     return facts["state"], facts["reason"]
-
-
-def test_a_process_at_work_is_running_and_then_killed(said: Said, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", AT_WORK, str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        said(process.stdout.readline())
-        assert state(tmp_path) == (RUNNING, "")
-        process.kill()
-    assert state(tmp_path) == (KILLED, NO_WORD)
 
 
 def test_who_looks_is_not_taken_for_who_works(tmp_path: Path) -> None:
@@ -66,18 +42,18 @@ def test_who_looks_is_not_taken_for_who_works(tmp_path: Path) -> None:
         assert state(tmp_path) == (KILLED, NO_WORD)
 
 
-def test_what_a_start_wrote_as_it_ended_is_its_state_until_the_next(said: Said, tmp_path: Path) -> None:
+def test_what_a_start_wrote_as_it_ended_is_its_state_until_the_next(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
         begin_start(ledger)
-        write_end(ledger, End(CAPPED, "max_calls 3 is reached"))
-        assert state_of(ledger)["state"] == RUNNING, "the process is still there"
-    said(state(tmp_path))
+        write_end(ledger, End(CAPPED, reason := "max_calls 3 is reached"))
+        assert state(tmp_path) == (RUNNING, ""), "the process is still there"
+    assert state(tmp_path) == (CAPPED, reason)
     with Ledger.create(tmp_path) as ledger:
         begin_start(ledger)
     assert state(tmp_path) == (KILLED, NO_WORD)
 
 
-def test_a_folder_of_an_earlier_version_is_done_or_stopped(tmp_path: Path) -> None:
+def test_a_folder_of_an_earlier_version_is_stopped(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
         ledger.set_meta(work="run", size=3)
     assert state(tmp_path) == (STOPPED, "")
