@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
 from refed_dspy.ledger.batches import BatchLog
 from refed_dspy.ledger.budget import Budget, Caps
 from refed_dspy.ledger.group_commit import GroupCommit
@@ -90,14 +88,11 @@ async def test_answers_wait_for_whoever_asks(tmp_path: Path) -> None:
         assert (log.answer(1), log.answer(2), log.answer(9)) == ("one", None, None)
         assert log.has_answered(*HERE) and not log.has_answered("here", "other")
         assert log.unclaimed(*HERE) == {}, "this start waits for them"
-    with start(tmp_path) as (_, log, _):
-        assert (log.unclaimed(*HERE), log.unclaimed("there", "model")) == ({1: "one"}, {3: "three"})
-
-
-async def test_a_model_that_answered_outside_a_batch_has_answered(tmp_path: Path) -> None:
     with start(tmp_path) as (ledger, log, _):
-        ledger.commit(answered(key(1), Answer("{}"), "here", [CALL]))
-        assert log.has_answered(*HERE) and not log.has_answered("there", "model")
+        assert (log.unclaimed(*HERE), log.unclaimed("there", "model")) == ({1: "one"}, {3: "three"})
+        assert not log.has_answered("elsewhere", "model")
+        ledger.commit(answered(key(9), Answer("{}"), "elsewhere", [replace(CALL, endpoint="elsewhere")]))
+        assert log.has_answered("elsewhere", "model"), "outside a batch"
 
 
 async def test_an_answer_that_nobody_asked_for_is_charged_what_it_cost_and_can_be_claimed(tmp_path: Path) -> None:
@@ -159,9 +154,3 @@ async def test_calls_elsewhere_are_those_that_wait_for_no_batch(tmp_path: Path) 
         assert log.in_flight_elsewhere == 1
         log.park(-1)
         assert log.in_flight_elsewhere == 2
-
-
-@pytest.mark.parametrize("stopping", [True, False])
-async def test_it_says_whether_the_run_is_ending(tmp_path: Path, stopping: bool) -> None:
-    with Ledger.create(tmp_path) as ledger:
-        assert BatchLog(GroupCommit(ledger), Budget(Caps()), lambda: stopping).stopping is stopping

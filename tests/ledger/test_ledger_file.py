@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from refed_dspy.errors import RunDirError, RunStopped
-from refed_dspy.ledger.connection import FILE, connected
+from refed_dspy.ledger.connection import FILE, Fence, connected
 from refed_dspy.ledger.format import FORMAT
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import begin_start
@@ -25,6 +25,7 @@ from tests.support.said import Said
 
 def test_a_ledger_is_safe_against_kills_and_read_while_it_is_written(tmp_path: Path) -> None:
     with Ledger.create(tmp_path / "new" / "folder") as ledger:
+        assert Fence.of(ledger.path.parent) is None
         pragmas = ("journal_mode", "synchronous", "user_version")
         assert [ledger.db.execute(f"PRAGMA {name}").fetchone()[0] for name in pragmas] == ["wal", 1, FORMAT]
         with ThreadPoolExecutor(1) as pool:

@@ -73,17 +73,6 @@ async def test_a_failed_call_is_written_without_an_answer_to_wait_for(tmp_path: 
         assert rows(tmp_path) == [(number, "http 500", 100, 0)] and not recorder.take()
 
 
-async def test_an_unusable_answer_is_renamed_and_stays_paid(tmp_path: Path) -> None:
-    with Ledger.create(tmp_path) as ledger:
-        recorder = unit(RunRecorder(ledger, Caps(), NOTHING))
-        number = await reserve(recorder, 100)
-        recorder.report(call(number, 30))
-        recorder.rename_last("malformed")
-        recorder.write()
-        await asyncio.sleep(0)
-        assert rows(tmp_path) == [(number, "malformed", 100, 30)]
-
-
 async def test_a_call_that_was_not_sent_leaves_no_row(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
         run = RunRecorder(ledger, Caps(), NOTHING)
@@ -91,7 +80,9 @@ async def test_a_call_that_was_not_sent_leaves_no_row(tmp_path: Path) -> None:
         kept, dropped = await reserve(recorder), await reserve(recorder)
         recorder.not_sent(dropped)
         await asyncio.sleep(0)
-        assert [row[0] for row in rows(tmp_path)] == [kept] and run.budget.calls == 1
+        recorder.not_sent(0)
+        recorder.let_go(0)  # no call has this number
+        assert [row[0] for row in rows(tmp_path)] == [kept] and run.budget.calls == run.budget.in_flight == 1
         assert await reserve(recorder) not in {kept, dropped}
 
 
@@ -154,18 +145,17 @@ async def test_a_call_above_its_worst_case_is_charged_whole_and_told(said: Said,
         said(told)
 
 
-async def test_only_an_answer_is_renamed_and_only_the_last_one(tmp_path: Path) -> None:
+async def test_an_unusable_answer_is_renamed_and_stays_paid_and_only_the_last_one(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
         recorder = unit(RunRecorder(ledger, Caps(), NOTHING))
         recorder.rename_last("malformed")
-        for _ in range(2):
-            recorder.report(call(await reserve(recorder)))
+        numbers = [await reserve(recorder) for _ in range(2)]
+        for number in numbers:
+            recorder.report(call(number, 30))
         recorder.rename_last("malformed")
-        assert (
-            [made.outcome for made in recorder.calls]
-            == ["ok", "malformed"]
-            == [made.outcome for made in recorder.take()]
-        )
+        recorder.write()
+        await asyncio.sleep(0)
+        assert [row[1:] for row in rows(tmp_path)] == [("ok", 100, 30), ("malformed", 100, 30)]
         assert recorder.take() == []
 
 
@@ -202,24 +192,9 @@ async def test_without_a_run_every_call_is_allowed_and_has_no_number() -> None:
     recorder = current_recorder.get()
     assert isinstance(recorder, NullRecorder) and await recorder.reserve("model", "endpoint", 10**15) == 0
     assert recorder.adopt("endpoint", "model") is None and recorder.seed is None and not recorder.stopping
-
-
-async def test_a_recorder_is_that_of_its_block(tmp_path: Path) -> None:
-    with Ledger.create(tmp_path) as ledger:
-        recorder = unit(RunRecorder(ledger, Caps(), NOTHING))
-        with recording(recorder) as inside:
-            assert inside is recorder is current_recorder.get()
-        assert current_recorder.get() is not recorder
-
-
-async def test_a_call_without_a_number_of_its_own_was_not_reserved(tmp_path: Path) -> None:
-    with Ledger.create(tmp_path) as ledger:
-        run = RunRecorder(ledger, Caps(), NOTHING)
-        recorder = unit(run)
-        await reserve(recorder)
-        recorder.not_sent(0)
-        recorder.let_go(0)
-        assert run.budget.in_flight == 1
+    with recording(NullRecorder()) as inside:
+        assert inside is current_recorder.get() is not recorder
+    assert current_recorder.get() is recorder
 
 
 # --- cancelled in the middle
@@ -242,7 +217,9 @@ async def test_a_reservation_cancelled_around_its_commit_leaves_all_even(tmp_pat
         assert await reserve(unit(run), 100), "the money is there for another"
 
 
-@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize(
+    "seed", [pytest.param(seed, marks=[pytest.mark.slow] if seed >= 5 else []) for seed in range(40)]
+)
 async def test_budget_and_ledger_agree_after_any_schedule(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
     with Ledger.create(tmp_path) as ledger:
