@@ -247,16 +247,13 @@ async def client(config: TeacherConfig, patience: float = 10.0) -> AsyncIterator
 
 @asynccontextmanager
 async def recorded_teacher(
-    folder: Path,
-    config: TeacherConfig | Teacher,
-    caps: Caps | None = None,
-    recorder: type[RunRecorder] = RunRecorder,
+    folder: Path, config: TeacherConfig | Teacher, caps: Caps | None = None
 ) -> AsyncIterator[RecordedTeacher]:
     """The recorded teacher of one start on the ledger in `folder`."""
     teacher = open_teacher(config)
     with Ledger.create(folder) as ledger:
         begin_start(ledger)
-        run = recorder(ledger, caps or Caps(), spent(ledger))
+        run = RunRecorder(ledger, caps or Caps(), spent(ledger))
         async with running_at(ledger, run, teacher) as recorded:
             try:
                 yield recorded

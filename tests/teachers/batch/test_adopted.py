@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from refed_dspy.errors import ConfigError, NoAnswer, RunStopped
+from refed_dspy.errors import CapReached, ConfigError, RunStopped
 from refed_dspy.jobs.work import refuse_left_batches
 from refed_dspy.ledger.batches import abandoned, left_batches
 from refed_dspy.ledger.budget import Caps
@@ -42,24 +42,21 @@ from tests.support.scripted_batches import (
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("status", ["expired", "cancelled"])
-async def test_an_adopted_batch_that_expires(tmp_path: Path, service: ScriptedService, status: str) -> None:
+@pytest.mark.parametrize("status", ["expired", "cancelled", "failed"])
+async def test_an_adopted_batch_that_comes_to_nothing_or_to_half(
+    tmp_path: Path, service: ScriptedService, status: str
+) -> None:
+    """One that failed: the provider's queue had no room for it."""
+
     def half(lines: Sequence[Line]) -> BatchFiles:
         return well(lines[:2])[0], written(*(spared(str(request["custom_id"])) for request in lines[2:]))
 
-    service.status, service.answers = [status, "completed"], [half, well]
-    await goes_on(await killed_waiting(tmp_path, service), service)
-    assert list(map(len, service.sent)) == [6, 4]
-
-
-@pytest.mark.slow
-async def test_an_adopted_batch_that_the_queue_had_no_room_for(
-    said: Said, tmp_path: Path, service: ScriptedService
-) -> None:
-    service.status, service.errors = ["failed", "completed"], [FULL, None]
+    failed = status == "failed"
+    service.status, service.errors = [status, "completed"], [FULL if failed else None, None]
+    service.answers = [well] if failed else [half, well]
     folder = await killed_waiting(tmp_path, service)
     await goes_on(folder, service, batch={"quiet": 0.02, "poll": 0.005})
-    said(states(folder))
+    assert len(states(folder)) > 1 and sum(map(len, service.sent)) == (6 if failed else 6 + 4)
 
 
 async def test_a_kill_while_there_is_no_room_charges_nothing(tmp_path: Path, service: ScriptedService) -> None:
@@ -122,7 +119,8 @@ async def test_a_cap_counts_what_waits_in_a_batch(tmp_path: Path, service: Scrip
     folder = await killed_waiting(tmp_path, service)
     async with recorded_teacher(folder, teacher_config(service), Caps(max_calls=len(TEXTS))) as recorded:
         assert await ask_all(recorded, TEXTS) == TEXTS
-        assert type((await ask_all(recorded, ["one more"]))[0]).__name__ == "CapReached"
+        with pytest.raises(CapReached):
+            await ask(recorded, "one more")
     assert len(service.sent) == 1
 
 
@@ -135,23 +133,13 @@ async def test_another_mode_or_place_is_refused_while_calls_wait(
     folder = await killed_waiting(tmp_path, service)
     with Ledger.create(folder) as ledger:
         refuse_left_batches(ledger, [open_teacher(teacher_config(service, mode="mixed"))])
-        for other in ({"mode": "interactive"}, {"api_base": "http://127.0.0.1:9/v1"}, {"model": "odd/other"}):
-            with said.by(ConfigError) as stopped:
+        for other in ({"api_base": "http://127.0.0.1:9/v1"}, {"model": "odd/other"}):
+            with pytest.raises(ConfigError):
                 refuse_left_batches(ledger, [open_teacher(teacher_config(service, **other))])
-            assert "\n" not in str(stopped.value)
+        with said.by(ConfigError):
+            refuse_left_batches(ledger, [open_teacher(teacher_config(service, mode="interactive"))])
         before = spent(ledger)
         ledger.commit(abandoned(batch["id"] for batch in left_batches(ledger)))
         refuse_left_batches(ledger, [open_teacher(teacher_config(service, mode="interactive"))])
         assert spent(ledger).picodollars == before.picodollars and spent(ledger).calls == before.calls
     assert batched(folder) == 0
-    said(states(folder))
-
-
-@pytest.mark.slow
-async def test_tries_end_though_every_start_goes_on(tmp_path: Path, service: ScriptedService) -> None:
-    service.status = ["expired"]
-    service.answers = [lambda lines: (None, written(*(spared(str(request["custom_id"])) for request in lines)))]
-    async with recorded_teacher(tmp_path, teacher_config(service, retries=1)) as recorded:
-        with pytest.raises(NoAnswer, match="expired"):
-            await ask(recorded, "q")
-    assert len(service.sent) == 2 and not calls(tmp_path)

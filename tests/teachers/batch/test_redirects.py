@@ -44,8 +44,9 @@ async def answering(response: web.Response) -> AsyncIterator[tuple[str, list[str
         await runner.cleanup()
 
 
-@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize(
+    ("wire", "status"), [*((wire, 307) for wire in WIRES), *(("openai", status) for status in (301, 302, 303, 308))]
+)
 async def test_a_redirect_to_another_host_is_not_followed(
     monkeypatch: pytest.MonkeyPatch, wire: str, status: int
 ) -> None:

@@ -16,18 +16,15 @@ from dspy.utils.exceptions import LMAuthError, LMBillingError
 
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
-from refed_dspy.errors import RunStopped, TeacherError
-from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.errors import RunStopped
 from refed_dspy.ledger.recorder import CallRecorder
 from refed_dspy.ledger.statements import Key
 from refed_dspy.programs.lm_errors import BatchOutOfReach, BatchRejected, NoBatches, NotAnApi, NotReached
 from refed_dspy.teachers.batch.service import OLDER, BatchService, Lines, PendingRequest
 from refed_dspy.teachers.batch.tracker import BatchTracker
-from tests.conftest import KEY, KEY_VARIABLE
 from tests.support.said import Said
 from tests.support.scripted_batches import (
     ScriptedService,
-    as_killed,
     ask,
     ask_all,
     batched,
@@ -36,9 +33,7 @@ from tests.support.scripted_batches import (
     recorded_teacher,
     refused,
     states,
-    stored,
     teacher_config,
-    well,
     written,
 )
 
@@ -265,26 +260,6 @@ async def test_a_key_that_is_revoked_during_the_wait_loses_nothing(
     assert len(service.sent) == 1
 
 
-async def test_a_key_that_the_service_repeats_is_in_no_message(
-    tmp_path: Path, service: ScriptedService, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv(KEY_VARIABLE, KEY)
-    caplog.set_level(0)
-    config = teacher_config(service, api_key_env=KEY_VARIABLE)
-    service.hooks["upload"] = [answer(401, f"Incorrect API key provided: {KEY}")]
-    async with client(config) as there:
-        with pytest.raises(LMAuthError) as error:
-            await there.upload(BytesIO(b"{}\n"))
-    assert KEY not in str(error.value) and "[key]" in str(error.value)
-    service.hooks["create"] = [answer(400, f"no: {KEY}")]
-    async with recorded_teacher(tmp_path, config) as recorded:
-        with pytest.raises(TeacherError) as refusal:
-            await ask(recorded, "q")
-    assert KEY not in str(refusal.value) + caplog.text
-    assert KEY.encode() not in stored(tmp_path)
-    assert states(tmp_path) == ["refused"] and not calls(tmp_path)
-
-
 async def test_a_file_that_is_never_ready_is_given_up(said: Said, service: ScriptedService) -> None:
     pending = web.json_response({"id": "f", "object": "file", "status": "pending"})
     service.hooks["upload"] = [lambda: pending]
@@ -292,12 +267,3 @@ async def test_a_file_that_is_never_ready_is_given_up(said: Said, service: Scrip
         there._patience = -1.0
         with said.by(NotReached):
             await there.upload(BytesIO(b"{}\n"))
-
-
-def test_the_copies_of_a_folder_are_ledgers(tmp_path: Path) -> None:
-    """What the tests of kills stand on."""
-    with Ledger.create(tmp_path / "a"):
-        copied = as_killed(tmp_path / "a", tmp_path / "b")
-        with Ledger.create(copied) as ledger:
-            assert ledger.kept() == 0
-    assert well([]) == (b"", None)

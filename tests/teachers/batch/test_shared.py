@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from dspy.utils.exceptions import LMAuthError
 
 from refed_dspy import TeacherConfig
 from refed_dspy.cli.lines import given_up_line
@@ -32,7 +31,6 @@ from refed_dspy.teachers.failures import CallPolicy
 from refed_dspy.teachers.pool import Pool, PooledTeacher, members_of
 from refed_dspy.teachers.progress import Progress
 from refed_dspy.teachers.route import resolve
-from tests.conftest import KEY, KEY_VARIABLE
 from tests.support.said import Said
 from tests.support.scripted_batches import (
     COST,
@@ -176,11 +174,7 @@ async def test_a_pool_does_not_ask_another_for_what_runs_in_a_batch(
     assert await pool.ask(["first"]) == ["first"]
     service.hooks["look"] = [lambda: refused(*trouble)]
     errors = await pool.ask(["a", "b"])
-    assert (
-        {type(error) for error in errors} == {RunStopped}
-        and trouble[1] in str(errors[0])
-        and "\n" not in str(errors[0])
-    )
+    assert {type(error) for error in errors} == {RunStopped} and trouble[1] in str(errors[0])
     assert not other.calls and batched(tmp_path) == 2
     assert await pool.ask(["a", "b"]) == ["a", "b"] and not other.calls and len(service.sent) == 2
     assert calls(tmp_path) == {("ok", COST): 3}
@@ -225,17 +219,6 @@ async def test_a_list_that_lags_is_looked_at_again(service: ScriptedService) -> 
         service.hooks["list"] = [lambda: web.json_response(empty)]
         batch = await there.find("nonce", time.time() - 5)
         assert batch is not None and batch.id == "batch-0"
-
-
-async def test_a_key_is_taken_out_before_a_message_is_cut(
-    service: ScriptedService, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(KEY_VARIABLE, KEY)
-    service.hooks["upload"] = [lambda: refused(401, "x" * (299 - len(KEY) // 2) + KEY)]
-    async with client(teacher_config(service, api_key_env=KEY_VARIABLE), 0.3) as there:
-        with pytest.raises(LMAuthError) as error:
-            await there.upload(BytesIO(b"{}\n"))
-    assert KEY[: len(KEY) // 3] not in str(error.value)
 
 
 @pytest.mark.slow
