@@ -44,17 +44,12 @@ def rows(folder: Path) -> list[tuple[int, str, int | None, int | None]]:
 # --- the rows of a call
 
 
-async def test_the_worst_case_is_on_disk_before_a_call_may_be_sent(tmp_path: Path) -> None:
-    with Ledger.create(tmp_path) as ledger:
-        number = await reserve(unit(RunRecorder(ledger, Caps(), NOTHING)), 100)
-        assert rows(tmp_path) == [(number, "sent", 100, 100)]
-
-
 async def test_a_settled_call_is_charged_its_cost_together_with_its_answer(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
         run = RunRecorder(ledger, Caps(), NOTHING)
         recorder = unit(run)
         number = await reserve(recorder, 100)
+        assert rows(tmp_path) == [(number, "sent", 100, 100)], "its worst case, before it may be sent"
         recorder.report(call(number, cost=30))
         assert (run.budget.spent, run.budget.reserved) == (30, 0)
         assert rows(tmp_path) == [(number, "sent", 100, 100)], "a good call waits for its answer"

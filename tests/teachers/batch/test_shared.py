@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,14 +17,13 @@ from aiohttp import web
 from refed_dspy import TeacherConfig
 from refed_dspy.cli.lines import given_up_line
 from refed_dspy.errors import RunStopped
-from refed_dspy.ledger.batches import abandoned, all_batches, begun, left_batches, named
+from refed_dspy.ledger.batches import abandoned, begun, left_batches, named
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.recorder import CallRecorder, RunRecorder
-from refed_dspy.ledger.spending import begin_start, seconds_at_work, spent
-from refed_dspy.ledger.statements import Answer, Key, answered, reserved
+from refed_dspy.ledger.recorder import RunRecorder
+from refed_dspy.ledger.spending import begin_start, spent
+from refed_dspy.ledger.statements import Key, reserved
 from refed_dspy.programs.lm_errors import BatchOutOfReach, NotReached
-from refed_dspy.records import Call
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.batch.service import BatchService, PendingRequest
 from refed_dspy.teachers.batch.tracker import BatchTracker
@@ -116,20 +116,22 @@ async def test_the_first_to_leave_does_not_take_the_others_batch_along(
     assert calls(tmp_path) == {("ok", COST): 1, ("unused", COST): 1}, "what the other asked is there for it"
 
 
-async def test_the_end_of_a_batch_is_not_that_of_the_next_one_with_the_same_calls(tmp_path: Path) -> None:
-    with Ledger.create(tmp_path) as ledger:
-        run = RunRecorder(ledger, Caps(), spent(ledger))
-        unit = CallRecorder(run, Key("stage", "q", 0, "digest"), 0, 1)
-        number = await unit.reserve("m", "there", 5, batched=True)
-        first = run.batches.begin("there", "m", "n1", [number])
-        run.batches.ended(first, "no room", [number])
-        second = run.batches.begin("there", "m", "n2", [number])
-        run.batches.ended(first, "no room", [number])
-        assert [batch.id for batch in run.batches.under_way("there", "m")] == [second.id]
-        assert run.batches.under_way("there", "m")[0].numbers == (number,)
-        unit.let_go(number)
-        run.group.close()
-    assert calls(tmp_path) == {("sent", 5): 1} and batched(tmp_path) == 1
+async def test_the_last_to_leave_closes_every_connection(service: ScriptedService) -> None:
+    log: Any
+    config, log, names = (
+        teacher_config(service),
+        SimpleNamespace(trackers={}, under_way=lambda *_: ()),
+        ("endpoint", "model"),
+    )
+    services = [BatchService(config, resolve(config)) for _ in range(2)]
+    tracker = log.trackers[names] = BatchTracker(config.batch, services[0], log, names)
+    for joined in (*services, services[1]):
+        tracker.join(joined)
+    for last in (False, False, True):
+        assert not any(there._client.is_closed() for there in services)
+        assert log.trackers == {names: tracker}
+        assert await tracker.leave() is last
+    assert all(there._client.is_closed() for there in services) and log.trackers == {}
 
 
 # --- a pool
@@ -242,31 +244,6 @@ async def test_what_an_earlier_start_sent_is_waited_for_where_the_endpoint_is_aw
         await tracker.aclose()
 
 
-# --- the ledger
-
-
-def test_time_between_two_starts_is_not_time_at_work(tmp_path: Path) -> None:
-    """A call that the first sent a minute before it was killed, and the second adopted an hour later."""
-    now, key = time.time(), Key("stage", "q", 0, "digest")
-    with Ledger.create(tmp_path) as ledger:
-        ledger.commit([("INSERT INTO starts (begun) VALUES (?)", (now - begin,)) for begin in (7260, 3600)])
-        ledger.commit(reserved(1, key, "m", "there", 5))
-        ledger.commit([("UPDATE calls SET created=?", (now - 7200,))])
-        ledger.commit(answered(key, Answer("{}"), "there", [Call("m", "there", "ok", 3500.0, 1, 0, 1, 5, 1)]))
-        assert 3500 <= seconds_at_work(ledger) <= 3700
-
-
-async def test_a_call_that_was_held_at_no_price_is_no_alarm(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with Ledger.create(tmp_path) as ledger:
-        run = RunRecorder(ledger, Caps(), spent(ledger))
-        unit = CallRecorder(run, Key("stage", "q", 0, "digest"), 0, 1)
-        for worst, alarms in ((None, 0), (3, 1)):
-            number = await unit.reserve("m", "there", worst)
-            unit.report(Call("m", "there", "ok", 0.1, 1, 0, 1, 5, number))
-            assert len(caplog.records) == alarms
-        run.group.close()
-
-
 def test_stragglers_are_no_more_at_once_than_was_said() -> None:
     for concurrency, most in ((None, 32), (4, 4), (1000, 32)):
         config = TeacherConfig(model="odd/m", api_base="http://there/v1", mode="mixed", concurrency=concurrency)
@@ -316,11 +293,3 @@ async def test_answers_that_have_come_are_not_given_up(said: Said, tmp_path: Pat
         assert await ask_all(recorded, texts) == texts
     assert [len(lines) for lines in service.sent] == [2], "only what had not come is asked again"
     assert calls(folder)["ok", COST] == 4 and [how for how, _ in calls(folder)].count("lost") == 1
-
-
-async def test_a_batch_that_ended_keeps_the_word_for_how(tmp_path: Path, service: ScriptedService) -> None:
-    async with recorded_teacher(tmp_path, teacher_config(service)) as recorded:
-        assert await ask(recorded, "a") == "a"
-    with Ledger.create(tmp_path) as ledger:
-        ledger.commit(abandoned(batch["id"] for batch in all_batches(ledger)))
-    assert states(tmp_path) == ["completed"] and calls(tmp_path) == {("ok", COST): 1}
