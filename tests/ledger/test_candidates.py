@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from refed_dspy.errors import RunDirError
@@ -21,12 +18,6 @@ from refed_dspy.ledger.candidates import (
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.statements import Key, failed, reserved
 from refed_dspy.records import Compared
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    with Ledger.create(tmp_path) as made:
-        yield made
 
 
 def candidates_by_digest(ledger: Ledger) -> dict[str, Candidate]:

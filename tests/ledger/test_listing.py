@@ -81,7 +81,8 @@ def test_what_calls_in_flight_may_cost_is_told_apart_while_they_are(said: Said, 
         (working,) = works_below(tmp_path)[0]
         status = status_of(ledger)
     assert (working["cost"], working["in_flight_cost"]) == (0.003, 0.001)
-    said(listing_lines([working]) + work_lines(status))
+    assert "$0.0020" in listing_lines([working])[1].split()
+    said(work_lines(status))
     (killed,) = works_below(tmp_path)[0]
     assert killed["in_flight_cost"] == 0, "nobody knows whether it was billed"
 

@@ -131,16 +131,15 @@ def test_a_run_asks_nothing_more(tmp_path: Path, how: str) -> None:
     assert len(writer.requests) <= 20 + 32, "those in flight at most"
 
 
-def test_sleep_and_a_clock_that_jumps_are_no_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sleep_and_a_clock_that_jumps_are_no_work(monkeypatch: pytest.MonkeyPatch, ledger: Ledger) -> None:
     """A laptop's sleep looks like a jump of the wall clock, which the monotonic clock does not make."""
-    with Ledger.create(tmp_path) as ledger:
-        begin_start(ledger)
-        for hours in (6, -1, 30 * 365 * 24):
-            later = time.time() + 3600 * hours
-            with monkeypatch.context() as patch:
-                patch.setattr(time, "time", lambda later=later: later)
-                columns = "key, stage, item, model, endpoint, outcome, seconds, created"
-                row = ("k", "s", "i", "m", "e", "ok", 0.1, later)
-                ledger.commit([(f"INSERT INTO calls ({columns}) VALUES (?,?,?,?,?,?,?,?)", row)])
-                assert seconds_at_work(ledger) < 60
-        assert seconds_at_work(ledger) > 0
+    begin_start(ledger)
+    for hours in (6, -1, 30 * 365 * 24):
+        later = time.time() + 3600 * hours
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "time", lambda later=later: later)
+            columns = "key, stage, item, model, endpoint, outcome, seconds, created"
+            row = ("k", "s", "i", "m", "e", "ok", 0.1, later)
+            ledger.commit([(f"INSERT INTO calls ({columns}) VALUES (?,?,?,?,?,?,?,?)", row)])
+            assert seconds_at_work(ledger) < 60
+    assert seconds_at_work(ledger) > 0
