@@ -100,7 +100,7 @@ async def test_it_is_taken_out_before_a_message_is_cut(
     assert KEY[: len(KEY) // 3] not in str(error.value)
 
 
-@pytest.mark.parametrize("kind", ["2000", "blanks"])
+@pytest.mark.parametrize("kind", ["2000", pytest.param("blanks", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("fault", ["line", "answer", "batch", "file", "create"])
 async def test_no_way_of_failing_keeps_a_part_of_it(
     said: Said,

@@ -15,18 +15,16 @@ import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
 from refed_dspy.cli.preview import one_sample
-from refed_dspy.errors import ConfigError, RunDirError
+from refed_dspy.errors import RunDirError
 from refed_dspy.jobs.job import job
 from refed_dspy.jobs.work import CapSettings, Work, lasting_caps
 from refed_dspy.ledger.account import status_of
 from refed_dspy.ledger.batches import begun, left_batches, named, unused
 from refed_dspy.ledger.budget import Caps
-from refed_dspy.ledger.candidates import candidate_seen, load_candidates
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import RunRecorder
 from refed_dspy.ledger.spending import spent
 from refed_dspy.ledger.statements import Key, reserved
-from refed_dspy.optimizers.spec import prepare as prepare_compile
 from refed_dspy.programs.asking import stages_of
 from refed_dspy.programs.saved import MANIFEST
 from refed_dspy.records import PICO, Call, Rates
@@ -38,7 +36,6 @@ from refed_dspy.teachers.by_stage import open_teachers
 from refed_dspy.teachers.pool import Pool, PooledTeacher, PoolMember
 from refed_dspy.teachers.progress import Progress
 from tests.conftest import reset_server
-from tests.support.compiling import SMALL
 from tests.support.said import Said
 from tests.support.scripted_batches import ask, ask_engine, running_at
 from tests.support.scripted_engine import Writer, fake_lm, references
@@ -96,20 +93,6 @@ def test_a_run_whose_first_batch_is_under_way_is_no_other(said: Said, tmp_path: 
         started(tmp_path, other.work())
     with Ledger.read(tmp_path) as ledger:
         assert ledger.meta("identity")["seed"] == 0 and len(left_batches(ledger)) == 1
-
-
-def test_a_compile_whose_first_batch_is_under_way_is_no_other(tmp_path: Path) -> None:
-    settings = {**SMALL, "optimizer": "bootstrap", "teacher": config(), "judge": config(), "reflection": None}
-    job, other = (prepare_compile(None, references(10), **settings, seed=seed)[1] for seed in (0, 9))
-    started(tmp_path, job.work())
-    with Ledger.create(tmp_path) as ledger:
-        ledger.commit(candidate_seen("d", 0, {}))
-        waiting(ledger)
-    with pytest.raises(RunDirError):
-        started(tmp_path, other.work())
-    started(tmp_path, job.work())
-    with Ledger.read(tmp_path) as ledger:
-        assert len(load_candidates(ledger)) == 1, "the same one goes on with its candidates"
 
 
 # --- what is foreseen
@@ -281,11 +264,6 @@ async def test_a_preview_waits_for_no_batch(server: SimulatedTeacher) -> None:
 
 
 # --- going on
-
-
-def test_an_empty_list_of_teachers_is_no_way_to_say_the_same_ones(said: Said, made: Path) -> None:
-    with said.by(ConfigError):
-        refed_dspy.resume(made, teacher=[])
 
 
 def test_a_run_of_other_prompts_is_told_from_a_script_s_own(said: Said, made: Path) -> None:

@@ -136,21 +136,6 @@ async def test_while_a_part_is_handed_over(tmp_path: Path, service: ScriptedServ
     assert list(map(len, service.sent)) == [2, 4]
 
 
-@pytest.mark.slow
-async def test_killed_again_and_again(tmp_path: Path, service: ScriptedService) -> None:
-    service.ready, folder = False, tmp_path / "0"
-    for n in range(4):
-        async with recorded_teacher(folder, teacher_config(service)) as recorded:
-            asking = asyncio.ensure_future(ask_all(recorded, TEXTS))
-            service.calls.clear()
-            await until(lambda: service.calls["look"] >= 2)
-            folder = as_killed(folder, tmp_path / str(n + 1))
-            await called_off(asking)
-    service.ready = True
-    await goes_on(folder, service)
-    assert len(service.sent) == 1
-
-
 # --- what an adopted batch may come to
 
 

@@ -30,7 +30,12 @@ from tests.support.scripted_batches import (
 )
 from tests.support.scripted_engine import references
 
-ALL_PASS = [{"rubric": {"at_least": 1}}]
+
+def judged(teacher: TeacherConfig, judge: TeacherConfig, size: int, folder: Path) -> refed_dspy.Synthesis:
+    """A run whose samples a judge grades, and that keeps them all."""
+    models = {"teacher": teacher, "judge": judge}
+    everything = [{"rubric": {"at_least": 1}}]
+    return refed_dspy.synthesize(None, references(4), size=size, **models, filters=everything, run_dir=folder)
 
 
 @pytest.mark.parametrize("status", [404, 401])
@@ -82,16 +87,7 @@ async def test_a_service_that_is_away_as_the_next_run_begins_is_waited_for(tmp_p
 def test_a_judge_in_batches_too(tmp_path: Path, server: SimulatedTeacher, same: bool) -> None:
     server.control(batch_seconds=0)
     judge = simulated(server, temperature=0.0, **({} if same else {"model": "sim/judge"}))
-    made = refed_dspy.synthesize(
-        None,
-        references(4),
-        size=6,
-        teacher=simulated(server),
-        judge=judge,
-        filters=ALL_PASS,
-        run_dir=tmp_path,
-        track=False,
-    )
+    made = judged(simulated(server), judge, 6, tmp_path)
     stats = server.stats()
     assert made.complete and stats["requests"] == 0 and stats["batch_repeated"] == 0
     assert made.status["cost"] == pytest.approx(bill(server), rel=1e-9) and batched(tmp_path) == 0
@@ -101,16 +97,7 @@ def test_a_judge_in_batches_too(tmp_path: Path, server: SimulatedTeacher, same: 
 def test_an_interactive_judge_does_not_splinter_the_batches(tmp_path: Path, server: SimulatedTeacher) -> None:
     server.control(batch_seconds=0, latency=0.1)
     judge = simulated(server, mode="interactive", temperature=0.0)
-    made = refed_dspy.synthesize(
-        None,
-        references(4),
-        size=12,
-        teacher=simulated(server),
-        judge=judge,
-        filters=ALL_PASS,
-        run_dir=tmp_path,
-        track=False,
-    )
+    made = judged(simulated(server), judge, 12, tmp_path)
     assert made.complete and server.stats()["batches"] <= 12 and server.stats()["requests"] > 0
 
 

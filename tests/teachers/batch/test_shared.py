@@ -117,12 +117,8 @@ async def test_the_first_to_leave_does_not_take_the_others_batch_along(
 
 
 async def test_the_last_to_leave_closes_every_connection(service: ScriptedService) -> None:
-    log: Any
-    config, log, names = (
-        teacher_config(service),
-        SimpleNamespace(trackers={}, under_way=lambda *_: ()),
-        ("endpoint", "model"),
-    )
+    config, names = teacher_config(service), ("endpoint", "model")
+    log: Any = SimpleNamespace(trackers={}, under_way=lambda *_: ())
     services = [BatchService(config, resolve(config)) for _ in range(2)]
     tracker = log.trackers[names] = BatchTracker(config.batch, services[0], log, names)
     for joined in (*services, services[1]):
