@@ -113,15 +113,22 @@ def test_a_run_that_was_never_on_a_cluster_has_none(tmp_path: Path) -> None:
 # --- how long work still takes: the pace of the last half of what came, and no word before there is enough
 
 
-def test_what_comes_once_is_no_part_of_the_pace() -> None:
-    moments = [100.0 + 0.1 * n for n in range(200)]  # 100 s until the first sample, then ten a second
-    assert seconds_left(moments, moments[-1], 1_000, in_flight=8) == pytest.approx(100)
+SLOW, FAST = [float(n) for n in range(100)], [0.1 * n for n in range(1, 101)]
 
 
-def test_a_pace_that_grows_is_read_from_the_last_half() -> None:
-    slow = [float(n) for n in range(100)]
-    moments = [*slow, *(99 + 0.1 * n for n in range(1, 101))]
-    assert seconds_left(moments, moments[-1], 50, in_flight=8) == pytest.approx(5)
+@pytest.mark.parametrize(
+    ("moments", "pause", "missing", "left"),
+    [
+        pytest.param([100 + 0.1 * n for n in range(200)], 0, 1000, 100, id="100 s until the first, then ten a second"),
+        pytest.param([*SLOW, *(99 + at for at in FAST)], 0, 50, 5, id="the pace of the last half"),
+        pytest.param(SLOW[:40], 0, 10, 10, id="one a second"),
+        pytest.param(SLOW[:40], 20, 10, 20, id="a pause"),
+    ],
+)
+def test_the_pace_is_that_of_the_last_half_of_what_came(
+    moments: list[float], pause: float, missing: int, left: float
+) -> None:
+    assert seconds_left(moments, moments[-1] + pause, missing, in_flight=4) == pytest.approx(left)
 
 
 @pytest.mark.parametrize(("came", "in_flight"), [(0, 0), (1, 1), (19, 1), (63, 32)])
@@ -133,11 +140,6 @@ def test_the_first_samples_are_judged_by_calls() -> None:
     assert seconds_left_by_calls(10, 5, 64, in_flight=1) == 118
     assert seconds_left_by_calls(10, 4, 64, 1) is seconds_left_by_calls(10, 9, 64, in_flight=32) is None
     assert seconds_left_by_calls(10, 70, 64, 1) is None, "more than were expected"
-
-
-def test_a_pause_makes_it_longer() -> None:
-    moments = [float(n) for n in range(40)]
-    assert seconds_left(moments, 39, 10, 4) == 10 and seconds_left(moments, 59, 10, 4) == 20
 
 
 def test_time_is_rounded(said: Said) -> None:

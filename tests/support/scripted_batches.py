@@ -289,6 +289,14 @@ async def ask_all(recorded: RecordedTeacher, texts: Sequence[str]) -> list[str |
     return await asyncio.gather(*(ask(recorded, text) for text in texts), return_exceptions=True)
 
 
+async def one_start(
+    folder: Path, service: ScriptedService, texts: Sequence[str], **settings: Any
+) -> list[str | BaseException]:
+    """What a start on the ledger in `folder`, which asks these questions at once, is answered."""
+    async with recorded_teacher(folder, teacher_config(service, **settings)) as recorded:
+        return await ask_all(recorded, texts)
+
+
 async def until(done: Callable[[], Any]) -> None:
     """Waits for what has no event: counts and tables."""
     async with asyncio.timeout(PATIENCE):

@@ -18,11 +18,10 @@ from tests.conftest import KEY, KEY_VARIABLE
 from tests.support.said import Said
 from tests.support.scripted_batches import (
     ScriptedService,
-    ask_all,
     body,
     client,
     line,
-    recorded_teacher,
+    one_start,
     refused,
     stored,
     teacher_config,
@@ -124,8 +123,7 @@ async def test_no_way_of_failing_keeps_a_part_of_it(
         content: Any = {"error": {"message": text}} if fault == "line" else body(text)
         status = 400 if fault == "line" else 200
         service.answers = [lambda lines: (written(*(line(ask["custom_id"], content, status) for ask in lines)), None)]
-    async with recorded_teacher(tmp_path, teacher_config(service, api_key_env=VARIABLE)) as recorded:
-        [made] = await ask_all(recorded, ["q"])
+    [made] = await one_start(tmp_path, service, ["q"], api_key_env=VARIABLE)
     screen.errors += texts_of(made) if isinstance(made, BaseException) else made
     said(screen.errors)
     assert not leaked(key, screen.shown() + stored(tmp_path))

@@ -25,6 +25,7 @@ from tests.support.scripted_batches import (
     body,
     calls,
     line,
+    one_start,
     recorded_teacher,
     spared,
     states,
@@ -110,8 +111,7 @@ async def test_lines_of_others_and_twice_the_same_change_nothing(tmp_path: Path,
         return written(*strange, *answers, *repeats, b"", b"null", b"[" * 200_000), written(*repeats)
 
     service.answers = [odd_lines]
-    async with recorded_teacher(tmp_path, teacher_config(service)) as recorded:
-        assert await ask_all(recorded, ["a", "b"]) == ["a\u2028\u2029\x85 end", "b\u2028\u2029\x85 end"]
+    assert await one_start(tmp_path, service, ["a", "b"]) == ["a\u2028\u2029\x85 end", "b\u2028\u2029\x85 end"]
     assert calls(tmp_path) == {("ok", COST): 2}
 
 
@@ -159,8 +159,7 @@ async def test_what_is_garbled_in_an_expired_batch_may_have_been_billed(
         return b'{"custom_id": "call-\n', written(*(spared(str(request["custom_id"])) for request in lines[1:]))
 
     service.status, service.answers = ["expired", "completed"], [half, well]
-    async with recorded_teacher(tmp_path, teacher_config(service)) as recorded:
-        assert await ask_all(recorded, ["a", "b", "c"]) == ["a", "b", "c"]
+    assert await one_start(tmp_path, service, ["a", "b", "c"]) == ["a", "b", "c"]
     paid = calls(tmp_path)
     assert paid["ok", COST] == 3 and sum(paid.values()) == 4, "one of them was answered, and its line cannot be read"
 
@@ -190,8 +189,7 @@ async def test_a_full_queue_takes_smaller_batches_one_after_another(tmp_path: Pa
 
     service.hooks["create"] = [None, *[count] * 9]
     texts = [f"q{n}" for n in range(44)]
-    async with recorded_teacher(tmp_path, teacher_config(service, batch={"quiet": 0.02, "poll": 0.01})) as recorded:
-        assert await ask_all(recorded, texts) == texts
+    assert await one_start(tmp_path, service, texts, batch={"quiet": 0.02, "poll": 0.01}) == texts
     assert max(map(len, service.sent)) <= 22 and set(open_at_once) == {0} and service.repeated == 0
     assert calls(tmp_path) == {("ok", COST): 44}
 
@@ -220,8 +218,7 @@ async def test_a_file_that_is_named_late_is_waited_for(tmp_path: Path, service: 
         batch["output_file_id"] = hidden["name"]
 
     service.hooks["look"] = [hide, None, show]
-    async with recorded_teacher(tmp_path, teacher_config(service)) as recorded:
-        assert await ask(recorded, "q") == "q"
+    assert await one_start(tmp_path, service, ["q"]) == ["q"]
     assert calls(tmp_path) == {("ok", COST): 1}
 
 
@@ -230,7 +227,6 @@ async def test_a_completed_batch_without_any_file_is_not_waited_for_for_ever(
     tmp_path: Path, service: ScriptedService
 ) -> None:
     service.answers = [lambda lines: (None, None), well]
-    async with recorded_teacher(tmp_path, teacher_config(service)) as recorded:
-        assert await ask(recorded, "q") == "q"
+    assert await one_start(tmp_path, service, ["q"]) == ["q"]
     taken = calls(tmp_path)
     assert taken["ok", COST] == 1 and taken.total() == 2

@@ -15,7 +15,7 @@ from refed_dspy import TeacherConfig
 from refed_dspy.ledger.batches import left_batches
 from refed_dspy.ledger.ledger import Ledger
 from tests.conftest import KEY, KEY_VARIABLE
-from tests.support.scripted_batches import ScriptedService, ask_all, client, recorded_teacher, teacher_config
+from tests.support.scripted_batches import ScriptedService, client, one_start
 
 WIRES: dict[str, dict[str, Any]] = {
     "openai": {"model": "odd/m"},
@@ -69,8 +69,7 @@ async def test_nor_is_one_in_the_middle_of_a_batch(
     async with answering(web.Response()) as (stranger, asked_there):
         headers = {"Location": f"{stranger}/v1/batches"}
         service.hooks[step] = [lambda: web.Response(status=307, headers=headers)] * 9
-        async with recorded_teacher(tmp_path, teacher_config(service, api_key_env=KEY_VARIABLE)) as recorded:
-            [error] = await ask_all(recorded, ["q"])
+        [error] = await one_start(tmp_path, service, ["q"], api_key_env=KEY_VARIABLE)
     assert "(HTTP 307)" in str(error) and "api_base" in str(error)
     assert not asked_there
     with Ledger.read(tmp_path) as ledger:

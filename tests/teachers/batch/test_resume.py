@@ -17,6 +17,7 @@ import pytest
 
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
+from refed_dspy.cli.lines import given_up_line
 from refed_dspy.errors import CapReached, ConfigError, RunStopped
 from refed_dspy.jobs.work import refuse_left_batches
 from refed_dspy.ledger.batches import abandoned, all_batches, left_batches
@@ -41,6 +42,7 @@ from tests.support.scripted_batches import (
     body,
     calls,
     line,
+    one_start,
     recorded_teacher,
     refused,
     simulated,
@@ -192,8 +194,7 @@ async def test_what_nobody_asks_for_is_charged_what_it_cost_and_kept(tmp_path: P
         ),
         well,
     ]
-    async with recorded_teacher(folder, teacher_config(service)) as recorded:
-        assert await ask(recorded, TEXTS[0]) == TEXTS[0]
+    assert await one_start(folder, service, [TEXTS[0]]) == [TEXTS[0]]
     assert calls(folder) == {("ok", COST): 1, ("unused", COST): 4, ("unused", 0): 1}
     async with recorded_teacher(folder, teacher_config(service)) as recorded:
         assert await ask_all(recorded, TEXTS) == TEXTS
@@ -241,6 +242,19 @@ async def test_another_mode_or_place_is_refused_while_calls_wait(
         refuse_left_batches(ledger, [open_teacher(teacher_config(service, mode="interactive"))])
         assert spent(ledger).picodollars == before.picodollars and spent(ledger).calls == before.calls
     assert batched(folder) == 0
+
+
+async def test_answers_that_have_come_are_not_given_up(said: Said, tmp_path: Path, service: ScriptedService) -> None:
+    folder = await killed_at("download", tmp_path, service)
+    arrived(folder, TEXTS[:2])
+    with Ledger.create(folder) as ledger:
+        left, before = left_batches(ledger), spent(ledger).picodollars
+        said(given_up_line(left))
+        ledger.commit(abandoned(batch["id"] for batch in left))
+        assert not left_batches(ledger) and spent(ledger).picodollars == before
+    assert await one_start(folder, service, TEXTS) == TEXTS
+    assert len(service.sent[-1]) == len(TEXTS) - 2, "only what had not come is asked again"
+    assert calls(folder)["ok", COST] == len(TEXTS) and [how for how, _ in calls(folder)].count("lost") == 1
 
 
 # --- the real thing

@@ -12,6 +12,7 @@ from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
 from refed_dspy.errors import ConfigError, TeacherRefused
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.runs.result import Synthesis
 from refed_dspy.teachers import open_teacher
 from tests.conftest import KEY_VARIABLE
 from tests.support.compiling import compiled
@@ -31,11 +32,12 @@ from tests.support.scripted_batches import (
 from tests.support.scripted_engine import references
 
 
-def judged(teacher: TeacherConfig, judge: TeacherConfig, size: int, folder: Path) -> refed_dspy.Synthesis:
+def judged(teacher: TeacherConfig, judge: TeacherConfig, size: int, folder: Path) -> Synthesis:
     """A run whose samples a judge grades, and that keeps them all."""
-    models = {"teacher": teacher, "judge": judge}
-    everything = [{"rubric": {"at_least": 1}}]
-    return refed_dspy.synthesize(None, references(4), size=size, **models, filters=everything, run_dir=folder)
+    filters = [{"rubric": {"at_least": 1}}]
+    return refed_dspy.synthesize(
+        None, references(4), size=size, teacher=teacher, judge=judge, filters=filters, run_dir=folder
+    )
 
 
 @pytest.mark.parametrize("status", [404, 401])

@@ -22,11 +22,10 @@ from refed_dspy.teachers.batch.service import OLDER, BatchService, Lines
 from tests.support.said import Said
 from tests.support.scripted_batches import (
     ScriptedService,
-    ask_all,
     batched,
     calls,
     client,
-    recorded_teacher,
+    one_start,
     refused,
     states,
     teacher_config,
@@ -189,14 +188,12 @@ async def test_a_service_that_is_out_of_reach_ends_the_run_and_the_next_start_go
     service.hooks["look"] = [answer(status, "bad")] * 20
     with monkeypatch.context() as patch:
         patch.setattr("refed_dspy.teachers.batch.engine.BatchService", partial(BatchService, patience=PATIENCE))
-        async with recorded_teacher(tmp_path, teacher_config(service)) as recorded:
-            errors = await ask_all(recorded, ["a", "b"])
+        errors = await one_start(tmp_path, service, ["a", "b"])
     assert {type(error) for error in errors} == {RunStopped}
     said(str(errors[0]))
     assert states(tmp_path) == [None] and batched(tmp_path) == 2 and {how for how, _ in calls(tmp_path)} == {"sent"}
     service.hooks.clear()
-    async with recorded_teacher(tmp_path, teacher_config(service)) as recorded:
-        assert await ask_all(recorded, ["a", "b"]) == ["a", "b"]
+    assert await one_start(tmp_path, service, ["a", "b"]) == ["a", "b"]
     assert len(service.sent) == 1
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator, Sequence
 from io import BytesIO
@@ -15,9 +14,8 @@ import pytest
 from aiohttp import web
 
 from refed_dspy import TeacherConfig
-from refed_dspy.cli.lines import given_up_line
 from refed_dspy.errors import RunStopped
-from refed_dspy.ledger.batches import abandoned, begun, left_batches, named
+from refed_dspy.ledger.batches import begun, named
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import RunRecorder
@@ -43,9 +41,9 @@ from tests.support.scripted_batches import (
     ask_all,
     ask_engine,
     batched,
-    body,
     calls,
     client,
+    one_start,
     recorded_teacher,
     refused,
     running_at,
@@ -260,32 +258,4 @@ async def test_a_batch_that_is_cancelled_twice_ends_the_run(tmp_path: Path, serv
         assert {type(error) for error in errors} == {RunStopped} and "cancelled" in str(errors[0])
         assert recorded.recorder.budget.in_flight == recorded.recorder.budget.calls == 0
     assert states(tmp_path) == ["cancelled"] * 2 and not calls(tmp_path)
-    async with recorded_teacher(tmp_path, teacher_config(service)) as recorded:
-        assert await ask_all(recorded, ["a", "b"]) == ["a", "b"]
-
-
-# --- what is given up
-
-
-async def test_answers_that_have_come_are_not_given_up(said: Said, tmp_path: Path, service: ScriptedService) -> None:
-    texts, folder = [f"q{n}" for n in range(4)], tmp_path / "killed"
-
-    def kill() -> None:
-        as_killed(tmp_path / "first", folder)
-
-    service.hooks["download"] = [kill]
-    async with recorded_teacher(tmp_path / "first", teacher_config(service)) as recorded:
-        assert await ask_all(recorded, texts) == texts
-    with Ledger.create(folder) as ledger:  # as if the kill had come after the first half of the file
-        answers = [(json.dumps({"status": 200, "body": body(text)}), n) for n, text in enumerate(texts[:2], 1)]
-        ledger.commit([("UPDATE batched SET answer=? WHERE call=?", answer) for answer in answers])
-        left = left_batches(ledger)
-        said(given_up_line(left))
-        before = spent(ledger).picodollars
-        ledger.commit(abandoned(batch["id"] for batch in left))
-        assert not left_batches(ledger) and spent(ledger).picodollars == before
-    service.sent.clear()
-    async with recorded_teacher(folder, teacher_config(service)) as recorded:
-        assert await ask_all(recorded, texts) == texts
-    assert [len(lines) for lines in service.sent] == [2], "only what had not come is asked again"
-    assert calls(folder)["ok", COST] == 4 and [how for how, _ in calls(folder)].count("lost") == 1
+    assert await one_start(tmp_path, service, ["a", "b"]) == ["a", "b"]
