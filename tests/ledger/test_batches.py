@@ -75,7 +75,9 @@ def test_what_is_given_up_stays_charged_and_its_answers_are_kept(ledger: Ledger)
     given_up, under_way = (batch["state"] for batch in batches.all_batches(ledger))
     assert given_up and under_way is None
     assert ledger.db.execute("SELECT cost FROM calls WHERE id=3").fetchone() == (300,)
-    ledger.commit([*batches.ended(2, "expired"), *batches.abandoned([1, 2])])
+    ledger.commit(batches.ended(2, "expired"))
+    assert batched(ledger) == {2: 1, 5: 2}, "whoever waits for 4 settles it"
+    ledger.commit(batches.abandoned([1, 2]))
     assert [batch["state"] for batch in batches.all_batches(ledger)] == [given_up, "expired"]
     assert outcomes(ledger)[5] == "unused"
 

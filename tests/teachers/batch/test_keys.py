@@ -100,7 +100,9 @@ async def test_it_is_taken_out_before_a_message_is_cut(
 
 
 @pytest.mark.parametrize("kind", ["2000", pytest.param("blanks", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("fault", ["line", "answer", "batch", "file", "create"])
+@pytest.mark.parametrize(
+    "fault", ["line", "answer", *(pytest.param(fault, marks=pytest.mark.slow) for fault in ("batch", "file", "create"))]
+)
 async def test_no_way_of_failing_keeps_a_part_of_it(
     said: Said,
     tmp_path: Path,
