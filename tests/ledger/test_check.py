@@ -7,8 +7,6 @@ import os
 import random
 import shutil
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -16,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.damage import Damage, damages, drawn, made_folders, outcome, tried
+from benchmarks.damage import damages, drawn, made_folders, outcome, tried
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.errors import RunDirError
 from refed_dspy.ledger.connection import FILE
@@ -26,35 +24,34 @@ from tests.support.said import Said
 
 
 @pytest.fixture(scope="module")
-def home(shared_server: SimulatedTeacher, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a run, and the commands that are tried on copies of it."""
-    return tmp_path_factory.mktemp("damaged")
-
-
-@pytest.fixture(scope="module")
-def commands(home: Path, shared_server: SimulatedTeacher) -> list[list[str]]:
-    before = Path.cwd()
+def folder(shared_server: SimulatedTeacher, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run in `run`."""
+    home, before = tmp_path_factory.mktemp("damaged"), Path.cwd()
     os.chdir(home)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REFED_EMBEDDINGS", "false")
-        folders = made_folders(home, shared_server, ("run",))
+        made_folders(home, shared_server, ("run",))
     os.chdir(before)
-    return folders["run"]
+    return home
+
+
+@pytest.fixture
+def home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with a run in `run`."""
+    monkeypatch.chdir(folder)
+    return folder
+
+
+COMMANDS = [["status", "d"], ["export", "d", "--force"], ["resume", "d", "--size", "7"]]
 
 
 @pytest.mark.parametrize(
-    "kind", ["bytes", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("file", "table", "column", "meta"))]
+    ("kind", "count"),
+    [("bytes", 3), *(pytest.param(kind, 5, marks=pytest.mark.slow) for kind in ("file", "table", "column", "meta"))],
 )
-def test_every_command_says_it_in_one_line(
-    kind: str, home: Path, commands: list[list[str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(home)
-    few = drawn({kind: damages(Path("run") / FILE)[kind]}, random.Random(5), 5)
-    ends = {
-        (damage.name, words): end
-        for damage in few
-        for words, end in tried("run", [commands[0], commands[3], commands[6]], damage)
-    }
+def test_every_command_says_it_in_one_line(home: Path, kind: str, count: int) -> None:
+    few = drawn({kind: damages(home / "run" / FILE)[kind]}, random.Random(5), count)
+    ends = {(damage.name, words): end for damage in few for words, end in tried("run", COMMANDS, damage)}
     assert set(ends.values()) <= {"0", "1", "2"}, ends
     assert "2" in ends.values()
 
@@ -68,43 +65,43 @@ def sql(statement: str) -> Callable[[Path], None]:
     return apply
 
 
-def test_what_is_wrong_is_said(
-    said: Said, home: Path, commands: list[list[str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(home)
-    for apply, why in {
-        sql("DROP TABLE refs"): "table refs is missing",
-        sql("DROP VIEW asked"): "table asked is missing",
-        sql("ALTER TABLE calls RENAME COLUMN cost TO price"): "table calls is missing, or has other columns",
-        sql("UPDATE calls SET cost = -5"): "CHECK constraint failed in",
-        sql("UPDATE calls SET seconds = 9e999"): "CHECK constraint failed in",
-        sql("UPDATE samples SET instruction = 77 WHERE seq = 1"): "a row of samples belongs to no row of instructions",
-        sql("DELETE FROM refs"): "a row of instructions belongs to no row of refs",
-        sql("UPDATE meta SET value = '[5' WHERE name = 'settings'"): "its stored 'settings' is damaged",
-        sql("UPDATE meta SET value = '{\"kind\": 5}' WHERE name = 'identity'"): "'identity' is damaged",
-        sql("UPDATE meta SET value = CAST(x'ff' AS TEXT) WHERE name = 'features'"): "a text is not UTF-8",
-    }.items():
-        for words, end in tried("run", [["status", "d"]], Damage(why, apply)):
-            assert end == "2", (why, words, end)
+WRONG = [
+    "DROP TABLE refs",
+    "DROP VIEW asked",
+    "ALTER TABLE calls RENAME COLUMN cost TO price",
+    "UPDATE calls SET cost = -5",
+    "UPDATE calls SET seconds = 9e999",
+    "UPDATE samples SET instruction = 77 WHERE seq = 1",
+    "DELETE FROM refs",
+    "UPDATE meta SET value = '[5' WHERE name = 'settings'",
+    "UPDATE meta SET value = '{\"kind\": 5}' WHERE name = 'identity'",
+    "UPDATE meta SET value = CAST(x'ff' AS TEXT) WHERE name = 'features'",
+]
+
+
+def test_what_is_wrong_is_said(said: Said, home: Path, tmp_path: Path) -> None:
+    told: dict[str, str] = {}
+    for number, statement in enumerate(WRONG):
+        copy = Path(shutil.copytree(home / "run", tmp_path / f"{number}"))
+        sql(statement)(copy / FILE)
         for opened in (Ledger.read, Ledger.create):
-            with said.by(RunDirError):
-                opened(Path("d"))
+            with pytest.raises(RunDirError) as refused:
+                opened(copy)
+            told[statement] = str(refused.value)
+    said(told)
 
 
-def test_a_real_fault_is_still_a_traceback(
-    said: Said, home: Path, commands: list[list[str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("home")
+def test_a_real_fault_is_still_a_traceback(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is caught is the file's damage and nothing of this package's own: a ledger that is whole raises as ever."""
-    monkeypatch.chdir(home)
     monkeypatch.setattr("refed_dspy.runs.result.full_status", lambda ledger: ledger.db.execute("SELECT nothing"))
     said(outcome(["status", "run"]))
 
 
-def test_a_value_that_is_damaged_is_found_where_it_is_read(said: Said, home: Path, commands: list[list[str]]) -> None:
-    with Ledger.read(home / "run") as ledger:
-        for text in ("{", "{}", "5", '{"instruction": 5}'):
-            with said.by(RunDirError):
-                ledger.parsed(Sample, text)
+@pytest.mark.parametrize("text", ["{", "{}", "5", '{"instruction": 5}'])
+def test_a_value_that_is_damaged_is_found_where_it_is_read(home: Path, text: str) -> None:
+    with Ledger.read(home / "run") as ledger, pytest.raises(RunDirError):
+        ledger.parsed(Sample, text)
 
 
 def test_a_file_that_is_no_ledger_is_not_made_one(said: Said, tmp_path: Path) -> None:
@@ -119,8 +116,8 @@ def test_a_file_that_is_no_ledger_is_not_made_one(said: Said, tmp_path: Path) ->
     assert len((tmp_path / FILE).read_bytes()) == len(before)
 
 
-@pytest.mark.parametrize("number", [9e999, -9e999, 1e12, -1e12, 0.0])
-def test_numbers_that_a_caller_gives_have_no_bounds_but_a_type(said: Said, tmp_path: Path, number: float) -> None:
+@pytest.mark.parametrize("number", [9e999, -9e999, 1e12])
+def test_numbers_that_a_caller_gives_have_no_bounds_but_a_type(tmp_path: Path, number: float) -> None:
     with Ledger.create(tmp_path) as ledger:
         ledger.begin([Reference(instruction="a", response="b")])
         ledger.commit_proposal(0, "", 0, ["a text"], 0, frozenset())
@@ -137,7 +134,7 @@ def test_numbers_that_a_caller_gives_have_no_bounds_but_a_type(said: Said, tmp_p
     for opened in (Ledger.read, Ledger.create):
         opened(tmp_path).close()
     for table, column in (("decisions", "score"), ("evaluations", "score"), ("answers", "repetition")):
-        with said.by(sqlite3.IntegrityError):
+        with pytest.raises(sqlite3.IntegrityError):
             sql(f"UPDATE {table} SET {column} = 'much'")(tmp_path / FILE)
 
 
@@ -151,24 +148,19 @@ def checks(folder: Path, monkeypatch: pytest.MonkeyPatch, opened: Callable[[Path
 
 
 def test_a_file_is_looked_at_once_until_somebody_else_changes_it(
-    said: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "run"
     with Ledger.create(folder) as ledger:
         ledger.set_meta(work="run")
         assert checks(folder, monkeypatch) == 0, "this process writes it"
+        killed = Path(shutil.copytree(folder, tmp_path / "killed"))
     assert checks(folder, monkeypatch) == 0, "and left it so"
-    write = f"from refed_dspy.ledger.ledger import *; ledger = Ledger.create(Path({str(folder)!r})); "
-    write += "ledger.set_meta(work='compile'); "
-    for end, looks in (("ledger.close()", [0, 0]), ("import os; os._exit(9)", [1, 0])):
-        subprocess.run([sys.executable, "-c", write + end], check=False)
-        assert [checks(folder, monkeypatch) for _ in range(2)] == looks, end
-    sql("UPDATE meta SET value = '[5'")(folder / FILE)
-    for _ in range(2):
-        with said.by(RunDirError):
-            Ledger.read(folder)
-    shutil.rmtree(folder)
-    Ledger.create(folder).close()
-    sql("DROP TABLE refs")(folder / FILE)
-    with said.by(RunDirError):
-        Ledger.read(folder)
+    sql("UPDATE meta SET sum = NULL")(folder / FILE)
+    assert [checks(folder, monkeypatch) for _ in range(2)] == [1, 0], "somebody else wrote"
+    assert [checks(killed, monkeypatch) for _ in range(2)] == [1, 0], "whoever wrote was killed"
+    for statement in ("UPDATE meta SET value = '[5'", "DROP TABLE refs"):
+        sql(statement)(folder / FILE)
+        for _ in range(2):
+            with pytest.raises(RunDirError):
+                Ledger.read(folder)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from refed_dspy.errors import RunStopped
-from refed_dspy.ledger.connection import EPOCH, FILE, Fence, take_over
+from refed_dspy.ledger.connection import EPOCH, FILE, take_over
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.summary import works_below
 from tests.support.said import Said
@@ -45,7 +45,7 @@ def test_a_shard_is_for_one_process_and_on_the_disk_before_it_counts(tmp_path: P
     take_over(tmp_path, 1)
     with Ledger.create(tmp_path) as ledger:
         ledger.set_meta(size=3)
-        assert ledger.db.execute("PRAGMA synchronous").fetchone() == (2,)
+        assert ledger.db.execute("PRAGMA synchronous").fetchone() == (2,)  # 1 in an ordinary run
         assert not (tmp_path / f"{FILE}-shm").exists(), "memory that machines do not share"
         with (
             closing(sqlite3.connect(tmp_path / FILE, timeout=0)) as other,
@@ -60,12 +60,6 @@ def test_a_fence_that_is_gone_stops_the_writer(said: Said, tmp_path: Path) -> No
         (tmp_path / EPOCH).unlink()
         with said.by(RunStopped):
             ledger.set_meta(size=4)
-
-
-def test_an_ordinary_run_has_none(tmp_path: Path) -> None:
-    assert Fence.of(tmp_path) is None
-    with Ledger.create(tmp_path) as ledger:
-        assert ledger.db.execute("PRAGMA synchronous").fetchone() == (1,)
 
 
 def test_shards_are_not_listed_beside_their_run(tmp_path: Path) -> None:

@@ -13,16 +13,19 @@ from pathlib import Path
 import pytest
 
 from refed_dspy.errors import RunDirError, RunStopped
-from refed_dspy.ledger.connection import FILE, connected
+from refed_dspy.ledger.connection import FILE, Fence, connected
 from refed_dspy.ledger.format import FORMAT
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.spending import begin_start
 from refed_dspy.ledger.statements import Answer, DecisionRow, answered
-from tests.ledger.test_ledger import CALL, NOBODY, REFERENCE, key, paid
+from refed_dspy.ledger.states import KILLED, state_of
+from tests.ledger.test_ledger import CALL, NOBODY, key, paid
 from tests.support.said import Said
 
 
 def test_a_ledger_is_safe_against_kills_and_read_while_it_is_written(tmp_path: Path) -> None:
     with Ledger.create(tmp_path / "new" / "folder") as ledger:
+        assert Fence.of(ledger.path.parent) is None
         pragmas = ("journal_mode", "synchronous", "user_version")
         assert [ledger.db.execute(f"PRAGMA {name}").fetchone()[0] for name in pragmas] == ["wal", 1, FORMAT]
         with ThreadPoolExecutor(1) as pool:
@@ -33,14 +36,6 @@ def test_a_folder_that_cannot_be_written_is_told(said: Said, tmp_path: Path) -> 
     (tmp_path / "file").write_text("")
     with said.by(RunDirError):
         Ledger.create(tmp_path / "file")
-
-
-def test_a_closed_ledger_is_closed(tmp_path: Path) -> None:
-    ledger = Ledger.create(tmp_path)
-    with ledger as entered:
-        assert entered is ledger
-    with pytest.raises(sqlite3.ProgrammingError):
-        ledger.kept()
 
 
 def test_a_ledger_that_is_read_is_not_written(tmp_path: Path) -> None:
@@ -55,13 +50,6 @@ def test_a_ledger_that_is_only_just_being_made_is_not_read(said: Said, tmp_path:
         Ledger.read(tmp_path)
 
 
-def test_a_refused_ledger_is_free_for_the_next(said: Said, tmp_path: Path) -> None:
-    (tmp_path / FILE).write_bytes(b"not a database, not at all")
-    for _ in range(2):
-        with said.by(RunDirError):
-            Ledger.create(tmp_path)
-
-
 def test_an_error_of_the_program_undoes_what_was_written_and_stays_what_it_is(tmp_path: Path) -> None:
     screens: dict[str, list[DecisionRow]] = {}
     with Ledger.create(tmp_path) as ledger:
@@ -69,15 +57,6 @@ def test_an_error_of_the_program_undoes_what_was_written_and_stays_what_it_is(tm
             ledger.commit_proposal(0, "f", 0, ["one"], 0, NOBODY, screens.__getitem__)
         assert ledger.open_instructions() == []
         ledger.commit(paid("a"))
-
-
-def test_a_run_is_begun_whole(tmp_path: Path) -> None:
-    references = [REFERENCE]
-    with Ledger.create(tmp_path) as ledger:
-        ledger.begin(references, identity={"seed": 1}, size=3)
-        ledger.begin(references, identity={"seed": 2}, size=3)
-        assert ledger.references() == references
-        assert ledger.meta("identity") == {"seed": 2} and ledger.meta("nothing") is None
 
 
 def test_a_second_writer_is_refused_and_a_reader_is_not(said: Said, tmp_path: Path) -> None:
@@ -92,6 +71,7 @@ def test_a_second_writer_is_refused_and_a_reader_is_not(said: Said, tmp_path: Pa
 
 def _write_until_killed(run_dir: Path) -> None:
     ledger = Ledger.create(run_dir)
+    begin_start(ledger)
     for number in range(100_000):
         ledger.commit(paid(f"k{number}", [CALL]))
         if number == 200:
@@ -104,22 +84,24 @@ def test_a_kill_loses_no_committed_row_and_frees_the_lock(tmp_path: Path) -> Non
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
+    with Ledger.read(tmp_path) as ledger:
+        assert state_of(ledger)["state"] == KILLED
     with Ledger.create(tmp_path) as ledger:
         assert ledger.answer("k200") is not None
         assert ledger.db.execute("SELECT count(*) FROM answers").fetchone() == (201,)
 
 
 @pytest.mark.parametrize("damage", [b"not a database, not at all", b"SQLite format 3\0" + b"\xff" * 5000])
-def test_a_damaged_ledger_is_refused_in_one_line(said: Said, tmp_path: Path, damage: bytes) -> None:
+def test_a_damaged_ledger_is_refused_in_one_line_every_time(said: Said, tmp_path: Path, damage: bytes) -> None:
     (tmp_path / FILE).write_bytes(damage)
-    for opened in (Ledger.create, Ledger.read):
+    for opened in (Ledger.create, Ledger.create, Ledger.read):
         with said.by(RunDirError):
             opened(tmp_path)
 
 
 def test_damage_in_the_middle_is_found(said: Said, tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
-        for number in range(500):
+        for number in range(60):
             ledger.commit(paid(f"k{number}", [CALL]))
         ledger.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     with (tmp_path / FILE).open("r+b") as file:

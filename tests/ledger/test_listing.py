@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from pathlib import Path
+
+import pytest
 
 from refed_dspy.cli.lines import listing_lines, work_lines
 from refed_dspy.ledger.account import status_of
@@ -11,7 +14,16 @@ from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import begin_start
 from refed_dspy.ledger.states import DONE, End, write_end
-from refed_dspy.ledger.summary import works_below
+from refed_dspy.ledger.summary import (
+    LIVE,
+    live_numbers,
+    seconds_left,
+    seconds_left_by_calls,
+    span,
+    time_left,
+    works_below,
+)
+from refed_dspy.runs.result import full_status
 from tests.support.said import Said
 
 
@@ -45,7 +57,7 @@ def test_the_folder_itself_counts_and_deep_or_hidden_ones_do_not(tmp_path: Path)
     assert [each["folder"] for each in works_below(tmp_path)[0]] == [str(tmp_path)]
 
 
-def test_what_cannot_be_read_gets_a_word(tmp_path: Path) -> None:
+def test_what_cannot_be_read_gets_a_word(said: Said, tmp_path: Path) -> None:
     work(tmp_path / "run", "run", 1, 4e9)
     for name in ("text", "older", "odd"):
         (tmp_path / name).mkdir()
@@ -56,8 +68,7 @@ def test_what_cannot_be_read_gets_a_word(tmp_path: Path) -> None:
         db.execute("UPDATE meta SET value='[' WHERE name='last_end'")
     works, unreadable = works_below(tmp_path)
     assert [each["folder"] for each in works] == [str(tmp_path / "run")]
-    assert [Path(line.partition(":")[0]).name for line in unreadable] == ["odd", "older", "text"]
-    assert "format 3" in unreadable[1]
+    said(unreadable)
 
 
 def test_what_calls_in_flight_may_cost_is_told_apart_while_they_are(said: Said, tmp_path: Path) -> None:
@@ -70,7 +81,73 @@ def test_what_calls_in_flight_may_cost_is_told_apart_while_they_are(said: Said, 
         (working,) = works_below(tmp_path)[0]
         status = status_of(ledger)
     assert (working["cost"], working["in_flight_cost"]) == (0.003, 0.001)
-    assert "$0.0020" in listing_lines([working])[1] and work_lines(status)[0].endswith("$0.0020")
+    assert "$0.0020" in listing_lines([working])[1].split()
     said(work_lines(status))
     (killed,) = works_below(tmp_path)[0]
     assert killed["in_flight_cost"] == 0, "nobody knows whether it was billed"
+
+
+# --- the numbers of a run on a cluster while it is at work
+
+NUMBERS = {"kept": 70, "cost": 0.25, "calls": 150, "calls_a_second": 31.5, "nodes": 2, "workers": 2, "deaths": 1,
+           "shards": {"all": 8, "done": 1, "dry": 0}, "slow": []}  # fmt: skip
+
+
+def test_while_it_is_at_work_they_stand_for_what_the_ledger_does_not_have_yet(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        ledger.set_meta(work="run", size=100)
+        (tmp_path / LIVE).write_text(json.dumps(NUMBERS))
+        status, ((listed,), _) = full_status(ledger), works_below(tmp_path)
+        assert (status["kept"], status["cost"], status["cluster"]) == (70, 0.25, NUMBERS)
+        assert (listed["count"], listed["size"], listed["cost"]) == (70, 100, 0.25)
+    with Ledger.read(tmp_path) as ledger:
+        assert (full_status(ledger)["kept"], works_below(tmp_path)[0][0]["count"]) == (0, 0), "its ledger has them now"
+
+
+def test_a_run_that_was_never_on_a_cluster_has_none(tmp_path: Path) -> None:
+    assert live_numbers(tmp_path) is None
+    (tmp_path / LIVE).write_text("{")
+    assert live_numbers(tmp_path) is None
+
+
+# --- how long work still takes: the pace of the last half of what came, and no word before there is enough
+
+
+SLOW, FAST = [float(n) for n in range(100)], [0.1 * n for n in range(1, 101)]
+
+
+@pytest.mark.parametrize(
+    ("moments", "pause", "missing", "left"),
+    [
+        pytest.param([100 + 0.1 * n for n in range(200)], 0, 1000, 100, id="100 s until the first, then ten a second"),
+        pytest.param([*SLOW, *(99 + at for at in FAST)], 0, 50, 5, id="the pace of the last half"),
+        pytest.param(SLOW[:40], 0, 10, 10, id="one a second"),
+        pytest.param(SLOW[:40], 20, 10, 20, id="a pause"),
+    ],
+)
+def test_the_pace_is_that_of_the_last_half_of_what_came(
+    moments: list[float], pause: float, missing: int, left: float
+) -> None:
+    assert seconds_left(moments, moments[-1] + pause, missing, in_flight=4) == pytest.approx(left)
+
+
+@pytest.mark.parametrize(("came", "in_flight"), [(0, 0), (1, 1), (19, 1), (63, 32)])
+def test_nothing_is_told_of_too_little(came: int, in_flight: int) -> None:
+    assert seconds_left([0.5 * n for n in range(came)], came, 100, in_flight) is None
+
+
+def test_the_first_samples_are_judged_by_calls() -> None:
+    assert seconds_left_by_calls(10, 5, 64, in_flight=1) == 118
+    assert seconds_left_by_calls(10, 4, 64, 1) is seconds_left_by_calls(10, 9, 64, in_flight=32) is None
+    assert seconds_left_by_calls(10, 70, 64, 1) is None, "more than were expected"
+
+
+def test_time_is_rounded(said: Said) -> None:
+    minute, hour = 60, 3600
+    times = (0, 12, 57, 58, 200, 23 * minute, 89 * minute, 100 * minute, 20.4 * hour)
+    said({seconds: span(seconds) for seconds in times})
+
+
+def test_the_end_is_near(said: Said) -> None:
+    said(time_left(0.2))
+    said(time_left(61))

@@ -6,7 +6,6 @@ import asyncio
 import os
 import shutil
 import sqlite3
-import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -15,8 +14,6 @@ from pathlib import Path
 import pytest
 
 import refed_dspy
-from benchmarks.simulated import SimulatedTeacher
-from refed_dspy import TeacherConfig
 from refed_dspy.errors import LedgerLost, RunStopped
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.group_commit import GroupCommit
@@ -24,7 +21,7 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import begin_start, seconds_at_work
 from tests.ledger.test_group_commit import note, noted
 from tests.support.said import Said
-from tests.support.scripted_engine import references
+from tests.support.scripted_engine import Writer, fake_lm, references
 
 
 def replace(file: Path) -> None:
@@ -121,38 +118,28 @@ def test_a_row_that_is_there_already_is_no_full_disk(said: Said, tmp_path: Path)
 
 
 @pytest.mark.parametrize("how", ["the folder removed", "the ledger replaced"])
-def test_a_run_asks_nothing_more(server: SimulatedTeacher, tmp_path: Path, how: str) -> None:
-    server.control(latency=0.05, sigma=0.1)
-    teacher = TeacherConfig.model_validate({"model": "sim/m", "api_base": server.base_url, "concurrency": 4})
-    raised: list[BaseException] = []
+def test_a_run_asks_nothing_more(tmp_path: Path, how: str) -> None:
+    writer = Writer()
 
-    def run() -> None:
-        try:
-            refed_dspy.synthesize(None, references(8), size=100, teacher=teacher, run_dir=tmp_path / "run")
-        except RunStopped as error:
-            raised.append(error)
+    def lose(_: object) -> None:
+        if len(writer.requests) == 20:
+            LOST[how](tmp_path / "run")
 
-    thread = threading.Thread(target=run)
-    thread.start()
-    while server.stats()["requests"] < 20:
-        time.sleep(0.01)
-    LOST[how](tmp_path / "run")
-    sent = server.stats()["requests"]
-    thread.join(30)
-    assert server.stats()["requests"] <= sent + 4, "those in flight at most"
-    assert [type(error) for error in raised] == [LedgerLost]
+    writer.on_request = lose
+    with pytest.raises(LedgerLost):
+        refed_dspy.synthesize(None, references(8), size=100, teacher=fake_lm(writer), run_dir=tmp_path / "run")
+    assert len(writer.requests) <= 20 + 32, "those in flight at most"
 
 
-def test_sleep_and_a_clock_that_jumps_are_no_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sleep_and_a_clock_that_jumps_are_no_work(monkeypatch: pytest.MonkeyPatch, ledger: Ledger) -> None:
     """A laptop's sleep looks like a jump of the wall clock, which the monotonic clock does not make."""
-    with Ledger.create(tmp_path) as ledger:
-        begin_start(ledger)
-        for hours in (6, -1, 30 * 365 * 24):
-            later = time.time() + 3600 * hours
-            with monkeypatch.context() as patch:
-                patch.setattr(time, "time", lambda later=later: later)
-                columns = "key, stage, item, model, endpoint, outcome, seconds, created"
-                row = ("k", "s", "i", "m", "e", "ok", 0.1, later)
-                ledger.commit([(f"INSERT INTO calls ({columns}) VALUES (?,?,?,?,?,?,?,?)", row)])
-                assert seconds_at_work(ledger) < 60
-        assert seconds_at_work(ledger) > 0
+    begin_start(ledger)
+    for hours in (6, -1, 30 * 365 * 24):
+        later = time.time() + 3600 * hours
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "time", lambda later=later: later)
+            columns = "key, stage, item, model, endpoint, outcome, seconds, created"
+            row = ("k", "s", "i", "m", "e", "ok", 0.1, later)
+            ledger.commit([(f"INSERT INTO calls ({columns}) VALUES (?,?,?,?,?,?,?,?)", row)])
+            assert seconds_at_work(ledger) < 60
+    assert seconds_at_work(ledger) > 0

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import multiprocessing
-import os
-import signal
 import time
 from pathlib import Path
 
@@ -21,6 +17,7 @@ from refed_dspy.ledger.spending import Spent, begin_start, seconds_at_work, spen
 from refed_dspy.ledger.statements import settled
 from refed_dspy.records import PICO, Call
 from tests.ledger.test_recorder import KEY, NOTHING, call, reserve, rows, unit
+from tests.support.said import Said
 
 BATCH = "INSERT INTO batches (id, nonce, endpoint, model, requests, created) VALUES"
 
@@ -56,112 +53,67 @@ def answer_at(ledger: Ledger, created: float) -> None:
     ledger.commit([("INSERT INTO answers VALUES (?,'s','i',0,'{}',NULL,'e',?,NULL)", (str(created), created))])
 
 
-def test_time_at_work_leaves_out_the_gaps_between_starts(tmp_path: Path) -> None:
-    with Ledger.create(tmp_path) as ledger:
-        assert seconds_at_work(ledger) == 0
-        begin(ledger, 1000, 50_000, 90_000)
-        call_at(ledger, 1010, 20)
-        answer_at(ledger, 1100)
-        call_at(ledger, 50_010, 5.5)
-        assert seconds_at_work(ledger) == pytest.approx(100 + 15.5), "nothing was written in the third start"
+def test_time_at_work_leaves_out_the_gaps_between_starts(ledger: Ledger) -> None:
+    assert seconds_at_work(ledger) == 0
+    begin(ledger, 1000, 50_000, 90_000)
+    call_at(ledger, 1010, 20)
+    answer_at(ledger, 1100)
+    call_at(ledger, 50_010, 5.5)
+    assert seconds_at_work(ledger) == pytest.approx(100 + 15.5), "nothing was written in the third start"
 
 
-def test_time_at_work_of_a_start_ends_where_the_next_begins(tmp_path: Path) -> None:
-    with Ledger.create(tmp_path) as ledger:
-        begin(ledger, 1000, 1060)
-        call_at(ledger, 1050, 600)
-        assert seconds_at_work(ledger) == pytest.approx(60)
+def test_time_at_work_of_a_start_ends_where_the_next_begins(ledger: Ledger) -> None:
+    begin(ledger, 1000, 1060)
+    call_at(ledger, 1050, 600)
+    assert seconds_at_work(ledger) == pytest.approx(60)
 
 
-def test_time_at_work_does_not_run_ahead_of_the_clock(tmp_path: Path) -> None:
-    with Ledger.create(tmp_path) as ledger:
-        begun = time.time() - 10
-        begin(ledger, begun)
-        call_at(ledger, begun, 3600)
-        assert seconds_at_work(ledger) <= time.time() - begun
+def test_time_at_work_does_not_run_ahead_of_the_clock(ledger: Ledger) -> None:
+    begun = time.time() - 10
+    begin(ledger, begun)
+    call_at(ledger, begun, 3600)
+    assert seconds_at_work(ledger) <= time.time() - begun
 
 
-def test_an_added_call_ends_when_it_is_written(tmp_path: Path) -> None:
-    with Ledger.create(tmp_path) as ledger:
-        ledger.commit(settled(KEY, [Call("model", "endpoint", "ok", 600.0)]))
-        assert ledger.db.execute("SELECT created + seconds FROM calls").fetchone()[0] <= time.time()
+async def test_a_call_that_a_later_start_took_over_began_when_that_began_to_wait(ledger: Ledger) -> None:
+    run, began = RunRecorder(ledger, Caps(), NOTHING), time.time()
+    old, new = [await reserve(unit(run)) for _ in range(2)]
+    ledger.commit([("UPDATE calls SET created=1000 WHERE id=?", (old,))])
+    ledger.commit(settled(KEY, [Call("m", "e", "ok", 5.0, number=old), Call("m", "e", "ok", 600.0, number=new)]))
+    ledger.commit(settled(KEY, [Call("m", "e", "ok", 600.0)]))
+    assert ledger.db.execute("SELECT created + seconds FROM calls").fetchall()[-1][0] <= time.time(), "it was added"
+    created = [at for (at,) in ledger.db.execute("SELECT created FROM calls ORDER BY id")]
+    assert began - 5 <= created[0] <= time.time() - 5 and created[1] >= began, "none began before it was reserved"
 
 
-async def test_a_call_that_a_later_start_took_over_began_when_that_began_to_wait(tmp_path: Path) -> None:
-    with Ledger.create(tmp_path) as ledger:
-        run, began = RunRecorder(ledger, Caps(), NOTHING), time.time()
-        old, new = [await reserve(unit(run)) for _ in range(2)]
-        ledger.commit([("UPDATE calls SET created=1000 WHERE id=?", (old,))])
-        ledger.commit(settled(KEY, [Call("m", "e", "ok", 5.0, number=old), Call("m", "e", "ok", 600.0, number=new)]))
-        created = [at for (at,) in ledger.db.execute("SELECT created FROM calls ORDER BY id")]
-        assert began - 5 <= created[0] <= time.time() - 5 and created[1] >= began, "none began before it was reserved"
+def test_a_batch_that_was_begun_is_work(ledger: Ledger) -> None:
+    begin(ledger, 1000, 50_000)
+    ledger.commit(
+        [(f"{BATCH} (?, '{number}', 'e', 'm', 0, ?)", (number, at)) for number, at in ((1, 1030), (2, 50_002))]
+    )
+    assert seconds_at_work(ledger) == pytest.approx(32)
 
 
-def test_a_batch_that_was_begun_is_work(tmp_path: Path) -> None:
-    with Ledger.create(tmp_path) as ledger:
-        begin(ledger, 1000, 50_000)
-        ledger.commit(
-            [(f"{BATCH} (?, '{number}', 'e', 'm', 0, ?)", (number, at)) for number, at in ((1, 1030), (2, 50_002))]
-        )
-        assert seconds_at_work(ledger) == pytest.approx(32)
+async def test_a_call_in_a_batch_is_still_on_its_way(tmp_path: Path, ledger: Ledger, run: RunRecorder) -> None:
+    numbers = [await reserve(unit(run)) for _ in range(2)]
+    ledger.commit(begun(1, "nonce", "endpoint", "model", numbers[:1]))
+    began = time.time()
+    begin_start(ledger)
+    assert [row[1] for row in rows(tmp_path)] == ["sent", "lost"]
+    assert began <= ledger.db.execute("SELECT begun FROM starts").fetchone()[0] <= time.time()
 
 
-async def test_a_call_in_a_batch_is_still_on_its_way(tmp_path: Path) -> None:
-    with Ledger.create(tmp_path) as ledger:
-        run = RunRecorder(ledger, Caps(), NOTHING)
-        numbers = [await reserve(unit(run)) for _ in range(2)]
-        ledger.commit(begun(1, "nonce", "endpoint", "model", numbers[:1]))
-        began = time.time()
-        begin_start(ledger)
-        assert [row[1] for row in rows(tmp_path)] == ["sent", "lost"]
-        assert began <= ledger.db.execute("SELECT begun FROM starts").fetchone()[0] <= time.time()
+def test_what_people_are_told(said: Said) -> None:
+    unpaid, paid = Spent(0, 0, 0, 5.0), Spent(PICO, 1200, 0, 0.0)
+    said([str(total) for total in (unpaid, paid, Spent(PICO, 3, 1, 0.0), Spent(0, 3, 3, 0.0))])
 
 
-@pytest.mark.parametrize(
-    ("total", "shown"),
-    [
-        (Spent(0, 0, 0, 5.0), "nothing paid"),
-        (Spent(PICO, 1200, 0, 0.0), "$1.00, 1,200 calls"),
-        (Spent(PICO, 3, 1, 0.0), "$1.00 and more at unknown prices, 3 calls"),
-        (Spent(0, 3, 3, 0.0), "price unknown, 3 calls"),
-    ],
-)
-def test_what_people_are_told(total: Spent, shown: str) -> None:
-    assert str(total) == shown
-
-
-def _reserve_and_hang(folder: Path) -> None:
-    """In a process of its own: one call settled, one on its way when the process is killed."""
-
-    async def work() -> None:
-        recorder = unit(RunRecorder(Ledger.create(folder), Caps(), NOTHING))
-        recorder.report(call(await reserve(recorder, 100), 30, "cut"))
-        await reserve(recorder, 1000)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    asyncio.run(work())
-
-
-@pytest.mark.slow
-def test_a_call_on_its_way_when_the_process_was_killed_is_charged_at_its_worst(tmp_path: Path) -> None:
-    process = multiprocessing.get_context("spawn").Process(target=_reserve_and_hang, args=(tmp_path,))
-    process.start()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
-    with Ledger.create(tmp_path) as ledger:
-        begin_start(ledger)
-        before = spent(ledger)
-        assert (before.picodollars, before.calls) == (1030, 2)
-        assert [row[1:] for row in rows(tmp_path)] == [("cut", 100, 30), ("lost", 1000, 1000)]
-
-
-async def test_a_folder_whose_costs_exceed_sqlites_integers_can_be_opened(tmp_path: Path) -> None:
+async def test_a_folder_whose_costs_exceed_sqlites_integers_can_be_opened(ledger: Ledger) -> None:
     """As an earlier version wrote it, which believed any usage."""
-    with Ledger.create(tmp_path) as ledger:
-        for number in (1, 2, 3):
-            paid = Call("m", "e", "ok", 0.1, 10**9, 0, 10**9, 2**63 - 1, number)
-            ledger.commit(settled(KEY, [paid]))
-        assert spent(ledger).picodollars == pytest.approx(3 * 2**63) and spent(ledger).calls == 3
-        assert ledger.paid_for(KEY.digest) == pytest.approx(3 * 2**63)
-        reading = evaluation_scored("candidate", "example", "validation", 0.5, {}, spent(ledger).picodollars)
-        ledger.commit(reading)
+    for number in (1, 2, 3):
+        paid = Call("m", "e", "ok", 0.1, 10**9, 0, 10**9, 2**63 - 1, number)
+        ledger.commit(settled(KEY, [paid]))
+    assert spent(ledger).picodollars == pytest.approx(3 * 2**63) and spent(ledger).calls == 3
+    assert ledger.paid_for(KEY.digest) == pytest.approx(3 * 2**63)
+    reading = evaluation_scored("candidate", "example", "validation", 0.5, {}, spent(ledger).picodollars)
+    ledger.commit(reading)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from refed_dspy.errors import CapReached, NothingKept, RunStopped
+from refed_dspy.ledger.batches import begun
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import begin_start
+from refed_dspy.ledger.statements import Answer, answered, reserved
 from refed_dspy.ledger.states import (
     CAPPED,
     DONE,
@@ -23,37 +23,20 @@ from refed_dspy.ledger.states import (
     SHORT,
     STOPPED,
     End,
+    differences,
+    has_begun,
+    named_work,
     state_of,
     write_end,
 )
+from tests.ledger.test_batches import CALL, key
 from tests.support.said import Said
-
-AT_WORK = """
-import sys, time
-from pathlib import Path
-from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.spending import begin_start
-with Ledger.create(Path(sys.argv[1])) as ledger:
-    begin_start(ledger)
-    print("at work", flush=True)
-    time.sleep(600)
-"""
 
 
 def state(folder: Path) -> tuple[str, str]:
     with Ledger.read(folder) as ledger:
         facts = state_of(ledger)
     return facts["state"], facts["reason"]
-
-
-def test_a_process_at_work_is_running_and_then_killed(said: Said, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", AT_WORK, str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        said(process.stdout.readline())
-        assert state(tmp_path) == (RUNNING, "")
-        process.kill()
-    assert state(tmp_path) == (KILLED, NO_WORD)
 
 
 def test_who_looks_is_not_taken_for_who_works(tmp_path: Path) -> None:
@@ -66,18 +49,18 @@ def test_who_looks_is_not_taken_for_who_works(tmp_path: Path) -> None:
         assert state(tmp_path) == (KILLED, NO_WORD)
 
 
-def test_what_a_start_wrote_as_it_ended_is_its_state_until_the_next(said: Said, tmp_path: Path) -> None:
+def test_what_a_start_wrote_as_it_ended_is_its_state_until_the_next(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
         begin_start(ledger)
-        write_end(ledger, End(CAPPED, "max_calls 3 is reached"))
-        assert state_of(ledger)["state"] == RUNNING, "the process is still there"
-    said(state(tmp_path))
+        write_end(ledger, End(CAPPED, reason := "max_calls 3 is reached"))
+        assert state(tmp_path) == (RUNNING, ""), "the process is still there"
+    assert state(tmp_path) == (CAPPED, reason)
     with Ledger.create(tmp_path) as ledger:
         begin_start(ledger)
     assert state(tmp_path) == (KILLED, NO_WORD)
 
 
-def test_a_folder_of_an_earlier_version_is_done_or_stopped(tmp_path: Path) -> None:
+def test_a_folder_of_an_earlier_version_is_stopped(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
         ledger.set_meta(work="run", size=3)
     assert state(tmp_path) == (STOPPED, "")
@@ -115,3 +98,35 @@ def test_done_is_no_reason(tmp_path: Path) -> None:
         begin_start(ledger)
         write_end(ledger, End(DONE))
     assert state(tmp_path) == (DONE, "")
+
+
+# --- what work a folder holds, and what differs between two starts of it
+
+
+@pytest.mark.parametrize("named", ["a run", "an agreement", "a comparison", "a filtering", "statistics"])
+def test_work_has_its_article(named: str) -> None:
+    assert named_work(named.split()[-1]) == named
+
+
+def test_what_differs_is_told_by_its_path_and_of_filters_by_name_and_setting_or_their_order(said: Said) -> None:
+    stored = {"seed": 1, "teacher": {"model": "a", "params": {"top_p": 1}}, "gone": {"x": 1}, "same": {"y": 2}}
+    current = {"seed": 2, "teacher": {"model": "a", "params": {"top_p": 0.5}}, "new": 0, "same": {"y": 2}}
+    short, own = ["length", {"min_words": 1, "of": "response"}], ["own", {"settings": {"word": "castle"}}]
+    longer, other = ["length", {"min_words": 2, "of": "response"}], ["own", {"settings": {"word": "river"}}]
+    said(differences(stored, current))
+    said(differences({"filters": [short, own]}, {"filters": [longer, other]}))
+    said(differences({"filters": [short]}, {"filters": [short, own]}))
+    said(differences({"filters": [short, own]}, {"filters": [own, short]}))
+    assert differences(stored, stored) == []
+
+
+def test_work_has_begun_with_an_answer_or_a_batch_under_way(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path / "answer") as ledger:
+        assert not has_begun(ledger)
+        ledger.commit(answered(key(1), Answer("{}"), "here", [CALL]))
+        assert has_begun(ledger)
+    with Ledger.create(tmp_path / "batch") as ledger:
+        ledger.commit(reserved(1, key(1), "model", "here", 100))
+        assert not has_begun(ledger)
+        ledger.commit(begun(1, "nonce", "here", "model", [1]))
+        assert has_begun(ledger)

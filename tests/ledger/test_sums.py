@@ -11,15 +11,13 @@ import pytest
 
 import refed_dspy
 from benchmarks.damage import outcome
-from refed_dspy.errors import RefedError, RunDirError
+from refed_dspy.errors import RunDirError
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.format import COLUMNS, FORMAT, OLDER, checksum, file_state, intact, note_whole, version_of
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.summary import works_below
 from tests.support.said import Said
 from tests.support.scripted_engine import Writer, fake_lm, references
-
-SAID = "a text is not what was written: its checksum is another"
 
 
 @pytest.fixture(scope="module")
@@ -51,24 +49,28 @@ ALTERED = {
 }
 
 
-@pytest.mark.parametrize("what", ALTERED)
-@pytest.mark.parametrize("command", [["export", "run"], ["report", "run"], ["share", "run", "--out", "out"]], ids=str)
-def test_an_altered_text_is_not_exported(
-    run: Path, what: str, command: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(
+    ("what", "command"),
+    [
+        pytest.param(what, command, marks=[pytest.mark.slow] if (row + column) % 3 else [])
+        for row, what in enumerate(ALTERED)
+        for column, command in enumerate(("export run", "report run", "share run --out out"))
+    ],
+)
+def test_an_altered_text_is_not_exported(run: Path, what: str, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     change(run, ALTERED[what])
     monkeypatch.chdir(run.parent)
-    assert outcome(command) == "2"
-    with pytest.raises(RunDirError, match=SAID):
+    assert outcome(command.split()) == "2"
+    with pytest.raises(RunDirError):
         list(refed_dspy.read_run(run).samples.rows())
 
 
 @pytest.mark.parametrize("column", ["output", "endpoint"])
-def test_an_altered_answer_is_not_given_again(run: Path, column: str) -> None:
+def test_an_altered_answer_is_not_given_again(said: Said, run: Path, column: str) -> None:
     change(run, f"UPDATE answers SET {column} = replace({column}, 'e', 'a') || 'b'")
     with Ledger.read(run) as ledger:
         (key,) = ledger.db.execute("SELECT key FROM answers").fetchone()
-        with pytest.raises(RunDirError, match=SAID):
+        with said.by(RunDirError):
             ledger.answer(key)
 
 
@@ -84,12 +86,9 @@ def test_damage_that_no_check_looks_for_is_one_line(run: Path, monkeypatch: pyte
             file.write(b"\xff" * 16)
     note_whole(run / FILE, file_state(run / FILE))
     monkeypatch.chdir(run.parent)
-    for command in ("status", "export", "report", "resume", "show"):
-        assert outcome([command, "run", *(["--size", "9"] if command == "resume" else [])]) in {
-            "1",
-            "2",
-            *({"0"} if command == "status" else ()),
-        }
+    assert outcome(["status", "run"]) in {"0", "1", "2"}
+    for command in ("export run", "report run", "resume run --size 9", "show run"):
+        assert outcome(command.split()) in {"1", "2"}
 
 
 def older(folder: Path, version: int) -> None:
@@ -150,9 +149,3 @@ def test_a_checksum_tells_one_bit_and_where_a_text_ends() -> None:
     assert intact(None, "anything") == "anything" and intact(checksum("a", None), "a", None) == "a"
     with pytest.raises(ValueError, match="checksum"):
         intact(checksum("a"), "b")
-
-
-def test_our_own_wrong_statement_is_no_damage(run: Path) -> None:
-    with pytest.raises(sqlite3.OperationalError) as error, Ledger.read(run) as ledger:
-        ledger.db.execute("SELECT nothing")
-    assert not isinstance(error.value, RefedError)

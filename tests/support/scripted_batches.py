@@ -247,16 +247,13 @@ async def client(config: TeacherConfig, patience: float = 10.0) -> AsyncIterator
 
 @asynccontextmanager
 async def recorded_teacher(
-    folder: Path,
-    config: TeacherConfig | Teacher,
-    caps: Caps | None = None,
-    recorder: type[RunRecorder] = RunRecorder,
+    folder: Path, config: TeacherConfig | Teacher, caps: Caps | None = None
 ) -> AsyncIterator[RecordedTeacher]:
     """The recorded teacher of one start on the ledger in `folder`."""
     teacher = open_teacher(config)
     with Ledger.create(folder) as ledger:
         begin_start(ledger)
-        run = recorder(ledger, caps or Caps(), spent(ledger))
+        run = RunRecorder(ledger, caps or Caps(), spent(ledger))
         async with running_at(ledger, run, teacher) as recorded:
             try:
                 yield recorded
@@ -290,6 +287,14 @@ async def ask_engine(teacher: Teacher, engine: Engine, text: str) -> str:
 
 async def ask_all(recorded: RecordedTeacher, texts: Sequence[str]) -> list[str | BaseException]:
     return await asyncio.gather(*(ask(recorded, text) for text in texts), return_exceptions=True)
+
+
+async def one_start(
+    folder: Path, service: ScriptedService, texts: Sequence[str], **settings: Any
+) -> list[str | BaseException]:
+    """What a start on the ledger in `folder`, which asks these questions at once, is answered."""
+    async with recorded_teacher(folder, teacher_config(service, **settings)) as recorded:
+        return await ask_all(recorded, texts)
 
 
 async def until(done: Callable[[], Any]) -> None:

@@ -14,14 +14,14 @@ from aiohttp import web
 from dspy.utils.exceptions import LMError
 
 from refed_dspy.teachers.batch.service import Lines
+from tests.conftest import KEY, KEY_VARIABLE
 from tests.support.said import Said
 from tests.support.scripted_batches import (
     ScriptedService,
-    ask_all,
     body,
     client,
     line,
-    recorded_teacher,
+    one_start,
     refused,
     stored,
     teacher_config,
@@ -65,12 +65,12 @@ async def test_a_refusal_tells_no_part_of_it(
                 with pytest.raises(LMError) as error:
                     await asking
                 screen.errors += texts_of(error.value)
-    assert "no way in with [key] today" in screen.errors
+    assert "[key]" in screen.errors
     assert not leaked(key, screen.shown())
 
 
 async def test_what_is_downloaded_is_clean_before_it_is_written_down(
-    said: Said, service: ScriptedService, monkeypatch: pytest.MonkeyPatch
+    service: ScriptedService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Answers are in the ledger before anyone reads them."""
     monkeypatch.setenv(VARIABLE, key := KEYS["quotes"])
@@ -83,12 +83,26 @@ async def test_what_is_downloaded_is_clean_before_it_is_written_down(
     async with client(teacher_config(service, api_key_env=VARIABLE)) as there:
         await there.read("file-0", 2, deliver)
     answered, failed = read
-    said(json.loads(answered["response"]["body"]["choices"][0]["message"]["content"]))
+    (choice,) = answered["response"]["body"]["choices"]
+    assert json.loads(choice["message"]["content"]) == {"answer": "Bearer [key]"}
     assert failed["response"]["body"] == {"error": "[key]"}
 
 
-@pytest.mark.parametrize("kind", ["2000", "blanks"])
-@pytest.mark.parametrize("fault", ["line", "answer", "batch", "file"])
+async def test_it_is_taken_out_before_a_message_is_cut(
+    service: ScriptedService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
+    service.hooks["upload"] = [lambda: refused(401, "x" * (299 - len(KEY) // 2) + KEY)]
+    async with client(teacher_config(service, api_key_env=KEY_VARIABLE), 0.3) as there:
+        with pytest.raises(LMError) as error:
+            await there.upload(BytesIO(b"{}\n"))
+    assert KEY[: len(KEY) // 3] not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["2000", pytest.param("blanks", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "fault", ["line", "answer", *(pytest.param(fault, marks=pytest.mark.slow) for fault in ("batch", "file", "create"))]
+)
 async def test_no_way_of_failing_keeps_a_part_of_it(
     said: Said,
     tmp_path: Path,
@@ -105,12 +119,13 @@ async def test_no_way_of_failing_keeps_a_part_of_it(
     elif fault == "file":
         failed = {"id": "file-0", "object": "file", "status": "error", "status_details": text, "created_at": 1}
         service.hooks["upload"] = [lambda: web.json_response(failed)]
+    elif fault == "create":
+        service.hooks["create"] = [lambda: refused(400, text)]
     else:
         content: Any = {"error": {"message": text}} if fault == "line" else body(text)
         status = 400 if fault == "line" else 200
         service.answers = [lambda lines: (written(*(line(ask["custom_id"], content, status) for ask in lines)), None)]
-    async with recorded_teacher(tmp_path, teacher_config(service, api_key_env=VARIABLE)) as recorded:
-        [made] = await ask_all(recorded, ["q"])
+    [made] = await one_start(tmp_path, service, ["q"], api_key_env=VARIABLE)
     screen.errors += texts_of(made) if isinstance(made, BaseException) else made
     said(screen.errors)
     assert not leaked(key, screen.shown() + stored(tmp_path))

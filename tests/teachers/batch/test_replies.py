@@ -11,15 +11,13 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestServer
 
-from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.programs.lm_errors import BatchOutOfReach
-from refed_dspy.teachers.batch.service import LONGEST_REPLY, BatchService, json_lines
-from refed_dspy.teachers.route import resolve
+from refed_dspy.teachers.batch.service import LONGEST_REPLY, json_lines
 from refed_dspy.teachers.transport import longest_answer
 from tests.support.said import Said
 from tests.support.scripted_batches import (
+    COST,
     ScriptedService,
     ask_all,
     asked,
@@ -27,6 +25,7 @@ from tests.support.scripted_batches import (
     calls,
     client,
     line,
+    one_start,
     recorded_teacher,
     teacher_config,
     written,
@@ -77,35 +76,24 @@ async def test_a_file_is_read_no_further_than_its_answers_can_be_long(
 
 
 @pytest.mark.parametrize("end", [b"", b"\n"])
-async def test_a_last_line_that_is_too_long_is_counted_too(
+async def test_a_last_line_of_just_the_length_is_read_and_a_longer_one_counted(
     said: Said, end: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    data = b"{}\n" + json.dumps({"a": "x" * 100}).encode() + end
-    assert [value async for value in json_lines(in_pieces(data, random.Random(0)), 50, 9)] == [{}, {}]
-    said(caplog.text)
-
-
-@pytest.mark.parametrize("end", [b"", b"\n"])
-async def test_a_last_line_of_just_the_length_is_read(end: bytes, caplog: pytest.LogCaptureFixture) -> None:
     answer = {"a": "x" * 41}
     data = json.dumps(answer).encode() + end
     assert [value async for value in json_lines(in_pieces(data, random.Random(0)), 50, 9)] == [answer]
     assert not caplog.records
+    assert [value async for value in json_lines(in_pieces(b"{}\n" + data, random.Random(0)), 49, 9)] == [{}, {}]
+    said(caplog.text)
 
 
 @pytest.mark.parametrize("more", [0, 1])
-async def test_the_bound_is_kept_to_the_byte(more: int) -> None:
-    async def listed(_: web.Request) -> web.Response:
-        return web.Response(body=b" " * (LONGEST_REPLY - 2 + more) + b"{}", content_type="application/json")
-
-    app = web.Application()
-    app.router.add_get("/v1/batches", listed)
-    async with TestServer(app) as there:
-        config = TeacherConfig.model_validate({"model": "a/b", "api_base": f"{there.make_url('/v1')}"})
-        service = BatchService(config, resolve(config))
-        with pytest.raises(BatchOutOfReach, match="longer than") if more else nullcontext():
-            await service.exists()
-        await service.aclose()
+async def test_the_bound_is_kept_to_the_byte(service: ScriptedService, more: int) -> None:
+    reply = web.Response(body=b" " * (LONGEST_REPLY - 2 + more) + b"{}", content_type="application/json")
+    service.hooks["list"] = [lambda: reply]
+    async with client(teacher_config(service)) as there:
+        with pytest.raises(BatchOutOfReach) if more else nullcontext():
+            await there.exists()
 
 
 async def test_an_answer_that_is_too_long_is_left_out_and_the_others_are_read(
@@ -123,7 +111,8 @@ async def test_an_answer_that_is_too_long_is_left_out_and_the_others_are_read(
         first, second, third = await ask_all(recorded, ["a", "b", "c"])
     assert (first, third) == ("a", "c") and isinstance(second, Exception)
     said(caplog.text)
-    assert sum(count for (how, cost), count in calls(tmp_path).items() if how == "no answer" and cost) == 1
+    taken = calls(tmp_path)
+    assert taken["ok", COST] == 2 and taken.total() == 3 and (None not in {cost for _, cost in taken})
 
 
 async def test_a_compressed_file_is_read(service: ScriptedService, tmp_path: Path) -> None:
@@ -132,8 +121,7 @@ async def test_a_compressed_file_is_read(service: ScriptedService, tmp_path: Pat
         return web.Response(body=gzip.compress(content), headers={"Content-Encoding": "gzip"})
 
     service.hooks["download"] = [compressed]
-    async with recorded_teacher(tmp_path, teacher_config(service)) as recorded:
-        assert await ask_all(recorded, ["a", "b"]) == ["a", "b"]
+    assert await one_start(tmp_path, service, ["a", "b"]) == ["a", "b"]
 
 
 @pytest.mark.parametrize("compressed", [False, True])

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy.errors import ConfigError
-from refed_dspy.errors import TeacherRefused as Refused
+from refed_dspy import TeacherConfig
+from refed_dspy.errors import ConfigError, TeacherRefused
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.runs.result import Synthesis
 from refed_dspy.teachers import open_teacher
 from tests.conftest import KEY_VARIABLE
 from tests.support.compiling import compiled
@@ -25,61 +25,47 @@ from tests.support.scripted_batches import (
     bill,
     calls,
     recorded_teacher,
+    refused,
     simulated,
-    stored,
     teacher_config,
 )
 from tests.support.scripted_engine import references
 
-ALL_PASS = [{"rubric": {"at_least": 1}}]
 
-
-def test_an_endpoint_without_batches_is_one_line_before_anything_is_paid(
-    said: Said, tmp_path: Path, server: SimulatedTeacher
-) -> None:
-    server.control(batches=False)
-    with said.by(Refused) as refused:
-        refed_dspy.synthesize(None, references(2), size=2, teacher=simulated(server), run_dir=tmp_path, track=False)
-    assert refused.value.exit_code == 2 and "\n" not in str(refused.value) and not calls(tmp_path)
-
-
-@pytest.mark.slow
-def test_a_key_that_is_wrong_is_in_no_message_and_no_file(
-    tmp_path: Path, locked: SimulatedTeacher, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv(KEY_VARIABLE, "sk-wrong-key-0123456789")
-    caplog.set_level(0)
-    config = simulated(locked, api_key_env=KEY_VARIABLE)
-    with pytest.raises(Refused) as refused:
-        refed_dspy.synthesize(None, references(2), size=2, teacher=config, run_dir=tmp_path, track=False)
-    assert refused.value.exit_code == 2 and "api_key_env" in str(refused.value)
-    assert "sk-wrong" not in str(refused.value) + caplog.text and b"sk-wrong" not in stored(tmp_path)
-
-
-@pytest.mark.slow
-async def test_two_runs_at_once_with_one_teacher_keep_apart(tmp_path: Path, server: SimulatedTeacher) -> None:
-    server.control(batch_seconds=0)
-    teacher = open_teacher(simulated(server))
-    settings: dict[str, Any] = {"teacher": teacher, "track": False}
-    made = await asyncio.gather(
-        *(
-            refed_dspy.asynthesize(None, references(2), size=n, seed=n, run_dir=tmp_path / str(n), **settings)
-            for n in (2, 5)
-        )
+def judged(teacher: TeacherConfig, judge: TeacherConfig, size: int, folder: Path) -> Synthesis:
+    """A run whose samples a judge grades, and that keeps them all."""
+    filters = [{"rubric": {"at_least": 1}}]
+    return refed_dspy.synthesize(
+        None, references(4), size=size, teacher=teacher, judge=judge, filters=filters, run_dir=folder
     )
-    assert [len(run_.samples) for run_ in made] == [2, 5]
-    assert sum(run_.status["cost"] for run_ in made) == pytest.approx(bill(server), rel=1e-9)
+
+
+@pytest.mark.parametrize("status", [404, 401])
+async def test_an_endpoint_without_batches_and_a_wrong_key_are_told_before_anything_is_paid(
+    said: Said, tmp_path: Path, service: ScriptedService, status: int
+) -> None:
+    service.hooks["upload"] = [lambda: refused(status, "no")] * 9
+    with said.by(TeacherRefused) as stopped:
+        await refed_dspy.asynthesize(None, references(2), size=2, teacher=teacher_config(service), run_dir=tmp_path)
+    assert stopped.value.exit_code == 2 and not calls(tmp_path)
 
 
 @pytest.mark.slow
-def test_one_teacher_serves_one_run_after_another(tmp_path: Path, server: SimulatedTeacher) -> None:
+async def test_runs_at_once_and_after_another_with_one_teacher_keep_apart(
+    tmp_path: Path, server: SimulatedTeacher
+) -> None:
     server.control(batch_seconds=0)
     teacher = open_teacher(simulated(server))
-    for n in (1, 2):
-        made = refed_dspy.synthesize(
-            None, references(2), size=n, seed=n, run_dir=tmp_path / str(n), teacher=teacher, track=False
+
+    async def run(size: int) -> float:
+        made = await refed_dspy.asynthesize(
+            None, references(2), size=size, seed=size, teacher=teacher, run_dir=tmp_path / str(size)
         )
-        assert len(made.samples) == n
+        assert len(made.samples) == size
+        return float(made.status["cost"])
+
+    costs = [*await asyncio.gather(run(2), run(5)), await run(3)]
+    assert sum(costs) == pytest.approx(bill(server), rel=1e-9)
 
 
 @pytest.mark.slow
@@ -103,16 +89,7 @@ async def test_a_service_that_is_away_as_the_next_run_begins_is_waited_for(tmp_p
 def test_a_judge_in_batches_too(tmp_path: Path, server: SimulatedTeacher, same: bool) -> None:
     server.control(batch_seconds=0)
     judge = simulated(server, temperature=0.0, **({} if same else {"model": "sim/judge"}))
-    made = refed_dspy.synthesize(
-        None,
-        references(4),
-        size=6,
-        teacher=simulated(server),
-        judge=judge,
-        filters=ALL_PASS,
-        run_dir=tmp_path,
-        track=False,
-    )
+    made = judged(simulated(server), judge, 6, tmp_path)
     stats = server.stats()
     assert made.complete and stats["requests"] == 0 and stats["batch_repeated"] == 0
     assert made.status["cost"] == pytest.approx(bill(server), rel=1e-9) and batched(tmp_path) == 0
@@ -122,16 +99,7 @@ def test_a_judge_in_batches_too(tmp_path: Path, server: SimulatedTeacher, same: 
 def test_an_interactive_judge_does_not_splinter_the_batches(tmp_path: Path, server: SimulatedTeacher) -> None:
     server.control(batch_seconds=0, latency=0.1)
     judge = simulated(server, mode="interactive", temperature=0.0)
-    made = refed_dspy.synthesize(
-        None,
-        references(4),
-        size=12,
-        teacher=simulated(server),
-        judge=judge,
-        filters=ALL_PASS,
-        run_dir=tmp_path,
-        track=False,
-    )
+    made = judged(simulated(server), judge, 12, tmp_path)
     assert made.complete and server.stats()["batches"] <= 12 and server.stats()["requests"] > 0
 
 
@@ -172,9 +140,9 @@ def test_azure(tmp_path: Path, server: SimulatedTeacher, monkeypatch: pytest.Mon
     assert made.status["cost"] == pytest.approx(bill(server), rel=1e-9)
 
 
-def test_providers_with_batches_of_another_kind_are_refused(said: Said, server: SimulatedTeacher) -> None:
+def test_providers_with_batches_of_another_kind_are_refused(said: Said) -> None:
     with said.by(ConfigError):
-        open_teacher(simulated(server, model="anthropic/x"))
+        open_teacher(TeacherConfig(model="anthropic/x", mode="batch"))
 
 
 @pytest.mark.slow

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Callable
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -16,29 +16,19 @@ from dspy.utils.exceptions import LMAuthError, LMBillingError
 
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
-from refed_dspy.errors import RunStopped, TeacherError
-from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.recorder import CallRecorder
-from refed_dspy.ledger.statements import Key
+from refed_dspy.errors import RunStopped
 from refed_dspy.programs.lm_errors import BatchOutOfReach, BatchRejected, NoBatches, NotAnApi, NotReached
-from refed_dspy.teachers.batch.service import OLDER, BatchService, Lines, PendingRequest
-from refed_dspy.teachers.batch.tracker import BatchTracker
-from tests.conftest import KEY, KEY_VARIABLE
+from refed_dspy.teachers.batch.service import OLDER, BatchService, Lines
 from tests.support.said import Said
 from tests.support.scripted_batches import (
     ScriptedService,
-    as_killed,
-    ask,
-    ask_all,
     batched,
     calls,
     client,
-    recorded_teacher,
+    one_start,
     refused,
     states,
-    stored,
     teacher_config,
-    well,
     written,
 )
 
@@ -59,21 +49,22 @@ def dropped() -> web.StreamResponse:
 
 
 @pytest.mark.parametrize("lost", [answer(500), answer(429), dropped])
+@pytest.mark.parametrize("moment", ["create", "created"])
+@pytest.mark.parametrize("metadata", [True, False])
 async def test_a_batch_whose_making_went_unanswered_is_found_and_not_made_twice(
-    service: ScriptedService, lost: Callable[[], web.StreamResponse]
+    service: ScriptedService, lost: Callable[[], web.StreamResponse], moment: str, metadata: bool
 ) -> None:
-    service.hooks["created"] = [lost]
+    """Made or not; where the service keeps no metadata, its file tells."""
+
+    def lose() -> web.StreamResponse:
+        for batch in service.made.values():
+            batch["metadata"] = batch["metadata"] if metadata else None
+        return lost()
+
+    service.hooks[moment] = [lose]
     async with client(teacher_config(service)) as there:
         made = await there.create(await there.upload(BytesIO(b"{}\n")), "nonce", time.time())
-    assert made.id == "batch-0" and len(service.made) == 1
-
-
-async def test_one_that_was_not_made_is_made_then(service: ScriptedService) -> None:
-    service.hooks["create"] = [answer(500)]
-    async with client(teacher_config(service)) as there:
-        made = await there.create(await there.upload(BytesIO(b"{}\n")), "nonce", time.time())
-        assert made.metadata == {"refed_batch": "nonce"}
-    assert len(service.made) == 1 and service.calls["list"] >= 1
+    assert made.id == "batch-0" and len(service.made) == 1 and service.calls["list"] >= 1
 
 
 async def test_a_refusal_while_it_is_looked_for_does_not_say_that_there_is_none(
@@ -86,17 +77,6 @@ async def test_a_refusal_while_it_is_looked_for_does_not_say_that_there_is_none(
             await there.create(name, "nonce", time.time())
         batch = await there.find("nonce", time.time())
         assert batch is not None and batch.id == "batch-0"
-
-
-async def test_a_service_that_keeps_no_metadata_knows_a_batch_by_its_file(service: ScriptedService) -> None:
-    def forget() -> web.StreamResponse:
-        service.made["batch-0"]["metadata"] = None
-        return refused(500, "no")
-
-    service.hooks["created"] = [forget]
-    async with client(teacher_config(service)) as there:
-        made = await there.create(await there.upload(BytesIO(b"{}\n")), "nonce", time.time())
-    assert made.id == "batch-0" and len(service.made) == 1
 
 
 async def test_a_batch_is_searched_through_pages_and_among_older_ones(service: ScriptedService) -> None:
@@ -200,89 +180,21 @@ async def test_a_download_that_breaks_off_is_begun_again(server: SimulatedTeache
 # --- the tracker, when the service is away for longer than it waits
 
 
-async def test_a_service_that_is_away_for_long_ends_the_run_and_the_next_start_goes_on(
-    tmp_path: Path, service: ScriptedService
+@pytest.mark.parametrize("status", [404, 401, 503])
+async def test_a_service_that_is_out_of_reach_ends_the_run_and_the_next_start_goes_on(
+    said: Said, tmp_path: Path, service: ScriptedService, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
-    """What the engine does, with less patience."""
-    async with recorded_teacher(tmp_path, teacher_config(service)) as recorded:
-        engine = recorded.teacher.server
-        log = recorded.recorder.batches
-        patient = BatchService(engine.config, engine.route, patience=PATIENCE)
-        unit = CallRecorder(recorded.recorder, Key("stage", "q", 0, "digest"), 0, 1)
-        pending = PendingRequest(await unit.reserve(engine.model, engine.endpoint, 5, batched=True))
-        pending.line = json.dumps(
-            {"custom_id": f"call-{pending.number}", "body": {"messages": [{"content": "q"}]}}
-        ).encode()
-        service.hooks["look"] = [answer(503, "away")] * 20
-        tracker = BatchTracker(engine.config.batch, patient, log, (engine.endpoint, engine.model))
-        tracker.submit([pending])
-        with pytest.raises(BatchOutOfReach, match="away"):
-            await pending.answer
-        unit.let_go(pending.number)
-        assert states(tmp_path) == [None] and batched(tmp_path) == 1
-        await tracker.aclose()
+    """It does not know the batch, the key was revoked, or it is away for longer than anyone waits."""
+    service.hooks["look"] = [answer(status, "bad")] * 20
+    with monkeypatch.context() as patch:
+        patch.setattr("refed_dspy.teachers.batch.engine.BatchService", partial(BatchService, patience=PATIENCE))
+        errors = await one_start(tmp_path, service, ["a", "b"])
+    assert {type(error) for error in errors} == {RunStopped}
+    said(str(errors[0]))
+    assert states(tmp_path) == [None] and batched(tmp_path) == 2 and {how for how, _ in calls(tmp_path)} == {"sent"}
     service.hooks.clear()
-    async with recorded_teacher(tmp_path, teacher_config(service)) as recorded:
-        engine, unit = (
-            recorded.teacher.server,
-            CallRecorder(recorded.recorder, Key("stage", "q", 0, "digest"), 0, 1),
-        )
-        number = unit.adopt(engine.endpoint, engine.model)
-        assert number == 1
-        adopted = PendingRequest(number, held=True)
-        tracker = BatchTracker(
-            engine.config.batch,
-            BatchService(engine.config, engine.route),
-            recorded.recorder.batches,
-            (engine.endpoint, engine.model),
-        )
-        tracker.expect(adopted)
-        assert json.loads(await adopted.answer)["status"] == 200
-        await tracker.aclose()
+    assert await one_start(tmp_path, service, ["a", "b"]) == ["a", "b"]
     assert len(service.sent) == 1
-
-
-async def test_out_of_reach_is_a_stop_that_loses_nothing(tmp_path: Path, service: ScriptedService) -> None:
-    service.hooks["look"] = [answer(404)]
-    async with recorded_teacher(tmp_path, teacher_config(service)) as recorded:
-        errors = await ask_all(recorded, ["a", "b"])
-        assert {type(error) for error in errors} == {RunStopped}
-    assert batched(tmp_path) == 2 and {how for how, _ in calls(tmp_path)} == {"sent"}
-    async with recorded_teacher(tmp_path, teacher_config(service)) as recorded:
-        assert await ask_all(recorded, ["a", "b"]) == ["a", "b"]
-    assert len(service.sent) == 1
-
-
-async def test_a_key_that_is_revoked_during_the_wait_loses_nothing(
-    said: Said, tmp_path: Path, service: ScriptedService
-) -> None:
-    service.hooks["look"] = [answer(401, "bad key")]
-    async with recorded_teacher(tmp_path, teacher_config(service)) as recorded:
-        with said.by(RunStopped):
-            await ask(recorded, "a")
-    async with recorded_teacher(tmp_path, teacher_config(service)) as recorded:
-        assert await ask(recorded, "a") == "a"
-    assert len(service.sent) == 1
-
-
-async def test_a_key_that_the_service_repeats_is_in_no_message(
-    tmp_path: Path, service: ScriptedService, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv(KEY_VARIABLE, KEY)
-    caplog.set_level(0)
-    config = teacher_config(service, api_key_env=KEY_VARIABLE)
-    service.hooks["upload"] = [answer(401, f"Incorrect API key provided: {KEY}")]
-    async with client(config) as there:
-        with pytest.raises(LMAuthError) as error:
-            await there.upload(BytesIO(b"{}\n"))
-    assert KEY not in str(error.value) and "[key]" in str(error.value)
-    service.hooks["create"] = [answer(400, f"no: {KEY}")]
-    async with recorded_teacher(tmp_path, config) as recorded:
-        with pytest.raises(TeacherError) as refusal:
-            await ask(recorded, "q")
-    assert KEY not in str(refusal.value) + caplog.text
-    assert KEY.encode() not in stored(tmp_path)
-    assert states(tmp_path) == ["refused"] and not calls(tmp_path)
 
 
 async def test_a_file_that_is_never_ready_is_given_up(said: Said, service: ScriptedService) -> None:
@@ -292,12 +204,3 @@ async def test_a_file_that_is_never_ready_is_given_up(said: Said, service: Scrip
         there._patience = -1.0
         with said.by(NotReached):
             await there.upload(BytesIO(b"{}\n"))
-
-
-def test_the_copies_of_a_folder_are_ledgers(tmp_path: Path) -> None:
-    """What the tests of kills stand on."""
-    with Ledger.create(tmp_path / "a"):
-        copied = as_killed(tmp_path / "a", tmp_path / "b")
-        with Ledger.create(copied) as ledger:
-            assert ledger.kept() == 0
-    assert well([]) == (b"", None)
