@@ -13,7 +13,7 @@ from refed_dspy.plugins.metrics.figures import CachedScorer, Pairs, Tools, figur
 from refed_dspy.plugins.metrics.perplexity import ScoredText
 from tests.support.said import Said
 
-HOSTILE = ["", " \n", "?!", "漢字かな", "nul\0byte", "{0} %s", "x" * 100_000, "🙂"]
+HOSTILE = ["", " \n", "?!", "漢字かな", "nul\0byte", "{0} %s", "x" * 10_000, "🙂"]
 
 
 def test_figures_of_a_case_counted_by_hand() -> None:
@@ -60,9 +60,8 @@ class Initials:
 
     def embed(self, texts: Sequence[str]) -> Any:
         self.seen += texts
-        return np.array([[1.0, 0.0] if text.startswith("a") else [0.0, 1.0] for text in texts], np.float32).reshape(
-            -1, 2
-        )
+        rows = [[1.0, 0.0] if text.startswith("a") else [0.0, 1.0] for text in texts]
+        return np.array(rows, np.float32).reshape(-1, 2)
 
 
 def test_embedded_figures_of_a_case_counted_by_hand() -> None:
@@ -122,9 +121,7 @@ def test_a_text_is_scored_once(said: Said) -> None:
         ScoredText(0.0, 1),
     ]
     assert scorer.nll(["", "a"], ["a", "c"])[0] == ScoredText(0.0, 1)
-    assert inner.asked == [("", "a"), ("c", "a"), ("a", "c")] or sorted(inner.asked) == sorted(
-        [("", "a"), ("c", "a"), ("a", "c")]
-    )
+    assert sorted(inner.asked) == [("", "a"), ("a", "c"), ("c", "a")]
     assert scorer.nll([""], ["unknown"]) == scorer.nll([""], ["unknown"]) == [None]
     assert inner.asked.count(("", "unknown")) == 2, "what got no answer may get one later"
     assert Tools().scored() == ""

@@ -78,16 +78,15 @@ def test_the_same_small_gain_everywhere_is_one_but_rounding_is_none() -> None:
     assert not is_gain(gain_interval([0.0] * 8))
     leftover = gain_interval([0.1 + 0.2 - 0.3] * 8)
     assert leftover.low > 0 and not is_gain(leftover)
-    assert not is_gain(gain_interval([1.0] * 50, ["one reference"] * 50))
+    assert not is_gain(gain_interval([1.0] * 50, ["one"] * 50))
 
 
-@pytest.mark.parametrize("clusters", [8, 16])
-@pytest.mark.parametrize("skewed", [False, True])
+@pytest.mark.parametrize(("clusters", "skewed"), [(8, True), (16, False)])
 def test_where_nothing_was_gained_little_is_promoted(clusters: int, skewed: bool) -> None:
     """Also where most gain a little and a few lose much: Student's interval promotes 8 to 10% of those."""
     rng = np.random.default_rng(3)
-    draws = 1 - rng.exponential(size=(1_000, clusters)) if skewed else rng.normal(size=(1_000, clusters))
-    assert sum(is_gain(gain_interval(row.tolist())) for row in draws) <= 35
+    draws = 1 - rng.exponential(size=(400, clusters)) if skewed else rng.normal(size=(400, clusters))
+    assert sum(is_gain(gain_interval(row.tolist())) for row in draws) <= 16
 
 
 # --- what can be found
@@ -95,8 +94,8 @@ def test_where_nothing_was_gained_little_is_promoted(clusters: int, skewed: bool
 
 def test_the_chance_of_a_gain_is_how_often_it_is_found() -> None:
     rng = np.random.default_rng(5)
-    found = [is_gain(gain_interval(rng.normal(0.15, 0.1, 12).tolist())) for _ in range(1_000)]
-    assert chance_of(0.15, 0.1, 12) == pytest.approx(np.mean(found), abs=0.03)
+    found = [is_gain(gain_interval(rng.normal(0.15, 0.1, 12).tolist())) for _ in range(500)]
+    assert chance_of(0.15, 0.1, 12) == pytest.approx(np.mean(found), abs=0.04)
     assert chance_of(0.15, 0.1, MIN_CLUSTERS - 1) == 0 and chance_of(0.01, 0.0, 8) == 1
 
 
