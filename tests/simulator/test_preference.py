@@ -23,6 +23,7 @@ from benchmarks.preference import (
 from refed_dspy.programs import ReferenceLevelFeedback
 from tests.support.said import Said
 
+TASK = "Do the task."
 PREFERENCE = Preference(0)
 
 
@@ -54,9 +55,9 @@ def test_a_teacher_does_what_its_instructions_ask_for_whatever_it_reads() -> Non
     reference = PREFERENCE.references(1)[0]
     read = f"<example_response>\n{reference['response']}\n</>"
     world = World(PREFERENCE)
-    assert not any(mark in ask(world, "Do the task.", read, "response")["response"] for mark in WISHES.values())
+    assert not any(mark in ask(world, TASK, read, "response")["response"] for mark in WISHES.values())
     wish = next(iter(ANSWER_WISHES))
-    answers = [ask(world, f"Do the task.{ADDED}{wish}.", f"{read} {n}", "response")["response"] for n in range(50)]
+    answers = [ask(world, f"{TASK}{ADDED}{wish}.", f"{read} {n}", "response")["response"] for n in range(50)]
     assert 40 <= sum(WISHES[wish] in answer for answer in answers) <= 50
 
 
@@ -64,7 +65,7 @@ def test_only_the_judge_knows_the_preference() -> None:
     """Two worlds with different preferences write, rewrite and summarize alike."""
     first, second = World(PREFERENCE), World(Preference(1))
     for field in ("response", "new_instructions", "proposed_instruction", "summary"):
-        assert ask(first, "Do the task.", "what it reads", field) == ask(second, "Do the task.", "what it reads", field)
+        assert ask(first, TASK, "read", field) == ask(second, TASK, "read", field)
 
 
 def test_the_judge_says_what_is_missing_and_what_is_too_much(said: Said) -> None:
@@ -72,9 +73,9 @@ def test_the_judge_says_what_is_missing_and_what_is_too_much(said: Said) -> None
     needless = next(wish for wish in ANSWER_WISHES if wish not in PREFERENCE.answers)
     text = f"{WISHES[wanted]} a b. {WISHES[needless]} c d."
     verdict = ask(World(PREFERENCE), "Judge.", f"<context>\nIt answers: x\n</>\n<text>\n{text}\n</>", "reason", "grade")
-    assert wanted not in verdict["reason"]
+    assert wanted not in verdict["reason"] and all(wish in verdict["reason"] for wish in [needless, *others])
+    assert verdict["grade"] == "1"
     said(verdict["reason"])
-    assert all(f"does not {wish}" in verdict["reason"] for wish in others) and verdict["grade"] == "1"
 
 
 def test_the_judge_prefers_fewer_faults_in_either_order() -> None:
@@ -99,7 +100,7 @@ def test_the_prompt_to_rewrite_is_found_and_kept(said: Said, asked: str) -> None
 
 def test_a_rewritten_prompt_takes_up_reasons_and_drops_what_was_too_much() -> None:
     missing, needless = list(WISHES)[:2]
-    prompt = f"Do it.{ADDED}{needless}."
+    prompt = f"{TASK}{ADDED}{needless}."
     asked = f"<basic_instruction>\n{prompt}\n</> does not {missing} and need not {needless}."
     texts = [rewritten(asked, random.Random(n)) for n in range(100)]
     assert 65 <= sum(missing in text for text in texts) <= 95
@@ -108,8 +109,8 @@ def test_a_rewritten_prompt_takes_up_reasons_and_drops_what_was_too_much() -> No
 
 def test_the_same_question_again_has_another_answer_above_temperature_0_alone() -> None:
     world = World(PREFERENCE)
-    assert ask(world, "Do it.", "x", "response") == ask(world, "Do it.", "x", "response")
-    hot = [ask(world, "Do it.", "x", "response", temperature=1.0)["response"] for _ in range(2)]
+    assert ask(world, TASK, "x", "response") == ask(world, TASK, "x", "response")
+    hot = [ask(world, TASK, "x", "response", temperature=1.0)["response"] for _ in range(2)]
     assert hot[0] != hot[1] and world.requests == 4
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -23,9 +22,8 @@ from dspy.lm15 import (
 )
 
 from benchmarks.simulated import SimulatedTeacher
-from tests.support.said import Said
+from tests.conftest import KEY
 
-KEY = "sk-simulated-76543210"
 CLASSIC = "/openai/deployments/my-gpt/chat/completions?api-version=2024-10-21"
 PATHS = {
     "openai": "/v1/chat/completions",
@@ -35,6 +33,7 @@ PATHS = {
 }
 KEYS = {"openai": "Authorization", "azure": "api-key", "azure-v1": "api-key", "anthropic": "x-api-key"}
 PROPERTIES = {"new_instructions": {"type": "array", "items": {"type": "string"}}, "name": {"type": "string"}}
+TASK = "Task "
 SCHEMA = {
     "type": "object",
     "properties": PROPERTIES,
@@ -44,23 +43,10 @@ SCHEMA = {
 WIRES = pytest.mark.parametrize("wire", PATHS)
 
 
-@pytest.fixture(scope="module")
-def shared() -> Iterator[SimulatedTeacher]:
-    patch = pytest.MonkeyPatch()
-    patch.setenv("SIM_WIRES_KEY", KEY)
-    with SimulatedTeacher(latency=0, sigma=0, items=2, key="SIM_WIRES_KEY") as started:
-        patch.undo()
-        yield started
-
-
 @pytest.fixture
-def teacher(shared: SimulatedTeacher) -> Iterator[SimulatedTeacher]:
-    shared.reset()
-    yield shared
-    shared.control(
-        faults={}, signature="", rate_headers=True, retry_after=None, auth_fails_after=None, latency=0,
-        limit_per_minute=None, limit_burst=None, limit_tokens_per_minute=None, limit_tokens_burst=None,
-    )  # fmt: skip
+def teacher(locked: SimulatedTeacher) -> SimulatedTeacher:
+    locked.control(items=2)
+    return locked
 
 
 def ask(
@@ -118,11 +104,11 @@ def test_answers_keys_and_models(teacher: SimulatedTeacher, wire: str) -> None:
     assert (stats["by_wire"], stats["by_status"]) == ({wire: 4}, {"200": 1, "401": 1, "404": 1, "400": 1})
 
 
-def test_azure_reads_the_deployment_and_the_version(said: Said, teacher: SimulatedTeacher) -> None:
+def test_azure_reads_the_deployment_and_the_version(teacher: SimulatedTeacher) -> None:
     assert ask(teacher, "azure", model=None)[1]["model"] == "my-gpt"
     for version in ("", "?api-version=2023-05-15"):
         status, answer, _ = ask(teacher, "azure", path=CLASSIC.partition("?")[0] + version)
-        said((status, answer))
+        assert (status, answer["error"]["code"]) == (404, "404")
     assert ask(teacher, "openai", path=PATHS["azure-v1"])[0] == 200  # a bearer token is as good there
     assert ask(teacher, "openai", path=CLASSIC)[0] == 401
     assert ask(teacher, "azure", path=PATHS["openai"])[0] == 401
@@ -178,7 +164,7 @@ def test_both_limits_refuse_before_anything_is_taken(teacher: SimulatedTeacher, 
 
 
 @WIRES
-def test_faults(said: Said, teacher: SimulatedTeacher, wire: str) -> None:
+def test_faults(teacher: SimulatedTeacher, wire: str) -> None:
     def after(fault: str) -> tuple[int, Any, dict[str, str]]:
         teacher.control(faults={fault: 1.0})
         return ask(teacher, wire)
@@ -187,8 +173,7 @@ def test_faults(said: Said, teacher: SimulatedTeacher, wire: str) -> None:
     assert after("500")[0] == (529 if anthropic else 500)
     for fault, expected in (("html", 200), ("html502", 502)):
         status, page, headers = after(fault)
-        assert (status, headers["content-type"]) == (expected, "text/html")
-        said(page)
+        assert (status, headers["content-type"]) == (expected, "text/html") and page.startswith("<")
     status, answer, _ = after("filtered")
     if anthropic:
         assert (status, answer["error"]["type"]) == (400, "invalid_request_error")
@@ -214,7 +199,7 @@ def test_faults(said: Said, teacher: SimulatedTeacher, wire: str) -> None:
 
 
 @WIRES
-def test_max_tokens_cuts_and_signature_signs(said: Said, teacher: SimulatedTeacher, wire: str) -> None:
+def test_max_tokens_cuts_and_signature_signs(teacher: SimulatedTeacher, wire: str) -> None:
     names = ("max_tokens",) if wire == "anthropic" else ("max_tokens", "max_completion_tokens")
     for name in names:
         asked: dict[str, Any] = {name: 7}
@@ -227,24 +212,11 @@ def test_max_tokens_cuts_and_signature_signs(said: Said, teacher: SimulatedTeach
     teacher.control(signature="ALPHA")
     answer = json.loads(written(ask(teacher, wire, **with_schema(wire))[1]))
     assert answer["name"].startswith("ALPHA ")
-    assert all(text.startswith("ALPHA Task ") for text in answer["new_instructions"])
+    assert all(text.startswith(f"ALPHA {TASK}") for text in answer["new_instructions"])
     assert written(ask(teacher, wire)[1]).startswith("ALPHA ")
     teacher.control(faults={"malformed": 1.0})
     text = written(ask(teacher, wire, **with_schema(wire))[1])
-    assert text.count("ALPHA") == 1
-    said(text)
-
-
-def test_settings_are_checked(said: Said, teacher: SimulatedTeacher) -> None:
-    wrong: list[dict[str, Any]] = [
-        {"rate_headers": 1}, {"rate_headers": None}, {"signature": None}, {"signature": 3},
-        {"limit_tokens_per_minute": -1}, {"limit_tokens_burst": "x"}, {"faults": {"html503": 1.0}},
-    ]  # fmt: skip
-    for changes in wrong:
-        with said.by(RuntimeError):
-            teacher.control(**changes)
-    assert teacher.control(signature="", limit_tokens_per_minute=None)["rate_headers"] is True
-    assert (teacher.root, teacher.base_url) == (f"http://127.0.0.1:{teacher.port}", f"{teacher.root}/v1")
+    assert text.startswith("ALPHA ") and text.count("ALPHA") == 1
 
 
 def leave(teacher: SimulatedTeacher, text: str, most: int) -> None:
