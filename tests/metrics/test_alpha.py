@@ -79,13 +79,6 @@ def test_full_agreement_chance_and_worse() -> None:
     assert alpha([[1.0, 0.0]] * 20, "nominal") < 0
 
 
-def test_ordinal_counts_how_far_apart_grades_are() -> None:
-    all_grades = [[float(grade), float(grade)] for grade in (1, 2, 3, 4, 5)] * 4
-    near, far = [[3.0, 4.0]] * 5, [[1.0, 5.0]] * 5
-    assert alpha([*all_grades, *near], "ordinal") > alpha([*all_grades, *far], "ordinal") + 0.1
-    assert alpha([*all_grades, *near], "nominal") == pytest.approx(alpha([*all_grades, *far], "nominal"), abs=0.01)
-
-
 @pytest.mark.parametrize("units", [[], [[1.0]], [[1.0], [0.0]], [[1.0, 1.0], [1.0, 1.0, 1.0]]])
 def test_without_two_values_there_is_none(units: list[Unit]) -> None:
     assert alpha_interval(units, "nominal") is None

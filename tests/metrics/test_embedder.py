@@ -138,14 +138,6 @@ def test_a_vector_does_not_depend_on_its_neighbours(embedder: Embedder) -> None:
     assert np.abs(np.linalg.norm(together, axis=1) - 1).max() < 1e-5
 
 
-def test_only_the_first_256_tokens_count(embedder: Embedder) -> None:
-    long = "a b " * 127  # and two that frame it
-    more, less = embedder.embed([long + "dog", "a b " * 126 + "dog"])
-    same = embedder.embed([long])[0]
-    assert np.abs(more - same).max() < 1e-6
-    assert np.abs(less - same).max() > 1e-4
-
-
 def test_coherence_is_the_cosine_of_each_pair(embedder: Embedder) -> None:
     asked, answered = ["the cat", "", "blue", "dog"], ["the cat", "dog", " \n", "eat a b"]
     cosines = coherence(embedder, asked, answered)
@@ -163,16 +155,11 @@ def unit(rows: NDArray[np.float64]) -> NDArray[np.float32]:
 def test_diversity_is_the_mean_over_all_pairs() -> None:
     rng = np.random.default_rng(0)
     vectors = unit(rng.normal(rng.normal(0, 1, 8), 1, (37, 8)))
-    distances = [1 - float(vectors[i] @ vectors[j]) for i in range(37) for j in range(37) if i != j]
-    assert semantic_diversity(vectors) == pytest.approx(sum(distances) / len(distances), abs=1e-6)
-    nearest = [min(1 - float(vectors[i] @ vectors[j]) for j in range(37) if i != j) for i in range(37)]
-    assert nearest_distance(vectors) == pytest.approx(sum(nearest) / 37, abs=1e-6)
-
-
-def test_fewer_than_two_rows_have_no_diversity() -> None:
-    single = unit(np.ones((1, 4)))
-    assert semantic_diversity(single) is nearest_distance(single) is semantic_diversity(single[:0]) is None
-    assert semantic_diversity(np.repeat(single, 5, axis=0)) == pytest.approx(0, abs=1e-6)
+    distances = [[1 - float(one @ other) for j, other in enumerate(vectors) if i != j] for i, one in enumerate(vectors)]
+    assert semantic_diversity(vectors) == pytest.approx(np.mean(distances), abs=1e-6)
+    assert nearest_distance(vectors) == pytest.approx(np.mean([min(each) for each in distances]), abs=1e-6)
+    assert semantic_diversity(vectors[:1]) is nearest_distance(vectors[:1]) is semantic_diversity(vectors[:0]) is None
+    assert semantic_diversity(np.repeat(vectors[:1], 5, axis=0)) == pytest.approx(0, abs=1e-6)
 
 
 def test_the_nearest_distance_of_a_sample_is_drawn_by_the_seed() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import socket
 import threading
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ import pytest
 
 from refed_dspy.errors import ConfigError, TeacherError
 from refed_dspy.plugins.metrics.endpoint_scorer import EndpointScorer
-from refed_dspy.plugins.metrics.perplexity import GUESS, ScoredText, ifd
+from refed_dspy.plugins.metrics.perplexity import ScoredText
 from tests.support.recording_endpoint import listening
 from tests.support.refusals import refusal
 from tests.support.said import Said
@@ -54,22 +53,6 @@ def test_the_endpoint_gives_the_models_own_figures(toy: ToyServer, fault: str) -
     assert scorer.calls == len(texts) - 1 == len(toy.prompts)
     assert scorer.tokens == sum(map(len, toy.prompts))
     assert scorer.unanswered == 0
-
-
-def after(context: str, text: str) -> float:
-    """The mean of a text's tokens after a context, as one text."""
-    ids, first = [BOS, *tokens(context + text)], 1 + len(tokens(context))
-    return nll(ids, first) / (len(ids) - first)
-
-
-def test_ifd_through_the_endpoint(toy: ToyServer) -> None:
-    (difficulty,) = ifd(open_scorer(toy), [("Name a colour.", "Blue is one.")], "none")
-    asked, answered = tokens("Name a colour."), tokens("Blue is one.")
-    alone = nll([BOS, *answered], 1) / len(answered)
-    in_context = after("Name a colour.\n", "Blue is one.")
-    guessed = after(GUESS.replace("{response}", "Blue is one.") + "\n", "Name a colour.")
-    assert difficulty.ifd == pytest.approx(math.exp(in_context - alone))
-    assert difficulty.r_ifd == pytest.approx(math.exp(guessed - nll([BOS, *asked], 1) / len(asked)))
 
 
 def test_without_a_first_token_the_texts_first_is_not_scored_unless_a_separator_is_there(toy: ToyServer) -> None:
@@ -151,8 +134,7 @@ def test_an_endpoint_that_stays_silent_is_given_up(said: Said, toy: ToyServer, f
 def test_one_text_without_an_answer_costs_no_other(toy: ToyServer) -> None:
     toy.fault = "400 for long"
     scorer = open_scorer(toy, concurrency=1)
-    texts = ["short", "t" * 400, "brief"] * 3
-    scores = scorer.nll([""] * 9, texts)
+    scores = scorer.nll([""] * 9, ["short", "t" * 400, "brief"] * 3)
     assert [score is None for score in scores] == [False, True, False] * 3
     assert (scorer.calls, scorer.unanswered) == (6, 3)
 

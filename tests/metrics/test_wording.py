@@ -100,10 +100,6 @@ def test_more_grams_than_are_held_are_counted_alike(monkeypatch: pytest.MonkeyPa
     assert [distinct.ratio for distinct in distinct_n(texts)] == held
 
 
-def test_no_gram_crosses_from_text_to_text() -> None:
-    assert ratio(as_numbers(["a b", "c", "a b", "b a c"]), 2) == 3 / 4
-
-
 def test_nothing_to_count_has_no_ratio() -> None:
     for texts in ([], [""], ["!!"], ["one"]):
         assert distinct_n(texts)[1].ratio is None

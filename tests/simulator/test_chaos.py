@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from benchmarks.chaos_books import Books, Moment
-from benchmarks.chaos_disk import APART, SizeLimit
+from benchmarks.chaos_disk import SizeLimit
 from benchmarks.chaos_jobs import rows_wrong, run_wrong
 from benchmarks.chaos_rounds import leaks
-from benchmarks.chaos_starts import ROOT, Ended
+from benchmarks.chaos_starts import Ended
 from benchmarks.chaos_weather import Event
 from benchmarks.chaos_written import Written
 from refed_dspy import synthesize
@@ -134,7 +134,7 @@ def test_rows_that_are_missing_or_wrong_are_told(said: Said, made: Path) -> None
     said(told[2:])
 
 
-def test_a_key_is_found_in_files_and_lines(said: Said, tmp_path: Path) -> None:
+def test_a_key_in_files_and_lines_and_rows_that_are_there_twice_are_told(said: Said, tmp_path: Path) -> None:
     key = "sk-chaos-" + "abcdefghij" * 6
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "file").write_bytes(b"\x00\xff" + key[:28].encode() + b"\xff")
@@ -142,17 +142,11 @@ def test_a_key_is_found_in_files_and_lines(said: Said, tmp_path: Path) -> None:
     (tmp_path / "deep" / "file").write_text(key[:27])
     assert list(leaks(key, tmp_path)) == []
     said(list(leaks(key, tmp_path, f"... {key[-28:]}")))
-
-
-def test_rows_that_are_there_twice_are_told(said: Said) -> None:
     assert rows_wrong(["a", "b"], 2, done=True) == rows_wrong(["a"], 2, done=False) == ""
-    said(rows_wrong(["a", "a"], 2, done=False))
-    said(rows_wrong(["a"], 2, done=True))
+    said([rows_wrong(["a", "a"], 2, done=False), rows_wrong(["a"], 2, done=True)])
 
 
 NEW = b'{"new": 1}\n'
-
-
 FINE: list[tuple[bytes | None, bytes | None, int]] = [(None, NEW, 0), (NEW, NEW, 0), (None, None, 1)]
 BAD: list[tuple[bytes | None, bytes | None, int]] = [
     (NEW[:4], NEW, 0), (b"", NEW, 0), (None, NEW[:4], 0), (None, b"", 0), (None, NEW, 1),
@@ -173,30 +167,6 @@ def test_a_file_is_the_old_one_or_the_new_one(said: Said, tmp_path: Path) -> Non
     path = tmp_path / "rows.jsonl"
     assert not [case for case in FINE if told(*case)]
     said([told(*case) for case in BAD])
-
-
-FULL_DISK = """
-import errno, sys
-from pathlib import Path
-from benchmarks.chaos_disk import Disk
-disk = Disk(Path(sys.argv[1]) / "disk")
-disk.fill(0, 8192)
-try:
-    (disk.folder / "file").write_bytes(bytes(20_000))
-except OSError as error:
-    assert error.errno == errno.ENOSPC
-else:
-    sys.exit("it was not full")
-disk.free()
-(disk.folder / "file").write_bytes(bytes(20_000))
-disk.close()
-"""
-
-
-def test_a_disk_becomes_full_and_free_again(tmp_path: Path) -> None:
-    if subprocess.run([*APART, "mount", "-t", "tmpfs", "none", str(tmp_path)], check=False).returncode:
-        pytest.skip("no file system can be mounted here")
-    subprocess.run([*APART, sys.executable, "-c", FULL_DISK, str(tmp_path)], cwd=ROOT, check=True)
 
 
 def test_a_size_limit_stands_for_a_full_disk(said: Said, tmp_path: Path) -> None:
