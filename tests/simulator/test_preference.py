@@ -34,18 +34,12 @@ def ask(world: World, system: str, asked: str, *fields: str, temperature: float 
     return dict(json.loads(response.text or ""))
 
 
-def test_no_wish_and_no_mark_is_part_of_another() -> None:
+def test_wishes_can_be_told_apart_and_only_references_have_what_the_judge_prefers() -> None:
     assert not ANSWER_WISHES.keys() & TASK_WISHES.keys()
     for texts in ([f"{wish}." for wish in WISHES], [*WISHES.values()]):
         assert not [(a, b) for a in texts for b in texts if a != b and a in b]
-
-
-def test_the_package_s_own_prompts_state_no_wish() -> None:
     prompts = [predictor.signature.instructions for predictor in ReferenceLevelFeedback().predictors()]
-    assert not [wish for wish in WISHES for prompt in prompts if wish in prompt]
-
-
-def test_references_have_what_the_judge_prefers_and_nothing_else() -> None:
+    assert not [wish for wish in WISHES for prompt in prompts if wish in prompt], "the package's own state none"
     for reference in PREFERENCE.references(5):
         assert PREFERENCE.faults(reference["instruction"], of_task=True) == []
         assert PREFERENCE.faults(reference["response"], of_task=False) == []
@@ -68,7 +62,7 @@ def test_only_the_judge_knows_the_preference() -> None:
         assert ask(first, TASK, "read", field) == ask(second, TASK, "read", field)
 
 
-def test_the_judge_says_what_is_missing_and_what_is_too_much(said: Said) -> None:
+def test_the_judge_says_what_is_missing_and_too_much_and_prefers_fewer_faults_in_either_order(said: Said) -> None:
     wanted, *others = PREFERENCE.answers
     needless = next(wish for wish in ANSWER_WISHES if wish not in PREFERENCE.answers)
     text = f"{WISHES[wanted]} a b. {WISHES[needless]} c d."
@@ -76,13 +70,10 @@ def test_the_judge_says_what_is_missing_and_what_is_too_much(said: Said) -> None
     assert wanted not in verdict["reason"] and all(wish in verdict["reason"] for wish in [needless, *others])
     assert verdict["grade"] == "1"
     said(verdict["reason"])
-
-
-def test_the_judge_prefers_fewer_faults_in_either_order() -> None:
     good = PREFERENCE.references(1)[0]["response"]
-    for a, b, verdict in ((good, "plain", "A>>B"), ("plain", good, "B>>A"), ("plain", "bare", "A=B")):
+    for a, b, preferred in ((good, "plain", "A>>B"), ("plain", good, "B>>A"), ("plain", "bare", "A=B")):
         asked = f"<answer_a>\n{a}\n</>\n<answer_b>\n{b}\n</>"
-        assert ask(World(PREFERENCE), "Judge.", asked, "reason", "verdict")["verdict"] == verdict
+        assert ask(World(PREFERENCE), "Judge.", asked, "reason", "verdict")["verdict"] == preferred
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
-"""The simulated server on the wires of OpenAI, Azure and Anthropic: as bytes, and as DSPy's own client reads them."""
+"""The simulated server on the wires of OpenAI, Azure and Anthropic, as bytes. tests/teachers/test_routes.py asks it by
+DSPy's own client."""
 
 from __future__ import annotations
 
@@ -9,17 +10,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from dspy.lm15 import (
-    Config,
-    ContextLengthError,
-    LMRouter,
-    Message,
-    RateLimitError,
-    Request,
-    Response,
-    RouterConfig,
-    UnsupportedModelError,
-)
 
 from benchmarks.simulated import SimulatedTeacher
 from tests.conftest import KEY
@@ -252,64 +242,3 @@ def test_the_bill_has_what_was_written_and_what_hangs(teacher: SimulatedTeacher)
     assert bill() == (400, 128, completion + 105)
     assert (stats["prompt_tokens"], stats["cached_tokens"], stats["completion_tokens"]) == (250, 0, completion + 5)
     assert stats["by_status"] == {"200": 2, "429": 1, "disconnected": 2}
-
-
-PROVIDERS = {"openai": "openai-chat", "azure-v1": "azure-chat", "anthropic": "anthropic"}
-
-
-@pytest.mark.parametrize("wire", PROVIDERS)
-def test_the_client_of_dspy_understands(teacher: SimulatedTeacher, wire: str) -> None:
-    provider = PROVIDERS[wire]
-    base = teacher.root if wire == "azure-v1" else teacher.base_url
-    form = {"type": "json_schema", "name": "x", "schema": SCHEMA}
-    config = RouterConfig(env={}, api_keys={provider: KEY}, base_urls={provider: base})
-    with LMRouter(config) as router:
-
-        def complete(model: str = "some-model", most: int | None = None) -> Response:
-            asked = Config(response_format=form, max_tokens=most)
-            messages = (Message.user("x" * 200),)
-            return router.complete(Request(f"{provider}:{model}", messages, system="y" * 1000, config=asked))
-
-        complete()
-        answer = complete()
-        assert set(json.loads(answer.text)) == set(PROPERTIES) and answer.finish_reason == "stop"
-        read = 256  # which only Anthropic leaves out of the input
-        assert answer.usage.cache_read_tokens == read
-        assert answer.usage.input_tokens == 300 - (read if wire == "anthropic" else 0)
-        assert answer.usage.output_tokens == len(answer.text) // 4
-        assert complete(most=5).finish_reason == "length"
-        if wire != "anthropic":  # whose words for it the client does not know
-            with pytest.raises(UnsupportedModelError):
-                complete("missing")
-        teacher.control(faults={"429": 1.0}, retry_after=2.5)
-        with pytest.raises(RateLimitError) as caught:
-            complete()
-        assert caught.value.retry_after == 2.5
-        assert teacher.stats()["by_wire"] == {wire: 4 if wire == "anthropic" else 5}
-
-
-def test_a_limit_of_tokens_on_anthropic_is_misread_by_the_client(teacher: SimulatedTeacher) -> None:
-    """Its message names tokens and a limit, as the real one does; DSPy's client takes that for a long prompt."""
-    config = RouterConfig(env={}, api_keys={"anthropic": KEY}, base_urls={"anthropic": teacher.base_url})
-    teacher.control(limit_tokens_per_minute=100)
-    with LMRouter(config) as router, pytest.raises(ContextLengthError) as caught:
-        router.complete(Request("anthropic:some-model", (Message.user("hello"),)))
-    assert (caught.value.status, caught.value.provider_code) == (429, "rate_limit_error")
-    assert caught.value.retry_after > 60
-
-
-@pytest.mark.slow
-def test_the_client_of_openai_understands_azure(teacher: SimulatedTeacher) -> None:
-    """DSPy's client has no dated form of Azure; this is the one that LiteLLM takes for it."""
-    import openai
-
-    with openai.AzureOpenAI(
-        azure_endpoint=teacher.root, api_key=KEY, api_version="2024-10-21", max_retries=0
-    ) as client:
-        answer = client.chat.completions.create(model="my-gpt", messages=[{"role": "user", "content": "hi"}])
-        assert (answer.model, answer.choices[0].finish_reason) == ("my-gpt", "stop")
-        teacher.control(faults={"429": 1.0}, retry_after=3)
-        with pytest.raises(openai.RateLimitError) as caught:
-            client.chat.completions.create(model="my-gpt", messages=[{"role": "user", "content": "hi"}])
-        assert caught.value.response.headers["retry-after"] == "3"
-    assert teacher.stats()["by_wire"] == {"azure": 2}
