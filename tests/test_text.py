@@ -61,9 +61,15 @@ def test_settings_show_what_was_set(said: Said) -> None:
 
 
 def test_a_run_is_a_sequence_of_its_samples(made: Synthesis) -> None:
-    assert len(made) == 6 and list(made) == list(made.samples) and made[0] in made
-    assert made[-1] == made.samples[5] and made[2:5] == made.samples[2:5] == [made[2], made[3], made[4]]
-    assert made[4:99:2] == [made[4]] and made[5:2] == []
+    everything = list(made.samples)
+    assert len(made) == len(made.samples) == len(everything) == 6
+    for samples in (made, made.samples):
+        assert [samples[at] for at in range(-6, 6)] == everything * 2 and everything[3] in samples
+        for part in (slice(2, 5), slice(None, None, -3), slice(4, 99), slice(5, 2)):
+            assert samples[part] == everything[part]
+        for index in (6, -7):
+            with pytest.raises(IndexError):
+                samples[index]
     frame, rows = made.to_pandas(), made.to_dataset()
     assert list(frame.columns) == rows.column_names and list(frame["instruction"]) == rows["instruction"]
 

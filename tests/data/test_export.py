@@ -230,20 +230,7 @@ def test_a_folder_without_samples_is_refused_but_a_run_gives_an_empty_dataset(sa
     assert to_dataset(tmp_path).num_rows == 0
 
 
-# --- samples as a sequence
-
-
-def test_samples_behave_like_a_list(run: Synthesis) -> None:
-    everything = list(run.samples)
-    assert len(run.samples) == len(everything) == SIZE
-    assert all(isinstance(sample, Sample) for sample in everything)
-    assert [run.samples[i] for i in range(-SIZE, SIZE)] == everything * 2
-    for part in (slice(2, 5), slice(None, None, -3), slice(10, 99), slice(5, 2)):
-        assert run.samples[part] == everything[part]
-    assert everything[3] in run.samples
-    for index in (SIZE, -SIZE - 1):
-        with pytest.raises(IndexError):
-            run.samples[index]
+# --- samples in parts
 
 
 def test_rows_can_be_read_from_a_number_on_and_up_to_a_limit(run: Synthesis) -> None:
