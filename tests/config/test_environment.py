@@ -112,11 +112,11 @@ def test_a_variable_names_another_model_than_the_file_but_not_than_a_flag(file: 
 
 def test_each_teacher_of_a_list_is_refined_in_what_it_does_not_say_itself(file: Path) -> None:
     own: dict[str, Any] = {"model": OTHER, "api_base": "http://127.0.0.1:8/v1", "weight": 3}
-    file.write_text(f"teacher: [{MODEL}, {own}]\n")
-    members = load_config(RunConfig, file, EXPORTED).teacher
-    assert members == [REFINED, TeacherConfig(**own, price=MODEL)]
     file.write_text(f"- model: {MODEL}\n- {own}\n")
+    members = [REFINED, TeacherConfig(**own, price=MODEL)]
     assert load_config(RunConfig, environ=EXPORTED, teacher=str(file)).teacher == members
+    file.write_text(f"teacher: [{MODEL}, {own}]\n")
+    assert load_config(RunConfig, file, EXPORTED).teacher == members
 
 
 @pytest.mark.parametrize("name", ["simulated", "embedded"])

@@ -157,20 +157,6 @@ def test_what_only_another_command_has_is_passed_over(kind: type[Settings], capl
     assert load_config(kind, environ=environ) == load_config(kind, environ={}) and not caplog.messages
 
 
-def test_what_another_command_has_is_taken_by_that_one_alone() -> None:
-    environ = {
-        "REFED_SUBSETS": "[3]", "REFED_SIZE": "4", "REFED_SELECTIVE": "false", "REFED_METRIC__LENGTH": "1",
-        "REFED_OPTIMIZER": "gepa", "REFED_SCORER__MODEL": "m", "REFED_FILTERS": "[refusals]", "REFED_AGAINST": "b",
-        "REFED_PROGRAMS": "{a: reference-level, b: sample-level}", "REFED_METHOD": "sample-level",
-        "REFED_REFLECTION": MODEL, "REFED_REFLECTION__TEMPERATURE": "0.3", "REFED_OPTIONS__AUTO": "light",
-    }  # fmt: skip
-    assert load_config(CompareConfig, None, environ).subsets == [3]
-    assert load_config(FilterRunConfig, None, environ).filters[0].name == "refusals"
-    assert load_config(StatsConfig, None, environ).scorer is not None
-    assert load_config(RecycleConfig, None, environ).size == 4
-    assert load_config(RunConfig, None, environ).method == "sample-level"
-
-
 def test_a_variable_that_refines_a_compiles_judge_makes_none_of_a_run() -> None:
     refines = {"REFED_JUDGE__MAX_TOKENS": "300"}
     assert load_config(RunConfig, None, refines).judge is None

@@ -80,7 +80,7 @@ def test_which_text_is_which(row: dict[str, Any], columns: dict[str, str], expec
 
 
 def test_what_is_no_pair_is_left_out_by_reason_and_not_lost(said: Said) -> None:
-    rows = [
+    rows: list[dict[Any, Any]] = [
         {"instruction": "i", "response": " "}, PAIR, {"instruction": "i", "response": "\ud800"},
         {"instruction": 7, "response": "r"}, {**PAIR, None: ["a further cell"]},
         {"instruction": "i", "improved_response": "r", "response": "\udfff"},

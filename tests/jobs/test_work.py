@@ -22,7 +22,7 @@ from tests.support.refusals import refusal
 from tests.support.said import Said
 from tests.support.scripted_engine import Writer, fake_lm
 
-PRICED = TeacherConfig(model="openai/sim", api_base="http://127.0.0.1:9/v1", price={"prompt": 1, "completion": 1})
+PRICED = TeacherConfig(model="openai/sim", api_base="http://127.0.0.1:9/v1", price="openai/gpt-4o-mini")
 NO_CAPS = CapSettings(max_cost=None, max_calls=None, max_minutes=None)
 
 

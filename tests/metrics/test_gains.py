@@ -30,7 +30,9 @@ def hall(values: list[float], t: float) -> float:
     return t + a * t**2 / 3 + a**2 * t**3 / 27 + a / 6
 
 
-@pytest.mark.parametrize("values", [EIGHT, [0.1, 0.1, 0.12, 0.09, 0.11, -0.6], [0.0] * 9 + [0.5]], ids=str)
+@pytest.mark.parametrize(
+    "values", [EIGHT, [0.1, 0.2, 0.3, 0.4, 0.5], [0.1, 0.1, 0.12, 0.09, 0.11, -0.6], [0.0] * 9 + [0.5]], ids=str
+)
 def test_its_ends_are_where_the_transformed_t_is_students_quantile(values: list[float]) -> None:
     made, n = gain_interval(values), len(values)
     z = float(stats.t.ppf(0.9925, n - 1))
@@ -38,13 +40,6 @@ def test_its_ends_are_where_the_transformed_t_is_students_quantile(values: list[
         t = math.sqrt(n) * (float(np.mean(values)) - end) / float(np.std(values, ddof=1))
         assert hall(values, t) == pytest.approx(quantile)
     assert made.low < made.mean < made.high
-
-
-def test_a_symmetrical_sample_has_students_interval() -> None:
-    values = [0.1, 0.2, 0.3, 0.4, 0.5]
-    low, high = stats.t.interval(0.985, 4, loc=0.3, scale=stats.sem(values))
-    made = gain_interval(values)
-    assert [made.low, made.high] == pytest.approx([low, high])
 
 
 @pytest.mark.parametrize("interval", [gain_interval, mean_interval])

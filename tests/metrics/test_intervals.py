@@ -53,11 +53,6 @@ def test_of_many_clusters_it_is_students_interval() -> None:
 def test_each_cluster_counts_the_same_however_many_values_it_gave() -> None:
     interval = mean_interval([1.0, 1.0, 1.0, 1.0, 0.0, 0.5, 0.1], ["a", "a", "a", "a", "b", "c", "c"])
     assert interval.mean == pytest.approx((1.0 + 0.0 + 0.3) / 3) and (interval.n, interval.clusters) == (7, 3)
-    alike = mean_interval([1.0, 0.0, 0.3])
-    assert [interval.low, interval.high] == pytest.approx([alike.low, alike.high])
-
-
-def test_repeated_values_of_a_cluster_do_not_narrow_the_interval() -> None:
     once, often = mean_interval(EIGHT), mean_interval(EIGHT * 20, list(range(8)) * 20)
     assert often.n == 160 and often.high - often.low == pytest.approx(once.high - once.low)
     taken_apart = mean_interval(EIGHT * 20)
