@@ -27,7 +27,7 @@ PAGE = PACKAGE.parent / "docs/how-to/plug-ins.md"
 def core(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that has the copy, without its plug-ins."""
     folder = tmp_path_factory.mktemp("core")
-    shutil.copytree(PACKAGE, folder / "refed_dspy", ignore=shutil.ignore_patterns("plugins", "__pycache__"))
+    shutil.copytree(PACKAGE, folder / "refed_dspy", ignore=shutil.ignore_patterns("plugins"))
     return folder
 
 

@@ -132,7 +132,7 @@ def test_a_fault_of_a_variable_is_told_by_its_name(said: Said) -> None:
     ]  # fmt: skip
     told = [refusal(ConfigError, load_config, kind, environ=environ) for kind, environ in wrong]
     for line, (_, environ) in zip(told, wrong, strict=True):
-        assert line.startswith("variable REFED_") and any(name.partition("__")[0] in line for name in environ)
+        assert any(name.partition("__")[0] in line for name in environ)
     said(told)
 
 

@@ -133,8 +133,8 @@ def test_faults_in_answers(teacher: SimulatedTeacher) -> None:
         after("redirect")
     assert teacher.stats()["by_status"]["307"] == 1
     teacher.control(faults={}, fail_stage="judge")
-    assert not content(teacher, system="you judge", response_format=form(SCHEMA)).startswith("{")
-    assert content(teacher, system="you write", response_format=form(SCHEMA)).startswith("{")
+    assert not content(teacher, system="judge", response_format=form(SCHEMA)).startswith("{")
+    assert content(teacher, system="write", response_format=form(SCHEMA)).startswith("{")
     teacher.control(faults={"500": 0.5}, fail_stage=None)
     assert 10 < sum(post(teacher, str(i))[0] == 500 for i in range(60)) < 50
 
