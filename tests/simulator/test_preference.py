@@ -6,7 +6,6 @@ import json
 import random
 from typing import Any
 
-import pytest
 from dspy.lm15 import Config, Message, Request
 
 from benchmarks.optimization import edited
@@ -76,17 +75,15 @@ def test_the_judge_says_what_is_missing_and_too_much_and_prefers_fewer_faults_in
         assert ask(World(PREFERENCE), "Judge.", asked, "reason", "verdict")["verdict"] == preferred
 
 
-@pytest.mark.parametrize(
-    "asked",
-    [
-        "[[ ## current_instruction ## ]]\nFirst line.\nSecond.\n\n[[ ## examples_with_feedback ## ]]\n[]",
-        "<basic_instruction>\nFirst line.\nSecond.\n</>",
-    ],
-)
-def test_the_prompt_to_rewrite_is_found_and_kept(said: Said, asked: str) -> None:
-    said(current_prompt(asked))
-    for field in ("new_instruction", "proposed_instruction"):
-        said(ask(World(PREFERENCE), "Judge.", asked, field)[field])
+def test_the_prompt_to_rewrite_is_found_and_kept() -> None:
+    prompt = "First line.\nSecond."
+    for asked in (
+        f"[[ ## current_instruction ## ]]\n{prompt}\n\n[[ ## examples_with_feedback ## ]]\n[]",
+        f"<basic_instruction>\n{prompt}\n</>",
+    ):
+        assert current_prompt(asked) == prompt
+        for field in ("new_instruction", "proposed_instruction"):
+            assert ask(World(PREFERENCE), "Judge.", asked, field)[field].startswith(prompt)
 
 
 def test_a_rewritten_prompt_takes_up_reasons_and_drops_what_was_too_much() -> None:

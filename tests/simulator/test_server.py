@@ -190,7 +190,7 @@ def test_log_probabilities_come_where_they_are_asked_for(teacher: SimulatedTeach
 
 
 @pytest.mark.slow
-def test_limits_keys_and_models(said: Said, teacher: SimulatedTeacher, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limits_keys_and_models(teacher: SimulatedTeacher, monkeypatch: pytest.MonkeyPatch) -> None:
     assert post(teacher, model="missing-model")[1]["error"]["code"] == "model_not_found"
     assert post(teacher, response_format={"type": "json_schema"})[0] == 400
     teacher.control(limit_per_minute=60, limit_burst=2)
@@ -210,7 +210,7 @@ def test_limits_keys_and_models(said: Said, teacher: SimulatedTeacher, monkeypat
         keyed.control(auth_fails_after=2)
         assert [post(keyed, key="sk-right-key")[0] for _ in range(3)] == [200, 200, 401]
         keyed.control(auth_fails_after=None, faults={"keyerror": 1.0})
-        said(post(keyed, key="sk-right-key")[1]["error"]["message"])
+        assert "sk-right-key" in post(keyed, key="sk-right-key")[1]["error"]["message"]
         keyed.control(faults={"keytext": 1.0})
         answer = post(keyed, key="sk-right-key", response_format=form(SCHEMA))[1]
         assert "sk-right-key" in str(json.loads(answer["choices"][0]["message"]["content"]))
@@ -241,7 +241,7 @@ def test_latency_overlaps_and_clients_may_leave(capfd: pytest.CaptureFixture[str
 
 
 @pytest.mark.slow
-def test_ends_on_sigterm_and_with_its_parent(said: Said, capfd: pytest.CaptureFixture[str]) -> None:
+def test_ends_on_sigterm_and_with_its_parent(capfd: pytest.CaptureFixture[str]) -> None:
     teacher = SimulatedTeacher(latency=30, sigma=0)
     connection = http.client.HTTPConnection("127.0.0.1", teacher.port)
     connection.request("POST", "/v1/chat/completions", '{"messages": []}')
@@ -255,7 +255,7 @@ def test_ends_on_sigterm_and_with_its_parent(said: Said, capfd: pytest.CaptureFi
     command = [sys.executable, "-m", "benchmarks.server", "--parent", str(parent.pid)]
     server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
-    said(server.stdout.readline())
+    assert "http://" in server.stdout.readline()
     parent.communicate(b"\n")
     assert server.wait(5) == 0
     server.stdout.close()
