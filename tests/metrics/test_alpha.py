@@ -9,8 +9,6 @@ from itertools import chain
 from typing import Any
 
 import pytest
-from nltk.metrics.agreement import AnnotationTask
-from nltk.metrics.distance import binary_distance
 
 from refed_dspy.plugins.judge.people import Scale, Unit, alpha_interval
 from tests.support.said import Said
@@ -39,6 +37,9 @@ def drawn(seed: int) -> list[Unit]:
 
 
 def nltk_alpha(units: list[Unit], scale: Scale) -> float:
+    from nltk.metrics.agreement import AnnotationTask  # takes seconds to import
+    from nltk.metrics.distance import binary_distance
+
     counts = Counter(chain.from_iterable(unit for unit in units if len(unit) > 1))
 
     def ordinal(one: float, other: float) -> float:
@@ -59,6 +60,7 @@ def test_his_own_example(scale: Scale, published: float) -> None:
     assert -1 < found.low < found.mean < found.high <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", ["nominal", "ordinal"])
 def test_as_nltk_has_it(scale: Scale) -> None:
     compared = 0
