@@ -114,6 +114,7 @@ BROKEN: dict[str, tuple[str, str | bytes, str]] = {
     "a huge number": ("a.jsonl", f'{{"n": {"1" * 5000}}}', "line 1"),
     "nothing of JSON": ("a.json", "", "line 1"),
     "a comma is missing": ("a.json", f"[{PAIR},\n{PAIR}\n\n{PAIR}]", "line 4"),
+    "endless JSON": ("a.json", "[" * 100_000, ""),
     "lines as JSON": ("a.json", f"{PAIR}\n{PAIR}", "line 2"),
     "a quote of CSV": ("a.csv", HEAD + b'"x"y,z\n', "line 2"),
     "one after two lines": ("a.csv", HEAD + b'"two\nlines",b\n"x"y,z\n', "line 4"),

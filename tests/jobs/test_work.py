@@ -98,6 +98,7 @@ def test_a_cap_that_cannot_be_kept_leaves_no_folder_and_no_trace(said: Said, tmp
     refusal(ConfigError, started, folder, capped)
     assert stored(folder, "max_cost") == [None] and starts(folder) == 1
     kept = replace(capped, models={"teacher": open_teacher(PRICED)})
+    said(refusal(ConfigError, started, folder, replace(kept, caps={**NO_CAPS, "max_cost": 1e-6})))
     with job(folder, kept) as at:
         assert at.begin().caps_left.caps.max_cost == 5 * PICO
     with job(folder, replace(kept, caps={**NO_CAPS, "max_cost": math.inf})) as at:

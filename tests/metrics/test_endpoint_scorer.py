@@ -53,6 +53,7 @@ def test_the_endpoint_gives_the_models_own_figures(toy: ToyServer, fault: str) -
     assert scorer.calls == len(texts) - 1 == len(toy.prompts)
     assert scorer.tokens == sum(map(len, toy.prompts))
     assert scorer.unanswered == 0
+    assert scorer.nll(["a", ""], ["", ""]) == [ScoredText(0.0, 0)] * 2 and len(toy.prompts) == scorer.calls
 
 
 def test_without_a_first_token_the_texts_first_is_not_scored_unless_a_separator_is_there(toy: ToyServer) -> None:

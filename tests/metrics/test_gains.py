@@ -19,6 +19,7 @@ from refed_dspy.measures.intervals import (
     least_gain,
     mean_interval,
     spread_of,
+    within,
 )
 
 EIGHT = [0.31, 0.02, 0.18, 0.25, -0.07, 0.11, 0.4, 0.16]
@@ -99,6 +100,11 @@ def test_the_least_gain_and_the_clusters_for_one_are_the_other_way_round() -> No
     assert chance_of(least, 0.1, 12) == pytest.approx(0.8, abs=0.01)
     assert clusters_for(least, 0.1) == 12 and clusters_for(0.15, 0.1, chance=0.95) in range(12, 16)
     assert clusters_for(0.001, 0.1) is None and math.isinf(least_gain(0.1, 4))
+
+
+def test_an_interval_of_differences_stays_within_them() -> None:
+    assert within(Interval(0.2, -1.4, 1.2, 3, 3)) == Interval(0.2, -1.0, 1.0, 3, 3)
+    assert math.isinf(within(Interval(0.2, -math.inf, math.inf, 2, 1)).low)
 
 
 def test_the_spread_is_of_clusters() -> None:
