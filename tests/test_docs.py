@@ -49,6 +49,7 @@ KINDS: dict[str, type[Settings]] = {
     "arena": ArenaHardConfig, "ifeval": IFEvalConfig, "train": JudgeTrainingConfig,
 }  # fmt: skip
 """What a settings file holds, by the first word of its name."""
+GENERATED = re.compile(r"^<!-- generated: settings (\w+) -->$", re.MULTILINE)
 PAGES = [pytest.param(path, id=running.page_name(path)) for path in running.pages()]
 
 
@@ -59,13 +60,11 @@ def refed() -> Any:
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_every_command_and_option_there_is(path: Path, refed: Any) -> None:
+def test_every_command_option_and_settings_file_there_is(path: Path, refed: Any, tmp_path: Path) -> None:
     unknown = [running.unknown_option(refed, words) for words in running.refed_commands(path)]
     assert not [message for message in unknown if message]
-
-
-@pytest.mark.parametrize("path", PAGES)
-def test_every_settings_file_loads(path: Path, tmp_path: Path) -> None:
+    assert not [block for block in running.blocks(path) if block.language not in running.LANGUAGES]
+    assert not running.unfenced_commands(path)
     for block in running.blocks(path):
         if block.language in {"yaml", "yml"}:
             assert block.title, f"{path.name}:{block.line}: settings need a title, the file's name"
@@ -81,12 +80,6 @@ def load(block: running.Block, folder: Path) -> None:
         load_config(KINDS[file.stem.split("-")[0]], file, {})
     else:
         load_config(RunConfig, None, {}, teacher=str(file))
-
-
-@pytest.mark.parametrize("path", PAGES)
-def test_every_block_is_run_or_says_why_not(path: Path) -> None:
-    assert not [block for block in running.blocks(path) if block.language not in running.LANGUAGES]
-    assert not running.unfenced_commands(path)
 
 
 @contextmanager
@@ -132,57 +125,41 @@ def page(folder: Path, text: str) -> Path:
     return path
 
 
-def test_a_wrong_output_is_told_with_its_line(said: Said, tmp_path: Path) -> None:
-    path = page(tmp_path, "# A page\n\n```console\n$ echo 12 apples\n7 apples\n$ echo 12 apples\n12 pears\n```\n")
-    with said.by(SybilFailure):
-        running.run_page(path, tmp_path)
-
-
-def test_figures_may_differ_and_an_ellipsis_is_anything(tmp_path: Path) -> None:
-    text = "```console\n$ printf 'took 3.2 s\\na\\nb\\nend 4\\n'\ntook 17 s\n…\nend 1,024\n```\n"
-    assert running.run_page(page(tmp_path, text), tmp_path) == 1
-
-
-def test_a_command_that_fails_is_told(said: Said, tmp_path: Path) -> None:
-    with said.by(SybilFailure):
-        running.run_page(page(tmp_path, "```console\n$ exit 3\n```\n"), tmp_path)
-
-
-def test_what_python_prints_is_compared(said: Said, tmp_path: Path) -> None:
-    good, bad = (
-        f'```python\nprint("one")\n```\n\n```text title="prints"\n{output}\n```\n' for output in ("one", "two")
-    )
-    running.run_page(page(tmp_path, good), tmp_path)
-    with said.by(SybilFailure):
-        running.run_page(page(tmp_path, bad), tmp_path)
-
-
-def test_a_skipped_block_says_why_and_is_not_run(said: Said, tmp_path: Path) -> None:
-    block = "```console\n$ touch run\n```\n"
-    assert running.run_page(page(tmp_path, f'<!-- skip: next "a key" -->\n{block}'), tmp_path) == 0
-    assert not (tmp_path / "run").exists()
+def test_a_page_that_lies_is_told_with_its_line(said: Said, tmp_path: Path) -> None:
+    lies = {
+        "a wrong output": "# A page\n\n```console\n$ echo 12 apples\n7 apples\n$ echo 12 apples\n12 pears\n```\n",
+        "a command that fails": "```console\n$ exit 3\n```\n",
+        "what Python prints": '```python\nprint("one")\n```\n\n```text title="prints"\ntwo\n```\n',
+        "what nothing runs": "```ruby\nputs 1\n```\n",
+    }
+    for text in lies.values():
+        with said.by(SybilFailure):
+            running.run_page(page(tmp_path, text), tmp_path)
     with said.by(ValueError):
-        running.blocks(page(tmp_path, f"<!-- skip: next -->\n{block}"))
+        running.blocks(page(tmp_path, "<!-- skip: next -->\n```console\n$ true\n```\n"))
+    indented = "Type\n\n    refed status DIR\n\n    words\n\n```console\n$ true\n    refed no\n```\n"
+    said(running.unfenced_commands(page(tmp_path, indented)))
 
 
-def test_hidden_commands_and_titled_files_come_before_what_follows(tmp_path: Path) -> None:
-    text = '<!-- hidden: bash\necho one > a\n-->\n```text title="b"\ntwo\n```\n```console\n$ cat a b\none\ntwo\n```\n'
-    assert running.run_page(page(tmp_path, text), tmp_path) == 3
+RUNS = {
+    "figures that differ, and an ellipsis":
+        (1, "```console\n$ printf 'took 3.2 s\\na\\nb\\nend 4\\n'\ntook 17 s\n…\nend 1,024\n```\n"),
+    "what Python prints": (2, '```python\nprint("one")\n```\n\n```text title="prints"\none\n```\n'),
+    "a skipped block": (0, '<!-- skip: next "a key" -->\n```console\n$ exit 3\n```\n'),
+    "hidden commands and titled files": (
+        3, '<!-- hidden: bash\necho one > a\n-->\n```text title="b"\ntwo\n```\n```console\n$ cat a b\none\ntwo\n```\n',
+    ),
+    "up to a word": (
+        2, "<!-- hidden: bash\necho until/x > a\n-->\n```console\n$ cat a\n```\n```console\n$ exit until/b\n```\n",
+    ),
+}  # fmt: skip
+"""A page → how many of its blocks run."""
 
 
-def test_an_indented_command_is_told(said: Said, tmp_path: Path) -> None:
-    text = "Type\n\n    refed status DIR\n\n    words\n\n```console\n$ true\n    refed no\n```\n"
-    said(running.unfenced_commands(page(tmp_path, text)))
-
-
-def test_a_page_can_be_run_up_to_a_word(tmp_path: Path) -> None:
-    text = "<!-- hidden: bash\necho openai/x > a\n-->\n```console\n$ cat a\n```\n```console\n$ touch openai/b\n```\n"
-    assert running.run_page(page(tmp_path, text), tmp_path, until="openai/") == 2
-
-
-def test_a_block_that_nothing_runs_is_told(said: Said, tmp_path: Path) -> None:
-    with said.by(SybilFailure):
-        running.run_page(page(tmp_path, "```ruby\nputs 1\n```\n"), tmp_path)
+@pytest.mark.parametrize("what", RUNS)
+def test_a_page_is_run_as_its_reader_would(tmp_path: Path, what: str) -> None:
+    count, text = RUNS[what]
+    assert running.run_page(page(tmp_path, text), tmp_path, until="until/") == count
 
 
 def test_a_teacher_file_without_an_address_gets_the_servers(tmp_path: Path) -> None:
@@ -237,14 +214,14 @@ def test_the_messages_that_troubleshooting_explains_are_printed_somewhere() -> N
 
 
 def test_every_settings_class_is_in_the_reference() -> None:
-    text = (running.DOCS / "reference" / "settings.md").read_text(encoding="utf-8")
     classes = {
         name
         for module in (settings, job_settings, evaluation_settings, filter_settings)
         for name, kind in inspect.getmembers(module, inspect.isclass)
         if issubclass(kind, Settings) and not kind.__subclasses__() and kind is not filter_settings.FilterConfig
     }
-    assert not classes - set(re.findall(r"^<!-- generated: settings (\w+) -->$", text, re.MULTILINE))
+    text = (running.DOCS / "reference" / "settings.md").read_text(encoding="utf-8")
+    assert not classes - set(GENERATED.findall(text))
 
 
 @pytest.mark.slow
@@ -288,8 +265,7 @@ def test_the_reference_is_made_from_the_program(site: Path) -> None:
         html.unescape(re.sub(r"<[^>]+>", "", (site / "reference" / f"{name}.html").read_text(encoding="utf-8")))
         for name in ("commands", "settings", "python")
     )
-    assert "--per-reference N: Samples of a reference before the next." in commands
-    assert re.search(r"malformed_retries\s+int, ≥ 0, ≤ 20\s+2\s+Further tries", keys)
+    assert "--per-reference N" in commands and re.search(r"malformed_retries\s+int, ≥ 0, ≤ 20", keys)
     assert "max_cost: float | None = ..." in python  # a keyword of synthesize, in its signature
     assert not re.search(r"–\s+(teacher|seed|reuse)\s+\(", python)  # and not told of again without a word
     assert not re.search(r"<!--|generated:", commands + keys)

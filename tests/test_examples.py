@@ -77,6 +77,7 @@ def test_no_demonstration_is_on_the_subject_of_a_reference(example: Any) -> None
             assert all(rouge_l(tokens(text), tokens(reference.instruction)) < 0.8 for text in shown)
 
 
+@pytest.mark.slow
 def test_the_compile_of_the_demonstrations_runs(example: Any, server: SimulatedTeacher, tmp_path: Path) -> None:
     teacher = refed_dspy.TeacherConfig(model="sim/sim-model", api_base=server.base_url)
     made = example.compiled(tmp_path / "compile", teacher)

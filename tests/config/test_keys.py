@@ -20,10 +20,12 @@ from refed_dspy.config.keys import CUT, LEAST, checked, know, know_environment, 
 from refed_dspy.config.loading import load_config
 from refed_dspy.config.run import RunConfig
 from refed_dspy.errors import ConfigError, ModelError
+from tests.support.refusals import refusal
 from tests.support.said import Said
 
 ODD = "sk-Ab+/=\"\\'&<%~" + "x9Yz" * 4
 PLAIN = "sk-" + "".join(random.Random(3).choices(string.ascii_letters + string.digits, k=47))
+GONE = "[key]"
 FORMS: dict[str, Callable[[str], str]] = {
     "plain": str,
     "repr": lambda key: repr(key)[1:-1],
@@ -39,11 +41,11 @@ FORMS: dict[str, Callable[[str], str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("key", [PLAIN, ODD, PLAIN * 40], ids=["plain", "odd", "2000 letters"])
-def test_every_form_of_a_key_is_taken_out_and_nothing_else(said: Said, key: str, form: str) -> None:
+def test_every_form_of_a_key_is_taken_out_and_nothing_else(key: str) -> None:
     know(key)
-    said(without_keys(f"Before {FORMS[form](key)} after"))
+    for form, written in FORMS.items():
+        assert without_keys(f"before {written(key)}, after") == f"before {GONE}, after", form
 
 
 @pytest.mark.parametrize("key", [PLAIN, ODD])
@@ -51,7 +53,7 @@ def test_every_cut_of_twelve_characters_is_taken_out_wherever_it_stands(key: str
     know(key)
     for length in range(CUT, len(key) + 1):
         for first in range(len(key) - length + 1):
-            for before in range(10):  # the text is looked at every ninth character
+            for before in range(length % 3, 10, 3):  # the text is looked at every ninth character
                 text = "é " * before + " "[: before % 2]
                 cut = key[first : first + length]
                 assert without_keys(f"{text}{cut}") == f"{text}[key]", (first, length, before)
@@ -70,11 +72,11 @@ def test_a_key_that_is_escaped_letter_by_letter_is_taken_out_and_the_rest_stays_
     assert without_keys('{"a": "\\u0041"}') == '{"a": "\\u0041"}'
 
 
-def test_several_keys_and_several_cuts_in_one_text(said: Said) -> None:
+def test_several_keys_and_several_cuts_in_one_text() -> None:
     other = PLAIN[::-1]
     know(PLAIN)
     know(other)
-    said(without_keys(f"{PLAIN[:20]}…{PLAIN[-15:]}, {other}{PLAIN}"))
+    assert without_keys(f"{PLAIN[:20]}…{PLAIN[-15:]}, {other}{PLAIN}") == f"{GONE}…{GONE}, {GONE}"
 
 
 @pytest.mark.parametrize(
@@ -84,7 +86,7 @@ def test_several_keys_and_several_cuts_in_one_text(said: Said) -> None:
 )  # fmt: skip
 def test_a_placeholder_stays(key: str) -> None:
     know(key)
-    assert without_keys(f"set it to {key}") == f"set it to {key}"
+    assert without_keys(f"it={key}") == f"it={key}"
 
 
 LETTERS = string.ascii_letters + string.digits
@@ -103,13 +105,13 @@ DRAWN: dict[str, Callable[[random.Random], str]] = {
 def test_a_key_that_was_drawn_is_never_a_placeholder(kind: str) -> None:
     for seed in range(20):
         know(key := DRAWN[kind](random.Random(seed)))
-        assert without_keys(f"the key is {key}.") == "the key is [key]."
+        assert without_keys(f"it={key}.") == f"it={GONE}."
 
 
-def test_a_key_is_read_stripped_and_known(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_is_read_stripped_and_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_LLM", f"\t{PLAIN}\r\n")
     assert read_key("MY_LLM") == PLAIN
-    said(without_keys(repr(f"Bearer {PLAIN}\n")))
+    assert without_keys(repr(f"Bearer {PLAIN}\n")) == repr(f"Bearer {GONE}\n")
 
 
 @pytest.mark.parametrize("letter", ["\n", " ", "\x00", "\x7f", "é", "ключ", "\ud800"])
@@ -135,11 +137,11 @@ def test_the_environments_keys_are_known_and_its_other_variables_are_not(
     assert all(without_keys(value) == value for value in plain.values())
 
 
-def test_the_keys_in_a_callers_settings_are_known_at_any_depth(said: Said) -> None:
+def test_the_keys_in_a_callers_settings_are_known_at_any_depth() -> None:
     headers = {"Authorization": f"Bearer {PLAIN}", "X-Gate": PLAIN[::-1], "Content-Type": "application/json"}
     know_settings({"extra_headers": headers, "model": "openai/gpt-4.1-mini"})
-    said(without_keys(f"{PLAIN} {PLAIN[::-1]}"))
-    assert without_keys("application/json openai/gpt-4.1-mini") == "application/json openai/gpt-4.1-mini"
+    assert without_keys(f"{PLAIN} {PLAIN[::-1]}") == f"{GONE} {GONE}"
+    assert without_keys(plain := f"{headers['Content-Type']}, openai/gpt-4.1-mini") == plain
 
 
 # --- settings
@@ -159,9 +161,8 @@ PLAIN_NAMES = [
 @pytest.mark.parametrize("name", SECRET_NAMES)
 def test_a_setting_named_like_a_secret_is_refused(name: str) -> None:
     for params in ({name: "abc"}, {"extra_body": [{name: "abc"}]}):
-        with pytest.raises(ConfigError, match="api_key_env") as error:
-            loaded(params=params)
-        assert "abc" not in str(error.value)
+        told = refusal(ConfigError, loaded, params=params)
+        assert "abc" not in told and "api_key_env" in told
 
 
 @pytest.mark.parametrize("name", PLAIN_NAMES)
@@ -170,31 +171,20 @@ def test_a_setting_with_another_name_is_taken(name: str) -> None:
 
 
 @pytest.mark.parametrize("variable", ["MY_LLM", "OTHER_API_KEY"])
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"params": {"user": "{}"}},
-        {"params": {"extra_body": {"a": ["Bearer {}"]}}},
-        {"model": "sim/{}"},
-        {"api_base": "http://localhost/{}/v1"},
-    ],
-    ids=["param", "deep", "model", "path"],
-)
 def test_the_value_of_a_known_variable_is_refused_in_any_setting(
-    said: Said, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], variable: str
+    said: Said, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     monkeypatch.setenv(variable, f"{ODD}\n")
-    filled = json.loads(json.dumps(settings).replace("{}", json.dumps(ODD)[1:-1]))
-    if "api_base" in settings:
-        filled = {"api_base": settings["api_base"].format(quote(ODD, safe=""))}
-    with said.by(ConfigError) as error:
-        loaded(**filled, api_key_env="MY_LLM")
-    assert ODD[-CUT:] not in str(error.value)
-
-
-def test_what_looks_like_a_key_is_refused_unknown(said: Said) -> None:
-    with said.by(ConfigError):
-        loaded(api_base=f"http://localhost/{PLAIN}/v1")
+    settings: list[dict[str, Any]] = [
+        {"params": {"user": ODD}},
+        {"params": {"extra_body": {"a": [f"Bearer {ODD}"]}}},
+        {"model": f"sim/{ODD}"},
+        {"api_base": f"http://localhost/{quote(ODD, safe='')}/v1"},
+        {"api_base": f"http://localhost/{PLAIN}/v1"},  # which looks like a key, and is of no variable
+    ]
+    told = [refusal(ConfigError, loaded, **each, api_key_env="MY_LLM") for each in settings]
+    assert not [line for line in told if ODD[-CUT:] in line or PLAIN[-CUT:] in line]
+    said(told)
 
 
 def loaded(**settings: Any) -> TeacherConfig:

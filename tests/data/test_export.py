@@ -15,12 +15,14 @@ from refed_dspy import read_run, synthesize
 from refed_dspy.data.export import FORMATS, export, to_dataset
 from refed_dspy.data.references import load_references
 from refed_dspy.data.rows import LINEAGE_COLUMNS, PAPER_COLUMNS, data_rows
-from refed_dspy.errors import ExportError, InputError, RunDirError
+from refed_dspy.errors import ExportError, RunDirError
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.statements import Answer, Key, answered, sampled
 from refed_dspy.records import Call, Reference, Sample
 from refed_dspy.runs.result import Synthesis
+from tests.support.refusals import refusal
+from tests.support.row_files import rows_in
 from tests.support.said import Said
 from tests.support.scripted_engine import SAMPLE_FIELDS, Writer, fake_lm, references
 
@@ -80,16 +82,10 @@ def filled(run_dir: Path, size: int) -> Path:
     return run_dir
 
 
-def lines(path: Path) -> list[dict[str, Any]]:
-    text = path.read_text(encoding="utf-8")
-    assert text.endswith("\n")
-    return [json.loads(line) for line in text[:-1].split("\n")]
-
-
 def written(run: Synthesis, format_: str, folder: Path) -> list[dict[str, Any]]:
     out = folder / f"out.{format_}"
     assert export(run.run_dir, format_, out).count == SIZE
-    return lines(out)
+    return rows_in(out)
 
 
 # --- what is written
@@ -101,6 +97,7 @@ def test_jsonl_holds_the_papers_columns_then_the_lineage_in_the_order_made(run: 
     assert [row["sample"] for row in rows] == list(range(1, SIZE + 1))
     assert [{name: row[name] for name in PAPER_COLUMNS} for row in rows] == [s.model_dump() for s in run.samples]
     assert all(row["improved_response"].endswith(NASTY) for row in rows)
+    assert "鸟 🐦" in (tmp_path / "out.jsonl").read_text(encoding="utf-8"), "written as it is, and not escaped"
 
 
 def test_the_lineage_says_where_each_row_came_from(run: Synthesis, tmp_path: Path) -> None:
@@ -125,20 +122,6 @@ def test_parquet_and_the_dataset_hold_what_jsonl_holds(run: Synthesis, tmp_path:
     assert run.to_dataset().column_names == list(PAPER_COLUMNS + LINEAGE_COLUMNS)
 
 
-@pytest.mark.parametrize("name", FORMATS)
-def test_whoever_shows_progress_sees_every_row(run: Synthesis, tmp_path: Path, name: str) -> None:
-    passed: list[int] = []
-
-    def through(rows: Any, total: int | None) -> Any:
-        assert total == SIZE
-        for row in rows:
-            passed.append(1)
-            yield row
-
-    export(run.run_dir, name, tmp_path / "out", through=through)
-    assert len(passed) == SIZE
-
-
 def test_the_chat_formats_train_on_the_improved_response(run: Synthesis, tmp_path: Path) -> None:
     first = run.samples[0]
     assert written(run, "messages", tmp_path)[0] == {
@@ -155,21 +138,10 @@ def test_the_chat_formats_train_on_the_improved_response(run: Synthesis, tmp_pat
     }
     alpaca = {"instruction": first.instruction, "input": "", "output": first.improved_response}
     assert written(run, "alpaca", tmp_path)[0] == alpaca
-
-
-@pytest.mark.parametrize("format_", ["messages", "sharegpt", "alpaca"])
-def test_what_is_written_for_chat_can_be_read_as_references(run: Synthesis, tmp_path: Path, format_: str) -> None:
-    out = tmp_path / "out.jsonl"
-    run.export(format_, out)
-    loaded = load_references(out)
-    assert loaded.left_out == {}
-    assert [(r.instruction, r.response) for r in loaded] == [(s.instruction, s.improved_response) for s in run.samples]
-
-
-def test_text_is_written_as_it_is_and_not_escaped(run: Synthesis, tmp_path: Path) -> None:
-    out = tmp_path / "out.jsonl"
-    run.export("jsonl", str(out))
-    assert "鸟 🐦" in out.read_text(encoding="utf-8")
+    for format_ in ("messages", "sharegpt", "alpaca"):
+        run.export(format_, out := tmp_path / f"{format_}.jsonl")
+        read = [(reference.instruction, reference.response) for reference in load_references(out)]
+        assert read == [(sample.instruction, sample.improved_response) for sample in run.samples]
 
 
 def test_the_work_of_reading_a_row_does_not_grow_with_the_run(tmp_path: Path) -> None:
@@ -180,28 +152,37 @@ def test_the_work_of_reading_a_row_does_not_grow_with_the_run(tmp_path: Path) ->
             assert len(list(data_rows(ledger))) == size
         return len(steps) / size
 
-    assert steps_a_row(400) < 2 * steps_a_row(20)
+    assert steps_a_row(100) < 2 * steps_a_row(10)
 
 
 def test_every_row_of_a_long_run_is_written_once(tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
-    assert export(filled(tmp_path / "long", 1_001), "jsonl", out).count == 1_001
-    assert [row["sample"] for row in lines(out)] == list(range(1, 1_002))
-    assert export(tmp_path / "long", "parquet", tmp_path / "out.parquet").count == 1_001
-    assert pq.read_table(tmp_path / "out.parquet")["sample"].to_pylist() == list(range(1, 1_002))
+    assert export(filled(tmp_path / "long", 301), "jsonl", out).count == 301
+    assert [row["sample"] for row in rows_in(out)] == list(range(1, 302))
+    assert export(tmp_path / "long", "parquet", tmp_path / "out.parquet").count == 301
+    assert pq.read_table(tmp_path / "out.parquet")["sample"].to_pylist() == list(range(1, 302))
 
 
 # --- whole or not at all
 
 
 @pytest.mark.parametrize("format_", FORMATS)
-def test_an_existing_file_is_kept_unless_forced(run: Synthesis, tmp_path: Path, format_: str) -> None:
-    out = tmp_path / "out"
+def test_an_existing_file_is_kept_unless_forced_and_progress_sees_every_row(
+    run: Synthesis, tmp_path: Path, format_: str
+) -> None:
+    out, passed = tmp_path / "out", list[Any]()
     out.write_text("mine")
     with pytest.raises(ExportError, match="force=True"):
         export(run.run_dir, format_, out)
     assert out.read_text() == "mine"
-    assert export(run.run_dir, format_, out, force=True).count == SIZE
+
+    def through(rows: Any, total: int | None) -> Any:
+        assert total == SIZE
+        for row in rows:
+            passed.append(row)
+            yield row
+
+    assert export(run.run_dir, format_, out, force=True, through=through).count == SIZE == len(passed)
     assert out.read_bytes() != b"mine"
 
 
@@ -230,66 +211,26 @@ def test_the_file_gets_the_rights_any_new_file_gets(run: Synthesis, tmp_path: Pa
 # --- what cannot be written
 
 
-def refusal(run_dir: Path, format_: str, out: Path, force: bool = False) -> str:
-    """The one line with which this export is refused."""
-    with pytest.raises(InputError) as caught:
-        export(run_dir, format_, out, force=force)
-    assert str(caught.value).isprintable()
-    assert isinstance(caught.value, ExportError | RunDirError)
-    return str(caught.value)
-
-
-@pytest.mark.parametrize("format_", ["xlsx", "", "JSONL", "json\nl"])
-def test_an_unknown_format_is_refused_with_those_known(run: Synthesis, tmp_path: Path, format_: str) -> None:
-    message = refusal(run.run_dir, format_, tmp_path / "out")
-    assert all(name in message for name in FORMATS)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("place", ["none/out.jsonl", "file/out.jsonl"])
-def test_a_place_that_cannot_be_written_is_named(said: Said, run: Synthesis, tmp_path: Path, place: str) -> None:
+def test_what_cannot_be_written_is_told_in_a_line(said: Said, run: Synthesis, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    out = tmp_path / place
-    said(refusal(run.run_dir, "jsonl", out))
-
-
-def test_a_folder_is_not_written_over(said: Said, run: Synthesis, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
-    said(refusal(run.run_dir, "jsonl", tmp_path / "folder", force=True))
-    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+    for format_ in ("xlsx", "", "JSONL", "json\nl"):
+        line = refusal(ExportError, export, run.run_dir, format_, tmp_path / "out")
+        assert all(name in line for name in FORMATS)
+    for name in ("none/out.jsonl", "file/out.jsonl", "folder"):
+        said(refusal(ExportError, export, run.run_dir, "jsonl", tmp_path / name, force=True))
+    refusal(ExportError, export, run.run_dir, "jsonl", tmp_path / ("x" * 300))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 
 
-def test_a_name_too_long_is_refused(run: Synthesis, tmp_path: Path) -> None:
-    refusal(run.run_dir, "jsonl", tmp_path / ("x" * 300))
-
-
-def test_a_folder_without_a_run_is_refused(said: Said, tmp_path: Path) -> None:
-    said(refusal(tmp_path, "jsonl", tmp_path / "out"))
-
-
-def test_a_run_without_samples_is_refused_but_gives_an_empty_dataset(said: Said, tmp_path: Path) -> None:
+def test_a_folder_without_samples_is_refused_but_a_run_gives_an_empty_dataset(said: Said, tmp_path: Path) -> None:
+    said(refusal(RunDirError, export, tmp_path, "jsonl", tmp_path / "out"))
     Ledger.create(tmp_path).close()
-    said(refusal(tmp_path, "jsonl", tmp_path / "out"))
+    said(refusal(ExportError, export, tmp_path, "jsonl", tmp_path / "out"))
     assert to_dataset(tmp_path).num_rows == 0
 
 
-# --- samples as a sequence
-
-
-def test_samples_behave_like_a_list(run: Synthesis) -> None:
-    everything = list(run.samples)
-    assert len(run.samples) == len(everything) == SIZE
-    assert all(isinstance(sample, Sample) for sample in everything)
-    assert [run.samples[i] for i in range(-SIZE, SIZE)] == everything * 2
-    for part in (slice(2, 5), slice(None, None, -3), slice(10, 99), slice(5, 2)):
-        assert run.samples[part] == everything[part]
-    assert everything[3] in run.samples
-
-
-@pytest.mark.parametrize("index", [SIZE, -SIZE - 1])
-def test_a_sample_that_is_not_there_is_an_index_error(run: Synthesis, index: int) -> None:
-    with pytest.raises(IndexError):
-        run.samples[index]
+# --- samples in parts
 
 
 def test_rows_can_be_read_from_a_number_on_and_up_to_a_limit(run: Synthesis) -> None:

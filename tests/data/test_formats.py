@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from refed_dspy.errors import ExportError
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.statements import DecisionRow, decided, sampled
 from refed_dspy.records import Reference, Sample
+from tests.support.row_files import rows_in
 from tests.support.said import Said
 from tests.support.scripted_engine import SAMPLE_FIELDS
 
@@ -32,35 +32,31 @@ def run(folder: Path, margins: dict[int, float], **meta: Any) -> Path:
     return folder
 
 
-def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
 def text(role: str, content: str) -> list[dict[str, str]]:
     return [{"role": role, "content": content}]
 
 
+TASK = {"prompt": text("user", "Task 0")}
+PLAIN, BETTER = (text("assistant", each) for each in PAIRS[0])
+
+
 def test_pairs_are_improved_and_plain_where_they_differ(said: Said, tmp_path: Path) -> None:
-    folder = run(tmp_path / "run", {1: 2.0})
-    made = export(folder, "preference", tmp_path / "pairs.jsonl")
-    rows = lines(tmp_path / "pairs.jsonl")
-    said(rows[0])
+    made = export(run(tmp_path / "run", {1: 2.0}), "preference", tmp_path / "pairs.jsonl")
+    rows = rows_in(tmp_path / "pairs.jsonl")
+    assert rows[0] == {**TASK, "chosen": BETTER, "rejected": PLAIN, "margin": 2.0}
     assert [row["margin"] for row in rows] == [2.0, 0.0, 0.0] and made.count == 3
     said(made.told)
 
 
-def test_kto_has_both_texts_of_a_pair(said: Said, tmp_path: Path) -> None:
-    made = export(run(tmp_path / "run", {}), "kto", tmp_path / "kto.jsonl")
-    rows = lines(tmp_path / "kto.jsonl")
+def test_kto_has_both_texts_of_a_pair_and_completions_the_improved_one(said: Said, tmp_path: Path) -> None:
+    folder = run(tmp_path / "run", {})
+    made = export(folder, "kto", tmp_path / "kto.jsonl")
+    rows = rows_in(tmp_path / "kto.jsonl")
     assert made.count == 3 and len(rows) == 6
+    assert rows[:2] == [{**TASK, "completion": BETTER, "label": True}, {**TASK, "completion": PLAIN, "label": False}]
     said(made.told)
-    said(rows[:2])
-
-
-def test_prompt_and_completion(said: Said, tmp_path: Path) -> None:
-    made = export(run(tmp_path / "run", {}), "prompt-completion", tmp_path / "sft.jsonl")
-    assert made.count == len(PAIRS)
-    said(lines(tmp_path / "sft.jsonl")[0])
+    assert export(folder, "prompt-completion", tmp_path / "sft.jsonl").count == len(PAIRS)
+    assert rows_in(tmp_path / "sft.jsonl")[0] == {**TASK, "completion": BETTER}
 
 
 @pytest.mark.parametrize("format_", ["preference", "kto"])

@@ -1,17 +1,16 @@
-"""Reading references: every kind of file, and the messages about what cannot be used."""
+"""Reading references: every kind of file, what a notebook has at hand, and the messages about what cannot be used."""
 
 from __future__ import annotations
 
 import csv
-import json
 import os
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import datasets
 import dspy
-import pyarrow as pa
-import pyarrow.parquet as pq
+import pandas
 import pytest
 
 from refed_dspy.data import read
@@ -19,6 +18,8 @@ from refed_dspy.data.references import References, load_references
 from refed_dspy.errors import ReferencesError
 from refed_dspy.records import Reference
 from tests.support import ROOT
+from tests.support.refusals import refusal
+from tests.support.row_files import KINDS, write_rows
 from tests.support.said import Said
 
 Row = dict[str, Any]
@@ -27,121 +28,49 @@ ROWS: list[Row] = [
     {"instruction": "Two\nlines, “quoted”?", "response": 'Say ""hi""; a, b.\n\nDone.'},
 ]
 PAIR = '{"instruction": "Name a bird.", "response": "The wren."}'
+QA = {"question": "Q1", "answer": "A1"}
 SELF_INSTRUCT = ROOT.parent / "shared/data/self_instruct_seed_tasks.jsonl"
+refused = partial(refusal, ReferencesError, load_references)
 
 
 def pairs(references: References) -> list[tuple[str, str]]:
     return [(reference.instruction, reference.response) for reference in references]
 
 
-def refusal(source: Any, columns: dict[str, str] | None = None) -> str:
-    """The one line with which this source is refused."""
-    with pytest.raises(ReferencesError) as caught:
-        load_references(source, columns)
-    message = str(caught.value)
-    assert message.isprintable(), f"not one plain line: {message!r}"
-    return message
+# --- files
 
 
-def write_lines(path: Path) -> None:
-    path.write_text("\n".join(json.dumps(row) for row in ROWS), encoding="utf-8")
-
-
-def write_json(path: Path) -> None:
-    path.write_text(json.dumps(ROWS, indent=2, ensure_ascii=False), encoding="utf-8")
-
-
-def write_csv(path: Path) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        table = csv.DictWriter(file, ["instruction", "response"])
-        table.writeheader()
-        table.writerows(ROWS)
-
-
-def write_parquet(path: Path) -> None:
-    pq.write_table(pa.Table.from_pylist(ROWS), path)
-
-
-# --- kinds of files
-
-
-@pytest.mark.parametrize(
-    ("name", "write"),
-    [
-        ("rows.jsonl", write_lines),
-        ("rows.ndjson", write_lines),
-        ("ROWS.JSONL", write_lines),
-        ("rows.json", write_json),
-        ("rows.csv", write_csv),
-        ("rows.parquet", write_parquet),
-    ],
-)
-def test_the_same_rows_are_read_from_every_kind_of_file(
-    tmp_path: Path, name: str, write: Callable[[Path], None]
-) -> None:
-    path = tmp_path / name
-    write(path)
+@pytest.mark.parametrize("name", [*(f"rows.{kind}" for kind in KINDS), "rows.ndjson", "ROWS.JSONL"])
+def test_the_same_rows_are_read_from_every_kind_of_file(tmp_path: Path, name: str) -> None:
+    path = write_rows(tmp_path / name, ROWS)
     for source in (path, str(path)):
         references = load_references(source)
         assert pairs(references) == [(row["instruction"], row["response"]) for row in ROWS]
         assert [reference.source for reference in references] == [f"{path} row 1", f"{path} row 2"]
+    if path.suffix != ".parquet":
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+        assert pairs(load_references(path)) == pairs(references), "a byte order mark does no harm"
 
 
-@pytest.mark.parametrize(("name", "write"), [("a.jsonl", write_lines), ("a.json", write_json), ("a.csv", write_csv)])
-def test_a_byte_order_mark_does_no_harm(tmp_path: Path, name: str, write: Callable[[Path], None]) -> None:
-    path = tmp_path / name
-    write(path)
-    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    assert len(load_references(path)) == len(ROWS)
-
-
-def test_blank_lines_and_windows_line_ends_do_no_harm_and_rows_are_numbered_as_lines(tmp_path: Path) -> None:
+def test_rows_are_numbered_as_lines_and_end_where_a_line_does(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    path.write_bytes(f"\r\n{PAIR}\r\n\r\n{PAIR.replace('bird', 'tree')}\r\n".encode())
-    assert [reference.source for reference in load_references(path)] == [f"{path} row 2", f"{path} row 4"]
+    separated = PAIR.replace("bird", text := "a\u2028b\x85c")
+    path.write_bytes(f"\r\n{PAIR}\r\n\r\n{separated}\r\n".encode())
+    first, second = load_references(path)
+    assert (first.source, second.source) == (f"{path} row 2", f"{path} row 4") and text in second.instruction
 
 
-def test_a_unicode_line_separator_inside_a_text_ends_no_row(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl"
-    path.write_text(json.dumps({"instruction": "a\u2028b\x85c", "response": "d"}, ensure_ascii=False), encoding="utf-8")
-    assert pairs(load_references(path)) == [("a\u2028b\x85c", "d")]
-
-
-def test_the_packages_own_references_are_all_usable(said: Said) -> None:
+def test_the_packages_own_references_are_all_usable_and_different(said: Said) -> None:
     references = load_references()
-    assert len(references) >= 30
-    assert references.left_out == {}
+    assert len(references) >= 30 and not references.left_out
+    assert len({reference.instruction[:30] for reference in references}) == len(references)
     said(references[0].source)
 
 
 @pytest.mark.skipif(not SELF_INSTRUCT.is_file(), reason="the shared file is not here")
 def test_the_real_self_instruct_file_is_read_whole() -> None:
     references = load_references(SELF_INSTRUCT)
-    assert len(references) == 175
-    assert references.left_out == {}
-
-
-# --- files that cannot be read
-
-
-@pytest.mark.parametrize("name", ["none.jsonl", "none.csv", "none", "a/b/none.json", "folder/none.csv", ""])
-def test_a_missing_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.chdir(tmp_path)
-    message = refusal(name)
-    assert message.startswith(f"{name}: ")
-    assert "Hub cannot" not in message
-
-
-def test_a_missing_parquet_file_is_not_looked_for_on_the_hub(said: Said) -> None:
-    said(refusal("folder/train.parquet"))
-
-
-@pytest.mark.parametrize("name", ["../refs.xlsx", "../refs", "./a/refs", "/nowhere/refs", "a/b/refs", "a/b.txt", "r"])
-def test_what_is_written_like_a_path_is_not_asked_of_the_hub(
-    said: Said, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(read, "_hub", lambda _: pytest.fail("asked the Hub"))
-    said(refusal(name))
+    assert len(references) == 175 and not references.left_out
 
 
 @pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
@@ -152,135 +81,103 @@ def test_a_csv_may_have_what_spreadsheets_write_between_its_columns(tmp_path: Pa
         table = csv.DictWriter(file, [*texts, "id"], delimiter=mark)
         table.writeheader()
         table.writerow({**texts, "id": "1"})
-    [reference] = load_references(path)
-    assert (reference.instruction, reference.response) == tuple(texts.values())
+    assert pairs(load_references(path)) == [(texts["instruction"], texts["response"])]
 
 
-def test_rows_given_as_text_instead_of_a_path_are_refused() -> None:
-    refusal(PAIR * 6)
-
-
-def test_a_folder_is_refused(said: Said, tmp_path: Path) -> None:
-    said(refusal(tmp_path))
-
-
-def test_another_kind_of_file_is_refused_with_the_kinds_known(said: Said, tmp_path: Path) -> None:
-    path = tmp_path / "rows.txt"
-    path.write_text(PAIR)
-    said(refusal(path))
-
-
-CSV_HEAD = "instruction,response\n"
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "line"),
-    [
-        ("a.jsonl", "{\n", 1),
-        ("a.jsonl", f"{PAIR}\n{PAIR}\n{PAIR[:-1]}\n{PAIR}", 3),
-        ("a.jsonl", f"\n\n{PAIR}\n\nrow\n", 5),
-        ("a.jsonl", f"{PAIR} {PAIR}", 1),
-        ("a.json", "", 1),
-        ("a.json", f"[{PAIR},\n{PAIR}\n\n{PAIR}]", 4),
-        ("a.json", f"{PAIR}\n{PAIR}", 2),
-        pytest.param("a.csv", f'{CSV_HEAD}"x"y,z\n', 2, id="csv-quote"),
-        pytest.param(
-            "a.csv",
-            f'{CSV_HEAD}"two\nlines",b\n"x"y,z\n',
-            4,
-            id="csv-after-two-lines",
-        ),
-    ],
-)
-def test_a_broken_file_is_told_with_its_line(tmp_path: Path, name: str, text: str, line: int) -> None:
-    path = tmp_path / name
-    path.write_text(text)
-    assert refusal(path).startswith(f"{path} line {line}: broken ")
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "line"),
-    [
-        ("a.jsonl", PAIR.replace("wren", "caf\xe9").encode("latin-1"), 1),
-        ("a.jsonl", f"{PAIR}\n{PAIR}\n".encode() + PAIR.replace("wren", "caf\xe9").encode("latin-1"), 3),
-        ("a.csv", b"instruction,response\na,b\n\xff,c\n", 3),
-        ("a.json", f"[\n{PAIR}]".encode("utf-16"), 1),
-        pytest.param(
-            "a.jsonl",
-            b"\xef\xbb\xbf" + f"{PAIR}\n".encode() + b"\xff",
-            2,
-            id="after-a-byte-order-mark",
-        ),
-    ],
-)
-def test_a_file_that_is_not_utf8_is_told_with_the_line(
-    said: Said, tmp_path: Path, name: str, content: bytes, line: int
+def test_what_is_written_like_a_path_is_not_asked_of_the_hub(
+    said: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(read, "_hub", lambda _: pytest.fail("asked the Hub"))
+    (tmp_path / "rows.txt").write_text(PAIR)
+    monkeypatch.chdir(tmp_path)
+    names = [
+        "none.jsonl", "none", "a/b/none.json", "folder/none.csv", "folder/train.parquet", "", "../refs.xlsx", "../refs",
+        "./a/refs", "/nowhere/refs", "a/b/refs", "a/b.txt", "r", PAIR * 6, "rows.txt", ".",
+    ]  # fmt: skip
+    said({name[:30]: refused(name) for name in names})
+
+
+def test_a_parquet_file_whose_name_is_not_utf_8_is_refused_in_a_line(said: Said, tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/a\xff.parquet"))
+    path.write_bytes(b"PAR1")
+    said(refused(path))
+
+
+LATIN = PAIR.replace("wren", "caf\xe9").encode("latin-1")
+HEAD = b"instruction,response\n"
+BROKEN: dict[str, tuple[str, str | bytes, str]] = {
+    "half an object": ("a.jsonl", "{\n", "line 1"),
+    "half of the third": ("a.jsonl", f"{PAIR}\n{PAIR}\n{PAIR[:-1]}\n{PAIR}", "line 3"),
+    "after blank lines": ("a.jsonl", f"\n\n{PAIR}\n\nrow\n", "line 5"),
+    "two in a line": ("a.jsonl", f"{PAIR} {PAIR}", "line 1"),
+    "nested without end": ("a.jsonl", "[" * 100_000, "line 1"),
+    "a huge number": ("a.jsonl", f'{{"n": {"1" * 5000}}}', "line 1"),
+    "nothing of JSON": ("a.json", "", "line 1"),
+    "a comma is missing": ("a.json", f"[{PAIR},\n{PAIR}\n\n{PAIR}]", "line 4"),
+    "endless JSON": ("a.json", "[" * 100_000, ""),
+    "lines as JSON": ("a.json", f"{PAIR}\n{PAIR}", "line 2"),
+    "a quote of CSV": ("a.csv", HEAD + b'"x"y,z\n', "line 2"),
+    "one after two lines": ("a.csv", HEAD + b'"two\nlines",b\n"x"y,z\n', "line 4"),
+    "Latin": ("a.jsonl", LATIN, "line 1"),
+    "Latin further down": ("a.jsonl", f"{PAIR}\n{PAIR}\n".encode() + LATIN, "line 3"),
+    "Latin in CSV": ("a.csv", HEAD + b"a,b\n\xff,c\n", "line 3"),
+    "UTF-16": ("a.json", f"[\n{PAIR}]".encode("utf-16"), "line 1"),
+    "after a byte order mark": ("a.jsonl", b"\xef\xbb\xbf" + f"{PAIR}\n".encode() + b"\xff", "line 2"),
+    "a list as row": ("a.jsonl", f"{PAIR}\n[1]\n", "row 2"),
+    "null as row": ("a.jsonl", "null\n", "row 1"),
+    "a text as row": ("a.json", f'[{PAIR}, {PAIR}, "x"]', "row 3"),
+    "one object": ("a.json", PAIR, ""),
+    "empty Parquet": ("a.parquet", b"", ""),
+    "cut Parquet": ("a.parquet", b"PAR1", ""),
+    "CSV as Parquet": ("a.parquet", HEAD + b"a,b\n", ""),
+    "empty": ("a.jsonl", "", ""),
+    "blank": ("a.jsonl", "\n \n", ""),
+    "empty CSV": ("a.csv", "", ""),
+    "CSV without rows": ("a.csv", HEAD, ""),
+    "an empty list": ("a.json", "[]", ""),
+}
+"""What a file's name and content may be → the place that is told."""
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_file_that_cannot_be_read_is_told_with_its_line(said: Said, tmp_path: Path, what: str) -> None:
+    name, content, place = BROKEN[what]
     path = tmp_path / name
-    path.write_bytes(content)
-    said(refusal(path))
-
-
-@pytest.mark.parametrize("content", [b"", b"PAR1", b"instruction,response\na,b\n"])
-def test_a_file_that_is_not_parquet_is_refused(said: Said, tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "a.parquet"
-    path.write_bytes(content)
-    said(refusal(path))
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "row"),
-    [("a.jsonl", f"{PAIR}\n[1]\n", 2), ("a.jsonl", "null\n", 1), ("a.json", f'[{PAIR}, {PAIR}, "x"]', 3)],
-)
-def test_a_row_that_is_no_object_is_told_with_its_number(tmp_path: Path, name: str, text: str, row: int) -> None:
-    path = tmp_path / name
-    path.write_text(text)
-    assert refusal(path).startswith(f"{path} row {row}: ")
-
-
-def test_a_json_file_with_one_object_is_refused_with_the_remedy(said: Said, tmp_path: Path) -> None:
-    path = tmp_path / "a.json"
-    path.write_text(PAIR)
-    said(refusal(path))
-
-
-@pytest.mark.parametrize("line", ["[" * 100_000, f'{{"n": {"1" * 5000}}}'], ids=["nested", "huge number"])
-def test_json_beyond_the_decoders_limits_is_refused(tmp_path: Path, line: str) -> None:
-    path = tmp_path / "a.jsonl"
-    path.write_text(line)
-    assert "line 1" in refusal(path)
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [("a.jsonl", ""), ("a.jsonl", "\n \n"), ("a.csv", ""), ("a.csv", "instruction,response\n"), ("a.json", "[]")],
-)
-def test_a_file_without_rows_is_refused(said: Said, tmp_path: Path, name: str, text: str) -> None:
-    path = tmp_path / name
-    path.write_text(text)
-    said(refusal(path))
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    told = refused(path)
+    assert told.startswith(f"{path} {place}".strip() + ":")
+    said(told)
 
 
 # --- Python objects
 
 
-def test_a_dataset_is_read_like_a_file(said: Said) -> None:
-    datasets = pytest.importorskip("datasets")
+def test_a_dataset_is_read_like_a_list(said: Said) -> None:
     for rows in (
         ROWS,
         [{"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]}],
         [{"conversations": ["Q", "A"]}],
     ):
-        references = load_references(datasets.Dataset.from_list(rows))
-        assert pairs(references) == pairs(load_references(rows))
+        dataset = datasets.Dataset.from_list(rows)
+        references = load_references(dataset)
+        assert (
+            pairs(references) == pairs(load_references(rows)) == pairs(load_references(datasets.DatasetDict(a=dataset)))
+        )
         said(references[0].source)
+    said(refused(datasets.DatasetDict(train=dataset, test=dataset)))
 
 
-def test_mappings_examples_and_references_may_be_mixed(said: Said) -> None:
+def test_a_data_frame_is_read_and_a_missing_value_counted() -> None:
+    references = load_references(pandas.DataFrame([QA, {"question": "Q3"}]))
+    assert pairs(references) == [("Q1", "A1")] and references.left_out == {"empty": 1}
+
+
+def test_mappings_pairs_examples_and_references_may_be_mixed(said: Said) -> None:
     example = dspy.Example(instruction="Q", response="A").with_inputs("instruction")
     carp = Reference(instruction="Name a fish.", response="The carp.", source="fish.csv row 9")
-    references = load_references([ROWS[0], example, carp])
+    references = load_references([ROWS[0], example, carp, ("Q1", "A1")])
     said([reference.source for reference in references])
+    assert pairs(references)[-1] == ("Q1", "A1")
 
 
 def test_what_was_loaded_can_be_given_again_whole_or_in_part() -> None:
@@ -289,22 +186,15 @@ def test_what_was_loaded_can_be_given_again_whole_or_in_part() -> None:
     assert load_references(references[3:5]).items == references.items[3:5]
 
 
-@pytest.mark.parametrize("source", [None, 5, ["a"], [["Q", "A"]], {"instruction": "Q", "response": "A"}], ids=repr)
-def test_an_object_that_holds_no_rows_is_refused(source: Any) -> None:
-    assert refusal(source).startswith("references")
-
-
-@pytest.mark.parametrize("source", [[], iter([]), ()], ids=["list", "iterator", "tuple"])
-def test_no_rows_at_all_are_refused(said: Said, source: Any) -> None:
-    said(refusal(source))
+def test_an_object_that_holds_no_rows_is_refused(said: Said) -> None:
+    sources: list[Any] = [None, 5, ["a"], [["Q", "A"]], {"instruction": "Q", "response": "A"}, {}, [], ()]
+    said({repr(source): refused(source) for source in sources} | {"an iterator": refused(iter([]))})
 
 
 def test_a_references_id_is_of_its_content_alone() -> None:
     here, there = Reference(instruction="Q", response="A", source="x"), Reference(instruction="Q", response="A")
-    assert here.id == there.id
-    assert (
-        len({here.id, Reference(instruction="QA", response=" ").id, Reference(instruction="A", response="Q").id}) == 3
-    )
+    others = [Reference(instruction="QA", response=" "), Reference(instruction="A", response="Q")]
+    assert here.id == there.id and len({here.id, *(other.id for other in others)}) == 3
 
 
 # --- those that fit the teacher's window
@@ -319,13 +209,7 @@ def test_references_that_leave_no_room_for_an_answer_are_left_out_and_counted(sa
     assert references.fitting(None, 1_000) is references
 
 
-@pytest.mark.parametrize("window", [500, 1_601])
-def test_a_window_that_none_fits_is_refused(window: int) -> None:
-    with pytest.raises(ReferencesError, match="context_window"):
-        load_references(ROWS).fitting(window, max_tokens=1_000)
-
-
-def test_a_parquet_file_whose_name_is_not_utf_8_is_refused_in_a_line(tmp_path: Path) -> None:
-    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/a\xff.parquet"))
-    path.write_bytes(b"PAR1")
-    assert "not a readable Parquet file" in refusal(path)
+@pytest.mark.parametrize(("window", "system"), [(500, ""), (1_601, ""), (8_192, "S" * 30_000)])
+def test_a_window_that_none_fits_is_refused(said: Said, window: int, system: str) -> None:
+    references = load_references([{**ROWS[0], "system": system}])
+    said(refusal(ReferencesError, references.fitting, window, max_tokens=1_000))

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from refed_dspy import annotate
 from refed_dspy.data.pairs import OVERALL, Annotation, Pair, load_pairs
 from refed_dspy.data.verdicts import KEY, Turnout, turnout
-from refed_dspy.errors import InputError, ReferencesError
+from refed_dspy.errors import ReferencesError
 from refed_dspy.programs import judges
 from tests.support.annotators import annotated, lines_of, page_data, prefers, write
+from tests.support.refusals import refusal
 from tests.support.said import Said
 
 GRADES = {"good": 5, "bad": 2}
+QUALITY = "content quality"
+refused = partial(refusal, ReferencesError, load_pairs)
 
 
 def grade(text: str) -> int | None:
@@ -31,16 +32,6 @@ def rows(count: int) -> list[dict[str, str]]:
 def pages(tmp_path: Path, count: int = 12, **settings: Any) -> list[Path]:
     made = annotate(rows(count), tmp_path / "pages", pairs=count, columns={"plain": "plain"}, **settings)
     return list(made.files)
-
-
-def refusal(call: Callable[[], Any]) -> str:
-    """The message of what is refused: one line, and bad input."""
-    with pytest.raises(ReferencesError) as caught:
-        call()
-    assert isinstance(caught.value, InputError) and caught.value.exit_code == 2
-    message = str(caught.value)
-    assert len(message.splitlines()) == 1 and len(message) < 400
-    return message
 
 
 # --- what is read
@@ -60,21 +51,21 @@ def test_verdicts_are_read_by_the_pairs_own_sides(tmp_path: Path) -> None:
 
 
 def test_the_same_pair_follows_once_more_for_each_criterion(tmp_path: Path) -> None:
-    criteria = {"content_quality": "", "depth": "how deep it goes"}
+    criteria = {"content_quality": "", "depth": "how deep"}
     for page in pages(tmp_path, 3, criteria=criteria):
         annotated(page, prefers("nothing"), grade)
     loaded = load_pairs(str(tmp_path / "pages"))
-    assert [pair.criterion for pair in loaded] == ["", "content quality", "depth"] * 3
+    assert [pair.criterion for pair in loaded] == ["", QUALITY, "depth"] * 3
     overall, quality, depth = loaded[:3]
     assert overall.verdict == 0 and quality.verdict == depth.verdict == 1
     said = Annotation(verdict=1, grade_a=5, grade_b=2)
     assert {pair.criterion: pair.annotations for pair in loaded} == {
         "": dict.fromkeys(("annotator-1", "annotator-2"), Annotation(verdict=0)),
-        **dict.fromkeys(("content quality", "depth"), dict.fromkeys(("annotator-1", "annotator-2"), said)),
+        **dict.fromkeys((QUALITY, "depth"), dict.fromkeys(("annotator-1", "annotator-2"), said)),
     }
     assert all(pair.verdict == 1 for pair in loaded if pair.criterion), "whichever side it stood on"
     assert quality.description == judges.RESPONSE_CRITERIA["content_quality"].description
-    assert depth.description == "how deep it goes"
+    assert depth.description == criteria["depth"]
     assert overall.texts_id == depth.texts_id and len({pair.id for pair in loaded}) == 9
 
 
@@ -82,21 +73,19 @@ def test_criteria_are_chosen_by_name(said: Said, tmp_path: Path) -> None:
     for page in pages(tmp_path, 3, criteria=["content_quality", "depth"]):
         annotated(page, prefers("good"), grade)
     assert judges.OVERALL.name == OVERALL
-    chosen = load_pairs(tmp_path / "pages", ["content_quality", "overall quality"])
-    said({pair.criterion for pair in chosen})
-    message = refusal(lambda: load_pairs(tmp_path / "pages", ["width"]))
-    said(message)
+    chosen = load_pairs(tmp_path / "pages", ["content_quality", OVERALL])
+    assert {pair.criterion for pair in chosen} == {"", QUALITY}
+    said(refused(tmp_path / "pages", ["width"]))
 
 
 def test_what_was_said_last_counts_and_a_file_may_be_there_twice(tmp_path: Path) -> None:
     page = pages(tmp_path, 5, annotators=1)[0]
-    first = lines_of(page, prefers("bad"))[:3]
     later = [{**line, "at": "2026-02-01T00:00:00.000Z"} for line in lines_of(page, prefers("good"))]
     write(page.with_name("a.jsonl"), later)
-    write(page.with_name("b (1).jsonl"), first)
-    assert [pair.verdict for pair in load_pairs(page.parent)] == [1] * 5
-    write(page.with_name("c.jsonl"), later)
-    assert [pair.verdict for pair in load_pairs(page.parent)] == [1] * 5
+    write(page.with_name("b (1).jsonl"), lines_of(page, prefers("bad"))[:3])
+    for _ in range(2):
+        assert [pair.verdict for pair in load_pairs(page.parent)] == [1] * 5
+        write(page.with_name("c.jsonl"), later)
 
 
 def test_a_file_that_is_not_finished_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
@@ -107,12 +96,6 @@ def test_a_file_that_is_not_finished_is_read_as_far_as_it_goes(tmp_path: Path) -
     loaded = load_pairs(one.parent)
     judged_by_both = [pair for pair in loaded if len(pair.annotations) == 2]
     assert len(judged_by_both) == 2 and len(loaded) in (5, 6)
-
-
-def test_of_which_nobody_could_tell_is_left_out(tmp_path: Path) -> None:
-    page = pages(tmp_path, 4, annotators=1)[0]
-    annotated(page, lambda pair: "cannot tell" if "Task 2" in pair["instruction"] else "tie")
-    assert [pair.verdict for pair in load_pairs(page.parent)] == [0] * 3
 
 
 def test_pairs_of_a_folder_are_like_any_others(tmp_path: Path) -> None:
@@ -138,64 +121,44 @@ def judged(tmp_path: Path, **settings: Any) -> tuple[Path, list[dict[str, Any]]]
     return page.parent, lines_of(page, prefers("good"), grade)
 
 
-def test_no_files_yet(said: Said, tmp_path: Path) -> None:
-    folder, _ = judged(tmp_path)
-    message = refusal(lambda: load_pairs(folder))
-    said(message)
-
-
-@pytest.mark.parametrize(
-    ("changed", "fault"),
-    [
-        ({"set": "0123456789abcdef"}, "is of another set of pairs (0123456789abcdef, not "),
-        ({"verdict": "C"}, "is no verdict (verdict: "),
-        ({"verdict": None}, "is no verdict (verdict: "),
-        ({"grades": {"depth": {"A": 6, "B": 1}}}, "is no verdict (grades.depth.A: "),
-        ({"grades": {"depth": {"A": 3}}}, "is no verdict (grades.depth.B: "),
-        ({"grades": {"width": {"A": 3, "B": 3}}}, "its pages have no criterion width; download the file again"),
-        ({"pair": "abc"}, "its pages have no pair abc; download the file again"),
-        ({"annotator": "annotator-9"}, "its pages have no annotator annotator-9; download the file again"),
-        ({"more": 1}, "is no verdict (more: "),
-    ],
-)
-def test_a_line_that_no_page_wrote_is_named(tmp_path: Path, changed: dict[str, Any], fault: str) -> None:
-    folder, lines = judged(tmp_path, criteria=["depth"])
-    path = write(folder / "v.jsonl", [lines[0], {**lines[1], **changed}])
-    message = refusal(lambda: load_pairs(folder))
-    assert message.startswith(f"{path} line 2: {fault}")
-
-
-def test_a_damaged_line_is_named(said: Said, tmp_path: Path) -> None:
+def test_no_files_yet_and_a_damaged_line(said: Said, tmp_path: Path) -> None:
     folder, lines = judged(tmp_path)
-    path = folder / "v.jsonl"
-    path.write_text(json.dumps(lines[0]) + "\n" + json.dumps(lines[1])[:-20], encoding="utf-8")
-    said(refusal(lambda: load_pairs(folder)))
+    said(refused(folder))
+    text = json.dumps(lines[0]) + "\n" + json.dumps(lines[1])[:-20]
+    (folder / "v.jsonl").write_text(text, encoding="utf-8")
+    said(refused(folder))
 
 
-def test_the_file_of_another_folders_page_is_named(said: Said, tmp_path: Path) -> None:
-    folder, _ = judged(tmp_path)
-    other = annotate(rows(3), tmp_path / "other", pairs=2, annotators=1, seed=1, columns={"plain": "plain"})
-    write(folder / "v.jsonl", lines_of(other.files[0], prefers("good")))
-    said(refusal(lambda: load_pairs(folder)))
+def test_a_line_that_no_page_wrote_is_named(said: Said, tmp_path: Path) -> None:
+    folder, lines = judged(tmp_path, criteria=["depth"])
+    changes: list[dict[str, Any]] = [
+        {"set": "0123456789abcdef"}, {"verdict": "C"}, {"verdict": None}, {"grades": {"depth": {"A": 6, "B": 1}}},
+        {"grades": {"depth": {"A": 3}}}, {"grades": {"width": {"A": 3, "B": 3}}}, {"pair": "abc"},
+        {"annotator": "annotator-9"}, {"more": 1},
+    ]  # fmt: skip
+    for changed in changes:
+        path = write(folder / "v.jsonl", [lines[0], {**lines[1], **changed}])
+        told = refused(folder)
+        assert told.startswith(f"{path} line 2: ")
+        said(told)
 
 
 def test_the_same_pairs_with_other_sides_are_another_set(said: Said, tmp_path: Path) -> None:
-    """Else verdicts would count for the other side."""
+    """Else verdicts would count for the other side. So are other pairs."""
     folder, _ = judged(tmp_path)
     again = annotate(rows(3), tmp_path / "again", pairs=3, annotators=1, seed=1, columns={"plain": "plain"})
     assert {pair["id"] for pair in page_data(again.files[0])["pairs"]} == {
         pair["id"] for pair in page_data(folder / "annotator-1.html")["pairs"]
     }
     write(folder / "v.jsonl", lines_of(again.files[0], prefers("good")))
-    said(refusal(lambda: load_pairs(folder)))
+    said(refused(folder))
 
 
-def test_two_people_at_one_page_are_noticed(tmp_path: Path) -> None:
+def test_two_people_at_one_page_are_noticed(said: Said, tmp_path: Path) -> None:
     folder, lines = judged(tmp_path)
     write(folder / "ann.jsonl", lines)
-    path = write(folder / "bob.jsonl", [{**line, "session": "another browser"} for line in lines])
-    message = refusal(lambda: load_pairs(folder))
-    assert message.startswith(f"{path}: annotator-1 has other verdicts in ann.jsonl, from another browser; keep one")
+    write(folder / "bob.jsonl", [{**line, "session": "another browser"} for line in lines])
+    said(refused(folder))
 
 
 def test_who_goes_on_in_another_browser_is_one_person(tmp_path: Path) -> None:
@@ -210,17 +173,15 @@ def test_a_criterion_that_nobody_graded_is_named(said: Said, tmp_path: Path) -> 
     nobody = {"A": None, "B": None}
     for grades in ({"depth": {"A": 4, "B": 3}}, {"depth": {"A": 4, "B": 3}, "tone": nobody}):
         write(folder / "v.jsonl", [{**line, "grades": grades} for line in lines])
-        message = refusal(lambda: load_pairs(folder))
-        said(message)
+        said(refused(folder))
         assert len(load_pairs(folder, ["depth"])) == 3
 
 
 def test_a_damaged_key_and_a_file_by_itself(said: Said, tmp_path: Path) -> None:
     folder, lines = judged(tmp_path)
     path = write(folder / "v.jsonl", lines)
-    message = refusal(lambda: load_pairs(path))
-    said(message)
+    said(refused(path))
     (folder / KEY).write_text("{}", encoding="utf-8")
-    said(refusal(lambda: load_pairs(folder)))
+    said(refused(folder))
     (folder / KEY).write_bytes(b"\xff")
-    said(refusal(lambda: load_pairs(folder)))
+    said(refused(folder))

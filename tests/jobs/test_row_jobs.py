@@ -16,7 +16,7 @@ import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
 from refed_dspy.data.dataset import data_identity, load_dataset
-from refed_dspy.errors import ConfigError, NoConnection, RunDirError, RunStopped, TeacherRefused
+from refed_dspy.errors import NoConnection, RunStopped, TeacherRefused
 from refed_dspy.jobs.job import job as opened_job
 from refed_dspy.jobs.session import Session
 from refed_dspy.jobs.work import CapSettings, Work
@@ -200,45 +200,16 @@ async def test_half_paid_work_is_done_again_from_its_beginning(tmp_path: Path) -
 # --- whose folder it is
 
 
-async def test_other_work_is_refused_before_its_caps_are_looked_at(said: Said, tmp_path: Path) -> None:
-    with Ledger.create(tmp_path) as ledger:
-        ledger.set_meta(work="filtering")
-    with said.by(RunDirError):
-        await worked(tmp_path, job({"teacher": teacher()[0]}, caps={"max_calls": 5}), [], question_only)
-
-
-async def test_another_identity_is_refused_by_name_once_there_are_answers(said: Said, tmp_path: Path) -> None:
-    opened, _ = teacher()
-    await worked(tmp_path, job({"teacher": opened}, identity={"data": "a", "teacher": {"t": 1}}), [], question_only)
-    await worked(tmp_path, job({"teacher": opened}, identity={"data": "b", "teacher": {"t": 1}}), [1], question_only)
-    with said.by(RunDirError):
-        await worked(tmp_path, job({"teacher": opened}, identity={"data": "b", "teacher": {"t": 2}}), [], question_only)
-
-
 async def test_settings_that_json_writes_otherwise_are_the_same_settings(tmp_path: Path) -> None:
     identity = {"teacher": {"params": {"logit_bias": {50256: -100}, "stop": ("a", "b")}}}
     for _ in range(2):
         await worked(tmp_path, job({"teacher": teacher()[0]}, identity=identity), [1], question_only)
-
-
-def test_the_data_is_known_by_its_rows() -> None:
-    rows, other_rows = references(3), references(4)
+    rows = references(3)
     assert data_identity(rows, load_dataset(rows)) == data_identity(None, load_dataset(rows))
-    assert data_identity(rows, load_dataset(rows)) != data_identity(other_rows, load_dataset(other_rows))
+    assert data_identity(rows, load_dataset(rows)) != data_identity(references(4), load_dataset(references(4)))
 
 
 # --- caps
-
-
-async def test_a_cap_ends_the_work_in_order_and_stays(server: SimulatedTeacher, tmp_path: Path) -> None:
-    models = {"teacher": open_teacher(config(server))}
-    for _ in range(2):
-        session = await worked(tmp_path, job(models, caps={"max_calls": 3}), range(6), question_only, slots=1)
-        assert session.cap_reached is not None and session.cap_reached.cap == "max_calls"
-    session = await worked(tmp_path, job(models), range(6), question_only)
-    assert session.cap_reached is not None and server.stats()["requests"] == 3, "a cap that was given stays"
-    session = await worked(tmp_path, job(models, caps={"max_calls": 100}), range(6), question_only)
-    assert session.cap_reached is None and server.stats()["requests"] == 6
 
 
 async def test_minutes_are_over_all_starts(server: SimulatedTeacher, tmp_path: Path) -> None:
@@ -257,20 +228,14 @@ async def test_what_is_written_after_the_last_answer_is_no_time_of_work(tmp_path
     with opened_job(tmp_path, job({"teacher": teacher()[0]})) as at:
         async with at.asking() as session:
             await session.for_each([1], question_only)
-        seconds = at.ledger.db.execute("SELECT last - begun FROM starts").fetchone()
+        seconds = worked_for(at.ledger)
         at.ledger.set_meta(figures={})
-        assert at.ledger.db.execute("SELECT last - begun FROM starts").fetchone() == seconds > (0,)
+        assert worked_for(at.ledger) == seconds > 0
 
 
-async def test_a_cap_that_no_call_fits_under_is_told_before_any(
-    said: Said, server: SimulatedTeacher, tmp_path: Path
-) -> None:
-    models = {"teacher": open_teacher(config(server))}
-    with pytest.raises(ConfigError, match="max_cost"):
-        await worked(tmp_path, job(models, caps={"max_cost": 1e-6}), range(6), question_only)
-    assert server.stats()["requests"] == 0
-    with said.by(ConfigError):
-        await worked(tmp_path, job({"teacher": teacher()[0]}, caps={"max_calls": 3}), [1], question_only)
+def worked_for(ledger: Ledger) -> float:
+    """The seconds of its first start."""
+    return float(ledger.db.execute("SELECT last - begun FROM starts").fetchone()[0])
 
 
 # --- the models
@@ -314,14 +279,8 @@ async def test_a_model_that_never_answers_is_refused_and_later_it_stops_the_work
         else:
             await question(n)
 
-    with pytest.raises(TeacherRefused if role == "teacher" else RunStopped) as stopped:
+    with said.by(TeacherRefused if role == "teacher" else RunStopped):  # only the second has something that is kept
         await worked(tmp_path, job(models), range(3), work, slots=1)
-    assert "\n" not in str(stopped.value)
-    said(str(stopped.value))
-    assert ("run the same command to continue" in str(stopped.value)) == (role == "judge"), (
-        "only then something is kept"
-    )
-    assert getattr(stopped.value, "exit_code", 0) == (2 if role == "teacher" else 1)
 
 
 async def test_a_row_that_cannot_do_without_its_answer_ends_the_work_and_says_how_to_go_on(
@@ -334,7 +293,7 @@ async def test_a_row_that_cannot_do_without_its_answer_ends_the_work_and_says_ho
     assert not issubclass(RunStopped, NoConnection)
 
 
-async def test_too_many_failures_stop_the_work_in_one_line(tmp_path: Path) -> None:
+async def test_too_many_failures_stop_the_work_in_one_line(said: Said, tmp_path: Path) -> None:
     opened, writer = teacher()
     writer.on_request = lambda request: "no JSON"
 
@@ -346,10 +305,9 @@ async def test_too_many_failures_stop_the_work_in_one_line(tmp_path: Path) -> No
         except Exception:  # noqa: BLE001 — a row may fail
             return
 
-    ended = r"teacher: the first 20 calls failed, the last one malformed.*; paid answers"
-    with pytest.raises(RunStopped, match=ended) as stopped:
+    with said.by(RunStopped):
         await worked(tmp_path, job({"teacher": opened}, policy=CallPolicy(0, 0.5)), range(99), work, slots=1)
-    assert "\n" not in str(stopped.value) and len(writer.requests) <= 21
+    assert len(writer.requests) <= 21
 
 
 async def test_where_the_minutes_are_used_up_recorded_answers_are_returned(

@@ -9,8 +9,6 @@ from itertools import chain
 from typing import Any
 
 import pytest
-from nltk.metrics.agreement import AnnotationTask
-from nltk.metrics.distance import binary_distance
 
 from refed_dspy.plugins.judge.people import Scale, Unit, alpha_interval
 from tests.support.said import Said
@@ -39,6 +37,9 @@ def drawn(seed: int) -> list[Unit]:
 
 
 def nltk_alpha(units: list[Unit], scale: Scale) -> float:
+    from nltk.metrics.agreement import AnnotationTask  # takes seconds to import
+    from nltk.metrics.distance import binary_distance
+
     counts = Counter(chain.from_iterable(unit for unit in units if len(unit) > 1))
 
     def ordinal(one: float, other: float) -> float:
@@ -59,31 +60,25 @@ def test_his_own_example(scale: Scale, published: float) -> None:
     assert -1 < found.low < found.mean < found.high <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", ["nominal", "ordinal"])
 def test_as_nltk_has_it(scale: Scale) -> None:
     compared = 0
-    for seed in range(40):
+    for seed in range(12):
         units = drawn(seed)
         if len({value for unit in units if len(unit) > 1 for value in unit}) > 1:
             assert alpha(units, scale) == pytest.approx(nltk_alpha(units, scale), abs=1e-9), seed
             compared += 1
-    assert compared > 30
+    assert compared > 8
 
 
 def test_full_agreement_chance_and_worse() -> None:
     same = alpha_interval([[1.0, 1.0], [0.0, 0.0]] * 10, "nominal")
     assert same is not None and (same.mean, same.low, same.high) == (1, 1, 1)
     rng = random.Random(1)
-    chance = alpha_interval([[float(rng.random() < 0.5) for _ in range(3)] for _ in range(400)], "nominal")
-    assert chance is not None and chance.low < 0 < chance.high and abs(chance.mean) < 0.06
+    chance = alpha_interval([[float(rng.random() < 0.5) for _ in range(3)] for _ in range(200)], "nominal")
+    assert chance is not None and chance.low < 0 < chance.high and abs(chance.mean) < 0.09
     assert alpha([[1.0, 0.0]] * 20, "nominal") < 0
-
-
-def test_ordinal_counts_how_far_apart_grades_are() -> None:
-    all_grades = [[float(grade), float(grade)] for grade in (1, 2, 3, 4, 5)] * 4
-    near, far = [[3.0, 4.0]] * 5, [[1.0, 5.0]] * 5
-    assert alpha([*all_grades, *near], "ordinal") > alpha([*all_grades, *far], "ordinal") + 0.1
-    assert alpha([*all_grades, *near], "nominal") == pytest.approx(alpha([*all_grades, *far], "nominal"), abs=0.01)
 
 
 @pytest.mark.parametrize("units", [[], [[1.0]], [[1.0], [0.0]], [[1.0, 1.0], [1.0, 1.0, 1.0]]])
@@ -106,9 +101,6 @@ def test_the_order_does_not_count_and_the_seed_does() -> None:
     units = drawn(7)
     first = alpha_interval(units, "nominal", seed=3)
     assert alpha_interval(units[::-1], "nominal", seed=3) == first != alpha_interval(units, "nominal", seed=4)
-
-
-def test_few_units_have_a_finite_interval() -> None:
     for count in (2, 3, 5):
         found = alpha_interval([[1.0, 1.0], *[[0.0, 1.0]] * (count - 1)], "nominal")
-        assert found is not None and math.isfinite(found.low) and math.isfinite(found.high)
+        assert found is not None and math.isfinite(found.low) and math.isfinite(found.high), "also of few units"

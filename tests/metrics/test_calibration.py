@@ -7,6 +7,7 @@ import random
 import pytest
 
 from refed_dspy.plugins.judge.training.report import BINS, calibration
+from tests.support.said import Said
 
 
 def drawn(count: int, of: float = 1.0) -> tuple[list[float], list[float]]:
@@ -17,19 +18,19 @@ def drawn(count: int, of: float = 1.0) -> tuple[list[float], list[float]]:
 
 
 def test_honest_probabilities_have_hardly_an_error() -> None:
-    said, outcomes = drawn(5_000)
-    made = calibration(said, outcomes, range(5_000))
-    assert made.error < 0.02 and made.brier.mean == pytest.approx(1 / 6, abs=0.01)  # the mean of p * (1 - p)
+    said, outcomes = drawn(1_000)
+    made = calibration(said, outcomes, range(1_000))
+    assert made.error < 0.04 and made.brier.mean == pytest.approx(1 / 6, abs=0.02)  # the mean of p * (1 - p)
     assert len(made.bins) == BINS
     for each in made.bins:
-        assert each.agreed.low - 0.03 <= each.confidence <= each.agreed.high + 0.03
+        assert each.agreed.low - 0.05 <= each.confidence <= each.agreed.high + 0.05
 
 
 def test_a_judge_that_is_too_sure_has_the_error_that_it_makes() -> None:
-    said, outcomes = drawn(5_000, of=0.5)
-    made = calibration(said, outcomes, range(5_000))
-    assert made.error == pytest.approx(1 / 8, abs=0.02)  # confidence is too high by half its distance from 0.5
-    assert all(each.agreed.mean < each.confidence for each in made.bins[3:])
+    said, outcomes = drawn(1_000, of=0.5)
+    made = calibration(said, outcomes, range(1_000))
+    assert made.error == pytest.approx(1 / 8, abs=0.04)  # confidence is too high by half its distance from 0.5
+    assert all(each.agreed.mean < each.confidence for each in made.bins[5:])
 
 
 def test_a_comparison_has_no_side() -> None:
@@ -55,14 +56,8 @@ def test_shares_stay_between_none_and_all() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "outcomes", "message"),
-    [
-        ([1.2], [1.0], "not between 0 and 1"),
-        ([], [], "no numbers"),
-        ([0.5], [], "shorter"),
-        ([float("nan")], [0.5], "not between 0 and 1"),
-    ],
+    ("told", "outcomes"), [([1.2], [1.0]), ([], []), ([0.5], []), ([float("nan")], [0.5])], ids=str
 )
-def test_what_is_no_probability_is_refused(said: list[float], outcomes: list[float], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        calibration(said, outcomes, list(range(len(said))))
+def test_what_is_no_probability_is_refused(said: Said, told: list[float], outcomes: list[float]) -> None:
+    with said.by(ValueError):
+        calibration(told, outcomes, list(range(len(told))))

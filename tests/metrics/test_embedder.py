@@ -16,22 +16,14 @@ from refed_dspy.errors import ConfigError
 from refed_dspy.measures.embedder import Embedder
 from refed_dspy.plugins.metrics.figures import NEIGHBOURS, coherence, nearest_distance, semantic_diversity
 from refed_dspy.weights import MINILM, WEIGHTS
+from tests.support.refusals import refusal
 from tests.support.said import Said
 
 WIDTH, WIDE, HEAD, LAYERS = 64, 128, 32, 2
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "cat", "dog", "##s", "eat", "blue", ",", "漢", "a", "b"]
 TEXTS = [
-    "the cat eats",
-    "the dogs",
-    "",
-    "blue",
-    "!!!",
-    "漢字",
-    "a b " * 400,
-    "the\0cat\ndog",
-    "x" * 100_000,
-    "cat, dog",
-]
+    "the cat eats", "the dogs", "", "blue", "!!!", "漢字", "a b " * 400, "the\0cat\ndog", "x" * 20_000, "cat, dog",
+]  # fmt: skip
 Tensors = dict[str, NDArray[np.float32]]
 
 
@@ -146,18 +138,6 @@ def test_a_vector_does_not_depend_on_its_neighbours(embedder: Embedder) -> None:
     assert np.abs(np.linalg.norm(together, axis=1) - 1).max() < 1e-5
 
 
-def test_only_the_first_256_tokens_count(embedder: Embedder) -> None:
-    long = "a b " * 127  # and two that frame it
-    more, less = embedder.embed([long + "dog", "a b " * 126 + "dog"])
-    same = embedder.embed([long])[0]
-    assert np.abs(more - same).max() < 1e-6
-    assert np.abs(less - same).max() > 1e-4
-
-
-def test_no_text_has_no_vector(embedder: Embedder) -> None:
-    assert embedder.embed([]).shape == (0, WIDTH)
-
-
 def test_coherence_is_the_cosine_of_each_pair(embedder: Embedder) -> None:
     asked, answered = ["the cat", "", "blue", "dog"], ["the cat", "dog", " \n", "eat a b"]
     cosines = coherence(embedder, asked, answered)
@@ -165,37 +145,21 @@ def test_coherence_is_the_cosine_of_each_pair(embedder: Embedder) -> None:
     assert cosines[1] is None and cosines[2] is None
     left, right = embedder.embed(["dog", "eat a b"])
     assert cosines[3] == pytest.approx(float(left @ right), abs=1e-5)
-    assert coherence(embedder, [], []) == []
+    assert coherence(embedder, [], []) == [] and embedder.embed([]).shape == (0, WIDTH)
 
 
 def unit(rows: NDArray[np.float64]) -> NDArray[np.float32]:
     return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), dtype=np.float32)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_diversity_is_the_mean_over_all_pairs(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    vectors = unit(rng.normal(rng.normal(0, 1, 8), 1, (37, 8)))
-    distances = [1 - float(vectors[i] @ vectors[j]) for i in range(37) for j in range(37) if i != j]
-    assert semantic_diversity(vectors) == pytest.approx(sum(distances) / len(distances), abs=1e-6)
-    nearest = [min(1 - float(vectors[i] @ vectors[j]) for j in range(37) if i != j) for i in range(37)]
-    assert nearest_distance(vectors) == pytest.approx(sum(nearest) / 37, abs=1e-6)
-
-
-def test_fewer_than_two_rows_have_no_diversity() -> None:
-    single = unit(np.ones((1, 4)))
-    assert semantic_diversity(single) is nearest_distance(single) is semantic_diversity(single[:0]) is None
-    assert semantic_diversity(np.repeat(single, 5, axis=0)) == pytest.approx(0, abs=1e-6)
-
-
-def test_clusters_show_in_the_nearest_distance_only() -> None:
+def test_diversity_is_the_mean_over_all_pairs() -> None:
     rng = np.random.default_rng(0)
-    apart = unit(rng.normal(size=(400, 64)))
-    clustered = unit(np.repeat(rng.normal(size=(40, 64)), 10, axis=0) + rng.normal(0, 0.02, (400, 64)))
-    mean = [semantic_diversity(vectors) or 0 for vectors in (apart, clustered)]
-    near = [nearest_distance(vectors) or 0 for vectors in (apart, clustered)]
-    assert abs(mean[0] - mean[1]) < 0.05
-    assert near[1] < near[0] / 50
+    vectors = unit(rng.normal(rng.normal(0, 1, 8), 1, (37, 8)))
+    distances = [[1 - float(one @ other) for j, other in enumerate(vectors) if i != j] for i, one in enumerate(vectors)]
+    assert semantic_diversity(vectors) == pytest.approx(np.mean(distances), abs=1e-6)
+    assert nearest_distance(vectors) == pytest.approx(np.mean([min(each) for each in distances]), abs=1e-6)
+    assert semantic_diversity(vectors[:1]) is nearest_distance(vectors[:1]) is semantic_diversity(vectors[:0]) is None
+    assert semantic_diversity(np.repeat(vectors[:1], 5, axis=0)) == pytest.approx(0, abs=1e-6)
 
 
 def test_the_nearest_distance_of_a_sample_is_drawn_by_the_seed() -> None:
@@ -211,28 +175,25 @@ def test_the_nearest_distance_of_a_sample_is_drawn_by_the_seed() -> None:
 def test_the_embedder_says_how_to_fetch_it(said: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REFED_CACHE", str(tmp_path))
     assert WEIGHTS["embedder"] is MINILM
-    with said.by(ConfigError) as caught:
-        Embedder.open()
-    assert "gguf" not in str(caught.value) and "\n" not in str(caught.value)
+    said(refusal(ConfigError, Embedder.open))
     with (tmp_path / MINILM.filename).open("wb") as file:
         file.truncate(MINILM.size)
-    with said.by(ConfigError):
-        Embedder.open()
+    said(refusal(ConfigError, Embedder.open))
 
 
-@pytest.mark.parametrize("damage", ["empty", "short", "no tokenizer", "no layer", "header"])
-def test_a_damaged_file_is_told_in_one_line(said: Said, damage: str, weights: Tensors, tmp_path: Path) -> None:
+def test_a_damaged_file_is_told_in_one_line(said: Said, weights: Tensors, tmp_path: Path) -> None:
     whole = packed(weights, tokenizer())
     missing = {name: tensor for name, tensor in weights.items() if "layer.1.output.dense" not in name}
-    content = {
-        "empty": b"",
-        "short": whole[: len(whole) // 2],
-        "no tokenizer": packed(weights, b"{}"),
-        "no layer": packed(missing, tokenizer()),
-        "header": (10).to_bytes(8, "little") + b"{\xff\xff" + whole,
-    }[damage]
-    path = tmp_path / "damaged"
-    path.write_bytes(content)
-    with said.by(ConfigError) as caught:
-        Embedder(path)
-    assert "\n" not in str(caught.value)
+    path, damaged = (
+        tmp_path / "damaged",
+        {
+            "empty": b"",
+            "short": whole[: len(whole) // 2],
+            "no tokenizer": packed(weights, b"{}"),
+            "no layer": packed(missing, tokenizer()),
+            "header": (10).to_bytes(8, "little") + b"{\xff\xff" + whole,
+        },
+    )
+    for damage, content in damaged.items():
+        path.write_bytes(content)
+        said({damage: refusal(ConfigError, Embedder, path)})

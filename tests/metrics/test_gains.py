@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -16,7 +17,9 @@ from refed_dspy.measures.intervals import (
     gain_interval,
     is_gain,
     least_gain,
+    mean_interval,
     spread_of,
+    within,
 )
 
 EIGHT = [0.31, 0.02, 0.18, 0.25, -0.07, 0.11, 0.4, 0.16]
@@ -28,7 +31,9 @@ def hall(values: list[float], t: float) -> float:
     return t + a * t**2 / 3 + a**2 * t**3 / 27 + a / 6
 
 
-@pytest.mark.parametrize("values", [EIGHT, [0.1, 0.1, 0.12, 0.09, 0.11, -0.6], [0.0] * 9 + [0.5]], ids=str)
+@pytest.mark.parametrize(
+    "values", [EIGHT, [0.1, 0.2, 0.3, 0.4, 0.5], [0.1, 0.1, 0.12, 0.09, 0.11, -0.6], [0.0] * 9 + [0.5]], ids=str
+)
 def test_its_ends_are_where_the_transformed_t_is_students_quantile(values: list[float]) -> None:
     made, n = gain_interval(values), len(values)
     z = float(stats.t.ppf(0.9925, n - 1))
@@ -38,21 +43,12 @@ def test_its_ends_are_where_the_transformed_t_is_students_quantile(values: list[
     assert made.low < made.mean < made.high
 
 
-def test_a_symmetrical_sample_has_students_interval() -> None:
-    values = [0.1, 0.2, 0.3, 0.4, 0.5]
-    low, high = stats.t.interval(0.985, 4, loc=0.3, scale=stats.sem(values))
-    made = gain_interval(values)
-    assert [made.low, made.high] == pytest.approx([low, high])
-
-
-def test_a_few_great_losses_make_it_reach_further_down() -> None:
-    losses, wins = [0.1] * 7 + [-0.3], [0.0] * 7 + [0.4]  # of one mean and one spread
-    assert gain_interval(losses).low < gain_interval(wins).low - 0.1
-
-
+@pytest.mark.parametrize("interval", [gain_interval, mean_interval])
 @pytest.mark.parametrize("values", [[0.3] * 8, [0.0] * 5, [0.1 + 0.2, 0.3, 0.3], [-2.0, -2.0]])
-def test_clusters_that_are_all_equal_give_no_width(values: list[float]) -> None:
-    made = gain_interval(values)
+def test_clusters_that_are_all_equal_give_no_width(
+    interval: Callable[[Sequence[float]], Interval], values: list[float]
+) -> None:
+    made = interval(values)
     assert made.low == made.mean == made.high == pytest.approx(values[0])
 
 
@@ -78,16 +74,15 @@ def test_the_same_small_gain_everywhere_is_one_but_rounding_is_none() -> None:
     assert not is_gain(gain_interval([0.0] * 8))
     leftover = gain_interval([0.1 + 0.2 - 0.3] * 8)
     assert leftover.low > 0 and not is_gain(leftover)
-    assert not is_gain(gain_interval([1.0] * 50, ["one reference"] * 50))
+    assert not is_gain(gain_interval([1.0] * 50, ["one"] * 50))
 
 
-@pytest.mark.parametrize("clusters", [8, 16])
-@pytest.mark.parametrize("skewed", [False, True])
+@pytest.mark.parametrize(("clusters", "skewed"), [(8, True), (16, False)])
 def test_where_nothing_was_gained_little_is_promoted(clusters: int, skewed: bool) -> None:
     """Also where most gain a little and a few lose much: Student's interval promotes 8 to 10% of those."""
     rng = np.random.default_rng(3)
-    draws = 1 - rng.exponential(size=(1_000, clusters)) if skewed else rng.normal(size=(1_000, clusters))
-    assert sum(is_gain(gain_interval(row.tolist())) for row in draws) <= 35
+    draws = 1 - rng.exponential(size=(400, clusters)) if skewed else rng.normal(size=(400, clusters))
+    assert sum(is_gain(gain_interval(row.tolist())) for row in draws) <= 16
 
 
 # --- what can be found
@@ -95,8 +90,8 @@ def test_where_nothing_was_gained_little_is_promoted(clusters: int, skewed: bool
 
 def test_the_chance_of_a_gain_is_how_often_it_is_found() -> None:
     rng = np.random.default_rng(5)
-    found = [is_gain(gain_interval(rng.normal(0.15, 0.1, 12).tolist())) for _ in range(1_000)]
-    assert chance_of(0.15, 0.1, 12) == pytest.approx(np.mean(found), abs=0.03)
+    found = [is_gain(gain_interval(rng.normal(0.15, 0.1, 12).tolist())) for _ in range(500)]
+    assert chance_of(0.15, 0.1, 12) == pytest.approx(np.mean(found), abs=0.04)
     assert chance_of(0.15, 0.1, MIN_CLUSTERS - 1) == 0 and chance_of(0.01, 0.0, 8) == 1
 
 
@@ -105,6 +100,11 @@ def test_the_least_gain_and_the_clusters_for_one_are_the_other_way_round() -> No
     assert chance_of(least, 0.1, 12) == pytest.approx(0.8, abs=0.01)
     assert clusters_for(least, 0.1) == 12 and clusters_for(0.15, 0.1, chance=0.95) in range(12, 16)
     assert clusters_for(0.001, 0.1) is None and math.isinf(least_gain(0.1, 4))
+
+
+def test_an_interval_of_differences_stays_within_them() -> None:
+    assert within(Interval(0.2, -1.4, 1.2, 3, 3)) == Interval(0.2, -1.0, 1.0, 3, 3)
+    assert math.isinf(within(Interval(0.2, -math.inf, math.inf, 2, 1)).low)
 
 
 def test_the_spread_is_of_clusters() -> None:

@@ -11,11 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from refed_dspy.measures.intervals import (
-    Interval,
-    correlations,
-    mean_interval,
-)
+from refed_dspy.measures.intervals import Interval, correlations, mean_interval
 from tests.support.said import Said
 
 EIGHT = [0.05, -0.02, 0.13, 0.22, 0.31, -0.11, 0.07, 0.18]
@@ -39,7 +35,7 @@ def student(values: list[float]) -> tuple[float, float]:
 def test_the_levels_are_those_of_the_expanded_percentile_interval() -> None:
     level = stats.norm.cdf(-math.sqrt(8 / 7) * stats.t.ppf(0.975, 7))
     assert level == pytest.approx(0.00574, abs=1e-5), "2.5% without the expansion"
-    draws = np.random.default_rng(7).choice(EIGHT, (100_000, 8)).mean(axis=1)
+    draws = np.random.default_rng(7).choice(EIGHT, (30_000, 8)).mean(axis=1)
     interval = mean_interval(EIGHT)
     assert interval.mean == pytest.approx(np.mean(EIGHT)) and (interval.n, interval.clusters) == (8, 8)
     assert interval.low == pytest.approx(np.quantile(draws, level), abs=0.01)
@@ -57,11 +53,6 @@ def test_of_many_clusters_it_is_students_interval() -> None:
 def test_each_cluster_counts_the_same_however_many_values_it_gave() -> None:
     interval = mean_interval([1.0, 1.0, 1.0, 1.0, 0.0, 0.5, 0.1], ["a", "a", "a", "a", "b", "c", "c"])
     assert interval.mean == pytest.approx((1.0 + 0.0 + 0.3) / 3) and (interval.n, interval.clusters) == (7, 3)
-    alike = mean_interval([1.0, 0.0, 0.3])
-    assert [interval.low, interval.high] == pytest.approx([alike.low, alike.high])
-
-
-def test_repeated_values_of_a_cluster_do_not_narrow_the_interval() -> None:
     once, often = mean_interval(EIGHT), mean_interval(EIGHT * 20, list(range(8)) * 20)
     assert often.n == 160 and often.high - often.low == pytest.approx(once.high - once.low)
     taken_apart = mean_interval(EIGHT * 20)
@@ -86,19 +77,13 @@ def test_the_draws_leave_the_global_random_state_alone() -> None:
     assert np.random.random() == untouched
 
 
-def test_the_interval_turns_with_the_signs() -> None:
-    interval, turned = mean_interval(EIGHT), mean_interval([-value for value in EIGHT])
-    assert turned.mean == pytest.approx(-interval.mean)
-    assert [turned.low, turned.high] == pytest.approx([-interval.high, -interval.low], abs=0.01)
-
-
 # --- few clusters
 
 
 def test_one_cluster_says_nothing_of_the_others(said: Said) -> None:
     interval = mean_interval([0.25, 0.75, 0.5], ["a"] * 3)
     assert interval == Interval(0.5, -math.inf, math.inf, 3, 1)
-    said(str(interval))
+    said([str(each) for each in (interval, Interval(0.123, 0.034, 0.209, 8, 8), Interval(-0.001, -0.2, 0.1, 8, 8))])
     stored = {"mean": 0.5, "low": None, "high": None, "n": 3, "clusters": 1}
     assert Interval.of_stored(stored) == interval
 
@@ -120,26 +105,16 @@ def test_from_six_clusters_on_the_bootstrap_stands_alone() -> None:
     assert mean_interval(outlier[1:]).low == pytest.approx(low) and low < 0
 
 
-@pytest.mark.parametrize("values", [[0.3] * 8, [0.0] * 5, [0.1 + 0.2, 0.3, 0.3], [-2.0, -2.0]])
-def test_clusters_that_are_all_equal_give_no_width(values: list[float]) -> None:
-    interval = mean_interval(values)
-    assert interval.low == interval.mean == interval.high == pytest.approx(values[0])
-
-
 # --- what is refused
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_a_number_that_is_none_is_refused(bad: float) -> None:
-    with pytest.raises(ValueError, match="finite"):
-        mean_interval([0.1, bad, 0.3])
-    with pytest.raises(ValueError, match="finite"):
-        correlations([1, 2, 3, bad], [1, 2, 3, 4])
-    with pytest.raises(ValueError, match="finite"):
-        correlations([1, 2, 3, 4], [1, 2, 3, bad])
-
-
-def test_what_does_not_fit_together_is_refused(said: Said) -> None:
+def test_what_cannot_be_used_is_refused(said: Said) -> None:
+    for bad in (math.nan, math.inf, -math.inf):
+        for predicted, observed in (([1, 2, bad], [1, 2, 3]), ([1, 2, 3], [1, 2, bad])):
+            with pytest.raises(ValueError, match="finite"):
+                correlations(predicted, observed)
+        with pytest.raises(ValueError, match="finite"):
+            mean_interval([0.1, bad, 0.3])
     with said.by(ValueError):
         mean_interval([])
     with said.by(ValueError):
@@ -166,17 +141,3 @@ def test_correlations_by_hand() -> None:
 def test_where_a_correlation_is_undefined_there_is_none(predicted: list[float], observed: list[float]) -> None:
     made = correlations(predicted, observed)
     assert (made.pearson, made.spearman) == (None, None)
-
-
-# --- for people
-
-
-@pytest.mark.parametrize(
-    ("interval", "text"),
-    [
-        (Interval(0.123, 0.034, 0.209, 8, 8), "0.12 (0.03 to 0.21)"),
-        (Interval(-0.001, -0.2, 0.1, 8, 8), "0.00 (-0.20 to 0.10)"),
-    ],
-)
-def test_an_interval_reads_as_a_sentence_does(interval: Interval, text: str) -> None:
-    assert str(interval) == text

@@ -1,4 +1,4 @@
-"""Win rates: AlpacaEval's arithmetic against published figures, length control against scikit-learn and simulation."""
+"""Win rates: AlpacaEval's arithmetic against published figures, length control against a plain fit and simulation."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.optimize import minimize
 
 from benchmarks.alpaca import DATA, figures_agree, same
 from refed_dspy.measures.intervals import mean_interval
-from refed_dspy.plugins.metrics import win_rates
 from refed_dspy.plugins.metrics.win_rates import (
     LC_NOTE,
     LEAST_CLUSTERS,
@@ -49,15 +49,15 @@ def rate_of(lc: LengthControlled) -> float:
     return lc.interval.mean
 
 
-def by_sklearn(wins: Floats, columns: Floats, weights: Floats) -> Floats:
-    from sklearn.linear_model import LogisticRegression  # seconds, in each of the workers that collect this file
+def plainly(wins: Floats, columns: Floats, weights: Floats) -> Floats:
+    """The fit by SciPy's own minimizer, with the same prior: slopes come with sd 2, the intercept (last) with 5."""
+    sd = np.array([2.0] * (columns.shape[1] - 1) + [5.0])
 
-    """The same prior: slopes come with sd 2, the intercept (last, as a column) with 5; a tie is half of each class."""
-    scale = np.array([2.0] * (columns.shape[1] - 1) + [5.0])
-    model = LogisticRegression(C=1.0, fit_intercept=False, solver="newton-cholesky", tol=1e-10)
-    both = np.vstack([columns * scale] * 2)
-    model.fit(both, np.repeat([1, 0], len(wins)), np.concatenate([weights * wins, weights * (1 - wins)]))
-    return np.asarray(model.coef_[0] * scale)
+    def loss(beta: Floats) -> float:
+        logit = columns @ beta
+        return float(np.sum(weights * (np.logaddexp(0, logit) - wins * logit)) + np.sum((beta / sd) ** 2) / 2)
+
+    return np.asarray(minimize(loss, np.zeros(columns.shape[1]), tol=1e-10).x)
 
 
 # --- AlpacaEval's arithmetic
@@ -65,6 +65,7 @@ def by_sklearn(wins: Floats, columns: Floats, weights: Floats) -> Floats:
 
 @pytest.mark.skipif(not DATA.is_file(), reason="the published preferences are not here")
 def test_published_win_rates_and_standard_errors_are_reproduced(said: Said, capsys: pytest.CaptureFixture[str]) -> None:
+    assert same(63.3315829, 63.33158) and not same(63.3316, 63.3317) and not same(1.42250, 1.42252), "six digits"
     models = json.loads(DATA.read_text(encoding="utf-8"))
     assert len(models) == 2
     for model in models.values():
@@ -75,10 +76,6 @@ def test_published_win_rates_and_standard_errors_are_reproduced(said: Said, caps
         assert figures_agree(model)
         assert not figures_agree(model | {"win_rate": model["win_rate"] + 1e-4}), "the benchmark sees a difference"
     said(capsys.readouterr().out)
-
-
-def test_the_benchmark_compares_six_digits() -> None:
-    assert same(63.3315829, 63.33158) and not same(63.3316, 63.3317) and not same(1.42250, 1.42252)
 
 
 def test_preferences_by_hand() -> None:
@@ -116,31 +113,17 @@ def test_the_win_rate_never_leaves_its_range() -> None:
 # --- length control
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_where_length_alone_decides_nothing_is_left_of_the_lead(seed: int) -> None:
-    wins, differences = simulated(1500, 3.0, 0.0, mean=0.8, seed=seed)
+def test_a_lead_by_length_alone_is_taken_away_and_one_by_quality_stays() -> None:
+    wins, differences = simulated(600, 3.0, 0.0, mean=0.8)
     assert win_rate(wins).mean > 70
-    assert estimate(wins, differences) == pytest.approx(50, abs=5)
-
-
-@pytest.mark.parametrize("seed", range(2))
-def test_where_quality_alone_decides_the_win_rate_stays(seed: int) -> None:
-    wins, differences = simulated(1500, 0.0, 1.0, mean=0.8, seed=seed)
+    assert estimate(wins, differences) == pytest.approx(50, abs=6)
+    wins, differences = simulated(600, 0.0, 1.0, mean=0.8)
     lc = length_controlled(wins, differences)
-    assert rate_of(lc) == pytest.approx(win_rate(wins).mean, abs=2) and rate_of(lc) == pytest.approx(73.1, abs=4)
-    assert lc.beta == pytest.approx(0, abs=0.3) and lc.note == ""
+    assert rate_of(lc) == pytest.approx(win_rate(wins).mean, abs=2) and rate_of(lc) == pytest.approx(73.1, abs=5)
+    assert lc.beta == pytest.approx(0, abs=0.4) and lc.note == ""
 
 
-def test_what_was_put_in_is_found_and_inside_the_interval() -> None:
-    wins, differences = simulated(2000, 1.2, -0.6, ties=0.2)
-    lc = length_controlled(wins, differences)
-    # A fifth are ties, which are half of each side: nearer to 50 than sigmoid(-0.6).
-    level = 100 * (0.8 / (1 + math.exp(0.6)) + 0.1)
-    assert rate_of(lc) == pytest.approx(level, abs=2.5) and lc.beta is not None and lc.beta > 0.8
-    assert lc.interval is not None and lc.interval.low < lc.interval.mean < lc.interval.high
-    assert lc.interval.high - lc.interval.low < 6
-
-
+@pytest.mark.slow
 def test_the_true_rate_is_inside_9_of_10_intervals() -> None:
     inside = 0
     for seed in range(60):
@@ -151,8 +134,8 @@ def test_the_true_rate_is_inside_9_of_10_intervals() -> None:
     assert 53 <= inside <= 60
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_the_fit_is_that_of_scikit_learn(seed: int) -> None:
+@pytest.mark.parametrize("seed", range(3))
+def test_the_fit_is_that_of_a_plain_minimizer(seed: int) -> None:
     rng = np.random.default_rng(seed)
     n = int(rng.integers(12, 300))
     wins, differences = simulated(n, float(rng.normal(0, 3)), float(rng.normal(0, 2)), ties=0.3, seed=seed)
@@ -161,7 +144,7 @@ def test_the_fit_is_that_of_scikit_learn(seed: int) -> None:
     x = np.asarray(differences)
     sd = math.sqrt(np.average((x - np.average(x, weights=weights)) ** 2, weights=weights))
     columns = np.column_stack([np.tanh(x / sd), np.ones(n)])
-    beta, theta = by_sklearn(np.array(wins), columns, weights)
+    beta, theta = plainly(np.array(wins), columns, weights)
     lc = length_controlled(wins, differences, clusters.tolist())
     assert rate_of(lc) == pytest.approx(100 / (1 + math.exp(-theta)), abs=1e-3)
     assert lc.beta == pytest.approx(beta, abs=1e-4)
@@ -182,7 +165,7 @@ def test_the_interval_is_that_of_refitting_every_resample() -> None:
     draws = []
     for _ in range(200):
         counts = np.bincount(rng.integers(0, 60, 60), minlength=60)[owner].astype(float)
-        p = 1 / (1 + np.exp(-level @ by_sklearn(wins, columns, counts / 3)))
+        p = 1 / (1 + np.exp(-level @ plainly(wins, columns, counts / 3)))
         draws.append(np.average(p, weights=counts))
     low, high = 100 * np.quantile(draws, [0.025, 0.975])
     assert lc.interval is not None and (lc.interval.n, lc.interval.clusters) == (180, 60)
@@ -190,18 +173,7 @@ def test_the_interval_is_that_of_refitting_every_resample() -> None:
     assert lc.interval.high - lc.interval.low == pytest.approx(high - low, rel=0.2)
 
 
-def test_what_the_clusters_do_to_it_has_it_as_their_mean() -> None:
-    """Where the prior counts: 14 rows that length decides nearly without exception."""
-    x = np.linspace(-1, 2, 14)
-    rows = np.column_stack([np.tanh(x / x.std()), np.ones(14)])
-    wins, weights, owner = np.array(x > 0, dtype=np.float64), np.ones(14), np.arange(14)
-    fit, inverse = win_rates._fitted(rows, wins, weights)
-    lc = estimate(wins.tolist(), x.tolist()) / 100
-    logits = win_rates._by_cluster(rows, wins, weights, owner, fit, inverse)
-    assert np.mean(logits) == pytest.approx(math.log(lc / (1 - lc)), abs=1e-6)
-
-
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(2))
 def test_with_the_sides_exchanged_it_is_100_less(seed: int) -> None:
     wins, differences = simulated(150, 1.5, 0.7, ties=0.2, seed=seed)
     clusters = [i // 3 for i in range(150)]
@@ -209,11 +181,8 @@ def test_with_the_sides_exchanged_it_is_100_less(seed: int) -> None:
     assert win_rate(lost, clusters).mean == pytest.approx(100 - win_rate(wins, clusters).mean)
     forward = length_controlled(wins, differences, clusters)
     exchanged = length_controlled(lost, shorter, clusters)
-    assert (
-        forward.interval is not None
-        and exchanged.interval is not None
-        and forward.beta == pytest.approx(exchanged.beta, abs=1e-6)
-    )
+    assert forward.interval is not None and exchanged.interval is not None
+    assert forward.beta == pytest.approx(exchanged.beta, abs=1e-6)
     assert exchanged.interval.mean == pytest.approx(100 - forward.interval.mean, abs=1e-5)
     assert exchanged.interval.low == pytest.approx(100 - forward.interval.high, abs=0.5), "but for the draws"
     assert exchanged.interval.high == pytest.approx(100 - forward.interval.low, abs=0.5)
@@ -249,51 +218,43 @@ def test_a_row_three_times_in_its_cluster_counts_once() -> None:
 # --- where there is little to go by
 
 
-@pytest.mark.parametrize("n", [10, 12, 30, 300])
-@pytest.mark.parametrize("losses", [0, 1])
-def test_where_nearly_all_is_won_it_is_near_the_win_rate(n: int, losses: int) -> None:
+@pytest.mark.parametrize(("n", "losses"), [(10, 0), (10, 1), (30, 0), (100, 1)])
+def test_where_nearly_all_is_won_it_is_near_the_win_rate(said: Said, n: int, losses: int) -> None:
     wins = [0.0] * losses + [1.0] * (n - losses)
     _, differences = simulated(n, 0, 0, seed=n)
     lc = length_controlled(wins, differences)
     assert lc.interval is not None and rate_of(lc) == pytest.approx(win_rate(wins).mean, abs=8 if losses else 1e-9)
     assert 0 <= lc.interval.low <= lc.interval.mean <= lc.interval.high <= 100
-    assert lc.note == ("" if losses else "all comparisons ended the same way: this is the plain win rate")
+    said(lc.note)
 
 
 def test_where_length_decides_without_exception_it_is_finite() -> None:
-    for n in (10, 50, 2000):
+    for n in (10, 50, 400):
         differences = [float(i - n // 2) or 0.5 for i in range(n)]
         lc = length_controlled([float(d > 0) for d in differences], differences)
         assert rate_of(lc) == pytest.approx(50, abs=7) and lc.beta is not None and 2 < lc.beta < 40
 
 
-def test_where_lengths_differ_by_the_same_it_is_the_win_rate(said: Said) -> None:
-    wins = [1.0, 0.0, 1.0, 0.5] * 5
+def test_where_there_is_nothing_to_control_for_it_is_told(said: Said) -> None:
+    wins, (drawn, differences) = [1.0, 0.0, 1.0, 0.5] * 5, simulated(50, 1.0, 0.5)
     for difference in (0.0, 7.1, -1e300):
         lc = length_controlled(wins, [difference] * 20)
         assert lc.interval == win_rate(wins) and lc.beta is None
         said(lc.note)
-
-
-def test_of_few_instructions_there_is_no_estimate(said: Said) -> None:
     lc = length_controlled([1.0, 0.0] * 50, list(range(100)), [i % (LEAST_CLUSTERS - 1) for i in range(100)])
     assert lc.interval is None and lc.beta is None
     said(lc.note)
     assert length_controlled([1.0, 0.0] * 5, list(range(10))).interval is not None
-
-
-def test_one_side_always_longer_is_told(said: Said) -> None:
-    wins, differences = simulated(50, 1.0, 0.5)
-    assert length_controlled(wins, differences).note == ""
-    for sign in (1, -1):
-        lc = length_controlled(wins, [sign * (abs(d) + 1) for d in differences])
+    assert length_controlled(drawn, differences).note == ""
+    for sign in (1, -1):  # one side is always longer
+        lc = length_controlled(drawn, [sign * (abs(d) + 1) for d in differences])
         assert lc.interval is not None
         said(lc.note)
 
 
 def test_wild_lengths_stay_finite() -> None:
     rng = np.random.default_rng(0)
-    for seed in range(20):
+    for seed in range(8):
         wins, _ = simulated(30, 0, float(rng.normal(0, 3)), seed=seed)
         differences = (rng.standard_cauchy(30) * 10.0 ** rng.integers(-200, 200)).tolist()
         lc = length_controlled(wins, differences)
@@ -302,22 +263,24 @@ def test_wild_lengths_stay_finite() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wins", "differences", "more", "message"),
+    ("wins", "differences", "more"),
     [
-        ([], [], {}, "at least one"),
-        ([1.1], [0], {}, "from 0 to 1"),
-        ([-0.1], [0], {}, "from 0 to 1"),
-        ([math.nan], [0], {}, "not a finite number"),
-        ([1, 0], [0], {}, "2 wins need as many numbers for their length difference; 1"),
-        ([1, 0], [0, math.inf], {}, "a length difference is not a finite number"),
-        ([1, 0], [0, 1], {"clusters": ["a"]}, "2 wins but 1 clusters"),
+        ([], [], {}),
+        ([1.1], [0], {}),
+        ([-0.1], [0], {}),
+        ([math.nan], [0], {}),
+        ([1, 0], [0], {}),
+        ([1, 0], [0, math.inf], {}),
+        ([1, 0], [0, 1], {"clusters": ["a"]}),
     ],
+    ids=str,
 )
-def test_what_cannot_be_used_is_refused(wins: Any, differences: Any, more: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_what_cannot_be_used_is_refused(said: Said, wins: Any, differences: Any, more: dict[str, Any]) -> None:
+    with said.by(ValueError):
         length_controlled(wins, differences, **more)
 
 
+@pytest.mark.slow
 def test_two_thousand_rows_take_less_than_a_second() -> None:
     wins, differences = simulated(2000, 1, 0.3)
     length_controlled(wins[:100], differences[:100])  # imports
@@ -330,5 +293,4 @@ def test_two_thousand_rows_take_less_than_a_second() -> None:
 
 
 def test_the_note_warns_of_published_figures(said: Said) -> None:
-    assert "\n" not in LC_NOTE
     said(LC_NOTE)

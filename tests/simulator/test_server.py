@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import math
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -45,9 +45,9 @@ SCHEMA: dict[str, Any] = {
 
 
 @pytest.fixture
-def teacher() -> Iterator[SimulatedTeacher]:
-    with SimulatedTeacher(latency=0, sigma=0, items=4) as started:
-        yield started
+def teacher(server: SimulatedTeacher) -> SimulatedTeacher:
+    server.control(items=4)
+    return server
 
 
 def post(teacher: SimulatedTeacher, text: str = "hello", **body: Any) -> tuple[int, Any, dict[str, str]]:
@@ -105,7 +105,7 @@ def test_stats_count_tokens_prefixes_and_repeats(teacher: SimulatedTeacher) -> N
     assert (teacher.stats()["repeated"], teacher.stats()["cached_tokens"]) == (0, 0)
 
 
-def test_faults_in_answers(said: Said, teacher: SimulatedTeacher) -> None:
+def test_faults_in_answers(teacher: SimulatedTeacher) -> None:
     def after(fault: str) -> tuple[int, str, str]:
         teacher.control(faults={fault: 1.0}, retry_after=0.5)
         status, answer, headers = post(teacher, response_format=form(SCHEMA))
@@ -133,17 +133,64 @@ def test_faults_in_answers(said: Said, teacher: SimulatedTeacher) -> None:
         after("redirect")
     assert teacher.stats()["by_status"]["307"] == 1
     teacher.control(faults={}, fail_stage="judge")
-    assert content(teacher, system="you judge", response_format=form(SCHEMA)).startswith("Here is")
-    assert content(teacher, system="you write", response_format=form(SCHEMA)).startswith("{")
+    assert not content(teacher, system="judge", response_format=form(SCHEMA)).startswith("{")
+    assert content(teacher, system="write", response_format=form(SCHEMA)).startswith("{")
     teacher.control(faults={"500": 0.5}, fail_stage=None)
-    assert 60 < sum(post(teacher, str(i))[0] == 500 for i in range(200)) < 140
-    with said.by(RuntimeError):
-        teacher.control(items=3, latency=-1)
-    assert teacher.control()["items"] == 4
+    assert 10 < sum(post(teacher, str(i))[0] == 500 for i in range(60)) < 50
+
+
+def test_settings_are_checked(said: Said, teacher: SimulatedTeacher) -> None:
+    wrong: list[dict[str, Any]] = [
+        {"items": 3, "latency": -1}, {"rate_headers": 1}, {"rate_headers": None}, {"signature": None}, {"signature": 3},
+        {"limit_tokens_per_minute": -1}, {"limit_tokens_burst": "x"}, {"faults": {"html503": 1.0}}, {"batches": 1},
+        {"batch_seconds": -1}, {"batch_faults": {"drop": 1.0}}, {"batch_fates": "ok"}, {"batch_fates": ["good"]},
+        {"batch_faults": {"400": 0.6, "429": 0.6}}, {"batch_max_requests": 1.5}, {"tokenizer": "cl100k_base"},
+        {"tokenizer": None}, {"cache_warm": "never"}, {"field_tokens": {"response": 0}}, {"cache_minimum": None},
+    ]  # fmt: skip
+    before = teacher.control()
+    for changes in wrong:
+        with said.by(RuntimeError):
+            teacher.control(**changes)
+    assert teacher.control() == before and before["items"] == 4
+    assert (teacher.root, teacher.base_url) == (f"http://127.0.0.1:{teacher.port}", f"{teacher.root}/v1")
+
+
+# --- verdicts and log-probabilities
+
+
+def choice(teacher: SimulatedTeacher, text: str, **body: Any) -> Any:
+    return post(teacher, text, **body)[1]["choices"][0]
+
+
+def test_a_verdict_is_the_likeliest_token_and_its_messages_decide_it(teacher: SimulatedTeacher) -> None:
+    teacher.control(verdicts=["m", "M"])
+    asked = {"logprobs": True, "top_logprobs": 5, "max_tokens": 1, "temperature": 1}
+    seen = set()
+    for number in range(12):
+        first, again = (choice(teacher, f"pair {number}", **asked) for _ in range(2))
+        (token,) = first["logprobs"]["content"]
+        top = token["top_logprobs"]
+        assert first == again and first["finish_reason"] == "length"
+        assert first["message"]["content"] == token["token"] == top[0]["token"] and top[0]["logprob"] >= -math.log(2)
+        assert {each["token"] for each in top} == {"m", "M"}
+        assert sum(math.exp(each["logprob"]) for each in top) == pytest.approx(1)
+        seen.add(token["token"])
+    assert seen == {"m", "M"}
+
+
+def test_log_probabilities_come_where_they_are_asked_for(teacher: SimulatedTeacher) -> None:
+    plain = choice(teacher, "write")
+    assert plain["logprobs"] is None and len(plain["message"]["content"]) > 4
+    asked = choice(teacher, "write", logprobs=True, temperature=0)
+    assert "".join(each["token"] for each in asked["logprobs"]["content"]) == asked["message"]["content"]
+    teacher.control(logprobs=False)
+    assert choice(teacher, "write", logprobs=True)["logprobs"] is None
+    teacher.control(rules=["no logprobs"])
+    assert post(teacher, "write", logprobs=True)[0] == 400 and post(teacher, "write")[0] == 200
 
 
 @pytest.mark.slow
-def test_limits_keys_and_models(said: Said, teacher: SimulatedTeacher, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limits_keys_and_models(teacher: SimulatedTeacher, monkeypatch: pytest.MonkeyPatch) -> None:
     assert post(teacher, model="missing-model")[1]["error"]["code"] == "model_not_found"
     assert post(teacher, response_format={"type": "json_schema"})[0] == 400
     teacher.control(limit_per_minute=60, limit_burst=2)
@@ -163,7 +210,7 @@ def test_limits_keys_and_models(said: Said, teacher: SimulatedTeacher, monkeypat
         keyed.control(auth_fails_after=2)
         assert [post(keyed, key="sk-right-key")[0] for _ in range(3)] == [200, 200, 401]
         keyed.control(auth_fails_after=None, faults={"keyerror": 1.0})
-        said(post(keyed, key="sk-right-key")[1]["error"]["message"])
+        assert "sk-right-key" in post(keyed, key="sk-right-key")[1]["error"]["message"]
         keyed.control(faults={"keytext": 1.0})
         answer = post(keyed, key="sk-right-key", response_format=form(SCHEMA))[1]
         assert "sk-right-key" in str(json.loads(answer["choices"][0]["message"]["content"]))
@@ -194,7 +241,7 @@ def test_latency_overlaps_and_clients_may_leave(capfd: pytest.CaptureFixture[str
 
 
 @pytest.mark.slow
-def test_ends_on_sigterm_and_with_its_parent(said: Said, capfd: pytest.CaptureFixture[str]) -> None:
+def test_ends_on_sigterm_and_with_its_parent(capfd: pytest.CaptureFixture[str]) -> None:
     teacher = SimulatedTeacher(latency=30, sigma=0)
     connection = http.client.HTTPConnection("127.0.0.1", teacher.port)
     connection.request("POST", "/v1/chat/completions", '{"messages": []}')
@@ -208,7 +255,7 @@ def test_ends_on_sigterm_and_with_its_parent(said: Said, capfd: pytest.CaptureFi
     command = [sys.executable, "-m", "benchmarks.server", "--parent", str(parent.pid)]
     server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
-    said(server.stdout.readline())
+    assert "http://" in server.stdout.readline()
     parent.communicate(b"\n")
     assert server.wait(5) == 0
     server.stdout.close()
