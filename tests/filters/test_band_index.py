@@ -10,7 +10,6 @@ import pytest
 
 from benchmarks.texts import WORDS
 from refed_dspy.filters.near_duplicates import (
-    Arrays,
     BandIndex,
     NearDuplicates,
     band_shape,
@@ -43,15 +42,6 @@ def test_keys_that_are_half_equal_are_not_equal() -> None:
     for row_ in (0, 5, 300, 599):
         assert index.find(np.array([7 << 32 | row_, 7], dtype=np.uint64)).tolist() == sorted({0, row_})
     assert index.find(np.array([7 << 32 | 600, 600 << 32 | 7], dtype=np.uint64)).tolist() == []
-
-
-def test_arrays_come_back_as_they_were_added() -> None:
-    arrays, added = Arrays(), [np.arange(size, dtype=np.uint32) + 10 * size for size in (3, 0, 1, 5)]
-    for numbers in added:
-        arrays.append(numbers)
-    assert [arrays[place].tolist() for place in range(4)] == [numbers.tolist() for numbers in added]
-    joined, sizes = arrays.joined(np.array([3, 1, 0]))
-    assert (joined.tolist(), sizes.tolist()) == ([*added[3], *added[0]], [5, 0, 3])
 
 
 def test_every_decision_is_that_of_a_comparison_with_each_row_that_shares_a_band() -> None:

@@ -11,11 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks.texts import WORDS
-from refed_dspy.filters.near_duplicates import (
-    SHORT,
-    NearDuplicates,
-    tokens,
-)
+from refed_dspy.filters.near_duplicates import SHORT, NearDuplicates, tokens
 from refed_dspy.records import DataRow
 from tests.support.said import Said
 
@@ -115,7 +111,8 @@ def test_six_words_allow_for_one_and_five_for_none() -> None:
         text = " ".join(words[:count])
         assert kept([text, text.replace("beta", "other")]) == [True, not duplicate]
         assert kept([text, text.upper() + "?"]) == [True, False]
-    assert kept(["alpha beta gamma delta epsilon zeta", "alpha other gamma another epsilon zeta"]) == [True, True]
+    text = " ".join(words)
+    assert kept([text, text.replace("beta", "other").replace("delta", "another")]) == [True, True]
 
 
 def test_the_allowance_for_a_word_shrinks_above_the_default_threshold() -> None:
@@ -218,15 +215,21 @@ def test_other_scripts(text: str, same: str, other: str) -> None:
     assert kept([text, same, other]) == [True, False, True]
 
 
-def test_tokens_are_whole_words_single_characters_and_signs() -> None:
-    assert tokens("Don’t re-use C++, it's 3.5€!") == ["dont", "re", "use", "c", "+", "+", "its", "3", "5", "€"]
-    assert tokens("हिन्दी भाषा") == ["हिन्दी", "भाषा"]
-    assert tokens("秋天 is 🍂") == ["秋", "天", "is", "🍂"]
-    assert tokens("ที่") == list("ที่")
-    assert tokens("葛\U000e0100城 𑄌𑄋𑄴𑄟𑄳𑄦") == ["葛", "城", "𑄌𑄋𑄴𑄟𑄳𑄦"]
-    assert tokens("?! …") == list("?!...")
-    assert tokens(" \n\x00") == ["\x00"]
-    assert tokens("") == []
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("Don’t re-use C++, it's 3.5€!", ["dont", "re", "use", "c", "+", "+", "its", "3", "5", "€"]),
+        ("हिन्दी भाषा", ["हिन्दी", "भाषा"]),
+        ("秋天 is 🍂", ["秋", "天", "is", "🍂"]),
+        ("ที่", list("ที่")),
+        ("葛\U000e0100城 𑄌𑄋𑄴𑄟𑄳𑄦", ["葛", "城", "𑄌𑄋𑄴𑄟𑄳𑄦"]),
+        ("?! …", list("?!...")),
+        (" \n\x00", ["\x00"]),
+        ("", []),
+    ],
+)
+def test_tokens_are_whole_words_single_characters_and_signs(text: str, found: list[str]) -> None:
+    assert tokens(text) == found
 
 
 def test_letters_of_the_basic_plane_are_in_some_token() -> None:
@@ -238,9 +241,11 @@ def test_letters_of_the_basic_plane_are_in_some_token() -> None:
     assert not missing
 
 
-def test_signs_and_order_tell_tasks_apart() -> None:
-    assert kept(["What is 3 + 2?", "What is 3 = 2?"]) == [True, True]
-    assert kept(["man bites dog", "dog bites man"]) == [True, True]
+@pytest.mark.parametrize(
+    "texts", [["What is 3 + 2?", "What is 3 = 2?"], ["man bites dog", "dog bites man"]], ids=["signs", "order"]
+)
+def test_signs_and_order_tell_tasks_apart(texts: list[str]) -> None:
+    assert kept(texts) == [True, True]
 
 
 def test_hostile_texts() -> None:
@@ -292,10 +297,6 @@ decisions = [filter_.check(DataRow(1, " ".join(rng.choices("abcd", k=7)), "")) f
         [sys.executable, "-c", code + "print(decisions)"], env=environment, capture_output=True, text=True
     )
     assert done.stdout.strip() == str(here["decisions"]), done.stderr
-
-
-def test_one_word_over_and_over_needs_two_fifths_in_common() -> None:
-    assert NearDuplicates()._needed(2, 6, 6.0) == pytest.approx(0.4)
 
 
 def test_planted_near_duplicates_are_found_among_rows_of_the_same_words() -> None:
