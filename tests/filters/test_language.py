@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from refed_dspy.errors import ConfigError
 from refed_dspy.filters.language import CODES, SURELY_NOT, Language
 from refed_dspy.records import DataRow
 
@@ -19,11 +18,6 @@ def row(instruction: str, response: str = "Here is the answer that you asked for
 GERMAN = "Bitte schreibe mir einen kurzen Text über den Herbst und die fallenden Blätter."
 ENGLISH = "Please write a short text for me about autumn and the leaves that fall from the trees."
 CHINESE = "请用三句话解释为什么天空是蓝色的，并举一个日常生活中的例子。"
-
-
-@pytest.fixture(scope="module")
-def english() -> Language:
-    return Language()
 
 
 def test_another_language_is_dropped_with_its_code(english: Language) -> None:
@@ -47,6 +41,9 @@ def test_what_cannot_be_told_is_kept(english: Language) -> None:
         "Pizza, Pasta, Risotto, Spaghetti, Napoli, Roma",
         "for i in range(10):\n    print(x[i] ** 2)",
         "1. Paris\n2. Lyon\n3. Marseille\n4. Nice\n5. Toulouse",
+        "Afghanistan, Armenia, Azerbaijan, Kazakhstan, Kyrgyzstan, Tajikistan, Turkmenistan, Uzbekistan",
+        "Madrid, Barcelona, Valencia, Sevilla, Zaragoza, Málaga",
+        "Johann Sebastian Bach, Ludwig van Beethoven, Wolfgang Amadeus Mozart",
     ]
     assert [text for text in texts if not english.check(row(ENGLISH, text)).kept] == []
 
@@ -75,28 +72,23 @@ def test_a_language_that_is_allowed_may_be_taken_for_its_neighbour() -> None:
         assert Language([allowed], of="response").check(row(ENGLISH, text)).kept
 
 
-def test_quotations_are_passed_over(english: Language) -> None:
-    for opening, closing in ('""', "“”", "„“", "«»", "''", "‘’", "「」"):
-        assert english.check(row(f"Translate the sentence {opening}{GERMAN}{closing} into English.")).kept
-    assert not english.check(row(f'"{GERMAN}"')).kept
-    assert not english.check(row(f'{GERMAN} "{ENGLISH}"')).kept
+@pytest.mark.parametrize("marks", ['""', "“”", "„“", "«»", "''", "‘’", "「」"])
+def test_quotations_are_passed_over(english: Language, marks: str) -> None:
+    quoted = f"{marks[0]}{GERMAN}{marks[1]}"
+    texts = [f"Translate the sentence {quoted} into English.", quoted, f'{GERMAN} "{ENGLISH}"']
+    assert [english.check(row(text)).kept for text in texts] == [True, False, False]
 
 
-def test_an_instruction_is_in_the_language_of_its_task(english: Language) -> None:
-    for break_ in (": ", ":\n", "\n\n"):
-        assert english.check(row(f"Translate the following into English{break_}{GERMAN * 3}")).kept
-        assert not english.check(row(f"Übersetze das Folgende bitte ins Englische{break_}{ENGLISH * 3}")).kept
-    assert not english.check(row(f"Aufgabe: {GERMAN}")).kept
-    assert not english.check(row(ENGLISH, f"Here is what you asked for:\n{GERMAN * 3}")).kept
-
-
-def test_lists_of_names_are_in_no_language(english: Language) -> None:
-    names = [
-        "Afghanistan, Armenia, Azerbaijan, Kazakhstan, Kyrgyzstan, Tajikistan, Turkmenistan, Uzbekistan",
-        "Madrid, Barcelona, Valencia, Sevilla, Zaragoza, Málaga",
-        "Johann Sebastian Bach, Ludwig van Beethoven, Wolfgang Amadeus Mozart",
+@pytest.mark.parametrize("break_", [": ", ":\n", "\n\n"])
+def test_an_instruction_is_in_the_language_of_its_task(english: Language, break_: str) -> None:
+    texts = [
+        f"Translate the following into English{break_}{GERMAN * 3}",
+        f"Übersetze das Folgende bitte ins Englische{break_}{ENGLISH * 3}",
+        f"Aufgabe: {GERMAN}",
     ]
-    assert [text for text in names if not english.check(row(ENGLISH, text)).kept] == []
+    assert [english.check(row(text)).kept for text in texts] == [True, False, False]
+    response = f"Here is what you asked for:\n{GERMAN * 3}"
+    assert not english.check(row(ENGLISH, response)).kept
 
 
 def test_which_texts_and_which_languages(english: Language) -> None:
@@ -116,16 +108,3 @@ def test_the_codes_are_those_of_the_model(english: Language) -> None:
     english.check(row(ENGLISH))
     assert {*CODES, "zxx"} == set(english._model.labels)  # zxx: no language
     assert len(CODES) == len(set(CODES))
-
-
-@pytest.mark.parametrize(
-    ("allowed", "message"),
-    [
-        (["english"], "unknown code 'english'; use ISO 639 codes, such as en"),
-        (["en", "DE"], "unknown code 'DE'; use ISO 639 codes, such as de"),
-    ],
-)
-def test_languages_that_make_no_sense(allowed: list[str], message: str) -> None:
-    with pytest.raises(ConfigError, match=message) as caught:
-        Language(allowed)
-    assert "\n" not in str(caught.value)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import random
 
-import pytest
-
-from refed_dspy.filters.base import Decision, TextFilter
+from refed_dspy.filters.base import Decision
 from refed_dspy.filters.language import Language
 from refed_dspy.filters.length import Length
 from refed_dspy.filters.refusals import Refusals
@@ -32,27 +30,22 @@ def row(instruction: str, response: str = "Here is the answer that you asked for
     return DataRow(1, instruction, response)
 
 
-@pytest.mark.parametrize(
-    ("filter_", "name", "of_instruction"),
-    [
+def test_a_filter_takes_any_text_and_says_whether_it_needs_the_response(english: Language) -> None:
+    draw = random.Random(0)
+    texts = [*HOSTILE, *("".join(draw.choices(LETTERS, k=draw.randint(0, 60))) for _ in range(40))]
+    for filter_, name, of_instruction in (
         (Length(min_words=1), "length", False),
         (Length(max_words=3, of="instruction"), "length", True),
         (Refusals(), "refusals", False),
-        (Language(), "language", False),
-    ],
-)
-def test_a_filter_takes_any_text_and_says_whether_it_needs_the_response(
-    filter_: TextFilter, name: str, of_instruction: bool
-) -> None:
-    assert (filter_.name, filter_.of_instruction) == (name, of_instruction)
-    draw = random.Random(0)
-    drawn = ["".join(draw.choices(LETTERS, k=draw.randint(0, 60))) for _ in range(40)]
-    for text in [*HOSTILE, *drawn]:
-        for each in (row(text), row("Say something", text), row(text, text[::-1])):
-            decision = filter_.check(each)
-            assert decision.kept is (decision.reason == "")
-            assert "\n" not in decision.detail and len(decision.detail) <= 120
-    filter_.remember(row("anything"))
+        (english, "language", False),
+    ):
+        assert (filter_.name, filter_.of_instruction) == (name, of_instruction)
+        for text in texts:
+            for each in (row(text), row("Say something", text), row(text, text[::-1])):
+                decision = filter_.check(each)
+                assert decision.kept is (decision.reason == "")
+                assert "\n" not in decision.detail and len(decision.detail) <= 120
+        filter_.remember(row("anything"))
 
 
 # lengths
@@ -69,4 +62,4 @@ def test_bounds_are_inclusive_and_say_what_they_counted(said: Said) -> None:
 def test_lengths_of_instructions_and_of_characters() -> None:
     filter_ = Length(min_characters=3, of="instruction")
     assert filter_.check(row("写首诗", "")) == Decision(True, score=3)
-    assert filter_.check(row(" ab ", "long enough")).score == 2
+    assert filter_.check(row(" ab ", "enough")).reason
