@@ -95,7 +95,7 @@ def test_after_a_resume_near_duplicates_of_what_was_kept_are_dropped(tmp_path: P
     for name in ("near_duplicates", "rouge"):
         run(tmp_path / name, Teacher(text_of=first), [name], size=10, count=2)
         before = kept_by(tmp_path / name, name)
-        made = run(tmp_path / name, Teacher(text_of=alike), [name], size=18, count=2)
+        made = run(tmp_path / name, Teacher(text_of=alike), [name], size=26, count=2)
         texts = kept_by(tmp_path / name, name)
         assert made.complete and len(texts) > len(before) >= 10 and dropped(tmp_path / name)
         assert len({text.rstrip("!") for text in texts}) == len(texts)

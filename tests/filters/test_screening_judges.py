@@ -100,13 +100,16 @@ def test_a_judge_that_cannot_be_asked_ends_the_run_and_the_next_judge_goes_on(
     assert len(made.samples) >= 1 and server.stats()["repeated"] == 0 and paid < 20
 
 
-def test_a_judge_that_always_abstains_ends_the_run_and_a_second_start_pays_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("filter_", ["judge", "rubric"])
+def test_a_judge_that_always_abstains_ends_the_run_and_a_second_start_pays_nothing(
+    tmp_path: Path, filter_: str
+) -> None:
     judge = Judge()
-    judge.on_request = lambda _: '{"reason": "who knows", "verdict": "cannot tell"}'
+    judge.on_request = lambda _: json.dumps({"reason": "r", "verdict": "cannot tell", "grade": "cannot tell"})
     teacher = Teacher()
     for start in range(2):
         with pytest.raises(NothingKept):
-            run(tmp_path / "run", teacher, ["judge"], size=60, count=9, judge=judge)
+            run(tmp_path / "run", teacher, [filter_], size=60, count=9, judge=judge)
         if not start:
             paid = len(teacher.requests) + len(judge.requests)
     assert len(teacher.requests) + len(judge.requests) == paid < 200
