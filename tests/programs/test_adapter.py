@@ -9,7 +9,6 @@ import dspy
 import pytest
 
 from refed_dspy.programs.adapter import SchemaAdapter, rendering
-from refed_dspy.records import Analysis, ImplementationStrategy
 from refed_dspy.signatures import (
     InstructionSynthesis,
     ResponseGeneration,
@@ -64,19 +63,18 @@ NASTY = [
 
 
 @pytest.mark.parametrize("text", NASTY, ids=ascii)
-def test_an_inputs_text_reaches_the_teacher_as_it_is(said: Said, text: str) -> None:
+def test_a_text_reaches_the_teacher_and_arrives_as_it_is(text: str) -> None:
     inputs = {"example_instruction": "E", "example_response": text, "instruction": text}
     system, user = ADAPTER.format(ResponseGeneration, [], inputs)
     assert system["content"] == rendering(ResponseGeneration).system
-    said(user["content"])
-
-
-@pytest.mark.parametrize("text", NASTY, ids=ascii)
-def test_an_answers_text_arrives_as_it_was_written(text: str) -> None:
+    tagged = "\n\n".join(f"<{name}>\n{value}\n</>" for name, value in inputs.items())
+    assert user["content"].startswith(tagged)
     for escaped in (True, False):
-        assert ADAPTER.parse(ResponseGeneration, json.dumps({"response": text}, ensure_ascii=escaped)) == {
-            "response": text
-        }
+        answer = json.dumps({"response": text}, ensure_ascii=escaped)
+        assert ADAPTER.parse(ResponseGeneration, answer) == {"response": text}
+    messages = ADAPTER.format(ResponseGeneration, [{**inputs, "response": text}], {"instruction": "I"})
+    assert messages[1]["content"].startswith(tagged)
+    assert ADAPTER.parse(ResponseGeneration, messages[2]["content"]) == {"response": text}
 
 
 @pytest.mark.parametrize(
@@ -123,36 +121,17 @@ DEMO_INPUTS = {"reference_feedback": "F {x}", "instruction": "DI", "response": "
 INPUTS = {"reference_feedback": "F", "instruction": "I", "response": "R"}
 
 
-@pytest.mark.parametrize(
-    "outputs",
-    [
-        GOOD,
-        {
-            "analysis": Analysis.model_validate(GOOD["analysis"]),
-            "implementation_strategy": ImplementationStrategy.model_validate(GOOD["implementation_strategy"]),
-            "improved_response": GOOD["improved_response"],
-        },
-    ],
-    ids=["plain", "records"],
-)
-def test_a_demo_is_an_exchange_whose_answer_would_itself_be_accepted(said: Said, outputs: dict[str, Any]) -> None:
-    demo = dspy.Example(**DEMO_INPUTS, **outputs)
+@pytest.mark.parametrize("records", [False, True])
+def test_a_demo_is_an_exchange_whose_answer_would_itself_be_accepted(records: bool) -> None:
+    made = ADAPTER.parse(ResponseImprovement, json.dumps(GOOD))
+    demo = dspy.Example(**DEMO_INPUTS, **(made if records else GOOD))
     messages = ADAPTER.format(ResponseImprovement, [demo], dict(INPUTS))
     assert [message["role"] for message in messages] == ["system", "user", "assistant", "user"]
     assert messages[1]["content"] == ADAPTER.format_user_message_content(ResponseImprovement, DEMO_INPUTS)
     assert json.loads(messages[2]["content"]) == GOOD
-    assert ADAPTER.parse(ResponseImprovement, messages[2]["content"])["improved_response"] == "Better."
+    assert ADAPTER.parse(ResponseImprovement, messages[2]["content"]) == made
     last = ADAPTER.format_user_message_content(ResponseImprovement, INPUTS, main_request=True)
     assert messages[3]["content"] == last
-    said(last)
-
-
-@pytest.mark.parametrize("text", NASTY, ids=ascii)
-def test_a_demos_text_is_kept_as_it_is(text: str) -> None:
-    demo = {"example_instruction": "E", "example_response": "R", "instruction": text, "response": text}
-    messages = ADAPTER.format(ResponseGeneration, [demo], {"instruction": "I"})
-    assert f"<instruction>\n{text}\n</>" in messages[1]["content"]
-    assert ADAPTER.parse(ResponseGeneration, messages[2]["content"]) == {"response": text}
 
 
 def test_a_demo_without_all_its_inputs_shows_those_it_has(said: Said) -> None:
@@ -170,6 +149,7 @@ def test_an_output_with_a_default_may_be_missing_but_is_asked_for() -> None:
         note: str | None = dspy.OutputField(default=None)
         tags: list[str] = dspy.OutputField(default_factory=list)
 
-    assert ADAPTER.parse(Noted, '{"answer": "A"}') == {"answer": "A", "note": None, "tags": []}
-    assert ADAPTER.parse(Noted, '{"answer": "A", "note": "N", "tags": ["t"]}')["note"] == "N"
+    whole = {"answer": "A", "note": "N", "tags": ["t"]}
+    assert ADAPTER.parse(Noted, json.dumps({"answer": "A"})) == {"answer": "A", "note": None, "tags": []}
+    assert ADAPTER.parse(Noted, json.dumps(whole)) == whole
     assert schema(Noted)["required"] == ["answer", "note", "tags"] and "default" not in str(schema(Noted))

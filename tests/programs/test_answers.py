@@ -100,9 +100,9 @@ def test_an_answer_cut_anywhere_is_refused(before: str) -> None:
         assert refusal(ResponseImprovement, whole[:end])
 
 
-@pytest.mark.parametrize("value", [5, 1.5, True, None, ["A"], {"text": "A"}, []], ids=repr)
-def test_a_text_of_another_type_is_refused_and_not_converted(said: Said, value: Any) -> None:
-    said(refusal(ResponseGeneration, {"response": value}))
+def test_a_text_of_another_type_or_left_out_is_refused_by_name(said: Said) -> None:
+    said([refusal(ResponseGeneration, {"response": value}) for value in (5, 1.5, True, None, ["A"], {"text": "A"}, [])])
+    said([refusal(ResponseImprovement, {name: GOOD[name] for name in GOOD if name != place}) for place in GOOD])
 
 
 @pytest.mark.parametrize(
@@ -130,29 +130,18 @@ def test_what_does_not_fit_is_refused_with_its_place(place: str, value: Any) -> 
     assert refusal(ResponseImprovement, answer).startswith(f"{place}: ")
 
 
-@pytest.mark.parametrize("place", ["analysis", "implementation_strategy", "improved_response"])
-def test_a_field_left_out_is_refused_by_name(said: Said, place: str) -> None:
-    answer = {name: value for name, value in GOOD.items() if name != place}
-    said(refusal(ResponseImprovement, answer))
+@pytest.mark.parametrize("text", ["🐦", "🐦" * 7])
+def test_a_text_at_its_bound_is_taken(text: str) -> None:
+    assert ADAPTER.parse(Bounded, json.dumps({**WHOLE, "by_type": text}))["by_type"] == text
 
 
-@pytest.mark.parametrize("length", [1, 7, 8])
-def test_a_bound_holds_exactly_to_the_character(length: int) -> None:
-    answer = {**WHOLE, "by_type": "🐦" * length}
-    if length <= 7:
-        assert ADAPTER.parse(Bounded, json.dumps(answer))["by_type"] == "🐦" * length
-    else:
-        assert refusal(Bounded, answer).startswith("by_type: ")
-
-
-@pytest.mark.parametrize("score", [0, 6, 2.5, "three", None], ids=repr)
-def test_a_number_out_of_range_is_refused(score: Any) -> None:
-    assert refusal(Bounded, {**WHOLE, "score": score}).startswith("score: ")
-
-
-@pytest.mark.parametrize("score", ["3", True], ids=repr)
-def test_a_number_of_another_type_is_refused_and_not_converted(score: Any) -> None:
-    assert refusal(Bounded, {**WHOLE, "score": score}).startswith("score: ")
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("by_type", "🐦" * 8), *(("score", score) for score in (0, 6, 2.5, "three", None, "3", True))],
+    ids=repr,
+)
+def test_what_is_out_of_its_bounds_or_of_another_type_is_refused_and_not_converted(field: str, value: Any) -> None:
+    assert refusal(Bounded, {**WHOLE, field: value}).startswith(f"{field}: ")
 
 
 def test_what_is_longer_than_the_decoders_bounds_is_taken_whole() -> None:
@@ -168,10 +157,6 @@ def test_an_answer_that_copies_the_prompts_tags_is_refused(said: Said) -> None:
     said(refusal(ResponseImprovement, copied))
     xml = {**GOOD, "improved_response": "Send <response>200</response>."}
     assert ADAPTER.parse(ResponseImprovement, json.dumps(xml))["improved_response"] == xml["improved_response"]
-
-
-def test_a_thought_may_speak_of_the_prompts_tags() -> None:
     thought = "<think>What does <reference_feedback> say? [1] {this}</think>\n"
-    assert ADAPTER.parse(ResponseImprovement, thought + json.dumps(GOOD)) == ADAPTER.parse(
-        ResponseImprovement, json.dumps(GOOD)
-    )
+    good = json.dumps(GOOD)
+    assert ADAPTER.parse(ResponseImprovement, thought + good) == ADAPTER.parse(ResponseImprovement, good)

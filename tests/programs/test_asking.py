@@ -14,7 +14,7 @@ import pytest
 from dspy.utils import exceptions as lm_errors
 from pydantic import Field
 
-from refed_dspy.errors import MalformedAnswer, RefusedAnswer, TooLong
+from refed_dspy.errors import MalformedAnswer, RefusedAnswer, RunStopped, TooLong
 from refed_dspy.jobs.session import Session
 from refed_dspy.jobs.work import Work
 from refed_dspy.ledger.ledger import Ledger

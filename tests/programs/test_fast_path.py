@@ -6,11 +6,31 @@ from typing import Any
 
 import dspy
 import pytest
+from dspy.utils.exceptions import LMAuthError, LMServerError, LMTimeoutError
 
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
-from refed_dspy.errors import CutAnswer, MalformedAnswer, RefedError, TeacherError
+from refed_dspy.errors import (
+    CutAnswer,
+    EndpointBusy,
+    MalformedAnswer,
+    NoAnswer,
+    NoConnection,
+    RefedError,
+    RefusedAnswer,
+    RunStopped,
+    TeacherError,
+)
 from refed_dspy.programs.asking import again
+from refed_dspy.programs.lm_errors import (
+    AnswerCut,
+    AnswerRefused,
+    InTransit,
+    NotAnApi,
+    NotReached,
+    StillLimited,
+    WorkEnds,
+)
 from refed_dspy.records import Analysis
 from refed_dspy.signatures import (
     InstructionSynthesis,
@@ -19,11 +39,9 @@ from refed_dspy.signatures import (
     ResponseImprovement,
     instruction_feedback,
 )
-from refed_dspy.teachers.engine import TeacherEngine
 from refed_dspy.teachers.recorded import recorded_lm
-from refed_dspy.teachers.route import resolve
 from refed_dspy.teachers.teacher import open_teacher
-from tests.support.scripted_engine import SAMPLE_FIELDS
+from tests.support.scripted_engine import SAMPLE_FIELDS, Answer, response
 from tests.support.two_ways import TEACHERS, UNWATCHED, WATCHED, Recording, as_json, ask, asked, inputs_for, lm_on
 
 SIGNATURES = [
@@ -49,9 +67,12 @@ def demo_for(signature: Any) -> dspy.Example:
     return dspy.Example(**inputs_for(signature, 2), **outputs).with_inputs(*signature.input_fields)
 
 
-@pytest.mark.parametrize("teacher", TEACHERS)
+@pytest.mark.parametrize(
+    ("teacher", "signature"),
+    [*((teacher, SIGNATURES[0]) for teacher in TEACHERS), *(("external", signature) for signature in SIGNATURES[1:])],
+    ids=str,
+)
 @pytest.mark.parametrize("demos", [0, 2])
-@pytest.mark.parametrize("signature", SIGNATURES, ids=lambda signature: str(signature.__name__))
 def test_both_ways_send_the_same_request(teacher: str, signature: Any, demos: int) -> None:
     config = TeacherConfig.model_validate(TEACHERS[teacher])
     engine = Recording(config)
@@ -108,41 +129,32 @@ def test_typed_outputs_either_way(settings: dict[str, Any]) -> None:
     assert answer.analysis.original_strengths == ["clear"]
 
 
-def _error(settings: dict[str, Any], server: SimulatedTeacher) -> BaseException:
-    config = TeacherConfig(model="sim/sim-model", api_base=server.base_url, retries=0, timeout=0.3)
-    lm = lm_on(config, TeacherEngine(config, resolve(config), None))
-    with pytest.raises(RefedError) as error:
-        ask(lm, dspy.Predict(ResponseImprovement), settings)
-    return error.value
+FAULTS: list[tuple[Answer, type[RefedError]]] = [
+    ("no JSON", MalformedAnswer),
+    (response(""), MalformedAnswer),
+    (AnswerCut("cut at max_tokens=777"), CutAnswer),
+    (AnswerRefused("declined"), RefusedAnswer),
+    (NotReached("no connection in 0.3 s"), NoConnection),
+    (NotAnApi("a web page"), TeacherError),
+    (StillLimited("refused for minutes"), EndpointBusy),
+    (WorkEnds("a person decides"), RunStopped),
+    (InTransit(CutAnswer("stage", "item", "cut")), CutAnswer),
+    (LMServerError("failed on purpose"), NoAnswer),
+    (LMTimeoutError("no answer in 0.3 s"), NoAnswer),
+    (LMAuthError("wrong key"), TeacherError),
+]
 
 
-@pytest.mark.parametrize(
-    ("fault", "expected"),
-    [
-        ({"faults": {"malformed": 1}}, MalformedAnswer),
-        ({"faults": {"cut": 1}}, CutAnswer),
-        ({"faults": {"500": 1}}, None),
-        ({"faults": {"refusal": 1}}, None),
-        ({"faults": {"filtered": 1}}, None),
-        ({"faults": {"drop": 1}}, None),
-        ({"faults": {"hang": 1}}, None),
-        ({"faults": {"html": 1}}, TeacherError),
-        ({"auth_fails_after": 0}, TeacherError),
-    ],
-    ids=repr,
-)
-def test_the_same_errors_either_way(
-    server: SimulatedTeacher, fault: dict[str, Any], expected: type[BaseException] | None
-) -> None:
-    server.control(**fault)
-    direct, usual = _error(UNWATCHED, server), _error(WATCHED, server)
-    assert type(direct) is type(usual) and str(direct) == str(usual)
-    assert expected is None or isinstance(direct, expected)
-
-
-def test_an_empty_answer_is_malformed_either_way(server: SimulatedTeacher) -> None:
-    server.control(faults={"empty": 1})
-    assert {type(_error(way, server)) for way in (UNWATCHED, WATCHED)} == {MalformedAnswer}
+@pytest.mark.parametrize(("fault", "raised"), FAULTS)
+def test_the_same_errors_either_way(fault: Answer, raised: type[RefedError]) -> None:
+    config = TeacherConfig.model_validate(TEACHERS["external"])
+    told = []
+    for settings in (UNWATCHED, WATCHED):
+        with pytest.raises(raised) as error:
+            ask(lm_on(config, Recording(config, fault)), dspy.Predict(ResponseImprovement), settings)
+        assert type(error.value) is raised
+        told.append(str(error.value))
+    assert told[0] == told[1]
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("a bug"), TypeError("of ours")])
