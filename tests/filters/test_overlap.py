@@ -73,7 +73,7 @@ def test_short_prompts_are_looked_for_as_a_whole_and_shorter_ones_as_the_whole_i
 ) -> None:
     filter_ = Overlap([EMMA, "Name a colour.", "", "?!"])
     assert filter_.prompts == 1 and filter_.check(row(text)).kept == kept
-    assert Overlap([PROMPT, "Yes."], of="both").check(row("Is it?", "Yes.")).kept
+    assert Overlap([PROMPT, "Yes."], of="both").check(row("So?", "Yes.")).kept
 
 
 def test_scripts_without_spaces_take_twice_as_many_characters() -> None:
@@ -87,7 +87,8 @@ def test_scripts_without_spaces_take_twice_as_many_characters() -> None:
     assert Overlap([short]).prompts == 1  # ten characters: five words, as a whole
     assert not Overlap([short]).check(row(f"请问，{short}？")).kept
     rest = "into plain English and explain each of its words to a young beginner"
-    assert not Overlap([f"Translate the sentence 天空是蓝色的 {rest}"]).check(row(f"{rest}, please")).kept
+    mixed = Overlap([f"Translate the sentence 天空是蓝色的 {rest}"])
+    assert not mixed.check(row(f"{rest}, please")).kept
 
 
 def test_the_response_is_looked_at_if_asked_for() -> None:

@@ -21,6 +21,7 @@ from refed_dspy.programs.adapter import MOST_REPAIRED, _AdapterFit
 from refed_dspy.programs.reasoning import split_reasoning
 from refed_dspy.signatures import InstructionSynthesis, ResponseGeneration
 from refed_dspy.text import found
+from tests.support.said import Said
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -44,10 +45,11 @@ def test_an_answer_is_looked_for_once(kind: str, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     "start", ["", '{"new_instructions": "', "[[ ## new_instructions ## ]]\n", "<new_instructions>"]
 )
-def test_dspy_repairs_no_long_text(adapter: Any, kind: str, start: str) -> None:
+def test_dspy_repairs_no_long_text(said: Said, adapter: Any, kind: str, start: str) -> None:
     text = start + nonsense(kind, 5 * MOST_REPAIRED)
-    with pytest.raises(AdapterParseError, match="no JSON, and too long or too deep to be repaired"):
+    with pytest.raises(AdapterParseError) as refused:
         _AdapterFit(adapter, InstructionSynthesis).checked(text)
+    said(str(refused.value).partition("\n\n")[0])
 
 
 LONG = {"response": "Good. " * MOST_REPAIRED}
@@ -98,7 +100,7 @@ def test_styles_are_counted_as_the_benchmark_counts_them() -> None:
         "+ ",
     ]
     draw = random.Random(0)
-    for _ in range(3_000):
+    for _ in range(1_000):
         text = left = "".join(draw.choices(pieces, k=draw.randint(0, 14)))
         for name, pattern in OF_THE_BENCHMARK.items():
             assert len(_LISTS[name].findall(text)) == len(pattern.findall(text)), text

@@ -153,10 +153,6 @@ def test_evaluate_calls_it_from_several_threads() -> None:
         assert evaluate(ReferenceLevelFeedback()).score == 100
 
 
-def test_predictors_are_named_as_the_stages() -> None:
-    assert tuple(name for name, _ in ReferenceLevelFeedback().named_predictors()) == STAGES
-
-
 def test_a_predictors_own_language_model_is_asked_instead() -> None:
     program, of_predictor, of_context = ReferenceLevelFeedback(), Writer(), Writer(per_call=1)
     program.response_generation.lm = fake_lm(of_predictor)

@@ -114,14 +114,16 @@ def test_the_file_holds_no_language_model_and_no_key_and_text_as_people_write_it
     assert all(state[stage]["lm"] is None for stage in STAGES)
 
 
-def test_loading_takes_no_language_model_from_the_file(saved: Path) -> None:
+def test_a_file_cannot_send_the_callers_key_elsewhere(saved: Path) -> None:
+    elsewhere = {"api_base": "http://other.example/v1"}
     state = json.loads(saved.read_text(encoding="utf-8"))
     for stage in STAGES:
-        state[stage]["lm"] = {"model": "openai/other", "api_base": "http://other.example/v1"}
+        state[stage].update(lm={"model": "openai/other", **elsewhere}, config=elsewhere)
     saved.write_text(json.dumps(state))
     loaded = like_tuned()
-    load_into(loaded, str(saved))
-    assert all(predictor.lm is None for predictor in loaded.predictors())
+    with suppress(ConfigError):
+        load_into(loaded, str(saved))
+    assert all(predictor.lm is None and predictor.config == {} for predictor in loaded.predictors())
 
 
 def test_a_saved_program_replaces_the_one_there_but_where_it_fails(saved: Path) -> None:
@@ -232,13 +234,3 @@ def test_a_state_with_a_wrong_value_is_refused(saved: Path, place: str, value: A
     holder[last] = value
     saved.write_text(json.dumps(state))
     refusal(like_tuned(), saved)
-
-
-def test_a_file_cannot_send_the_callers_key_elsewhere(saved: Path) -> None:
-    state = json.loads(saved.read_text(encoding="utf-8"))
-    state[STAGE]["config"] = {"api_base": "http://other.example/v1"}
-    saved.write_text(json.dumps(state))
-    loaded = like_tuned()
-    with suppress(ConfigError):
-        load_into(loaded, str(saved))
-    assert loaded.response_generation.config == {}

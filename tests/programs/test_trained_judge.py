@@ -40,6 +40,7 @@ OF_GRADES = Correction(
     terms={"grade": Term(mean=3, scale=1, coefficient=2.0), "length": Term(mean=3, scale=1, coefficient=-1.0)},
     thresholds=(-3.0, -1.0, 1.0, 3.0),
 )
+LONGER, SHORT = "a longer text", "short"
 TASK, TUNED = "Do it.", "Prefer what is short."
 DEPTH = Criterion("depth", "how deep it goes")
 
@@ -63,7 +64,7 @@ def says(first: str, second: str) -> Writer:
     return writer
 
 
-def verdict(judge: PairwiseJudge, writer: Writer, a: str = "a longer text", b: str = "short") -> Verdict:
+def verdict(judge: PairwiseJudge, writer: Writer, a: str = LONGER, b: str = SHORT) -> Verdict:
     with dspy.context(lm=fake_lm(writer)):
         return asyncio.run(judge.judge(TASK, a, b))
 
@@ -233,5 +234,5 @@ def test_where_it_reads_perplexities_it_needs_something_that_computes_them(said:
     judge.corrections.log_perplexity = log_perplexity
     made = verdict(judge, says("A>B", "A>B"))
     assert made.preference is not None and made.preference < 0
-    assert sorted(asked) == [(TASK, "a longer text"), (TASK, "short")]
+    assert sorted(asked) == [(TASK, LONGER), (TASK, SHORT)]
     assert asyncio.run(judge.corrections.nats(GRADES, "", "")) is None  # that one reads none
