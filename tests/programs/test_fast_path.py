@@ -8,7 +8,6 @@ import dspy
 import pytest
 from dspy.utils.exceptions import LMAuthError, LMServerError, LMTimeoutError
 
-from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
 from refed_dspy.errors import (
     CutAnswer,
@@ -107,17 +106,6 @@ def test_a_chain_of_thought_sends_the_same_request_either_way() -> None:
     assert [direct for direct, _ in ways] == [True, False]
     assert all(answer.reasoning and answer.response_feedback for _, answer in ways)
     assert engine.came[0] == engine.came[1]
-
-
-def test_what_is_sent_over_the_wire_is_the_same(server: SimulatedTeacher) -> None:
-    """With temperature 0 the server answers the same messages alike, and counts the ones it has seen before."""
-    config = TeacherConfig(model="sim/sim-model", api_base=server.base_url, temperature=0, retries=0)
-    teacher = open_teacher(config)
-    answers = [
-        ask(lm_on(config, teacher.start()), dspy.Predict(ResponseImprovement), way)[1] for way in (UNWATCHED, WATCHED)
-    ]
-    assert answers[0].improved_response == answers[1].improved_response
-    assert server.stats()["repeated"] == 1
 
 
 @pytest.mark.parametrize("settings", [UNWATCHED, WATCHED], ids=["direct", "usual"])

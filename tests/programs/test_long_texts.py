@@ -40,16 +40,18 @@ def test_an_answer_is_looked_for_once(kind: str, monkeypatch: pytest.MonkeyPatch
         assert len(looked) <= 1, "it is not read anew from every brace or tag"
 
 
+REPAIRED = ["openings", "braces", "parentheses", "lists", "newlines", "random characters"]
+STARTS = ["", '{"new_instructions": "', "[[ ## new_instructions ## ]]\n", "<new_instructions>"]
+
+
 @pytest.mark.parametrize("adapter", [dspy.JSONAdapter(), dspy.ChatAdapter(), dspy.XMLAdapter()])
-@pytest.mark.parametrize("kind", ["openings", "braces", "parentheses", "lists", "newlines", "random characters"])
-@pytest.mark.parametrize(
-    "start", ["", '{"new_instructions": "', "[[ ## new_instructions ## ]]\n", "<new_instructions>"]
-)
-def test_dspy_repairs_no_long_text(said: Said, adapter: Any, kind: str, start: str) -> None:
-    text = start + nonsense(kind, 5 * MOST_REPAIRED)
-    with pytest.raises(AdapterParseError) as refused:
-        _AdapterFit(adapter, InstructionSynthesis).checked(text)
-    said(str(refused.value).partition("\n\n")[0])
+def test_dspy_repairs_no_long_text(said: Said, adapter: Any) -> None:
+    reasons = set()
+    for text in (start + nonsense(kind, 5 * MOST_REPAIRED) for start in STARTS for kind in REPAIRED):
+        with pytest.raises(AdapterParseError) as refused:
+            _AdapterFit(adapter, InstructionSynthesis).checked(text)
+        reasons.add(str(refused.value).partition("\n\n")[0])
+    said(sorted(reasons))
 
 
 LONG = {"response": "Good. " * MOST_REPAIRED}
@@ -80,25 +82,7 @@ OF_THE_BENCHMARK = {
 
 
 def test_styles_are_counted_as_the_benchmark_counts_them() -> None:
-    pieces = [
-        "\n",
-        " ",
-        "1.",
-        "1. ",
-        "- ",
-        "* ",
-        "\t",
-        "\r",
-        "12",
-        ".",
-        "x",
-        "```",
-        "`",
-        "a",
-        "```a```",
-        "```b```",
-        "+ ",
-    ]
+    pieces = [*"\n \t\rx`a.", "1.", "1. ", "- ", "* ", "+ ", "12", "```", "```a```", "```b```"]
     draw = random.Random(0)
     for _ in range(1_000):
         text = left = "".join(draw.choices(pieces, k=draw.randint(0, 14)))

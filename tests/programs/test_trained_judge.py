@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -171,23 +169,6 @@ def test_edited_corrections_can_be_accepted(said: Said, path: Path, caplog: pyte
     judge = open_judge(path, accept_changed=True)
     assert isinstance(judge, TrainedJudge) and judge.corrections.by_name[PAIRS].thresholds == (-1, 1)
     said(caplog.text)
-
-
-@pytest.mark.slow
-def test_a_judge_is_applied_without_scikit_learn(path: Path) -> None:
-    code = (
-        "import sys\n"
-        "sys.modules['sklearn'] = sys.modules['scipy'] = None  # an import of them fails\n"
-        "from refed_dspy.programs.load import open_judge\n"
-        "from refed_dspy.programs.judges import Verdict\n"
-        "from refed_dspy.plugins.judge.trained_judge import pair_figures\n"
-        f"judge = open_judge({str(path)!r})\n"
-        "verdict = Verdict(0, False, (), in_orders=(1, -1))\n"
-        "print(judge.rescored(verdict, pair_figures((1, -1), 'a longer text', 'short')).preference)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert float(done.stdout) == verdict(trained(), says("A>B", "A>B")).preference
 
 
 # --- in other judges' places
