@@ -76,34 +76,9 @@ def test_what_a_voice_or_a_quotation_says_is_no_refusal(asked: str, response: st
 # placeholders
 
 CLOCK = "Explain how a clock works."
-PLACEHOLDERS = [
-    "", "  \n", "TODO", "todo.", "TODO: write the answer", "N/A", "n/a.", "TBD", "...", "…", "___",
-    "[Your answer here]",
-    "[insert name]", "<insert your answer>", "{name}", "{{ instruction }}", "<your name>", "[Name]",
-    "[Your Name]\n[Your Address]",
-    "(insert text here)", "Lorem ipsum dolor sit amet", "Instruction 1:", "Response:", "**Answer:**",
-    "Your answer here",
-    "<noinput>", "<nooutput>", "No output", "placeholder", "[Insert response here] Thanks!", "xxx", "Insert text here.",
-    "Summarize the following text:", "Classify the sentence below:\n", 'Translate the given sentence into French: ""',
-    "[Link to Spotify playlist]",
-]  # fmt: skip
-TEXTS = [
-    "Yes", "no", "7", "+", "?", "C", "None", "[1, 2, 3]", "['USD']", "[0-9]", "{1, 2}", "{x, y}", "{a}", "<html>",
-    "<br />", "<p>Hi</p>",
-    "Dear Ms Lee,\n\nThank you for the offer.\n\nBest,\n[Your Name]", "def f(x):\n    return {x: [x]}",
-    "Dear [Name],\n\nI am writing to you about the position of [Job Title] at [Company].", "printf(\"{name}\")",
-    "My to-do list:\n- buy milk", "TODO list of a gardener: dig, sow, water", "The following text is short: hello.",
-    "Instruction 1: boil the water. Instruction 2: add the rice.",
-    "Here is a list of instructions:\n1. Boil the water.",
-    "You can save money by following these simple steps:", "The placeholder text of printers is called lorem ipsum.",
-    "(a + b) * c", "(see below)",
-    "[Intro]\nWe walk along the river, you and I, and nothing can come between us tonight.",
-    "[Insert date]\n\nDear Ms Lee,\n\nThank you for the offer. I am glad to accept it and to start in June.\n\nJo Park",
-    "Fill in the blank: The capital of France is ___.",
-]  # fmt: skip
 
 
-@pytest.mark.parametrize("text", PLACEHOLDERS)
+@pytest.mark.parametrize("text", [text for _, text in texts_of("placeholder")])
 def test_texts_that_were_never_filled_in(text: str) -> None:
     match = find_placeholder(text)
     assert match and len(match) <= 80 and "\n" not in match
@@ -112,7 +87,7 @@ def test_texts_that_were_never_filled_in(text: str) -> None:
     assert Refusals().check(row(text)).reason == "placeholder"
 
 
-@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("text", [text for _, text in texts_of("no placeholder")])
 def test_texts_that_say_something(text: str) -> None:
     assert find_placeholder(text) == "" and Refusals().check(row(CLOCK, text)).kept
 

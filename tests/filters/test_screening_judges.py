@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import dspy
 import pytest
 from dspy.utils.exceptions import LMServerError
 
@@ -15,9 +16,11 @@ from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.data.rows import dropped_rows
 from refed_dspy.errors import ConfigError, NothingKept, RunStopped, TeacherError
-from refed_dspy.filters.judge import ABSTAINED
+from refed_dspy.filters.judge import ABSTAINED, ImprovedWins
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.settings import settings_of
+from refed_dspy.programs.judges import PairwiseJudge
+from refed_dspy.records import DataRow, Reference
 from tests.conftest import KEY_VARIABLE
 from tests.filters.filtered_runs import Judge, Teacher, dropped, odd, run
 from tests.support.said import Said
@@ -129,3 +132,20 @@ def test_caps_hold_with_a_judge_and_count_its_worst_case(said: Said, server: Sim
     said(made.state)
     assert made.usage["rubric_judge"]["calls"] > 0
     assert made.status["kept"] + len(dropped(tmp_path / "run")) == made.usage["rubric_judge"]["calls"]
+
+
+# --- what the judge is shown
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        DataRow(1, "Q", "better", "plain", reference=Reference(instruction="q", response="a", system="S")),
+        DataRow(1, "Q", "better", "plain", system="S"),
+    ],
+)
+async def test_the_judge_sees_the_system_prompt(row: DataRow) -> None:
+    judge = Judge()
+    with dspy.context(lm=fake_lm(judge)):
+        await ImprovedWins(PairwiseJudge()).judged(row, "1")
+    assert all("System prompt:\nS\n\nInstruction:\nQ\n" in str(request.messages[0].text) for request in judge.requests)
