@@ -140,8 +140,10 @@ def test_caps_hold_with_a_judge_and_count_its_worst_case(said: Said, server: Sim
 @pytest.mark.parametrize(
     "row",
     [
-        DataRow(1, "Q", "better", "plain", reference=Reference(instruction="q", response="a", system="S")),
-        DataRow(1, "Q", "better", "plain", system="S"),
+        DataRow(
+            1, "Q", "improved_response 2", "response 1", reference=Reference(instruction="q", response="a", system="S")
+        ),
+        DataRow(1, "Q", "improved_response 2", "response 1", system="S"),
     ],
 )
 async def test_the_judge_sees_the_system_prompt(row: DataRow) -> None:

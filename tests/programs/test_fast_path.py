@@ -1,4 +1,4 @@
-"""Both ways to a teacher send and give the same; whoever watches a call, or changes how it is made, gets the usual one."""
+"""Both ways to a teacher send and give the same; who watches a call, or changes how it is made, gets the usual one."""
 
 from __future__ import annotations
 
