@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks.texts import WORDS
-from refed_dspy.filters.near_duplicates import SHORT, NearDuplicates, band_shape, hashed, tokens
+from refed_dspy.filters.near_duplicates import SHORT, BandIndex, NearDuplicates, band_shape, hashed, tokens
 from refed_dspy.records import DataRow
 from tests.support.said import Said
 
@@ -258,6 +258,22 @@ def test_planted_near_duplicates_are_found_among_rows_of_the_same_words() -> Non
 
 
 # --- the index
+
+
+def test_the_index_finds_what_shares_a_band_in_order_of_rows() -> None:
+    rng = np.random.default_rng(0)
+    index, earlier = BandIndex(8, 2), list[list[Any]]()
+    for number in range(3000):
+        signature = rng.integers(0, 12, 16, dtype=np.uint32)
+        keys = index.keys(signature)
+        pairs = [tuple(pair) for pair in signature.reshape(8, 2).tolist()]
+        if number % 300 == 299:
+            expected = [
+                at for at, other in enumerate(earlier) if any(a == b for a, b in zip(pairs, other, strict=True))
+            ]
+            assert index.find(keys).tolist() == expected
+        index.add(keys)
+        earlier.append(pairs)
 
 
 def test_every_decision_is_that_of_a_comparison_with_each_row_that_shares_a_band() -> None:

@@ -37,6 +37,12 @@ def test_size_counts_what_is_kept(tmp_path: Path) -> None:
     assert run(tmp_path / "run", again, [Even(of_instruction=False)], size=12).complete and not again.requests
 
 
+def test_without_filters_and_guards_every_sample_is_kept(tmp_path: Path) -> None:
+    teacher = Teacher()
+    assert run(tmp_path / "run", teacher, [], size=2, guards=False).complete
+    assert teacher.asked("improved_response") == 2 and not dropped(tmp_path / "run")
+
+
 def test_an_instruction_is_filtered_before_a_response_is_paid_for(tmp_path: Path) -> None:
     teacher = Teacher()
     made = run(tmp_path / "run", teacher, [Even(of_instruction=True)], size=12)

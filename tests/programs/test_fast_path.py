@@ -7,9 +7,11 @@ from typing import Any
 
 import dspy
 import pytest
+from dspy.lm15 import AuthError
 from dspy.utils.callback import BaseCallback
 from dspy.utils.exceptions import LMAuthError, LMServerError, LMTimeoutError
 
+from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
 from refed_dspy.errors import (
     CutAnswer,
@@ -41,7 +43,9 @@ from refed_dspy.signatures import (
     ResponseImprovement,
     instruction_feedback,
 )
+from refed_dspy.teachers.engine import TeacherEngine
 from refed_dspy.teachers.recorded import recorded_lm
+from refed_dspy.teachers.route import resolve
 from refed_dspy.teachers.teacher import open_teacher
 from tests.support.scripted_engine import SAMPLE_FIELDS, Answer, Writer, response
 from tests.support.two_ways import TEACHERS, UNWATCHED, WATCHED, Recording, as_json, ask, asked, inputs_for, lm_on
@@ -133,6 +137,7 @@ FAULTS: list[tuple[Answer, type[RefedError]]] = [
     (LMServerError("failed on purpose"), NoAnswer),
     (LMTimeoutError("no answer in 0.3 s"), NoAnswer),
     (LMAuthError("wrong key"), TeacherError),
+    (AuthError("wrong key", status=401), TeacherError),
 ]
 
 
@@ -146,6 +151,17 @@ def test_the_same_errors_either_way(fault: Answer, raised: type[RefedError]) -> 
         assert type(error.value) is raised
         told.append(str(error.value))
     assert told[0] == told[1]
+
+
+@pytest.mark.parametrize(("fault", "raised"), [("cut", CutAnswer), ("refusal", RefusedAnswer), ("500", NoAnswer)])
+def test_the_same_errors_over_the_wire(server: SimulatedTeacher, fault: str, raised: type[RefedError]) -> None:
+    server.control(faults={fault: 1})
+    config = TeacherConfig(model="sim/sim-model", api_base=server.base_url, retries=0)
+    for settings in (UNWATCHED, WATCHED):
+        with pytest.raises(raised):
+            ask(
+                lm_on(config, TeacherEngine(config, resolve(config), None)), dspy.Predict(ResponseImprovement), settings
+            )
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("a bug"), TypeError("of ours")])
