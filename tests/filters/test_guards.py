@@ -10,7 +10,6 @@ import pytest
 from refed_dspy.config.filters import FilterConfig
 from refed_dspy.config.loading import check_config
 from refed_dspy.config.run import RunConfig
-from refed_dspy.errors import ConfigError
 from refed_dspy.filters.base import Decision
 from refed_dspy.filters.build import build
 from refed_dspy.filters.guards import (
@@ -26,8 +25,11 @@ from refed_dspy.filters.guards import (
     InstructionGuard,
     Known,
     ResponseGuard,
+    missing_text,
+    prompt_talk,
 )
 from refed_dspy.records import DataRow, Reference
+from tests.filters.example_texts import texts_of
 
 WORDS = [f"word{number}" for number in range(200)]
 REFERENCE = Reference(
@@ -41,6 +43,32 @@ def fresh(count: int) -> str:
 
 def row(response: str, plain: str | None = None, instruction: str = "Explain rain.", **more: Any) -> DataRow:
     return DataRow(1, instruction, response, plain, **{"reference": REFERENCE, **more})
+
+
+# --- what instructions need, and what texts speak of
+
+
+def test_instructions_that_need_a_text_which_is_not_there() -> None:
+    found = {text: missing_text(text) for text, _ in texts_of("incomplete")}
+    assert [text for text, words in found.items() if not words or words not in text.lower()] == []
+    assert [text for text, _ in texts_of("complete") if missing_text(text)] == []
+
+
+@pytest.mark.parametrize(
+    "text", ["the following " * 20_000, "which of these " * 20_000, "a, " * 50_000 + "the given list."], ids=len
+)
+def test_time_grows_with_the_length_alone(text: str) -> None:
+    missing_text(text)
+
+
+def test_texts_that_speak_of_the_prompt_they_were_written_for() -> None:
+    said = {text: prompt_talk(text.lower(), "Tell me something about it.") for _, text in texts_of("talk")}
+    assert [
+        text for text, words in said.items() if not words or words.lower() not in " ".join(text.lower().split())
+    ] == []
+    assert [text for text, _ in texts_of("talk-instruction") if not prompt_talk(text.lower())] == []
+    assert [text for asked, text in texts_of("plain") if prompt_talk(text.lower(), asked)] == []
+    assert [text for text, _ in texts_of("plain-instruction") if prompt_talk(text.lower())] == []
 
 
 # --- instructions
@@ -126,8 +154,8 @@ def test_the_plain_response_counts_too() -> None:
             assert ResponseGuard().check(at).reason == reason
             assert ResponseGuard().plain_is_bad(at) == at_fault
         assert ResponseGuard().plain_is_bad(row(bad)), "there is no other"
-    assert ResponseGuard(prompt_talk=False).check(row(talk)).kept
-    assert ResponseGuard().check(row(talk, instruction="Use this feedback: too short.")).kept
+    asked_for = row(talk, instruction="Use this feedback: too short.")
+    assert ResponseGuard(prompt_talk=False).check(row(talk)).kept and ResponseGuard().check(asked_for).kept
 
 
 def test_unchanged_is_told_or_dropped() -> None:
@@ -181,24 +209,6 @@ def test_a_runs_guards_are_filters() -> None:
     assert isinstance(FilterConfig.model_validate("response_guard").settings.keep, type(None))
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"guards": {"unchnged": "drop"}}, "guards.unchnged: unknown key; did you mean unchanged"),
-        ({"guards": {"unchanged": "maybe"}}, "guards.unchanged: input should be 'keep' or 'drop'"),
-        ({"guards": "drop"}, "guards: input should be `key: value` settings"),
-        (
-            {"filters": [{"response_guard": {"references": "x.jsonl"}}]},
-            "references is only for filtering an existing data set",
-        ),
-    ],
-)
-def test_wrong_settings_are_refused_by_name(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError) as raised:
-        check_config(RunConfig, settings)
-    assert message in str(raised.value) and "\n" not in str(raised.value)
-
-
 # --- demonstrations
 
 
@@ -206,11 +216,9 @@ def test_what_the_program_shows_does_not_come_back() -> None:
     shown = Known(["Write a function that turns seconds into hours and minutes."], [fresh(30)])
     instructions, responses = InstructionGuard(), ResponseGuard()
     instructions.demonstrations = responses.demonstrations = shown
-    again = instructions.check(row("", instruction="Write a function that turns seconds into minutes."))
-    assert (again.kept, again.reason) == (False, REPEATS_SHOWN)
-    assert instructions.check(row("", instruction="Write a function that reverses a list.")).kept
-    assert responses.check(row(fresh(30))).reason == COPIES_SHOWN
-    assert responses.check(row("Something else entirely, in more than eight words of its own.")).kept
+    again, other = ("Write a function that turns seconds into minutes.", "Write a function that reverses a list.")
+    assert [instructions.check(row("", instruction=text)).reason for text in (again, other)] == [REPEATS_SHOWN, ""]
+    assert [responses.check(row(text)).reason for text in (fresh(30), " ".join(WORDS[:20:2]))] == [COPIES_SHOWN, ""]
 
 
 @pytest.mark.parametrize(("words", "kept"), [(12, False), (11, True)])

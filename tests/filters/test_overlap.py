@@ -17,18 +17,18 @@ from refed_dspy.records import DataRow
 from tests.support.said import Said
 
 PROMPT = "A train leaves the station at nine and travels at sixty miles an hour; how far has it come by noon?"
+EMMA = "Who wrote the novel Emma?"
 
 
 def row(instruction: str, response: str = "") -> DataRow:
     return DataRow(1, instruction, response)
 
 
-def test_thirteen_words_of_a_prompt_drop_a_row_and_twelve_do_not(said: Said) -> None:
-    filter_ = Overlap([PROMPT])
-    words = PROMPT.split()
-    decision = filter_.check(row("Solve: " + " ".join(words[3:16]).upper().replace(";", " --")))
-    assert (decision.kept, decision.reason) == (False, "overlap")
-    said(decision.detail)
+def test_thirteen_words_of_a_prompt_drop_a_row_and_twelve_do_not() -> None:
+    filter_, words = Overlap([PROMPT]), PROMPT.split()
+    shared = " ".join(words[3:16])
+    decision = filter_.check(row(f"Solve: {shared.upper().replace(';', ' --')}"))
+    assert (decision.kept, decision.reason, decision.detail) == (False, "overlap", shared.replace(";", ""))
     assert decision.score == pytest.approx(1 / 2)
     assert filter_.check(row("Solve: " + " ".join(words[3:15]))) == Decision(True, score=0.0)
     assert filter_.check(row(PROMPT)).score == 1.0
@@ -53,33 +53,42 @@ def test_it_decides_as_a_plain_search_for_shared_runs_would() -> None:
 
 
 def test_the_score_is_the_share_of_the_row_s_runs() -> None:
-    filter_ = Overlap(["one two three four five six seven"], n=5)
-    assert filter_.check(row("zero one two three four five six")).score == pytest.approx(2 / 3)
+    numbers = ["zero", "one", "two", "three", "four", "five", "six", "seven"]
+    filter_ = Overlap([" ".join(numbers[1:])], n=5)
+    assert filter_.check(row(" ".join(numbers[:-1]))).score == pytest.approx(2 / 3)
 
 
-def test_short_prompts_are_looked_for_as_a_whole_and_shorter_ones_as_the_whole_instruction() -> None:
-    filter_ = Overlap(["Who wrote the novel Emma?", "Name a colour.", "", "?!"])
-    assert filter_.prompts == 1
-    assert not filter_.check(row("Tell me: who wrote the novel “Emma”, and when?")).kept
-    assert filter_.check(row("Who wrote the novel, Emma?")).score == 1.0
-    assert filter_.check(row("Who wrote the novel Persuasion?")).kept
-    assert filter_.check(row("Name a colour and a fish.")).kept
-    assert filter_.check(row("name a colour")) == Decision(False, "overlap", 1.0, "name a colour")
-    assert Overlap([PROMPT, "Yes."], of="both").check(row("Is it?", "Yes.")).kept
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("Tell me: who wrote the novel “Emma”, and when?", False),
+        ("Who wrote the novel, Emma?", False),
+        ("Who wrote the novel Persuasion?", True),
+        ("Name a colour and a fish.", True),
+        ("name a colour", False),
+    ],
+)
+def test_short_prompts_are_looked_for_as_a_whole_and_shorter_ones_as_the_whole_instruction(
+    text: str, kept: bool
+) -> None:
+    filter_ = Overlap([EMMA, "Name a colour.", "", "?!"])
+    assert filter_.prompts == 1 and filter_.check(row(text)).kept == kept
+    assert Overlap([PROMPT, "Yes."], of="both").check(row("So?", "Yes.")).kept
 
 
 def test_scripts_without_spaces_take_twice_as_many_characters() -> None:
-    prompt = "请用三句话解释为什么天空是蓝色的，并举一个日常生活中的例子来说明光的散射现象。"
-    characters = tokens(prompt)
-    filter_ = Overlap([prompt])
-    assert not filter_.check(row("问题：" + "".join(characters[2:28]))).kept
-    assert filter_.check(row("问题：" + "".join(characters[2:27]))).kept
-    assert Overlap(["天空为什么是蓝色的呢"]).prompts == 1  # ten characters: five words, as a whole
-    assert not Overlap(["天空为什么是蓝色的呢"]).check(row("请问，天空为什么是蓝色的呢？")).kept
-    mixed = Overlap(
-        ["Translate the sentence 天空是蓝色的 into plain English and explain each of its words to a young beginner"]
+    prompt, short = (
+        "请用三句话解释为什么天空是蓝色的，并举一个日常生活中的例子来说明光的散射现象。",
+        "天空为什么是蓝色的呢",
     )
-    assert not mixed.check(row("into plain English and explain each of its words to a young beginner, please")).kept
+    characters = tokens(prompt)
+    kept = [Overlap([prompt]).check(row("问题：" + "".join(characters[2:end]))).kept for end in (28, 27)]
+    assert kept == [False, True]
+    assert Overlap([short]).prompts == 1  # ten characters: five words, as a whole
+    assert not Overlap([short]).check(row(f"请问，{short}？")).kept
+    rest = "into plain English and explain each of its words to a young beginner"
+    mixed = Overlap([f"Translate the sentence 天空是蓝色的 {rest}"])
+    assert not mixed.check(row(f"{rest}, please")).kept
 
 
 def test_the_response_is_looked_at_if_asked_for() -> None:
@@ -92,13 +101,13 @@ def test_the_response_is_looked_at_if_asked_for() -> None:
 
 
 def test_files_of_every_kind(tmp_path: Path) -> None:
-    rows = [{"id": 1, "question": PROMPT}, {"id": 2, "question": "Who wrote the novel Emma?"}]
+    rows = [{"id": 1, "question": PROMPT}, {"id": 2, "question": EMMA}]
     (tmp_path / "b.jsonl").write_text("".join(json.dumps(fields) + "\n" for fields in rows))
     (tmp_path / "b.json").write_text(json.dumps(rows))
     (tmp_path / "b.csv").write_text(
         "id,question\n" + "".join(f'{fields["id"]},"{fields["question"]}"\n' for fields in rows)
     )
-    (tmp_path / "b.txt").write_text(f"\ufeff{PROMPT}\r\n\r\nWho wrote the novel Emma?\n", encoding="utf-8")
+    (tmp_path / "b.txt").write_text(f"\ufeff{PROMPT}\r\n\r\n{EMMA}\n", encoding="utf-8")
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -106,8 +115,7 @@ def test_files_of_every_kind(tmp_path: Path) -> None:
     for kind in ("jsonl", "json", "csv", "txt", "parquet"):
         filter_ = Overlap(tmp_path / f"b.{kind}")
         assert filter_.prompts == 2, kind
-        assert not filter_.check(row(PROMPT)).kept
-        assert not filter_.check(row("Who wrote the novel Emma?")).kept
+        assert not filter_.check(row(PROMPT)).kept and not filter_.check(row(EMMA)).kept
 
 
 def test_columns(said: Said, tmp_path: Path) -> None:
@@ -126,53 +134,55 @@ def test_columns(said: Said, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "message"),
+    ("name", "content"),
     [
-        ("none.jsonl", None, "no such file"),
-        ("none.txt", None, "no such file"),
-        ("x.txt", b"\xff\xfe\x00", "not UTF-8"),
-        ("x.txt", b"Hi there\n", "no prompt of 5 words or more"),
-        ("x.jsonl", b"{broken", "line 1: broken JSON"),
-        ("x.bin", b"x", "unknown file type"),
+        ("none.jsonl", None),
+        ("none.txt", None),
+        ("x.txt", b"\xff\xfe\x00"),
+        ("short.txt", b"Hi there\n"),
+        ("x.jsonl", b"{broken"),
+        ("x.bin", b"x"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_files_that_cannot_be_used_are_one_line(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
-    file = tmp_path / name
+def test_files_that_cannot_be_used_are_one_line(said: Said, tmp_path: Path, name: str, content: bytes | None) -> None:
     if content is not None:
-        file.write_bytes(content)
-    with pytest.raises(InputError, match=message) as caught:
-        Overlap(file)
+        (tmp_path / name).write_bytes(content)
+    with said.by(InputError) as caught:
+        Overlap(tmp_path / name)
     assert "\n" not in str(caught.value)
 
 
-def test_no_column_at_all_is_refused(said: Said) -> None:
+def test_no_column_and_no_prompt_are_refused(said: Said) -> None:
     with said.by(ConfigError):
         Overlap([PROMPT], columns=[])
+    with said.by(InputError):
+        Overlap([])
+    with said.by(InputError):
+        overlap([row("Name a fish.")], ["Hi"])
 
 
-def test_hostile_texts(said: Said) -> None:
+def test_hostile_texts() -> None:
     filter_ = Overlap([PROMPT, "x " * 50_000])
     for text in ("", "?!", "\x00\n", "y" * 100_000, "la " * 30_000):
         assert filter_.check(row(text)).kept
     assert filter_.check(row("x " * 13)).score == 1.0
     filter_.remember(row(PROMPT))
-    with said.by(InputError):
-        Overlap([])
 
 
-def test_which_rows_overlap_with_which_prompts() -> None:
-    prompts = ["Name a colour.", "Who wrote the novel Emma?", PROMPT, f"{PROMPT} And by one?"]
+def test_which_rows_overlap_with_which_prompts(said: Said) -> None:
+    prompts = ["Name a colour.", EMMA, PROMPT, f"{PROMPT} And by one?"]
     texts = ["Name a fish.", f"Solve: {PROMPT}", "Name a colour", "Who wrote the novel “Emma”, and when?"]
     rows = [DataRow(number, text, PROMPT) for number, text in enumerate(texts, start=3)]
     found = overlap(iter(rows), prompts)
-    shared = " ".join(tokens(PROMPT)[:13])
+    shared = [" ".join(tokens(PROMPT)[:13]), " ".join(tokens(prompts[0])), " ".join(tokens(EMMA))]
     assert found.first == [
-        OverlappingRow(4, texts[1], PROMPT, shared),
-        OverlappingRow(5, texts[2], prompts[0], "name a colour"),
-        OverlappingRow(6, texts[3], prompts[1], "who wrote the novel emma"),
+        OverlappingRow(4, texts[1], PROMPT, shared[0]),
+        OverlappingRow(5, texts[2], prompts[0], shared[1]),
+        OverlappingRow(6, texts[3], EMMA, shared[2]),
     ]
     assert (found.rows, found.count, found.share) == (4, 3, 0.75)
-    assert found.lines()[:2] == ["3 of 4 rows (75.00%) overlap with the benchmark's prompts", f"  row 4: {shared}"]
+    said(found.lines()[:2])
     assert overlap(rows, prompts, most=1) == Contamination(4, 3, found.first[:1])
     assert [each.kept for each in map(Overlap(prompts).check, rows)] == [True, False, False, False]
 
@@ -181,5 +191,3 @@ def test_nothing_that_overlaps(said: Said) -> None:
     assert overlap([], [PROMPT]) == Contamination(0, 0, [])
     (told,) = overlap([row("Name a fish.")], [PROMPT]).lines()
     said(told)
-    with said.by(InputError):
-        overlap([row("Name a fish.")], ["Hi"])

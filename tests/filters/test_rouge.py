@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import random
-from functools import cache
-from itertools import pairwise
-from typing import Any
+from itertools import product
 
 import numpy as np
 import pytest
 
 from benchmarks import rouge as benchmark
-from refed_dspy.filters.base import Decision, TextFilter, preview
+from refed_dspy.filters.base import TextFilter, preview
 from refed_dspy.filters.rouge import (
     Alphabet,
     Index,
     Match,
     RougeFilter,
-    bits_set,
     f_measure,
-    features_of,
     lcs,
-    length_class,
-    longest_of,
     select,
     self_rouge,
     tokens,
@@ -46,23 +40,25 @@ HOSTILE = [
 ]
 
 
-@cache
-def package() -> Any:
-    """Imported here: it takes seconds, in each of the workers that collect this file."""
-    from rouge_score.rouge_scorer import RougeScorer
-
-    return RougeScorer(["rougeL"], use_stemmer=False)
-
-
-def by_package(target: str, prediction: str) -> float:
-    return float(package().score(target, prediction)["rougeL"].fmeasure)
+def plain(target: str, prediction: str) -> float:
+    """ROUGE-L's F by the textbook; the slow tests hold it to the package, which takes seconds to import."""
+    words, others = tokens(target), tokens(prediction)
+    common = [0] * (len(others) + 1)
+    for word in words:
+        diagonal = 0
+        for at, other in enumerate(others, 1):
+            diagonal, common[at] = common[at], diagonal + 1 if word == other else max(common[at], common[at - 1])
+    if not common[-1]:
+        return 0.0
+    precision, recall = common[-1] / len(others), common[-1] / len(words)
+    return 2 * precision * recall / (precision + recall)
 
 
 def naive(texts: list[str], threshold: float) -> list[Match]:
     kept: list[int] = []
     matches = []
     for place, text in enumerate(texts):
-        scores = [by_package(text, texts[earlier]) for earlier in kept]
+        scores = [plain(text, texts[earlier]) for earlier in kept]
         if scores and max(scores) >= threshold:
             matches.append(Match(False, score=max(scores), like=kept[scores.index(max(scores))]))
         else:
@@ -100,23 +96,24 @@ def rouge_l(text: str, other: str) -> float:
 
 
 @pytest.mark.slow
-def test_tokens_are_those_of_the_package() -> None:
+def test_f_is_the_float_of_the_package_in_either_order() -> None:
     from rouge_score.tokenizers import DefaultTokenizer
 
-    plain = DefaultTokenizer()
-    every = "".join(f"a{chr(code)}9" for code in range(0xD800))
-    for text in [*HOSTILE, every]:
-        assert tokens(text) == plain.tokenize(text)
-
-
-@pytest.mark.slow
-def test_f_is_the_float_of_the_package_in_either_order() -> None:
-    rng = random.Random(1)
+    package, rng = benchmark.scorer_of_the_package(), random.Random(1)
+    for text in [*HOSTILE, "".join(f"a{chr(code)}9" for code in range(0xD800))]:
+        assert tokens(text) == DefaultTokenizer().tokenize(text)
     texts = HOSTILE + drawn(rng, 40, 6, 25) + drawn(rng, 40, 60, 25)
     for _ in range(1_000):
         text, other = rng.choice(texts), rng.choice(texts)
-        f = rouge_l(text, other)
-        assert f == by_package(text, other) == by_package(other, text) == rouge_l(other, text)
+        f = package.score(text, other)["rougeL"].fmeasure
+        assert f == package.score(other, text)["rougeL"].fmeasure == plain(text, other)
+        assert f == rouge_l(text, other) == rouge_l(other, text)
+
+
+@pytest.mark.slow
+def test_near_ties_are_decided_as_the_package_does() -> None:
+    pairs, dropped, wrong = benchmark.near_ties()
+    assert wrong == 0 and 0 < dropped < pairs
 
 
 def test_f_of_no_token_and_of_the_same() -> None:
@@ -128,11 +125,16 @@ def test_f_of_no_token_and_of_the_same() -> None:
 # --- selection
 
 
-@pytest.mark.parametrize("threshold", [1e-9, 0.2, 0.5, 0.7, 0.95, 1])
-@pytest.mark.parametrize(("vocabulary", "longest"), [(3, 8), (12, 30), (400, 20), (5_000, 30)])
-def test_decides_as_the_package(vocabulary: int, longest: int, threshold: float) -> None:
-    rng = random.Random(f"{vocabulary} {threshold}")
-    texts = drawn(rng, 35, vocabulary, longest) + HOSTILE
+DRAWN, THRESHOLDS = [(3, 8), (12, 30), (400, 20), (5_000, 30)], [1e-9, 0.2, 0.5, 0.7, 0.95, 1]
+FEW = list(zip([*DRAWN, *DRAWN[:2]], THRESHOLDS, strict=True))
+"""Each size and each threshold once; all pairs of them are for the slow suite."""
+SLOW = [pytest.param(*case, marks=pytest.mark.slow) for case in product(DRAWN, THRESHOLDS) if case not in FEW]
+
+
+@pytest.mark.parametrize(("sizes", "threshold"), [*FEW, *SLOW])
+def test_decides_as_a_comparison_of_all_pairs(sizes: tuple[int, int], threshold: float) -> None:
+    rng = random.Random(f"{sizes[0]} {threshold}")
+    texts = drawn(rng, 35, *sizes) + HOSTILE
     rng.shuffle(texts)
     expected = naive(texts, threshold)
     assert select(texts, threshold) == expected
@@ -140,23 +142,20 @@ def test_decides_as_the_package(vocabulary: int, longest: int, threshold: float)
 
 
 @pytest.mark.parametrize(("vocabulary", "longest"), [(8, 12), (2_000, 25)])
-def test_row_by_row_decides_as_in_bulk(said: Said, vocabulary: int, longest: int) -> None:
-    texts = drawn(random.Random(5), 400, vocabulary, longest) + HOSTILE
+def test_row_by_row_decides_as_in_bulk(vocabulary: int, longest: int) -> None:
+    texts = drawn(random.Random(5), 150, vocabulary, longest) + HOSTILE
     rouge: TextFilter = RougeFilter()
-    decisions = [rouge.check(row(text)) for text in texts]
     matches = select(texts)
-    assert [decision.kept for decision in decisions] == [match.kept for match in matches]
-    assert [decision.score for decision in decisions] == [match.score for match in matches]
-    assert any(decision.kept for decision in decisions)
-    for decision, match in zip(decisions, matches, strict=True):
-        if match.like is not None:
-            assert decision.detail == preview(texts[match.like])
-            said(decision.reason)
+    assert {match.kept for match in matches} == {True, False}
+    for text, match in zip(texts, matches, strict=True):
+        decision = rouge.check(row(text))
+        assert (decision.kept, decision.score) == (match.kept, match.score)
+        assert decision.detail == ("" if match.like is None else preview(texts[match.like]))
 
 
-def test_thousands_of_texts_against_all_pairs() -> None:
+def test_hundreds_of_texts_against_all_pairs() -> None:
     """Where the index leaves most texts out: no pair of kept ones is near, each dropped one is as near as it says."""
-    texts = benchmark.instructions(1_000, seed=3)
+    texts = benchmark.instructions(400, seed=3)
     matches = select(texts)
     kept = [place for place, match in enumerate(matches) if match.kept]
     alphabet = Alphabet()
@@ -169,7 +168,7 @@ def test_thousands_of_texts_against_all_pairs() -> None:
         else:
             assert near is not None
             assert (match.like, match.score) == (kept[near[0]], near[1])
-    assert 800 < len(kept) < 970
+    assert 320 < len(kept) < 390
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.7])
@@ -191,29 +190,12 @@ def test_texts_of_any_two_lengths_are_found(threshold: float) -> None:
                 assert near[1] == pytest.approx(f)
 
 
-def test_no_text_is_longer_than_its_class_allows() -> None:
-    lengths = [*range(1, 3_000), *(2**power + step for power in range(12, 31) for step in (-1, 0, 1))]
-    classes = list(map(length_class, lengths))
-    assert classes == sorted(classes)
-    assert max(classes) < 64
-    assert all(longest_of(class_) >= length for class_, length in zip(classes, lengths, strict=True))
-
-
-def test_bits_are_counted() -> None:
-    numbers = [0, 1, 2**63, 2**64 - 1, 0xF0F0F0F0F0F0F0F0, *(random.Random(1).getrandbits(64) for _ in range(100))]
-    assert bits_set(np.array(numbers, np.uint64)).tolist() == [number.bit_count() for number in numbers]
-
-
-def test_near_ties_are_decided_as_the_package_does() -> None:
-    pairs, dropped, wrong = benchmark.near_ties()
-    assert wrong == 0
-    assert 0 < dropped < pairs
+def test_a_near_tie_is_the_same_in_either_order() -> None:
     both = [f"a{i}" for i in range(21)]
     short, long = " ".join([*both, "x", "y"]), " ".join([*both, *(f"z{i}" for i in range(16))])
     assert rouge_l(short, long) < 0.7
-    assert (
-        [match.kept for match in select([short, long])] == [match.kept for match in select([long, short])] == [True] * 2
-    )
+    for texts in ([short, long], [long, short]):
+        assert [match.kept for match in select(texts)] == [True, True]
 
 
 def test_of_equally_near_ones_the_first_is_named() -> None:
@@ -232,17 +214,15 @@ def test_stops_once_enough_are_kept() -> None:
     assert select([]) == []
 
 
-def test_what_was_kept_earlier_counts() -> None:
+def test_what_was_kept_earlier_counts(said: Said) -> None:
     rouge = RougeFilter()
-    rouge.remember(row("Write a poem\nabout the autumn rain."))
-    rouge.remember(row("Write a poem about the autumn rain?"))
-    rouge.remember(row(""))
+    for kept in ("Write a poem\nabout the autumn rain.", "Write a poem about the autumn rain?", ""):
+        rouge.remember(row(kept))
     again = rouge.check(row("write a poem about the autumn RAIN"))
-    assert again == Decision(False, "like a kept one", 1.0, "Write a poem about the autumn rain.")
-    assert rouge.check(row("Name three rivers.")) == Decision(True)
-    assert rouge.check(row("Name three rivers!")).kept is False
-    assert rouge.name == "rouge"
-    assert rouge.of_instruction
+    assert (again.kept, again.score) == (False, 1.0)
+    said((again.reason, again.detail))
+    assert [rouge.check(row(f"Name three rivers{end}")).kept for end in ".!"] == [True, False]
+    assert rouge.name == "rouge" and rouge.of_instruction
 
 
 def test_texts_without_a_token_are_all_kept() -> None:
@@ -302,20 +282,12 @@ def test_more_tokens_than_code_points(start: int) -> None:
     assert len(set(numbers)) == len(numbers)
 
 
-def test_each_feature_once_and_rare_ones_first() -> None:
-    assert features_of(["a", "b", "a", "a"]) == ["a", "b", ("a", 1), ("a", 2)]
-    encoded = Alphabet(["the", "a", ("the", 1), "cat"]).encode("The cat, the new cat")
-    assert len(encoded.codes) == len(encoded.features) == len(set(encoded.features)) == 5
-    assert all(feature > following for feature, following in pairwise(encoded.features))
-    assert encoded.features[-2:] == [2, 0]
-
-
 # --- how alike the texts of a data set are
 
 
 def test_self_rouge_is_the_mean_of_the_highest() -> None:
     texts = drawn(random.Random(7), 40, 50, 12) + HOSTILE
-    highest = [max(by_package(a, b) for j, b in enumerate(texts) if i != j) for i, a in enumerate(texts)]
+    highest = [max(plain(a, b) for j, b in enumerate(texts) if i != j) for i, a in enumerate(texts)]
     assert self_rouge(texts) == pytest.approx(sum(highest) / len(texts))
     first = random.Random(3).sample(range(len(texts)), len(texts))[:10]
     assert self_rouge(texts, sample=10, seed=3) == pytest.approx(sum(highest[i] for i in first) / 10)
@@ -336,13 +308,3 @@ def test_self_rouge_compares_two_thousand() -> None:
     half = self_rouge((once + [text.upper() + "q" for text in once]) * 2, sample=500)
     assert half is not None
     assert 0.6 < half < 0.95  # a twin is among the 2,000 drawn in half of all cases, else its like: 2/3
-
-
-# --- the texts of the benchmark
-
-
-def test_instructions_of_the_benchmark() -> None:
-    texts = benchmark.instructions(300, seed=1)
-    assert texts == benchmark.instructions(400, seed=1)[:300]
-    assert texts != benchmark.instructions(300, seed=2)
-    assert all(5 <= len(text.split()) <= 40 for text in texts)

@@ -14,11 +14,12 @@ import pytest
 from dspy.utils import exceptions as lm_errors
 from pydantic import Field
 
-from refed_dspy.errors import MalformedAnswer, RunStopped, TooLong
+from refed_dspy.errors import MalformedAnswer, RefusedAnswer, RunStopped, TooLong
 from refed_dspy.jobs.session import Session
 from refed_dspy.jobs.work import Work
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs.asking import about_unnamed, predictor_names
+from refed_dspy.programs.lm_errors import AnswerRefused
 from refed_dspy.programs.question import UnnamedStage
 from refed_dspy.teachers import open_teacher
 from tests.support.asking import ask, row_job
@@ -62,13 +63,14 @@ def numbering() -> Writer:
     return writer
 
 
+MOON, TOO_LONG = "the moon", "too long"
 FORMS = [(None, as_json), (dspy.ChatAdapter(), as_chat)]
 EITHER_ADAPTER = pytest.mark.parametrize(("adapter", "written"), FORMS, ids=["ours", "chat"])
 
 
-def recorded(folder: Path, writer: Writer) -> AbstractAsyncContextManager[Session]:
-    """A session whose teacher is `writer`."""
-    models = {"teacher": open_teacher(fake_lm(writer))}
+def recorded(folder: Path, writer: Writer, *roles: str) -> AbstractAsyncContextManager[Session]:
+    """A session whose teacher is `writer`, and whose models in other roles are."""
+    models = dict.fromkeys(("teacher", *roles), open_teacher(fake_lm(writer)))
     return row_job(folder, Work(kind="testing", identity={}, models=models, size=1, caps=NO_CAPS))
 
 
@@ -84,16 +86,15 @@ def asked(folder: Path) -> Sequence[Any]:
 @EITHER_ADAPTER
 async def test_no_output_of_a_stage_may_be_blank(said: Said, tmp_path: Path, adapter: Any, written: Any) -> None:
     writer = Writer(*[written("tide", " \n")] * 3)
-    useless = pytest.raises(RunStopped, match="all 3 calls failed, the last one malformed: reason is empty")
-    with dspy.context(adapter=adapter), useless:
+    with dspy.context(adapter=adapter), pytest.raises(RunStopped):
         async with recorded(tmp_path, writer):
             with said.by(MalformedAnswer):
                 await ask("answering", "1", dspy.Predict(Answering), question="Why?")
     assert len(writer.requests) == 3, "it is asked again while that may help"
 
 
-async def test_json_is_taken_where_a_chat_adapter_would_ask_again_for_it(said: Said, tmp_path: Path) -> None:
-    writer = Writer(*[as_json("tide", "the moon")] * 4)
+async def test_json_is_taken_where_a_chat_adapter_would_ask_again_for_it(tmp_path: Path) -> None:
+    writer = Writer(*[as_json("tide", MOON)] * 4)
     for settings in ({}, {}, {"use_json_adapter_fallback": False}):
         with dspy.context(adapter=dspy.ChatAdapter(**settings)):
             async with recorded(tmp_path, writer):
@@ -102,7 +103,7 @@ async def test_json_is_taken_where_a_chat_adapter_would_ask_again_for_it(said: S
                         await ask("answering", "2", dspy.Predict(Answering), question="How?")
                 else:
                     answer = await ask("answering", "1", dspy.Predict(Answering), question="Why?")
-                    said(answer.reason)
+                    assert answer.reason == MOON
     assert len(writer.requests) == 1 + 3, "no second form was asked for; without it each try is malformed"
 
 
@@ -132,18 +133,17 @@ async def test_an_answer_that_does_not_fit_its_fields_is_asked_for_again(
 
 
 @EITHER_ADAPTER
-async def test_a_later_start_reads_the_same_answer_at_no_cost(
-    said: Said, tmp_path: Path, adapter: Any, written: Any
-) -> None:
-    writer = Writer(written("tide"))
+async def test_a_later_start_reads_the_same_answer_at_no_cost(tmp_path: Path, adapter: Any, written: Any) -> None:
+    writer = Writer(written("tide", MOON))
     made = []
     for _ in range(2):
         with dspy.context(adapter=adapter):
             async with recorded(tmp_path, writer):
                 made.append(await ask("answering", "1", dspy.Predict(Answering), question="Why?"))
-    said([(answer.word, answer.reason) for answer in made])
+    assert [(answer.word, answer.reason) for answer in made] == [("tide", MOON)] * 2
     assert len(writer.requests) == 1
-    said(asked(tmp_path))
+    ((stage, item, output),) = asked(tmp_path)
+    assert (stage, item, json.loads(output)) == ("answering", "1", {"word": "tide", "reason": MOON})
 
 
 async def test_a_request_that_is_too_long_is_remembered_as_that(said: Said, tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ async def test_a_request_that_is_too_long_is_remembered_as_that(said: Said, tmp_
                 await ask("answering", "2", dspy.Predict(Answering), question="How?")
     assert len(writer.requests) == 2
     with Ledger.read(tmp_path) as ledger:
-        said([failure.kind for failure in ledger.failures()])
+        assert {failure.kind for failure in ledger.failures()} == {TOO_LONG}
 
 
 # --- when two calls are one
@@ -173,6 +173,20 @@ async def test_equal_requests_of_two_stages_are_one_call(tmp_path: Path, at_once
     assert made[0].toDict() == made[1].toDict() and len(writer.requests) == 1
     answer = asked(tmp_path)[0][2]
     assert asked(tmp_path) == [("answering", "1", answer), ("pondering", "2", answer)]
+
+
+async def test_equal_questions_at_once_fail_together_and_cost_one_call(said: Said, tmp_path: Path) -> None:
+    writer, predictor = Writer(AnswerRefused("declined")), dspy.Predict(Answering)
+    with said.by(RunStopped):
+        async with recorded(tmp_path, writer):
+            questions = (ask("answering", "1", predictor, question="Why?") for _ in range(3))
+            errors = await asyncio.gather(*questions, return_exceptions=True)
+    assert {type(error) for error in errors} == {RefusedAnswer} and len(writer.requests) == 1
+
+
+async def test_a_teacher_that_judges_too_is_one_model(tmp_path: Path) -> None:
+    async with recorded(tmp_path, Writer(), "judge") as session:
+        assert session.recorded_teachers["teacher"] is session.recorded_teachers["judge"]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7])

@@ -1,4 +1,4 @@
-"""Texts of a model of any length and kind: the work on them grows with their length alone.
+"""Texts of a model of any length and kind: the work on them grows with their length alone, and reasoning is cut off.
 
 How long it takes, and how long an event loop stands still, is measured by `benchmarks.nonsense`.
 """
@@ -21,6 +21,7 @@ from refed_dspy.programs.adapter import MOST_REPAIRED, _AdapterFit
 from refed_dspy.programs.reasoning import split_reasoning
 from refed_dspy.signatures import InstructionSynthesis, ResponseGeneration
 from refed_dspy.text import found
+from tests.support.said import Said
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -39,15 +40,18 @@ def test_an_answer_is_looked_for_once(kind: str, monkeypatch: pytest.MonkeyPatch
         assert len(looked) <= 1, "it is not read anew from every brace or tag"
 
 
+REPAIRED = ["openings", "braces", "parentheses", "lists", "newlines", "random characters"]
+STARTS = ["", '{"new_instructions": "', "[[ ## new_instructions ## ]]\n", "<new_instructions>"]
+
+
 @pytest.mark.parametrize("adapter", [dspy.JSONAdapter(), dspy.ChatAdapter(), dspy.XMLAdapter()])
-@pytest.mark.parametrize("kind", ["openings", "braces", "parentheses", "lists", "newlines", "random characters"])
-@pytest.mark.parametrize(
-    "start", ["", '{"new_instructions": "', "[[ ## new_instructions ## ]]\n", "<new_instructions>"]
-)
-def test_dspy_repairs_no_long_text(adapter: Any, kind: str, start: str) -> None:
-    text = start + nonsense(kind, 5 * MOST_REPAIRED)
-    with pytest.raises(AdapterParseError, match="no JSON, and too long or too deep to be repaired"):
-        _AdapterFit(adapter, InstructionSynthesis).checked(text)
+def test_dspy_repairs_no_long_text(said: Said, adapter: Any) -> None:
+    reasons = set()
+    for text in (start + nonsense(kind, 5 * MOST_REPAIRED) for start in STARTS for kind in REPAIRED):
+        with pytest.raises(AdapterParseError) as refused:
+            _AdapterFit(adapter, InstructionSynthesis).checked(text)
+        reasons.add(str(refused.value).partition("\n\n")[0])
+    said(sorted(reasons))
 
 
 LONG = {"response": "Good. " * MOST_REPAIRED}
@@ -78,27 +82,9 @@ OF_THE_BENCHMARK = {
 
 
 def test_styles_are_counted_as_the_benchmark_counts_them() -> None:
-    pieces = [
-        "\n",
-        " ",
-        "1.",
-        "1. ",
-        "- ",
-        "* ",
-        "\t",
-        "\r",
-        "12",
-        ".",
-        "x",
-        "```",
-        "`",
-        "a",
-        "```a```",
-        "```b```",
-        "+ ",
-    ]
+    pieces = [*"\n \t\rx`a.", "1.", "1. ", "- ", "* ", "+ ", "12", "```", "```a```", "```b```"]
     draw = random.Random(0)
-    for _ in range(3_000):
+    for _ in range(1_000):
         text = left = "".join(draw.choices(pieces, k=draw.randint(0, 14)))
         for name, pattern in OF_THE_BENCHMARK.items():
             assert len(_LISTS[name].findall(text)) == len(pattern.findall(text)), text
@@ -115,3 +101,59 @@ def test_a_search_by_pieces_finds_the_same() -> None:
             assert (match := found(pattern, text)) is not None
             assert match.span() == pattern.search(text).span()  # type: ignore[union-attr]
     assert found(pattern, "x" * 200_000) is None
+
+
+# --- reasoning: what is cut off, and what is left alone
+
+ANSWER = '{"response": "Yes."}'
+
+
+@pytest.mark.parametrize(
+    ("text", "reasoning"),
+    [
+        (f"<think>\nShort, then clear.\n</think>\n\n{ANSWER}", "Short, then clear."),
+        (f"Qwen's template wrote the first tag.\n</think>{ANSWER}", "Qwen's template wrote the first tag."),
+        (f"<think></think>\n{ANSWER}", ""),
+        (f"<think>\nPoints: [1] short, {{2}} clear.</think>{ANSWER}", "Points: [1] short, {2} clear."),
+        (f'<think>```json\n{{"response": "draft"}}\n```</think>{ANSWER}', '```json\n{"response": "draft"}\n```'),
+        (f"<think>one</think> or rather <think>two</think>{ANSWER}", "one</think> or rather <think>two"),
+        (ANSWER, ""),
+    ],
+)
+def test_the_answer_is_what_comes_after_the_reasoning(text: str, reasoning: str) -> None:
+    assert split_reasoning(text) == (reasoning, ANSWER)
+
+
+@pytest.mark.parametrize("before", ["", "<think>So: yes.</think>"])
+def test_an_answer_about_the_tag_stays_whole(before: str) -> None:
+    answer = json.dumps({"response": "R1 ends its thoughts with </think> and then answers."})
+    assert split_reasoning(before + answer)[1] == answer
+
+
+def test_text_without_json_is_cut_at_the_last_tag() -> None:
+    assert split_reasoning("<think>a</think>b</think>\nc") == ("a</think>b", "c")
+
+
+@pytest.mark.parametrize(
+    ("reasoning", "answer"),
+    [
+        ("Perhaps {1} or [2].", ANSWER),
+        ('A draft: {"response": {"deep": 1}}. Better:\n```json', f"{ANSWER}\n```"),
+    ],
+)
+def test_reasoning_that_was_never_closed_ends_before_the_last_object(reasoning: str, answer: str) -> None:
+    assert split_reasoning(f"<think>{reasoning}\n{answer}") == (reasoning, answer)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<think>No JSON at all",
+        '<think>{"cut": "of',
+        "<think>" + "{" * 5_000,
+        "<think>" + '{"a":' * 2_000,
+        '<think>{"a": 1} so',
+    ],
+)
+def test_reasoning_without_an_answer_is_left_as_it_is(text: str) -> None:
+    assert split_reasoning(text) == ("", text)

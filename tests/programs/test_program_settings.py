@@ -20,21 +20,15 @@ from tests.support.said import Said
 from tests.support.scripted_engine import Writer, fake_lm
 
 
-def test_features_decide_what_is_looked_for_and_are_described_to_the_teacher(said: Said) -> None:
-    writer = Writer()
-    program = ReferenceLevelFeedback({"audience": "Who asks", "tone": "How formal {it} is"}, 2)
-    with dspy.context(lm=fake_lm(writer)):
-        features = asyncio.run(program.collect_features(REFERENCE))
-    assert list(features) == ["audience", "tone"]
-    said(str(writer.requests[0].system))
-    assert writer.fields(writer.requests[0]) == ["audience", "tone"]
-
-
-def test_features_are_copied(said: Said) -> None:
-    features = {"audience": "Who asks"}
-    program = ReferenceLevelFeedback(features)
+def test_features_are_copied_decide_what_is_looked_for_and_are_described_to_the_teacher() -> None:
+    features, writer = {"audience": "Who asks", "tone": "How formal {it} is"}, Writer()
+    program = ReferenceLevelFeedback(features, 2)
+    before = dict(features)
     features.clear()
-    said(program.features)
+    with dspy.context(lm=fake_lm(writer)):
+        collected = asyncio.run(program.collect_features(REFERENCE))
+    assert list(collected) == list(program.features) == writer.fields(writer.requests[0]) == list(before)
+    assert all(f"- {name}: {text}" in str(writer.requests[0].system) for name, text in before.items())
 
 
 @pytest.mark.parametrize("settings", [{"features": {}}, {"instructions_per_feature": 0}], ids=str)
@@ -43,23 +37,10 @@ def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
         ReferenceLevelFeedback(**settings)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "json",
-        "score",
-        "response",
-        "instruction",
-        pytest.param("items"),
-        pytest.param("values"),
-        pytest.param("labels"),
-        pytest.param("inputs"),
-        pytest.param("fields"),
-        pytest.param("signature"),
-        pytest.param("reference_response"),
-        pytest.param("reference_instruction"),
-    ],
-)
+ODD_NAMES = ["json", "score", "response", "instruction", "items", "values", "labels", "inputs", "fields", "signature"]
+
+
+@pytest.mark.parametrize("name", [*ODD_NAMES, "reference_response", "reference_instruction"])
 def test_a_features_name_is_either_served_or_refused(name: str) -> None:
     writer = Writer()
     with warnings.catch_warnings():
@@ -89,21 +70,19 @@ def test_guidance_ends_the_instructions_of_its_stage_and_of_no_other(stage: str)
 
 
 def test_the_same_guidance_twice_is_added_once() -> None:
-    program = ReferenceLevelFeedback(guidance={"response_generation": SENTENCE})
+    program, more = ReferenceLevelFeedback(guidance={"response_generation": SENTENCE}), "And briefly."
     before = program_digests(program)
     program.add_guidance({"response_generation": SENTENCE})
     assert program_digests(program) == before
-    program.add_guidance({"response_generation": "And briefly."})
+    program.add_guidance({"response_generation": more})
     instructions = program.response_generation.signature.instructions
-    assert (instructions.count(SENTENCE), instructions.endswith("And briefly.")) == (1, True)
+    assert (instructions.count(SENTENCE), instructions.endswith(more)) == (1, True)
 
 
 @pytest.mark.parametrize("stage", ["response", "Response_Generation", "add_guidance", "", "response_generation "])
 def test_guidance_for_an_unknown_stage_is_refused_with_those_known(said: Said, stage: str) -> None:
-    with said.by(ConfigError) as caught:
+    with said.by(ConfigError):
         ReferenceLevelFeedback(guidance={stage: SENTENCE})
-    told = str(caught.value)
-    assert any(f"did you mean {name}?" in told for name in STAGES) or all(name in told for name in STAGES)
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda program: program.deepcopy()], ids=["copy", "dspy"])

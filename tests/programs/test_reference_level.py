@@ -20,9 +20,10 @@ from refed_dspy.programs.reference_level import STAGES
 from refed_dspy.records import TAKEN_SHOWN, Feedback, Reference, Sample
 from tests.support.asking import Noting
 from tests.support.said import Said
-from tests.support.scripted_engine import Answer, AsyncWriter, Writer, fake_lm
+from tests.support.scripted_engine import SAMPLE_FIELDS, Answer, AsyncWriter, Writer, fake_lm
 
 REFERENCE = Reference(instruction="Explain tides.", response="The moon pulls.", source="tides.jsonl row 4")
+AS_DICT = {"instruction": REFERENCE.instruction, "response": REFERENCE.response}
 STAGE_OF = {
     "subject_areas": "instruction_feedback",
     "response_feedback": "response_feedback",
@@ -69,54 +70,37 @@ def run_with(writer: Writer, work: Callable[[], Coroutine[Any, Any, Any]]) -> An
 # --- one reference, all of its samples
 
 
-def test_one_reference_gives_its_samples_with_two_calls_each() -> None:
+@pytest.mark.parametrize(
+    "reference",
+    [REFERENCE, AS_DICT, dspy.Example(**AS_DICT, id=4)],
+    ids=["Reference", "dict", "Example"],
+)
+def test_one_reference_gives_its_samples_with_two_calls_each(reference: Any) -> None:
     writer = Writer()
-    made = called(ReferenceLevelFeedback(), writer)
+    made = called(ReferenceLevelFeedback(), writer, reference)
     assert isinstance(made.feedback, Feedback)
     assert set(made.feedback.features) == {"subject_areas", "relevant_skills"}
-    assert all(isinstance(sample, Sample) for sample in made.samples)
+    assert all(isinstance(sample, Sample) for sample in made.samples) and made.failures == []
     assert len({sample.instruction for sample in made.samples}) == 20
-    assert made.failures == []
     assert asked(writer) == dict(zip(STAGES, (1, 1, 2, 20, 20), strict=True))
 
 
-def test_each_stage_is_shown_what_the_paper_gives_it(said: Said) -> None:
+def test_each_stage_is_shown_what_the_paper_gives_it_and_answers_the_samples_fields() -> None:
     writer = Writer(per_call=1)
     program = ReferenceLevelFeedback({"subject_areas": "its field"}, instructions_per_feature=1)
     made = called(program, writer)
     shown = {stage_of(writer, request): prompt(request) for request in writer.requests}
     sample, feedback = made.samples[0], made.feedback
     for stage in STAGES[:2]:
-        assert REFERENCE.instruction in shown[stage]
-        assert REFERENCE.response in shown[stage]
+        assert REFERENCE.instruction in shown[stage] and REFERENCE.response in shown[stage]
     assert feedback.features["subject_areas"] in shown["instruction_synthesis"]
-    said(shown["instruction_synthesis"])
     assert "<how_many>\n1\n" in shown["instruction_synthesis"]
-    assert REFERENCE.response in shown["response_generation"]
-    assert sample.instruction in shown["response_generation"]
+    assert REFERENCE.response in shown["response_generation"] and sample.instruction in shown["response_generation"]
     for text in (feedback.response, sample.instruction, sample.response):
         assert text in shown["response_improvement"]
-
-
-def test_a_samples_fields_are_the_teachers_answers(said: Said) -> None:
-    sample = called(ReferenceLevelFeedback({"subject_areas": "x"}), Writer()).samples[0]
-    assert sample.analysis.original_strengths == ["clear"]
-    said(sample.implementation_strategy.rationale)
-    said(sample.response)
-    said(sample.improved_response)
-
-
-@pytest.mark.parametrize(
-    "reference",
-    [
-        REFERENCE,
-        {"instruction": REFERENCE.instruction, "response": REFERENCE.response},
-        dspy.Example(instruction=REFERENCE.instruction, response=REFERENCE.response, id=4),
-    ],
-    ids=["Reference", "dict", "Example"],
-)
-def test_a_reference_may_be_a_record_a_mapping_or_an_example(reference: Any) -> None:
-    assert len(called(ReferenceLevelFeedback(), Writer(), reference).samples) == 20
+    assert sample.analysis.model_dump() == SAMPLE_FIELDS["analysis"]
+    assert sample.implementation_strategy.model_dump() == SAMPLE_FIELDS["implementation_strategy"]
+    assert sample.response.startswith("response ") and sample.improved_response.startswith("improved_response ")
 
 
 @pytest.mark.parametrize(
@@ -148,20 +132,10 @@ def test_without_a_language_model_it_says_how_to_set_one() -> None:
 # --- ways to call it: forward, aforward, a running loop, Evaluate
 
 
-async def test_acall_gives_what_a_call_gives() -> None:
-    with dspy.context(lm=fake_lm(Writer())):
-        made = await ReferenceLevelFeedback().acall(REFERENCE)
-    assert len(made.samples) == 20
-
-
-async def test_a_call_works_where_a_loop_is_running_and_sees_its_context() -> None:
-    asyncio.get_running_loop()  # as in a notebook
-    assert len(called(ReferenceLevelFeedback(), Writer()).samples) == 20
-
-
-async def test_an_error_crosses_from_the_other_thread() -> None:
-    with pytest.raises(TeacherError, match="api_key_env"):
-        called(ReferenceLevelFeedback(), Writer(lm_errors.LMAuthError("no such key")))
+async def test_it_is_called_where_a_loop_is_running_and_awaited() -> None:
+    assert len(called(program := ReferenceLevelFeedback(), Writer(per_call=1)).samples) == 2
+    with dspy.context(lm=fake_lm(Writer(per_call=1))):
+        assert len((await program.acall(REFERENCE)).samples) == 2
 
 
 def test_evaluate_calls_it_from_several_threads() -> None:
@@ -171,31 +145,27 @@ def test_evaluate_calls_it_from_several_threads() -> None:
     ]
     evaluate = dspy.Evaluate(
         devset=devset,
-        metric=lambda example, made, trace=None: len(made.samples) / 20,
+        metric=lambda example, made, trace=None: len(made.samples) / 2,
         num_threads=3,
         display_progress=False,
     )
-    with dspy.context(lm=fake_lm(Writer())):
+    with dspy.context(lm=fake_lm(Writer(per_call=1))):
         assert evaluate(ReferenceLevelFeedback()).score == 100
 
 
-def test_predictors_are_named_as_the_stages() -> None:
-    assert tuple(name for name, _ in ReferenceLevelFeedback().named_predictors()) == STAGES
-
-
 def test_a_predictors_own_language_model_is_asked_instead() -> None:
-    program, of_predictor, of_context = ReferenceLevelFeedback(), Writer(), Writer()
+    program, of_predictor, of_context = ReferenceLevelFeedback(), Writer(), Writer(per_call=1)
     program.response_generation.lm = fake_lm(of_predictor)
     called(program, of_context)
-    assert asked(of_predictor) == {"response_generation": 20}
+    assert asked(of_predictor) == {"response_generation": 2}
     assert "response_generation" not in asked(of_context)
 
 
-def test_the_callers_adapter_is_used_where_one_is_set(said: Said) -> None:
-    writer = Writer("[[ ## response_feedback ## ]]\nKeep the tone.\n\n[[ ## completed ## ]]")
+def test_the_callers_adapter_is_used_where_one_is_set() -> None:
+    text = "Keep the tone."
+    writer = Writer(f"[[ ## response_feedback ## ]]\n{text}\n\n[[ ## completed ## ]]")
     with dspy.context(adapter=dspy.ChatAdapter()):
-        feedback = run_with(writer, lambda: ReferenceLevelFeedback().collect_response_feedback(REFERENCE))
-    said(feedback)
+        assert run_with(writer, lambda: ReferenceLevelFeedback().collect_response_feedback(REFERENCE)) == text
 
 
 @pytest.mark.parametrize("watched", [False, True], ids=["direct", "usual"])
@@ -214,23 +184,23 @@ async def test_a_recorded_model_learns_stage_item_and_repetition(watched: bool) 
 # --- what is proposed
 
 
-def test_instructions_beyond_the_number_asked_for_are_counted_and_dropped() -> None:
-    program = ReferenceLevelFeedback(instructions_per_feature=4)
-    proposal = run_with(Writer(per_call=7), lambda: program.propose(REFERENCE, "subject_areas", "tides"))
-    assert proposal.instructions == tuple(f"Task {i}: do it." for i in range(1, 5))
-    assert proposal.surplus == 3
-
-
-def test_blank_instructions_count_neither_as_written_nor_as_surplus() -> None:
+@pytest.mark.parametrize(
+    ("written", "taken", "surplus"),
+    [
+        (["One.", "Two.", "Three.", "Four."], ("One.", "Two."), 2),
+        (["", " One. ", "\n", "Two."], ("One.", "Two."), 0),
+        (["One."], ("One.",), 0),
+        ([], (), 0),
+    ],
+    ids=["more", "blank ones", "fewer", "none"],
+)
+def test_as_many_instructions_as_asked_for_are_taken_and_others_counted(
+    written: list[str], taken: tuple[str, ...], surplus: int
+) -> None:
     program = ReferenceLevelFeedback(instructions_per_feature=2)
-    writer = Writer(json.dumps({"new_instructions": ["", " One. ", "\n", "Two."]}))
+    writer = Writer(json.dumps({"new_instructions": written}))
     proposal = run_with(writer, lambda: program.propose(REFERENCE, "subject_areas", "tides"))
-    assert (proposal.instructions, proposal.surplus) == (("One.", "Two."), 0)
-
-
-def test_fewer_instructions_than_asked_for_are_taken_as_they_are() -> None:
-    assert len(called(ReferenceLevelFeedback(), Writer(per_call=3)).samples) == 6
-    assert called(ReferenceLevelFeedback(), Writer(per_call=0)).samples == []
+    assert (proposal.instructions, proposal.surplus) == (taken, surplus)
 
 
 def test_an_instruction_that_two_features_propose_is_answered_once() -> None:
@@ -296,27 +266,27 @@ def test_the_reason_of_a_malformed_answer_is_short_and_leaves_the_answer_out() -
     answer = "I would rather tell a story. " * 50
     with pytest.raises(MalformedAnswer) as caught:
         run_with(Writer(answer), lambda: ReferenceLevelFeedback().collect_response_feedback(REFERENCE))
-    assert "story" not in str(caught.value)
-    assert len(caught.value.reason) < 200
+    assert "story" not in str(caught.value) and len(caught.value.reason) < 200
 
 
-@pytest.mark.parametrize("stage", STAGES)
+AUTH = lm_errors.LMAuthError("401")
+
+
 @pytest.mark.parametrize(
-    ("error", "hint"),
+    ("stage", "error"),
     [
-        (lm_errors.LMAuthError("401"), "api_key_env"),
-        (lm_errors.LMBillingError("402"), "account"),
-        (lm_errors.LMUnsupportedModelError("404"), "api_base"),
-        (lm_errors.LMUnsupportedFeatureError("no schema"), "params"),
-        (lm_errors.LMConfigurationError("odd"), "settings"),
+        *((stage, AUTH) for stage in STAGES),
+        (STAGES[0], lm_errors.LMBillingError("402")),
+        (STAGES[0], lm_errors.LMUnsupportedModelError("404")),
+        (STAGES[0], lm_errors.LMUnsupportedFeatureError("no schema")),
+        (STAGES[0], lm_errors.LMConfigurationError("odd")),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
-def test_a_teacher_that_cannot_go_on_stops_it_in_any_stage(stage: str, error: Exception, hint: str) -> None:
-    with pytest.raises(TeacherError, match=hint) as caught:
-        called(ReferenceLevelFeedback(), answering_once(stage, error, Writer()))
-    assert str(caught.value).isprintable()
-    assert stage in str(caught.value)
+async def test_a_teacher_that_cannot_go_on_stops_it_in_any_stage(said: Said, stage: str, error: Exception) -> None:
+    with said.by(TeacherError) as caught:
+        called(ReferenceLevelFeedback(), answering_once(stage, error, Writer(per_call=1)))
+    assert str(caught.value).isprintable() and stage in str(caught.value)
 
 
 def test_a_bug_is_no_failed_row() -> None:

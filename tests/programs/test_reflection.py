@@ -14,7 +14,7 @@ import pytest
 from dspy.lm15 import Request
 from dspy.utils import exceptions as lm_errors
 
-from refed_dspy.errors import ConfigError, NoAnswer, NoConnection, Reason, TeacherError
+from refed_dspy.errors import NO_REASON, ConfigError, NoConnection, Reason, TeacherError
 from refed_dspy.plugins.recycle.program import (
     IMPROVED,
     INSTRUCTION_CRITERIA,
@@ -24,7 +24,6 @@ from refed_dspy.plugins.recycle.program import (
     Recycled,
     ReflectionTuning,
 )
-from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused, NotReached
 from refed_dspy.programs.load import load_into
 from refed_dspy.programs.saved import save_program
@@ -33,14 +32,15 @@ from tests.support.said import Said
 from tests.support.scripted_engine import Answer, Writer, fake_lm
 
 OLD, ANSWER = "Explain tides.", "The moon pulls."
+NEW, REWRITTEN, BETTER = "Explain spring tides.", "Sun and moon align.", "Sun, moon and earth align."
 
 
-def reflected(new: str = "Explain spring tides.", answer: str = "Sun and moon align.") -> str:
+def reflected(new: str = NEW, answer: str = REWRITTEN) -> str:
     notes = {"instruction_weaknesses": ["short"], "response_weaknesses": ["short"], "cause": "short"}
     return json.dumps({**notes, "new_instruction": new, "new_response": answer})
 
 
-def improved(better: str = "Sun, moon and earth align.") -> str:
+def improved(better: str = BETTER) -> str:
     return json.dumps({"weaknesses": ["short"], "better_response": better})
 
 
@@ -57,122 +57,92 @@ def recycled(*answers: Answer, program: ReflectionTuning | None = None) -> tuple
         return asyncio.run((program or ReflectionTuning()).recycle(OLD, ANSWER)), writer
 
 
+def asked(request: Request) -> str:
+    return "".join(str(getattr(part, "text", "")) for message in request.messages for part in message.parts)
+
+
 def shown(request: Request, name: str) -> str:
-    text = "".join(str(getattr(part, "text", "")) for message in request.messages for part in message.parts)
-    match = re.search(rf"<{name}>\n(.*?)\n</>", text, re.DOTALL)
+    match = re.search(rf"<{name}>\n(.*?)\n</>", asked(request), re.DOTALL)
     assert match is not None
     return match[1]
 
 
-def test_both_passes_see_the_system_prompt() -> None:
-    writer = Writer(reflected(), improved())
+def test_both_passes_make_a_new_pair_and_see_the_system_prompt() -> None:
+    writer, system = Writer(reflected(), improved()), "Answer in French."
     with dspy.context(lm=fake_lm(writer)):
-        made = asyncio.run(ReflectionTuning().recycle(OLD, ANSWER, system="Answer in French."))
-    assert made.instruction == "Explain spring tides."
-    for request, instruction in zip(writer.requests, (OLD, made.instruction), strict=True):
-        asked = shown(request, "instruction")
-        assert asked == f"System prompt:\nAnswer in French.\n\nInstruction:\n{instruction}"
+        made = asyncio.run(ReflectionTuning().recycle(OLD, ANSWER, system=system))
+    assert made == Recycled(NEW, BETTER, REWRITTEN, REFLECTED, IMPROVED)
+    pairs = [(shown(request, "instruction"), shown(request, "response")) for request in writer.requests]
+    before = f"System prompt:\n{system}\n\nInstruction:\n"
+    assert pairs == [(before + OLD, ANSWER), (before + NEW, REWRITTEN)]
 
 
-def test_both_passes_make_a_new_pair(said: Said) -> None:
-    made, writer = recycled(reflected(), improved())
-    assert made == Recycled(
-        "Explain spring tides.", "Sun, moon and earth align.", "Sun and moon align.", REFLECTED, IMPROVED
-    )
-    first, second = writer.requests
-    assert (shown(first, "instruction"), shown(first, "response")) == (OLD, ANSWER)
-    said((shown(second, "instruction"), shown(second, "response")))
-
-
-async def test_the_passes_can_be_asked_for_one_at_a_time(said: Said) -> None:
-    program = ReflectionTuning()
-    writer = Writer(reflected(), improved("Sun and moon."), improved(f" {ANSWER}"))
+async def test_the_passes_can_be_asked_for_one_at_a_time() -> None:
+    program, other = ReflectionTuning(), "Sun and moon."
+    writer = Writer(reflected(), improved(other), improved(f" {ANSWER}"))
     engine = Noting(writer)
     with dspy.context(lm=engine.lm):
         first = await program.reflect(OLD, ANSWER, "7")
         second = await program.improve(OLD, ANSWER, "7")
         third = await program.improve(OLD, ANSWER)
-    said(first)
-    said(second)
-    said(third)
-    assert engine.asked == [
-        ("instruction_reflection", "7", 0),
-        ("response_reflection", "7", 0),
-        ("response_reflection", OLD, 0),
-    ]
+    assert (first, second, third[0]) == (((NEW, REWRITTEN), NO_REASON), (other, NO_REASON), None)
+    stages = ("instruction_reflection", "response_reflection", "response_reflection")
+    assert engine.asked == [(stage, item, 0) for stage, item in zip(stages, ("7", "7", OLD), strict=True)]
     assert [shown(request, "response") for request in writer.requests] == [ANSWER] * 3
-    chosen = Recycled.of((OLD, ANSWER), (None, Reason("not taken")), second)
-    assert chosen == Recycled(OLD, "Sun and moon.", ANSWER, ORIGINAL, IMPROVED, Reason("not taken"))
+    untaken = Reason("not taken")
+    chosen = Recycled.of((OLD, ANSWER), (None, untaken), second)
+    assert chosen == Recycled(OLD, other, ANSWER, ORIGINAL, IMPROVED, untaken)
 
 
 # --- falling back
 
-FAULTS: list[tuple[Answer, str]] = [
-    ("no JSON", "malformed: "),
-    (AnswerCut("cut at max_tokens=300"), "cut: cut at max_tokens=300"),
-    (AnswerRefused("declined"), "refused: declined"),
-    (lm_errors.LMInvalidRequestError("a bad parameter"), "unfit: "),
-    (lm_errors.ContextWindowExceededError(message="too long"), "too long: "),
-    (lm_errors.LMTimeoutError("no answer in 60 s"), "no answer: "),
-]
-IDS = ["malformed", "cut", "refused", "unfit", "too long", "no answer"]
+FAULTS: dict[str, Answer] = {
+    "malformed": "no JSON",
+    "cut": AnswerCut("cut at max_tokens=300"),
+    "refused": AnswerRefused("declined"),
+    "unfit": lm_errors.LMInvalidRequestError("a bad parameter"),
+    "too long": lm_errors.ContextWindowExceededError(message="too long"),
+    "no answer": lm_errors.LMTimeoutError("no answer in 60 s"),
+}
+UNANSWERED = {"no answer", "unfit"}
+OF_A_PAIR: dict[str, Answer] = {
+    "an empty instruction": reflected(new="  "),
+    "an empty answer": reflected(answer=""),
+    "a placeholder": reflected(new="[Your instruction here]"),
+    "a placeholder's answer": reflected(answer="N/A"),
+    "unchanged": reflected(new=f" {OLD}\n"),
+}
+OF_AN_ANSWER: dict[str, Answer] = {
+    "empty": improved("\n"),
+    "a placeholder": improved("<insert the answer here>"),
+    "unchanged": improved(f" {REWRITTEN} "),
+}
 
 
-@pytest.mark.parametrize(
-    ("fault", "reason"),
-    [
-        *FAULTS,
-        (reflected(new="  "), "malformed: new_instruction is empty"),
-        (reflected(answer=""), "malformed: new_response is empty"),
-        (reflected(new="[Your instruction here]"), "placeholder instruction: "),
-        (reflected(answer="N/A"), "placeholder response: N/A"),
-        (reflected(new=f" {OLD}\n"), "the same instruction again"),
-    ],
-    ids=[*IDS, "empty", "empty answer", "placeholder", "placeholder answer", "unchanged"],
-)
-def test_a_first_pass_without_a_usable_pair_leaves_the_original_pair_to_the_second(
-    said: Said, fault: Answer, reason: str
-) -> None:
-    made, writer = recycled(fault, improved())
-    assert (made.instruction, made.instruction_from, made.reflected_response) == (OLD, ORIGINAL, ANSWER)
-    assert made.instruction_reason.startswith(reason)
-    said((made.response, made.response_from, made.response_reason))
+@pytest.mark.parametrize("fault", [*FAULTS, *OF_A_PAIR])
+def test_a_first_pass_without_a_usable_pair_leaves_the_original_pair_to_the_second(said: Said, fault: str) -> None:
+    made, writer = recycled({**FAULTS, **OF_A_PAIR}[fault], improved())
+    assert made == Recycled(OLD, BETTER, ANSWER, ORIGINAL, IMPROVED, made.instruction_reason)
     assert (shown(writer.requests[1], "instruction"), shown(writer.requests[1], "response")) == (OLD, ANSWER)
+    assert made.unanswered == (fault in UNANSWERED)
+    assert made.instruction_reason.kind == fault or fault in OF_A_PAIR
+    said(made.instruction_reason)
 
 
-@pytest.mark.parametrize(
-    ("fault", "reason"),
-    [
-        *FAULTS,
-        (improved("\n"), "malformed: better_response is empty"),
-        (improved("<insert the answer here>"), "placeholder response: "),
-        (improved(" Sun and moon align. "), "the same response again"),
-    ],
-    ids=[*IDS, "empty", "placeholder", "unchanged"],
-)
-def test_a_second_pass_without_a_usable_answer_keeps_the_first_ones(said: Said, fault: Answer, reason: str) -> None:
-    made, _ = recycled(reflected(), fault)
-    said((made.instruction, made.instruction_from))
-    said((made.response, made.response_from))
-    assert made.instruction_reason == "" and made.response_reason.startswith(reason)
+@pytest.mark.parametrize("fault", [*FAULTS, *OF_AN_ANSWER])
+def test_a_second_pass_without_a_usable_answer_keeps_the_first_ones(said: Said, fault: str) -> None:
+    made, _ = recycled(reflected(), {**FAULTS, **OF_AN_ANSWER}[fault])
+    assert (made.instruction, made.response, made.instruction_from) == (NEW, REWRITTEN, REFLECTED)
+    assert (made.response_from, made.instruction_reason) == (REFLECTED, NO_REASON)
+    assert made.unanswered == (fault in UNANSWERED)
+    assert made.response_reason.kind == fault or fault in OF_AN_ANSWER
+    said(made.response_reason)
 
 
 def test_both_passes_may_fall_back() -> None:
     made, _ = recycled("no JSON", improved("TODO"))
-    assert (made.instruction, made.response, made.instruction_from, made.response_from) == (
-        OLD,
-        ANSWER,
-        ORIGINAL,
-        ORIGINAL,
-    )
-
-
-@pytest.mark.parametrize("which", [0, 1])
-def test_a_pass_without_an_answer_is_reported_as_unanswered(which: int) -> None:
-    late: Answer = lm_errors.LMTimeoutError("late")
-    answers = [late, improved()] if which == 0 else [reflected(), late]
-    assert recycled(*answers)[0].unanswered
-    assert not recycled("no JSON", improved("N/A"))[0].unanswered
+    assert (made.instruction, made.instruction_from) == (OLD, ORIGINAL)
+    assert (made.response, made.response_from, made.unanswered) == (ANSWER, ORIGINAL, False)
 
 
 def test_text_of_a_model_is_data() -> None:
@@ -184,40 +154,11 @@ def test_text_of_a_model_is_data() -> None:
 def test_what_is_no_rows_fault_is_raised(said: Said) -> None:
     with said.by(TeacherError):
         recycled(lm_errors.LMAuthError("wrong key"))
-
-    class Broken(SchemaAdapter):
-        def format(self, *args: Any, **kwargs: Any) -> Any:
-            raise KeyError("a bug")
-
-    with dspy.context(adapter=Broken()), pytest.raises(KeyError, match="a bug"):
-        recycled(reflected())
-    with pytest.raises(lm_errors.LMUnexpectedError, match="a bug"):
+    with pytest.raises(lm_errors.LMUnexpectedError):
         recycled(KeyError("a bug"))
 
 
-# --- guidance
-
-BOTH = {
-    "why it is not good": r"why \w+ \w+ is not good",
-    "criterion by criterion": r"criteria one by one|a note a criterion",
-    "as detailed as possible": r"as much detail as (possible|you can)",
-    "a picky reader": r"hard to please",
-}
-OF_INSTRUCTIONS = {
-    "how the weak instruction led to the weak response": r"led to the",
-    "complex": r"\bcomplex\b",
-    "difficult to answer directly": r"cannot be answered off the cuff|difficult to answer directly",
-    "on the subject": r"subject",
-    "independent of the old one": r"never seen the old",
-    "complete": r"complete",
-}
-
-
-@pytest.mark.parametrize(("which", "points"), [(0, {**BOTH, **OF_INSTRUCTIONS}), (1, {**BOTH, "new": r"\bnew\b"})])
-def test_the_teacher_reads_every_point_of_the_authors_guidance(which: int, points: dict[str, str]) -> None:
-    _, writer = recycled(reflected(), improved())
-    read = re.sub(r"\s+", " ", str(writer.requests[which].system))
-    assert [point for point, wording in points.items() if not re.search(wording, read)] == []
+# --- prompts
 
 
 def test_reasons_are_written_before_the_texts_that_follow_from_them() -> None:
@@ -230,22 +171,20 @@ def test_reasons_are_written_before_the_texts_that_follow_from_them() -> None:
 def test_what_stays_over_a_data_set_comes_before_what_is_a_pairs_own() -> None:
     _, writer = recycled(reflected(), improved())
     for request in writer.requests:
-        asked = "".join(str(getattr(part, "text", "")) for message in request.messages for part in message.parts)
-        places = [asked.index(f"<{name}>") for name in ("response_criteria", "instruction", "response")]
+        places = [asked(request).index(f"<{name}>") for name in ("response_criteria", "instruction", "response")]
         assert places == sorted(places)
 
 
 # --- criteria
 
 
-def test_criteria_are_inputs(said: Said) -> None:
+def test_criteria_are_inputs() -> None:
     mine = ReflectionTuning({"rhyme": "whether it rhymes"}, {"metre": "how it scans", "wit": "how witty"})
     _, writer = recycled(reflected(), improved(), program=mine)
-    first, second = writer.requests
-    said(shown(first, "instruction_criteria"))
-    assert "ambiguity" not in shown(first, "instruction_criteria")
-    for request in (first, second):
-        said(shown(request, "response_criteria"))
+    assert "rhyme" in (of_instructions := shown(writer.requests[0], "instruction_criteria"))
+    assert "ambiguity" not in of_instructions
+    for request in writer.requests:
+        assert "metre" in (of_responses := shown(request, "response_criteria")) and "wit" in of_responses
 
 
 def test_the_papers_criteria_are_the_usual_ones() -> None:
@@ -266,16 +205,12 @@ def test_no_criterion_is_refused(said: Said, none: tuple[Any, Any]) -> None:
 # --- a DSPy program like any other
 
 
-def test_it_is_called_like_any_program(said: Said) -> None:
-    with dspy.context(lm=fake_lm(Writer(reflected(), improved()))):
-        made = ReflectionTuning()(instruction=OLD, response=ANSWER)
-    said((made.instruction, made.response_from, made.instruction_reason))
-
-
-async def test_it_works_inside_a_running_loop() -> None:
+async def test_it_is_called_like_any_program_inside_a_running_loop_too() -> None:
     with dspy.context(lm=fake_lm(Writer(reflected(), improved(), reflected(), improved()))):
-        assert ReflectionTuning()(instruction=OLD, response=ANSWER).response_from == IMPROVED
-        assert (await ReflectionTuning().acall(instruction=OLD, response=ANSWER)).response_from == IMPROVED
+        called = ReflectionTuning()(instruction=OLD, response=ANSWER)
+        awaited = await ReflectionTuning().acall(instruction=OLD, response=ANSWER)
+    for made in (called, awaited):
+        assert (made.instruction, made.response_from, made.instruction_reason) == (NEW, IMPROVED, NO_REASON)
 
 
 def test_called_by_itself_it_does_not_pass_a_dead_endpoint_off_as_a_pair(said: Said) -> None:
@@ -283,20 +218,7 @@ def test_called_by_itself_it_does_not_pass_a_dead_endpoint_off_as_a_pair(said: S
     writer.on_request = lambda request: NotReached("connection refused")
     with dspy.context(lm=fake_lm(writer)), pytest.raises(NoConnection) as raised:
         ReflectionTuning()(instruction=OLD, response=ANSWER)
-    assert issubclass(NoConnection, NoAnswer)
     said(raised.value.reason)
-
-
-def test_it_is_evaluated_by_dspy() -> None:
-    examples = [
-        dspy.Example(instruction=f"Explain {n}.", response=f"It is {n}.").with_inputs("instruction", "response")
-        for n in range(3)
-    ]
-    with dspy.context(lm=fake_lm(Reflecting())):
-        score = dspy.Evaluate(
-            devset=examples, metric=lambda _, made, *__: made.response_from == IMPROVED, num_threads=2
-        )
-        assert score(ReflectionTuning()).score == 100
 
 
 def test_it_is_compiled_by_dspy() -> None:
@@ -310,10 +232,10 @@ def test_it_is_compiled_by_dspy() -> None:
     assert [name for name, _ in made.named_predictors()] == list(ReflectionTuning.stage_names)
 
 
-def test_a_tuned_one_is_copied_saved_and_loaded(said: Said, tmp_path: Path) -> None:
-    tuned = ReflectionTuning({"rhyme": "whether it rhymes"})
+def test_a_tuned_one_is_copied_saved_and_loaded(tmp_path: Path) -> None:
+    tuned, instructions = ReflectionTuning({"rhyme": "whether it rhymes"}), "Reflect as a poet would."
     predictor = tuned.instruction_reflection
-    predictor.signature = predictor.signature.with_instructions("Reflect as a poet would.")
+    predictor.signature = predictor.signature.with_instructions(instructions)
     twin = copy.deepcopy(tuned)
     assert twin.of_instructions == tuned.of_instructions
     save_program(twin, tmp_path / "tuned.json")
@@ -321,5 +243,4 @@ def test_a_tuned_one_is_copied_saved_and_loaded(said: Said, tmp_path: Path) -> N
     load_into(fresh, tmp_path / "tuned.json")
     assert fresh.dump_state() == tuned.dump_state()
     _, writer = recycled(reflected(), improved(), program=fresh)
-    said(str(writer.requests[0].system))
-    said(shown(writer.requests[0], "instruction_criteria"))
+    assert str(writer.requests[0].system).startswith(instructions)

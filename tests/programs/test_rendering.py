@@ -18,7 +18,6 @@ from refed_dspy.signatures import (
     ResponseImprovement,
     instruction_feedback,
 )
-from refed_dspy.signatures.stages import ANALYSIS, STRATEGY
 from tests.support.said import Said
 
 STAGE_SIGNATURES = [
@@ -30,6 +29,7 @@ STAGE_SIGNATURES = [
     ResponseImprovement,
 ]
 
+VERSE = "in verse"
 Word = Annotated[str, Field(max_length=7)]
 
 
@@ -89,17 +89,13 @@ def subschemas(value: Any) -> Iterator[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("signature", [*STAGE_SIGNATURES, Bounded], ids=lambda signature: str(signature.__name__))
-def test_every_string_and_every_list_is_bounded(signature: type[dspy.Signature]) -> None:
+def test_all_is_bounded_closed_and_required(signature: type[dspy.Signature]) -> None:
     kinds = [part for part in subschemas(schema(signature)) if isinstance(part.get("type"), str)]
     strings = [part for part in kinds if part["type"] == "string" and "enum" not in part]
     assert strings
     assert all(part.get("maxLength", 0) > 0 for part in strings)
     assert all(part.get("maxItems", 0) > 0 for part in kinds if part["type"] == "array")
-
-
-@pytest.mark.parametrize("signature", [*STAGE_SIGNATURES, Bounded], ids=lambda signature: str(signature.__name__))
-def test_every_object_is_closed_and_every_property_required(signature: type[dspy.Signature]) -> None:
-    objects = [part for part in subschemas(schema(signature)) if part.get("type") == "object"]
+    objects = [part for part in kinds if part["type"] == "object"]
     assert objects
     for part in objects:
         assert part["required"] == list(part["properties"])
@@ -121,47 +117,40 @@ def test_each_bound_stands_where_it_was_set() -> None:
 
 def test_no_prose_is_sent_in_the_schema() -> None:
     text = json.dumps(schema(Bounded))
-    assert "no business of a decoder" not in text
-    assert "a word" not in text
+    assert not any(prose in text for prose in (str(Note.__doc__), str(Note.model_fields["word"].description)))
     assert list(schema(Bounded)["properties"]) == list(WHOLE)
 
 
-def test_a_changed_signature_is_rendered_anew_and_the_same_one_is_not(said: Said) -> None:
+@pytest.mark.parametrize(
+    "changed",
+    [
+        ResponseGeneration.with_instructions(f"Answer {VERSE}."),
+        ResponseGeneration.with_updated_fields("response", desc=VERSE),
+        ResponseGeneration.with_updated_fields("instruction", desc=VERSE),
+        ResponseGeneration.append("mood", dspy.OutputField(desc=VERSE), Word),
+    ],
+    ids=["instructions", "output", "input", "another output"],
+)
+def test_a_changed_signature_is_rendered_anew_and_the_same_one_is_not(changed: type[dspy.Signature]) -> None:
     assert rendering(ResponseGeneration) is rendering(ResponseGeneration)
-    for changed in (
-        ResponseGeneration.with_instructions("Answer in verse."),
-        ResponseGeneration.with_updated_fields("response", desc="in verse"),
-        ResponseGeneration.with_updated_fields("instruction", desc="in verse"),
-        ResponseGeneration.append("mood", dspy.OutputField(desc="in verse"), Word),
-    ):
-        said(rendering(changed).system)
-        assert "in verse" not in rendering(ResponseGeneration).system
+    assert VERSE in rendering(changed).system and VERSE not in rendering(ResponseGeneration).system
 
 
 # --- the system message
 
 
 def test_the_system_message_tells_instructions_inputs_shape_and_outputs(said: Said) -> None:
-    system = rendering(ResponseImprovement).system
-    assert system.startswith(ResponseImprovement.instructions)
-    assert '{"analysis":{"original_strengths":[string],' in system
-    assert f"\n- analysis: {ANALYSIS}\n- implementation_strategy: {STRATEGY}\n" in system
     described = ResponseImprovement.with_updated_fields("instruction", desc="what was asked")
     said(rendering(described).system)
 
 
-def test_a_field_whose_name_says_it_all_is_not_listed(said: Said) -> None:
+def test_a_field_whose_name_says_it_all_is_not_listed_and_a_shape_names_choices_and_types(said: Said) -> None:
     """Every call would pay for the words."""
-    system = rendering(ResponseGeneration).system
+    system = rendering(Bounded).system
+    assert "${" not in system  # what DSPy puts where no description is given
     said(system)
-    assert "${" not in rendering(Bounded).system  # what DSPy puts where no description is given
-
-
-def test_the_shape_names_choices_and_types(said: Said) -> None:
-    said(rendering(Bounded).system)
 
 
 def test_braces_in_instructions_and_descriptions_are_kept(said: Said) -> None:
     signature = ResponseGeneration.with_instructions("Use {placeholders} and {0} like {{these}}, 100%s.")
-    signature = signature.with_updated_fields("response", desc="with {curly} braces")
-    said(rendering(signature).system)
+    said(rendering(signature.with_updated_fields("response", desc="with {curly} braces")).system)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -11,12 +12,15 @@ from typing import Any
 import dspy
 import pytest
 
+from refed_dspy import load_program
 from refed_dspy.errors import ConfigError
-from refed_dspy.programs import ReferenceLevelFeedback
-from refed_dspy.programs.load import load_into
+from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
+from refed_dspy.programs.load import load_into, open_judge
 from refed_dspy.programs.reference_level import STAGES
-from refed_dspy.programs.saved import program_digests, save_program
+from refed_dspy.programs.saved import program_digests, prompts_digest, save_program
 from refed_dspy.records import Analysis, ImplementationStrategy
+from refed_dspy.signatures import ResponseGeneration
+from tests.support.command_line import refed, refused
 from tests.support.said import Said
 from tests.support.scripted_engine import Writer, fake_lm
 
@@ -80,18 +84,14 @@ def refusal(program: dspy.Module, source: Path | str) -> str:
 # --- there and back
 
 
-def test_a_program_comes_back_as_it_was_saved(said: Said, saved: Path) -> None:
+def test_a_program_comes_back_as_it_was_saved_and_is_saved_the_same(saved: Path, tmp_path: Path) -> None:
     loaded = like_tuned()
     load_into(loaded, str(saved))
     assert program_digests(loaded) == program_digests(tuned())
     assert program_digests(loaded) != program_digests(like_tuned())
     assert [dict(demo) for demo in loaded.response_generation.demos] == [DEMO]
-    said(loaded.response_improvement.signature.instructions)
-
-
-def test_saved_again_it_is_the_same_file(saved: Path, tmp_path: Path) -> None:
-    loaded = like_tuned()
-    load_into(loaded, str(saved))
+    improvement = tuned().response_improvement
+    assert loaded.response_improvement.signature.instructions == improvement.signature.instructions
     save_program(loaded, tmp_path / "again.json")
     assert (tmp_path / "again.json").read_bytes() == saved.read_bytes()
 
@@ -109,36 +109,29 @@ def test_a_loaded_program_asks_what_the_saved_one_asked(saved: Path) -> None:
     assert requests[0] == requests[1]
 
 
-def test_the_file_holds_no_language_model_and_no_key(saved: Path) -> None:
+def test_the_file_holds_no_language_model_and_no_key_and_text_as_people_write_it(saved: Path) -> None:
     text = saved.read_text(encoding="utf-8")
-    assert KEY not in text
-    assert "secret" not in text
+    assert KEY not in text and "secret" not in text and "“Ü” 🐦" in text
     state = json.loads(text)
     assert set(state) == {*STAGES, "refed"}
     assert all(state[stage]["lm"] is None for stage in STAGES)
 
 
-def test_loading_takes_no_language_model_from_the_file(saved: Path) -> None:
+def test_a_file_cannot_send_the_callers_key_elsewhere(saved: Path) -> None:
+    elsewhere = {"api_base": "http://other.example/v1"}
     state = json.loads(saved.read_text(encoding="utf-8"))
     for stage in STAGES:
-        state[stage]["lm"] = {"model": "openai/other", "api_base": "http://other.example/v1"}
+        state[stage].update(lm={"model": "openai/other", **elsewhere}, config=elsewhere)
     saved.write_text(json.dumps(state))
     loaded = like_tuned()
-    load_into(loaded, str(saved))
-    assert all(predictor.lm is None for predictor in loaded.predictors())
+    with suppress(ConfigError):
+        load_into(loaded, str(saved))
+    assert all(predictor.lm is None and predictor.config == {} for predictor in loaded.predictors())
 
 
-def test_text_is_saved_as_people_write_it(saved: Path) -> None:
-    assert "“Ü” 🐦" in saved.read_text(encoding="utf-8")
-
-
-def test_a_saved_program_replaces_the_one_there(saved: Path) -> None:
+def test_a_saved_program_replaces_the_one_there_but_where_it_fails(saved: Path) -> None:
     save_program(ReferenceLevelFeedback(), saved)
     load_into(ReferenceLevelFeedback(), str(saved))
-    assert [path.name for path in saved.parent.iterdir()] == [saved.name]
-
-
-def test_a_save_that_fails_leaves_the_old_file_and_no_other(saved: Path) -> None:
     before = saved.read_bytes()
     program = like_tuned()
     program.response_generation.demos = [{"instruction": "\ud800"}]
@@ -170,37 +163,25 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     [{"subject_areas": "x"}, {"tone": "How it sounds", "audience": "x"}],
     ids=lambda features: " ".join(features),
 )
-def test_a_program_made_for_other_features_is_refused_by_stage(saved: Path, features: dict[str, str]) -> None:
-    message = refusal(ReferenceLevelFeedback(features), saved)
-    assert "other fields of instruction_feedback (it has " in message.replace("(this program has ", "(it has ")
-
-
-def change_bound(program: ReferenceLevelFeedback) -> None:
-    signature = program.response_generation.signature
-    program.response_generation.signature = signature.delete("response").append("response", dspy.OutputField(), str)
-
-
-def change_input(program: ReferenceLevelFeedback) -> None:
-    program.response_generation.signature = program.response_generation.signature.delete("example_response")
-
-
-def swap_inputs(program: ReferenceLevelFeedback) -> None:
-    signature = program.response_generation.signature
-    field = signature.input_fields["instruction"]
-    program.response_generation.signature = signature.delete("instruction").prepend("instruction", field, str)
-
-
-def rename_output(program: ReferenceLevelFeedback) -> None:
-    signature = program.response_generation.signature
-    program.response_generation.signature = signature.delete("response").append("answer", dspy.OutputField(), str)
-
-
-@pytest.mark.parametrize("change", [change_bound, change_input, swap_inputs, rename_output])
-def test_a_program_made_for_other_fields_is_refused(
-    said: Said, saved: Path, change: Callable[[ReferenceLevelFeedback], None]
+def test_a_program_made_for_other_features_is_refused_by_stage(
+    said: Said, saved: Path, features: dict[str, str]
 ) -> None:
+    said(refusal(ReferenceLevelFeedback(features), saved))
+
+
+TEXT = ResponseGeneration.input_fields["instruction"]
+OTHER_FIELDS: dict[str, Callable[[Any], Any]] = {
+    "another bound": lambda made: made.delete("response").append("response", dspy.OutputField(), str),
+    "an input less": lambda made: made.delete("example_response"),
+    "inputs in another order": lambda made: made.delete("instruction").prepend("instruction", TEXT, str),
+    "another output": lambda made: made.delete("response").append("answer", dspy.OutputField(), str),
+}
+
+
+@pytest.mark.parametrize("change", OTHER_FIELDS)
+def test_a_program_made_for_other_fields_is_refused(said: Said, saved: Path, change: str) -> None:
     program = like_tuned()
-    change(program)
+    program.response_generation.signature = OTHER_FIELDS[change](program.response_generation.signature)
     said(refusal(program, saved))
 
 
@@ -213,12 +194,8 @@ def test_a_feature_described_in_other_words_is_the_same_field(saved: Path) -> No
 # --- files that are broken
 
 
-def test_a_missing_file_is_named(said: Said, file: Path) -> None:
-    said(refusal(like_tuned(), file))
-
-
-def test_a_folder_is_refused(tmp_path: Path) -> None:
-    refusal(like_tuned(), tmp_path)
+def test_a_missing_file_and_a_folder_are_refused(said: Said, file: Path, tmp_path: Path) -> None:
+    said([refusal(like_tuned(), file), refusal(like_tuned(), tmp_path)])
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"program", b"\xef\xbb\xbf{}", b'{"a": 1}}'])
@@ -241,32 +218,17 @@ def test_a_state_without_one_stage_is_refused_by_its_name(said: Said, saved: Pat
     said(refusal(like_tuned(), saved))
 
 
-def broken(place: str, value: Any) -> Any:
-    """A place in a saved file, and the wrong value put there."""
-    return pytest.param(place, value, id=f"{place}={value!r}")
+WRONG: dict[str, list[Any]] = {
+    "response_generation": [None, "text", [], {}],
+    "response_generation.signature": [None, [], {}],
+    "response_generation.signature.instructions": [5, None],
+    "response_generation.demos": [None, "text", ["text"]],
+    "refed": [[1], "text"],
+    "refed.fields": [None, ["text"]],
+}
 
 
-@pytest.mark.parametrize(
-    ("place", "value"),
-    [
-        broken("response_generation", None),
-        broken("response_generation", "text"),
-        broken("response_generation", []),
-        broken("response_generation", {}),
-        broken("response_generation.signature", None),
-        broken("response_generation.signature", []),
-        broken("response_generation.signature", {}),
-        broken("refed", [1]),
-        broken("refed", "text"),
-        broken("refed.fields", None),
-        broken("refed.fields", ["text"]),
-        broken("response_generation.demos", None),
-        broken("response_generation.demos", "text"),
-        broken("response_generation.demos", ["text"]),
-        broken("response_generation.signature.instructions", 5),
-        broken("response_generation.signature.instructions", None),
-    ],
-)
+@pytest.mark.parametrize(("place", "value"), [(place, value) for place, group in WRONG.items() for value in group])
 def test_a_state_with_a_wrong_value_is_refused(saved: Path, place: str, value: Any) -> None:
     state = holder = json.loads(saved.read_text(encoding="utf-8"))
     *outer, last = place.split(".")
@@ -277,11 +239,85 @@ def test_a_state_with_a_wrong_value_is_refused(saved: Path, place: str, value: A
     refusal(like_tuned(), saved)
 
 
-def test_a_file_cannot_send_the_callers_key_elsewhere(saved: Path) -> None:
-    state = json.loads(saved.read_text(encoding="utf-8"))
-    state[STAGE]["config"] = {"api_base": "http://other.example/v1"}
-    saved.write_text(json.dumps(state))
-    loaded = like_tuned()
-    with suppress(ConfigError):
-        load_into(loaded, str(saved))
-    assert loaded.response_generation.config == {}
+# --- prompts that are not those that were saved
+
+BRIEF, INSULT = "Be brief.", "Insult the reader."
+
+
+@pytest.fixture
+def plain(file: Path) -> Path:
+    """A program with the usual features, as a compile leaves it."""
+    program = ReferenceLevelFeedback(guidance={STAGE: BRIEF})
+    program.response_generation.demos = [dspy.Example(**DEMO)]
+    save_program(program, file)
+    return file
+
+
+def edited(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    state = json.loads(path.read_text())
+    edit(state)
+    path.write_text(json.dumps(state))
+
+
+def insult(state: dict[str, Any]) -> None:
+    signature = state[STAGE]["signature"]
+    assert BRIEF in signature["instructions"]
+    signature["instructions"] = signature["instructions"].replace(BRIEF, INSULT)
+
+
+EDITS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "a compiled prompt": insult,
+    "a prompt as it came": lambda state: state["response_feedback"]["signature"].update(instructions=INSULT),
+    "a demonstration": lambda state: state[STAGE]["demos"][0].update(response="No."),
+    "one more": lambda state: state["response_feedback"]["demos"].append({}),
+    "none": lambda state: state[STAGE].pop("demos"),
+    "a field's words": lambda state: state[STAGE]["signature"]["fields"][0].update(description=INSULT),
+    "its digest": lambda state: state["refed"]["digests"].pop(STAGE),
+    "all digests": lambda state: state["refed"].update(digests=[]),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_whatever_was_changed_is_refused_by_name(said: Said, edit: str, plain: Path) -> None:
+    edited(plain, EDITS[edit])
+    with said.by(ConfigError) as caught:
+        load_program(plain)
+    assert str(caught.value).isprintable()
+
+
+def test_a_person_who_meant_it_takes_it_as_it_is(said: Said, plain: Path, caplog: pytest.LogCaptureFixture) -> None:
+    edited(plain, insult)
+    with caplog.at_level(logging.WARNING):
+        opened = load_program(plain, accept_changed=True)
+    assert opened.response_generation.signature.instructions.endswith(INSULT)
+    said(caplog.text)
+    save_program(opened, plain)
+    assert program_digests(load_program(plain)) == program_digests(opened), "saved again it is a program as any other"
+
+
+def test_a_judge_s_prompts_are_looked_at_too(said: Said, tmp_path: Path) -> None:
+    path, other = tmp_path / "judge.json", "Prefer A."
+    save_program(PairwiseJudge(), path)
+    assert open_judge(path)
+    edited(path, lambda state: state["compare"]["signature"].update(instructions=other))
+    with said.by(ConfigError):
+        open_judge(path)
+    assert open_judge(path, accept_changed=True).compare.signature.instructions == other
+
+
+def test_the_digest_of_all_prompts_is_that_of_the_texts_alone(plain: Path) -> None:
+    state = json.loads(plain.read_text())
+    before = prompts_digest(state)
+    state["refed"] = {"models": "others"}
+    assert prompts_digest(state) == before
+    state[STAGE]["demos"] = []
+    assert prompts_digest(state) != before
+
+
+def test_the_command_names_what_was_changed_and_sends_nothing(said: Said, plain: Path) -> None:
+    edited(plain, insult)
+    result = refed("synth", "--preview", "--program", plain)
+    refused(result)
+    said(result.stderr)
+    accepted = refed("synth", "--preview", "--program", plain, "--accept-changed")
+    assert accepted.exit_code == 0 and INSULT in accepted.stdout
