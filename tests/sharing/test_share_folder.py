@@ -172,7 +172,8 @@ def test_bad_input_is_one_line(said: Said, filtered_run: Synthesis, tmp_path: Pa
     (tmp_path / "empty").write_text(" ")
     lines = []
     for words in (
-        (tmp_path, "--out", out), (run, "--out", out, "--license", "cc-by-4"), (run, "--out", out, "--license", "other"),
+        (tmp_path, "--out", out), (run, "--out", out, "--license", "cc-by-4"),
+        (run, "--out", out, "--license", "other"),
         (run, "--out", out, "--citation", tmp_path / "none.bib"), (run, "--out", out, "--citation", tmp_path / "empty"),
         (run, "--out", tmp_path / "empty" / "out"),
     ):  # fmt: skip
