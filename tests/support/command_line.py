@@ -50,3 +50,9 @@ def refused(result: Result, *expected: str, code: int = 2) -> None:
     assert "Traceback" not in result.output and not (code == 2 and (progress or result.stdout))
     for text in expected:
         assert text in line
+
+
+def refusal(result: Result, code: int = 2) -> str:
+    """The line of a command that refuses: see `refused`."""
+    refused(result, code=code)
+    return result.stderr.splitlines()[-1]
