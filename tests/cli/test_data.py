@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks.simulated import SimulatedTeacher
 from tests.conftest import KEY, KEY_VARIABLE
-from tests.support.command_line import DOWN, REFED, judge_file, refed, refused, synth, teacher_file, written
+from tests.support.command_line import DOWN, REFED, judge_file, refed, refusal, refused, synth, teacher_file, written
 from tests.support.said import Said
 
 
@@ -51,14 +51,14 @@ def test_filter_status_and_again(said: Said, rows: str, home: Path, server: Simu
     assert facts["work"] == "filtering" and facts["asked"] == 24 and facts["usage"]["pairwise_judge"]["calls"] == 48
     shown = refed("status", "out", "--tokens").stdout
     said(shown)
-    refused(refed("resume", "out"), "contains a filtering, not a run")
+    said(refusal(refed("resume", "out")))
     said(refed("export", "out", "--out", "x").stdout)
-    refused(refed("recycle", rows, "--out", "out", "--teacher", "judge.yaml"), "contains a filtering, not a recycling")
+    said(refusal(refed("recycle", rows, "--out", "out", "--teacher", "judge.yaml")))
 
 
-def test_filter_at_a_cap_says_how_to_go_on(rows: str, home: Path, server: SimulatedTeacher) -> None:
+def test_filter_at_a_cap_says_how_to_go_on(said: Said, rows: str, home: Path, server: SimulatedTeacher) -> None:
     words = ("filter", rows, "--filter", "judge", "--judge", judge_file(home, server), "--config", "plain.yaml")
-    refused(refed(*words, "--out", "out", "--max-calls", 9), "max_calls", "--max-calls", "out", code=1)
+    said(refusal(refed(*words, "--out", "out", "--max-calls", 9), 1))
     assert refed(*words, "--out", "out", "--max-calls", 48).exit_code == 0
     assert server.stats()["requests"] == 48 and server.stats()["repeated"] == 0
 
@@ -115,11 +115,17 @@ def test_bad_input_to_filter_is_one_line(rows: str, home: Path, case: str) -> No
     assert Path(rows).read_bytes() == before
 
 
-def test_a_judge_that_abstains_everywhere_is_an_error(rows: str, home: Path, server: SimulatedTeacher) -> None:
+def test_a_judge_that_abstains_everywhere_is_an_error(
+    said: Said, rows: str, home: Path, server: SimulatedTeacher
+) -> None:
     server.control(fail_stage="compare two answers")
     words = ("filter", rows, "--filter", "judge", "--judge", judge_file(home, server, malformed_retries=0))
-    refused(refed(*words, "--config", "plain.yaml", "--out", "out"), "judge", code=1)
-    refused(refed("stats", rows, "--judge", "judge.yaml", "--config", "plain.yaml", "--out", "st"), "judge", code=1)
+    said(
+        [
+            refusal(refed(*words, "--config", "plain.yaml", "--out", "out"), 1),
+            refusal(refed("stats", rows, "--judge", "judge.yaml", "--config", "plain.yaml", "--out", "st"), 1),
+        ]
+    )
 
 
 def test_no_key_is_in_any_file(rows: str, home: Path, locked: SimulatedTeacher) -> None:
@@ -159,11 +165,15 @@ def test_ctrl_c_in_filter_keeps_what_was_paid_for(said: Said, rows: str, home: P
 
 def test_recycle(said: Said, rows: str, home: Path, server: SimulatedTeacher) -> None:
     teacher = teacher_file(home, server)
-    refused(refed("recycle", rows, "--out", "r"), "no teacher: choose one with --teacher")
-    refused(refed("recycle", rows, "--out", "r", "--teacher", teacher, "--selective"), "selective: needs scorer")
-    refused(refed("recycle", "none.jsonl", "--out", "r", "--teacher", teacher), "none.jsonl: no such file")
+    said(
+        [
+            refusal(refed("recycle", rows, "--out", "r")),
+            refusal(refed("recycle", rows, "--out", "r", "--teacher", teacher, "--selective")),
+            refusal(refed("recycle", "none.jsonl", "--out", "r", "--teacher", teacher)),
+        ]
+    )
     short = refed("recycle", rows, "--size", 5, "--out", "r", "--teacher", teacher, "--max-calls", 4)
-    refused(short, "max_calls", "--max-calls", code=1)
+    said(refusal(short, 1))
     said(refed("status", "r").stdout)
     made = refed("recycle", rows, "--size", 5, "--out", "r", "--teacher", teacher, "--max-calls", 10)
     assert made.exit_code == 0 and server.stats()["repeated"] == 0
@@ -179,26 +189,34 @@ def test_stats(said: Said, rows: str, home: Path, server: SimulatedTeacher) -> N
     assert facts["data"]["rows"] == 24 and all(
         not isinstance(v, float) or math.isfinite(v) for v in facts["data"].values()
     )
-    refused(refed("stats", rows, "--judge", judge_file(home, server)), "no plain response", "columns")
-    refused(refed("stats", rows, "--sample", 3), "sample: input should be greater than or equal to 10")
+    said(
+        [
+            refusal(refed("stats", rows, "--judge", judge_file(home, server))),
+            refusal(refed("stats", rows, "--sample", 3)),
+        ]
+    )
     judged = ("stats", rows, "--config", "plain.yaml", "--judge", "judge.yaml", "--out", "st")
-    refused(refed(*judged, "--max-calls", 8), "max_calls", "--max-calls", code=1)
+    said(refusal(refed(*judged, "--max-calls", 8), 1))
     said(refed(*judged, "--max-calls", 60).stdout)
     said(refed("status", "st").stdout)
-    refused(refed("resume", "st"), "contains statistics, not a run")
+    said(refusal(refed("resume", "st")))
 
 
-def test_compare_refuses_before_anything_is_asked(home: Path, server: SimulatedTeacher) -> None:
+def test_compare_refuses_before_anything_is_asked(said: Said, home: Path, server: SimulatedTeacher) -> None:
     teacher, judge = teacher_file(home, server), judge_file(home, server)
     words = ("compare", "--references", "references.jsonl", "--out", "c", "--judge", judge)
     written(home, "typo.yaml", "programs: {a: reference-level, b: refrence-level}\nagainst: a\n")
     written(home, "nofile.yaml", "programs: {a: reference-level, b: mine.json}\nagainst: a\n")
     written(home, "sizes.yaml", "subsets: [0]\n")
-    refused(refed(*words), "no teacher: choose one with --teacher")
-    refused(refed(*words, "--teacher", teacher, "--against", "nobody"), "refed: against: must be one of the programs")
-    refused(refed(*words, "--teacher", teacher, "--config", "typo.yaml"), "did you mean reference-level?")
-    refused(refed(*words, "--teacher", teacher, "--config", "nofile.yaml"), "program mine.json: no such file")
-    refused(refed(*words, "--teacher", teacher, "--config", "sizes.yaml"), "sizes.yaml: subsets 1")
+    said(
+        [
+            refusal(refed(*words)),
+            refusal(refed(*words, "--teacher", teacher, "--against", "nobody")),
+            refusal(refed(*words, "--teacher", teacher, "--config", "typo.yaml")),
+            refusal(refed(*words, "--teacher", teacher, "--config", "nofile.yaml")),
+            refusal(refed(*words, "--teacher", teacher, "--config", "sizes.yaml")),
+        ]
+    )
     assert not server.stats()["requests"] and not (home / "c").exists()
 
 
@@ -211,9 +229,13 @@ def test_compare_status_and_export(said: Said, home: Path, server: SimulatedTeac
     paid = server.stats()["requests"]
     assert refed(*words).exit_code == 0 and server.stats()["requests"] == paid
     said(refed("status", "c").stdout)
-    refused(refed("export", "c"), "c: contains a comparison; its rows are already in c/rows.jsonl")
-    refused(refed("resume", "c"), "contains a comparison, not a run")
-    refused(synth("--run-dir", "c", "--teacher", "teacher.yaml"), "contains a comparison, not a run")
+    said(
+        [
+            refusal(refed("export", "c")),
+            refusal(refed("resume", "c")),
+            refusal(synth("--run-dir", "c", "--teacher", "teacher.yaml")),
+        ]
+    )
 
 
 def test_help_names_every_command() -> None:

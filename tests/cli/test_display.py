@@ -12,7 +12,7 @@ from rich.console import Console
 from refed_dspy.cli import ending
 from refed_dspy.cli.display import Display, rows_shown
 from refed_dspy.teachers.progress import CompileProgress, Progress
-from tests.support.command_line import refed, refused
+from tests.support.command_line import refed, refusal
 from tests.support.gateways import until
 from tests.support.said import Said
 
@@ -72,8 +72,8 @@ def test_the_best_score_is_shown_once_there_is_one(said: Said, best: float | Non
     said(text)
 
 
-def test_weights_of_an_unknown_name_are_refused() -> None:
-    refused(refed("teacher", "fetch", "embeded"), "embeded: no such weights; use embedded or")
+def test_weights_of_an_unknown_name_are_refused(said: Said) -> None:
+    said(refusal(refed("teacher", "fetch", "embeded")))
 
 
 class Full(StringIO):

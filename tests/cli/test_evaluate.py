@@ -10,7 +10,8 @@ import pytest
 from benchmarks.alpaca import DATA
 from benchmarks.simulated import SimulatedTeacher
 from tests.runs.evaluation.alpaca_eval.conftest import SIZE, outputs, toy
-from tests.support.command_line import refed, refused
+from tests.support.command_line import refed, refusal, refused
+from tests.support.said import Said
 
 __all__ = ["toy"]
 TABLE = "model  baseline  n   win rate %  standard error  95% interval"
@@ -28,14 +29,16 @@ def words(home: Path, server: SimulatedTeacher, toy: Path) -> tuple[str, ...]:
     return ("evaluate", "alpaca-eval", *files, "--environment", str(toy))
 
 
-def test_an_evaluation_and_what_other_commands_say_of_it(words: tuple[str, ...], server: SimulatedTeacher) -> None:
+def test_an_evaluation_and_what_other_commands_say_of_it(
+    said: Said, words: tuple[str, ...], server: SimulatedTeacher
+) -> None:
     made = refed(*words)
     assert made.exit_code == 0 and made.stdout.startswith(TABLE), made.output
     assert "\nnot checked for overlap with the training data; name it with --data …\n" in made.stdout
     assert made.stdout.endswith("24 calls\ntable, figures, picture and annotations in out\n")
     assert refed("status", "out").stdout.startswith("done: evaluation, 24 of 24 comparisons sent to the judge, $0.0")
     assert "evaluation  done   24 of 24" in refed("status").stdout
-    refused(refed("report", "out"), "out: contains an evaluation; a report shows")
+    said(refusal(refed("report", "out")))
     figures = refed("evaluate", "annotations", "out/annotations.json")
     assert figures.exit_code == 0 and figures.stdout.splitlines()[1].startswith("mine   24  ")
     assert refed(*words).stdout == made.stdout and server.stats()["requests"] == SIZE
@@ -52,12 +55,12 @@ def test_settings_in_a_file_and_a_cap(words: tuple[str, ...]) -> None:
     assert made.stderr.splitlines()[-1] == f"{why} --max-calls"
 
 
-def test_what_failed_is_told_with_exit_code_1(words: tuple[str, ...], server: SimulatedTeacher) -> None:
+def test_what_failed_is_told_with_exit_code_1(said: Said, words: tuple[str, ...], server: SimulatedTeacher) -> None:
     server.control(logprobs=False)
-    refused(refed(*words), "judge: judge gives no log-probabilities — choose a judge that returns", code=1)
+    said(refusal(refed(*words), 1))
     assert server.stats()["requests"] == 1
     server.control(logprobs=True, rules=["no logprobs"])
-    refused(refed(*words[:-4], "--out", "other", *words[-2:]), "judge: it refuses what alpaca-eval asks: Unsupported")
+    said(refusal(refed(*words[:-4], "--out", "other", *words[-2:])))
     assert server.stats()["requests"] == 2
 
 
@@ -85,7 +88,7 @@ def test_published_preferences_have_their_published_figures() -> None:
     ]
 
 
-def test_a_file_that_has_no_annotations_is_one_line(home: Path) -> None:
+def test_a_file_that_has_no_annotations_is_one_line(said: Said, home: Path) -> None:
     for text, message in {
         "": "a.json: cannot be read as annotations: ",
         "{}": "a.json: no annotations; AlpacaEval's code writes a list of comparisons",
@@ -95,4 +98,4 @@ def test_a_file_that_has_no_annotations_is_one_line(home: Path) -> None:
     }.items():
         Path("a.json").write_text(text)
         refused(refed("evaluate", "annotations", "a.json"), message)
-    refused(refed("evaluate", "annotations", "none.json"), "none.json: cannot be read as annotations: No such file")
+    said(refusal(refed("evaluate", "annotations", "none.json")))

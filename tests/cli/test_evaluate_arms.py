@@ -10,7 +10,7 @@ import pytest
 from benchmarks.simulated import SimulatedTeacher
 from tests.runs.evaluation.arena_hard.conftest import QUESTIONS, toy_python
 from tests.runs.evaluation.ifeval.test_evaluate import GOOD, POOR, PROMPTS, responses, toy_checker
-from tests.support.command_line import refed, refused
+from tests.support.command_line import refed, refusal, refused
 from tests.support.said import Said
 from tests.support.toy_arena_hard import VERDICTS, make_clone, write_answers
 from tests.support.toy_lm_eval import make_models
@@ -78,15 +78,14 @@ def test_what_arena_hard_lacks_is_one_line(arena: tuple[str, ...], left_out: str
 
 
 def test_arena_hard_without_answers_or_with_strange_ones_is_one_line(
-    arena: tuple[str, ...], server: SimulatedTeacher
+    said: Said, arena: tuple[str, ...], server: SimulatedTeacher
 ) -> None:
     first = arena.index("--answers")
-    refused(refed(*arena[:first], *arena[first + 4 :]), "answers: none are named; name a file or folder")
+    said(refusal(refed(*arena[:first], *arena[first + 4 :])))
     write_answers(Path("short.jsonl"), QUESTIONS, uid="another")
-    refused(refed(*arena), "questions have no answer, q00 first; answer them")
+    said(refusal(refed(*arena)))
     write_answers(Path("short.jsonl"), QUESTIONS, metadata=None)
-    refused(refed(*arena), "answers: short has no style metadata for 12 of 12 questions; write them with")
-    refused(refed(*arena, "--clone", "out"), "clone: out: no such folder; name your clone of")
+    said([refusal(refed(*arena)), refusal(refed(*arena, "--clone", "out"))])
     assert server.stats()["requests"] == 0
 
 
@@ -108,5 +107,4 @@ def test_ifeval_prints_its_table(
     assert made.exit_code == 0
     said(made.stdout)
     assert [line.split()[:2] for line in made.stdout.splitlines()[1:3]] == [["good", "100.00"], ["poor", "25.00"]]
-    refused(refed(*words), "answers: none are named; name a file or folder with --answers")
-    refused(refed("evaluate", "ifeval", "--out", "out"), "prompts: no prompts to check; name IFEval's input_data.jsonl")
+    said([refusal(refed(*words)), refusal(refed("evaluate", "ifeval", "--out", "out"))])

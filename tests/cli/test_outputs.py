@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from benchmarks.odd_lines import commands
-from tests.support.command_line import refed, refused
+from tests.support.command_line import refed, refusal, refused
 from tests.support.judged_pairs import judged_pairs, lines_of
+from tests.support.said import Said
 
 OF_LEDGER = ("ledger.sqlite", "ledger.sqlite-wal", "ledger.sqlite-shm", ".lock", ".checked")
 FILES = {
@@ -77,14 +78,14 @@ def test_every_command_with_an_output_is_walked_here() -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_ledger_is_never_written_over(work: Path, name: str) -> None:
+def test_a_ledger_is_never_written_over(said: Said, work: Path, name: str) -> None:
     targets = [Path("run") / own for own in OF_LEDGER]
     Path("aside").symlink_to("run", target_is_directory=True)
     targets += [Path("aside/ledger.sqlite"), Path("filtered/../run/ledger.sqlite"), Path("new/ledger.sqlite-wal")]
     Path("new").mkdir()
     for target in targets:
         before = contents(work)
-        refused(refed(*FILES[name].format(out=target).split()), "belongs to a ledger")
+        said(refusal(refed(*FILES[name].format(out=target).split())))
         assert contents(work) == before, target
 
 

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.simulated import SimulatedTeacher
 from tests.cli import test_compile
 from tests.support.annotators import annotated, lines_of, page_data, prefers, write
-from tests.support.command_line import refed, refused, teacher_file
+from tests.support.command_line import refed, refusal, teacher_file
 from tests.support.said import Said
 
 home = test_compile.home
@@ -68,24 +68,24 @@ def test_from_pages_to_figures(said: Said, pages: Path, server: SimulatedTeacher
     assert server.stats()["requests"] == 40
 
 
-def test_what_cannot_be_used_is_one_line(pages: Path, server: SimulatedTeacher) -> None:
-    refused(refed("judge", "people", pages), "no verdicts yet; put the files that annotators downloaded")
+def test_what_cannot_be_used_is_one_line(said: Said, pages: Path, server: SimulatedTeacher) -> None:
+    said(refusal(refed("judge", "people", pages)))
     page = pages / "annotator-1.html"
     annotated(page, prefers("good"))
-    refused(
-        refed("judge", "people", pages, "--criteria", "overall quality"), "verdicts of one annotator only (annotator-1)"
+    said(
+        [
+            refusal(refed("judge", "people", pages, "--criteria", "overall quality")),
+            refusal(refed("judge", "people", pages)),
+            refusal(refed("judge", "annotate", "rows.jsonl", "--pairs", 31, "--out", "more")),
+            refusal(refed("judge", "annotate", "rows.jsonl", "--pairs", 3, "--out", "pages")),
+            refusal(refed("judge", "annotate", "references.jsonl", "--pairs", 3, "--out", "more")),
+            refusal(refed("judge", "annotate", "rows.jsonl", "--pairs", 3, "--out", "more", "--between", "a,b")),
+        ]
     )
-    refused(
-        refed("judge", "people", pages), "nobody judged by content quality; choose with --criteria … among: overall"
-    )
-    refused(refed("judge", "annotate", "rows.jsonl", "--pairs", 31, "--out", "more"), "ask for 30 or fewer")
-    refused(refed("judge", "annotate", "rows.jsonl", "--pairs", 3, "--out", "pages"), "already exists", "--out")
-    refused(refed("judge", "annotate", "references.jsonl", "--pairs", 3, "--out", "more"), "no row with two diff")
-    refused(refed("judge", "annotate", "rows.jsonl", "--pairs", 3, "--out", "more", "--between", "a,b"), "no compar")
     write(pages / "verdicts-annotator-1.jsonl", [{**lines_of(page, prefers("good"))[0], "set": "another"}])
-    refused(refed("judge", "agreement", "--pairs", pages, "--judge", teacher_file(pages.parent, server)), "another set")
+    said(refusal(refed("judge", "agreement", "--pairs", pages, "--judge", teacher_file(pages.parent, server))))
     assert server.stats()["requests"] == 0 and not Path("more").exists()
 
 
-def test_without_a_judge_people_are_named(pages: Path) -> None:
-    refused(refed("judge", "agreement", "--pairs", pages), "no judge", "needs none: refed judge people PATH")
+def test_without_a_judge_people_are_named(said: Said, pages: Path) -> None:
+    said(refusal(refed("judge", "agreement", "--pairs", pages)))
