@@ -46,9 +46,9 @@ def test_agreement_at_a_cap_before_the_first_verdict(said: Said, home: Path, ser
 
 
 UNUSABLE: list[list[object]] = [
-    ["--pairs", "none.jsonl"], ["--pairs", "broken.jsonl"], ["--pairs", "references.jsonl"],
-    ["--judge", "nosuch/model"], ["--judge", "none.yaml"], ["--program", "none.json"], ["--max-calls", 0], ["--max-cost", -1], ["--max-minutes", 0],
-    ["--count", 0], ["--count", -1], ["--out", "broken.jsonl"],
+    ["--pairs", "none.jsonl"], ["--pairs", "broken.jsonl"], ["--pairs", "references.jsonl"], ["--count", 0],
+    ["--judge", "nosuch/model"], ["--judge", "none.yaml"], ["--program", "none.json"], ["--max-calls", 0],
+    ["--max-cost", -1], ["--max-minutes", 0], ["--count", -1], ["--out", "broken.jsonl"],
 ]  # fmt: skip
 
 
