@@ -112,19 +112,7 @@ def test_at_a_cap_there_is_a_program_and_after_an_estimate_no_cap_is_refused(
     cut = compile_(home, server, "--max-calls", 60)
     assert cut.exit_code == 1 and server.stats()["requests"] == 60
     said(without_numbers(cut.stderr.splitlines()[-1]))
-    assert refed("status", "out").stdout.startswith("at its cap: ") and Path("out/program.json").is_file()
-
-
-@pytest.mark.slow
-def test_a_compile_that_is_done_says_the_same_though_answers_come_in_any_order(
-    home: Path, server: SimulatedTeacher
-) -> None:
-    server.control(latency=0.02, sigma=1.0)
-    settings({"train": 4, "instructions_per_feature": 2})
-    first = compile_(home, server)
-    paid = server.stats()["requests"]
-    assert compile_(home, server).stdout == first.stdout
-    assert server.stats()["requests"] == paid
+    assert Path("out/program.json").is_file()
 
 
 @pytest.mark.slow
@@ -212,7 +200,9 @@ def test_a_compile_tracked_promoted_and_used(
     monkeypatch.setenv("REFED_TRACK", "true")
     done = compile_(home, server, "--name", "mine")
     assert done.exit_code == 0, done.output
-    assert len(tracked.runs("compile")) == 1 and tracked.aliases("mine") == {"challenger": "1"}
+    (parent,) = tracked.runs("compile")
+    assert json.loads(Path("out/program.json").read_text())["refed"]["run_id"] == parent.info.run_id
+    assert tracked.aliases("mine") == {"challenger": "1"}
     promoted = refed("compile", "promote", "mine", "--unproved")
     said(promoted.output)
     before = tracked.everything()
@@ -252,16 +242,6 @@ def test_without_an_address_the_store_is_in_the_user_s_data_folder(
     asked = refed(*words, "--run-dir", "asked", "--track")
     assert asked.exit_code == 0 and asked.stdout.splitlines()[-1].endswith(shown), asked.output
     assert {path.name for path in Path().iterdir()} == {"run", "asked"}
-
-
-@pytest.mark.slow
-def test_a_compile_s_program_names_its_run(
-    home: Path, server: SimulatedTeacher, tracked: Mlflow, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("REFED_TRACK", "true")
-    compile_(home, server)
-    (parent,) = tracked.runs("compile")
-    assert json.loads(Path("out/program.json").read_text())["refed"]["run_id"] == parent.info.run_id
 
 
 @pytest.mark.slow

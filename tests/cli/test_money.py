@@ -13,7 +13,7 @@ from benchmarks.simulated import SimulatedTeacher
 from tests.support.command_line import refed, refusal, without_numbers
 from tests.support.said import Said
 
-PRICE = "{prompt: 1, completion: 10, cached: 0.5}"
+PRICE, AT_CAP = "{prompt: 1, completion: 10, cached: 0.5}", "at its cap"
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_at_a_cap_the_rows_so_far_are_kept_and_a_resume_goes_on_under_a_larger_o
     assert len((home / "run" / "samples-at-cap.jsonl").read_text().splitlines()) == status["kept"] > 0
     estimate = status["estimate"]
     assert estimate["size"] == 20 and 0 < estimate["low"] <= estimate["cost"] <= estimate["high"]
-    assert status["state"] == "at its cap" and "refed_dspy.resume('run', max_calls=" in status["reason"]
+    assert status["state"] == AT_CAP and "refed_dspy.resume('run', max_calls=" in status["reason"]
     assert refed("resume", "run").exit_code == 1, "the caps of before are remembered"
     assert server.stats()["requests"] == 60
     assert refed("resume", "run", "--max-calls", 65).exit_code == 1 and server.stats()["requests"] == 65

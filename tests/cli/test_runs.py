@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +14,7 @@ from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.records import Failure
 from refed_dspy.runs.result import why_short
 from tests.conftest import KEY
-from tests.support.command_line import REFED, refed, refusal, synth, teacher_file, without_numbers
+from tests.support.command_line import refed, refusal, synth, teacher_file
 from tests.support.said import Said
 
 
@@ -217,29 +215,6 @@ def test_a_disk_that_is_full(said: Said, home: Path, server: SimulatedTeacher) -
     assert "Traceback" not in done.stderr
     said(last)
     assert refed("resume", "run").exit_code == 0
-
-
-@pytest.mark.slow
-def test_ctrl_c_saves_and_says_how_to_go_on(said: Said, home: Path, server: SimulatedTeacher) -> None:
-    server.control(latency=0.1, sigma=0.5)
-    words = ["synth", "--references", "references.jsonl", "--run-dir", "run", "--size", "150"]
-    command = [*REFED, *words, "--teacher", str(teacher_file(home, server))]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            while server.stats()["answered"] < 30:
-                time.sleep(0.02)
-            server.control(faults={"hang": 0.3})
-            time.sleep(0.3)
-            process.send_signal(signal.SIGINT)
-            _, stderr = process.communicate(timeout=20)
-        finally:
-            process.kill()
-    assert process.returncode == 130
-    assert "Traceback" not in stderr
-    said(without_numbers(stderr.splitlines()[-1]))
-    server.control(faults={}, latency=0, sigma=0)
-    done = subprocess.run([*REFED, "resume", "run"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and "150 of 150 samples" in done.stdout
 
 
 def test_an_export_goes_to_stdout_and_replaces_no_pipe(said: Said, run: Path) -> None:

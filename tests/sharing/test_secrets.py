@@ -134,6 +134,8 @@ def test_a_card_is_read_without_its_escapes(said: Said, run_dir: Path, tmp_path:
 
 # --- what is private
 
+NOWHERE = "not stated"
+
 
 @pytest.mark.parametrize(
     ("endpoint", "public"),
@@ -192,10 +194,10 @@ def test_models(model: str, public: str) -> None:
         ("C:\\Users\\somebody\\refs.csv row 3", "refs.csv row 3"),
         ("my secret note row 3", "not stated row 3"),
         ("/srv/corp/refs row 3", "not stated row 3"),
-        ("anything", "not stated"),
-        ("", "not stated"),
+        ("anything", NOWHERE),
+        ("", NOWHERE),
     ],
 )
 def test_sources(source: str, public: str) -> None:
     assert public_source(source) == public
-    assert origin_of(source) == public.rpartition(" row ")[0] or public == "not stated"
+    assert origin_of(source) == public.rpartition(" row ")[0] or public == NOWHERE

@@ -93,7 +93,7 @@ def test_nothing_private_is_published(private: Path, tmp_path: Path) -> None:
     assert PRIVATE in card and "`refs.jsonl`" in card and "`big`" in card
     row = next(row for table in tables for row in table if "endpoint" in row)
     assert (row["endpoint"], row["teacher"]) == (PRIVATE, "big")
-    assert row["reference_source"].startswith("refs.jsonl row ")
+    assert row["reference_source"].startswith("refs.jsonl")
 
 
 def test_nothing_private_is_on_the_page_either(said: Said, private: Path, tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_nothing_private_is_on_the_page_either(said: Said, private: Path, tmp_pa
     shown = re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL) + rows
     for secret in (HOST, "8443", "tenant", "mary.smith", "secret plans", "/home", str(tmp_path)):
         assert secret not in shown, secret
-    assert PRIVATE in shown and "refs.jsonl row" in rows and name in page
+    assert PRIVATE in shown and "refs.jsonl" in rows and name in page
     assert len(json.loads(rows)["columns"]["instruction"]) >= made.rows
 
 

@@ -19,6 +19,8 @@ from tests.support.annotators import page_data
 from tests.support.said import Said
 
 BOTH = {"plain": "plain"}
+TELLING = "maker|improved|plain by|exchanged|system_"
+QUALITY = "content quality"
 
 
 def rows(count: int) -> list[dict[str, str]]:
@@ -74,7 +76,7 @@ def test_nothing_in_a_page_says_which_side_was_whose(said: Said, tmp_path: Path)
         assert {frozenset(pair) for pair in data["pairs"]} == {frozenset(("id", "instruction", "A", "B"))}
         assert all(re.fullmatch("[0-9a-f]{12}", pair["id"]) for pair in data["pairs"])
         text = file.read_text(encoding="utf-8") + json.dumps(data)
-        assert not re.search("maker|improved|plain by|exchanged|system_", text)
+        assert not re.search(TELLING, text)
 
 
 def test_a_page_loads_nothing(tmp_path: Path) -> None:
@@ -91,7 +93,7 @@ def test_a_page_loads_nothing(tmp_path: Path) -> None:
 def test_criteria_have_their_meaning(tmp_path: Path) -> None:
     made = pages(tmp_path, criteria=["content_quality", "helpfulness"], name="1")
     described = {each.name: each.description for each in key_of(made).criteria}
-    assert described["helpfulness"] == "helpfulness" and described["content quality"].startswith("accurate")
+    assert described["helpfulness"] == "helpfulness" and described[QUALITY].startswith("accurate")
     assert page_data(made.files[0])["criteria"] == [each.model_dump() for each in key_of(made).criteria]
     told = {"content_quality": "as we told them"}
     own = pages(tmp_path, criteria=told, name="2")

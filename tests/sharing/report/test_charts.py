@@ -107,7 +107,8 @@ def test_progress_shows_rows_and_dollars_to_the_last_minute(said: Said) -> None:
     assert chart is not None
     figure = chart.figure
     assert isinstance(figure, Lines) and figure.places == list(range(201)) and figure.right is not None
-    assert figure.series["rows kept"] == [at * 2.0 for at in range(201)] and figure.series["dollars"][-1] == 20
+    kept, money = figure.series.values()
+    assert kept == [at * 2.0 for at in range(201)] and money[-1] == 20
     assert figure.marks[0][0].startswith("M0.0 100.00L0.5 ") and "100.0 4.76" in figure.marks[1][0], "below the top"
     assert chart.rows[-1] == ["200", "400", "1,800", "$20.00"] and chart.rows[0][0] == "0" and len(chart.rows) <= 68
     said(chart.text)
@@ -187,7 +188,7 @@ def test_equal_texts_and_texts_without_words() -> None:
     assert map_ is not None and np.isfinite(map_.points).all()
     assert map_.by == "words"
     assert draw_map(["!", "?", ".", ",", ";"]) is None
-    assert draw_map(["one two", "three", "four", "five", "six"], 1) is not None
+    assert draw_map([f"{word} more" for word in "abcde"], 1) is not None
 
 
 @pytest.mark.slow

@@ -159,7 +159,8 @@ def test_the_facts_are_the_ledgers(said: Said, ledger: Ledger) -> None:
     said(shown)
     cost = (count - 1) * PICO // 500
     assert [shown[name][0] for name in ("Samples", "Calls", "Cost")] == [str(SHOWN_SIZE), str(count), dollars(cost)]
-    assert shown["Tokens read"][0] == f"{read:,.0f}" and shown["Tokens written"][0] == f"{written:,.0f}"
+    tokens = [value for name, (value, _) in shown.items() if name.startswith("Tokens")]
+    assert tokens == [f"{read:,.0f}", f"{written:,.0f}"]
     for name, table_ in (("Failures", "failures"), ("Dropped", "decisions WHERE NOT kept")):
         (number,) = ledger.db.execute(f"SELECT count(*) FROM {table_}").fetchone()
         assert shown[name][0] == str(number) and number > 1
@@ -200,7 +201,8 @@ def test_the_tables_list_failures_models_and_settings(ledger: Ledger) -> None:
     ledger.db.execute(CALL, ("rubric_judge", first, "ok", 3 * PICO))
     ledger.set_meta(max_cost=7.5, program_source={"name": "refed", "version": 3, "alias": None})
     (failures,) = table(ledger, "failures")
-    assert failures[2:] == list(map(str, ledger.db.execute("SELECT count(*), min(reason) FROM failures").fetchone()))
+    known = ledger.db.execute("SELECT count(*), min(reason) FROM failures").fetchone()
+    assert failures[2:] == list(map(str, known))
     models = {row[0]: row[1:] for row in table(ledger, "models")}
     (calls,) = ledger.db.execute("SELECT count(*) FROM calls WHERE model = 'fake/model'").fetchone()
     assert models["other/model"] == ["other", "1", "70", "30", "$3.00"]
