@@ -16,10 +16,10 @@ from typer.testing import Result
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
 from refed_dspy.programs.saved import save_program
-from tests.conftest import KEY, KEY_VARIABLE
+from tests.conftest import KEY
 from tests.support import mlflow_stores
 from tests.support.command_line import refed, refusal, teacher_file, without_numbers
-from tests.support.mlflow_stores import Mlflow, written
+from tests.support.mlflow_stores import Mlflow
 from tests.support.said import Said
 from tests.support.scripted_engine import references
 from tests.tracking.test_compile import candidates_in
@@ -242,20 +242,3 @@ def test_without_an_address_the_store_is_in_the_user_s_data_folder(
     asked = refed(*words, "--run-dir", "asked", "--track")
     assert asked.exit_code == 0 and asked.stdout.splitlines()[-1].endswith(shown), asked.output
     assert {path.name for path in Path().iterdir()} == {"run", "asked"}
-
-
-@pytest.mark.slow
-def test_no_key_in_anything_that_a_command_leaves(
-    home: Path, locked: SimulatedTeacher, tracked: Mlflow, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("REFED_TRACK", "true")
-    done = compile_(home, locked, api_key_env=KEY_VARIABLE)
-    judged = agreement(home, locked, "--count", 2, api_key_env=KEY_VARIABLE)
-    assert done.exit_code == judged.exit_code == 0, done.output + judged.output
-    assert KEY not in done.output + judged.output
-    for path, content in written(home).items():
-        assert KEY.encode() not in content, path
-    monkeypatch.setenv(KEY_VARIABLE, "sk-wrong-77777777")
-    lost = agreement(home, locked, "--count", 3, api_key_env=KEY_VARIABLE)
-    no_traceback(lost)
-    assert lost.exit_code in {1, 2} and "sk-wrong-77777777" not in lost.output

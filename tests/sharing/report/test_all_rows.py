@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from refed_dspy.plugins.share.report.page import Page
 from refed_dspy.plugins.share.report.report import read_page
 from refed_dspy.plugins.share.report.rows import COLUMNS, Rows, drawn, read_rows
 from tests.sharing.conftest import SHOWN_SIZE, copy_run
+from tests.support.command_line import without_numbers
 from tests.support.said import Said
 
 KEPT, LISTED = SHOWN_SIZE, 8
@@ -42,6 +44,10 @@ def page(folder: Path, most: int) -> tuple[Page, dict[str, Chart]]:
     return made, {chart.id: chart for chart in made.charts}
 
 
+def numbers(text: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", text)]
+
+
 def as_read(rows: Rows) -> dict[str, dict[str, object]]:
     """Instruction → what belongs to its row alone."""
     own = [name for name in COLUMNS if name not in {"reference", "writers", "calls", "verdicts", "decisions"}]
@@ -52,8 +58,9 @@ def as_read(rows: Rows) -> dict[str, dict[str, object]]:
 def test_a_page_says_that_it_lists_some_rows_and_its_figures_are_of_all(said: Said, folder: Path, every: Rows) -> None:
     (some, drawn_charts), (whole, charts) = page(folder, LISTED), page(folder, len(every))
     assert some.rows is not None and len(some.rows) == LISTED and whole.rows is not None
-    assert 0 < sum(some.rows.columns["kept"]) < LISTED
-    said(some.notes)
+    kept = sum(some.rows.columns["kept"])
+    assert 0 < kept < LISTED and numbers(some.notes[1]) == [kept, KEPT, LISTED - kept, len(every) - KEPT]
+    said([without_numbers(note) for note in some.notes])
     assert (whole.notes, len(whole.rows), whole.rows.left_out) == (some.notes[:1], len(every), 0)
     assert (some.lead, some.facts) == (whole.lead, whole.facts)
     assert {"lengths", "funnel", "scores-0", "scores-1", "cost"} < drawn_charts.keys() == charts.keys()
@@ -61,13 +68,14 @@ def test_a_page_says_that_it_lists_some_rows_and_its_figures_are_of_all(said: Sa
     assert [row[1] for row in charts["lengths"].rows] == [str(KEPT)] * 3
     map_ = drawn_charts["map"]
     assert isinstance(map_.figure, Dots) and len(map_.figure.places) == LISTED
-    said((charts["scores-1"].text, map_.text))
+    said(without_numbers(f"{charts['scores-1'].text} {map_.text}"))
+    assert numbers(charts["scores-1"].text)[0] == KEPT and numbers(map_.text)[:2] == [LISTED, len(every)]
 
 
 def test_without_dropped_rows_none_are_spoken_of(said: Said, folder: Path, tmp_path: Path) -> None:
     copy_run(folder, tmp_path, "DELETE FROM decisions WHERE NOT kept")
     made, _ = page(tmp_path, LISTED)
-    said(made.notes[-1])
+    said(without_numbers(made.notes[-1]))
 
 
 def test_listed_rows_are_as_they_are_among_all_and_in_their_order(ledger: Ledger, every: Rows) -> None:

@@ -20,12 +20,13 @@ from refed_dspy.plugins.share.report.rows import read_rows
 from refed_dspy.records import PICO, dollars
 from refed_dspy.runs.result import full_status
 from tests.sharing.conftest import SHOWN_SIZE, copy_run
+from tests.support.command_line import without_numbers
 from tests.support.said import Said
 
 CALL = "INSERT INTO calls VALUES (NULL, 'k', ?, ?, 'other/model', 'other', ?, 1, 70, 40, 30, 0, ?, 0, NULL)"
 ANSWER = "INSERT INTO answers SELECT ?, ?, ?, ?, ?, NULL, ?, created, NULL FROM answers LIMIT 1"
 
-TOTALS = "SELECT count(*), total(prompt_tokens), total(completion_tokens) FROM calls"
+TOTALS = "SELECT count(*), sum(outcome = 'ok'), total(prompt_tokens), total(completion_tokens) FROM calls"
 WORK = "Time at work"
 
 
@@ -154,11 +155,13 @@ def test_the_facts_are_the_ledgers(said: Said, ledger: Ledger) -> None:
     ledger.db.execute("UPDATE calls SET created = 1000, seconds = 5")
     ledger.db.execute("UPDATE answers SET created = 1000")
     ledger.db.execute("UPDATE starts SET begun = 1000 - 3780, last = 1005")
-    count, read, written = ledger.db.execute(TOTALS).fetchone()
+    count, ok, read, written = ledger.db.execute(TOTALS).fetchone()
     shown = facts(ledger)
-    said(shown)
+    said({name: without_numbers(" ".join(texts)) for name, texts in shown.items()})
     cost = (count - 1) * PICO // 500
     assert [shown[name][0] for name in ("Samples", "Calls", "Cost")] == [str(SHOWN_SIZE), str(count), dollars(cost)]
+    assert shown["Calls"][1].startswith(f"{ok} ") and shown["References"][1].endswith("4")
+    assert shown["Cost"][1].startswith(dollars(cost / SHOWN_SIZE))
     tokens = [value for name, (value, _) in shown.items() if name.startswith("Tokens")]
     assert tokens == [f"{read:,.0f}", f"{written:,.0f}"]
     for name, table_ in (("Failures", "failures"), ("Dropped", "decisions WHERE NOT kept")):
@@ -178,7 +181,8 @@ def test_an_unknown_price_is_never_zero(said: Said, ledger: Ledger) -> None:
     ledger.db.execute("UPDATE calls SET cost = NULL")
     status = full_status(ledger)
     cost = facts(ledger)["Cost"]
-    said((cost, str(glance.lead(status, 2, read_rows(ledger))), glance.notes(status)))
+    lead = str(glance.lead(status, 2, read_rows(ledger)))
+    said((cost, *map(without_numbers, [lead, *glance.notes(status)])))
     assert [row[-1] for row in table(ledger, "models")] == ["unknown"]
     ledger.db.execute("UPDATE calls SET cost = 0 WHERE stage = 'response_generation'")
     assert facts(ledger)["Cost"][0] == cost[0], "what is free is not all of it"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -143,7 +144,12 @@ def test_a_compile_proved_on_one_reference_has_no_intervals(
 ) -> None:
     """As an earlier version proved them."""
     monkeypatch.setattr("refed_dspy.optimizers.compile.refuse_unprovable", lambda *_: None)
-    knows = {"optimizer": "tests.support.simulated_compiles.Knows", "train": 2, "validation": 2, "test": 1}
+    knows: dict[str, Any] = {
+        "optimizer": "tests.support.simulated_compiles.Knows",
+        "train": 2,
+        "validation": 2,
+        "test": 1,
+    }
     made = compiled(tmp_path, answerer(), QUESTIONS[:5], metric=marks, **knows)
     assert made.proof is not None and made.proof.gain.raw.low == -math.inf
     page = read_page(tmp_path, no_map)

@@ -51,7 +51,7 @@ def test_what_is_private_is_removed(said: Said) -> None:
         assert secret not in str(kept), secret
     failures, settings, models = published.tables
     assert failures.rows == [["s", "k", "2"]]
-    said(dict(settings.rows))
+    said([list(row) for row in settings.rows])
     assert len(failures.columns) == 3 and models.rows == [["big", PRIVATE, "5"]]
     assert (published.title, list(published.lead.by), published.reason) == (NAME, ["big"], "")
     assert published.rows.names["references"][0]["source"] == SOURCE
