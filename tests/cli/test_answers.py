@@ -11,10 +11,11 @@ import pytest
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.plugins.evaluate.commands import FORMATS
 from refed_dspy.plugins.evaluate.settings import AnswerFormat
-from tests.conftest import KEY, KEY_VARIABLE
-from tests.support.command_line import refed, refused, teacher_file
+from tests.conftest import KEY_VARIABLE
+from tests.support.command_line import refed, refusal, teacher_file, without_numbers
 from tests.support.said import Said
 
+NAMED, KIND = ["Name a fish.", "Name a cat."], "Be kind."
 PROMPTS = [{"uid": f"u{n}", "category": "hard_prompt", "prompt": f"Name fish {n}."} for n in range(12)]
 
 
@@ -24,37 +25,33 @@ def prompts(home: Path) -> str:
     return "q.jsonl"
 
 
-def test_answers_and_what_other_commands_say_of_them(prompts: str, server: SimulatedTeacher) -> None:
-    teacher = teacher_file(Path(), server, price="{prompt: 1, completion: 2}")
+def test_answers_and_what_other_commands_say_of_them(said: Said, prompts: str, server: SimulatedTeacher) -> None:
+    teacher = teacher_file(Path(), server, price="{prompt: 1, completion: 2}", concurrency=1)
     words = ("evaluate", "answers", "--prompts", prompts, "--model", teacher, "--out", "out")
     made = refed(*words, "--format", "arena_hard", "--generator", "mine")
-    assert made.exit_code == 0 and made.stdout.startswith("12 of 12 prompts answered by mine, $0.0"), made.output
-    assert made.stdout.endswith(", 12 calls\nanswers in out/mine.jsonl\n")
-    assert len(Path("out/mine.jsonl").read_text().splitlines()) == 12
+    assert made.exit_code == 0 and len(Path("out/mine.jsonl").read_text().splitlines()) == 12
     assert refed(*words, "--format", "ifeval").exit_code == 0 and server.stats()["requests"] == 12
-    assert refed("status", "out").stdout.startswith("done: answers, 12 of 12 prompts sent to the model, $0.0")
-    assert "answers  done   12 of 12" in refed("status").stdout
-    assert refed("show", "out", "-n", 1).stdout.startswith("── row 1 of 12\n  Name fish 0.\nresponse:\n")
-    assert refed("export", "out", "--format", "messages", "--out", "m.jsonl").stdout == "12 rows in m.jsonl\n"
-    refused(refed("export", "out", "--dropped"), "out: nothing was dropped")
-    refused(refed("share", "out", "--out", "s"), "out: contains answers to prompts, which are no data to train on")
-    refused(refed("report", "out"), "out: contains answers; a report shows")
-    refused(refed("resume", "out"), "out: contains answers, not a run; continue with the command that started it")
-    refused(refed("recycle", prompts, "--teacher", teacher, "--out", "out"), "no usable row")
+    said({
+        "made": made.stdout, "status": refed("status", "out").stdout,
+        "all": refed("status").stdout.splitlines()[1][:40],
+        "show": refed("show", "out", "-n", 1).stdout.partition("\nresponse:")[0],
+        "export": refed("export", "out", "--format", "messages", "--out", "m.jsonl").stdout,
+        "dropped": refusal(refed("export", "out", "--dropped")),
+        "share": refusal(refed("share", "out", "--out", "s")),
+        "report": refusal(refed("report", "out")),
+        "resume": refusal(refed("resume", "out")),
+        "recycle": refusal(refed("recycle", prompts, "--teacher", teacher, "--out", "out")),
+    })  # fmt: skip
 
 
 def test_the_formats_of_the_command_are_those_of_the_setting() -> None:
     assert get_args(AnswerFormat) == FORMATS
 
 
-def test_a_cap_and_prompts_without_an_answer_end_it_with_1(said: Said, prompts: str, server: SimulatedTeacher) -> None:
-    words = ("evaluate", "answers", "--prompts", prompts, "--model", teacher_file(Path(), server), "--out", "out")
-    capped = refed(*words, "--max-calls", 5)
-    said(capped.stdout)
-    refused(capped, "max_calls is reached; paid answers are kept in out: to continue,", "--max-calls", code=1)
+def test_prompts_without_an_answer_end_it_with_1(said: Said, prompts: str, server: SimulatedTeacher) -> None:
     server.control(faults={"refusal": 0.3})
-    short = refed(*words, "--max-calls", 50)
-    refused(short, " of 12 prompts have no answer: a benchmark's", "out/unanswered.jsonl says why", code=1)
+    words = ("evaluate", "answers", "--prompts", prompts, "--model", teacher_file(Path(), server), "--out", "out")
+    said(without_numbers(refusal(refed(*words), 1)))
 
 
 def test_a_model_by_variables_and_settings_in_a_file(
@@ -63,45 +60,29 @@ def test_a_model_by_variables_and_settings_in_a_file(
     monkeypatch.setenv("REFED_TEACHER", "sim/sim-model")
     monkeypatch.setenv("REFED_TEACHER__API_BASE", locked.base_url)
     monkeypatch.setenv("REFED_TEACHER__API_KEY_ENV", KEY_VARIABLE)
-    Path("answers.yaml").write_text("prompts: renamed.csv\ncolumns: {instruction: task}\nout: out\nsystem: Be kind.\n")
-    Path("renamed.csv").write_text("task,level\nName a fish.,1\nName a cat.,2\n")
+    Path("answers.yaml").write_text(
+        "prompts: renamed.csv\ncolumns: {instruction: task}\nout: out\n" + f"system: {KIND}\n"
+    )
+    Path("renamed.csv").write_text("task,level\n{},1\n{},2\n".format(*NAMED))
     made = refed("evaluate", "answers", "--config", "answers.yaml")
     assert made.exit_code == 0
     said(made.stdout)
     rows = [json.loads(line) for line in Path("out/answers.jsonl").read_text().splitlines()]
-    said([(row["instruction"], row["system"]) for row in rows])  # fmt: skip
-    assert not [path for path in Path("out").iterdir() if KEY.encode() in path.read_bytes()]
+    assert [row["instruction"] for row in rows] == NAMED and {row["system"] for row in rows} == {KIND}
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (("--model", "simulated", "--out", "o"), "prompts: no prompts; name their file with --prompts FILE"),
-        (("--prompts", "q.jsonl", "--model", "simulated"), "out: no folder for the results; set one with --out DIR"),
-        (("--prompts", "q.jsonl", "--out", "o"), "no model: choose one with --model"),
-        (("--prompts", "none.jsonl", "--model", "simulated", "--out", "o"), "none.jsonl: no such file"),
-        (
-            ("--prompts", "bare.jsonl", "--model", "simulated", "--out", "o"),
-            "bare.jsonl: no instructions: none of its rows has instruction or prompt or question; its columns are uid, "
-            "task; name the right one in a --config file, or in Python: `columns: {instruction: …}`",
-        ),
-        (
-            ("--prompts", "tasks.jsonl", "--model", "simulated", "--out", "o", "--format", "arena_hard"),
-            "format: arena_hard needs the column uid, which tasks.jsonl row 1 lacks",
-        ),
-        (
-            ("--prompts", "q.jsonl", "--model", "simulated", "--out", "o", "--format", "arena"),
-            "format: input should be 'jsonl', 'alpaca_eval', 'arena_hard' or 'ifeval'",
-        ),
-        (
-            ("--prompts", "q.jsonl", "--model", "simulated", "--out", "o", "--generator", "a/b"),
-            "generator: takes up to 100 letters, digits and . _ - +",
-        ),
-        (("--prompts", "q.jsonl", "--model", "nosuch/model", "--out", "o"), "provider is unknown"),
-    ],
-)
-def test_a_mistake_is_one_line(prompts: str, words: tuple[str, ...], message: str) -> None:
+OUT = ("--model", "simulated", "--out", "o")
+MISTAKES: list[tuple[str, ...]] = [
+    OUT, ("--prompts", "q.jsonl", "--model", "simulated"), ("--prompts", "q.jsonl", "--out", "o"),
+    ("--prompts", "none.jsonl", *OUT), ("--prompts", "bare.jsonl", *OUT),
+    ("--prompts", "tasks.jsonl", *OUT, "--format", "arena_hard"), ("--prompts", "q.jsonl", *OUT, "--format", "arena"),
+    ("--prompts", "q.jsonl", *OUT, "--generator", "a/b"),
+    ("--prompts", "q.jsonl", "--model", "nosuch/model", "--out", "o"),
+]  # fmt: skip
+
+
+def test_a_mistake_is_one_line(said: Said, prompts: str) -> None:
     Path("bare.jsonl").write_text('{"uid": "1", "task": "Hi"}\n')
     Path("tasks.jsonl").write_text('{"instruction": "Hi"}\n')
-    refused(refed("evaluate", "answers", *words), message)
+    said({" ".join(words): refusal(refed("evaluate", "answers", *words)) for words in MISTAKES})
     assert not Path("o").exists()

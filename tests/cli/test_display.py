@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from io import StringIO
 
 import pytest
@@ -12,7 +11,7 @@ from rich.console import Console
 from refed_dspy.cli import ending
 from refed_dspy.cli.display import Display, rows_shown
 from refed_dspy.teachers.progress import CompileProgress, Progress
-from tests.support.command_line import refed, refused
+from tests.support.command_line import refed, refusal
 from tests.support.gateways import until
 from tests.support.said import Said
 
@@ -26,13 +25,19 @@ def seen(console: Console) -> str:
     return console.file.getvalue()
 
 
-def test_a_run_on_a_terminal_is_a_bar_and_a_line() -> None:
+@pytest.mark.parametrize(
+    ("progress", "line"),
+    [
+        (Progress(size=10, kept=4), "4/10"),
+        (made := CompileProgress(phase="optimizing", evaluations=3, expected=9, candidates=2), str(made)),
+    ],
+)
+def test_work_on_a_terminal_is_a_line_that_is_renewed(progress: Progress | CompileProgress, line: str) -> None:
     console = terminal()
     with Display(console).showing() as display:
-        time.sleep(0.4)
-        display.watch(Progress(size=10, kept=4))
-        time.sleep(0.6)
-    assert "starting …" in seen(console) and "4/10 samples" in seen(console)
+        until(lambda: "starting" in seen(console))
+        display.watch(progress)
+        until(lambda: line.partition(" · $")[0] in seen(console))
 
 
 def test_stopping_is_said_above_the_bar(said: Said) -> None:
@@ -42,38 +47,25 @@ def test_stopping_is_said_above_the_bar(said: Said) -> None:
     said(seen(console))
 
 
-def test_a_compile_on_a_terminal_is_a_line() -> None:
-    console = terminal()
-    with Display(console).showing() as display:
-        time.sleep(0.4)
-        display.watch(CompileProgress(phase="optimizing", evaluations=3, expected=9, candidates=2))
-        time.sleep(0.6)
-    assert "starting …" in seen(console)
-    assert "optimizing · 3 of about 9 evaluations · 2 candidates" in seen(console)
-
-
 def test_rows_are_counted_on_a_terminal_and_nowhere_else() -> None:
     for total, shown in ((3, "3/3"), (None, "3/?")):
         console = terminal()
         with rows_shown(console) as through:
             assert list(through((letter for letter in "abc"), total)) == ["a", "b", "c"]
             ending._say_stopping()
-        assert shown in seen(console) and "refed: stopping" in seen(console)
+        assert shown in seen(console) and "stopping" in seen(console)
     plain = Console(file=StringIO(), force_terminal=False)
     with rows_shown(plain) as through:
         assert list(through(iter("abc"), 3)) == ["a", "b", "c"]
     assert not seen(plain)
 
 
-@pytest.mark.parametrize(("best", "line"), [(0.75, "best 0.75 (uncompiled 0.50)"), (None, "0 calls")])
-def test_the_best_score_is_shown_once_there_is_one(said: Said, best: float | None, line: str) -> None:
-    text = str(CompileProgress(phase="optimizing", best=best, baseline=0.5))
-    assert line in text
-    said(text)
+def test_the_best_score_is_shown_once_there_is_one(said: Said) -> None:
+    said([str(CompileProgress(phase="optimizing", best=best, baseline=0.5)) for best in (0.75, None)])
 
 
-def test_weights_of_an_unknown_name_are_refused() -> None:
-    refused(refed("teacher", "fetch", "embeded"), "embeded: no such weights; use embedded or")
+def test_weights_of_an_unknown_name_are_refused(said: Said) -> None:
+    said(refusal(refed("teacher", "fetch", "embeded")))
 
 
 class Full(StringIO):

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.simulated import SimulatedTeacher
 from tests.cli import test_compile
 from tests.support.annotators import annotated, lines_of, page_data, prefers, write
-from tests.support.command_line import refed, refused, teacher_file
+from tests.support.command_line import refed, refusal, teacher_file
 from tests.support.said import Said
 
 home = test_compile.home
@@ -27,10 +27,7 @@ def pages(home: Path) -> Path:
         "--criteria", "content_quality,tone", "--criteria", "depth: how deep, or shallow, it goes",
     )  # fmt: skip
     assert made.exit_code == 0, made.output
-    *files, told, then = made.stdout.splitlines()
-    assert files == [f"pages/annotator-{number}.html" for number in (1, 2, 3)]
-    assert told == "20 pairs on each page; send each person a page and keep key.json, which says what was whose;"
-    assert then == "put the files that come back into pages, then: refed judge people pages"
+    (home / "told").write_text(made.stdout)
     return home / "pages"
 
 
@@ -45,47 +42,34 @@ def judge_all(pages: Path) -> None:
 
 
 def test_from_pages_to_figures(said: Said, pages: Path, server: SimulatedTeacher) -> None:
-    criteria = {each["name"]: each["description"] for each in page_data(pages / "annotator-1.html")["criteria"]}
-    said(criteria["depth"])
-    said(list(criteria))
+    said((pages.parent / "told").read_text())
+    said({each["name"]: each["description"] for each in page_data(pages / "annotator-1.html")["criteria"]})
     judge_all(pages)
     people = refed("judge", "people", pages)
-    assert people.exit_code == 0, people.output
-    lines = people.stdout.splitlines()
-    said(lines[0])
-    said(lines[2])
-    assert [line.split()[0] for line in lines[3:6]] == ["content", "tone", "depth"]
-    assert any(line.startswith("overall quality  improved   plain  20") for line in lines)
+    assert people.exit_code == 0
+    said(people.stdout)
     chosen = refed("judge", "people", pages, "--criteria", "tone, overall quality")
     assert "depth" not in chosen.stdout and "tone" in chosen.stdout
     judge = "--judge", teacher_file(pages.parent, server), "--out", "verdicts", "--criteria", "overall quality"
     measured = refed("judge", "agreement", "--pairs", pages, *judge)
-    assert measured.exit_code == 0, measured.output
-    assert measured.stdout.startswith("criterion")
-    said(measured.stdout)
+    assert measured.exit_code == 0 and measured.stdout.startswith("criterion"), measured.output
     assert server.stats()["requests"] == 40, "each pair in both orders, by one criterion"
-    assert refed("judge", "agreement", "--pairs", pages, *judge).stdout == measured.stdout
-    assert server.stats()["requests"] == 40
 
 
-def test_what_cannot_be_used_is_one_line(pages: Path, server: SimulatedTeacher) -> None:
-    refused(refed("judge", "people", pages), "no verdicts yet; put the files that annotators downloaded")
-    page = pages / "annotator-1.html"
+def test_what_cannot_be_used_is_one_line(said: Said, pages: Path, server: SimulatedTeacher) -> None:
+    page, annotate = pages / "annotator-1.html", ("judge", "annotate", "rows.jsonl", "--pairs")
+    teacher = teacher_file(pages.parent, server)
+    lines = [refusal(refed("judge", "people", pages)), refusal(refed("judge", "agreement", "--pairs", pages))]
     annotated(page, prefers("good"))
-    refused(
-        refed("judge", "people", pages, "--criteria", "overall quality"), "verdicts of one annotator only (annotator-1)"
-    )
-    refused(
-        refed("judge", "people", pages), "nobody judged by content quality; choose with --criteria … among: overall"
-    )
-    refused(refed("judge", "annotate", "rows.jsonl", "--pairs", 31, "--out", "more"), "ask for 30 or fewer")
-    refused(refed("judge", "annotate", "rows.jsonl", "--pairs", 3, "--out", "pages"), "already exists", "--out")
-    refused(refed("judge", "annotate", "references.jsonl", "--pairs", 3, "--out", "more"), "no row with two diff")
-    refused(refed("judge", "annotate", "rows.jsonl", "--pairs", 3, "--out", "more", "--between", "a,b"), "no compar")
+    lines += [
+        refusal(refed("judge", "people", pages, "--criteria", "overall quality")),
+        refusal(refed("judge", "people", pages)),
+        refusal(refed(*annotate, 31, "--out", "more")),
+        refusal(refed(*annotate, 3, "--out", "pages")),
+        refusal(refed("judge", "annotate", "references.jsonl", "--pairs", 3, "--out", "more")),
+        refusal(refed(*annotate, 3, "--out", "more", "--between", "a,b")),
+    ]
     write(pages / "verdicts-annotator-1.jsonl", [{**lines_of(page, prefers("good"))[0], "set": "another"}])
-    refused(refed("judge", "agreement", "--pairs", pages, "--judge", teacher_file(pages.parent, server)), "another set")
+    lines.append(refusal(refed("judge", "agreement", "--pairs", pages, "--judge", teacher)))
+    said(lines)
     assert server.stats()["requests"] == 0 and not Path("more").exists()
-
-
-def test_without_a_judge_people_are_named(pages: Path) -> None:
-    refused(refed("judge", "agreement", "--pairs", pages), "no judge", "needs none: refed judge people PATH")

@@ -5,29 +5,26 @@ from __future__ import annotations
 import json
 import logging
 import pickle
-import re
 import shutil
 import sqlite3
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy.cli.main import app
 from refed_dspy.cli.printing import PlainFormatter, printable
 from refed_dspy.errors import FORCE, SAME_CALL, ConfigError, Wording, as_options, one_line, setting, setting_text
-from tests.support.command_line import refed, synth, teacher_file
+from tests.support.command_line import refed, refused, synth, teacher_file
+from tests.support.hostile import EVERY, STEERING, TERMINAL
 from tests.support.said import Said
 
-EVIL = "\x1b]0;title\x07 \x1b[2J \x9b31m \x7f \x08 \r over \u202e back \u2066 x \x00"
-STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-ODD = "odd\x1b[31m\u202e\x9bname"
+EVIL = f"{EVERY}\x00"
+ODD = f"odd{TERMINAL[:5]}\u202e\x9bname"
 
 
 def harmless(*words: object) -> str:
     """What a command printed, all of it harmless."""
-    done = CliRunner().invoke(app, [str(word) for word in words])
+    done = refed(*words)
     assert done.exception is None or isinstance(done.exception, SystemExit), (words, done.exception)
     assert not STEERING.search(done.output + done.stderr), (words, done.output[:2000])
     return str(done.output)
@@ -46,7 +43,7 @@ def test_references_and_what_a_model_wrote_in_preview(home: Path, server: Simula
     (home / f"{ODD}.jsonl").write_text(json.dumps(row) + "\n")
     teacher = teacher_file(home, server)
     shown = harmless("synth", "--preview", "--references", f"{ODD}.jsonl", "--teacher", teacher, "--sample")
-    assert "\\u001b]0;title" in shown and "one sample" in shown
+    assert "\\u001b]0;title" in shown
 
 
 @pytest.mark.slow
@@ -74,7 +71,6 @@ def test_every_command_that_shows_a_run(
     assert json.loads(harmless("status", folder, "--json"))["reason"] == evil
     for words in (
         ["status", folder], ["status", folder, "--tokens"], ["status"], ["status", "--json"],
-        ["status", folder], ["status", folder, "--json"],
         ["report", folder, "--out", "r.html"], ["report", folder, "--out", "r.html"], ["export", folder],
         ["export", folder, "--format", ODD], ["share", folder, "--out", "shared"], ["share", folder, "--license", ODD],
         ["stats", folder], ["filter", folder, "--filter", "refusals", "--out", "kept"], ["resume", folder],
@@ -88,15 +84,14 @@ def test_every_command_that_shows_a_run(
 
 def test_a_logs_lines() -> None:
     record = logging.LogRecord("refed_dspy", logging.WARNING, "", 0, "%s", (EVIL,), None)
-    assert not STEERING.search(PlainFormatter("refed: %(message)s").format(record))
+    assert not STEERING.search(PlainFormatter("%(message)s").format(record))
 
 
-@pytest.mark.parametrize("words", [["push", "FOLDER", "a/b"], ["status", "FOLDER"], ["report", "FOLDER"]])
-def test_a_name_that_is_no_utf_8(home: Path, words: list[str]) -> None:
+def test_a_name_that_is_no_utf_8(home: Path) -> None:
     folder = home / "caf\udce9"
     folder.mkdir()
-    done = refed(*[str(folder) if word == "FOLDER" else word for word in words])
-    assert done.exit_code == 2 and done.stderr.count("\n") == 1, (done.stderr, done.exception)
+    for words in (["push", folder, "a/b"], ["status", folder], ["report", folder]):
+        refused(refed(*words))
 
 
 @pytest.mark.parametrize(

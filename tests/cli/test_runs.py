@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,25 +13,23 @@ import pytest
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.records import Failure
 from refed_dspy.runs.result import why_short
-from tests.conftest import KEY, KEY_VARIABLE
-from tests.support.command_line import REFED, refed, refused, synth, teacher_file
+from tests.conftest import KEY
+from tests.support.command_line import refed, refusal, synth, teacher_file
 from tests.support.said import Said
 
 
 def test_synth_status_export(said: Said, home: Path, server: SimulatedTeacher) -> None:
-    made = synth("--size", 25, "--teacher", teacher_file(home, server))
+    made = synth("--size", 12, "--teacher", teacher_file(home, server))
     assert made.exit_code == 0
-    said(made.output)
+    said(made.stdout)
     facts = json.loads(refed("status", "run", "--json").stdout)
-    assert facts["kept"] == 25 and facts["state"] == "done" and facts["usage"]["response_generation"]["calls"] == 25
+    assert facts["kept"] == 12 and facts["state"] == "done" and facts["usage"]["response_generation"]["calls"] == 12
     said(refed("status", "run").stdout)
     assert refed("export", "run", "--format", "jsonl", "--out", "out.jsonl").exit_code == 0
     rows = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
-    assert len(rows) == 25
-    assert list(rows[0])[:5] == [
-        "instruction", "response", "analysis", "implementation_strategy", "improved_response",
-    ]  # fmt: skip
-    refused(refed("export", "run", "--format", "jsonl", "--out", "out.jsonl"), "out.jsonl: already exists", "--force")
+    columns = ["instruction", "response", "analysis", "implementation_strategy", "improved_response"]
+    assert len(rows) == 12 and list(rows[0])[:5] == columns
+    said(refusal(refed("export", "run", "--format", "jsonl", "--out", "out.jsonl")))
     assert refed("export", "run", "--out", "out.jsonl", "--force").exit_code == 0
 
 
@@ -59,29 +55,15 @@ def test_a_resume_takes_variables_for_a_teacher_that_is_named_and_tells_of_the_o
     assert moved.exit_code == 0 and server.stats()["requests"] > 0, moved.output
 
 
-def test_the_same_command_goes_on_and_resume_needs_only_the_folder(
-    said: Said, home: Path, server: SimulatedTeacher
-) -> None:
-    teacher = teacher_file(home, server)
-    synth("--size", 5, "--teacher", teacher)
-    paid = server.stats()["requests"]
-    assert synth("--size", 5, "--teacher", teacher).exit_code == 0
-    assert server.stats()["requests"] == paid
-    grown = refed("resume", "run", "--size", 9)
-    assert grown.exit_code == 0
-    said(grown.output)
-    assert server.stats()["repeated"] == 0
-
-
-def test_a_smaller_size_than_what_is_kept_is_said_and_nothing_is_taken_away(
+def test_a_resume_needs_only_the_folder_and_a_smaller_size_takes_nothing_away(
     said: Said, home: Path, server: SimulatedTeacher, caplog: pytest.LogCaptureFixture
 ) -> None:
     synth("--size", 5, "--teacher", teacher_file(home, server))
-    assert refed("resume", "run", "--size", 5).exit_code == 0 and not caplog.messages
+    grown = refed("resume", "run", "--size", 7)
+    assert grown.exit_code == 0 and server.stats()["repeated"] == 0 and not caplog.messages
     again = refed("resume", "run", "--size", 3)
     assert again.exit_code == 0
-    said(again.stdout)
-    said(caplog.messages)
+    said((grown.stdout, again.stdout, caplog.messages))
 
 
 def test_without_a_folder_a_run_gets_one_and_status_lists_it(said: Said, home: Path, server: SimulatedTeacher) -> None:
@@ -127,30 +109,16 @@ def test_a_run_that_ends_short_says_so(said: Said, home: Path, server: Simulated
     said(short.stderr)
 
 
-def failure(kind: str, stage: str = "response_generation", reason: str = "so") -> Failure:
-    return Failure(stage=stage, item="1", kind=kind, reason=reason)
+def failure(kind: str, reason: str = "so") -> Failure:
+    return Failure(stage="response_generation", item="1", kind=kind, reason=reason)
 
 
-@pytest.mark.parametrize(
-    ("failures", "dropped", "words"),
-    [
-        ([], 0, "none gave anything new in three rounds — add references, or set a smaller size"),
-        ([], 7, "filters dropped 7 rows — add references, loosen a filter in a new run, or set a smaller size"),
-        (
-            [failure("cut"), *[failure("malformed", reason=f"no {n}") for n in range(3)], failure("refused")],
-            0,
-            "3 malformed in response_generation, the last one: no 2 — add references, or set a smaller size",
-        ),
-        (
-            [failure("no answer", reason="HTTP\n500")],
-            2,
-            "1 no answer in response_generation, the last one: HTTP 500; filters dropped 2 rows — run it again to "
-            "retry unanswered questions, add references, loosen a filter in a new run, or set a smaller size",
-        ),
-    ],
-)
-def test_why_a_run_ends_short(failures: list[Failure], dropped: int, words: str) -> None:
-    assert why_short(failures, dropped) == words
+def test_why_a_run_ends_short(said: Said) -> None:
+    malformed = [failure("malformed", f"no {n}") for n in range(3)]
+    said([
+        why_short([], 0), why_short([], 7), why_short([failure("cut"), *malformed, failure("refused")], 0),
+        why_short([failure("no answer", "HTTP\n500")], 2),
+    ])  # fmt: skip
 
 
 def write_bad_files(home: Path) -> None:
@@ -166,80 +134,58 @@ def write_bad_files(home: Path) -> None:
 
 
 DOWN: list[object] = ["--teacher", "down.yaml"]
-BAD_INPUTS: dict[str, tuple[list[object], list[str]]] = {
-    "missing file": ([*DOWN, "--references", "none.jsonl"], ["none.jsonl", "no such file"]),
-    "broken JSON": ([*DOWN, "--references", "broken.jsonl"], ["broken.jsonl line 2", "broken JSON"]),
-    "wrong encoding": ([*DOWN, "--references", "latin.jsonl"], ["latin.jsonl line 1", "UTF-8"]),
-    "no usable row": ([*DOWN, "--references", "shapeless.jsonl"], ["no usable row", "ask, reply", "columns"]),
-    "unknown config key": (["--config", "config.yaml"], ["config.yaml", "teachr", "did you mean teacher?"]),
-    "broken config": (["--config", "broken.yaml"], ["broken.yaml line 2", "not YAML"]),
-    "missing key variable": (["--teacher", "nokey.yaml"], ["NOT_SET_HERE", "export it"]),
-    "a key in a file": (["--teacher", "akey.yaml"], ["api_key: unknown key", "did you mean api_key_env?"]),
-    "endpoint down": (DOWN, ["cannot be reached", "check api_base"]),
-    "size 0": ([*DOWN, "--size", 0], ["size", "greater than or equal to 1"]),
-    "no teacher": ([], ["no teacher", "--teacher"]),
-    "unknown provider": (["--teacher", "nosuch/model"], ["provider is unknown", "api_base"]),
-    "not a program": ([*DOWN, "--program", "program.json"], ["program program.json", "it lacks"]),
-    "no program": ([*DOWN, "--program", "none.json"], ["program none.json", "no such file"]),
+BAD_INPUTS: dict[str, list[object]] = {
+    "missing file": [*DOWN, "--references", "none.jsonl"],
+    "broken JSON": [*DOWN, "--references", "broken.jsonl"],
+    "wrong encoding": [*DOWN, "--references", "latin.jsonl"],
+    "no usable row": [*DOWN, "--references", "shapeless.jsonl"],
+    "unknown config key": ["--config", "config.yaml"],
+    "broken config": ["--config", "broken.yaml"],
+    "missing key variable": ["--teacher", "nokey.yaml"],
+    "a key in a file": ["--teacher", "akey.yaml"],
+    "size 0": [*DOWN, "--size", 0],
+    "no teacher": [],
+    "unknown provider": ["--teacher", "nosuch/model"],
+    "not a program": [*DOWN, "--program", "program.json"],
+    "no program": [*DOWN, "--program", "none.json"],
 }
 
 
-@pytest.mark.parametrize("case", BAD_INPUTS)
-def test_bad_input_is_one_line_before_the_first_call(home: Path, case: str) -> None:
+def test_bad_input_is_one_line_before_the_first_call(said: Said, home: Path) -> None:
     write_bad_files(home)
-    words, expected = BAD_INPUTS[case]
-    result = synth(*words)
-    refused(result, *expected)
-    assert KEY not in result.output
-    assert not list(home.glob("run/*.sqlite")) or case == "endpoint down"
+    lines = {case: refusal(synth(*words)) for case, words in BAD_INPUTS.items()}
+    said(lines)
+    assert KEY not in str(lines) and not list(home.glob("run/*.sqlite"))
+    said(refusal(synth(*DOWN)))
 
 
-def test_a_wrong_key_and_an_unknown_model(
-    home: Path, server: SimulatedTeacher, locked_server: SimulatedTeacher, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(KEY_VARIABLE, "sk-wrong-55555555")
-    result = synth("--teacher", teacher_file(home, locked_server, api_key_env=KEY_VARIABLE))
-    refused(result, "api_key_env")
-    assert "sk-wrong-55555555" not in result.output
-    refused(synth("--teacher", teacher_file(home, server, model="sim/missing")), "model")
-    monkeypatch.setenv(KEY_VARIABLE, KEY)
-    right = synth("--size", 2, "--teacher", teacher_file(home, locked_server, api_key_env=KEY_VARIABLE))
-    assert right.exit_code == 0, right.output
-    refed("export", "run", "--out", "out.jsonl")
-    for path in (p for p in home.rglob("*") if p.is_file()):
-        assert KEY.encode() not in path.read_bytes(), path
+def test_an_unknown_model(said: Said, home: Path, server: SimulatedTeacher) -> None:
+    said(refusal(synth("--teacher", teacher_file(home, server, model="sim/missing"))))
 
 
-def test_a_folder_of_another_run_names_the_difference(home: Path, server: SimulatedTeacher) -> None:
-    teacher = teacher_file(home, server)
-    synth("--size", 2, "--teacher", teacher)
-    refused(synth("--size", 3, "--teacher", teacher, "--seed", 7), "seed was 0, is 7", "another folder with --run-dir")
-
-
-def test_a_corrupt_ledger(home: Path, server: SimulatedTeacher) -> None:
+def test_a_corrupt_ledger(said: Said, home: Path, server: SimulatedTeacher) -> None:
     (home / "run").mkdir()
     (home / "run" / "ledger.sqlite").write_bytes(b"garbage" * 100)
-    refused(synth("--teacher", teacher_file(home, server)), "not a readable ledger")
     for words in (["status", "run"], ["export", "run", "--out", "x"], ["resume", "run"]):
-        refused(refed(*words), "not a readable ledger")
+        said(refusal(refed(*words)))
     assert server.stats()["requests"] == 0
 
 
-def test_nothing_there_to_show(home: Path) -> None:
+def test_nothing_there_to_show(said: Said, home: Path) -> None:
     for words in (["status", "none"], ["export", "none", "--out", "x"], ["resume", "none"]):
-        refused(refed(*words), "none: no run here")
+        said(refusal(refed(*words)))
 
 
-def test_a_key_revoked_midway_stops_with_how_to_resume(home: Path, server: SimulatedTeacher) -> None:
+def test_a_key_revoked_midway_stops_with_how_to_resume(said: Said, home: Path, server: SimulatedTeacher) -> None:
     server.control(auth_fails_after=20)
-    refused(synth("--size", 40, "--teacher", teacher_file(home, server)), "refed resume run", code=1)
+    said(refusal(synth("--size", 40, "--teacher", teacher_file(home, server)), 1))
     server.control(auth_fails_after=None)
     assert refed("resume", "run").exit_code == 0
 
 
-def test_a_stage_that_fails_stops_the_run(home: Path, server: SimulatedTeacher) -> None:
+def test_a_stage_that_fails_stops_the_run(said: Said, home: Path, server: SimulatedTeacher) -> None:
     server.control(fail_stage="improved_response")
-    refused(synth("--size", 90, "--teacher", teacher_file(home, server)), "response_improvement failed in", code=1)
+    said(refusal(synth("--size", 90, "--teacher", teacher_file(home, server)), 1))
 
 
 def test_preview_shows_every_prompt_and_pays_only_when_asked(home: Path, server: SimulatedTeacher) -> None:
@@ -271,43 +217,13 @@ def test_a_disk_that_is_full(said: Said, home: Path, server: SimulatedTeacher) -
     assert refed("resume", "run").exit_code == 0
 
 
-@pytest.mark.slow
-def test_ctrl_c_saves_and_says_how_to_go_on(home: Path, server: SimulatedTeacher) -> None:
-    server.control(latency=0.1, sigma=0.5)
-    words = ["synth", "--references", "references.jsonl", "--run-dir", "run", "--size", "150"]
-    command = [*REFED, *words, "--teacher", str(teacher_file(home, server))]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            while server.stats()["answered"] < 30:
-                time.sleep(0.02)
-            server.control(faults={"hang": 0.3})
-            time.sleep(0.3)
-            process.send_signal(signal.SIGINT)
-            _, stderr = process.communicate(timeout=20)
-        finally:
-            process.kill()
-    assert process.returncode == 130
-    assert "continue with the same command or refed resume run\n" in stderr and "Traceback" not in stderr
-    server.control(faults={}, latency=0, sigma=0)
-    done = subprocess.run([*REFED, "resume", "run"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and "150 of 150 samples" in done.stdout
-
-
-def test_help_is_quick_to_read() -> None:
-    shown = refed("--help").stdout
-    for command in ("synth", "resume", "status", "export", "teacher"):
-        assert command in shown
-    assert refed("synth", "--nonsense").exit_code == 2
-
-
-def test_an_export_goes_to_stdout_and_replaces_no_pipe(home: Path, server: SimulatedTeacher) -> None:
-    synth("--size", 3, "--teacher", teacher_file(home, server))
-    assert len([json.loads(line) for line in refed("export", "run", "--out", "-").stdout.splitlines()]) == 3
+def test_an_export_goes_to_stdout_and_replaces_no_pipe(said: Said, run: Path) -> None:
+    assert len([json.loads(line) for line in refed("export", "run", "--out", "-").stdout.splitlines()]) == 5
     os.mkfifo("pipe")
-    (home / "rows.jsonl").write_text("")
+    Path("rows.jsonl").write_text("")
     Path("link").symlink_to("rows.jsonl")
     for out in ("pipe", "/dev/null"):
-        refused(refed("export", "run", "--out", out, "--force"), "it is a pipe, a device or a folder", code=2)
+        said(refusal(refed("export", "run", "--out", out, "--force")))
     assert Path("pipe").is_fifo() and Path("/dev/null").is_char_device()
-    refused(refed("export", "run", "--out", "rows.parquet"), "add --format parquet")
+    said(refusal(refed("export", "run", "--out", "rows.parquet")))
     assert refed("export", "run", "--format", "parquet").exit_code == 0 and Path("samples.parquet").is_file()

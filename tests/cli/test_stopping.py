@@ -17,13 +17,13 @@ from pathlib import Path
 import pytest
 
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy import synthesize
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import INTERRUPTED, state_of
 from tests.support import mlflow_stores
 from tests.support.command_line import REFED
+from tests.support.gateways import until
 from tests.support.said import Said
-from tests.support.scripted_engine import Writer, fake_lm, references
+from tests.support.scripted_engine import references
 
 mlflow_template = mlflow_stores.mlflow_template
 DURING_IMPORT = """
@@ -81,26 +81,31 @@ def ignoring_ctrl_c() -> None:
 
 
 @pytest.fixture
-def home(tmp_path: Path, server: SimulatedTeacher) -> Path:
+def furnished(home: Path, server: SimulatedTeacher) -> Path:
+    """What COMMANDS need, of a server."""
     rows = references(40)
-    (tmp_path / "references.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (home / "references.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     teacher = {"model": "sim/sim-model", "api_base": server.base_url, "concurrency": 2}
-    (tmp_path / "teacher.yaml").write_text(json.dumps(teacher))
+    (home / "teacher.yaml").write_text(json.dumps(teacher))
     pairs = [{**row, "before": f"a first draft of {number}"} for number, row in enumerate(rows)]
-    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
-    (tmp_path / "plain.yaml").write_text("columns: {plain: before}\n")
-    (tmp_path / "compare.yaml").write_text("programs: {a: seed-only, b: instruction-only}\nagainst: b\n")
+    (home / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    (home / "plain.yaml").write_text("columns: {plain: before}\n")
+    (home / "compare.yaml").write_text("programs: {a: seed-only, b: instruction-only}\nagainst: b\n")
     sizes = {"optimizer": "gepa", "train": 6, "validation": 6, "test": 6, "evaluations": 30}
-    (tmp_path / "compile.yaml").write_text(json.dumps({**sizes, "instructions_per_feature": 1}))
-    return tmp_path
+    (home / "compile.yaml").write_text(json.dumps({**sizes, "instructions_per_feature": 1}))
+    return home
+
+
+def started(script: str, number: int, *words: str) -> subprocess.CompletedProcess[str]:
+    """A process of its own that `script` sends the signal to."""
+    return subprocess.run(
+        [sys.executable, "-c", script, str(int(number)), *words], capture_output=True, text=True, check=False
+    )
 
 
 @pytest.mark.parametrize(("number", "module"), [(signal.SIGINT, "typer"), (signal.SIGTERM, "pydantic")])
-def test_during_the_imports_the_command_ends(home: Path, number: signal.Signals, module: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", DURING_IMPORT, str(int(number)), module, *COMMANDS["synth"].split()],
-        cwd=home, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+def test_during_the_imports_the_command_ends(home: Path, number: int, module: str) -> None:
+    done = started(DURING_IMPORT, number, module, *COMMANDS["synth"].split())
     assert done.returncode == 128 + number and "Traceback" not in done.stderr, done.stderr
     assert not (home / "out").exists()
 
@@ -113,44 +118,35 @@ def test_during_the_imports_the_command_ends(home: Path, number: signal.Signals,
         pytest.param("jinja2", "report run --out made.html", marks=pytest.mark.slow),
     ],
 )
-def test_inside_an_import_at_work_what_was_begun_is_cleaned_up(said: Said, home: Path, module: str, words: str) -> None:
+def test_inside_an_import_at_work_what_was_begun_is_cleaned_up(said: Said, run: Path, module: str, words: str) -> None:
     """Nothing but the run is left: no half file, no temporary folder, no lock that is held."""
-    made = synthesize(None, references(2), size=2, teacher=fake_lm(Writer()), run_dir=home / "run", track=False)
-    assert made.complete
-    before = {path.name for path in home.iterdir()}
-    done = subprocess.run(
-        [sys.executable, "-c", DURING_IMPORT, str(int(signal.SIGTERM)), module, *words.split()],
-        cwd=home, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    before = {path.name for path in run.parent.iterdir()}
+    done = started(DURING_IMPORT, signal.SIGTERM, module, *words.split())
     assert done.returncode == 128 + signal.SIGTERM
     said(done.stderr)
-    assert {path.name for path in home.iterdir()} == before
+    assert {path.name for path in run.parent.iterdir()} == before
 
 
-def test_ctrl_c_says_what_is_kept_and_how_to_go_on(home: Path) -> None:
+def test_ctrl_c_says_what_is_kept_and_how_to_go_on(said: Said, home: Path) -> None:
     """Also where the settings, the folder among them, are all in a file."""
     (home / "own.py").write_text(INTERRUPTING)
     settings = {"references": "references.jsonl", "size": 400, "teacher": "simulated", "run_dir": "out"}
     (home / "run.yaml").write_text(json.dumps({**settings, "filters": ["own:Interrupting"]}))
-    done = subprocess.run(
-        [*REFED, "synth", "--config", "run.yaml"],
-        cwd=home, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = subprocess.run([*REFED, "synth", "--config", "run.yaml"], capture_output=True, text=True, check=False)
     with Ledger.read(home / "out") as ledger:
-        kept = f"refed: stopped; {ledger.kept()} of 400 samples are kept in out"
+        kept = ledger.kept()
     assert done.returncode == 130, done.stderr
-    assert done.stderr.splitlines()[-1] == f"{kept}; continue with the same command or refed resume out"
+    said(done.stderr.splitlines()[-1].replace(f" {kept} of", " KEPT of"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_after_the_command_has_ended_changes_nothing(said: Said, home: Path, number: signal.Signals) -> None:
+EXPORT = ("export", "run", "--out", "made.jsonl")
+SIGNALS = [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_after_the_command_has_ended_changes_nothing(said: Said, run: Path, number: int) -> None:
     """It comes while Python waits for threads of libraries: the exit code is settled, and nothing is left to stop."""
-    synthesize(None, references(2), size=2, teacher=fake_lm(Writer()), run_dir=home / "run", track=False)
-    words = [str(int(number)), "export", "run", "--out", "made.jsonl"]
-    done = subprocess.run(
-        [sys.executable, "-c", WHEN_OVER, *words],
-        cwd=home, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = started(WHEN_OVER, number, *EXPORT)
     said((done.returncode, done.stdout, done.stderr))
 
 
@@ -171,17 +167,12 @@ cli.main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("function", ["wrapped", "invoke", "run"])
-def test_a_signal_as_the_command_ends_changes_nothing(
-    said: Said, home: Path, number: signal.Signals, function: str
-) -> None:
+def test_a_signal_as_the_command_ends_changes_nothing(said: Said, run: Path, number: int, function: str) -> None:
     """It comes as the command's function, Click's, or all of it returns."""
-    synthesize(None, references(2), size=2, teacher=fake_lm(Writer()), run_dir=home / "run", track=False)
-    done = subprocess.run(
-        [sys.executable, "-c", AS_IT_ENDS, str(int(number)), function, "export", "run", "--out", "made.jsonl"],
-        cwd=home, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = started(AS_IT_ENDS, number, function, *EXPORT)
     said((done.returncode, done.stdout, done.stderr))
 
 
@@ -199,101 +190,103 @@ def state(folder: Path) -> dict[str, str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_what_is_in_flight_may_land(home: Path, server: SimulatedTeacher, name: str, number: signal.Signals) -> None:
+def test_what_is_in_flight_may_land(
+    furnished: Path, server: SimulatedTeacher, name: str, number: signal.Signals
+) -> None:
     server.control(latency=0.3)
     command = [*REFED, *COMMANDS[name].split()]
     with subprocess.Popen(
-        command, cwd=home, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, preexec_fn=ignoring_ctrl_c
+        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, preexec_fn=ignoring_ctrl_c
     ) as process:
         try:
-            while server.stats()["answered"] < 6 and process.poll() is None:
-                time.sleep(0.02)
+            until(lambda: server.stats()["answered"] >= 6 or process.poll() is not None)
             process.send_signal(number)
             _, stderr = process.communicate(timeout=30)
         finally:
             process.kill()
     assert process.returncode == 128 + number, stderr
     assert SAYS_HOW_TO_GO_ON.search(stderr) and "Traceback" not in stderr, stderr
-    ended = outcomes(home / "out")
+    ended = outcomes(furnished / "out")
     if name != "compile":  # DSPy's optimizers are ended where they stand
         assert ended == {"ok": server.stats()["requests"]}, "every call landed"
     assert "sent" not in ended
-    assert state(home / "out") == {"state": "stopped", "reason": INTERRUPTED}
+    assert state(furnished / "out") == {"state": "stopped", "reason": INTERRUPTED}
     server.control(latency=0)
     if name != "compile":
-        done = subprocess.run(command, cwd=home, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode in {0, 1} and "Traceback" not in done.stderr
         assert server.stats()["repeated"] == 0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
-def test_status_tells_running_from_killed(home: Path, server: SimulatedTeacher, name: str) -> None:
+def test_status_tells_running_from_killed(said: Said, furnished: Path, server: SimulatedTeacher, name: str) -> None:
     server.control(latency=0.3)
     status = [*REFED, "status", "out"]
-    with subprocess.Popen([*REFED, *COMMANDS[name].split()], cwd=home, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen([*REFED, *COMMANDS[name].split()], stderr=subprocess.DEVNULL) as process:
         try:
-            while server.stats()["answered"] < 6 and process.poll() is None:
-                time.sleep(0.02)
+            until(lambda: server.stats()["answered"] >= 6 or process.poll() is not None)
             server.control(latency=60)  # the next calls are in flight for as long as anyone looks
-            running = subprocess.run(status, cwd=home, capture_output=True, text=True, check=True).stdout
+            running = subprocess.run(status, capture_output=True, text=True, check=True).stdout
             assert process.poll() is None, "it was at work all the while"
         finally:
             process.kill()
-    killed = subprocess.run(status, cwd=home, capture_output=True, text=True, check=True).stdout
-    assert running.startswith("running: ") and "in flight: " in running and len(running.splitlines()) <= 10, running
-    assert killed.startswith("killed: ") and "in flight" not in killed and len(killed.splitlines()) <= 10, killed
-    assert "unknown usage: " in killed, killed
+    killed = subprocess.run(status, capture_output=True, text=True, check=True).stdout
+    names = [[line.partition(": ")[0] for line in told.splitlines()] for told in (running, killed)]
+    said(names)
+    assert max(map(len, names)) <= 10
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["synth", "compare", "compile"])
 def test_ctrl_c_of_tracked_work(
-    home: Path, server: SimulatedTeacher, name: str, mlflow_template: Path, monkeypatch: pytest.MonkeyPatch
+    said: Said,
+    furnished: Path,
+    server: SimulatedTeacher,
+    name: str,
+    mlflow_template: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its run is not under way at MLflow any more, or not there yet; `refed track` tells the rest."""
-    store = home / "mlflow.db"
+    store = furnished / "mlflow.db"
     shutil.copy(mlflow_template, store)
     monkeypatch.setenv("REFED_TRACK", "true")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}")
     command = [*REFED, *COMMANDS[name].split()]
-    with subprocess.Popen(command, cwd=home, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
         try:
-            while server.stats()["answered"] < 6 and process.poll() is None:
-                time.sleep(0.02)
+            until(lambda: server.stats()["answered"] >= 6 or process.poll() is not None)
             server.control(latency=60)
-            while not server.stats()["in_flight"] and process.poll() is None:
-                time.sleep(0.02)
+            until(lambda: server.stats()["in_flight"] or process.poll() is not None)
             process.send_signal(signal.SIGINT)
             stderr = process.communicate(timeout=30)[1]
         finally:
             process.kill()
     assert process.returncode == 130, stderr
-    assert stderr.splitlines().count("refed: stopping; press Ctrl-C again to stop at once") == 1
+    said([line for line in stderr.splitlines() if line.startswith("refed: stopping")])
     assert SAYS_HOW_TO_GO_ON.search(stderr) and "Traceback" not in stderr, stderr
-    ended = outcomes(home / "out")
+    ended = outcomes(furnished / "out")
     assert ended["ok"] == server.stats()["answered"] and "sent" not in ended
-    told = subprocess.run([*REFED, "track", "out"], cwd=home, capture_output=True, text=True, check=False)
+    told = subprocess.run([*REFED, "track", "out"], capture_output=True, text=True, check=False)
     assert told.returncode == 0, told.stderr
     with sqlite3.connect(store) as db:
-        assert {status for (status,) in db.execute("SELECT status FROM runs")} <= {"KILLED", "FINISHED"}
-        assert db.execute("SELECT count(*) FROM runs WHERE status = 'KILLED'").fetchone() == (1,)
+        states = [state for (state,) in db.execute("SELECT status FROM runs")]
+    assert {*states} <= {"KILLED", "FINISHED"} and states.count("KILLED") == 1
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["synth", "compare", "compile"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_signal_ends_it_at_once(
-    said: Said, home: Path, server: SimulatedTeacher, name: str, number: signal.Signals
+    said: Said, furnished: Path, server: SimulatedTeacher, name: str, number: signal.Signals
 ) -> None:
     """Also one that comes while what the first began is under way, and while Python itself ends."""
     server.control(latency=60)
     with subprocess.Popen(
-        [*REFED, *COMMANDS[name].split()], cwd=home, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+        [*REFED, *COMMANDS[name].split()], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
     ) as process:  # fmt: skip
         try:
-            while server.stats()["requests"] < 1 and process.poll() is None:
-                time.sleep(0.02)
+            until(lambda: server.stats()["requests"] or process.poll() is not None)
             while process.poll() is None:
                 process.send_signal(number)
                 time.sleep(0.02)
@@ -307,16 +300,14 @@ def test_a_second_signal_ends_it_at_once(
 
 
 @pytest.mark.slow
-def test_a_terminal_that_goes_away(home: Path, server: SimulatedTeacher) -> None:
+def test_a_terminal_that_goes_away(furnished: Path, server: SimulatedTeacher) -> None:
     """A real one: the command leads its session, and its terminal is closed."""
     server.control(latency=0.2)
     child, terminal = pty.fork()
     if child == 0:
-        os.chdir(home)
         os.execv(REFED[0], [*REFED, *COMMANDS["synth"].split()])
-    while server.stats()["answered"] < 6:
-        time.sleep(0.02)
+    until(lambda: server.stats()["answered"] >= 6)
     os.close(terminal)
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGHUP
-    assert outcomes(home / "out") == {"ok": server.stats()["requests"]}
+    assert outcomes(furnished / "out") == {"ok": server.stats()["requests"]}

@@ -1,4 +1,4 @@
-"""Runs to share, and the folders made of them."""
+"""Finished work to show and to share, made once a session; a test that writes takes a copy."""
 
 from __future__ import annotations
 
@@ -14,25 +14,35 @@ from refed_dspy.ledger.connection import FILE as LEDGER
 from refed_dspy.plugins.share.manifest import files_in
 from refed_dspy.plugins.share.share import share
 from refed_dspy.runs.result import Synthesis
+from tests.support.example_run import shown_run
+from tests.support.hostile import EVERY
 from tests.support.scripted_engine import Writer, fake_lm, references
 
-FILTERED_SIZE = 9
+FILTERED_SIZE, SHOWN_SIZE = 9, 24
+GPT = "openai/gpt-4o-mini"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def filtered_run(tmp_path_factory: pytest.TempPathFactory) -> Synthesis:
     """A run of three references, with rows that a filter dropped."""
     folder, filters = tmp_path_factory.mktemp("run"), [{"random": {"share": 0.5}}]
     return synthesize(
-        None, references(3), size=FILTERED_SIZE, per_reference=4, filters=filters, teacher=fake_lm(Writer()),
+        None, references(3), size=FILTERED_SIZE, per_reference=4, filters=filters, teacher=fake_lm(Writer(), GPT),
         run_dir=folder,
     )  # fmt: skip
 
 
-def copy_run(run: Synthesis, folder: Path, *statements: str) -> Path:
+@pytest.fixture(scope="session")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with an early and a late filter and with failures; every text of it is hostile."""
+    return shown_run(tmp_path_factory.mktemp("shown") / "<b>run", SHOWN_SIZE, EVERY)
+
+
+def copy_run(run: Synthesis | Path, folder: Path, *statements: str) -> Path:
     """A copy of the run in `folder`, changed by SQL."""
-    folder.mkdir()
-    source, copy = sqlite3.connect(run.run_dir / LEDGER), sqlite3.connect(folder / LEDGER)
+    folder.mkdir(exist_ok=True)
+    source = sqlite3.connect((run if isinstance(run, Path) else run.run_dir) / LEDGER)
+    copy = sqlite3.connect(folder / LEDGER)
     source.backup(copy)
     for statement in statements:
         copy.execute(statement)
@@ -46,7 +56,7 @@ def contents_of(path: Path) -> dict[str, bytes]:
     return {name: (path / name).read_bytes() for name in files_in(path)}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run, with a folder for the Hub in `shared`."""
     folder = tmp_path_factory.mktemp("made")
@@ -61,7 +71,7 @@ def folder(run_dir: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(run_dir / "shared", tmp_path / "shared"))
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a comparison of three programs over six instructions."""
     judge = Writer()

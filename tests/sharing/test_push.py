@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -55,10 +56,10 @@ class Client:
         assert WRITER not in out + err and READER not in out + err
         return code, out, err
 
-    def refused(self, *words: object, message: str, code: int, token: str = WRITER) -> str:
-        """The line with which a push is refused, which contains `message`."""
+    def refused(self, *words: object, code: int = 2, token: str = WRITER) -> str:
+        """The line with which a push is refused."""
         got, _, err = self.push(*words, token=token)
-        assert (got, err.count("\n")) == (code, 1) and err.startswith("refed: ") and message in err, err
+        assert (got, err.count("\n")) == (code, 1) and err.startswith("refed: "), err
         return err
 
 
@@ -98,8 +99,13 @@ def arrived(repo: Repo, branch: str = "main") -> dict[str, tuple[int, str]]:
 # --- a dry run
 
 
+def without_files(out: str) -> list[str]:
+    """What a push says besides its files; their sizes are other ones in each version."""
+    return [re.sub(r"[\d,]+ bytes", "BYTES", line) for line in out.splitlines() if not line.startswith("  ")]
+
+
 @pytest.mark.slow
-def test_a_dry_run_asks_nothing_and_shows_all(hub: FakeHub, client: Client, folder: Path) -> None:
+def test_a_dry_run_asks_nothing_and_shows_all(said: Said, hub: FakeHub, client: Client, folder: Path) -> None:
     code, out, err = client.push(folder, "me/set")
     there = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert (code, err, hub.log) == (0, "", [])
@@ -107,19 +113,19 @@ def test_a_dry_run_asks_nothing_and_shows_all(hub: FakeHub, client: Client, fold
         path.relative_to(folder).as_posix(): (len(content), hashlib.sha256(content).hexdigest())
         for path, content in there.items()
     }
-    assert "me/set, a private data set, branch main" in out and "token: in HF_TOKEN" in out and "--go" in out
-    assert "PUBLIC" in client.push(folder, "me/set", "--public")[1]
+    said((without_files(out), without_files(client.push(folder, "me/set", "--public")[1])))
 
 
 @pytest.mark.slow
-def test_what_arrives_is_what_was_shown(hub: FakeHub, client: Client, folder: Path) -> None:
+def test_what_arrives_is_what_was_shown(said: Said, hub: FakeHub, client: Client, folder: Path) -> None:
     (folder / "mine.txt").write_text("not for others")
     _, dry, _ = client.push(folder, "me/set")
-    code, out, err = client.push(folder, "me/set", "--go", "--message", "First rows")
+    code, out, err = client.push(folder, "me/set", "--go", "--message", message := "First rows")
     repo = hub.repos["me/set"]
-    assert (code, err) == (0, "") and "sent in one commit" in out
+    assert (code, err) == (0, "")
+    said(without_files(out))
     assert arrived(repo) == shown(dry) == shown(out)
-    assert (repo.private, len(repo.branches["main"]), repo.messages) == (True, 2, ["First rows"])
+    assert (repo.private, len(repo.branches["main"]), repo.messages) == (True, 2, [message])
     assert "mine.txt" in dry and "mine.txt" not in repo.branches["main"][-1]
 
 
@@ -140,17 +146,14 @@ def test_again_makes_no_commit_and_uploads_nothing(hub: FakeHub, client: Client,
 
 
 @pytest.mark.slow
-def test_what_changed_goes_and_what_else_is_there_stays(hub: FakeHub, client: Client, folder: Path) -> None:
+def test_what_changed_goes_and_what_else_is_there_stays(said: Said, hub: FakeHub, client: Client, folder: Path) -> None:
     client.push(folder, "me/set", "--go")
     hub.repos["me/set"].branches["main"][-1]["data/older.parquet"] = b"older"
     with (folder / "README.md").open("a") as card:
         card.write("\nMore.\n")
     code, out, _ = client.push(folder, "me/set", "--go")
-    assert (
-        code == 0
-        and "README.md: changed since refed share" in out
-        and "only in the repository, kept: data/older.parquet" in out
-    )
+    assert code == 0
+    said(without_files(out))
     assert arrived(hub.repos["me/set"])["README.md"] == shown(out)["README.md"]
     assert "data/older.parquet" in hub.repos["me/set"].branches["main"][-1]
 
@@ -174,56 +177,51 @@ def test_a_list_of_ignored_files_on_the_hub_takes_nothing_away(hub: FakeHub, cli
 
 
 @pytest.mark.slow
-def test_tokens_and_rights(hub: FakeHub, client: Client, folder: Path) -> None:
-    client.refused(folder, "me/set", "--go", message="no token; set HF_TOKEN", code=2, token="")
-    client.refused(folder, "me/set", "--go", message="refused the token", code=2, token="hf_wrong")
-    client.refused(folder, "me/set", "--go", message="not let this token write", code=2, token=READER)
-    client.refused(folder, "nobody/set", "--go", message="or another OWNER", code=2)
+def test_tokens_and_rights(said: Said, hub: FakeHub, client: Client, folder: Path) -> None:
+    tokens = {"none": "", "wrong": "hf_wrong", "reads": READER}
+    said({name: client.refused(folder, "me/set", "--go", token=token) for name, token in tokens.items()})
+    said(client.refused(folder, "nobody/set", "--go"))
     assert hub.repos == {}
-    assert "none yet: set HF_TOKEN" in client.push(folder, "me/set", token="")[1]
+    said(without_files(client.push(folder, "me/set", token="")[1]))
 
 
 @pytest.mark.slow
-def test_the_visibility_must_be_as_asked_for(hub: FakeHub, client: Client, folder: Path) -> None:
+def test_the_visibility_must_be_as_asked_for(said: Said, hub: FakeHub, client: Client, folder: Path) -> None:
     hub.repos |= {"me/open": Repo(private=False), "me/closed": Repo(private=True)}
-    client.refused(folder, "me/open", "--go", message="already exists and is public", code=2)
-    client.refused(folder, "me/closed", "--go", "--public", message="already exists and is private", code=2)
+    said([client.refused(folder, *words) for words in (("me/open", "--go"), ("me/closed", "--go", "--public"))])
     assert all(len(repo.branches["main"]) == 1 for repo in hub.repos.values()) and not hub.blobs
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("where", "status", "message", "code"),
-    [
-        ("/api/repos/create", 503, "the Hub fails (503)", 1),
-        ("/commit/", 500, "run the same command to continue", 1),
-        ("/commit/", 429, "asks for fewer requests", 1),
-        ("/commit/", 413, "refuses this (413", 2),
-        ("/api/validate-yaml", 400, "Invalid metadata in README.md", 2),
-    ],
-)
+    ("where", "status", "code"),
+    [("/api/repos/create", 503, 1), ("/commit/", 500, 1), ("/commit/", 429, 1), ("/commit/", 413, 2),
+     ("/api/validate-yaml", 400, 2)],
+)  # fmt: skip
 def test_a_hub_that_fails(
-    hub: FakeHub, client: Client, folder: Path, where: str, status: int, message: str, code: int
+    said: Said, hub: FakeHub, client: Client, folder: Path, where: str, status: int, code: int
 ) -> None:
     hub.faults = {where: status}
-    client.refused(folder, "me/set", "--go", message=message, code=code)
+    said(client.refused(folder, "me/set", "--go", code=code).replace(hub.url, "HUB"))
     hub.faults = {}
     assert client.push(folder, "me/set", "--go")[0] == 0 and len(hub.repos["me/set"].branches["main"]) == 2
 
 
 @pytest.mark.slow
-def test_a_commit_of_someone_else_meanwhile(hub: FakeHub, client: Client, folder: Path) -> None:
+def test_a_commit_of_someone_else_meanwhile(said: Said, hub: FakeHub, client: Client, folder: Path) -> None:
     def meddle(path: str) -> None:
         if path.startswith("/lfs/"):
             hub.repos["me/set"].branches["main"].append({"theirs.txt": b"x"})
 
     hub.on_request = meddle
-    client.refused(folder, "me/set", "--go", message="changed meanwhile", code=1)
+    said(client.refused(folder, "me/set", "--go", code=1))
     assert arrived(hub.repos["me/set"]).keys() == {"theirs.txt"}
 
 
 @pytest.mark.slow
-def test_a_file_that_changes_while_it_is_sent_is_not_committed(hub: FakeHub, client: Client, folder: Path) -> None:
+def test_a_file_that_changes_while_it_is_sent_is_not_committed(
+    said: Said, hub: FakeHub, client: Client, folder: Path
+) -> None:
     """A small one goes as it was read; of a large one, what was uploaded is not what was shown."""
     card = folder / "README.md"
     hub.on_request = lambda path: "/preupload/" in path and card.write_bytes(b"another card")
@@ -235,30 +233,25 @@ def test_a_file_that_changes_while_it_is_sent_is_not_committed(hub: FakeHub, cli
     (folder / FILE).write_text(json.dumps(manifest))
     hub.on_request = lambda path: "/preupload/" in path and (folder / "LICENSE").write_bytes(b"b" * 11_000_000)
     card.write_bytes(hub.repos["me/set"].branches["main"][-1]["README.md"])
-    client.refused(
-        folder, "me/set", "--go", message="LICENSE: changed while it was being sent; nothing was committed", code=2
-    )
+    said(client.refused(folder, "me/set", "--go"))
     assert len(hub.repos["me/set"].branches["main"]) == 2
 
 
-@pytest.mark.parametrize("name", ["set", "me/", "me/a/b", "me/../x", "hf://me/set", "me/se t", "me/a--b", "-me/set"])
-def test_a_name_that_is_none(folder: Path, name: str) -> None:
-    with pytest.raises(InputError, match="OWNER/NAME"):
-        push(folder, name)
+def test_a_name_that_is_none(said: Said, folder: Path) -> None:
+    for name in ("set", "me/", "me/a/b", "me/../x", "hf://me/set", "me/se t", "me/a--b", "-me/set"):
+        with said.by(InputError):
+            push(folder, name)
 
 
 def test_folders_that_refed_share_did_not_make(said: Said, folder: Path, tmp_path: Path) -> None:
-    for text, message in {
-        "": "not made by refed share",
-        "{": "cannot be read",
-        '{"format": 1, "files": {"../outside": {"bytes": 1, "sha256": ""}}}': "damaged",
-        '{"format": 1, "files": {"/etc/hostname": {"bytes": 1, "sha256": ""}}}': "damaged",
-        '{"format": 9, "files": {}}': "another version",
-    }.items():
+    for text in (
+        "", "{", '{"format": 1, "files": {"../outside": {"bytes": 1, "sha256": ""}}}',
+        '{"format": 1, "files": {"/etc/hostname": {"bytes": 1, "sha256": ""}}}', '{"format": 9, "files": {}}',
+    ):  # fmt: skip
         (folder / FILE).unlink(missing_ok=True)
         if text:
             (folder / FILE).write_text(text)
-        with pytest.raises(InputError, match=message):
+        with said.by(InputError):
             push(folder, "me/set")
     with said.by(InputError):
         push(tmp_path / "none", "me/set")
@@ -284,16 +277,15 @@ def test_a_card_without_valid_front_matter(said: Said, folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_token_of_a_login_does_not_go(hub: FakeHub, client: Client, folder: Path) -> None:
+def test_the_token_of_a_login_does_not_go(said: Said, hub: FakeHub, client: Client, folder: Path) -> None:
     with (folder / "README.md").open("a") as card:
         card.write("an-odd-token-7391\n")
     (client.home / "token").write_text("an-odd-token-7391\n")
     try:
         code, out, err = client.push(folder, "me/set", token="")
-        assert (code, err) == (0, "") and "warning: README.md: contains the token of hf auth login" in out
-        assert "token: of hf auth login" in out and "an-odd-token" not in out
-        message = "README.md: contains the token of hf auth login; remove it"
-        assert "an-odd-token" not in client.refused(folder, "me/set", "--go", message=message, code=2, token="")
+        refused = client.refused(folder, "me/set", "--go", token="")
+        assert (code, err) == (0, "") and "an-odd-token" not in out + refused
+        said((without_files(out), refused))
     finally:
         (client.home / "token").unlink()
     assert hub.log == []

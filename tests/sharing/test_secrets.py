@@ -1,4 +1,4 @@
-"""No key goes to the Hub: where a key may hide, and what happens if one is there."""
+"""No key and nothing private goes to the Hub: where it may hide, and what happens if it is there."""
 
 from __future__ import annotations
 
@@ -6,23 +6,20 @@ import base64
 import gzip
 import json
 import os
-import shutil
-import sqlite3
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from refed_dspy import synthesize
-from refed_dspy.cli.main import app
 from refed_dspy.errors import InputError
-from refed_dspy.ledger.connection import FILE as LEDGER
 from refed_dspy.plugins.share.manifest import FILE
 from refed_dspy.plugins.share.push import push
-from refed_dspy.plugins.share.secrets import texts_of
+from refed_dspy.plugins.share.secrets import origin_of, public_endpoint, public_model, public_source, texts_of
 from refed_dspy.plugins.share.share import share
+from tests.sharing.conftest import copy_run
 from tests.sharing.test_push import KEY, TOKEN
+from tests.support.command_line import refed
 from tests.support.said import Said
 from tests.support.scripted_engine import SAMPLE_FIELDS, Writer, fake_lm, references
 
@@ -30,9 +27,9 @@ from tests.support.scripted_engine import SAMPLE_FIELDS, Writer, fake_lm, refere
 
 
 def test_what_looks_like_a_key_is_reported_and_not_shown(said: Said, folder: Path, tmp_path: Path) -> None:
-    lines = "\n".join(push(written(tmp_path, f"Set it to {KEY}."), "me/set").lines())
-    said(lines)
-    assert KEY not in lines
+    dry = push(written(tmp_path, f"Set it to {KEY}."), "me/set")
+    said(dry.warnings)
+    assert KEY not in "\n".join(dry.lines())
     assert not push(folder, "me/set").warnings
 
 
@@ -54,29 +51,26 @@ def test_a_long_value_is_no_path(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("SESSION_TOKEN", value)
     with (folder / "README.md").open("a") as card:
         card.write(f"{value}\n")
-    done = CliRunner().invoke(app, ["push", str(folder), "me/set"])
-    assert done.exit_code == 0 and "README.md: contains the value of the variable SESSION_TOKEN" in done.stdout
-    assert value not in done.output
-    done = CliRunner().invoke(app, ["push", str(folder), "me/set", "--go"])
-    assert (done.exit_code, done.stderr.count("\n")) == (2, 1) and value not in done.output
+    dry, sent = (refed("push", folder, "me/set", *go) for go in ((), ("--go",)))
+    assert dry.exit_code == 0 and "SESSION_TOKEN" in dry.stdout
+    assert (sent.exit_code, sent.stderr.count("\n")) == (2, 1) and value not in dry.output + sent.output
 
 
 def test_a_variable_that_the_run_names_is_a_secret_whatever_it_is_called(
     said: Said, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CORP_LLM", "an-odd-secret-7391")
-    run = Path(shutil.copytree(run_dir, tmp_path / "run", ignore=shutil.ignore_patterns("shared")))
-    (run / "cite.bib").write_text("an-odd-secret-7391")
-    share(run, tmp_path / "before", citation=run / "cite.bib")
+    citation = tmp_path / "cite.bib"
+    citation.write_text("an-odd-secret-7391")
+    share(run_dir, tmp_path / "before", citation=citation)
     assert not push(tmp_path / "before", "me/set").leaks
     teacher = json.dumps([{"model": "corp/llm", "config": {"api_key_env": "CORP_LLM"}}])
-    with sqlite3.connect(run / LEDGER) as db:
-        db.execute(
-            "UPDATE meta SET sum = NULL, value = json_set(value, '$.teacher', json(?)) WHERE name = 'settings'",
-            (teacher,),
-        )
-    db.close()
-    share(run, tmp_path / "out", citation=run / "cite.bib")
+    run = copy_run(
+        run_dir,
+        tmp_path / "run",
+        f"UPDATE meta SET sum = NULL, value = json_set(value, '$.teacher', json('{teacher}')) WHERE name = 'settings'",
+    )
+    share(run, tmp_path / "out", citation=citation)
     said(push(tmp_path / "out", "me/set").leaks)
 
 
@@ -136,3 +130,74 @@ def test_a_card_is_read_without_its_escapes(said: Said, run_dir: Path, tmp_path:
     card = (tmp_path / "out" / "README.md").read_text()
     assert TOKEN not in card and TOKEN.replace("_", "\\_") in card
     said(push(tmp_path / "out", "me/set").warnings)
+
+
+# --- what is private
+
+NOWHERE = "not stated"
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "public"),
+    [
+        ("https://api.openai.com/v1", "api.openai.com"),
+        ("openai", "openai"),
+        ("embedded:Qwen", "beside the run, on its machine"),
+        *((private, "a private endpoint") for private in (
+            "http://10.0.0.7:8000/v1", "https://api.openai.com.evil.corp/v1", "https://acme.openai.azure.com", "",
+            "llm.corp.internal", "http://[::1", "HOST", "https://gateway.ai.example/v1/9f8e7d/openai",
+        )),
+    ],
+)  # fmt: skip
+def test_endpoints(endpoint: str, public: str) -> None:
+    assert public_endpoint(endpoint) == public
+
+
+@pytest.mark.parametrize(
+    ("model", "public"),
+    [
+        ("openai/gpt-4o-mini", "openai/gpt-4o-mini"),
+        ("openrouter/qwen/qwen-2.5-72b", "openrouter/qwen/qwen-2.5-72b"),
+        ("hosted_vllm//home/somebody/models/big", "big"),
+        ("/home/somebody/models/big", "big"),
+        ("gguf/C:\\Users\\somebody\\m.gguf", "m.gguf"),
+        ("gguf/../models/m.gguf", "m.gguf"),
+        ("vllm/data/models/m.gguf", "m.gguf"),
+        ("vllm/~/m", "m"),
+        ("hosted_vllm/data/anna/secret/llama", "llama"),
+        ("openai/home/anna/models/big", "big"),
+        ("bedrock/arn:aws:bedrock:us-east-1:123456789012:inference-profile/abc", "bedrock/abc"),
+        (
+            "bedrock/x/arn:aws:bedrock:us-east-1::foundation-model/anthropic.claude-v2:1",
+            "bedrock/anthropic.claude-v2:1",
+        ),
+        ("arn:aws:sagemaker:us-east-1:123456789012:endpoint/mine", "mine"),
+        ("ft:gpt-4o-mini:acme-corp:secret:a1", "gpt-4o-mini, fine-tuned"),
+        ("openai/ft:gpt-4o-mini-2024-07-18:acme-corp::a1", "openai/gpt-4o-mini-2024-07-18, fine-tuned"),
+        ("proxy/home/anna/ft:gpt-4o:acme-corp::a1", "gpt-4o, fine-tuned"),
+        ("openai/gift:wrapped", "openai/gift:wrapped"),
+        ("", "not known"),
+    ],
+)
+def test_models(model: str, public: str) -> None:
+    assert public_model(model) == public
+
+
+@pytest.mark.parametrize(
+    ("source", "public"),
+    [
+        ("builtin row 3", "builtin row 3"),
+        ("references row 3", "references row 3"),
+        ("GAIR/lima row 12", "GAIR/lima row 12"),
+        ("GAIR/lima:test row 12", "GAIR/lima:test row 12"),
+        ("/home/somebody/a row 7/refs.jsonl row 3", "refs.jsonl row 3"),
+        ("C:\\Users\\somebody\\refs.csv row 3", "refs.csv row 3"),
+        ("my secret note row 3", "not stated row 3"),
+        ("/srv/corp/refs row 3", "not stated row 3"),
+        ("anything", NOWHERE),
+        ("", NOWHERE),
+    ],
+)
+def test_sources(source: str, public: str) -> None:
+    assert public_source(source) == public
+    assert origin_of(source) == public.rpartition(" row ")[0] or public == NOWHERE

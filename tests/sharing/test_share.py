@@ -14,12 +14,14 @@ import pytest
 from huggingface_hub import DatasetCard
 
 from refed_dspy.plugins.share.manifest import FILE, files_in, hash_file, name_digest, read_manifest
+from refed_dspy.plugins.share.secrets import PRIVATE
 from refed_dspy.plugins.share.share import share
 from refed_dspy.runs.result import Synthesis
 from tests.sharing.conftest import FILTERED_SIZE, contents_of, copy_run
 from tests.support.said import Said
 
 HOST = "llm.corp.internal"
+OWN_DETAIL = "mine: as it is"
 
 
 @pytest.fixture
@@ -88,49 +90,41 @@ def test_nothing_private_is_published(private: Path, tmp_path: Path) -> None:
     everything = card + json.dumps(tables) + (tmp_path / "out" / FILE).read_text()
     for secret in (HOST, "8443", "tenant", "mary.smith", "secret plans", "/home", str(tmp_path), str(private)):
         assert secret not in everything, secret
-    assert "a private endpoint" in card and "`refs.jsonl`" in card and "`big`" in card
+    assert PRIVATE in card and "`refs.jsonl`" in card and "`big`" in card
     row = next(row for table in tables for row in table if "endpoint" in row)
-    assert (row["endpoint"], row["teacher"]) == ("a private endpoint", "big")
-    assert row["reference_source"].startswith("refs.jsonl row ")
+    assert (row["endpoint"], row["teacher"]) == (PRIVATE, "big")
+    assert row["reference_source"].startswith("refs.jsonl")
 
 
-def test_nothing_private_is_on_the_page_either(private: Path, tmp_path: Path) -> None:
-    made = share(private, tmp_path / "out", report=True, name="the set")
+def test_nothing_private_is_on_the_page_either(said: Said, private: Path, tmp_path: Path) -> None:
+    made = share(private, tmp_path / "out", report=True, name=(name := "the set"))
     page = (tmp_path / "out" / "report.html").read_text()
     packed_rows = re.search(r'id="rows">\s*([A-Za-z0-9+/=]+)\s*</script>', page)
-    assert packed_rows and any("shows the references" in note for note in made.notes)
+    assert packed_rows
+    said(made.notes[-1])
     rows = gzip.decompress(base64.b64decode(packed_rows[1])).decode()
     shown = re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL) + rows
     for secret in (HOST, "8443", "tenant", "mary.smith", "secret plans", "/home", str(tmp_path)):
         assert secret not in shown, secret
-    assert "a private endpoint" in shown and "refs.jsonl row" in rows and "the set" in page
+    assert PRIVATE in shown and "refs.jsonl" in rows and name in page
     assert len(json.loads(rows)["columns"]["instruction"]) >= made.rows
 
 
-@pytest.fixture(params=["judge failed", "judge abstained"])
-def unjudged(filtered_run: Synthesis, tmp_path: Path, request: pytest.FixtureRequest) -> tuple[Path, str]:
-    """The run as if a judge had failed on a row over a server's error (in 0.2.0 it abstained), and a custom filter
-    decided on the others; and the reason."""
+@pytest.mark.parametrize("reason", ["judge failed", "judge abstained"])
+def test_of_a_judge_s_failure_only_the_kind_is_published(filtered_run: Synthesis, tmp_path: Path, reason: str) -> None:
+    """A server's error made it fail (in 0.2.0 it abstained); a custom filter decided on the other rows."""
     detail = f"unfit: HTTP 400 at https://{HOST}/v1 for /home/mary.smith/models/big: too long"
     row = "(SELECT min(instruction) FROM decisions WHERE NOT kept)"
-    copied = copy_run(
+    run = copy_run(
         filtered_run,
         tmp_path / "unjudged",
-        "UPDATE decisions SET detail = 'mine: as it is' WHERE NOT kept",
-        f"UPDATE decisions SET reason = '{request.param}', detail = '{detail}' WHERE instruction = {row}",
+        f"UPDATE decisions SET detail = '{OWN_DETAIL}' WHERE NOT kept",
+        f"UPDATE decisions SET reason = '{reason}', detail = '{detail}' WHERE instruction = {row}",
     )
-    return copied, request.param
-
-
-def test_of_a_judge_s_failure_only_the_kind_is_published(
-    said: Said, unjudged: tuple[Path, str], tmp_path: Path
-) -> None:
-    folder, reason = unjudged
-    share(folder, tmp_path / "out", dropped=True)
+    share(run, tmp_path / "out", dropped=True)
     rows = [row for path in (tmp_path / "out" / "dropped").iterdir() for row in pq.read_table(path).to_pylist()]
     decisions = sorted((row["reason"], row["detail"]) for row in rows)
-    assert len(decisions) > 1 and decisions[0] == (reason, "unfit")
-    said({detail for _, detail in decisions[1:]})
+    assert decisions[0] == (reason, "unfit") and {detail for _, detail in decisions[1:]} == {OWN_DETAIL}
 
 
 def test_the_variables_of_keys_are_listed_by_their_digests(filtered_run: Synthesis, tmp_path: Path) -> None:

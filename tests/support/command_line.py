@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -50,3 +51,14 @@ def refused(result: Result, *expected: str, code: int = 2) -> None:
     assert "Traceback" not in result.output and not (code == 2 and (progress or result.stdout))
     for text in expected:
         assert text in line
+
+
+def refusal(result: Result, code: int = 2) -> str:
+    """The line of a command that refuses: see `refused`."""
+    refused(result, code=code)
+    return result.stderr.splitlines()[-1]
+
+
+def without_numbers(text: str) -> str:
+    """What is told of figures that depend on the order of answers."""
+    return re.sub(r"\d[\d,.]*\d|\d", "N", text)

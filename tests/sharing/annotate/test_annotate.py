@@ -15,13 +15,12 @@ from refed_dspy.data.verdicts import KEY, PagesKey
 from refed_dspy.errors import ConfigError, ExportError, InputError, ReferencesError, RunDirError
 from refed_dspy.plugins.judge.annotate.annotate import Pages, posed_pairs
 from refed_dspy.runs.result import Synthesis
-from tests.sharing import conftest
 from tests.support.annotators import page_data
-from tests.support.example_run import HOSTILE
 from tests.support.said import Said
 
-filtered_run = conftest.filtered_run
 BOTH = {"plain": "plain"}
+TELLING = "maker|improved|plain by|exchanged|system_"
+QUALITY = "content quality"
 
 
 def rows(count: int) -> list[dict[str, str]]:
@@ -70,36 +69,35 @@ def test_more_annotators_leave_the_pages_of_the_first_as_they_were(tmp_path: Pat
 
 def test_nothing_in_a_page_says_which_side_was_whose(said: Said, tmp_path: Path) -> None:
     made = pages(tmp_path, [{**row, "teacher": "maker/one", "response_teacher": "maker/two"} for row in rows(40)])
-    said(key_of(made).pairs[0].system_a)
-    said(key_of(made).pairs[0].system_b)
+    said((key_of(made).pairs[0].system_a, key_of(made).pairs[0].system_b))
     for file in made.files:
         data = page_data(file)
         assert data.keys() == {"set", "annotator", "criteria", "pairs"}
         assert {frozenset(pair) for pair in data["pairs"]} == {frozenset(("id", "instruction", "A", "B"))}
         assert all(re.fullmatch("[0-9a-f]{12}", pair["id"]) for pair in data["pairs"])
         text = file.read_text(encoding="utf-8") + json.dumps(data)
-        assert not re.search("maker|improved|plain by|exchanged|system_", text)
+        assert not re.search(TELLING, text)
 
 
-def test_a_page_loads_nothing_and_texts_are_only_data(said: Said, tmp_path: Path) -> None:
-    hostile = [{name: f"{text} {HOSTILE}" for name, text in row.items()} for row in rows(3)]
-    made = pages(tmp_path, hostile, pairs=3, criteria={f"depth {HOSTILE}": HOSTILE})
-    text = made.files[0].read_text(encoding="utf-8")
-    assert text.count("<script") == text.count("</script>") == 2 and "<img" not in text and "alert(" not in text
+def test_a_page_loads_nothing(tmp_path: Path) -> None:
+    text = pages(tmp_path).files[0].read_text(encoding="utf-8").replace("&#39;", "'")
     policy = re.search('Content-Security-Policy" content="([^"]+)"', text)
     assert policy
-    said(policy[1])
-    assert all(HOSTILE in each for pair in shown(made.files[0]) for each in pair)
+    rules = dict(rule.strip().split(" ", 1) for rule in policy[1].split(";"))
+    assert rules.pop("script-src").startswith("'sha256-")
+    drawn = {"style-src": "'unsafe-inline'", "img-src": "data: blob:"}
+    nothing = ("default-src", "base-uri", "form-action", "connect-src")
+    assert rules == drawn | dict.fromkeys(nothing, "'none'")
 
 
-def test_criteria_have_their_meaning(said: Said, tmp_path: Path) -> None:
+def test_criteria_have_their_meaning(tmp_path: Path) -> None:
     made = pages(tmp_path, criteria=["content_quality", "helpfulness"], name="1")
     described = {each.name: each.description for each in key_of(made).criteria}
-    assert described["helpfulness"] == "helpfulness" and described["content quality"].startswith("accurate")
+    assert described["helpfulness"] == "helpfulness" and described[QUALITY].startswith("accurate")
     assert page_data(made.files[0])["criteria"] == [each.model_dump() for each in key_of(made).criteria]
-    own = pages(tmp_path, criteria={"content_quality": "as we told them"}, name="2")
-    assert list(own.criteria) == ["content_quality"]
-    said(key_of(own).criteria[0].description)
+    told = {"content_quality": "as we told them"}
+    own = pages(tmp_path, criteria=told, name="2")
+    assert list(own.criteria) == list(told) and key_of(own).criteria[0].description == told["content_quality"]
 
 
 def test_what_was_made_shows_in_a_notebook(said: Said, tmp_path: Path) -> None:
@@ -117,7 +115,7 @@ def test_of_a_run_the_improved_responses_beside_the_plain_ones(
     for pair in key_of(made).pairs:
         sample = samples[pair.instruction]
         assert (pair.answer_a, pair.answer_b) == (sample.improved_response, sample.response)
-        said((pair.system_a, pair.system_b))
+    said({(pair.system_a, pair.system_b) for pair in key_of(made).pairs}.pop())
     assert key_of(made).source == str(filtered_run.run_dir)
 
 
@@ -142,12 +140,13 @@ def test_of_a_comparison_each_program_beside_the_one_it_is_against(comparison: P
 
 def test_of_pairs_in_a_file_both_answers_whatever_was_said_of_them(said: Said, tmp_path: Path) -> None:
     panda = {"instruction": "Name it.", "input": "In Bonn.", "response1": "The Rhine.", "response2": "No."}
-    bar = {"input": "Name a river.", "output_1": "The Rhine.", "output_2": "A hill.", "label": 1}
+    bar = {"input": "Name a river.", "output_1": "The Rhine.", "output_2": "A hill.", "label": "1"}
     own = {"instruction": "Name it.", "answer_a": "x", "answer_b": "y", "system_a": "one", "system_b": "two"}
     path = tmp_path / "pairs.jsonl"
     path.write_text("\n".join(map(json.dumps, [panda, bar, own])), encoding="utf-8")
     first, second, third = posed_pairs(path)
-    said((first.instruction, first.answer_a, second.answer_b))
+    assert first.instruction.split() == f"{panda['instruction']} {panda['input']}".split()
+    assert (first.answer_a, second.answer_b) == (panda["response1"], bar["output_2"])
     assert (third.system_a, third.system_b) == ("one", "two")
     with said.by(ReferencesError):
         posed_pairs([own, {"instruction": "i", "response": "r"}])
@@ -169,26 +168,18 @@ def test_a_system_prompt_stands_over_its_instruction(said: Said) -> None:
 # --- what is refused
 
 
-@pytest.mark.parametrize(
-    ("settings", "fault"),
-    [
-        ({"pairs": 41}, "pairs: a list has 40 pairs of different answers, not 41; ask for 40 or fewer"),
-        ({"pairs": 0}, "pairs: "),
-        ({"annotators": 0}, "annotators: "),
-        ({"annotators": 2_000}, "annotators: "),
-        ({"criteria": ["depth", "depth"]}, "criteria: depth is there twice; remove one"),
-        ({"criteria": ["content_quality", "content quality"]}, "criteria: content quality is there twice; remove one"),
-        ({"criteria": [" "]}, "criteria: a name is empty; remove it"),
-        ({"criteria": "depth"}, "criteria: must be a list of names, or a mapping of names to what they mean"),
-        ({"between": ["a", "b"]}, "is no comparison's folder; leave it out"),
-        ({"columns": {"plani": "x"}}, "columns: 'plani' is not one of"),
-    ],
-)
-def test_an_argument_that_cannot_be_used(tmp_path: Path, settings: dict[str, Any], fault: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        pages(tmp_path, **settings)
-    message = str(caught.value)
-    assert fault in message and len(message.splitlines()) == 1 and not (tmp_path / "pages").exists()
+UNUSABLE: list[dict[str, Any]] = [
+    {"pairs": 41}, {"pairs": 0}, {"annotators": 0}, {"annotators": 2_000}, {"criteria": ["depth", "depth"]},
+    {"criteria": ["content_quality", "content quality"]}, {"criteria": [" "]}, {"criteria": "depth"},
+    {"between": ["a", "b"]}, {"columns": {"plani": "x"}},
+]  # fmt: skip
+
+
+def test_an_argument_that_cannot_be_used(said: Said, tmp_path: Path) -> None:
+    for settings in UNUSABLE:
+        with said.by(ConfigError) as raised:
+            pages(tmp_path, **settings)
+        assert "\n" not in str(raised.value) and not (tmp_path / "pages").exists()
 
 
 def test_programs_that_a_comparison_lacks(said: Said, comparison: Path, tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import random
 import pytest
 
 from refed_dspy.data.differences import BOTH, IMPROVED, LONGEST, PLAIN, difference
-from tests.support.said import Said
 
 
 def walked(plain: str, improved: str) -> list[tuple[int, str]]:
@@ -25,33 +24,28 @@ def walked(plain: str, improved: str) -> list[tuple[int, str]]:
     return segments
 
 
-def test_a_word_changed(said: Said) -> None:
-    segments = walked("The quick brown fox jumps over it.", "The quick red fox jumps over it.")
-    said(segments)
+CHANGES = [
+    # a word, in the middle; two that agree by chance do not break a change up
+    ("The quick brown fox jumps.", [(BOTH, "The quick "), (PLAIN, "brown"), (IMPROVED, "red"), (BOTH, " fox jumps.")]),
+    ("Then came rain and snow. End of it.",
+     [(PLAIN, "Then came rain and snow"), (IMPROVED, "Sun is what and wind did"), (BOTH, ". End of it.")]),
+    # a short end that is the same is no change
+    ("One red fox.", [(BOTH, "One "), (PLAIN, "red"), (IMPROVED, "blue"), (BOTH, " fox.")]),
+    ("Red", [(BOTH, "Red"), (IMPROVED, " fox")]),
+    ("A fox", [(PLAIN, "A"), (IMPROVED, "The"), (BOTH, " fox")]),
+    # a sign that changed leaves its word alone
+    ("so it goes on", [(BOTH, "so it"), (IMPROVED, "."), (BOTH, " goes on")]),
+    ("as it was, fine", [(BOTH, "as it was"), (PLAIN, ","), (IMPROVED, ";"), (BOTH, " fine")]),
+    # what is put in begins where a sentence does
+    ("Most of it.", [(BOTH, "Most of it."), (IMPROVED, "\n\n1. Look.")]),
+    ("One rule: b.", [(IMPROVED, "One way: a. "), (BOTH, "One rule: b.")]),
+    ("A fox.", [(BOTH, "A "), (IMPROVED, "red "), (BOTH, "fox.")]),
+]  # fmt: skip
 
 
-def test_words_that_agree_by_chance_do_not_break_a_change_up() -> None:
-    segments = walked(
-        "One two. Then came rain and snow. End of it all.", "One two. Sun is what and wind did. End of it all."
-    )
-    assert [kind for kind, _ in segments] == [BOTH, PLAIN, IMPROVED, BOTH]
-
-
-def test_a_short_end_that_is_the_same_is_no_change() -> None:
-    assert walked("One red fox.", "One blue fox.")[-1] == (BOTH, " fox.")
-    assert walked("Red", "Red fox") == [(BOTH, "Red"), (IMPROVED, " fox")]
-    assert walked("A fox", "The fox") == [(PLAIN, "A"), (IMPROVED, "The"), (BOTH, " fox")]
-
-
-def test_a_sign_that_changed_leaves_its_word_alone() -> None:
-    assert walked("so it goes on", "so it. goes on") == [(BOTH, "so it"), (IMPROVED, "."), (BOTH, " goes on")]
-    assert walked("as it was, fine", "as it was; fine")[1:3] == [(PLAIN, ","), (IMPROVED, ";")]
-
-
-def test_what_is_put_in_begins_where_a_sentence_does() -> None:
-    assert walked("Most of it.", "Most of it.\n\n1. Look.") == [(BOTH, "Most of it."), (IMPROVED, "\n\n1. Look.")]
-    assert walked("One rule: b.", "One way: a. One rule: b.") == [(IMPROVED, "One way: a. "), (BOTH, "One rule: b.")]
-    assert walked("A fox.", "A red fox.") == [(BOTH, "A "), (IMPROVED, "red "), (BOTH, "fox.")]
+@pytest.mark.parametrize(("plain", "segments"), CHANGES)
+def test_what_changed_is_cut_as_a_reader_would(plain: str, segments: list[tuple[int, str]]) -> None:
+    assert walked(plain, "".join(text for kind, text in segments if kind != PLAIN)) == segments
 
 
 @pytest.mark.parametrize(

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import refed_dspy
+from refed_dspy.data.differences import BOTH
 from refed_dspy.errors import RunDirError
 from refed_dspy.plugins.share.report.drawing import Bars, Intervals
 from refed_dspy.plugins.share.report.page import Page
 from refed_dspy.plugins.share.report.report import no_map, read_page, report
-from tests.support.example_run import HOSTILE
+from tests.support.hostile import EVERY
 from tests.support.said import Said
 from tests.support.scripted_engine import Writer, fake_lm
 from tests.support.simulated_compiles import QUESTIONS, answerer, compiled, marks
 
 ROWS = [
-    {"instruction": f"Task {at} {HOSTILE}", "response": "I cannot help." if at % 4 == 0 else f"Answer {at} {HOSTILE}"}
+    {"instruction": f"Task {at} {EVERY}", "response": "I cannot help." if at % 4 == 0 else f"Answer {at} {EVERY}"}
     for at in range(12)
 ]
 
@@ -46,21 +46,22 @@ def written(folder: Path) -> str:
 # --- comparisons
 
 
-def test_a_comparison_shows_win_rates_and_the_answers_side_by_side(comparison: Path) -> None:
+def test_a_comparison_shows_win_rates_and_the_answers_side_by_side(said: Said, comparison: Path) -> None:
     page = read_page(comparison, no_map)
     made = json.loads((comparison / "comparison.json").read_text())
     rates = {line["program"]: line["win_rate"]["mean"] for line in made["programs"] if line["win_rate"]}
     wins, grades = chart(page, "wins"), chart(page, "grades")
     assert isinstance(wins, Intervals) and (wins.low, wins.middle, wins.high) == (0, 50, 100)
-    assert dict(zip(wins.labels, (each and each.mean for each in wins.series["win rate"]), strict=True)) == rates
+    ((_, means),) = wins.series.items()
+    assert dict(zip(wins.labels, (each and each.mean for each in means), strict=True)) == rates
     assert len(rates) == 2 and isinstance(grades, Intervals) and set(grades.labels) > set(rates)
     (gallery,) = page.galleries
     assert len(gallery.extracts) == 6 and gallery.wide
     assert [text.title for text in gallery.extracts[0].texts] == ["instruction-only", "sample-level", "reference-level"]
-    assert re.fullmatch(r"(wins|loses|a tie), grade 4", gallery.extracts[0].texts[1].note)
-    assert facts(page)["Instructions"] == ("6", "of 6") and "judged by judge/model" in str(page.lead)
+    assert gallery.extracts[0].texts[1].note.endswith("4")
+    said((facts(page)["Instructions"], str(page.lead), [each.title for each in page.charts]))
     assert made["notes"] and set(made["notes"]) <= set(page.notes), "what the command says of its figures"
-    assert "Win rates over instruction-only" in written(comparison)
+    assert next(each.title for each in page.charts if each.id == "wins") in written(comparison)
 
 
 def test_a_comparison_without_figures_shows_what_was_paid(said: Said, comparison: Path, tmp_path: Path) -> None:
@@ -84,14 +85,14 @@ def test_a_filtering_without_a_judge_shows_examples_of_each_reason(said: Said, t
     kept = funnel[-1]["kept"]
     assert facts(page)["Kept"] == (str(kept), f"{kept / 12:.0%}") and "Cost" not in facts(page)
     shown = {gallery.title: gallery.extracts for gallery in page.galleries}
-    (refusals,) = [extracts for title, extracts in shown.items() if title.startswith("Dropped by refusals")]
-    assert len(refusals) == 3 and [text.title for text in refusals[0].texts][:2] == ["Instruction", "Response"]
-    assert refusals[0].title == "Row 1"
-    said(refusals[0].texts[1].segments)
-    assert HOSTILE not in written(tmp_path / "f")
+    said({title: [each.title for each in extracts] for title, extracts in shown.items()})
+    first = next(each for extracts in shown.values() for each in extracts if each.title == "Row 1")
+    assert [text.title for text in first.texts][:2] == ["Instruction", "Response"]
+    assert first.texts[1].segments == [(BOTH, ROWS[0]["response"])]
+    assert EVERY not in written(tmp_path / "f")
 
 
-def test_a_filtering_by_a_judge_shows_what_it_cost(tmp_path: Path) -> None:
+def test_a_filtering_by_a_judge_shows_what_it_cost(said: Said, tmp_path: Path) -> None:
     judge = Writer()
     judge.on_request = lambda request: json.dumps(
         {"reason": "so", **{name: "2" for name in judge.fields(request) if name != "reason"}}
@@ -101,7 +102,8 @@ def test_a_filtering_by_a_judge_shows_what_it_cost(tmp_path: Path) -> None:
     page = read_page(tmp_path / "f", no_map)
     assert facts(page)["Calls"][0] == "2" and [each.id for each in page.charts] == ["funnel", "cost"]
     (gallery,) = page.galleries
-    assert gallery.extracts[0].title == "Row 1, score 2" and "Cost by stage" in written(tmp_path / "f")
+    said((gallery.extracts[0].title, [each.title for each in page.charts]))
+    assert page.charts[1].title in written(tmp_path / "f")
 
 
 def test_rows_without_a_known_shape_show_their_texts(tmp_path: Path) -> None:
@@ -116,7 +118,7 @@ def test_rows_without_a_known_shape_show_their_texts(tmp_path: Path) -> None:
 # --- compiles
 
 
-def test_a_compile_shows_candidates_gain_and_what_changed_in_the_prompts(tmp_path: Path) -> None:
+def test_a_compile_shows_candidates_gain_and_what_changed_in_the_prompts(said: Said, tmp_path: Path) -> None:
     made = compiled(tmp_path, answerer(), QUESTIONS, metric=marks)
     assert made.proof is not None
     page = read_page(tmp_path, no_map)
@@ -124,17 +126,22 @@ def test_a_compile_shows_candidates_gain_and_what_changed_in_the_prompts(tmp_pat
     assert isinstance(changes, Intervals) and isinstance(scores, Intervals)
     first = changes.series["change"][0]
     assert first is not None and first.mean == pytest.approx(made.proof.gain.raw.mean)
-    assert not made.changed and facts(page)["Proved better"][0] == "nothing to prove" and "Gain" not in facts(page)
+    assert not made.changed and "Gain" not in facts(page)
+    said((next(iter(facts(page).items())), [each.title for each in page.charts]))
     candidates = next(table for table in page.tables if table.id == "candidates")
-    assert candidates.rows[0][0].startswith("0, uncompiled") and len(candidates.rows) == page_count(page)
+    assert (
+        candidates.rows[0][0].startswith("0, uncompiled") and str(len(candidates.rows)) == facts(page)["Candidates"][0]
+    )
     assert sum(row[0].endswith(", kept") for row in candidates.rows) == 1
     assert bool(page.galleries) == made.changed and set(made.proof.doubts()) <= set(page.notes) and made.proof.doubts()
     for gallery in page.galleries:
         assert gallery.title == "Prompts" and all(extract.texts for extract in gallery.extracts)
-    assert "Scores on the test set" in written(tmp_path)
+    assert page.charts[0].title in written(tmp_path)
 
 
-def test_a_compile_proved_on_one_reference_has_no_intervals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compile_proved_on_one_reference_has_no_intervals(
+    said: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As an earlier version proved them."""
     monkeypatch.setattr("refed_dspy.optimizers.compile.refuse_unprovable", lambda *_: None)
     knows: dict[str, Any] = {
@@ -146,12 +153,8 @@ def test_a_compile_proved_on_one_reference_has_no_intervals(tmp_path: Path, monk
     made = compiled(tmp_path, answerer(), QUESTIONS[:5], metric=marks, **knows)
     assert made.proof is not None and made.proof.gain.raw.low == -math.inf
     page = read_page(tmp_path, no_map)
-    assert next(fact.note for fact in page.facts).startswith("no interval, against the uncompiled")
+    said(next(fact.note for fact in page.facts))
     scores, changes = chart(page, "scores"), chart(page, "changes")
     assert isinstance(scores, Intervals) and scores.series["score"] == [None, None]
     assert isinstance(changes, Intervals) and not changes.labels
-    assert "(no interval)" in written(tmp_path)
-
-
-def page_count(page: Page) -> int:
-    return int(facts(page)["Candidates"][0])
+    assert page.facts[0].note.partition(",")[0] in written(tmp_path)

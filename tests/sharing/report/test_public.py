@@ -11,6 +11,7 @@ from refed_dspy.plugins.share.report.rows import Rows
 from refed_dspy.plugins.share.secrets import PRIVATE
 from tests.support.said import Said
 
+NAME, SOURCE = "the set", "refs.jsonl row 3"
 PATH = "hosted_vllm//home/somebody/models/big"
 
 
@@ -43,31 +44,24 @@ def page() -> Page:
 
 
 def test_what_is_private_is_removed(said: Said) -> None:
-    published = public(page(), "the set")
+    published = public(page(), NAME)
     assert published.rows is not None and isinstance(published.lead, Lead)
     kept = {name: value for name, value in vars(published).items() if name != "rows"} | {"names": published.rows.names}
     for secret in ("somebody", "10.0.0.7", "/home"):
         assert secret not in str(kept), secret
     failures, settings, models = published.tables
     assert failures.rows == [["s", "k", "2"]]
-    said(failures.columns)
-    said(settings.rows)  # fmt: skip
-    assert models.rows == [["big", PRIVATE, "5"]]
-    said((published.title, published.lead.by, published.reason))
-    said(published.rows.names["references"])
+    said([list(row) for row in settings.rows])
+    assert len(failures.columns) == 3 and models.rows == [["big", PRIVATE, "5"]]
+    assert (published.title, list(published.lead.by), published.reason) == (NAME, ["big"], "")
+    assert published.rows.names["references"][0]["source"] == SOURCE
     assert published.rows.names["features"] == ["form"] and published.facts == page().facts
 
 
-def test_what_the_models_wrote_stays() -> None:
-    published, before = public(page(), "the set").rows, page().rows
+def test_what_the_models_wrote_stays_and_of_a_judges_abstention_only_the_kind() -> None:
+    published, before = public(page(), NAME).rows, page().rows
     assert published is not None and before is not None and published.columns.keys() == before.columns.keys()
     assert published.left_out == 7
     assert published.columns["instruction"] == before.columns["instruction"]
-
-
-def test_of_a_judges_abstention_only_the_kind_stays(said: Said) -> None:
-    published = public(page(), "the set").rows
-    assert published is not None
-    first, second = published.columns["decisions"]
-    assert second == []
-    said(first)
+    kept, abstained = before.columns["decisions"][0]
+    assert published.columns["decisions"] == [[kept, [*abstained[:-1], "unfit"]], []]

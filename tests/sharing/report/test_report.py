@@ -11,15 +11,12 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 import refed_dspy
-from refed_dspy.cli.main import app
 from refed_dspy.data.rows import data_rows, dropped_rows
-from refed_dspy.errors import ExportError, RunDirError
+from refed_dspy.errors import ExportError
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import End, write_end
@@ -28,12 +25,17 @@ from refed_dspy.plugins.share.report.charts import funnel
 from refed_dspy.plugins.share.report.drawing import Bars, Dots
 from refed_dspy.plugins.share.report.map import draw_map, instruction_map
 from refed_dspy.plugins.share.report.page import packed
-from refed_dspy.plugins.share.report.report import report
+from refed_dspy.plugins.share.report.report import no_map, read_page, report
 from refed_dspy.plugins.share.report.rows import COLUMNS, Rows, read_rows
 from refed_dspy.runs.result import full_status
-from tests.support.example_run import HOSTILE, shown_run
+from tests.sharing.conftest import SHOWN_SIZE, copy_run
+from tests.support.annotators import page_data
+from tests.support.command_line import refed, refused, without_numbers
+from tests.support.hostile import EVERY
 from tests.support.said import Said
 from tests.support.scripted_engine import Writer, fake_lm, references
+
+WHY, MALFORMED = "by three", "failed: malformed"
 
 
 @pytest.fixture(autouse=True)
@@ -42,23 +44,15 @@ def no_embedder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REFED_CACHE", str(tmp_path / "cache"))
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run with an early and a late filter, failures, and hostile texts."""
-    return shown_run(tmp_path_factory.mktemp("report") / "<b>run")
+@pytest.fixture
+def folder(shown: Path) -> Path:
+    return shown
 
 
 @pytest.fixture
 def ledger(folder: Path) -> Iterator[Ledger]:
     with Ledger.read(folder) as opened:
         yield opened
-
-
-def unpacked(page: str) -> dict[str, Any]:
-    packed_rows = re.search(r'id="rows">\s*([A-Za-z0-9+/=]+)\s*</script>', page)
-    assert packed_rows
-    data: dict[str, Any] = json.loads(gzip.decompress(base64.b64decode(packed_rows[1])))
-    return data
 
 
 # --- what is read
@@ -68,7 +62,7 @@ def test_rows_are_those_of_the_data_set(ledger: Ledger) -> None:
     rows, names = read_rows(ledger), read_rows(ledger).names
     assert set(rows.columns) == set(COLUMNS) and len({len(column) for column in rows.columns.values()}) == 1
     exported = list(data_rows(ledger))
-    kept = [{name: column[at] for name, column in rows.columns.items()} for at in range(24)]
+    kept = [{name: column[at] for name, column in rows.columns.items()} for at in range(SHOWN_SIZE)]
     for row, same in zip(kept, exported, strict=True):
         assert row["kept"] == 1 and row["number"] == same["sample"] and row["round"] == same["round"]
         assert row["instruction"] == same["instruction"]
@@ -83,19 +77,19 @@ def test_rows_are_those_of_the_data_set(ledger: Ledger) -> None:
         assert (plain["model"], asked["model"]) == (same["response_teacher"], same["instruction_teacher"])
         assert (row["prompt_tokens"], row["completion_tokens"]) == (same["prompt_tokens"], same["completion_tokens"])
         assert [names["filters"][decision[0]] for decision in row["decisions"]] == ["early", "late"]
-        assert row["score"] == row["decisions"][-1][2] and row["decisions"][-1][4] == HOSTILE
+        assert row["score"] == row["decisions"][-1][2] and row["decisions"][-1][4] == EVERY
 
 
 def test_dropped_rows_follow(ledger: Ledger) -> None:
     rows = read_rows(ledger)
     dropped = [at for at, kept in enumerate(rows.columns["kept"]) if not kept]
-    assert dropped == list(range(24, len(rows)))
+    assert dropped == list(range(SHOWN_SIZE, len(rows)))
     texts = {row["instruction"]: (row["response"], row["improved_response"]) for row in dropped_rows(ledger)}
     assert len(texts) == len(dropped) > 2
     for at in dropped:
         row = {name: column[at] for name, column in rows.columns.items()}
         assert row["number"] is None and texts[row["instruction"]] == (row["response"], row["improved"])
-        assert row["decisions"][-1][1:4:2] == [0, "by three"]
+        assert row["decisions"][-1][1:4:2] == [0, WHY]
     assert any(rows.columns["response"][at] is None for at in dropped), "one was dropped early"
 
 
@@ -111,7 +105,7 @@ def test_what_was_learned_of_a_reference(ledger: Ledger) -> None:
     learned, features = read_rows(ledger).names["references"], ledger.meta("features")
     decided = {row["reference"] for row in [*data_rows(ledger), *dropped_rows(ledger)]}
     assert [reference["id"] for reference in learned] == [r.id for r in ledger.references() if r.id in decided]
-    assert all(reference["source"] and HOSTILE in reference["instruction"] for reference in learned)
+    assert all(reference["source"] and EVERY in reference["instruction"] for reference in learned)
     for reference in learned:
         assert set(reference["features"]) == set(features) and all(reference["features"].values())
         assert reference["feedback"]
@@ -119,7 +113,7 @@ def test_what_was_learned_of_a_reference(ledger: Ledger) -> None:
 
 def test_the_calls_of_a_row(ledger: Ledger) -> None:
     rows = read_rows(ledger)
-    stages = [[rows.names["stages"][call[0]] for call in calls] for calls in rows.columns["calls"][:24]]
+    stages = [[rows.names["stages"][call[0]] for call in calls] for calls in rows.columns["calls"][:SHOWN_SIZE]]
     assert all(asked == ["response_generation", "response_improvement"] for asked in stages)
     assert rows.columns["cost"][0] is None, "a borrowed model has no price"
 
@@ -129,7 +123,7 @@ def test_sample_level_feedback_is_on_the_row(tmp_path: Path) -> None:
     refed_dspy.synthesize(program, references(1), size=2, teacher=fake_lm(Writer()), run_dir=tmp_path)
     with Ledger.read(tmp_path) as ledger:
         rows = read_rows(ledger)
-    assert all(text.startswith("response_feedback number") for text in rows.columns["feedback"])
+    assert all(text.startswith("response_feedback") for text in rows.columns["feedback"])
     assert rows.names["references"][0]["feedback"] == "" and rows.columns["diff"][0]
 
 
@@ -156,9 +150,9 @@ def test_the_funnel_adds_up(said: Said, ledger: Ledger) -> None:
             and min(after.lost.values(), default=1) > 0
         )
     early, late = status["filters"]
-    assert steps[2].lost == {"by three": early["dropped"]} and steps[5].lost["by three"] == late["dropped"]
+    assert steps[2].lost == {WHY: early["dropped"]} and steps[5].lost[WHY] == late["dropped"]
     failed = sum(failure["count"] for failure in status["failures"] if failure["stage"] == "response_generation")
-    assert steps[3].lost["failed: malformed"] == failed and steps[-1].count == 24
+    assert steps[3].lost[MALFORMED] == failed and steps[-1].count == SHOWN_SIZE
 
 
 def test_the_map_has_every_row(said: Said, ledger: Ledger) -> None:
@@ -205,13 +199,11 @@ def test_too_little_for_a_map(texts: list[str]) -> None:
 # --- the file
 
 
-def test_the_page_holds_the_rows_and_no_text_as_markup(folder: Path, tmp_path: Path) -> None:
+def test_the_page_holds_the_rows(folder: Path, tmp_path: Path) -> None:
     page = report(folder, tmp_path / "page.html").read_text(encoding="utf-8")
-    data = unpacked(page)
-    assert data["columns"]["improved"][0].startswith(HOSTILE)
-    assert not re.search(r"[<>]alert\(1\)", page) and 'onerror="alert' not in page
+    data = page_data(tmp_path / "page.html")
+    assert data["columns"]["improved"][0].startswith(EVERY)
     assert "<b>run" not in page and "&lt;b&gt;run" in page
-    assert page.count("<script") == page.count("</script>") == 2
     with Ledger.read(folder) as ledger:
         assert data["names"]["references"] == read_rows(ledger).names["references"]
 
@@ -225,10 +217,9 @@ def test_only_the_scripts_of_the_page_may_run(folder: Path, tmp_path: Path) -> N
     hashes = {f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in scripts}
     assert len(hashes) == 1 and set(rules.pop("script-src").split()) == hashes
     nothing = dict.fromkeys(("default-src", "base-uri", "form-action", "connect-src"), "'none'")
-    assert rules == {**nothing, "style-src": "'unsafe-inline'", "img-src": "data: blob:"}
-    assert not re.search(
-        r"""(?:src|href)\s*=\s*["']?(?:https?:)?//""", re.sub(r"<script>.*?</script>", "", page, flags=re.S)
-    )
+    drawn = {"style-src": "'unsafe-inline'", "img-src": "data: blob:"}
+    assert rules == {**nothing, **drawn}
+    assert not re.search(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//""", re.sub(r"(?s)<script>.*?</script>", "", page))
 
 
 def test_a_lone_surrogate_does_no_harm() -> None:
@@ -237,18 +228,18 @@ def test_a_lone_surrogate_does_no_harm() -> None:
     assert json.loads(gzip.decompress(base64.b64decode(packed(data))))["columns"]["instruction"] == ["? end"]
 
 
-def test_a_run_that_goes_on_can_be_shown(folder: Path, tmp_path: Path) -> None:
-    with Ledger.read(folder) as reading, Ledger.create(tmp_path) as copy:
-        reading.db.backup(copy.db)
+def test_a_run_that_goes_on_can_be_shown(said: Said, folder: Path, tmp_path: Path) -> None:
+    copy_run(folder, tmp_path)
+    with Ledger.create(tmp_path) as copy:
         copy.set_meta(size=500)
-        page = report(tmp_path).read_text(encoding="utf-8")  # its writer holds the lock
-    assert "of 500 requested" in page and "24 of 500 samples" not in page, "it will have more by and by"
-    assert 'data-state="running"' in page
-    with Ledger.create(tmp_path) as ledger:
-        write_end(ledger, End("stopped", f"why {HOSTILE}"))
-    page = report(tmp_path).read_text(encoding="utf-8")
-    assert 'data-state="stopped"' in page and "Stopped: why &lt;script&gt;" in page
-    assert "The run has 24 of 500 samples." in page
+        running = report(tmp_path)  # its writer holds the lock
+        assert 'data-state="running"' in running.read_text(encoding="utf-8")
+        goes_on = read_page(tmp_path, no_map)
+        write_end(copy, End("stopped", "why"))
+    stopped = report(tmp_path).read_text(encoding="utf-8")
+    ended = read_page(tmp_path, no_map)
+    assert 'data-state="stopped"' in stopped
+    said([(page.state, page.reason, page.facts[0], without_numbers(" ".join(page.notes))) for page in (goes_on, ended)])
 
 
 def test_where_it_goes(said: Said, folder: Path, tmp_path: Path) -> None:
@@ -271,23 +262,15 @@ def test_where_it_goes(said: Said, folder: Path, tmp_path: Path) -> None:
 
 
 def test_bad_input_is_one_line(said: Said, folder: Path, tmp_path: Path) -> None:
-    def invoke(*arguments: str) -> tuple[int, str]:
-        done = CliRunner().invoke(app, ["report", *arguments])
-        return done.exit_code, done.stderr
-
-    said(invoke(str(tmp_path)))
     with Ledger.create(tmp_path / "new") as ledger:
         ledger.begin([], identity={})
-    code, line = invoke(str(tmp_path / "new"))
-    assert code == 2 and line.count("\n") == 1
-    said(line)
     with Ledger.create(tmp_path / "other") as ledger:
         ledger.set_meta(work="agreement")
-    code, line = invoke(str(tmp_path / "other"))
-    assert code == 2 and line.count("\n") == 1
-    said(line)
+    lines = []
+    for place in (tmp_path, tmp_path / "new", tmp_path / "other"):
+        refused(done := refed("report", place))
+        lines.append(done.stderr)
+    said(lines)
     out = tmp_path / "page.html"
-    done = CliRunner().invoke(app, ["report", str(folder), "--out", str(out)])
+    done = refed("report", folder, "--out", out)
     assert done.exit_code == 0 and done.stdout.startswith(f"{out} (") and out.exists()
-    with pytest.raises(RunDirError):
-        report(tmp_path / "new")

@@ -96,6 +96,5 @@ def test_an_unreachable_server_is_a_warning_and_the_page_is_made(
         store.use()
     (warning,) = warned(caplog)
     assert page.stat().st_size > 50_000
-    assert f"MLflow did not take {page} (" in warning and f"later: refed report {run}" in warning
-    assert "\n" not in warning
+    assert str(page) in warning and str(run) in warning and "\n" not in warning
     assert PASSWORD not in warning and "Traceback" not in caplog.text
