@@ -161,8 +161,8 @@ def _finish(
     if outcome is None:
         return
     store.call(store.client.log_figure, run_id, score_figure(candidates), "best_score_against_dollars.png")
-    for name in FILES:
-        if (path := Path(store.folder) / name).is_file():
+    for file in FILES:
+        if (path := Path(store.folder) / file).is_file():
             store.file(run_id, path)
     proof = outcome.get("proof") or {}
     gain = proof.get("over_champion") or proof.get("gain")
