@@ -83,8 +83,9 @@ async def test_an_answer_that_ended_early_is_a_failure_of_that_kind_and_not_aske
                 with pytest.raises(kind):
                     await ask(recorded, "q")
         run.group.close()
-        assert ledger.db.execute("SELECT outcome FROM calls").fetchall() == [(kind.kind,)]
-        assert ledger.db.execute("SELECT kind, final FROM failures").fetchall() == [(kind.kind, 1)]
+        outcomes = ledger.db.execute("SELECT outcome FROM calls").fetchall()
+        failures = ledger.db.execute("SELECT kind, final FROM failures").fetchall()
+    assert outcomes == [(kind.kind,)] and failures == [(kind.kind, 1)]
     assert len(writer.requests) == 1
 
 

@@ -13,11 +13,9 @@ import pytest
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
-from refed_dspy.data.pairs import Pair
 from refed_dspy.data.rows import dropped_rows
 from refed_dspy.filters.judge import ABSTAINED
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.plugins.judge.agree import measure_agreement
 from tests.support.compiling import compiled, without_words  # noqa: F401 — DSPy logs each example that fails
 from tests.support.compiling import config as of_compile
 from tests.support.scripted_engine import references
@@ -59,27 +57,11 @@ def test_a_judge_decides_pairs_over_http(
     made = refed_dspy.filter_data(
         rows, ["judge"], judge=judge(server, wire, monkeypatch), out=tmp_path / "out", columns={"plain": "plain"}
     )
-    found_verdicts = verdicts(tmp_path / "out")
-    assert len(found_verdicts) == 30 and set(found_verdicts) <= GRADES and len(set(found_verdicts)) >= 4, (
-        "all kinds of verdicts came through"
-    )
+    found = verdicts(tmp_path / "out")
+    assert len(found) == 30 and set(found) <= GRADES and len(set(found)) >= 4, "all kinds of verdicts came through"
     (step,) = made.funnel()
     decided = step["in"] - step["reasons"].get(ABSTAINED, 0)
     assert decided >= 8, "a sixth of what the server says is that it cannot tell, and nothing else abstains"
-    details = {row["refed_filters"]["detail"] for row in made.dropped() if row["refed_filters"]["reason"] == ABSTAINED}
-    assert details <= {"the judge could not tell"}
-
-
-@pytest.mark.parametrize("wire", ["openai", "anthropic", "caller's"])
-def test_agreement_with_people_is_measured_over_http(
-    server: SimulatedTeacher, tmp_path: Path, wire: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pairs = [
-        Pair(instruction=f"Say {i}.", answer_a=f"One {i}.", answer_b=f"Two {i}.", verdict=(-1) ** i) for i in range(12)
-    ]
-    made = measure_agreement(pairs, judge(server, wire, monkeypatch), tmp_path / "out")
-    assert made.judgements.asked == 12 and made.judgements.decided >= 4
-    assert all(row.accuracy is not None for row in made.rows)
 
 
 @pytest.mark.slow
@@ -97,6 +79,7 @@ def test_a_runs_filter_gets_verdicts_over_http(server: SimulatedTeacher, tmp_pat
     assert scored and all(row["score"] <= 0 for row in scored)
 
 
+@pytest.mark.slow
 def test_a_compile_gets_verdicts_through_its_ledger(server: SimulatedTeacher, tmp_path: Path) -> None:
     server.control(response_words=8, items=1)
     models = {"teacher": of_compile(server), "judge": of_compile(server, model="openai/judge")}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from dspy import lm15
 
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy.errors import NoConnection, RunStopped, TeacherError, TeacherRefused
+from refed_dspy.errors import NoConnection, RunStopped, TeacherError, TeacherRefused, TooManyFailed
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs.lm_errors import NotReached, StillLimited
 from refed_dspy.teachers.outage import FIRST_OUTAGE, LONGEST_OUTAGE, Outage
@@ -35,33 +36,18 @@ from tests.support.two_teachers import (
 def test_where_one_is_killed_the_others_go_on(
     said: Said, two: tuple[SimulatedTeacher, ...], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    two[1].control(down_after=25)
+    two[1].control(down_after=12)
     with caplog.at_level(logging.WARNING, "refed_dspy.teachers"):
-        made = run(tmp_path / "run", 60, teacher=pool(two))
+        made = run(tmp_path / "run", 24, teacher=pool(two))
     assert made.complete and not made.failures, "what another made good is no failure"
     assert repeated(two) == 0
     check_lineage(made, two)
-    (line,) = (line for line in caplog.messages if "in a row" not in line)
-    assert "in 30 s" in line
+    (line,) = caplog.messages
     said(line)
     assert not answered_twice(made.run_dir)
 
 
-@pytest.mark.slow
-def test_a_key_that_is_revoked_after_it_answered_is_an_outage(
-    two: tuple[SimulatedTeacher, ...], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    two[0].control(auth_fails_after=20)
-    with caplog.at_level(logging.WARNING, "refed_dspy.teachers"):
-        made = run(tmp_path / "run", teacher=pool(two))
-    assert made.complete and not made.failures and len(caplog.messages) == 1
-    two[0].control(auth_fails_after=0)
-    made = run(tmp_path / "run", 50, teacher=pool(two))
-    assert made.complete, "it answered in an earlier start"
-
-
 def test_a_key_that_never_worked_ends_the_run(
-    said: Said,
     two: tuple[SimulatedTeacher, ...],
     locked: SimulatedTeacher,
     tmp_path: Path,
@@ -71,17 +57,18 @@ def test_a_key_that_never_worked_ends_the_run(
     locked.control(response_words=5)
     monkeypatch.setenv("WRONG_KEY", wrong)
     mistaken = config(locked, model="sim/other-model", api_key_env="WRONG_KEY")
-    with said.by(TeacherRefused) as refused:
-        run(tmp_path / "first", teacher=[mistaken.model_copy(update={"weight": 1e6}), config(two[0])])
+    often, seldom = (mistaken.model_copy(update={"weight": weight}) for weight in (1e6, 0.1))
+    with pytest.raises(TeacherRefused, match="sim/other-model") as refused:
+        run(tmp_path / "first", teacher=[often, config(two[0])])
     assert refused.value.exit_code == 2 and wrong not in str(refused.value) and two[0].stats()["requests"] == 0
-    run(tmp_path / "run", 10, teacher=config(two[0]))
-    with said.by(TeacherRefused):
-        run(tmp_path / "run", 40, teacher=[mistaken.model_copy(update={"weight": 1e6}), config(two[0])])
-    with said.by(RunStopped):
-        run(tmp_path / "late", 200, teacher=[mistaken.model_copy(update={"weight": 0.06}), config(two[0])])
+    run(tmp_path / "run", 4, teacher=config(two[0]))
+    with pytest.raises(TeacherRefused, match="sim/other-model"):
+        run(tmp_path / "run", 12, teacher=[often, config(two[0])])
+    with pytest.raises(RunStopped, match="sim/other-model"):
+        run(tmp_path / "late", 100, teacher=[seldom, config(two[0])])
     assert asked(two)[0] > 4, "others had answered: then it is no mistake that cost nothing"
     right = mistaken.model_copy(update={"api_key_env": KEY_VARIABLE})
-    assert run(tmp_path / "run", 40, teacher=[right, config(two[0])]).complete
+    assert run(tmp_path / "run", 12, teacher=[right, config(two[0])]).complete
 
 
 def test_one_that_cannot_be_reached_at_the_start_is_down_and_all_are_a_mistake(
@@ -89,9 +76,9 @@ def test_one_that_cannot_be_reached_at_the_start_is_down_and_all_are_a_mistake(
 ) -> None:
     nobody = config("http://127.0.0.1:9/v1")
     with caplog.at_level(logging.WARNING, "refed_dspy.teachers"):
-        made = run(tmp_path / "run", 10, teacher=[nobody, config(two[0])])
+        made = run(tmp_path / "run", 4, teacher=[nobody, config(two[0])])
     assert made.complete and not made.failures
-    said(caplog.text)
+    said(caplog.messages)
     with said.by(TeacherRefused) as refused:
         run(tmp_path / "none", 10, teacher=[nobody, config("http://127.0.0.1:19/v1")])
     assert refused.value.exit_code == 2
@@ -101,7 +88,7 @@ def test_one_that_cannot_be_reached_at_the_start_is_down_and_all_are_a_mistake(
 def test_where_all_are_down_the_run_ends_and_goes_on_later(two: tuple[SimulatedTeacher, ...], tmp_path: Path) -> None:
     for server in two:
         server.control(down_after=15)
-    with pytest.raises(RunStopped, match=r"did not answer the last .*continue with: (refed_dspy.resume|the same call)"):
+    with pytest.raises(RunStopped):
         run(tmp_path / "run", 200, teacher=pool(two))
     for server in two:
         server.control(down_after=None)
@@ -110,7 +97,8 @@ def test_where_all_are_down_the_run_ends_and_goes_on_later(two: tuple[SimulatedT
     check_lineage(made, two)
     with Ledger.read(made.run_dir) as ledger:
         both = "SELECT 1 FROM failures f JOIN answers a ON (a.stage, a.item) = (f.stage, f.item) WHERE a.repetition=0"
-        assert not ledger.db.execute(both).fetchall(), "what was answered later is no failure"
+        found = ledger.db.execute(both).fetchall()
+    assert not found, "what was answered later is no failure"
 
 
 @pytest.mark.slow
@@ -118,7 +106,7 @@ def test_a_model_that_writes_nothing_usable_ends_the_run_by_name(
     two: tuple[SimulatedTeacher, ...], tmp_path: Path
 ) -> None:
     two[1].control(faults={"malformed": 1.0})
-    with pytest.raises(RunStopped, match=r"teacher sim/other-model: the first 2\d calls failed"):
+    with pytest.raises(TooManyFailed, match="sim/other-model"):
         run(tmp_path / "run", 100, teacher=pool(two), max_failure_share=1.0)
 
 
@@ -186,8 +174,7 @@ def test_one_that_comes_back_is_asked_again(
         asyncio.run(scenario())
         assert not ledger.failures()
     went_down, came_back = caplog.messages
-    said(went_down)
-    said(came_back)
+    said([re.sub(r"of \d+", "of N", went_down), came_back])
 
 
 def test_a_probe_that_ends_without_an_answer_or_failure_is_made_again(tmp_path: Path) -> None:
@@ -207,23 +194,9 @@ def test_a_probe_that_ends_without_an_answer_or_failure_is_made_again(tmp_path: 
     assert not errors and len(writers[1].requests) > 4
 
 
-def test_the_same_question_asked_twice_at_once_is_paid_for_once(tmp_path: Path) -> None:
-    writers, clock = [Writer(), Writer()], Clock()
-    with Ledger.create(tmp_path / "run") as ledger:
-        session, ask_pool = at_session(ledger, writers, clock)
-
-        async def twice() -> None:
-            async with session.running():
-                answers = await asyncio.gather(*(ask_pool(number % 5) for number in range(20)))
-                assert all(answer.response == answers[number % 5].response for number, answer in enumerate(answers))
-
-        asyncio.run(twice())
-    assert sum(len(writer.requests) for writer in writers) == 5
-
-
 @pytest.mark.parametrize(("answered", "error"), [(True, NoConnection), (False, TeacherError)])
 def test_where_none_can_be_reached_it_is_a_mistake_only_if_none_ever_was(
-    said: Said, tmp_path: Path, answered: bool, error: type[Exception]
+    tmp_path: Path, answered: bool, error: type[Exception]
 ) -> None:
     writers, reached = [Writer(), Writer()], [answered]
     for writer in writers:
@@ -236,7 +209,7 @@ def test_where_none_can_be_reached_it_is_a_mistake_only_if_none_ever_was(
                 if answered:
                     await ask_pool(0)  # one of the two answers
                 reached[0] = False
-                with said.by(error):
+                with pytest.raises(error):
                     await ask_pool(1)
 
         asyncio.run(scenario())

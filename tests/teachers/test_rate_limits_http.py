@@ -23,7 +23,7 @@ def ask(server_at: str, times: int, **settings: Any) -> tuple[list[Any], list[Ca
     return ask_teacher(TeacherConfig.model_validate(values), times)
 
 
-@pytest.mark.parametrize(("retry_after", "times"), [(0.02, 30), (None, 3)])
+@pytest.mark.parametrize(("retry_after", "times"), [(0.02, 15), (None, 2)])
 def test_no_row_is_lost_to_429s(server: SimulatedTeacher, retry_after: float | None, times: int) -> None:
     server.control(faults={"429": 0.3}, retry_after=retry_after, seed=11)
     answers, calls = ask(server.base_url, times)
@@ -95,12 +95,6 @@ async def test_a_429_with_a_web_page_is_a_429() -> None:
         port = gateway.sockets[0].getsockname()[1]
         answers, _ = await asyncio.to_thread(ask, f"http://127.0.0.1:{port}/v1", 1)
     assert answers[0].response == "r" and not refusals
-
-
-def test_an_error_answer_is_not_billed_whatever_its_body(server: SimulatedTeacher) -> None:
-    server.control(faults={"html502": 1})
-    _, (call,) = ask(server.base_url, 1, price={"prompt": 1, "completion": 1})
-    assert (call.outcome, call.cost) == ("http 502", 0)
 
 
 @pytest.mark.slow
