@@ -131,21 +131,6 @@ async def test_where_none_answers_the_last_error_is_raised_and_an_answer_that_wa
     assert (short.asked, whole.asked) == (2, 0), "another server would cut it, too"
 
 
-@pytest.mark.slow
-def test_servers_of_unequal_speed_share_a_run_by_what_they_can_do(
-    two: tuple[SimulatedTeacher, ...], tmp_path: Path
-) -> None:
-    for server, latency in zip(two, (0.02, 0.12), strict=True):
-        server.control(latency=latency, capacity=4)
-    made = run(tmp_path / "run", 40, teacher=at(*two, concurrency=4))
-    quick, slow = asked(two)
-    assert made.complete and slow > 5 and quick > 2 * slow, "weights would make them equal"
-    check_lineage(made, two)
-    assert not answered_twice(made.run_dir)
-    assert [each["calls"] for each in sorted(made.status["models"], key=lambda each: each["calls"])] == [slow, quick]
-    assert {row["endpoint"] for row in made.samples.rows()} == {server.base_url for server in two}
-
-
 def test_servers_come_and_go_between_starts_and_nothing_is_asked_again(
     two: tuple[SimulatedTeacher, ...], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -251,6 +236,5 @@ def test_a_pools_member_may_have_several_servers(two: tuple[SimulatedTeacher, ..
     }
     with Ledger.read(made.run_dir) as ledger:
         weights = StageWeights.read(ledger)
-    for server in two:
-        name = weights.answerer_of("response_generation", "sim/sim-model", server.base_url)
-        assert name.split()[-1] == server.base_url
+    names = {weights.answerer_of("response_generation", "sim/sim-model", server.base_url) for server in two}
+    assert len(names) == 1, "they are one member"

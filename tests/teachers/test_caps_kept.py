@@ -140,20 +140,6 @@ def test_at_the_cap_it_returns_with_what_there_is_and_the_cap_that_it_proposes_e
     assert calls_made(folder) == server.stats()["requests"] and server.stats()["repeated"] == 0
 
 
-@pytest.mark.slow
-def test_a_resume_with_a_larger_cap_goes_on_to_the_full_size_with_faults(
-    server: SimulatedTeacher, tmp_path: Path
-) -> None:
-    server.control(faults={"500": 0.05, "malformed": 0.05}, seed=7)
-    assert run(server, tmp_path / "run", size=60, max_cost=0.1).state == CAPPED
-    assert refed_dspy.resume(tmp_path / "run", max_cost=0.14).state == CAPPED
-    check_spending(server, tmp_path / "run", 0.14)
-    done = refed_dspy.resume(tmp_path / "run", max_cost=5)
-    assert done.state == DONE and len(done.samples) == 60
-    assert charged(tmp_path / "run") >= billed(server) > pico(0.1), "all starts are counted"
-    assert calls_made(tmp_path / "run") == server.stats()["requests"]
-
-
 def test_a_cap_below_what_was_spent_sends_nothing_and_one_that_is_refused_changes_nothing(
     server: SimulatedTeacher, tmp_path: Path
 ) -> None:

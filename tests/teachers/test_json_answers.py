@@ -19,24 +19,11 @@ from refed_dspy.ledger.ledger import Ledger
 from tests.support.compiling import compiled, without_words  # noqa: F401 — DSPy logs each example that fails
 from tests.support.compiling import config as of_compile
 from tests.support.scripted_engine import references
+from tests.teachers.test_routes import WIRES, any_key, config
+
+__all__ = ["any_key"]  # a fixture
 
 GRADES = {"A>>B", "A>B", "A=B", "B>A", "B>>A", "cannot tell"}
-
-
-def judge(server: SimulatedTeacher, wire: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A judge on one of the server's wires, or an LM object of the caller's own."""
-    monkeypatch.setenv("ANY_KEY", "sk-any")
-    settings: dict[str, Any] = {"model": "sim/sim-model", "api_base": server.base_url}
-    if wire == "caller's":
-        # A model that DSPy knows to take a schema: without one there is no choice in it, and plain text comes back.
-        return dspy.LM("openai/gpt-4o-mini", api_base=server.base_url, api_key="sk-any", cache=False)
-    if wire.startswith("azure"):
-        settings = {"model": "azure/sim-model", "api_base": server.root, "api_key_env": "ANY_KEY"}
-    if wire == "azure-dated":
-        settings["api_version"] = "2024-10-21"
-    if wire == "anthropic":
-        settings = {"model": "anthropic/sim-model", "api_base": f"{server.root}/v1", "api_key_env": "ANY_KEY"}
-    return TeacherConfig.model_validate(settings)
 
 
 def verdicts(folder: Path) -> list[str]:
@@ -46,17 +33,17 @@ def verdicts(folder: Path) -> list[str]:
     return [json.loads(output)["verdict"] for (output,) in rows]
 
 
-WIRES = ("openai", "azure", "azure-dated", "anthropic", "caller's")
-
-
-@pytest.mark.parametrize("wire", WIRES)
-def test_a_judge_decides_pairs_over_http(
-    server: SimulatedTeacher, tmp_path: Path, wire: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("any_key")
+@pytest.mark.parametrize("wire", [*WIRES, "caller's"])
+def test_a_judge_decides_pairs_over_http(server: SimulatedTeacher, tmp_path: Path, wire: str) -> None:
+    judge: Any
+    if wire == "caller's":
+        # A model that DSPy knows to take a schema: without one there is no choice in it, and plain text comes back.
+        judge = dspy.LM("openai/gpt-4o-mini", api_base=server.base_url, api_key="sk-any", cache=False)
+    else:
+        judge = config(server, wire)
     rows = [{"instruction": f"Say {i}.", "response": f"Word {i} at length.", "plain": f"Word {i}."} for i in range(15)]
-    made = refed_dspy.filter_data(
-        rows, ["judge"], judge=judge(server, wire, monkeypatch), out=tmp_path / "out", columns={"plain": "plain"}
-    )
+    made = refed_dspy.filter_data(rows, ["judge"], judge=judge, out=tmp_path / "out", columns={"plain": "plain"})
     found = verdicts(tmp_path / "out")
     assert len(found) == 30 and set(found) <= GRADES and len(set(found)) >= 4, "all kinds of verdicts came through"
     (step,) = made.funnel()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
+import re
 
 import pytest
 
@@ -17,17 +17,19 @@ from refed_dspy.teachers.rate_limits import (
     seconds_alone,
 )
 from tests.support.clocks import Clock, settle_down, virtual_limits, virtually
+from tests.support.said import Said
 from tests.support.slots import sent, slots
 
 
-@pytest.mark.parametrize("asked", [5.0, 300.0])
-def test_a_pause_is_as_long_as_asked(asked: float) -> None:
+@pytest.mark.parametrize("asked", [[5.0], [300.0], [30.0, 30.0, 30.0, 30.0, 1.0]])
+def test_a_pause_is_as_long_as_the_longest_that_was_asked_for(asked: list[float]) -> None:
     async def main() -> None:
         limits, loop = virtual_limits(), asyncio.get_running_loop()
         begun = loop.time()
-        limits.refused(await limits.acquire(1), asked)
+        for slot, seconds in zip(await sent(limits, len(asked)), asked, strict=True):
+            limits.refused(slot, seconds)
         await limits.acquire(1)
-        assert asked <= loop.time() - begun < asked + 0.1
+        assert max(asked) <= loop.time() - begun < max(asked) + 0.1
 
     virtually(main)
 
@@ -42,7 +44,7 @@ def test_who_is_asked_to_wait_longer_than_is_worth_it_hears_so_at_once_and_with_
         limits.refused(both[1], 3600)
         await alone
         for _ in range(2):
-            with pytest.raises(WaitTooLong, match=r"nothing more for 60 minutes, until \d\d:\d\d, by its rate limit"):
+            with pytest.raises(WaitTooLong, match=r"60 minutes, until \d\d:\d\d, "):
                 await limits.acquire(1)
         assert loop.time() == begun
 
@@ -70,18 +72,6 @@ def test_the_longest_wait_doubles_with_each_refusal(refusals: int, longest: floa
 def test_a_wait_that_was_asked_for_is_a_tenth_longer_at_most() -> None:
     waits = [seconds_alone(10.0, 30) for _ in range(400)]
     assert min(waits) >= 10 and 10.9 < max(waits) <= 11
-
-
-def test_a_longer_pause_is_not_cut_short_by_a_shorter_one() -> None:
-    async def main() -> None:
-        limits, loop = virtual_limits(), asyncio.get_running_loop()
-        begun, both = loop.time(), await sent(limits, 5)
-        for number, slot in enumerate(both):
-            limits.refused(slot, 1 if number == 4 else 30)
-        await limits.acquire(1)
-        assert loop.time() - begun >= 30
-
-    virtually(main)
 
 
 def test_after_a_pause_those_who_waited_come_within_the_window() -> None:
@@ -146,16 +136,13 @@ def test_once_as_many_as_may_are_in_flight_again_the_others_come_as_slots_are_fr
     virtually(main)
 
 
-@pytest.mark.parametrize(
-    ("retry_after", "said"),
-    [
-        (5, []),
-        (45, ["asks for a pause of 45 s (Retry-After); waiting 45 s, until "]),
-        (600, ["asks for a pause of 10 minutes"] * 4),
-    ],
-)
+def without_times(lines: list[str]) -> list[str]:
+    return [re.sub(r"\d\d:\d\d(:\d\d)?", "TIME", line) for line in lines]
+
+
+@pytest.mark.parametrize("retry_after", [5, 45, 600])
 def test_a_long_pause_is_told_and_told_again_with_its_reason(
-    retry_after: float, said: list[str], caplog: pytest.LogCaptureFixture
+    said: Said, retry_after: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:
         limits = RateLimits(8, clock=asyncio.get_running_loop().time, rng=random.Random(0), name="http://there/v1")
@@ -164,20 +151,19 @@ def test_a_long_pause_is_told_and_told_again_with_its_reason(
         limits.ended(await limits.acquire(1))
 
     virtually(main)
-    lines = [record.getMessage() for record in caplog.records]
-    assert len(lines) == len(said) and all(text in line for line, text in zip(lines, said, strict=True)), lines
-    assert all(line.startswith("http://there/v1: ") for line in lines)
+    said(without_times(caplog.messages))
 
 
-def test_a_limit_that_is_used_up_is_told_and_told_again_after_an_answer(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_limit_that_is_used_up_is_told_and_told_again_after_an_answer(
+    said: Said, caplog: pytest.LogCaptureFixture
+) -> None:
     async def main() -> None:
         limits = RateLimits(8, tokens_per_minute=60, clock=asyncio.get_running_loop().time, name="there")
         for _ in range(4):
             limits.went_well(await limits.acquire(50))
 
     virtually(main)
-    told = [record.getMessage().partition(", until")[0] for record in caplog.records]
-    assert told == [f"there: rate limit used up; waiting {seconds} s" for seconds in (40, 50, 50)]
+    said(without_times(caplog.messages))
 
 
 async def test_headers_are_of_the_moment_in_which_their_call_was_sent() -> None:
@@ -203,23 +189,13 @@ def test_a_limit_that_is_used_up_for_long_refuses_who_needs_it_and_lets_others_i
         limits.tokens.learn(limit=1000, left=10, reset=86_400)
         asked = [asyncio.create_task(limits.acquire(tokens)) for tokens in (500, 5)]
         await settle_down()
-        with pytest.raises(WaitTooLong, match=r"allows nothing more for 12 hours"):
+        with pytest.raises(WaitTooLong):
             await asked[0]
         assert asked[1].done() and limits.in_flight == 1
 
     virtually(main)
 
 
-def test_a_wait_says_until_when() -> None:
-    begun = time.time()
-    text = str(WaitTooLong(7200))
-    moments = {time.strftime("until %H:%M", time.localtime(now + 7200)) for now in (begun, time.time())}
-    assert any(moment in text for moment in moments)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "told"),
-    [(119, "119 s"), (120, "2 minutes"), (7200, "2 hours"), (172_800, "2 days"), (63_115_200, "2 years")],
-)
-def test_a_wait_is_told_in_the_largest_unit_that_it_has_twice(seconds: float, told: str) -> None:
-    assert f"allows nothing more for {told}," in str(WaitTooLong(seconds))
+def test_a_wait_is_told_in_the_largest_unit_that_it_has_twice(said: Said) -> None:
+    waits = [WaitTooLong(seconds) for seconds in (119, 120, 7200, 172_800, 63_115_200)]
+    said([str(wait).partition(", until")[0] for wait in waits])
