@@ -20,16 +20,9 @@ from refed_dspy.ledger.spending import spent
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.foreign import ForeignEngine, MessagesEngine
 from refed_dspy.teachers.prices import table_price
-from tests.support.recording_endpoint import listening
+from tests.support.recording_endpoint import listening, openai_answer
 from tests.support.scripted_batches import ask, running_at
 from tests.support.scripted_engine import CallCollector, Writer, fake_lm, response
-
-
-def answered(headers: dict[str, str]) -> tuple[int, dict[str, Any]]:
-    message = {"role": "assistant", "content": "Fine."}
-    choice = {"index": 0, "finish_reason": "stop", "message": message}
-    usage = {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12}
-    return 200, {"id": "1", "object": "chat.completion", "model": "m", "choices": [choice], "usage": usage}
 
 
 @pytest.mark.parametrize(
@@ -44,7 +37,7 @@ def answered(headers: dict[str, str]) -> tuple[int, dict[str, Any]]:
 async def test_all_of_its_settings_are_sent(settings: dict[str, Any], sent: dict[str, Any]) -> None:
     """An explicit request has no field for each of them; asked as it is, the LM sends them all."""
     request = Request(model="any", messages=(Message.user("Hm?"),), config=Config())
-    with listening(answered) as endpoint:
+    with listening(lambda _: (200, openai_answer("Fine."))) as endpoint:
         own = dspy.LM("openai/m", api_base=endpoint.base_url, api_key="k", cache=False, num_retries=0, **settings)
         teacher = open_teacher(own)
         await own.acall("Hm?")

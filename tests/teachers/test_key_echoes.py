@@ -155,48 +155,47 @@ def echoing(server: SimulatedTeacher, monkeypatch: pytest.MonkeyPatch) -> Iterat
     yield server
 
 
-@pytest.mark.parametrize(
-    ("wire", "settings"),
-    [(wire, {}) for wire in WIRES]
-    + [
-        pytest.param(wire, {"mode": "batch", "batch": {"quiet": 0.05, "poll": 0.05}}, marks=pytest.mark.slow)
-        for wire in ("openai", "azure")
-    ],
-    ids=[*WIRES, "batch", "azure-batch"],
-)
+def echoed(wire: str, server: SimulatedTeacher, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A teacher with that key: on a wire, in batches on it, or the caller's own language model."""
+    wire, _, how = wire.partition(" ")
+    if wire != "own":
+        batches = {"mode": "batch", "batch": {"quiet": 0.05, "poll": 0.05}} if how else {}
+        return config(server, wire, api_key_env="MY_OWN_KEY", **batches)
+    settings = {"api_key": ECHOED} if how == "setting" else {}
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-another-0123456789" if settings else ECHOED)
+    monkeypatch.delenv("MY_OWN_KEY")
+    return dspy.LM("openai/gpt-4o-mini", api_base=server.base_url, num_retries=0, **settings)
+
+
+BATCHES = [pytest.param(f"{wire} batch", marks=pytest.mark.slow) for wire in ("openai", "azure")]
+
+
+@pytest.mark.parametrize("wire", [*WIRES, "own setting", "own variable", *BATCHES])
 def test_a_key_in_an_answer_is_kept_and_shown_nowhere(
-    echoing: SimulatedTeacher, tmp_path: Path, screen: Screen, wire: str, settings: dict[str, Any]
+    echoing: SimulatedTeacher, tmp_path: Path, screen: Screen, monkeypatch: pytest.MonkeyPatch, wire: str
 ) -> None:
-    teacher = config(echoing, wire, api_key_env="MY_OWN_KEY", **settings)
+    teacher = echoed(wire, echoing, monkeypatch)
     made = refed_dspy.synthesize(None, references(2), size=2, teacher=teacher, run_dir=tmp_path / "run")
     assert [sample.response.partition(", or ")[0] for sample in made.samples] == [TAKEN_OUT] * 2
     assert not leaked(ECHOED, screen.shown() + everything_in(tmp_path))
 
 
-@pytest.mark.parametrize("given", ["setting", "variable"])
-def test_a_key_in_an_answer_of_a_callers_own_lm_is_kept_and_shown_nowhere(
-    echoing: SimulatedTeacher, tmp_path: Path, screen: Screen, monkeypatch: pytest.MonkeyPatch, given: str
+def test_whatever_is_made_of_a_run_or_a_sample_only_looked_at_holds_no_key(
+    echoing: SimulatedTeacher, tmp_path: Path, screen: Screen
 ) -> None:
-    settings = {"api_key": ECHOED} if given == "setting" else {}
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-another-0123456789" if settings else ECHOED)
-    monkeypatch.delenv("MY_OWN_KEY")
-    lm = dspy.LM("openai/gpt-4o-mini", api_base=echoing.base_url, num_retries=0, **settings)
-    made = refed_dspy.synthesize(None, references(2), size=2, teacher=lm, run_dir=tmp_path / "run")
-    assert [sample.response.partition(", or ")[0] for sample in made.samples] == [TAKEN_OUT] * 2
-    assert not leaked(ECHOED, screen.shown() + everything_in(tmp_path))
-
-
-def test_whatever_is_made_of_a_run_holds_no_key(echoing: SimulatedTeacher, tmp_path: Path, screen: Screen) -> None:
     run = tmp_path / "run"
     teacher = config(echoing, api_key_env="MY_OWN_KEY")
     refed_dspy.synthesize(None, references(2), size=2, teacher=teacher, run_dir=run)
     shown = screen.shown()
-    commands = {"export": "rows.jsonl", "report": "report.html", "share": "shared"}
-    for command in [[name, str(run), "--out", str(tmp_path / out)] for name, out in commands.items()]:
+    made = {"export": "rows.jsonl", "report": "report.html", "share": "shared"}
+    settings = {"model": "sim/m", "api_base": echoing.base_url, "api_key_env": "MY_OWN_KEY"}
+    (tmp_path / "teacher.yaml").write_text(json.dumps(settings))
+    commands = [[name, str(run), "--out", str(tmp_path / out)] for name, out in made.items()]
+    for command in (*commands, ["synth", "--preview", "--sample", "--teacher", str(tmp_path / "teacher.yaml")]):
         done = CliRunner().invoke(app, command)
         assert done.exit_code == 0, done.output
         shown += done.output.encode()
-    assert (tmp_path / "rows.jsonl").read_text().count("[key]") >= 2
+    assert TAKEN_OUT in done.output and (tmp_path / "rows.jsonl").read_text().count("[key]") >= 2
     assert not leaked(ECHOED, shown + everything_in(tmp_path))
 
 
@@ -221,16 +220,6 @@ def test_reasoning_and_parsed_answers_are_cleaned_too() -> None:
     parts = (ThinkingPart(text=ECHOED), DataPart(value=[ECHOED]))
     made = as_text(replace(scripted("-"), message=Message(role="assistant", parts=parts)))
     assert [part.text for part in made.message.parts] == ["[key]", '["[key]"]']
-
-
-def test_a_sample_that_is_only_looked_at_shows_no_key(
-    echoing: SimulatedTeacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = {"model": "sim/m", "api_base": echoing.base_url, "api_key_env": "MY_OWN_KEY"}
-    (tmp_path / "teacher.yaml").write_text(json.dumps(settings))
-    done = CliRunner().invoke(app, ["synth", "--preview", "--sample", "--teacher", str(tmp_path / "teacher.yaml")])
-    assert done.exit_code == 0 and TAKEN_OUT in done.output
-    assert not leaked(ECHOED, done.output.encode())
 
 
 @pytest.mark.parametrize("status", [401, 418, 500])

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from refed_dspy.teachers.rate_limits import PerMinute, RateLimits, seconds_from_now
-from tests.support.clocks import Clock, virtual_limits, virtually
+from tests.support.clocks import Clock, in_virtual_time, virtual_limits
 
 # --- limits per minute
 
@@ -166,17 +166,15 @@ class FixedWindow:
         return taken
 
 
+@in_virtual_time
 @pytest.mark.parametrize("most", [4, 32])
-def test_a_limit_counted_minute_by_minute_is_used_well(most: int) -> None:
-    async def main() -> None:
-        limits, endpoint, loop = virtual_limits(most), FixedWindow(), asyncio.get_running_loop()
-        begun = loop.time()
+async def test_a_limit_counted_minute_by_minute_is_used_well(most: int) -> None:
+    limits, endpoint, loop = virtual_limits(most), FixedWindow(), asyncio.get_running_loop()
+    begun = loop.time()
 
-        async def call() -> None:
-            while not await endpoint.call(limits):
-                pass
+    async def call() -> None:
+        while not await endpoint.call(limits):
+            pass
 
-        await asyncio.gather(*(call() for _ in range(300)))
-        assert (loop.time() - begun) / 60 < 7, "five minutes' worth"
-
-    virtually(main)
+    await asyncio.gather(*(call() for _ in range(300)))
+    assert (loop.time() - begun) / 60 < 7, "five minutes' worth"

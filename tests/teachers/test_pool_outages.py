@@ -143,7 +143,7 @@ def test_a_teacher_that_is_down_is_probed_with_one_question_and_then_left_longer
     [lm15.ServerError("busy", status=503), StillLimited("refuses everything", model="m"), lm15.AuthError("revoked")],
     ids=lambda error: type(error).__name__,
 )
-def test_one_that_comes_back_is_asked_again(
+async def test_one_that_comes_back_is_asked_again(
     said: Said, tmp_path: Path, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
     down, writers, clock = [False], [Writer(), Writer()], Clock()
@@ -159,25 +159,21 @@ def test_one_that_comes_back_is_asked_again(
     numbers = itertools.count()
     with Ledger.create(tmp_path / "run") as ledger, caplog.at_level(logging.WARNING, "refed_dspy.teachers"):
         session, ask_pool = at_session(ledger, writers, clock)
-
-        async def scenario() -> None:
-            async with session.running():
-                assert all(await asked_of_each(4, 0))
-                down[0] = True
-                assert (await asked_of_each(4, 0))[1] <= 8, "those in flight"
-                assert (await asked_of_each(1, FIRST_OUTAGE))[1] == 1, "one question shows that it is still down"
-                down[0] = False
-                assert (await asked_of_each(1, FIRST_OUTAGE))[1] == 0
-                assert (await asked_of_each(1, FIRST_OUTAGE))[1] >= 1
-                assert (await asked_of_each(4, 0))[1] > 4
-
-        asyncio.run(scenario())
+        async with session.running():
+            assert all(await asked_of_each(4, 0))
+            down[0] = True
+            assert (await asked_of_each(4, 0))[1] <= 8, "those in flight"
+            assert (await asked_of_each(1, FIRST_OUTAGE))[1] == 1, "one question shows that it is still down"
+            down[0] = False
+            assert (await asked_of_each(1, FIRST_OUTAGE))[1] == 0
+            assert (await asked_of_each(1, FIRST_OUTAGE))[1] >= 1
+            assert (await asked_of_each(4, 0))[1] > 4
         assert not ledger.failures()
     went_down, came_back = caplog.messages
     said([re.sub(r"of \d+", "of N", went_down), came_back])
 
 
-def test_a_probe_that_ends_without_an_answer_or_failure_is_made_again_and_the_tokens_of_all_are_shown(
+async def test_a_probe_that_ends_without_an_answer_or_failure_is_made_again_and_the_tokens_of_all_are_shown(
     tmp_path: Path,
 ) -> None:
     answers: list[Any] = []
@@ -186,14 +182,10 @@ def test_a_probe_that_ends_without_an_answer_or_failure_is_made_again_and_the_to
     writers[1].on_request = lambda request: errors.pop(0) if errors else None
     with Ledger.create(tmp_path / "run") as ledger:
         session, ask_pool = at_session(ledger, writers, clock)
-
-        async def scenario() -> None:
-            async with session.running():
-                for number in range(20):
-                    clock.now += FIRST_OUTAGE
-                    answers.extend(await asyncio.gather(ask_pool(number), return_exceptions=True))
-
-        asyncio.run(scenario())
+        async with session.running():
+            for number in range(20):
+                clock.now += FIRST_OUTAGE
+                answers.extend(await asyncio.gather(ask_pool(number), return_exceptions=True))
         progress = session.progress
     assert not errors and len(writers[1].requests) > 4
     (bug,) = (answer for answer in answers if isinstance(answer, Exception))
@@ -201,7 +193,7 @@ def test_a_probe_that_ends_without_an_answer_or_failure_is_made_again_and_the_to
 
 
 @pytest.mark.parametrize(("answered", "error"), [(True, NoConnection), (False, TeacherError)])
-def test_where_none_can_be_reached_it_is_a_mistake_only_if_none_ever_was(
+async def test_where_none_can_be_reached_it_is_a_mistake_only_if_none_ever_was(
     tmp_path: Path, answered: bool, error: type[Exception]
 ) -> None:
     writers, reached = [Writer(), Writer()], [answered]
@@ -209,14 +201,10 @@ def test_where_none_can_be_reached_it_is_a_mistake_only_if_none_ever_was(
         writer.on_request = lambda request: None if reached[0] else NotReached("it is away", model="m")
     with Ledger.create(tmp_path / "run") as ledger:
         session, ask_pool = at_session(ledger, writers, Clock())
-
-        async def scenario() -> None:
-            async with session.running():
-                if answered:
-                    await ask_pool(0)  # one of the two answers
-                reached[0] = False
-                with pytest.raises(error):
-                    await ask_pool(1)
-
-        asyncio.run(scenario())
+        async with session.running():
+            if answered:
+                await ask_pool(0)  # one of the two answers
+            reached[0] = False
+            with pytest.raises(error):
+                await ask_pool(1)
     assert sum(len(writer.requests) for writer in writers) == 2 + answered

@@ -17,7 +17,6 @@ from refed_dspy.errors import ConfigError
 from refed_dspy.records import PICO, Rates, dollars
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.prices import FREE, Price, in_batches, price_of, table_name, table_price
-from tests.support.said import Said
 
 HERE = "http://127.0.0.1:9/v1"
 OPENAI = "https://api.openai.com/v1"
@@ -56,12 +55,12 @@ def test_cached_tokens_have_a_price_of_their_own_or_that_of_others() -> None:
     assert without.cost(100, 40, 0, 10) == (100 * 1 + 10 * 4) * 10**6
 
 
-def test_a_price_given_wins_over_the_table_and_can_be_that_of_a_model_in_it(said: Said) -> None:
+def test_a_price_given_wins_over_the_table_and_can_be_that_of_a_model_in_it() -> None:
     price_set = priced("openai/gpt-4o", None, price={"prompt": 1, "completion": 2})
     assert price_set is not None and price_set.rates.prompt == 10**6 and "settings" in price_set.source
     assert priced(price="openai/gpt-4o-mini") == table_price("openai/gpt-4o-mini") is not None
     for name in ("openai/no-such-model", "nothing"):
-        with said.by(ConfigError):
+        with pytest.raises(ConfigError, match=name):
             priced(price=name)
 
 

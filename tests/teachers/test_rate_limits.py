@@ -14,7 +14,7 @@ from refed_dspy.teachers.rate_limits import (
     OPENING,
     RateLimits,
 )
-from tests.support.clocks import Clock, settle_down, virtual_limits, virtually
+from tests.support.clocks import Clock, in_virtual_time, settle_down, virtual_limits
 from tests.support.slots import at_once, sent, slots
 
 # --- the window
@@ -101,20 +101,18 @@ async def test_the_window_stays_between_one_and_the_most(seed: int) -> None:
 # --- who waits
 
 
-def test_those_who_wait_are_let_in_in_order() -> None:
-    async def main() -> None:
-        limits, order = virtual_limits(tokens=600), list[int]()
+@in_virtual_time
+async def test_those_who_wait_are_let_in_in_order() -> None:
+    limits, order = virtual_limits(tokens=600), list[int]()
 
-        async def call(number: int, tokens: float) -> None:
-            slot = await limits.acquire(tokens)
-            order.append(number)
-            limits.went_well(slot)
+    async def call(number: int, tokens: float) -> None:
+        slot = await limits.acquire(tokens)
+        order.append(number)
+        limits.went_well(slot)
 
-        sizes = [600, 500, 1, 300, 2, 2, 600, 1]  # a small one does not overtake a large one
-        await asyncio.gather(*(call(number, tokens) for number, tokens in enumerate(sizes)))
-        assert order == sorted(order)
-
-    virtually(main)
+    sizes = [600, 500, 1, 300, 2, 2, 600, 1]  # a small one does not overtake a large one
+    await asyncio.gather(*(call(number, tokens) for number, tokens in enumerate(sizes)))
+    assert order == sorted(order)
 
 
 async def test_a_slot_granted_in_the_moment_of_a_cancellation_is_released() -> None:
@@ -142,8 +140,9 @@ async def test_who_stood_behind_a_cancelled_one_need_not_wait_in_its_place() -> 
         small.cancel()
 
 
+@in_virtual_time
 @pytest.mark.parametrize("seed", range(20))
-def test_nobody_is_stuck_and_no_slot_leaks(seed: int) -> None:
+async def test_nobody_is_stuck_and_no_slot_leaks(seed: int) -> None:
     rng = random.Random(seed)
 
     async def use(limits: RateLimits) -> None:
@@ -155,18 +154,15 @@ def test_nobody_is_stuck_and_no_slot_leaks(seed: int) -> None:
         finally:
             end(slot)
 
-    async def main() -> None:
-        limits = virtual_limits(rng.randint(1, 20), requests=rng.choice((None, 30)), tokens=rng.choice((None, 1000)))
-        tasks: list[asyncio.Task[None]] = []
-        for _ in range(60):
-            tasks.append(asyncio.create_task(use(limits)))
-            if rng.random() < 0.3:
-                rng.choice(tasks).cancel()
-            if rng.random() < 0.5:
-                await asyncio.sleep(rng.choice((0, 0, 0.1, 1)))
-        for task in tasks:
-            with suppress(asyncio.CancelledError):
-                await task
-        assert limits.in_flight == 0
-
-    virtually(main)
+    limits = virtual_limits(rng.randint(1, 20), requests=rng.choice((None, 30)), tokens=rng.choice((None, 1000)))
+    tasks: list[asyncio.Task[None]] = []
+    for _ in range(60):
+        tasks.append(asyncio.create_task(use(limits)))
+        if rng.random() < 0.3:
+            rng.choice(tasks).cancel()
+        if rng.random() < 0.5:
+            await asyncio.sleep(rng.choice((0, 0, 0.1, 1)))
+    for task in tasks:
+        with suppress(asyncio.CancelledError):
+            await task
+    assert limits.in_flight == 0

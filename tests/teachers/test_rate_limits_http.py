@@ -12,6 +12,7 @@ from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
 from refed_dspy.programs.lm_errors import StillLimited
 from refed_dspy.records import Call
+from tests.support.recording_endpoint import openai_answer
 from tests.teachers.test_engine import ask as ask_teacher
 
 # --- the engine, on a real server
@@ -54,18 +55,7 @@ def test_the_settings_own_limit_needs_no_headers(server: SimulatedTeacher) -> No
 
 
 PAGE = b"<html><body>Too Many Requests</body></html>"
-ANSWER = json.dumps(
-    {
-        "id": "1",
-        "object": "chat.completion",
-        "created": 1,
-        "model": "m",
-        "choices": [
-            {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": '{"response":"r"}'}}
-        ],
-        "usage": {"prompt_tokens": 20, "completion_tokens": 5, "total_tokens": 25},
-    }
-).encode()
+ANSWER = json.dumps(openai_answer('{"response":"r"}')).encode()
 
 
 async def one_request(reader: asyncio.StreamReader) -> bool:

@@ -16,6 +16,7 @@ import refed_dspy
 from refed_dspy import TeacherConfig
 from refed_dspy.errors import RefedError, TeacherRefused
 from tests.conftest import KEY, KEY_VARIABLE
+from tests.support.recording_endpoint import openai_answer
 from tests.support.scripted_engine import references
 
 STATUSES = (301, 302, 303, 307, 308)
@@ -25,11 +26,10 @@ WIRES: dict[str, dict[str, Any]] = {
     "azure-v1": {"model": "azure/m", "api_base": "{}"},
     "anthropic": {"model": "anthropic/m", "api_base": "{}/v1"},
 }
-ANSWER = {
-    "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "moved"}}],
-    "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
+BODIES = {
+    "page": ("text/html", b"<html>moved</html>"),
+    "answer": ("application/json", json.dumps(openai_answer("moved")).encode()),
 }
-BODIES = {"page": ("text/html", b"<html>moved</html>"), "answer": ("application/json", json.dumps(ANSWER).encode())}
 
 
 class Host(ThreadingHTTPServer):

@@ -17,7 +17,7 @@ from refed_dspy.teachers.rate_limits import (
     RateLimits,
     Silent,
 )
-from tests.support.clocks import Clock, settle_down, virtual_limits, virtually
+from tests.support.clocks import Clock, in_virtual_time, settle_down, virtual_limits
 from tests.support.said import Said
 from tests.support.slots import at_once, sent, slots
 
@@ -89,22 +89,20 @@ async def test_calls_without_an_answer_hold_all_others_back_until_one_is_answere
     assert len(await slots(limits, 20)) == 20
 
 
-def test_who_never_answers_is_asked_a_few_times_more_and_no_longer(said: Said) -> None:
-    async def main() -> None:
-        limits, asked = virtual_limits(), 0
-        with said.by(Silent):
-            while asked < 50:
-                limits.sent(slot := await limits.acquire(1))
-                asked += 1
-                waiting = asyncio.create_task(limits.acquire(1)) if asked >= HOLD_FROM + PROBES else None
-                limits.unanswered(slot, "no answer")
-                if waiting is not None:
-                    await waiting
-        assert asked == HOLD_FROM + PROBES
-        await asyncio.sleep(60)
-        await limits.acquire(1)  # a later job asks again
-
-    virtually(main)
+@in_virtual_time
+async def test_who_never_answers_is_asked_a_few_times_more_and_no_longer(said: Said) -> None:
+    limits, asked = virtual_limits(), 0
+    with said.by(Silent):
+        while asked < 50:
+            limits.sent(slot := await limits.acquire(1))
+            asked += 1
+            waiting = asyncio.create_task(limits.acquire(1)) if asked >= HOLD_FROM + PROBES else None
+            limits.unanswered(slot, "no answer")
+            if waiting is not None:
+                await waiting
+    assert asked == HOLD_FROM + PROBES
+    await asyncio.sleep(60)
+    await limits.acquire(1)  # a later job asks again
 
 
 async def test_nothing_but_refusals_for_long_is_hopeless() -> None:

@@ -16,25 +16,10 @@ from refed_dspy.records import Note
 from refed_dspy.teachers import Teacher, open_teacher
 from refed_dspy.teachers.judge import judge_for
 from refed_dspy.teachers.route import resolve
-from tests.support.recording_endpoint import Listener, listening
+from tests.support.recording_endpoint import Listener, anthropic_answer, listening, openai_answer
 from tests.support.two_ways import running_lm
 
-OPENAI = {
-    "id": "1",
-    "object": "chat.completion",
-    "model": "m",
-    "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": '{"answer": "a"}'}}],
-    "usage": {"prompt_tokens": 9, "completion_tokens": 3},
-}
-ANTHROPIC = {
-    "id": "1",
-    "type": "message",
-    "role": "assistant",
-    "model": "m",
-    "content": [{"type": "text", "text": '{"answer": "a"}'}],
-    "stop_reason": "end_turn",
-    "usage": {"input_tokens": 9, "output_tokens": 3},
-}
+OPENAI, ANTHROPIC = openai_answer('{"answer": "a"}'), anthropic_answer('{"answer": "a"}')
 
 
 def sent(teacher: Teacher, there: Listener, **own: Any) -> dict[str, Any]:

@@ -27,11 +27,10 @@ from refed_dspy.plugins.evaluate.answers.formats import encoding
 from refed_dspy.records import PICO, Call
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.usage import SentBefore, Used, is_incredible, least_tokens, used_tokens, without_usage
-from tests.support.recording_endpoint import listening
+from tests.support.recording_endpoint import anthropic_answer, listening, openai_answer
 from tests.support.said import Said
 from tests.support.scripted_engine import references
 from tests.teachers.test_engine import ask
-from tests.teachers.test_sampling_sent import ANTHROPIC, OPENAI
 
 PRICE = {"prompt": 1.0, "completion": 4.0}
 ODD = [-5, "12", True, [1], {"a": 1}, 1e300, 10**9, 10**400, 1.5, float("nan")]
@@ -41,13 +40,7 @@ SAID = {"prompt_tokens": 19, "completion_tokens": 3}
 
 def asked(usage: Any, wire: str = "openai", **settings: Any) -> tuple[list[Any], list[Call], int]:
     """The answers to three questions, their calls, and the least that a worst case is."""
-    sample = ANTHROPIC if wire == "anthropic" else OPENAI
-    content = '{"response": "r"}'
-    answer = {**sample, "usage": usage}
-    if wire == "anthropic":
-        answer["content"] = [{"type": "text", "text": content}]
-    else:
-        answer["choices"] = [{**OPENAI["choices"][0], "message": {"role": "assistant", "content": content}}]  # type: ignore[index]
+    answer = {**(anthropic_answer if wire == "anthropic" else openai_answer)('{"response": "r"}'), "usage": usage}
     with listening(lambda _: (200, answer)) as there:
         values = {"model": f"{wire}/m", "api_base": there.base_url, "price": PRICE, "retries": 0, **settings}
         config = TeacherConfig.model_validate(values)
@@ -69,9 +62,9 @@ def asked(usage: Any, wire: str = "openai", **settings: Any) -> tuple[list[Any],
 def test_odd_counts_keep_the_answer_and_charge_the_worst_case(
     wire: str, where: str, value: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    plain = SAID if wire == "openai" else ANTHROPIC["usage"]
+    plain = SAID if wire == "openai" else anthropic_answer("")["usage"]
     with caplog.at_level(logging.WARNING):
-        answers, calls, least = asked({**plain, where: value}, wire)  # type: ignore[dict-item]
+        answers, calls, least = asked({**plain, where: value}, wire)
     assert [answer.response for answer in answers] == ["r"] * 3
     assert {call.outcome for call in calls} == {"ok"} and {call.prompt_tokens for call in calls} == {None}
     assert all(least <= (call.cost or 0) < 2 * least for call in calls)
@@ -153,11 +146,9 @@ def test_an_answer_is_read_without_its_usage_only_where_it_says_one(answer: Any,
 
 @pytest.mark.parametrize("usage", [SAID, {**SAID, "prompt_tokens": "many"}, None])
 def test_of_several_choices_the_first_one_is_taken(usage: Any) -> None:
-    choice: dict[str, Any] = OPENAI["choices"][0]  # type: ignore[index]
     texts = ['{"response": "first"}', '{"response": "another"}', "no JSON"]
-    messages = [{**choice["message"], "content": text} for text in texts]
-    choices = [{**choice, "index": place, "message": message} for place, message in enumerate(messages)]
-    with listening(lambda _: (200, {**OPENAI, "choices": choices, "usage": usage})) as there:
+    choices = [openai_answer(text)["choices"][0] | {"index": place} for place, text in enumerate(texts)]
+    with listening(lambda _: (200, {**openai_answer(""), "choices": choices, "usage": usage})) as there:
         settings = {"model": "openai/x", "api_base": there.base_url, "retries": 0, "price": PRICE}
         answers, calls = ask(TeacherConfig.model_validate(settings), 1)
     assert len(there.bodies) == len(calls) == 1
@@ -194,7 +185,7 @@ def test_status_says_once_what_was_not_believed(
     said: Said, server: SimulatedTeacher, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run_against(server, tmp_path / "run", "nothing")
-    assert len(caplog.messages) == 1
+    assert [record.name for record in caplog.records].count("refed_dspy.teachers") == 1
     shown = CliRunner().invoke(app, ["status", str(tmp_path / "run")]).stdout
     [line] = [line for line in shown.splitlines() if line.startswith("unknown usage: ")]
     said(re.sub(r"\d[\d.]*", "N", line))
