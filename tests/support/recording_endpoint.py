@@ -16,7 +16,7 @@ Answering: TypeAlias = Callable[[dict[str, str]], tuple[int, dict[str, Any] | st
 def openai_answer(text: str) -> dict[str, Any]:
     """The body of an answer with this text."""
     choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
-    usage = {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12}
+    usage = {"prompt_tokens": 20, "completion_tokens": 5, "total_tokens": 25}
     return {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
 
 

@@ -159,7 +159,7 @@ def echoed(wire: str, server: SimulatedTeacher, monkeypatch: pytest.MonkeyPatch)
     """A teacher with that key: on a wire, in batches on it, or the caller's own language model."""
     wire, _, how = wire.partition(" ")
     if wire != "own":
-        batches = {"mode": "batch", "batch": {"quiet": 0.05, "poll": 0.05}} if how else {}
+        batches: dict[str, Any] = {"mode": "batch", "batch": {"quiet": 0.05, "poll": 0.05}} if how else {}
         return config(server, wire, api_key_env="MY_OWN_KEY", **batches)
     settings = {"api_key": ECHOED} if how == "setting" else {}
     monkeypatch.setenv("OPENAI_API_KEY", "sk-another-0123456789" if settings else ECHOED)

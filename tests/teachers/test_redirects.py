@@ -88,7 +88,7 @@ def test_nothing_is_sent_to_the_other_host(
     monkeypatch.setenv(KEY_VARIABLE, KEY)
     settings = {**WIRES[wire], "api_base": WIRES[wire]["api_base"].format(endpoint.url), "api_key_env": KEY_VARIABLE}
     teacher = TeacherConfig.model_validate({**settings, "mode": mode, "batch": {"quiet": 0.01}})
-    for status in STATUSES:
+    for status in STATUSES if wire == "openai" else STATUSES[::3]:
         endpoint.status, endpoint.body, endpoint.asked = status, body, 0
         with pytest.raises(TeacherRefused) as error:
             refed_dspy.synthesize(None, references(1), size=1, teacher=teacher, run_dir=tmp_path / str(status))
