@@ -195,7 +195,7 @@ def test_max_calls_needs_no_price_and_nothing_is_exported_where_nothing_is_kept(
 @pytest.mark.slow
 def test_max_minutes_ends_the_run_in_order(server: SimulatedTeacher, tmp_path: Path) -> None:
     server.control(latency=0.05)
-    made = run(server, tmp_path / "run", size=5_000, max_minutes=0.04)
+    made = run(server, tmp_path / "run", size=5_000, max_minutes=0.1)
     assert made.state == CAPPED and made.reason.startswith("max_minutes")
     assert charged(tmp_path / "run") >= billed(server)
     assert exported(tmp_path / "run") == len(made.samples) > 0

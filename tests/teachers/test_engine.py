@@ -58,7 +58,7 @@ def test_an_endpoint_that_never_answers_is_given_up_in_time(server: SimulatedTea
 def test_an_endpoint_that_answers_nothing_is_asked_no_longer(server: SimulatedTeacher) -> None:
     """Calls without an answer may be billed."""
     server.control(faults={"drop": 1})
-    answers, calls = ask(config(server), times=14)
+    answers, calls = ask(config(server, concurrency=1), times=14)
     assert StillLimited in {type(answer) for answer in answers} and len(calls) < 14
 
 

@@ -78,11 +78,11 @@ def test_what_a_further_start_asks_goes_by_the_new_weights(two: tuple[SimulatedT
 
 @pytest.mark.slow
 def test_who_began_a_sample_ends_it_whatever_the_weights_are_now(
-    said: Said, two: tuple[SimulatedTeacher, ...], tmp_path: Path
+    two: tuple[SimulatedTeacher, ...], tmp_path: Path
 ) -> None:
     first, second = pool(two, 1, 50)
     two[1].control(down_after=0)
-    with said.by(RunStopped):
+    with pytest.raises(RunStopped):
         run(tmp_path / "run", 60, teacher=first, teachers={"response_improvement": second}, per_reference=20)
     two[1].control(down_after=None)
     made = run(tmp_path / "run", teacher=[first, second], per_reference=20)

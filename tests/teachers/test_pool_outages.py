@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from dspy import lm15
 
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy.errors import NoConnection, RunStopped, TeacherError, TeacherRefused, TooManyFailed
+from refed_dspy.errors import NoConnection, RunStopped, TeacherError, TeacherRefused
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs.lm_errors import NotReached, StillLimited
 from refed_dspy.teachers.outage import FIRST_OUTAGE, LONGEST_OUTAGE, Outage
@@ -106,7 +105,7 @@ def test_a_model_that_writes_nothing_usable_ends_the_run_by_name(
     two: tuple[SimulatedTeacher, ...], tmp_path: Path
 ) -> None:
     two[1].control(faults={"malformed": 1.0})
-    with pytest.raises(TooManyFailed, match="sim/other-model"):
+    with pytest.raises(RunStopped, match="sim/other-model"):
         run(tmp_path / "run", 100, teacher=pool(two), max_failure_share=1.0)
 
 
@@ -170,7 +169,7 @@ async def test_one_that_comes_back_is_asked_again(
             assert (await asked_of_each(4, 0))[1] > 4
         assert not ledger.failures()
     went_down, came_back = caplog.messages
-    said([re.sub(r"of \d+", "of N", went_down), came_back])
+    said([went_down.partition(" (")[0], came_back])
 
 
 async def test_a_probe_that_ends_without_an_answer_or_failure_is_made_again_and_the_tokens_of_all_are_shown(
