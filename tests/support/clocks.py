@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 import selectors
 from collections.abc import Callable, Coroutine
@@ -56,6 +57,16 @@ def virtually(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         runner.run(bounded())
+
+
+def in_virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """An asynchronous test that runs in virtual time."""
+
+    @functools.wraps(test)
+    def run(*arguments: Any, **fixtures: Any) -> None:
+        virtually(lambda: test(*arguments, **fixtures))
+
+    return run
 
 
 def virtual_limits(most: int = 64, *, requests: float | None = None, tokens: float | None = None) -> RateLimits:

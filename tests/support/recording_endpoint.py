@@ -13,6 +13,18 @@ Answering: TypeAlias = Callable[[dict[str, str]], tuple[int, dict[str, Any] | st
 """From the headers of a request to the status and the body of what is answered: JSON, or plain text."""
 
 
+def openai_answer(text: str) -> dict[str, Any]:
+    """The body of an answer with this text."""
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+    usage = {"prompt_tokens": 20, "completion_tokens": 5, "total_tokens": 25}
+    return {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
+
+
+def anthropic_answer(text: str) -> dict[str, Any]:
+    whose = {"id": "1", "type": "message", "role": "assistant", "model": "m", "stop_reason": "end_turn"}
+    return {**whose, "content": [{"type": "text", "text": text}], "usage": {"input_tokens": 9, "output_tokens": 3}}
+
+
 class Listener:
     def __init__(self, port: int) -> None:
         self.root = f"http://127.0.0.1:{port}"

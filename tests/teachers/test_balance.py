@@ -114,28 +114,7 @@ async def test_one_that_is_down_rests_is_probed_with_one_request_and_comes_back(
         await ask(engine)
         await ask(engine)
     assert away.asked == 5 and len(caplog.messages) == 2
-    said(caplog.messages[0])
-    said(caplog.messages[1])
-
-
-async def test_a_server_that_is_away_and_comes_back_answers_again(
-    said: Said, two: tuple[SimulatedTeacher, ...], caplog: pytest.LogCaptureFixture
-) -> None:
-    two[0].control(down_after=0)
-    teacher, clock = open_teacher(at(*two)), Clock()
-    async with teacher.running():
-        engine = BalancedEngine(teacher.server.engines, clock)
-        for _ in range(4):
-            await ask(engine)
-        assert asked(two) == [1, 4]
-        two[0].control(down_after=None)
-        await ask(engine)
-        assert asked(two) == [0, 1], "it rests"
-        clock.now += FIRST_OUTAGE
-        for seed in range(4):
-            await ask(engine, seed)
-    assert asked(two)[0] >= 2
-    said(caplog.messages[-1])
+    said(caplog.messages)
 
 
 async def test_where_none_answers_the_last_error_is_raised_and_an_answer_that_was_cut_is_no_outage() -> None:
@@ -152,47 +131,32 @@ async def test_where_none_answers_the_last_error_is_raised_and_an_answer_that_wa
     assert (short.asked, whole.asked) == (2, 0), "another server would cut it, too"
 
 
-@pytest.mark.slow
-def test_servers_of_unequal_speed_share_a_run_by_what_they_can_do(
-    two: tuple[SimulatedTeacher, ...], tmp_path: Path
-) -> None:
-    for server, latency in zip(two, (0.02, 0.12), strict=True):
-        server.control(latency=latency, capacity=4)
-    made = run(tmp_path / "run", 40, teacher=at(*two, concurrency=4))
-    quick, slow = asked(two)
-    assert made.complete and slow > 5 and quick > 2 * slow, "weights would make them equal"
-    check_lineage(made, two)
-    assert not answered_twice(made.run_dir)
-    assert [each["calls"] for each in sorted(made.status["models"], key=lambda each: each["calls"])] == [slow, quick]
-    assert {row["endpoint"] for row in made.samples.rows()} == {server.base_url for server in two}
-
-
 def test_servers_come_and_go_between_starts_and_nothing_is_asked_again(
     two: tuple[SimulatedTeacher, ...], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     first, second = two
-    run(tmp_path / "run", 10, teacher=config(first))
+    run(tmp_path / "run", 4, teacher=config(first))
     assert asked(two)[1] == 0
-    again = run(tmp_path / "run", 10, teacher=at(second, first))
+    again = run(tmp_path / "run", 4, teacher=at(second, first))
     assert again.complete and asked(two) == [0, 0]
-    both = run(tmp_path / "run", 30, teacher=at(first, second))
-    assert both.complete and min(asked(two)) > 5
-    left = run(tmp_path / "run", 40, teacher=config(second))
+    both = run(tmp_path / "run", 14, teacher=at(first, second))
+    assert both.complete and min(asked(two)) > 2
+    left = run(tmp_path / "run", 20, teacher=config(second))
     assert left.complete and asked(two)[0] == 0 and not answered_twice(left.run_dir)
-    assert refed_dspy.resume(tmp_path / "run", size=45).complete and not caplog.messages
+    assert refed_dspy.resume(tmp_path / "run", size=22).complete and not caplog.messages
     check_lineage(left, two)
 
 
 def test_one_that_stops_answering_and_one_that_was_never_there_cost_no_row(
     two: tuple[SimulatedTeacher, ...], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    two[1].control(down_after=25)
+    two[1].control(down_after=12)
     with caplog.at_level(logging.WARNING, "refed_dspy.teachers"):
-        made = run(tmp_path / "run", 40, teacher=at(*two, NOBODY))
+        made = run(tmp_path / "run", 24, teacher=at(*two, NOBODY))
     assert made.complete and not made.failures
     check_lineage(made, two)
-    down = [line.partition(" does not answer")[0] for line in caplog.messages if " does not answer" in line]
-    assert sorted(down) == sorted([f"sim/sim-model at {NOBODY}", f"sim/sim-model at {two[1].base_url}"])
+    down = [address for address in (NOBODY, two[1].base_url) for line in caplog.messages if address in line.split()[:3]]
+    assert down == [NOBODY, two[1].base_url], "each is told once"
 
 
 def test_where_none_is_there_it_is_a_mistake(said: Said, tmp_path: Path) -> None:
@@ -202,10 +166,10 @@ def test_where_none_is_there_it_is_a_mistake(said: Said, tmp_path: Path) -> None
 
 
 def test_a_server_that_refuses_before_it_answered_is_named(
-    said: Said, two: tuple[SimulatedTeacher, ...], locked: SimulatedTeacher, tmp_path: Path
+    two: tuple[SimulatedTeacher, ...], locked: SimulatedTeacher, tmp_path: Path
 ) -> None:
-    with said.by((TeacherRefused, RunStopped)):
-        run(tmp_path / "run", 40, teacher=at(two[0], locked))
+    with pytest.raises((TeacherRefused, RunStopped), match=locked.base_url):
+        run(tmp_path / "run", 20, teacher=at(two[0], locked))
 
 
 def test_a_judge_has_several_servers_too_and_shares_their_limits(
@@ -221,21 +185,21 @@ def test_a_judge_has_several_servers_too_and_shares_their_limits(
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    "settings",
     [
-        ({"api_base": []}, "api_base: is an empty list; add an address"),
-        ({"api_base": [NOBODY, f"{NOBODY}/"]}, f"api_base: lists {NOBODY} twice"),
-        ({"api_base": [NOBODY, "gpu2:8000"]}, "api_base: must be an http:// or https:// address"),
-        ({"api_base": [NOBODY, 8000]}, "api_base: takes an http:// or https:// address, or a list of addresses"),
-        ({"api_base": f"{NOBODY},{NOBODY}"}, "api_base: takes several addresses as a list: "),
-        ({"api_base": {"gpu1": NOBODY}}, "api_base: takes an http:// or https:// address, or a list of addresses"),
-        ({"api_base": ["http://a/v1", "http://b/v1"], "mode": "batch"}, ".*mode: batch takes one api_base, not a list"),
+        {"api_base": []},
+        {"api_base": [NOBODY, f"{NOBODY}/"]},
+        {"api_base": [NOBODY, "gpu2:8000"]},
+        {"api_base": [NOBODY, 8000]},
+        {"api_base": f"{NOBODY},{NOBODY}"},
+        {"api_base": {"gpu1": NOBODY}},
+        {"api_base": ["http://a/v1", "http://b/v1"], "mode": "batch"},
     ],
+    ids=str,
 )
-def test_a_list_of_addresses_that_cannot_be_used_is_one_line(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message) as refused:
+def test_a_list_of_addresses_that_cannot_be_used_is_told(said: Said, settings: dict[str, Any]) -> None:
+    with said.by(ConfigError):
         TeacherConfig(model="sim/m", **settings)
-    assert "\n" not in str(refused.value)
 
 
 def test_a_price_known_at_some_addresses_only_is_refused_and_one_address_is_no_list(said: Said) -> None:
@@ -255,15 +219,16 @@ def test_a_check_asks_at_each_address_and_a_variable_may_hold_the_list(
     addresses = [server.base_url for server in two]
     monkeypatch.setenv("REFED_TEACHER__API_BASE", f"[{', '.join(addresses)}]")
     result = CliRunner().invoke(app, ["teacher", "check", "sim/sim-model"])
-    lines = [line for line in result.stdout.splitlines() if line.startswith("─────")]
-    assert lines == [f"───── sim/sim-model at {address}" for address in addresses]
+    asked_at = [line.split()[-1] for line in result.stdout.splitlines() if line.startswith("───── ")]
+    assert asked_at == addresses
     assert result.exit_code == 0 and asked(two) == [2, 2]
 
 
-def test_a_pools_member_may_have_several_servers(said: Said, two: tuple[SimulatedTeacher, ...], tmp_path: Path) -> None:
+def test_a_pools_member_may_have_several_servers(two: tuple[SimulatedTeacher, ...], tmp_path: Path) -> None:
     other = config(two[0], model="sim/other-model", price={"prompt": 3, "completion": 4})
-    made = run(tmp_path / "run", 30, teacher=[at(*two, weight=3), other])
+    made = run(tmp_path / "run", 16, teacher=[at(*two, weight=3), other])
     check_lineage(made, two)
+    assert repeated(two) == 0
     assert {(each["model"], each["endpoint"]) for each in made.status["models"]} == {
         ("sim/sim-model", two[0].base_url),
         ("sim/sim-model", two[1].base_url),
@@ -271,9 +236,5 @@ def test_a_pools_member_may_have_several_servers(said: Said, two: tuple[Simulate
     }
     with Ledger.read(made.run_dir) as ledger:
         weights = StageWeights.read(ledger)
-    names = [weights.answerer_of("response_generation", "sim/sim-model", server.base_url) for server in two]
-    said(names)
-
-
-def test_repeated_questions_are_paid_for_once(two: tuple[SimulatedTeacher, ...], tmp_path: Path) -> None:
-    assert run(tmp_path / "run", 30, teacher=at(*two)).complete and repeated(two) == 0
+    names = {weights.answerer_of("response_generation", "sim/sim-model", server.base_url) for server in two}
+    assert len(names) == 1, "they are one member"

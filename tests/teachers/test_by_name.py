@@ -25,7 +25,6 @@ AZURE = {"api_base": "https://prod.openai.azure.com", "api_key_env": "AZURE_KEY"
     [
         ({"model": "openai/gpt-4o-mini"}, ["no bounds"], "api.openai.com"),
         ({"model": "openai/gpt-5-mini"}, REASONS, "api.openai.com"),
-        ({"model": "openai/o4-mini"}, REASONS, "api.openai.com"),
         ({"model": "openai/gpt-5-mini", "api_base": EU, "api_key_env": "OPENAI_API_KEY"}, REASONS, "eu.api.openai.com"),
         ({"model": "azure/any", **AZURE}, REASONS, "prod.openai.azure.com"),
         ({"model": "anthropic/claude-opus-5"}, ["no temperature"], "api.anthropic.com"),

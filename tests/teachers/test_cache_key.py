@@ -17,23 +17,13 @@ from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.requests import Outgoing
 from refed_dspy.teachers.route import resolve
 from tests.support.asking import ask
-from tests.support.recording_endpoint import Listener, listening
+from tests.support.recording_endpoint import Listener, listening, openai_answer
 from tests.support.two_ways import running_lm
-
-ANSWER_BODY = {
-    "id": "1",
-    "object": "chat.completion",
-    "model": "m",
-    "choices": [
-        {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": '{"response": "So."}'}}
-    ],
-    "usage": {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12},
-}
 
 
 @pytest.fixture
 def recorder() -> Iterator[Listener]:
-    with listening(lambda headers: (200, ANSWER_BODY)) as endpoint:
+    with listening(lambda headers: (200, openai_answer('{"response": "So."}'))) as endpoint:
         yield endpoint
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.cli.main import app
 from refed_dspy.teachers.requests import learned_file
 from tests.conftest import KEY, KEY_VARIABLE
+from tests.support.command_line import refused
 from tests.support.provider_hosts import standing_in
 from tests.support.said import Said
 from tests.support.scripted_engine import references
@@ -48,22 +48,15 @@ def findings(result: Result) -> dict[str, str]:
     return dict(re.findall(r"^([\w ]+): +(.*)$", result.stdout, re.MULTILINE))
 
 
-def test_a_teacher_that_works_takes_two_calls(server: SimulatedTeacher, cache: Path) -> None:
+def without_figures(line: str) -> str:
+    return re.sub(r"[\d,.]*\d", "N", line)
+
+
+def test_a_teacher_that_works_takes_two_calls(said: Said, server: SimulatedTeacher, cache: Path) -> None:
     found = findings(check(settings(server, context_window=4096)))
     assert server.stats()["requests"] == 2 and not cache.exists()
-    assert re.fullmatch(r"[\d,.]+ tokens/s: \d+ in [\d.]+ s", found.pop("speed"))
-    assert re.fullmatch(r"2 answers, \$[\d.]+", found.pop("this check"))
-    assert found == {
-        "key": "none is sent",
-        "model": "gateway/ours answers",
-        "schema": "accepted, with length bounds; the answer fits",
-        "temperature": "1 and 0 are taken",
-        "thinking": "none seen",
-        "price": "$1 read, $2 written, per million tokens (the teacher's settings)",
-        "window": "4,096 tokens (settings)",
-        "batches": "taken with mode: batch, within a day, at $0.5 read, $1 written, per million tokens "
-        "(the teacher's settings)",
-    }
+    measured = {name: without_figures(found.pop(name)) for name in ("speed", "this check")}
+    said(found | measured)
 
 
 def test_what_is_refused_is_told_and_later_runs_know_it(
@@ -71,12 +64,8 @@ def test_what_is_refused_is_told_and_later_runs_know_it(
 ) -> None:
     server.control(rules=REASONS, reasoning="So so.")
     found = findings(check(settings(server)))
-    said(found["schema"])
-    said(found["temperature"])
-    said(found["max_tokens"])
-    said(found["thinking"])
-    assert found["this check"].startswith("2 answers, 3 refused, $")
-    said(found["remembered"])
+    told = ("schema", "temperature", "max_tokens", "thinking", "remembered")
+    said({name: found[name] for name in told} | {"this check": found["this check"].partition(", $")[0]})
     server.reset()
     caplog.clear()
     teacher = refed_dspy.TeacherConfig.model_validate(settings(server))
@@ -94,11 +83,11 @@ def test_a_setting_wins_over_what_is_remembered(server: SimulatedTeacher, tmp_pa
     assert server.stats()["by_status"]["400"] == 1
 
 
-def test_a_check_begins_afresh_and_forgets_what_holds_no_more(said: Said, server: SimulatedTeacher) -> None:
+def test_a_check_begins_afresh_and_forgets_what_holds_no_more(server: SimulatedTeacher) -> None:
     server.control(rules=REASONS)
     check(settings(server))
     server.control(rules=[])
-    said(findings(check(settings(server)))["schema"])
+    findings(check(settings(server)))
     assert json.loads(learned_file().read_text()) == {}
 
 
@@ -110,19 +99,22 @@ def test_a_cache_that_cannot_be_written_is_told_and_no_failure(
     said(findings(check(settings(server)))["remembered"])
 
 
-@pytest.mark.parametrize("content", ["{", '{"gateway/ours at x": {"temperature": "yes"}}', "[]", "\0"])
 def test_a_damaged_file_is_ignored_with_a_word_and_written_anew(
-    said: Said, server: SimulatedTeacher, cache: Path, content: str, caplog: pytest.LogCaptureFixture
+    said: Said, server: SimulatedTeacher, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     cache.mkdir()
-    learned_file().write_text(content)
     server.control(rules=["no bounds"])
-    with caplog.at_level(logging.WARNING, "refed_dspy.teachers"):
+    told = set()
+    for content in ("{", '{"gateway/ours at x": {"temperature": "yes"}}', "[]", "\0"):
+        learned_file().write_text(content)
+        caplog.clear()
         findings(check(settings(server)))
-    said(caplog.text)
-    assert list(json.loads(learned_file().read_text()).values()) == [
-        {"tokens_field": None, "temperature": True, "reasoning": True, "schema": "strict"}
-    ]
+        told.add(caplog.messages[0])
+        assert list(json.loads(learned_file().read_text()).values()) == [
+            {"tokens_field": None, "temperature": True, "reasoning": True, "schema": "strict"}
+        ]
+    (word,) = told
+    said(word)
 
 
 def test_the_key_is_named_and_in_no_file(said: Said, locked: SimulatedTeacher, cache: Path) -> None:
@@ -133,59 +125,51 @@ def test_the_key_is_named_and_in_no_file(said: Said, locked: SimulatedTeacher, c
 
 
 @pytest.mark.parametrize(
-    ("control", "reason"),
-    [
-        ({"faults": {"400": 1}}, "check of gateway/ours: "),
-        ({"faults": {"malformed": 1}}, "check of gateway/ours: Invalid JSON"),
-        ({"auth_fails_after": 0}, "check the key"),
-    ],
+    "control", [{"faults": {"400": 1}}, {"faults": {"malformed": 1}}, {"auth_fails_after": 0}], ids=str
 )
 def test_what_does_not_work_is_one_line_in_the_endpoints_words(
-    server: SimulatedTeacher, control: dict[str, Any], reason: str
+    said: Said, server: SimulatedTeacher, control: dict[str, Any]
 ) -> None:
     server.control(**control)
     result = check(settings(server))
     assert result.exit_code == (2 if "auth_fails_after" in control else 1), "2: a key that never worked"
-    assert result.stderr.startswith("refed: ") and result.stderr.count("\n") == 1
-    assert reason in result.stderr and "speed" not in result.stdout
+    assert result.stderr.count("\n") == 1 and "speed" not in result.stdout
+    said(result.stderr)
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"),
-    [
-        ("nothing", "teacher: model must be PROVIDER/NAME, embedded or simulated"),
-        ("absent.yaml", "absent.yaml: no such file"),
-        ({"model": "gateway/ours", "api_base": "http://127.0.0.1:1", "api_key_env": "UNSET"}, "UNSET (api_key_env)"),
-    ],
+    "name",
+    ["nothing", "absent.yaml", {"model": "gateway/ours", "api_base": "http://127.0.0.1:1", "api_key_env": "UNSET"}],
+    ids=["no model", "no file", "no key"],
 )
-def test_bad_input_ends_before_a_call(name: object, reason: str) -> None:
+def test_bad_input_ends_before_a_call(said: Said, name: object) -> None:
     result = check(name)
-    assert result.exit_code == 2 and reason in result.stderr and result.stderr.count("\n") == 1
+    refused(result)
+    said(result.stderr)
 
 
 def test_the_settings_of_a_run_are_checked_with_stages_and_judge(server: SimulatedTeacher) -> None:
     one, other = settings(server), settings(server, model="gateway/other", mode="batch")
     result = check({"references": "builtin", "teacher": [one, other], "teachers": {"feedback": one}, "judge": other})
-    assert [line.partition(" at ")[0] for line in result.stdout.splitlines() if line.startswith("─────")] == [
-        "───── gateway/ours",
-        "───── gateway/other",
-    ]
+    asked = [line.partition(" at ")[0] for line in result.stdout.splitlines() if line.startswith("───── ")]
+    assert [name.split()[-1] for name in asked] == ["gateway/ours", "gateway/other"]
     assert result.exit_code == 0 and server.stats()["requests"] == 4
 
 
-def test_the_simulated_teacher_has_neither_key_nor_price() -> None:
+def test_the_simulated_teacher_has_neither_key_nor_price(said: Said) -> None:
     found = findings(check("simulated"))
-    assert found["price"] == "nothing (this machine)" and found["this check"] == "2 answers, $0"
+    said({name: found[name] for name in ("price", "this check")})
     assert not learned_file().exists()
 
 
 @pytest.mark.parametrize(
-    ("name", "variable", "rules", "window", "temperature"),
+    ("name", "rules", "window"),
     [
-        ("openai/gpt-4o-mini", "OPENAI_API_KEY", ["no bounds"], "128,000", "1 and 0 are taken"),
-        ("openai/gpt-5-mini", "OPENAI_API_KEY", REASONS, "272,000", "not sent to models of this name"),
-        ("anthropic/claude-haiku-4-5", "ANTHROPIC_API_KEY", [], "200,000", "0 is taken"),
+        ("openai/gpt-4o-mini", ["no bounds"], "128,000"),
+        ("openai/gpt-5-mini", REASONS, "272,000"),
+        ("anthropic/claude-haiku-4-5", [], "200,000"),
     ],
+    ids=["plain", "reasons", "anthropic"],
 )
 def test_providers_by_name_are_asked_twice_and_refuse_nothing(
     said: Said,
@@ -193,17 +177,14 @@ def test_providers_by_name_are_asked_twice_and_refuse_nothing(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     name: str,
-    variable: str,
     rules: list[str],
     window: str,
-    temperature: str,
 ) -> None:
     server.control(rules=rules)
-    monkeypatch.setenv(variable, "sk-any-0123456789")
+    for provider in ("OPENAI", "ANTHROPIC"):
+        monkeypatch.setenv(f"{provider}_API_KEY", "sk-any-0123456789")
     with standing_in(server.port, tmp_path, monkeypatch):
         found = findings(check(name))
-    assert found["temperature"] == temperature
-    said(found["key"])
-    assert "(LiteLLM" in found["price"]
-    said(found["window"])
-    assert found["this check"].startswith("2 answers, $") and server.stats()["requests"] == 2
+    assert "(LiteLLM" in found["price"] and found["window"].startswith(window)
+    assert server.stats()["requests"] == 2 and server.stats()["by_status"] == {"200": 2}
+    said({told: found[told] for told in ("key", "temperature")})

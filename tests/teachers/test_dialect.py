@@ -72,7 +72,8 @@ def test_other_errors_are_not_about_a_parameter(error: LM15Error) -> None:
 def test_what_was_left_out_is_not_left_out_again() -> None:
     least = Dialect("max_tokens", temperature=False, reasoning=False, schema="none")
     for name in ("temperature", "reasoning_effort", "response_format", "maxLength"):
-        assert least.after(refused(f"{name} is not supported")) is None
+        error = refused(f"{name} is not supported")
+        assert least.after(error) is None
 
 
 # --- against an endpoint that refuses
@@ -89,31 +90,6 @@ def run(folder: Path, server: SimulatedTeacher, **settings: Any) -> Synthesis:
     return refed_dspy.synthesize(None, references(2), size=3, teacher=teacher, run_dir=folder, track=False)
 
 
-@pytest.mark.parametrize(
-    ("rules", "settings", "times"),
-    [
-        (["no max_tokens"], {}, 1),
-        (["no max_tokens", "default temperature"], {"temperature": 0.7}, 2),
-        (["no bounds"], {}, 1),
-        (["no max_tokens", "default temperature", "no bounds"], {"temperature": 0.2}, 3),
-    ],
-)
-def test_what_is_refused_is_left_out_told_once_and_remembered(
-    tmp_path: Path,
-    server: SimulatedTeacher,
-    caplog: pytest.LogCaptureFixture,
-    rules: list[str],
-    settings: dict[str, Any],
-    times: int,
-) -> None:
-    server.control(rules=rules)
-    with caplog.at_level(logging.WARNING, "refed_dspy.teachers"):
-        made = run(tmp_path, server, **settings)
-    assert made.complete and not made.status["failures"]
-    assert server.stats()["by_status"]["400"] == times
-    assert len([record for record in caplog.records if "it said: " in record.getMessage()]) == times
-
-
 def test_refusals_at_once_are_learned_from_once(
     tmp_path: Path, server: SimulatedTeacher, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -121,7 +97,7 @@ def test_refusals_at_once_are_learned_from_once(
     with caplog.at_level(logging.WARNING, "refed_dspy.teachers"):
         made = run(tmp_path, server, concurrency=8)
     assert made.complete and not made.status["failures"]
-    assert len([record for record in caplog.records if "it said: " in record.getMessage()]) == 1
+    assert len(caplog.messages) == 1
 
 
 def test_a_batch_learns_too(tmp_path: Path, server: SimulatedTeacher) -> None:

@@ -10,19 +10,19 @@ from typing import Any
 
 import dspy
 import pytest
-from dspy.lm15 import Message, RateLimitError, Request
+from dspy.lm15 import Config, Message, RateLimitError, Request
 from dspy.utils import exceptions as lm_errors
 
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
-from refed_dspy.errors import ConfigError
+from refed_dspy.errors import ConfigError, NoAnswer
 from refed_dspy.ledger.recorder import recording
-from refed_dspy.programs.adapter import SchemaAdapter
-from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused, NotReached, StillLimited
+from refed_dspy.programs.adapter import SchemaAdapter, rendering
+from refed_dspy.programs.lm_errors import AnswerCut, NotReached, StillLimited
 from refed_dspy.records import Call
+from refed_dspy.signatures import ResponseImprovement
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.engine import TeacherEngine
-from tests.conftest import KEY, KEY_VARIABLE
 from tests.support.said import Said
 from tests.support.scripted_engine import CallCollector
 from tests.support.two_ways import running_lm
@@ -49,53 +49,17 @@ def ask(teacher: TeacherConfig, times: int = 1) -> tuple[list[Any], list[Call]]:
         return asyncio.run(all_of_them()), recorder.calls
 
 
-def test_an_answer_is_reported_with_its_tokens(server: SimulatedTeacher) -> None:
-    [answer], [call] = ask(config(server))
-    assert answer.response
-    assert call.outcome == "ok" and call.endpoint == server.base_url and call.model == "sim/sim-model"
-    assert call.prompt_tokens and call.completion_tokens and call.cached_tokens == 0 and call.seconds > 0
-
-
-def test_an_unknown_model_gets_the_bounded_schema_too(server: SimulatedTeacher) -> None:
-    (answer,), _ = ask(config(server))
-    assert isinstance(answer.response, str), "without a schema the server answers in plain words"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("fault", ["429", "500", "drop"])
-def test_passing_faults_are_tried_again_and_every_attempt_is_reported(server: SimulatedTeacher, fault: str) -> None:
-    ask(config(server))
-    server.control(faults={fault: 0.5}, seed=3)
-    answers, calls = ask(config(server, retries=12), times=6)
-    assert not [a for a in answers if isinstance(a, Exception)]
-    assert sum(call.outcome == "ok" for call in calls) == 6
-    assert len(calls) == server.stats()["requests"] - 1 > 6
-
-
-def test_without_retries_a_fault_is_an_error(server: SimulatedTeacher) -> None:
-    server.control(faults={"500": 1})
-    [error], [call] = ask(config(server))
-    assert isinstance(error, lm_errors.LMServerError) and call.outcome == "http 500" and call.prompt_tokens is None
-
-
-def test_a_cut_answer_is_an_error_and_paid_for(server: SimulatedTeacher) -> None:
-    server.control(faults={"cut": 1})
-    [error], [call] = ask(config(server, retries=3))
-    assert isinstance(error, AnswerCut) and "max_tokens" in str(error)
-    assert call.outcome == "cut" and call.completion_tokens
-
-
-def test_a_refusal_is_not_tried_again(server: SimulatedTeacher) -> None:
-    server.control(faults={"refusal": 1})
-    [error], calls = ask(config(server, retries=3))
-    assert isinstance(error, AnswerRefused) and [c.outcome for c in calls] == ["refused"]
-
-
-def test_an_endpoint_that_never_answers_is_given_up_in_time(said: Said, server: SimulatedTeacher) -> None:
+def test_an_endpoint_that_never_answers_is_given_up_in_time(server: SimulatedTeacher) -> None:
     server.control(faults={"hang": 1})
-    [error], [call] = ask(config(server, timeout=0.5))
-    assert isinstance(error, lm_errors.LMTimeoutError)
-    said(call.outcome)
+    [error], [call] = ask(config(server, timeout=0.2))
+    assert isinstance(error, lm_errors.LMTimeoutError) and call.outcome == NoAnswer.kind
+
+
+def test_an_endpoint_that_answers_nothing_is_asked_no_longer(server: SimulatedTeacher) -> None:
+    """Calls without an answer may be billed."""
+    server.control(faults={"drop": 1})
+    answers, calls = ask(config(server, concurrency=1), times=14)
+    assert StillLimited in {type(answer) for answer in answers} and len(calls) < 14
 
 
 @pytest.mark.parametrize(("asked", "least", "most"), [(None, 0, 30), (5.0, 5, 11), (7_200.0, 60, 60)])
@@ -111,98 +75,46 @@ def test_an_unreachable_endpoint_is_told_at_once_and_costs_nothing() -> None:
     assert isinstance(error, NotReached) and "127.0.0.1:9" in str(error) and not calls
 
 
-def test_an_unknown_model_is_told(server: SimulatedTeacher) -> None:
-    [error], _ = ask(config(server, model="sim/missing-model"))
-    assert isinstance(error, lm_errors.LMUnsupportedModelError)
-
-
-def test_the_key_is_read_from_its_variable_and_kept_nowhere(
-    locked_server: SimulatedTeacher, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(KEY_VARIABLE, KEY)
-    settings = config(locked_server, api_key_env=KEY_VARIABLE)
-    [answer], calls = ask(settings)
-    assert answer.response
-    teacher = open_teacher(settings)
-    engine: Any = teacher.start()
-    everything = repr([vars(teacher), vars(engine), vars(engine.route), calls])
-    assert KEY not in everything
-
-
-def test_a_wrong_key_is_told_without_the_key(locked_server: SimulatedTeacher, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(KEY_VARIABLE, "sk-wrong-987654321")
-    [error], [call] = ask(config(locked_server, api_key_env=KEY_VARIABLE))
-    assert isinstance(error, lm_errors.LMAuthError) and call.outcome == "http 401"
-    assert "sk-wrong-987654321" not in str(error) + repr(error.__dict__)
-
-
-def test_no_key_is_sent_to_an_address_that_names_none(
-    locked_server: SimulatedTeacher, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    [error], _ = ask(config(locked_server, model="openai/sim-model"))
-    assert isinstance(error, lm_errors.LMAuthError), "the right key was set, for another endpoint"
-
-
 def test_a_missing_key_variable_is_told_before_any_call(
     said: Said, server: SimulatedTeacher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("NOT_SET_ANYWHERE", raising=False)
-    with pytest.raises(ConfigError, match="NOT_SET_ANYWHERE"):
-        open_teacher(config(server, api_key_env="NOT_SET_ANYWHERE"))
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    with pytest.raises(ConfigError, match="OPENAI_API_KEY"):
-        open_teacher("openai/gpt-4o-mini")
-    with said.by(ConfigError):
-        open_teacher("nosuch/model")
+    for teacher in (config(server, api_key_env="NOT_SET_ANYWHERE"), "openai/gpt-4o-mini", "nosuch/model"):
+        with said.by(ConfigError):
+            open_teacher(teacher)
+
+
+SCHEMA = rendering(ResponseImprovement).response_format["json_schema"]
+
+
+def sent_schema(teacher: TeacherConfig | str) -> dict[str, Any]:
+    """What goes out of SCHEMA."""
+    engine: Any = open_teacher(teacher).start()
+    config = Config(response_format={"type": "json_schema", **SCHEMA})
+    sent = engine.outgoing(Request(model="m", messages=(Message.user("x"),), config=config))[0]
+    return dict(sent.config.response_format["schema"])
 
 
 def test_a_hosted_provider_gets_a_schema_without_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    engine: Any = open_teacher("openai/gpt-4o-mini").start()
-    from dspy.lm15 import Config, Message, Request
-
-    from refed_dspy.programs.adapter import rendering
-    from refed_dspy.signatures import ResponseImprovement
-
-    schema = rendering(ResponseImprovement).response_format["json_schema"]
-    asked = Request(
-        model="m", messages=(Message.user("x"),), config=Config(response_format={"type": "json_schema", **schema})
-    )
-    sent = json.dumps(engine.outgoing(asked)[0].config.response_format)
-    assert "maxLength" in json.dumps(schema) and "maxLength" not in sent and "maxItems" not in sent
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-any-0123456789")
+    sent = json.dumps(sent_schema("openai/gpt-4o-mini"))
+    assert "maxLength" in json.dumps(SCHEMA) and "maxLength" not in sent and "maxItems" not in sent
     assert "improved_response" in sent and '"required"' in sent
 
 
 def test_a_local_decoder_gets_the_bounds_that_it_can_keep(server: SimulatedTeacher) -> None:
-    from dspy.lm15 import Config, Message, Request
-
-    from refed_dspy.programs.adapter import rendering
-    from refed_dspy.signatures import ResponseImprovement
-
-    schema = rendering(ResponseImprovement).response_format["json_schema"]
-    engine: Any = open_teacher(config(server)).start()
-    format_ = {"type": "json_schema", **schema}
-    asked = Request(model="m", messages=(Message.user("x"),), config=Config(response_format=format_))
-    sent = engine.outgoing(asked)[0].config.response_format["schema"]
-    assert schema["schema"]["properties"]["improved_response"]["maxLength"] == 24_000
+    sent = sent_schema(config(server))
+    assert SCHEMA["schema"]["properties"]["improved_response"]["maxLength"] == 24_000
     assert sent["properties"]["improved_response"] == {"type": "string"}
     assert sent["$defs"]["Analysis"]["properties"]["original_strengths"]["maxItems"] == 6
     assert sent["$defs"]["Analysis"]["properties"]["original_strengths"]["items"]["maxLength"] == 400
 
 
-def test_params_reach_the_endpoint(server: SimulatedTeacher) -> None:
-    from dspy.lm15 import Config, Message, Request
-
-    engine: Any = open_teacher(config(server, params={"top_p": 0.5, "min_p": 0.1})).start()
-    request = Request(model="m", messages=(Message.user("x"),), config=Config(temperature=1.0))
-    assert engine.outgoing(request)[0].config.extensions == {"top_p": 0.5, "min_p": 0.1}
-
-
 def test_many_at_once_stay_within_the_connections(server: SimulatedTeacher) -> None:
     server.control(latency=0.02)
-    answers, calls = ask(config(server, concurrency=8), times=60)
-    assert len(calls) == 60 and not [a for a in answers if isinstance(a, Exception)]
+    answers, calls = ask(config(server, concurrency=8), times=30)
+    assert len(calls) == 30 and not [a for a in answers if isinstance(a, Exception)]
     assert server.stats()["max_in_flight"] <= 10
     assert pickle.dumps(calls)
 

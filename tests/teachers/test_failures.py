@@ -60,9 +60,8 @@ def fails(failures: Failures, count: int, kind: type[RowError] = NoAnswer, stage
 def test_the_first_twenty_calls_end_it_whatever_their_kind_and_stage(said: Said, kind: type[RowError]) -> None:
     failures = failures_of("judge")
     fails(failures, LEAST_CALLS - 1, kind)
-    with pytest.raises(TeacherError if issubclass(kind, UnfitRequest) else RunStopped) as ended:
+    with said.by(TeacherError if issubclass(kind, UnfitRequest) else RunStopped):
         fails(failures, 1, kind, "another stage")
-    said(str(ended.value))
 
 
 def test_after_an_answer_it_is_a_share_of_the_stages_last_calls(said: Said) -> None:
@@ -78,10 +77,9 @@ def test_long_ago_answers_do_not_count(said: Said) -> None:
     for _ in range(10 * RECENT):
         failures.answered("writing")
     fails(failures, RECENT // 2 - 1)
-    with said.by(RunStopped) as ended:
+    with said.by(RunStopped):
         failures.paid = True
         fails(failures, 1)
-    said(str(ended.value))
 
 
 def test_what_is_a_rows_own_does_not_count_once_others_are_answered() -> None:
@@ -101,13 +99,13 @@ def test_one_stage_says_nothing_about_another() -> None:
         fails(failures, 1)
 
 
-@pytest.mark.parametrize(("count", "words"), [(1, "the only call failed"), (2, "all 2 calls failed")])
-def test_fewer_calls_all_of_which_failed_are_useless(count: int, words: str) -> None:
+@pytest.mark.parametrize("count", [1, 2])
+def test_fewer_calls_all_of_which_failed_are_useless(said: Said, count: int) -> None:
     failures, resumed = failures_of("judge"), failures_of("judge", CallPolicy(), "writing")
     for each in (failures, resumed):
         each.check_useful()
         fails(each, count)
-    with pytest.raises(RunStopped, match=f"judge: {words}, "):
+    with said.by(RunStopped):
         failures.check_useful()
     resumed.check_useful()
     failures.answered("reading")
@@ -140,37 +138,35 @@ def failures_in(folder: Path) -> list[tuple[str, bool]]:
 
 
 def test_refusals_before_any_answer_are_the_endpoints_and_nothing_is_lost(
-    said: Said, server: SimulatedTeacher, tmp_path: Path
+    server: SimulatedTeacher, tmp_path: Path
 ) -> None:
     server.control(faults={"400": 1.0}, response_words=4)
-    with said.by(TeacherRefused):
+    with pytest.raises(TeacherRefused):
         run(tmp_path / "run", server, 20)
     assert set(failures_in(tmp_path / "run")) == {("unfit", False)}
     server.control(faults={})
     assert run(tmp_path / "run", server, 20).complete
 
 
-def test_a_later_burst_of_refusals_costs_no_row_for_good(said: Said, server: SimulatedTeacher, tmp_path: Path) -> None:
+def test_a_later_burst_of_refusals_costs_no_row_for_good(server: SimulatedTeacher, tmp_path: Path) -> None:
     server.control(response_words=4)
-    run(tmp_path / "run", server, 10)
+    run(tmp_path / "run", server, 4)
     server.control(faults={"400": 1.0})
-    with said.by(RefedError):
-        run(tmp_path / "run", server, 100)
+    with pytest.raises(RefedError):
+        run(tmp_path / "run", server, 60)
     failed = failures_in(tmp_path / "run")
     assert set(failed) == {("unfit", False)} and len(failed) >= LEAST_CALLS
     server.control(faults={})
-    assert run(tmp_path / "run", server, 100).complete and server.stats()["repeated"] == 0
+    assert run(tmp_path / "run", server, 60).complete and server.stats()["repeated"] == 0
 
 
 # --- and a row's own refusals
 
 
-@pytest.mark.parametrize("raised", [lm15.ContextLengthError("9,000 tokens", status=400)], ids=["too long"])
-def test_a_rows_own_refusal_is_final(said: Said, tmp_path: Path, raised: Exception) -> None:
-    writer = Writer(raised)
+def test_a_rows_own_refusal_is_final(tmp_path: Path) -> None:
+    writer = Writer(lm15.ContextLengthError("9,000 tokens", status=400))
     made = refed_dspy.synthesize(None, references(6), teacher=fake_lm(writer), run_dir=tmp_path / "run", size=20)
-    assert made.complete
-    said([failure.kind for failure in made.failures])
+    assert made.complete and [failure.kind for failure in made.failures] == [TooLong.kind]
     asked = len(writer.requests)
     refed_dspy.synthesize(None, references(6), teacher=fake_lm(writer), run_dir=tmp_path / "run", size=20)
     assert len(writer.requests) == asked
@@ -215,13 +211,13 @@ async def test_answers_that_arrive_together_with_failures_count_at_once(tmp_path
 
 
 def odd_rows(start: int) -> Writer:
-    """Refuses every tenth instruction, for good."""
+    """Refuses every fourth instruction, for good."""
     writer = Writer()
     writer.numbers = itertools.count(1_000 * start)
 
     def refusal(request: Any) -> Any:
         found = re.findall(r"Task (\d+): do it", str(request.messages[-1]))
-        odd = "response" in writer.fields(request)[0] and found and int(found[-1]) % 10 == 3
+        odd = "response" in writer.fields(request)[0] and found and int(found[-1]) % 4 == 3
         return lm15.InvalidRequestError("not accepted", status=400) if odd else None
 
     writer.on_request = refusal
@@ -229,7 +225,7 @@ def odd_rows(start: int) -> Writer:
 
 
 def test_rows_that_an_earlier_start_saw_refused_do_not_end_the_next(tmp_path: Path) -> None:
-    for start, size in enumerate((250, 300)):
+    for start, size in enumerate((80, 100)):
         made = refed_dspy.synthesize(
             None, references(12), teacher=fake_lm(odd_rows(start)), run_dir=tmp_path / "run", size=size
         )
@@ -249,13 +245,13 @@ def test_a_pools_member_that_refuses_everything_after_it_answered_is_an_outage(
         made = refed_dspy.synthesize(None, references(12), teacher=teachers, run_dir=tmp_path / "run", size=size)
         assert made.complete and not made.failures
     assert len(bad.requests) < 40
-    said(caplog.text)
+    said(caplog.messages)
 
 
-def test_a_pools_member_that_refuses_from_the_start_ends_the_run(said: Said, tmp_path: Path) -> None:
+def test_a_pools_member_that_refuses_from_the_start_ends_the_run(tmp_path: Path) -> None:
     good, bad = Writer(), Writer()
     bad.on_request = lambda _: lm15.InvalidRequestError("bad key", status=400)
     teachers = [fake_lm(good, "fake/good"), fake_lm(bad, "fake/bad")]
-    with said.by(RefedError):
+    with pytest.raises(RefedError, match="fake/bad"):
         refed_dspy.synthesize(None, references(12), teacher=teachers, run_dir=tmp_path / "run", size=200)
     assert len(bad.requests) >= LEAST_CALLS

@@ -20,37 +20,32 @@ from refed_dspy.ledger.spending import spent
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.foreign import ForeignEngine, MessagesEngine
 from refed_dspy.teachers.prices import table_price
-from tests.support.recording_endpoint import listening
+from tests.support.recording_endpoint import listening, openai_answer
 from tests.support.scripted_batches import ask, running_at
 from tests.support.scripted_engine import CallCollector, Writer, fake_lm, response
 
 
-def answered(headers: dict[str, str]) -> tuple[int, dict[str, Any]]:
-    message = {"role": "assistant", "content": "Fine."}
-    choice = {"index": 0, "finish_reason": "stop", "message": message}
-    usage = {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12}
-    return 200, {"id": "1", "object": "chat.completion", "model": "m", "choices": [choice], "usage": usage}
-
-
 @pytest.mark.parametrize(
-    ("settings", "sent"),
+    ("settings", "sent", "alone"),
     [
-        ({"temperature": 0.0, "top_p": 0.5, "stop": ["x"]}, {"temperature": 0.0, "top_p": 0.5, "stop": ["x"]}),
-        pytest.param({"min_p": 0.1}, {"min_p": 0.1}, marks=pytest.mark.slow),  # LiteLLM is imported
-        ({"extra_body": {"guided_regex": "a+"}, "temperature": 0.0}, {"guided_regex": "a+", "temperature": 0.0}),
+        ({"temperature": 0.0, "top_p": 0.5, "stop": ["x"]}, {"temperature": 0.0, "top_p": 0.5, "stop": ["x"]}, True),
+        pytest.param({"min_p": 0.1}, {"min_p": 0.1}, True, marks=pytest.mark.slow),  # LiteLLM is imported
+        ({"extra_body": {"guided_regex": "a+"}, "temperature": 0.0}, {"guided_regex": "a+", "temperature": 0.0}, False),
     ],
     ids=["known", "unknown", "body"],
 )
-async def test_all_of_its_settings_are_sent(settings: dict[str, Any], sent: dict[str, Any]) -> None:
+async def test_all_of_its_settings_are_sent(settings: dict[str, Any], sent: dict[str, Any], alone: bool) -> None:
     """An explicit request has no field for each of them; asked as it is, the LM sends them all."""
     request = Request(model="any", messages=(Message.user("Hm?"),), config=Config())
-    with listening(answered) as endpoint:
+    with listening(lambda _: (200, openai_answer("Fine."))) as endpoint:
         own = dspy.LM("openai/m", api_base=endpoint.base_url, api_key="k", cache=False, num_retries=0, **settings)
         teacher = open_teacher(own)
-        await own.acall("Hm?")
+        if alone:
+            await own.acall("Hm?")
         assert (await ForeignEngine(own, teacher.endpoint, None).complete(request)).text == "Fine."
-        alone, recorded = endpoint.bodies
-    assert {name: recorded[name] for name in sent} == sent == {name: alone[name] for name in sent}
+    assert len(endpoint.bodies) == 1 + alone
+    for body in endpoint.bodies:
+        assert {name: body[name] for name in sent} == sent
 
 
 @pytest.mark.parametrize("name", ["openai/gpt-4o-mini", "odd/model"])
@@ -83,8 +78,9 @@ async def test_an_answer_that_ended_early_is_a_failure_of_that_kind_and_not_aske
                 with pytest.raises(kind):
                     await ask(recorded, "q")
         run.group.close()
-        assert ledger.db.execute("SELECT outcome FROM calls").fetchall() == [(kind.kind,)]
-        assert ledger.db.execute("SELECT kind, final FROM failures").fetchall() == [(kind.kind, 1)]
+        outcomes = ledger.db.execute("SELECT outcome FROM calls").fetchall()
+        failures = ledger.db.execute("SELECT kind, final FROM failures").fetchall()
+    assert outcomes == [(kind.kind,)] and failures == [(kind.kind, 1)]
     assert len(writer.requests) == 1
 
 
@@ -123,6 +119,7 @@ async def test_a_model_that_takes_no_requests_is_asked_with_messages(kind: type[
     assert [(call.outcome, call.prompt_tokens, call.completion_tokens) for call in recorder.calls] == [("ok", 5, 3)]
 
 
+@pytest.mark.slow  # LiteLLM is imported
 def test_a_text_completion_model_is_asked_with_messages() -> None:
     lm = dspy.LM("openai/m", model_type="text")
     assert type(open_teacher(lm).start()) is MessagesEngine

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
+import re
 
 import pytest
 
@@ -16,49 +16,45 @@ from refed_dspy.teachers.rate_limits import (
     current_slot,
     seconds_alone,
 )
-from tests.support.clocks import Clock, settle_down, virtual_limits, virtually
+from tests.support.clocks import Clock, in_virtual_time, settle_down, virtual_limits
+from tests.support.said import Said
 from tests.support.slots import sent, slots
 
 
-@pytest.mark.parametrize("asked", [5.0, 300.0])
-def test_a_pause_is_as_long_as_asked(asked: float) -> None:
-    async def main() -> None:
-        limits, loop = virtual_limits(), asyncio.get_running_loop()
-        begun = loop.time()
-        limits.refused(await limits.acquire(1), asked)
-        await limits.acquire(1)
-        assert asked <= loop.time() - begun < asked + 0.1
-
-    virtually(main)
-
-
-def test_who_is_asked_to_wait_longer_than_is_worth_it_hears_so_at_once_and_with_the_time() -> None:
-    async def main() -> None:
-        limits, loop = virtual_limits(), asyncio.get_running_loop()
-        begun, both = loop.time(), await sent(limits, 2)
-        limits.refused(both[0], 3600)
-        alone = asyncio.create_task(limits.alone(3600))
-        await settle_down()
-        limits.refused(both[1], 3600)
-        await alone
-        for _ in range(2):
-            with pytest.raises(WaitTooLong, match=r"nothing more for 60 minutes, until \d\d:\d\d, by its rate limit"):
-                await limits.acquire(1)
-        assert loop.time() == begun
-
-    virtually(main)
+@in_virtual_time
+@pytest.mark.parametrize("asked", [[5.0], [300.0], [30.0, 30.0, 30.0, 30.0, 1.0]])
+async def test_a_pause_is_as_long_as_the_longest_that_was_asked_for(asked: list[float]) -> None:
+    limits, loop = virtual_limits(), asyncio.get_running_loop()
+    begun = loop.time()
+    for slot, seconds in zip(await sent(limits, len(asked)), asked, strict=True):
+        limits.refused(slot, seconds)
+    await limits.acquire(1)
+    assert max(asked) <= loop.time() - begun < max(asked) + 0.1
 
 
-def test_after_the_pause_of_a_full_endpoint_a_refused_call_waits_alone_again() -> None:
-    async def main() -> None:
-        limits, loop = virtual_limits(), asyncio.get_running_loop()
-        limits.refused(await limits.acquire(1), 30)
-        await limits.acquire(1)
-        begun = loop.time()
-        await limits.alone(5)
-        assert loop.time() - begun >= 5
+@in_virtual_time
+async def test_who_is_asked_to_wait_longer_than_is_worth_it_hears_so_at_once_and_with_the_time() -> None:
+    limits, loop = virtual_limits(), asyncio.get_running_loop()
+    begun, both = loop.time(), await sent(limits, 2)
+    limits.refused(both[0], 3600)
+    alone = asyncio.create_task(limits.alone(3600))
+    await settle_down()
+    limits.refused(both[1], 3600)
+    await alone
+    for _ in range(2):
+        with pytest.raises(WaitTooLong, match=r"60 minutes, until \d\d:\d\d, "):
+            await limits.acquire(1)
+    assert loop.time() == begun
 
-    virtually(main)
+
+@in_virtual_time
+async def test_after_the_pause_of_a_full_endpoint_a_refused_call_waits_alone_again() -> None:
+    limits, loop = virtual_limits(), asyncio.get_running_loop()
+    limits.refused(await limits.acquire(1), 30)
+    await limits.acquire(1)
+    begun = loop.time()
+    await limits.alone(5)
+    assert loop.time() - begun >= 5
 
 
 @pytest.mark.parametrize(("refusals", "longest"), [(0, 0.2), (1, 0.4), (5, 6.4), (30, LONGEST_PAUSE)])
@@ -72,39 +68,25 @@ def test_a_wait_that_was_asked_for_is_a_tenth_longer_at_most() -> None:
     assert min(waits) >= 10 and 10.9 < max(waits) <= 11
 
 
-def test_a_longer_pause_is_not_cut_short_by_a_shorter_one() -> None:
-    async def main() -> None:
-        limits, loop = virtual_limits(), asyncio.get_running_loop()
-        begun, both = loop.time(), await sent(limits, 5)
-        for number, slot in enumerate(both):
-            limits.refused(slot, 1 if number == 4 else 30)
-        await limits.acquire(1)
-        assert loop.time() - begun >= 30
+@in_virtual_time
+async def test_after_a_pause_those_who_waited_come_within_the_window() -> None:
+    limits, loop = virtual_limits(), asyncio.get_running_loop()
+    first = await slots(limits, FIRST_WINDOW)
+    entered: list[float] = []
 
-    virtually(main)
+    async def call() -> None:
+        slot = await limits.acquire(1)
+        entered.append(loop.time())
+        assert limits.in_flight <= int(limits.window)
+        await asyncio.sleep(1)
+        limits.ended(slot)
 
-
-def test_after_a_pause_those_who_waited_come_within_the_window() -> None:
-    async def main() -> None:
-        limits, loop = virtual_limits(), asyncio.get_running_loop()
-        first = await slots(limits, FIRST_WINDOW)
-        entered: list[float] = []
-
-        async def call() -> None:
-            slot = await limits.acquire(1)
-            entered.append(loop.time())
-            assert limits.in_flight <= int(limits.window)
-            await asyncio.sleep(1)
-            limits.ended(slot)
-
-        waiting = [asyncio.create_task(call()) for _ in range(60)]
-        await asyncio.sleep(0.1)
-        for slot in first:
-            limits.refused(slot, 2)
-        await asyncio.gather(*waiting)
-        assert max(entered.count(moment) for moment in entered) <= FIRST_WINDOW / 2
-
-    virtually(main)
+    waiting = [asyncio.create_task(call()) for _ in range(60)]
+    await asyncio.sleep(0.1)
+    for slot in first:
+        limits.refused(slot, 2)
+    await asyncio.gather(*waiting)
+    assert max(entered.count(moment) for moment in entered) <= FIRST_WINDOW / 2
 
 
 async def refused_after_answers(limits: RateLimits) -> None:
@@ -117,67 +99,55 @@ async def refused_after_answers(limits: RateLimits) -> None:
     limits.refused(slot, 2)
 
 
-def test_after_a_pause_they_come_one_by_one_over_the_time_that_an_answer_takes() -> None:
-    async def main() -> None:
-        limits, loop = virtual_limits(), asyncio.get_running_loop()
-        await refused_after_answers(limits)
-        came = list[float]()
-        for _ in range(int(limits.window)):
-            await limits.acquire(1)
-            came.append(loop.time())
-        assert len(came) > 4 and 0.05 < came[-1] - came[0] <= 0.11
-
-    virtually(main)
+@in_virtual_time
+async def test_after_a_pause_they_come_one_by_one_over_the_time_that_an_answer_takes() -> None:
+    limits, loop = virtual_limits(), asyncio.get_running_loop()
+    await refused_after_answers(limits)
+    came = list[float]()
+    for _ in range(int(limits.window)):
+        await limits.acquire(1)
+        came.append(loop.time())
+    assert len(came) > 4 and 0.05 < came[-1] - came[0] <= 0.11
 
 
-def test_once_as_many_as_may_are_in_flight_again_the_others_come_as_slots_are_free() -> None:
-    async def main() -> None:
-        limits, loop = virtual_limits(), asyncio.get_running_loop()
-        await refused_after_answers(limits)
-        in_flight = [await limits.acquire(1) for _ in range(int(limits.window))]
-        waiting = [asyncio.create_task(limits.acquire(1)) for _ in range(4)]
-        await asyncio.sleep(0.1)
-        ended = loop.time()
-        for slot in in_flight[:4]:
-            limits.ended(slot)
-        await asyncio.gather(*waiting)
-        assert loop.time() == ended
-
-    virtually(main)
+@in_virtual_time
+async def test_once_as_many_as_may_are_in_flight_again_the_others_come_as_slots_are_free() -> None:
+    limits, loop = virtual_limits(), asyncio.get_running_loop()
+    await refused_after_answers(limits)
+    in_flight = [await limits.acquire(1) for _ in range(int(limits.window))]
+    waiting = [asyncio.create_task(limits.acquire(1)) for _ in range(4)]
+    await asyncio.sleep(0.1)
+    ended = loop.time()
+    for slot in in_flight[:4]:
+        limits.ended(slot)
+    await asyncio.gather(*waiting)
+    assert loop.time() == ended
 
 
-@pytest.mark.parametrize(
-    ("retry_after", "said"),
-    [
-        (5, []),
-        (45, ["asks for a pause of 45 s (Retry-After); waiting 45 s, until "]),
-        (600, ["asks for a pause of 10 minutes"] * 4),
-    ],
-)
-def test_a_long_pause_is_told_and_told_again_with_its_reason(
-    retry_after: float, said: list[str], caplog: pytest.LogCaptureFixture
+def without_times(lines: list[str]) -> list[str]:
+    return [re.sub(r"\d\d:\d\d(:\d\d)?", "TIME", line) for line in lines]
+
+
+@in_virtual_time
+@pytest.mark.parametrize("retry_after", [5, 45, 600])
+async def test_a_long_pause_is_told_and_told_again_with_its_reason(
+    said: Said, retry_after: float, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def main() -> None:
-        limits = RateLimits(8, clock=asyncio.get_running_loop().time, rng=random.Random(0), name="http://there/v1")
-        for _ in range(3):  # refused each time
-            limits.refused(await limits.acquire(1), retry_after)
-        limits.ended(await limits.acquire(1))
-
-    virtually(main)
-    lines = [record.getMessage() for record in caplog.records]
-    assert len(lines) == len(said) and all(text in line for line, text in zip(lines, said, strict=True)), lines
-    assert all(line.startswith("http://there/v1: ") for line in lines)
+    limits = RateLimits(8, clock=asyncio.get_running_loop().time, rng=random.Random(0), name="http://there/v1")
+    for _ in range(3):  # refused each time
+        limits.refused(await limits.acquire(1), retry_after)
+    limits.ended(await limits.acquire(1))
+    said(without_times(caplog.messages))
 
 
-def test_a_limit_that_is_used_up_is_told_and_told_again_after_an_answer(caplog: pytest.LogCaptureFixture) -> None:
-    async def main() -> None:
-        limits = RateLimits(8, tokens_per_minute=60, clock=asyncio.get_running_loop().time, name="there")
-        for _ in range(4):
-            limits.went_well(await limits.acquire(50))
-
-    virtually(main)
-    told = [record.getMessage().partition(", until")[0] for record in caplog.records]
-    assert told == [f"there: rate limit used up; waiting {seconds} s" for seconds in (40, 50, 50)]
+@in_virtual_time
+async def test_a_limit_that_is_used_up_is_told_and_told_again_after_an_answer(
+    said: Said, caplog: pytest.LogCaptureFixture
+) -> None:
+    limits = RateLimits(8, tokens_per_minute=60, clock=asyncio.get_running_loop().time, name="there")
+    for _ in range(4):
+        limits.went_well(await limits.acquire(50))
+    said(without_times(caplog.messages))
 
 
 async def test_headers_are_of_the_moment_in_which_their_call_was_sent() -> None:
@@ -197,29 +167,17 @@ async def test_headers_are_of_the_moment_in_which_their_call_was_sent() -> None:
     assert (limits.requests.taken, limits.tokens.taken, limits.in_flight) == (3, 137, 3)
 
 
-def test_a_limit_that_is_used_up_for_long_refuses_who_needs_it_and_lets_others_in() -> None:
-    async def main() -> None:
-        limits = virtual_limits()
-        limits.tokens.learn(limit=1000, left=10, reset=86_400)
-        asked = [asyncio.create_task(limits.acquire(tokens)) for tokens in (500, 5)]
-        await settle_down()
-        with pytest.raises(WaitTooLong, match=r"allows nothing more for 12 hours"):
-            await asked[0]
-        assert asked[1].done() and limits.in_flight == 1
-
-    virtually(main)
+@in_virtual_time
+async def test_a_limit_that_is_used_up_for_long_refuses_who_needs_it_and_lets_others_in() -> None:
+    limits = virtual_limits()
+    limits.tokens.learn(limit=1000, left=10, reset=86_400)
+    asked = [asyncio.create_task(limits.acquire(tokens)) for tokens in (500, 5)]
+    await settle_down()
+    with pytest.raises(WaitTooLong):
+        await asked[0]
+    assert asked[1].done() and limits.in_flight == 1
 
 
-def test_a_wait_says_until_when() -> None:
-    begun = time.time()
-    text = str(WaitTooLong(7200))
-    moments = {time.strftime("until %H:%M", time.localtime(now + 7200)) for now in (begun, time.time())}
-    assert any(moment in text for moment in moments)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "told"),
-    [(119, "119 s"), (120, "2 minutes"), (7200, "2 hours"), (172_800, "2 days"), (63_115_200, "2 years")],
-)
-def test_a_wait_is_told_in_the_largest_unit_that_it_has_twice(seconds: float, told: str) -> None:
-    assert f"allows nothing more for {told}," in str(WaitTooLong(seconds))
+def test_a_wait_is_told_in_the_largest_unit_that_it_has_twice(said: Said) -> None:
+    waits = [WaitTooLong(seconds) for seconds in (119, 120, 7200, 172_800, 63_115_200)]
+    said([str(wait).partition(", until")[0] for wait in waits])

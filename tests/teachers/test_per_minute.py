@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from refed_dspy.teachers.rate_limits import PerMinute, RateLimits, seconds_from_now
-from tests.support.clocks import Clock, virtual_limits, virtually
+from tests.support.clocks import Clock, in_virtual_time, virtual_limits
 
 # --- limits per minute
 
@@ -54,18 +54,16 @@ def test_headers_leave_a_fixed_limit_its_rate_but_take_from_what_is_left() -> No
     assert limit.wait(4) == pytest.approx(1), "one a second, whatever the endpoint would take"
 
 
-@pytest.mark.parametrize(("limit", "seconds"), [(200, 86_400), (3600, 3 * 3600)])
-def test_a_limit_of_hours_or_a_day_is_told_by_its_long_reset(limit: int, seconds: int) -> None:
+@pytest.mark.parametrize(
+    ("limit", "left", "reset", "seconds"),
+    [(200, 100, 43_200, 86_400), (3600, 1800, 5400, 3 * 3600), (5000, 4999, 0.012, 60)],
+)
+def test_a_limit_of_hours_or_a_day_is_told_by_its_long_reset(
+    limit: int, left: int, reset: float, seconds: float
+) -> None:
     per_minute = PerMinute(None, Clock())
-    per_minute.learn(limit, limit / 2, seconds / 2)
-    per_minute.take(limit / 2)
-    assert per_minute.wait(1) == pytest.approx(seconds / limit)
-
-
-def test_a_limit_of_a_minute_has_a_short_reset() -> None:
-    limit = PerMinute(None, Clock())
-    limit.learn(5000, 4999, 0.012)
-    assert limit.rate == pytest.approx(5000 / 60)
+    per_minute.learn(limit, left, reset)
+    assert per_minute.rate == pytest.approx(limit / seconds)
 
 
 def test_more_than_the_whole_limit_counts_as_the_whole() -> None:
@@ -83,7 +81,7 @@ def test_a_limit_of_nothing_is_none(limit: float) -> None:
     assert per_minute.wait(5) == 0
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(5))
 def test_never_more_is_taken_than_the_size_and_what_was_refilled(seed: int) -> None:
     rng, clock = random.Random(seed), Clock()
     per_minute = rng.uniform(1, 1000)
@@ -117,19 +115,7 @@ def test_a_moment_is_read_as_the_time_until_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        None,
-        "",
-        "soon",
-        "-",
-        "Wed, 21 Oct 2026 07:28:00 GMT",
-        "12monkeys",
-        "-5s",
-        "1_0",
-        "٣",
-        "٣s",
-    ],
+    "text", [None, "", "soon", "-", "Wed, 21 Oct 2026 07:28:00 GMT", "12monkeys", "-5s", "1_0", "٣", "٣s"]
 )
 def test_garbage_says_nothing(text: str | None) -> None:
     assert seconds_from_now(text) is None
@@ -151,16 +137,10 @@ def test_both_families_of_headers_are_known(names: dict[str, str]) -> None:
 @pytest.mark.parametrize("limit", ["unlimited", "", "60 per minute", "nan"])
 def test_headers_that_cannot_be_read_bound_nothing(limit: str) -> None:
     limits = RateLimits(8, clock=Clock())
-    limits.learn({"x-ratelimit-limit-requests": limit, "x-ratelimit-remaining-requests": "0"})
+    unread = {"x-ratelimit-limit-requests": limit, "x-ratelimit-remaining-requests": "0"}
+    limits.learn(unread | {"x-ratelimit-reset-requests": "inf"})
     limits.learn({"x-ratelimit-limit-tokens": "60"})  # nothing about what is left
     assert limits.requests.rate is None and limits.tokens.rate is None
-
-
-def test_a_reset_that_is_no_number_breaks_nothing() -> None:
-    limits = RateLimits(8, clock=Clock())
-    values = {"limit": "60", "remaining": "0", "reset": "inf"}
-    limits.learn({f"x-ratelimit-{what}-requests": value for what, value in values.items()})
-    assert limits.requests.wait(1) >= 0
 
 
 # --- endpoints with limits of their own, in virtual time
@@ -186,17 +166,15 @@ class FixedWindow:
         return taken
 
 
+@in_virtual_time
 @pytest.mark.parametrize("most", [4, 32])
-def test_a_limit_counted_minute_by_minute_is_used_well(most: int) -> None:
-    async def main() -> None:
-        limits, endpoint, loop = virtual_limits(most), FixedWindow(), asyncio.get_running_loop()
-        begun = loop.time()
+async def test_a_limit_counted_minute_by_minute_is_used_well(most: int) -> None:
+    limits, endpoint, loop = virtual_limits(most), FixedWindow(), asyncio.get_running_loop()
+    begun = loop.time()
 
-        async def call() -> None:
-            while not await endpoint.call(limits):
-                pass
+    async def call() -> None:
+        while not await endpoint.call(limits):
+            pass
 
-        await asyncio.gather(*(call() for _ in range(300)))
-        assert (loop.time() - begun) / 60 < 7, "five minutes' worth"
-
-    virtually(main)
+    await asyncio.gather(*(call() for _ in range(300)))
+    assert (loop.time() - begun) / 60 < 7, "five minutes' worth"

@@ -34,11 +34,11 @@ from tests.support.two_teachers import answered_twice, asked, check_lineage, con
 def test_a_pool_splits_by_weight_and_one_member_writes_a_sample(
     two: tuple[SimulatedTeacher, ...], tmp_path: Path
 ) -> None:
-    made = run(tmp_path / "run", 120, teacher=pool(two, 3, 1))
+    made = run(tmp_path / "run", 60, teacher=pool(two, 3, 1))
     rows = check_lineage(made, two)
     wrote = Counter(row["teacher"] for row in rows)
-    assert 70 <= wrote["sim/sim-model"] <= 110, "90 expected, with a standard deviation of 4.7"
-    assert wrote.total() == 120
+    assert 31 <= wrote["sim/sim-model"] <= 58, "45 expected, with a standard deviation of 3.4"
+    assert wrote.total() == 60
     assert all(row["teacher"] == row["response_teacher"] for row in rows)
     uses = {use["model"]: use for use in made.status["models"]}
     assert sum(use["calls"] for use in uses.values()) == sum(asked(two))
@@ -49,39 +49,40 @@ def test_other_weights_another_order_and_fewer_members_pay_nothing_again(
     said: Said, two: tuple[SimulatedTeacher, ...], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     both = pool(two)
-    first = list(run(tmp_path / "run", teacher=both).samples)
+    first = list(run(tmp_path / "run", 16, teacher=both).samples)
     assert all(asked(two))
     with caplog.at_level(logging.WARNING, "refed_dspy.teachers"):
         for who in (pool(two, 1, 9), both[::-1], both[:1], both[1:], both):
-            made = run(tmp_path / "run", teacher=who)
+            made = run(tmp_path / "run", 16, teacher=who)
             assert list(made.samples) == first
     assert asked(two) == [0, 0]
-    said(caplog.text)
-    rows = check_lineage(run(tmp_path / "run", teacher=both[:1]), two)
+    said(caplog.messages)
+    rows = check_lineage(run(tmp_path / "run", 16, teacher=both[:1]), two)
     assert len({row["teacher"] for row in rows}) == 2, "who is asked no more has written it all the same"
-    assert run(tmp_path / "run", 60, teacher=both[1:]).complete
+    assert run(tmp_path / "run", 24, teacher=both[1:]).complete
     assert asked(two)[0] == 0 and not answered_twice(tmp_path / "run"), "nor is its feedback paid for again"
 
 
 def test_what_a_further_start_asks_goes_by_the_new_weights(two: tuple[SimulatedTeacher, ...], tmp_path: Path) -> None:
-    run(tmp_path / "run", 10, teacher=config(two[0]))
+    run(tmp_path / "run", 4, teacher=config(two[0]))
     assert asked(two)[1] == 0
-    run(tmp_path / "run", 40, teacher=pool(two, 1, 9))
+    run(tmp_path / "run", 20, teacher=pool(two, 1, 9))
+    assert repeated(two) == 0
     first, second = asked(two)
-    assert second > 3 * first and repeated(two) == 0
-    assert len(refed_dspy.resume(tmp_path / "run", size=44).samples) == 44
+    assert second > 2 * first
+    assert len(refed_dspy.resume(tmp_path / "run", size=26).samples) == 26
     assert asked(two)[1] > 0
-    assert run(tmp_path / "run", 60, teacher=config(two[0])).complete
+    assert run(tmp_path / "run", 32, teacher=config(two[0])).complete
     assert asked(two)[1] == 0 and not answered_twice(tmp_path / "run"), "one is asked now, and both have answered"
 
 
 @pytest.mark.slow
 def test_who_began_a_sample_ends_it_whatever_the_weights_are_now(
-    said: Said, two: tuple[SimulatedTeacher, ...], tmp_path: Path
+    two: tuple[SimulatedTeacher, ...], tmp_path: Path
 ) -> None:
     first, second = pool(two, 1, 50)
     two[1].control(down_after=0)
-    with said.by(RunStopped):
+    with pytest.raises(RunStopped):
         run(tmp_path / "run", 60, teacher=first, teachers={"response_improvement": second}, per_reference=20)
     two[1].control(down_after=None)
     made = run(tmp_path / "run", teacher=[first, second], per_reference=20)
@@ -92,11 +93,12 @@ def test_who_began_a_sample_ends_it_whatever_the_weights_are_now(
 
 
 def test_a_run_of_other_teachers_is_another_run(said: Said, two: tuple[SimulatedTeacher, ...], tmp_path: Path) -> None:
-    run(tmp_path / "run", 4, teacher=pool(two))
+    run(tmp_path / "run", 2, teacher=pool(two))
+    others = [config(server, temperature=0.5) for server in two]
     with said.by(RunDirError):
-        run(tmp_path / "run", 4, teacher=config(two[0], temperature=0.5))
-    with said.by(RunDirError):
-        run(tmp_path / "run", 4, teacher=[config(server, temperature=0.5) for server in two])
+        run(tmp_path / "run", 2, teacher=others[0])
+    with pytest.raises(RunDirError):
+        run(tmp_path / "run", 2, teacher=others)
 
 
 # --- stages
@@ -104,34 +106,23 @@ def test_a_run_of_other_teachers_is_another_run(said: Said, two: tuple[Simulated
 
 def test_stages_have_teachers_of_their_own(two: tuple[SimulatedTeacher, ...], tmp_path: Path) -> None:
     writer, strong = config(two[0]), config(two[1], model="sim/other-model")
-    made = run(tmp_path / "run", teacher=writer, teachers={"feedback": strong}, per_reference=20)
+    made = run(tmp_path / "run", 10, teacher=writer, teachers={"feedback": strong}, per_reference=5)
     usage = made.status["usage"]
     feedback = sum(usage[stage]["calls"] for stage in ("instruction_feedback", "response_feedback"))
     assert asked(two) == [sum(use["calls"] for use in usage.values()) - feedback, feedback]
     rows = check_lineage(made, two)
     assert {(row["teacher"], row["instruction_teacher"]) for row in rows} == {("sim/sim-model", "sim/sim-model")}
-    refed_dspy.resume(tmp_path / "run", size=90)
+    refed_dspy.resume(tmp_path / "run", size=20)
     assert asked(two)[1] > 0, "the folder remembers who gives feedback"
     split = {"feedback": strong, "response_feedback": writer, "response_improvement": strong}
-    made = run(tmp_path / "split", 10, teacher=writer, teachers=split)
+    made = run(tmp_path / "split", 4, teacher=writer, teachers=split)
     assert {row["teacher"] for row in check_lineage(made, two)} == {"sim/other-model"}
     assert {row["response_teacher"] for row in check_lineage(made, two)} == {"sim/sim-model"}
 
 
-@pytest.mark.parametrize(
-    ("stage", "hint"),
-    [("respons_feedback", "did you mean response_feedback"), ("x", "the program's stages are instruction_feedback")],
-)
-def test_a_stage_that_there_is_not_is_refused(said: Said, tmp_path: Path, stage: str, hint: str) -> None:
-    with said.by(ConfigError):
-        run(tmp_path / "run", teacher=fake_lm(Writer()), teachers={stage: fake_lm(Writer())})
-
-
-def test_one_teacher_in_several_places_is_one(said: Said, tmp_path: Path) -> None:
-    writer, other = Writer(), fake_lm(Writer())
+def test_one_teacher_in_several_places_is_one(tmp_path: Path) -> None:
+    writer = Writer()
     lm = fake_lm(writer)
-    with said.by(ConfigError):
-        run(tmp_path / "run", teacher=[lm, other])
     made = run(tmp_path / "run", 4, teacher=lm, teachers={"feedback": lm, "response_generation": [lm]})
     assert made.complete and made.status["models"][0]["calls"] == len(writer.requests)
     with Ledger.read(tmp_path / "run") as ledger:
@@ -165,31 +156,26 @@ def test_a_config_and_a_file_may_hold_a_list(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "text", "environ", "message"),
+    ("kind", "text", "environ"),
     [
-        (RunConfig, "teacher: []", {}, "teacher: list should have at least 1 item"),
-        (RunConfig, "teacher: [{modle: x}]", {}, "teacher 1: modle: unknown key; did you mean model?"),
-        (RunConfig, "teachers: {feedback: {model: x}}", {}, "teachers.feedback: model must be PROVIDER/NAME"),
-        (RunConfig, "teacher: [{model: a/b, weight: 0}]", {}, "teacher 1: weight: input should be greater than 0"),
-        (
-            RunConfig,
-            "teacher: [a/b, c/d]",
-            {"REFED_TEACHER__MODEL": "e/f"},
-            "variable REFED_TEACHER__MODEL: the teacher is a list of teachers; change it in that file",
-        ),
-        (CompileConfig, "teacher: [a/b, c/d]", {}, "teacher: takes one model; a list"),
-        (RecycleConfig, "teacher: [a/b, c/d]", {}, "teacher: takes one model; a list"),
-        (RunConfig, "judge: [a/b, c/d]", {}, "judge: takes one model; a list"),
+        (RunConfig, "teacher: []", {}),
+        (RunConfig, "teacher: [{modle: x}]", {}),
+        (RunConfig, "teachers: {feedback: {model: x}}", {}),
+        (RunConfig, "teacher: [{model: a/b, weight: 0}]", {}),
+        (RunConfig, "teacher: [a/b, c/d]", {"REFED_TEACHER__MODEL": "e/f"}),
+        (CompileConfig, "teacher: [a/b, c/d]", {}),
+        (RecycleConfig, "teacher: [a/b, c/d]", {}),
+        (RunConfig, "judge: [a/b, c/d]", {}),
     ],
 )
 def test_wrong_settings_of_several_are_told_in_one_line(
-    tmp_path: Path, kind: type[Settings], text: str, environ: dict[str, str], message: str
+    said: Said, tmp_path: Path, kind: type[Settings], text: str, environ: dict[str, str]
 ) -> None:
     file = tmp_path / "x.yaml"
     file.write_text(text)
-    with pytest.raises(ConfigError) as refused:
+    with said.by(ConfigError) as refused:
         load_config(kind, file, environ)
-    assert message in str(refused.value) and str(refused.value).isprintable()
+    assert str(refused.value).isprintable()
 
 
 @pytest.mark.slow
@@ -203,12 +189,10 @@ def test_a_judge_beside_a_pool_answers_by_itself(two: tuple[SimulatedTeacher, ..
 
 
 @pytest.mark.slow
-def test_tracking_names_all_teachers(two: tuple[SimulatedTeacher, ...], tmp_path: Path) -> None:
+def test_tracking_names_all_teachers(said: Said, two: tuple[SimulatedTeacher, ...], tmp_path: Path) -> None:
     made = run(tmp_path / "run", 2, teacher=pool(two), teachers={"feedback": config(two[1], model="sim/strong")})
     with Ledger.read(made.run_dir) as ledger:
-        teacher_parameter = run_parameters(RunAccount.of(ledger))["teacher"]
-    feedback = "instruction_feedback: sim/strong, response_feedback: sim/strong"
-    assert teacher_parameter == f"sim/sim-model + sim/other-model, {feedback}"
+        said(run_parameters(RunAccount.of(ledger))["teacher"])
 
 
 async def test_a_preview_asks_each_stages_own_teacher(two: tuple[SimulatedTeacher, ...]) -> None:

@@ -12,6 +12,7 @@ from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.errors import ConfigError
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import spent
+from refed_dspy.ledger.states import CAPPED
 from refed_dspy.records import PICO
 from tests.support.said import Said
 from tests.support.scripted_engine import references
@@ -21,7 +22,7 @@ from tests.support.two_teachers import asked, check_lineage, config, pool, run
 def test_caps_hold_over_all_members(said: Said, two: tuple[SimulatedTeacher, ...], tmp_path: Path) -> None:
     made = run(tmp_path / "calls", 100, teacher=pool(two), max_calls=31)
     assert sum(asked(two)) <= 31
-    said(made.state)
+    assert made.state == CAPPED
     dear = [teacher.model_copy(update={"price": None}) for teacher in pool(two)]
     with said.by(ConfigError):
         run(tmp_path / "unknown", 10, teacher=[dear[0], pool(two)[1]], max_cost=1.0)
@@ -31,14 +32,14 @@ def test_caps_hold_over_all_members(said: Said, two: tuple[SimulatedTeacher, ...
 
 
 @pytest.mark.slow
-def test_a_cap_in_dollars_holds_over_all_members(said: Said, two: tuple[SimulatedTeacher, ...], tmp_path: Path) -> None:
+def test_a_cap_in_dollars_holds_over_all_members(two: tuple[SimulatedTeacher, ...], tmp_path: Path) -> None:
     made = run(tmp_path / "cost", 200, teacher=pool(two), max_cost=0.05)
     billed = 0.0
     for server in two:
         stats = server.stats()
         billed += (stats["billed_prompt_tokens"] + 2 * stats["billed_completion_tokens"]) / 1e6
     assert len(made.samples) and 0.02 < billed <= 0.05
-    said(made.state)
+    assert made.state == CAPPED
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from decimal import Decimal
 from typing import Any
 
@@ -16,7 +17,6 @@ from refed_dspy.errors import ConfigError
 from refed_dspy.records import PICO, Rates, dollars
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.prices import FREE, Price, in_batches, price_of, table_name, table_price
-from tests.support.said import Said
 
 HERE = "http://127.0.0.1:9/v1"
 OPENAI = "https://api.openai.com/v1"
@@ -55,20 +55,13 @@ def test_cached_tokens_have_a_price_of_their_own_or_that_of_others() -> None:
     assert without.cost(100, 40, 0, 10) == (100 * 1 + 10 * 4) * 10**6
 
 
-def test_a_price_given_wins_over_the_table() -> None:
+def test_a_price_given_wins_over_the_table_and_can_be_that_of_a_model_in_it() -> None:
     price_set = priced("openai/gpt-4o", None, price={"prompt": 1, "completion": 2})
     assert price_set is not None and price_set.rates.prompt == 10**6 and "settings" in price_set.source
-
-
-def test_a_price_can_be_that_of_a_model_in_the_table() -> None:
     assert priced(price="openai/gpt-4o-mini") == table_price("openai/gpt-4o-mini") is not None
-
-
-@pytest.mark.parametrize("name", ["openai/no-such-model", "nobody/nothing", "nothing"])
-def test_a_name_that_the_table_lacks_is_refused_in_one_line(name: str) -> None:
-    with pytest.raises(ConfigError) as error:
-        priced(price=name)
-    assert name in str(error.value) and "prompt" in str(error.value) and "\n" not in str(error.value)
+    for name in ("openai/no-such-model", "nothing"):
+        with pytest.raises(ConfigError, match=name):
+            priced(price=name)
 
 
 def test_an_endless_price_is_refused_by_the_settings() -> None:
@@ -106,17 +99,13 @@ def test_tokens_written_to_a_cache_may_cost_more_than_others() -> None:
     assert price.cost(100, 0, 100, 0) > price.cost(100, 0, 0, 0) > price.cost(100, 100, 0, 0)
 
 
-@pytest.mark.parametrize("model", ["openai/no-such-model", "nobody/nothing", "nothing", ""])
-def test_an_unknown_model_has_no_price(model: str) -> None:
+@pytest.mark.parametrize("model", ["openai/no-such-model", "nobody/nothing", "", "openrouter/openrouter/auto"])
+def test_an_unknown_model_and_a_router_to_paid_ones_have_no_price(model: str) -> None:
     assert table_price(model) is None
 
 
-def test_a_router_to_paid_models_is_not_free() -> None:
-    assert table_price("openrouter/openrouter/auto") is None
-
-
-def test_the_table_is_named_with_its_date(said: Said) -> None:
-    said(table_name())
+def test_the_table_is_named_with_its_date() -> None:
+    assert re.search(r" \d+\.\d+\.\d+ .*\d{4}-\d\d-\d\d", table_name())
     price = table_price("openai/gpt-4o-mini")
     assert price is not None and price.source == table_name()
 
@@ -219,13 +208,10 @@ def test_a_longer_prompt_may_be_the_cheaper_one() -> None:
         ("0.00000001", "$0.00000001"),
         ("0.00015", "$0.00015"),
         ("0.0123", "$0.012"),
-        ("0.1", "$0.10"),
         ("0.5", "$0.50"),
         ("0.994", "$0.99"),
-        ("0.995", "$0.99"),
         ("0.996", "$1.00"),
         (1, "$1.00"),
-        ("12.346", "$12.35"),
         ("1234.5", "$1,234.50"),
         (2_000_000, "$2,000,000.00"),
     ],
@@ -240,15 +226,6 @@ def test_what_changes_the_rates_leaves_the_price_unknown(params: dict[str, Any])
     assert priced("openai/gpt-4o-mini", None, params=params) is None
     price_set = {"prompt": 1.0, "completion": 2.0}
     assert priced("openai/gpt-4o-mini", None, params=params, price=price_set) is not None, "the settings say so"
-
-
-def test_a_batch_knows_no_cache_whatever_the_table_lists() -> None:
-    for name in ("openai/gpt-4o-mini", "openai/gpt-5-mini"):
-        config = TeacherConfig(model=name, mode="batch")
-        plain, batch = table_price(name), in_batches(config, table_price(name))
-        assert plain is not None and batch is not None
-        assert batch.rates.cached == batch.rates.prompt == plain.rates.prompt // 2
-        assert plain.rates.cached < plain.rates.prompt and 2 * batch.rates.completion == plain.rates.completion
 
 
 @pytest.mark.parametrize(
@@ -273,24 +250,14 @@ def test_the_table_s_own_rates_for_batches_come_before_a_half(settings: dict[str
 
 @pytest.mark.parametrize(
     ("model", "fraction"),
-    [
-        ("gemini/gemini-2.5-pro", 0.5),
-        ("xai/grok-4.3", 0.8),
-    ],  # the table has no rates for longer prompts in a batch; has
+    [("gemini/gemini-2.5-pro", 0.5), ("xai/grok-4.3", 0.8), ("openai/gpt-5.4", 0.5)],  # the table has it of the second
 )
 def test_longer_prompts_have_their_own_rates_in_batches_or_a_half(model: str, fraction: float) -> None:
     plain = table_price(model)
     batch = in_batches(TeacherConfig(model=model), plain)
     assert plain is not None and batch is not None and plain.longer
-    assert [above.prompt for _, above in batch.longer] == [fraction * above.prompt for _, above in plain.longer]
-
-
-def test_longer_prompts_cost_more_in_batches_too() -> None:
-    plain = table_price("openai/gpt-5.4")
-    batch = in_batches(TeacherConfig(model="openai/gpt-5.4", mode="batch"), plain)
-    assert plain is not None and batch is not None and plain.longer
-    assert [(threshold, 2 * rates.completion) for threshold, rates in batch.longer] == [
-        (threshold, rates.completion) for threshold, rates in plain.longer
+    assert [(at, above.prompt, above.completion) for at, above in batch.longer] == [
+        (at, fraction * above.prompt, fraction * above.completion) for at, above in plain.longer
     ]
 
 

@@ -41,18 +41,12 @@ async def test_counts_are_told_as_they_change() -> None:
     assert told.get_nowait() == 9 and told.empty(), "a last time at the end"
 
 
-def test_the_same_counts_are_told_once() -> None:
-    told: list[int] = []
-    with Watch[Progress](lambda now: told.append(now.kept)).telling(Progress(size=9)) as teller:
-        for _ in range(5):
-            teller.tell()
-    assert told == [0, 0]
-
-
-def test_it_is_told_a_last_time_also_where_the_work_failed() -> None:
+def test_the_same_counts_are_told_once_and_a_last_time_also_where_the_work_failed() -> None:
     told: list[int] = []
     progress = Progress(size=9)
-    with pytest.raises(KeyError), Watch[Progress](lambda now: told.append(now.kept)).telling(progress):
+    with pytest.raises(KeyError), Watch[Progress](lambda now: told.append(now.kept)).telling(progress) as teller:
+        for _ in range(5):
+            teller.tell()
         progress.kept = 5
         raise KeyError
     assert told == [0, 5]

@@ -14,7 +14,7 @@ from refed_dspy.teachers.rate_limits import (
     OPENING,
     RateLimits,
 )
-from tests.support.clocks import Clock, settle_down, virtual_limits, virtually
+from tests.support.clocks import Clock, in_virtual_time, settle_down, virtual_limits
 from tests.support.slots import at_once, sent, slots
 
 # --- the window
@@ -31,27 +31,22 @@ async def test_good_answers_widen_the_window_up_to_the_most() -> None:
     assert limits.window == 200
 
 
-async def test_an_endpoint_that_names_a_large_limit_is_asked_as_much_at_once() -> None:
-    limits = RateLimits(8000, clock=Clock())
-    limits.sent(slot := await limits.acquire(1))
-    limits.learn({"x-ratelimit-limit-requests": "10000", "x-ratelimit-remaining-requests": "5000"})
-    limits.went_well(slot)
-    assert limits.window >= 5000
+LARGE = {"x-ratelimit-limit-requests": "10000", "x-ratelimit-remaining-requests": "5000"}
+IN_TOKENS = {"x-ratelimit-limit-tokens": "100000", "x-ratelimit-remaining-tokens": "50000"}
 
 
-async def test_of_a_limit_in_tokens_the_window_opens_for_as_many_calls_as_are_left_of_this_size() -> None:
+@pytest.mark.parametrize(
+    ("told", "window"), [({}, FIRST_WINDOW), (LARGE, 5000), (IN_TOKENS, 500)], ids=["nothing", "requests", "tokens"]
+)
+async def test_an_endpoint_that_names_a_large_limit_is_asked_as_much_at_once(
+    told: dict[str, str], window: float
+) -> None:
+    """Of a limit in tokens as many calls as are left of this size."""
     limits = RateLimits(8000, clock=Clock())
     for _ in range(2):
         limits.sent(await limits.acquire(100))
-    limits.learn({"x-ratelimit-limit-tokens": "100000", "x-ratelimit-remaining-tokens": "50000"})
-    assert limits.window == 500
-
-
-async def test_an_endpoint_that_names_no_limit_is_asked_as_much_as_before() -> None:
-    limits = RateLimits(8000, clock=Clock())
-    limits.sent(await limits.acquire(1))
-    limits.learn({})
-    assert limits.window == FIRST_WINDOW
+    limits.learn(told)
+    assert limits.window == window
 
 
 async def test_after_a_refusal_a_large_limit_in_a_header_does_not_open_the_window() -> None:
@@ -60,7 +55,7 @@ async def test_after_a_refusal_a_large_limit_in_a_header_does_not_open_the_windo
     limits.refused(slot, 1)
     clock.now += 2
     window = limits.window
-    limits.learn({"x-ratelimit-limit-requests": "10000", "x-ratelimit-remaining-requests": "5000"})
+    limits.learn(LARGE)
     assert limits.window == window
 
 
@@ -87,7 +82,7 @@ async def test_after_it_was_full_the_window_grows_by_one_and_a_sixteenth_a_round
     assert limits.window == pytest.approx(FIRST_WINDOW / 2 + 2, abs=0.2)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(5))
 async def test_the_window_stays_between_one_and_the_most(seed: int) -> None:
     rng, clock = random.Random(seed), Clock()
     limits = RateLimits(24, clock=clock, rng=rng)
@@ -103,60 +98,21 @@ async def test_the_window_stays_between_one_and_the_most(seed: int) -> None:
     assert limits.in_flight == 0
 
 
-async def test_an_ending_that_says_nothing_changes_nothing() -> None:
-    limits = RateLimits(64, clock=Clock())
-    limits.ended(*await slots(limits, 1))
-    assert limits.window == FIRST_WINDOW and limits.in_flight == 0
-
-
-async def test_a_window_of_one_serves_one_at_a_time() -> None:
-    limits = RateLimits(1, clock=Clock())
-    first, second = await limits.acquire(1), asyncio.create_task(limits.acquire(1))
-    await settle_down()
-    assert not second.done()
-    limits.went_well(first)
-    limits.ended(await at_once(second))
-    assert limits.in_flight == 0
-
-
 # --- who waits
 
 
-async def test_the_last_request_of_a_minute_is_let_in_at_once() -> None:
-    limits = RateLimits(8, requests_per_minute=3, clock=Clock())
-    assert len(await slots(limits, 3)) == 3
-    waiting = asyncio.create_task(limits.acquire(1))
-    await settle_down()
-    assert not waiting.done()
-    waiting.cancel()
+@in_virtual_time
+async def test_those_who_wait_are_let_in_in_order() -> None:
+    limits, order = virtual_limits(tokens=600), list[int]()
 
+    async def call(number: int, tokens: float) -> None:
+        slot = await limits.acquire(tokens)
+        order.append(number)
+        limits.went_well(slot)
 
-def test_a_small_call_does_not_overtake_a_large_one() -> None:
-    async def main() -> None:
-        limits = virtual_limits(tokens=600)
-        await limits.acquire(500)
-        large, small = (asyncio.create_task(limits.acquire(tokens)) for tokens in (400, 5))
-        await settle_down()
-        assert not small.done()
-        await large
-
-    virtually(main)
-
-
-def test_those_who_wait_are_let_in_in_order() -> None:
-    async def main() -> None:
-        limits, order = virtual_limits(tokens=600), list[int]()
-
-        async def call(number: int, tokens: float) -> None:
-            slot = await limits.acquire(tokens)
-            order.append(number)
-            limits.went_well(slot)
-
-        sizes = [600, 500, 1, 300, 2, 2, 600, 1]
-        await asyncio.gather(*(call(number, tokens) for number, tokens in enumerate(sizes)))
-        assert order == sorted(order)
-
-    virtually(main)
+    sizes = [600, 500, 1, 300, 2, 2, 600, 1]  # a small one does not overtake a large one
+    await asyncio.gather(*(call(number, tokens) for number, tokens in enumerate(sizes)))
+    assert order == sorted(order)
 
 
 async def test_a_slot_granted_in_the_moment_of_a_cancellation_is_released() -> None:
@@ -184,8 +140,9 @@ async def test_who_stood_behind_a_cancelled_one_need_not_wait_in_its_place() -> 
         small.cancel()
 
 
-@pytest.mark.parametrize("seed", range(60))
-def test_nobody_is_stuck_and_no_slot_leaks(seed: int) -> None:
+@in_virtual_time
+@pytest.mark.parametrize("seed", range(20))
+async def test_nobody_is_stuck_and_no_slot_leaks(seed: int) -> None:
     rng = random.Random(seed)
 
     async def use(limits: RateLimits) -> None:
@@ -197,18 +154,15 @@ def test_nobody_is_stuck_and_no_slot_leaks(seed: int) -> None:
         finally:
             end(slot)
 
-    async def main() -> None:
-        limits = virtual_limits(rng.randint(1, 20), requests=rng.choice((None, 30)), tokens=rng.choice((None, 1000)))
-        tasks: list[asyncio.Task[None]] = []
-        for _ in range(60):
-            tasks.append(asyncio.create_task(use(limits)))
-            if rng.random() < 0.3:
-                rng.choice(tasks).cancel()
-            if rng.random() < 0.5:
-                await asyncio.sleep(rng.choice((0, 0, 0.1, 1)))
-        for task in tasks:
-            with suppress(asyncio.CancelledError):
-                await task
-        assert limits.in_flight == 0
-
-    virtually(main)
+    limits = virtual_limits(rng.randint(1, 20), requests=rng.choice((None, 30)), tokens=rng.choice((None, 1000)))
+    tasks: list[asyncio.Task[None]] = []
+    for _ in range(60):
+        tasks.append(asyncio.create_task(use(limits)))
+        if rng.random() < 0.3:
+            rng.choice(tasks).cancel()
+        if rng.random() < 0.5:
+            await asyncio.sleep(rng.choice((0, 0, 0.1, 1)))
+    for task in tasks:
+        with suppress(asyncio.CancelledError):
+            await task
+    assert limits.in_flight == 0

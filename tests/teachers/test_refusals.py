@@ -17,7 +17,7 @@ from refed_dspy.teachers.rate_limits import (
     RateLimits,
     Silent,
 )
-from tests.support.clocks import Clock, settle_down, virtual_limits, virtually
+from tests.support.clocks import Clock, in_virtual_time, settle_down, virtual_limits
 from tests.support.said import Said
 from tests.support.slots import at_once, sent, slots
 
@@ -70,11 +70,14 @@ async def test_who_is_full_lets_nobody_in_for_as_long_as_it_asks() -> None:
     waiting.cancel()
 
 
-async def test_calls_without_an_answer_hold_all_others_back_until_one_is_answered() -> None:
+async def test_calls_without_an_answer_hold_all_others_back_until_one_is_answered(
+    said: Said, caplog: pytest.LogCaptureFixture
+) -> None:
     clock = Clock()
     limits = RateLimits(64, clock=clock)
     for slot in await sent(limits, 8):
         limits.unanswered(slot, "no answer")
+    said(caplog.messages)
     clock.now += 1
     (probe,) = await sent(limits, 1)
     waiting = asyncio.create_task(limits.acquire(1))
@@ -86,30 +89,20 @@ async def test_calls_without_an_answer_hold_all_others_back_until_one_is_answere
     assert len(await slots(limits, 20)) == 20
 
 
-async def test_silence_is_told_once(said: Said, caplog: pytest.LogCaptureFixture) -> None:
-    limits = RateLimits(64, clock=Clock())
-    for slot in await sent(limits, 8):
-        limits.unanswered(slot, "no answer")
-    (told,) = (record.getMessage() for record in caplog.records)
-    said(told)
-
-
-def test_who_never_answers_is_asked_a_few_times_more_and_no_longer(said: Said) -> None:
-    async def main() -> None:
-        limits, asked = virtual_limits(), 0
-        with said.by(Silent):
-            while asked < 50:
-                limits.sent(slot := await limits.acquire(1))
-                asked += 1
-                waiting = asyncio.create_task(limits.acquire(1)) if asked >= HOLD_FROM + PROBES else None
-                limits.unanswered(slot, "no answer")
-                if waiting is not None:
-                    await waiting
-        assert asked == HOLD_FROM + PROBES
-        await asyncio.sleep(60)
-        await limits.acquire(1)  # a later job asks again
-
-    virtually(main)
+@in_virtual_time
+async def test_who_never_answers_is_asked_a_few_times_more_and_no_longer(said: Said) -> None:
+    limits, asked = virtual_limits(), 0
+    with said.by(Silent):
+        while asked < 50:
+            limits.sent(slot := await limits.acquire(1))
+            asked += 1
+            waiting = asyncio.create_task(limits.acquire(1)) if asked >= HOLD_FROM + PROBES else None
+            limits.unanswered(slot, "no answer")
+            if waiting is not None:
+                await waiting
+    assert asked == HOLD_FROM + PROBES
+    await asyncio.sleep(60)
+    await limits.acquire(1)  # a later job asks again
 
 
 async def test_nothing_but_refusals_for_long_is_hopeless() -> None:
@@ -216,16 +209,3 @@ async def test_a_few_drops_among_many_calls_hold_nobody() -> None:
     assert not limits.silence.holds
     limits.unanswered(slots[19], "closed")
     assert limits.silence.holds, "one in 32 of those in flight"
-
-
-async def test_after_any_other_ending_an_endpoint_is_hopeless_only_by_as_many_refusals_again() -> None:
-    limits = RateLimits(4, clock=(clock := Clock()))
-    limits.ended(*await slots(limits, 1))
-    for _ in range(MIN_REFUSALS - 1):
-        (slot,) = await slots(limits, 1)
-        limits.refused(slot, 30)
-        clock.now += PATIENCE
-    assert not limits.hopeless
-    (slot,) = await slots(limits, 1)
-    limits.refused(slot, 30)
-    assert limits.hopeless

@@ -19,9 +19,9 @@ from refed_dspy.records import Analysis, Call
 from refed_dspy.runs.result import Synthesis
 from refed_dspy.signatures import ResponseImprovement
 from refed_dspy.teachers import open_teacher
+from refed_dspy.teachers.route import resolve
 from tests.conftest import KEY_VARIABLE
 from tests.support.asking import ask as ask_as_stage
-from tests.support.recording_endpoint import listening
 from tests.support.said import Said
 from tests.support.scripted_engine import CallCollector, references
 from tests.support.two_ways import running_lm
@@ -74,13 +74,6 @@ def worst_case(teacher: TeacherConfig) -> int:
     return least
 
 
-def check_one_line(error: BaseException, *words: str) -> None:
-    text = str(error)
-    assert "\n" not in text and "Traceback" not in text
-    for word in words:
-        assert word in text, text
-
-
 # --- what is the same on every wire
 
 
@@ -93,7 +86,8 @@ def test_a_typed_answer_and_the_same_accounts_on_every_wire(locked: SimulatedTea
     assert isinstance(first.analysis, Analysis) and isinstance(again.improved_response, str)
     stats = locked.stats()
     assert stats["by_wire"] == {wire: 2}
-    assert call.outcome == "ok" and call.prompt_tokens == stats["prompt_tokens"] / 2
+    assert (call.outcome, call.endpoint) == ("ok", resolve(teacher).endpoint) and call.model.endswith("sim-model")
+    assert call.prompt_tokens == stats["prompt_tokens"] / 2 and call.seconds > 0
     assert call.prompt_tokens and call.cached_tokens and call.completion_tokens
     assert call.cached_tokens == stats["cached_tokens"], "a part of the prompt's tokens, not beside them"
     plain = call.prompt_tokens - call.cached_tokens
@@ -101,21 +95,19 @@ def test_a_typed_answer_and_the_same_accounts_on_every_wire(locked: SimulatedTea
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_a_wrong_key_is_told_in_one_line_without_it(
-    locked: SimulatedTeacher, monkeypatch: pytest.MonkeyPatch, wire: str
+def test_a_wrong_key_and_a_model_that_is_not_there_are_told_and_cost_nothing(
+    said: Said, locked: SimulatedTeacher, monkeypatch: pytest.MonkeyPatch, wire: str
 ) -> None:
     monkeypatch.setenv("THE_WRONG_ONE", "sk-wrong-987654321")
-    [error], [call] = ask(config(locked, wire, api_key_env="THE_WRONG_ONE"))
-    assert isinstance(error, TeacherError) and call.outcome == "http 401" and call.cost == 0
-    check_one_line(error, "check the key in the variable that api_key_env names")
-    assert "sk-wrong-987654321" not in str(error) + repr(error) + repr(call)
-
-
-@pytest.mark.parametrize("wire", WIRES)
-def test_a_model_that_is_not_there(server: SimulatedTeacher, wire: str) -> None:
-    [error], [call] = ask(config(server, wire, model="missing-model"))
-    assert isinstance(error, TeacherError) and call.outcome == "http 404" and call.cost == 0
-    check_one_line(error, "model", "api_base")
+    mistakes = {
+        "http 401": config(locked, wire, api_key_env="THE_WRONG_ONE"),
+        "http 404": config(locked, wire, model="missing-model", api_key_env=KEY_VARIABLE),
+    }
+    for outcome, teacher in mistakes.items():
+        [error], [call] = ask(teacher)
+        assert isinstance(error, TeacherError) and (call.outcome, call.cost) == (outcome, 0)
+        assert "sk-wrong-987654321" not in repr(error) + repr(call)
+        said(str(error))
 
 
 @pytest.mark.parametrize("wire", WIRES)
@@ -141,29 +133,31 @@ def test_an_answer_that_is_not_whole_is_paid_for_and_not_asked_again(
     assert (call.prompt_tokens, call.completion_tokens) == (stats["prompt_tokens"], stats["completion_tokens"])
 
 
-@pytest.mark.parametrize("wire", WIRES)
-def test_an_answer_without_usage_is_charged_its_worst_case(server: SimulatedTeacher, wire: str) -> None:
-    server.control(faults={"nousage": 1})
+@pytest.mark.parametrize(
+    ("wire", "fault"), [*((wire, "nousage") for wire in WIRES), ("openai", "oddusage"), ("anthropic", "oddusage")]
+)
+def test_an_answer_without_usage_is_kept_and_charged_its_worst_case(
+    server: SimulatedTeacher, wire: str, fault: str
+) -> None:
+    server.control(faults={fault: 1})
     teacher = config(server, wire)
     [answer], [call] = ask(teacher)
     assert isinstance(answer.analysis, Analysis)
-    assert call.prompt_tokens is None and call.completion_tokens is None
+    assert (call.outcome, call.prompt_tokens, call.completion_tokens) == ("ok", None, None)
     assert call.cost is not None and call.cost >= worst_case(teacher)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize("fault", ["drop", "hang"])
-def test_no_answer_is_charged_its_worst_case_at_each_attempt(
-    said: Said, server: SimulatedTeacher, wire: str, fault: str
-) -> None:
+def test_no_answer_is_charged_its_worst_case_at_each_attempt(server: SimulatedTeacher, wire: str, fault: str) -> None:
     server.control(faults={fault: 1})
     teacher = config(server, wire, timeout=0.2, retries=1)
     [error], calls = ask(teacher)
     assert isinstance(error, NoAnswer) and not error.final
     assert server.stats()["requests"] == 2
-    said([call.outcome for call in calls])
     for call in calls:
+        assert call.outcome == NoAnswer.kind
         assert call.prompt_tokens is None and call.cost is not None and call.cost >= worst_case(teacher)
 
 
@@ -185,36 +179,28 @@ def run(server: SimulatedTeacher, folder: Path, size: int = 6, **settings: Any) 
     return refed_dspy.synthesize(None, references(3), size=size, teacher=teacher, run_dir=folder)
 
 
-def test_an_api_version_that_is_not_there_is_named(server: SimulatedTeacher, tmp_path: Path) -> None:
-    with pytest.raises(TeacherRefused) as error:
-        run(server, tmp_path / "run", wire="azure", api_version="1999-01-01")
-    check_one_line(error.value, "api_version")
+def test_an_api_version_that_is_not_there_is_named(said: Said, server: SimulatedTeacher, tmp_path: Path) -> None:
+    with said.by(TeacherRefused) as error:
+        run(server, tmp_path / "run", wire="azure", size=1, concurrency=1, api_version="1999-01-01")
     assert error.value.exit_code == 2
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_a_web_page_before_any_answer_refuses_the_teacher(server: SimulatedTeacher, tmp_path: Path, wire: str) -> None:
+def test_a_web_page_before_any_answer_refuses_the_teacher(
+    said: Said, server: SimulatedTeacher, tmp_path: Path, wire: str
+) -> None:
     server.control(faults={"html": 1})
-    with pytest.raises(TeacherRefused) as error:
-        run(server, tmp_path / "run", wire=wire)
-    check_one_line(error.value, "web page", "check api_base")
+    with said.by(TeacherRefused):
+        run(server, tmp_path / "run", wire=wire, size=1, concurrency=1)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("wire", WIRES)
-def test_a_gateways_page_about_its_own_trouble_is_a_5xx(server: SimulatedTeacher, wire: str) -> None:
+@pytest.mark.parametrize("wire", ["openai", *(pytest.param(wire, marks=pytest.mark.slow) for wire in WIRES[1:])])
+def test_a_gateways_page_about_its_own_trouble_is_a_5xx(said: Said, server: SimulatedTeacher, wire: str) -> None:
     server.control(faults={"html502": 1})
-    [error], calls = ask(config(server, wire, retries=1))
+    [error], calls = ask(config(server, wire))
     assert isinstance(error, NoAnswer) and not error.final
-    check_one_line(error)
-    assert [(call.outcome, call.cost) for call in calls] == [("http 502", 0)] * 2
-
-
-def test_a_page_is_not_what_a_person_has_to_read(server: SimulatedTeacher) -> None:
-    server.control(faults={"html502": 1})
-    [error], _ = ask(config(server))
-    check_one_line(error, "502")
-    assert "<html" not in str(error)
+    said(str(error))
+    assert [(call.outcome, call.cost) for call in calls] == [("http 502", 0)]
 
 
 @pytest.mark.parametrize("fault", ["html", "html502"])
@@ -225,17 +211,6 @@ def test_a_web_page_later_on_is_a_fault_that_passes(server: SimulatedTeacher, tm
     made = run(server, tmp_path / "run", size=9, retries=10, concurrency=1)
     assert made.complete and not made.failures
     assert server.stats()["by_status"][fault.removeprefix("html") or "html"] > 0
-
-
-@pytest.mark.parametrize("wire", ["openai", "azure", "anthropic"])
-def test_an_answer_with_counts_that_are_none_is_kept_and_charged_its_worst_case(
-    server: SimulatedTeacher, wire: str
-) -> None:
-    server.control(faults={"oddusage": 1})
-    answers, calls = ask(config(server, wire, price={"prompt": 1, "completion": 4}, retries=0))
-    assert not any(isinstance(answer, Exception) for answer in answers)
-    assert [(call.outcome, call.prompt_tokens, call.completion_tokens) for call in calls] == [("ok", None, None)]
-    assert calls[0].cost is not None and calls[0].cost > 4096 * 4_000_000, "all of max_tokens, and the prompt"
 
 
 # --- api_version
@@ -256,28 +231,8 @@ def test_a_version_that_yaml_takes_for_a_date_works(server: SimulatedTeacher, tm
         {"model": "azure/x"},
     ],
 )
-def test_a_version_without_azure_is_refused(tmp_path: Path, settings: dict[str, str]) -> None:
+def test_a_version_without_azure_is_refused(said: Said, tmp_path: Path, settings: dict[str, str]) -> None:
     file = tmp_path / "teacher.yaml"
     file.write_text("".join(f"{key}: {value}\n" for key, value in settings.items()) + "api_version: 2024-10-21\n")
-    with pytest.raises(ConfigError) as error:
+    with said.by(ConfigError):
         open_teacher(str(file))
-    check_one_line(error.value, "api_version", "api_base" if settings["model"] == "azure/x" else "azure/DEPLOYMENT")
-
-
-@pytest.mark.parametrize(
-    ("wire", "model", "field"),
-    [
-        ("openai", "gpt-4o", "max_tokens"),
-        ("azure", "gpt-4o", "max_tokens"),
-        ("azure", "o3-mini", "max_completion_tokens"),
-        ("azure-v1", "gpt-4o", "max_completion_tokens"),
-        ("anthropic", "claude", "max_tokens"),
-    ],
-)
-def test_each_wire_bounds_the_answer_by_the_field_that_it_knows(wire: str, model: str, field: str) -> None:
-    """Azure's dated API knows the old field only, but for reasoning models, which take the new one only."""
-    endpoint: Any
-    with listening(lambda headers: (401, {"error": {"message": "no"}})) as endpoint:
-        ask(config(endpoint, wire, model, max_tokens=16_000, temperature=1.0))
-    [body] = endpoint.bodies
-    assert {name: value for name, value in body.items() if name.startswith("max_")} == {field: 16_000}

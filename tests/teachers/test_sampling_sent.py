@@ -16,25 +16,10 @@ from refed_dspy.records import Note
 from refed_dspy.teachers import Teacher, open_teacher
 from refed_dspy.teachers.judge import judge_for
 from refed_dspy.teachers.route import resolve
-from tests.support.recording_endpoint import Listener, listening
+from tests.support.recording_endpoint import Listener, anthropic_answer, listening, openai_answer
 from tests.support.two_ways import running_lm
 
-OPENAI = {
-    "id": "1",
-    "object": "chat.completion",
-    "model": "m",
-    "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": '{"answer": "a"}'}}],
-    "usage": {"prompt_tokens": 9, "completion_tokens": 3},
-}
-ANTHROPIC = {
-    "id": "1",
-    "type": "message",
-    "role": "assistant",
-    "model": "m",
-    "content": [{"type": "text", "text": '{"answer": "a"}'}],
-    "stop_reason": "end_turn",
-    "usage": {"input_tokens": 9, "output_tokens": 3},
-}
+OPENAI, ANTHROPIC = openai_answer('{"answer": "a"}'), anthropic_answer('{"answer": "a"}')
 
 
 def sent(teacher: Teacher, there: Listener, **own: Any) -> dict[str, Any]:
@@ -86,27 +71,10 @@ def test_a_temperature_that_a_program_asks_for_is_not_cut_in_silence(caplog: pyt
     with listening(lambda _: (200, ANTHROPIC)) as there, caplog.at_level(logging.WARNING):
         body = sent(open_teacher(config(there, "anthropic/claude-3-opus")), there, temperature=1.4)
     assert body["temperature"] == 1.0
-    assert "temperature 1.4" in caplog.text
+    assert "1.4" in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("deployment", "field"),
-    [
-        ("my-reasoner-gpt-5", "max_completion_tokens"),
-        ("prod_o3-mini", "max_completion_tokens"),
-        ("gpt-5", "max_completion_tokens"),
-        ("gpt-4o", "max_tokens"),
-        ("turbo1", "max_tokens"),
-    ],
-)
-def test_a_dated_azure_deployment_gets_the_field_that_its_name_suggests(
-    deployment: str, field: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ANY_KEY", "sk-any-0123456789")
-    with listening(lambda _: (200, OPENAI)) as there:
-        azure = {"api_base": there.root, "api_version": "2024-10-21", "api_key_env": "ANY_KEY"}
-        body = sent(open_teacher(config(there, f"azure/{deployment}", **azure)), there)
-    assert {name for name in body if name.startswith("max_")} == {field}
+DATED = {"api_version": "2024-10-21", "api_key_env": "ANY_KEY", "max_tokens": 9_000}
 
 
 @pytest.mark.parametrize(
@@ -118,13 +86,22 @@ def test_a_dated_azure_deployment_gets_the_field_that_its_name_suggests(
         ("gateway/deepseek-r1", {}, "max_tokens", 16_000),
         ("vllm/Qwen3-8B", {"max_tokens": 900}, "max_tokens", 900),
         ("any/model", {"reasoning": "low"}, "max_tokens", 16_000),
+        ("azure/gpt-4o", {"max_tokens": 9_000}, "max_completion_tokens", 9_000),
+        ("anthropic/claude", {"max_tokens": 9_000}, "max_tokens", 9_000),
+        ("azure/my-reasoner-gpt-5", DATED, "max_completion_tokens", 9_000),
+        ("azure/prod_o3-mini", DATED, "max_completion_tokens", 9_000),
+        ("azure/gpt-4o", DATED, "max_tokens", 9_000),
+        ("azure/turbo1", DATED, "max_tokens", 9_000),
     ],
 )
-def test_a_model_that_reasons_gets_room_and_the_field_that_it_takes(
-    model: str, given: dict[str, Any], field: str, tokens: int
+def test_an_answer_gets_room_and_is_bounded_by_the_field_that_its_model_takes(
+    model: str, given: dict[str, Any], field: str, tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with listening(lambda _: (200, OPENAI)) as there:
-        body = sent(open_teacher(TeacherConfig(model=model, api_base=there.base_url, **given)), there)
+    """Azure's dated API knows the old field only, but for reasoning models, which take the new one only."""
+    monkeypatch.setenv("ANY_KEY", "sk-any-0123456789")
+    with listening(lambda _: (200, ANTHROPIC if model.startswith("anthropic") else OPENAI)) as there:
+        address = there.root if model.startswith("azure") else there.base_url
+        body = sent(open_teacher(TeacherConfig.model_validate({"model": model, "api_base": address, **given})), there)
     assert {name: count for name, count in body.items() if name.startswith("max_")} == {field: tokens}
     assert body.get("reasoning_effort") == given.get("reasoning")
 

@@ -19,6 +19,7 @@ from refed_dspy.teachers.judge import in_role
 from refed_dspy.teachers.prices import price_of
 from refed_dspy.teachers.route import resolve
 from tests.support import ROOT
+from tests.support.said import Said
 from tests.support.scripted_engine import references
 
 FILES = sorted((ROOT / "examples" / "teachers").glob("*.yaml"))
@@ -65,7 +66,17 @@ def counted(server: SimulatedTeacher, file: Path) -> int:
     return int(stats["batch_requests"] if "batch" in file.stem else stats["by_wire"].get(name, 0))
 
 
-@pytest.mark.parametrize("file", [file for file in FILES if file.stem != "embedded"], ids=lambda file: file.stem)
+FAST = ("gpt-5", "azure", "anthropic", "azure-batch", "deepseek-r1")
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        pytest.param(file, id=file.stem, marks=[] if file.stem in FAST else pytest.mark.slow)
+        for file in FILES
+        if file.stem != "embedded"
+    ],
+)
 def test_each_makes_samples_over_its_wire(file: Path, server: SimulatedTeacher, tmp_path: Path) -> None:
     server.control(batch_seconds=0)
     settings = yaml.safe_load(file.read_text())
@@ -81,14 +92,8 @@ def test_each_makes_samples_over_its_wire(file: Path, server: SimulatedTeacher, 
 
 
 @pytest.mark.parametrize(
-    ("source", "message"),
-    [
-        ("nosuch", "judge: model must be"),
-        ("a/b", "judge: a/b: the model's"),
-        ({"model": "simulated", "temprature": 1}, "^judge: temprature: unknown key; did you mean temperature"),
-        ({}, "^judge: needs either a model"),
-    ],
+    "source", ["nosuch", "a/b", {"model": "simulated", "temprature": 1}, {}], ids=["name", "key", "typo", "nothing"]
 )
-def test_whatever_is_wrong_with_a_model_is_said_of_what_it_is_for(source: Any, message: str) -> None:
-    with pytest.raises(ConfigError, match=message), in_role("reflection"), in_role("judge"):
+def test_whatever_is_wrong_with_a_model_is_said_of_what_it_is_for(said: Said, source: Any) -> None:
+    with said.by(ConfigError), in_role("reflection"), in_role("judge"):
         open_teacher(source)

@@ -13,7 +13,7 @@ from refed_dspy.errors import TeacherError
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import spent
 
-REFERENCES = [{"instruction": f"Explain topic {n}.", "response": f"Topic {n} is about things."} for n in range(40)]
+REFERENCES = [{"instruction": f"Explain topic {n}.", "response": f"Topic {n} is about things."} for n in range(12)]
 
 
 @pytest.fixture
@@ -46,15 +46,15 @@ def test_nothing_is_charged_where_nothing_left(
         monkeypatch.setenv("HTTPS_PROXY", f"http://name:secret@127.0.0.1:{closed}")
     teacher = {
         "model": "openai/some", "api_base": address, "price": {"prompt": 1, "completion": 4}, "timeout": 0.5,
-        "concurrency": 64, "mode": mode, "batch": {"quiet": 0.05},
+        "concurrency": 24, "mode": mode, "batch": {"quiet": 0.05},
     }  # fmt: skip
     for _ in range(2):
-        with pytest.raises(TeacherError, match="cannot be reached") as told:
+        with pytest.raises(TeacherError) as told:
             refed_dspy.synthesize(
                 None, REFERENCES, size=1_000, teacher=teacher, run_dir=tmp_path / "run", max_cost=5, progress=False
             )
         assert "secret" not in str(told.value)
-        assert ("through the proxy 127.0.0.1" in str(told.value)) == (way == "dead proxy")
+        assert (f"127.0.0.1:{closed}" in str(told.value)) == (way in ("dead proxy", "refused")), "who is not there"
         with Ledger.read(tmp_path / "run") as ledger:
             used = spent(ledger)
         assert (used.calls, used.picodollars) == (0, 0)

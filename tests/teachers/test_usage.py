@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -26,27 +27,20 @@ from refed_dspy.plugins.evaluate.answers.formats import encoding
 from refed_dspy.records import PICO, Call
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.usage import SentBefore, Used, is_incredible, least_tokens, used_tokens, without_usage
-from tests.support.recording_endpoint import listening
+from tests.support.recording_endpoint import anthropic_answer, listening, openai_answer
 from tests.support.said import Said
 from tests.support.scripted_engine import references
 from tests.teachers.test_engine import ask
-from tests.teachers.test_sampling_sent import ANTHROPIC, OPENAI
 
 PRICE = {"prompt": 1.0, "completion": 4.0}
 ODD = [-5, "12", True, [1], {"a": 1}, 1e300, 10**9, 10**400, 1.5, float("nan")]
-CAP = 0.06
+CAP = 0.03
 SAID = {"prompt_tokens": 19, "completion_tokens": 3}
 
 
 def asked(usage: Any, wire: str = "openai", **settings: Any) -> tuple[list[Any], list[Call], int]:
     """The answers to three questions, their calls, and the least that a worst case is."""
-    sample = ANTHROPIC if wire == "anthropic" else OPENAI
-    content = '{"response": "r"}'
-    answer = {**sample, "usage": usage}
-    if wire == "anthropic":
-        answer["content"] = [{"type": "text", "text": content}]
-    else:
-        answer["choices"] = [{**OPENAI["choices"][0], "message": {"role": "assistant", "content": content}}]  # type: ignore[index]
+    answer = {**(anthropic_answer if wire == "anthropic" else openai_answer)('{"response": "r"}'), "usage": usage}
     with listening(lambda _: (200, answer)) as there:
         values = {"model": f"{wire}/m", "api_base": there.base_url, "price": PRICE, "retries": 0, **settings}
         config = TeacherConfig.model_validate(values)
@@ -68,43 +62,49 @@ def asked(usage: Any, wire: str = "openai", **settings: Any) -> tuple[list[Any],
 def test_odd_counts_keep_the_answer_and_charge_the_worst_case(
     wire: str, where: str, value: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    plain = SAID if wire == "openai" else ANTHROPIC["usage"]
+    plain = SAID if wire == "openai" else anthropic_answer("")["usage"]
     with caplog.at_level(logging.WARNING):
-        answers, calls, least = asked({**plain, where: value}, wire)  # type: ignore[dict-item]
+        answers, calls, least = asked({**plain, where: value}, wire)
     assert [answer.response for answer in answers] == ["r"] * 3
     assert {call.outcome for call in calls} == {"ok"} and {call.prompt_tokens for call in calls} == {None}
     assert all(least <= (call.cost or 0) < 2 * least for call in calls)
-    assert caplog.text.count("impossible token counts") == 1, "people are told, once"
+    assert len(caplog.messages) == 1, "people are told, once"
 
 
-@pytest.mark.parametrize("usage", [[1], "12", 7, True, {"prompt_tokens_details": [1], **SAID}], ids=str)
-def test_a_usage_of_another_shape_keeps_the_answer_too(usage: Any) -> None:
+NOTHING_SAID = [None, {}, {"prompt_tokens": None, "completion_tokens": None}]
+
+
+@pytest.mark.parametrize("usage", [[1], "12", 7, True, {"prompt_tokens_details": [1], **SAID}, *NOTHING_SAID], ids=str)
+def test_a_usage_of_another_shape_or_none_is_charged_its_worst_case(
+    usage: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     answers, calls, least = asked(usage)
     assert [answer.response for answer in answers] == ["r"] * 3
     assert all((call.cost or 0) >= least for call in calls)
+    assert usage not in NOTHING_SAID or not caplog.text, "of nothing not a word"
 
 
-@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": None, "completion_tokens": None}], ids=str)
-def test_a_usage_that_says_nothing_is_charged_its_worst_case_without_a_word(
-    usage: Any, caplog: pytest.LogCaptureFixture
+REASONING = {"completion_tokens_details": {"reasoning_tokens": 500}}
+OF_THE_PROMPT = {"prompt_tokens": 3, "prompt_tokens_details": {"cached_tokens": 16}}
+
+
+@pytest.mark.parametrize(
+    ("usage", "completion", "cost"),
+    [
+        ({"completion_tokens": 10 * 4096}, 10 * 4096, 19 + 10 * 4096 * 4),
+        (REASONING, 503, 19 + 503 * 4),
+        ({**REASONING, "completion_tokens": 503}, 503, 19 + 503 * 4),
+        (OF_THE_PROMPT, 3, 19 + 3 * 4),
+    ],
+    ids=["above max_tokens", "reasoning beside it", "reasoning within", "cached beside it"],
+)
+def test_what_a_provider_counts_is_believed_and_what_it_counts_apart_is_added(
+    usage: dict[str, Any], completion: int, cost: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.WARNING):
-        answers, calls, least = asked(usage)
-    assert [answer.response for answer in answers] == ["r"] * 3 and not caplog.text
-    assert all((call.cost or 0) >= least for call in calls)
-
-
-def test_a_provider_that_passes_max_tokens_is_believed() -> None:
-    _, calls, _ = asked({**SAID, "completion_tokens": 10 * 4096})
-    assert {call.cost for call in calls} == {19 * PICO // 10**6 + 10 * 4096 * 4 * PICO // 10**6}
-
-
-def test_reasoning_above_the_completion_is_charged_beside_it() -> None:
-    apart = {**SAID, "completion_tokens_details": {"reasoning_tokens": 500}}
-    within = {**SAID, "completion_tokens": 503, "completion_tokens_details": {"reasoning_tokens": 500}}
-    for usage in (apart, within):
-        _, calls, _ = asked(usage)
-        assert {(call.prompt_tokens, call.completion_tokens) for call in calls} == {(19, 503)}
+    """A gateway before Claude may leave what was cached out of the prompt's tokens."""
+    _, calls, _ = asked({**SAID, **usage})
+    assert {(call.prompt_tokens, call.completion_tokens) for call in calls} == {(19, completion)}
+    assert {call.cost for call in calls} == {cost * PICO // 10**6} and not caplog.text
 
 
 def test_what_is_believed() -> None:
@@ -113,6 +113,7 @@ def test_what_is_believed() -> None:
     for name in ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "reasoning_tokens"):
         assert is_incredible(Usage(**{name: 1601}), 100, 100)
     assert used_tokens("openai", Usage(input_tokens=10**400, output_tokens=3))[0] is None
+    assert used_tokens("openai", Usage(input_tokens=3, cache_read_tokens=90, output_tokens=4)) == (93, 90, None, 4)
 
 
 def test_a_folder_stays_usable_at_any_price(server: SimulatedTeacher, tmp_path: Path) -> None:
@@ -144,28 +145,26 @@ def test_an_answer_is_read_without_its_usage_only_where_it_says_one(answer: Any,
 
 
 @pytest.mark.parametrize("usage", [SAID, {**SAID, "prompt_tokens": "many"}, None])
-def test_of_several_choices_the_first_one_is_taken(said: Said, usage: Any) -> None:
-    choice: dict[str, Any] = OPENAI["choices"][0]  # type: ignore[index]
-    texts = ['{"response": "the first"}', '{"response": "another"}', "no JSON"]
-    messages = [{**choice["message"], "content": text} for text in texts]
-    choices = [{**choice, "index": place, "message": message} for place, message in enumerate(messages)]
-    with listening(lambda _: (200, {**OPENAI, "choices": choices, "usage": usage})) as there:
+def test_of_several_choices_the_first_one_is_taken(usage: Any) -> None:
+    texts = ['{"response": "first"}', '{"response": "another"}', "no JSON"]
+    choices = [openai_answer(text)["choices"][0] | {"index": place} for place, text in enumerate(texts)]
+    with listening(lambda _: (200, {**openai_answer(""), "choices": choices, "usage": usage})) as there:
         settings = {"model": "openai/x", "api_base": there.base_url, "retries": 0, "price": PRICE}
         answers, calls = ask(TeacherConfig.model_validate(settings), 1)
     assert len(there.bodies) == len(calls) == 1
-    said(answers[0].response)
+    assert answers[0].response == "first"
 
 
 # --- less than the texts must have
 
 
 def run_against(server: SimulatedTeacher, folder: Path, lie: str, **settings: Any) -> tuple[float, float]:
-    """Dollars that the server billed and that the ledger says, of a run under a cap of 6 cents."""
+    """Dollars that the server billed and that the ledger says, of a run under a cap of 3 cents."""
     server.control(lie=lie, tokenizer="o200k_base", response_words=12, batch_seconds=0.02)
     values = {"model": "sim/m", "api_base": server.base_url, "price": BILLED, "max_tokens": 512, **settings}
     with contextlib.suppress(RunStopped):
         teacher = TeacherConfig.model_validate(values)
-        refed_dspy.synthesize(None, references(4), size=60, teacher=teacher, run_dir=folder, max_cost=CAP)
+        refed_dspy.synthesize(None, references(4), size=24, teacher=teacher, run_dir=folder, max_cost=CAP)
     with Ledger.read(folder) as ledger:
         return bill(server.stats()), spent(ledger).cost
 
@@ -186,10 +185,10 @@ def test_status_says_once_what_was_not_believed(
     said: Said, server: SimulatedTeacher, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run_against(server, tmp_path / "run", "nothing")
-    assert caplog.text.count("impossible token counts") == 1
+    assert [record.name for record in caplog.records].count("refed_dspy.teachers") == 1
     shown = CliRunner().invoke(app, ["status", str(tmp_path / "run")]).stdout
     [line] = [line for line in shown.splitlines() if line.startswith("unknown usage: ")]
-    said(line)
+    said(re.sub(r"\d[\d.]*", "N", line))
 
 
 PROSE = "Explain to a student why the sky is blue, in plain words."
@@ -229,7 +228,7 @@ def test_a_token_a_word_is_charged_and_a_quarter_of_that_is_not_believed() -> No
     assert Used(50, 0, 0, 30).raised(text, "", text) == Used(100, 0, 0, 100)
     assert Used(22, 0, 0, 100).raised(text, "", text) is None
     assert Used(100, 0, 0, 22).raised(text, "", text) is None
-    assert Used(0, 0, 0, 0).raised("hello", "", "good day") == Used(1, 0, 0, 2), "some endpoints count in fours"
+    assert Used(0, 0, 0, 0).raised("hello", "", "two words") == Used(1, 0, 0, 2), "some endpoints count in fours"
     assert Used(None, None, None, 100).raised(text, "", text) == Used(None, None, None, 100)
     assert Used(100, 100, 0, 100).raised(text, "", text) == Used(100, 100, 0, 100), "sent before, word for word"
     assert Used(100, 100, 0, 100).raised(text, "word", text) is None
@@ -246,10 +245,3 @@ def test_only_what_was_sent_before_can_be_cached() -> None:
     for number in range(70_000):  # nothing is remembered for ever
         sent.fresh(f"{number:<256}")
     assert len(sent._recent) + len(sent._older) <= 2 * 65_536 + 20
-
-
-def test_what_is_counted_apart_is_added(caplog: pytest.LogCaptureFixture) -> None:
-    """A gateway before Claude may leave what was cached out of the prompt's tokens."""
-    assert used_tokens("openai", Usage(input_tokens=3, cache_read_tokens=90, output_tokens=4)) == (93, 90, None, 4)
-    _, calls, _ = asked({**SAID, "prompt_tokens": 3, "prompt_tokens_details": {"cached_tokens": 16}})
-    assert {call.prompt_tokens for call in calls} == {19} and not caplog.text

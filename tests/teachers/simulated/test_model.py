@@ -15,6 +15,7 @@ from refed_dspy.data.export import export
 from refed_dspy.ledger.history import simulated_note
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.plugins.share.report.glance import notes
+from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.records import AtMost
 from refed_dspy.runs.result import Synthesis
 from refed_dspy.teachers import open_teacher
@@ -34,15 +35,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Synthesis]:
     yield made(tmp_path_factory.mktemp("simulated") / "run", per_reference=10)
 
 
-def test_a_run_is_whole_free_and_says_who_made_it(said: Said, run: Synthesis, tmp_path: Path) -> None:
+def test_a_run_is_whole_free_and_says_who_made_it(run: Synthesis, tmp_path: Path) -> None:
     assert run.complete and not run.failures and run.status["cost"] == 0
     assert run.status["simulated"] == NOTE
     assert notes(run.status) == [f"{NOTE.capitalize()}."]
     refed_dspy.share(run.run_dir, tmp_path / "shared", license="cc-by-4.0")
     card = (tmp_path / "shared" / "README.md").read_text()
-    assert "no model wrote these rows, for trying refed out only" in card and "language models answered" not in card
+    assert NOTE.partition(": ")[2] in card
     export(run.run_dir, "jsonl", tmp_path / "rows.jsonl")
-    said((tmp_path / "rows.jsonl").read_text().splitlines()[0])
+    assert '"simulated' in (tmp_path / "rows.jsonl").read_text().splitlines()[0]
 
 
 def test_guards_and_filters_of_likeness_keep_nearly_all(run: Synthesis, tmp_path: Path) -> None:
@@ -80,24 +81,17 @@ def test_a_run_that_another_model_began_says_that_it_is_made_in_part(said: Said,
         None, references(1), size=2, teacher=writer, teachers=stages, run_dir=tmp_path, track=False
     )
     said(mixed.status["simulated"])
+    plain = refed_dspy.synthesize(None, references(1), size=2, teacher=writer, run_dir=tmp_path / "plain", track=False)
+    assert plain.status["simulated"] == "", "a model is no simulation"
     with Ledger.read(tmp_path) as ledger:
         assert ledger.kept() == 2
 
 
-def test_a_model_is_no_simulation(tmp_path: Path) -> None:
-    plain = refed_dspy.synthesize(None, references(1), size=2, teacher=fake_lm(Writer()), run_dir=tmp_path, track=False)
-    assert plain.status["simulated"] == ""
-
-
 @pytest.mark.parametrize(
-    ("settings", "reason"),
-    [
-        ({"mode": "batch"}, "teacher: the simulated teacher takes no batches; remove mode: batch"),
-        ({"api_base": "http://localhost:1/v1"}, "the simulated teacher takes no api_base or api_key_env; remove it"),
-    ],
+    "settings", [{"mode": "batch"}, {"api_base": "http://localhost:1/v1"}], ids=["batch", "address"]
 )
-def test_settings_that_it_cannot_have(settings: dict[str, Any], reason: str) -> None:
-    with pytest.raises((refed_dspy.errors.ConfigError, ValueError), match=reason):
+def test_settings_that_it_cannot_have(said: Said, settings: dict[str, Any]) -> None:
+    with said.by(refed_dspy.errors.ConfigError):
         open_teacher(refed_dspy.TeacherConfig(model="simulated", **settings))
 
 
@@ -107,7 +101,7 @@ def test_adapters_of_dspy_are_answered_in_their_own_format(tmp_path: Path, adapt
     with dspy.context(adapter=adapter()):
         run = made(tmp_path, 4, references=references(1), filters=filters, judge="simulated")
     assert run.complete and not run.failures
-    assert all(sample.improved_response.startswith("This answer is simulated.") for sample in run.samples)
+    assert all("simulated" in sample.improved_response for sample in run.samples)
 
 
 class Part(BaseModel):
@@ -131,20 +125,19 @@ class Anything(dspy.Signature):  # type: ignore[misc]
     note: str = dspy.OutputField()
 
 
-async def test_any_signature_is_answered(said: Said) -> None:
-    from refed_dspy.programs.adapter import SchemaAdapter
-
+async def test_any_signature_is_answered() -> None:
     async with running_lm(open_teacher("simulated")) as lm:
         with dspy.context(lm=lm, adapter=SchemaAdapter()):
             answer = await dspy.Predict(Anything).acall(question="What fits?")
             assert answer.kind in {"a", "b"} and answer.counts and len(answer.part.name) <= 9
-            said(answer.note)
+            assert answer.note
         with dspy.context(lm=lm, adapter=dspy.ChatAdapter()):
             assert (await dspy.Predict("question -> answer").acall(question="Now?")).answer
         with dspy.context(lm=lm, adapter=dspy.JSONAdapter()):
             nested = dspy.Signature({"question": (str, dspy.InputField()), "whole": (Nested, dspy.OutputField())})
             assert (await dspy.Predict(nested).acall(question="How deep?")).whole.inner[1].inner
-        assert "simulated" in (await lm.acall("Write in ``` blocks."))[0]
+        (freely,) = await lm.acall("Write in ``` blocks.")
+        assert "simulated" in freely
 
 
 @pytest.mark.slow
