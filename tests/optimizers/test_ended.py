@@ -8,12 +8,10 @@ from typing import Any
 
 import pytest
 
-from refed_dspy.errors import RunDirError
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.optimizers.result import Compiled
 from refed_dspy.programs import PairwiseJudge
 from refed_dspy.programs.saved import program_digests
-from tests.support.said import Said
 from tests.support.simulated_compiles import (
     ONE_CRITERION,
     OPTIONS,
@@ -78,16 +76,6 @@ def test_a_missing_file_is_written_again_and_one_that_was_edited_stays(tmp_path:
     (first.folder / "prompts.diff").write_text("mine")
     again = questioned(tmp_path / "c", world)
     assert first.path.read_bytes() == before and again.diff() == "mine"
-
-
-def test_other_settings_are_another_compile_as_ever(said: Said, tmp_path: Path) -> None:
-    world = Watched()
-    questioned(tmp_path / "c", world)
-    asked = world.requests
-    for more in ({"optimizer": "bootstrap"}, {"evaluations": 9}, {"seed": 2}):
-        with said.by(RunDirError):
-            questioned(tmp_path / "c", world, **more)
-    assert world.requests == asked
 
 
 def test_the_estimate_of_an_ended_compile_is_still_told(tmp_path: Path) -> None:
