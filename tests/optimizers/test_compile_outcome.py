@@ -13,7 +13,6 @@ import pytest
 from dspy.utils import exceptions as lm_errors
 
 from benchmarks.preference import model
-from refed_dspy import TeacherConfig
 from refed_dspy.errors import InputError, RunStopped
 from refed_dspy.programs import PairwiseJudge
 from refed_dspy.programs.saved import MANIFEST, program_digests
@@ -54,16 +53,6 @@ def test_the_manifest_says_how_it_came_about(tmp_path: Path) -> None:
     assert recorded["calls"] == world.requests == sum(stage["calls"] for stage in recorded["usage"].values())
     assert recorded["metric"]["wins"] == 0.6 and recorded["cost"] is None and recorded["proof"]["gain"]["clusters"] == 5
     assert (len(recorded["seen"]) == 4 and recorded["candidate"] == recorded["baseline"]) or made.changed
-
-
-def test_no_key_is_in_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    key, address = "sk-live-0123456789", "http://127.0.0.1:9/v1"
-    monkeypatch.setenv("KEY_OF_THE_JUDGE", key)
-    judge = TeacherConfig(model="openai/judge", api_base=address, api_key_env="KEY_OF_THE_JUDGE")
-    made = compiled(tmp_path / "c", answerer(), QUESTIONS, metric=marks, judge=judge)
-    assert made.manifest["models"]["judge"] == {"model": "openai/judge", "endpoint": address}
-    for path in made.folder.iterdir():
-        assert key.encode() not in path.read_bytes(), path.name
 
 
 def test_the_outcome_is_told_in_a_few_lines(said: Said, tmp_path: Path) -> None:
@@ -182,7 +171,8 @@ def test_a_bug_in_a_metric_ends_it_and_is_named_with_its_item(optimizer: str, tm
 
     with pytest.raises(RunStopped, match="tyop") as stopped:
         compiled(tmp_path / "c", answerer(), QUESTIONS, metric=buggy, optimizer=optimizer, options=OPTIONS[optimizer])
-    assert calls[-1] in str(stopped.value) and buggy.__qualname__ in str(stopped.value)
+    told = str(stopped.value)
+    assert buggy.__qualname__ in told and any(question in told for question in train)
     assert not (tmp_path / "c" / "program.json").exists()
     assert len(calls) < 30, "no long way on after it"
 
