@@ -16,7 +16,7 @@ from dspy import lm15
 from dspy.utils import exceptions as lm_errors
 
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy.errors import EndpointBusy, RunStopped, TeacherError, TooManyFailed
+from refed_dspy.errors import RunStopped, TeacherError
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.optimizers.gateway import Gateway
 from refed_dspy.programs.lm_errors import InTransit, LMCapReached
@@ -28,6 +28,7 @@ from tests.support.gateways import (
     ask_text,
     calls,
     config,
+    numbered,
     opened,
     outcome,
     requests,
@@ -48,44 +49,40 @@ def server(server: SimulatedTeacher) -> SimulatedTeacher:
 
 def stopped_by(gateway: Gateway) -> str:
     error = gateway.stop_error
-    assert type(error) in {TeacherError, RunStopped, TooManyFailed, EndpointBusy} and "\n" not in str(error)
+    assert isinstance(error, TeacherError | RunStopped) and "\n" not in str(error)
     return str(error)
 
 
 def test_a_wrong_key_ends_it_with_a_hint_and_without_the_key(
-    locked: SimulatedTeacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    said: Said, locked: SimulatedTeacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wrong = "sk-wrong-0987654321fedcba"
     monkeypatch.setenv(KEY_VARIABLE, wrong)
     with opened(tmp_path, judge=config(locked, api_key_env=KEY_VARIABLE)) as gateway:
         lm = gateway.lm("judge")
         first = outcome(lambda: ask_text(lm))
-        assert isinstance(first, InTransit) and isinstance(first.error, TeacherError)
+        assert isinstance(first, InTransit) and isinstance(first.error, TeacherError) and wrong not in str(first)
         assert isinstance(outcome(lambda: ask_text(lm, "Another?")), LMCapReached)
-        message = stopped_by(gateway)
+        said(stopped_by(gateway))
     assert requests(locked) == 1, "no call begins after it"
-    assert message.startswith("judge: ") and "api_key_env" in message
-    assert wrong not in message + str(first)
 
 
-def test_an_unknown_model_ends_it(server: SimulatedTeacher, tmp_path: Path) -> None:
-    with opened(tmp_path, teacher=config(server, model="openai/missing-one")) as gateway:
-        assert isinstance(outcome(lambda: ask_text(gateway.lm("teacher"))), lm_errors.LMError)
-        assert "check the teacher's model and api_base" in stopped_by(gateway) or "api_base" in stopped_by(gateway)
-
-
-def test_an_endpoint_that_is_not_there_ends_it_at_once(server: SimulatedTeacher, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "settings", [{"model": "openai/missing-one"}, {"api_base": "http://127.0.0.1:9/v1", "retries": 4}], ids=str
+)
+def test_a_model_or_an_endpoint_that_is_not_there_ends_it_at_once(
+    said: Said, server: SimulatedTeacher, tmp_path: Path, settings: dict[str, Any]
+) -> None:
     begun = time.monotonic()
-    down = config(server, api_base="http://127.0.0.1:9/v1", retries=4)
-    with opened(tmp_path, teacher=down) as gateway:
+    with opened(tmp_path, teacher=config(server, **settings)) as gateway:
         assert isinstance(outcome(lambda: ask_text(gateway.lm("teacher"))), lm_errors.LMError)
-        assert "127.0.0.1:9" in stopped_by(gateway) and "api_base" in stopped_by(gateway)
-    assert time.monotonic() - begun < 3 and not calls(tmp_path)
+        said(stopped_by(gateway))
+    assert time.monotonic() - begun < PATIENCE and not sum(call["cost"] for call in calls(tmp_path))
 
 
 def failing(gateway: Gateway, count: int, start: int = 0) -> None:
-    for n in range(start, start + count):
-        assert isinstance(outcome(lambda n=n: ask_text(gateway.lm("teacher"), f"What is {n}?")), Exception)  # type: ignore[misc]
+    for ask in numbered(gateway.lm("teacher"), range(start, start + count)):
+        assert isinstance(outcome(ask), Exception)
 
 
 def test_so_many_failures_in_a_row_end_it(said: Said, server: SimulatedTeacher, tmp_path: Path) -> None:
@@ -93,15 +90,14 @@ def test_so_many_failures_in_a_row_end_it(said: Said, server: SimulatedTeacher, 
     with opened(tmp_path, teacher=config(server)) as gateway:
         failing(gateway, LEAST_CALLS - 1)
         assert gateway.stop_error is None
-        failing(gateway, 1, start=LEAST_CALLS)
+        failing(gateway, 4, start=LEAST_CALLS)
         said(stopped_by(gateway))
-        failing(gateway, 3, start=2 * LEAST_CALLS)
     assert requests(server) == LEAST_CALLS
 
 
-@pytest.mark.parametrize(("fault", "why"), [("drop", "the server closed the .*"), ("hang", r"no answer in 0\.03 s")])
+@pytest.mark.parametrize("fault", ["drop", "hang"])
 def test_an_endpoint_that_never_answers_ends_it_sooner(
-    said: Said, server: SimulatedTeacher, tmp_path: Path, fault: str, why: str
+    said: Said, server: SimulatedTeacher, tmp_path: Path, fault: str
 ) -> None:
     """Each such call may have been billed."""
     server.control(faults={fault: 1})
@@ -111,7 +107,8 @@ def test_an_endpoint_that_never_answers_ends_it_sooner(
     assert requests(server) < LEAST_CALLS / 2
 
 
-def test_an_endpoint_that_goes_down_ends_it(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_an_endpoint_that_goes_down_ends_it(said: Said, tmp_path: Path) -> None:
     with (
         SimulatedTeacher(latency=0, sigma=0) as short_lived,
         opened(tmp_path, teacher=config(short_lived, max_tokens=512)) as gateway,
@@ -119,15 +116,15 @@ def test_an_endpoint_that_goes_down_ends_it(tmp_path: Path) -> None:
         ask_text(gateway.lm("teacher"))
         short_lived.stop()
         failing(gateway, LEAST_CALLS)
-        assert f"failed in {LEAST_CALLS - 1} of its last {LEAST_CALLS} calls" in stopped_by(gateway)
+        said(stopped_by(gateway))
     assert len(calls(tmp_path)) == 1, "what never reached it costs nothing"
 
 
 def test_it_goes_on_where_more_than_half_is_answered(tmp_path: Path) -> None:
     down = lm15.ServerError("overloaded", status=503)
     with opened(tmp_path, teacher=fake_lm(Writer(*["Fine.", "Fine.", down] * LEAST_CALLS))) as gateway:
-        for n in range(3 * LEAST_CALLS):
-            outcome(lambda n=n: ask_text(gateway.lm("teacher"), f"What is {n}?"))  # type: ignore[misc]
+        for ask in numbered(gateway.lm("teacher"), range(3 * LEAST_CALLS)):
+            outcome(ask)
         assert gateway.stop_error is None and gateway.unanswered == LEAST_CALLS
 
 
@@ -138,21 +135,18 @@ def test_a_candidate_may_spoil_the_teachers_answers_but_not_the_judges(
     """What the teacher writes for a bad candidate is cut or malformed: that is the candidate's score."""
     cut = [response("Half an ans", "length")] * LEAST_CALLS
     with opened(tmp_path, **{role: fake_lm(Writer("Fine.", *cut))}) as gateway:
-        for n in range(LEAST_CALLS):
-            outcome(lambda n=n: ask_text(gateway.lm(role), f"What is {n}?"))  # type: ignore[misc]
+        for ask in numbered(gateway.lm(role), range(LEAST_CALLS)):
+            outcome(ask)
         assert (gateway.stop_error is None) == goes_on
 
 
 def test_one_role_that_fails_does_not_count_for_another(said: Said, tmp_path: Path) -> None:
-    def down(_: Any) -> Any:
-        return lm15.ServerError("overloaded", status=503)
-
     failing_writer, fine = Writer(), Writer()
-    failing_writer.on_request, fine.on_request = down, lambda _: "Fine."
+    failing_writer.on_request = lambda _: lm15.ServerError("overloaded", status=503)
+    fine.on_request = lambda _: "Fine."
     with opened(tmp_path, teacher=fake_lm(failing_writer), judge=fake_lm(fine, temperature=0.0)) as gateway:
-        for n in range(LEAST_CALLS):
-            outcome(lambda n=n: ask_text(gateway.lm("teacher"), f"{n}?"))  # type: ignore[misc]
-            outcome(lambda n=n: ask_text(gateway.lm("judge"), f"{n}?"))  # type: ignore[misc]
+        for role in ("teacher", "judge") * LEAST_CALLS:
+            outcome(lambda role=role, n=len(fine.requests): ask_text(gateway.lm(role), f"{n}?"))  # type: ignore[misc]
         said(stopped_by(gateway))
 
 
@@ -164,17 +158,15 @@ def test_closing_releases_every_thread_and_records_what_is_in_flight(server: Sim
     pool = ThreadPoolExecutor(12)
     with opened(tmp_path, teacher=config(server, timeout=600)) as gateway:
         lm = gateway.lm("teacher")
-        asked = [pool.submit(outcome, lambda n=n: ask_text(lm, f"What is {n}?")) for n in range(4)]  # type: ignore[misc]
-        asked += [pool.submit(outcome, lambda: ask_text(lm, "What is 0?"))]
+        asked = [pool.submit(outcome, ask) for ask in numbered(lm, [0, 1, 2, 3, 0])]
         until(lambda: requests(server) == 4 and len(gateway._tasks) == 5)
-        time.sleep(0.1)
         begun = time.monotonic()
     assert time.monotonic() - begun < 3
     assert all(isinstance(each.result(PATIENCE), CancelledError | Exception) for each in asked)
     pool.shutdown()
     assert [row["outcome"] for row in calls(tmp_path)] == ["cancelled"] * 4
     assert all(row["cost"] == row["reserved"] > 0 for row in calls(tmp_path))
-    assert isinstance(outcome(lambda: ask_text(lm, "Too late?")), LMCapReached)
+    assert isinstance(outcome(lambda: ask_text(lm, "Late?")), LMCapReached)
     until(lambda: server.stats()["in_flight"] == 0)
     assert requests(server) == 4
 
@@ -226,8 +218,7 @@ def test_closing_lets_go_of_those_that_wait_for_money(server: SimulatedTeacher, 
     assert least is not None
     pool = ThreadPoolExecutor(8)
     with opened(tmp_path, Caps(max_cost=int(1.5 * least)), teacher=config(server, timeout=600)) as gateway:
-        lm = gateway.lm("teacher")
-        asked = [pool.submit(outcome, lambda n=n: ask_text(lm, f"What is {n}?")) for n in range(8)]  # type: ignore[misc]
+        asked = [pool.submit(outcome, ask) for ask in numbered(gateway.lm("teacher"), range(8))]
         until(lambda: requests(server) == 1 and len(gateway._tasks) == 8)
     assert all(isinstance(each.result(PATIENCE), Exception) for each in asked)
     pool.shutdown()
