@@ -232,12 +232,14 @@ def test_a_judge_that_cannot_be_asked_stops_it(said: Said, fault: Exception, fir
 
 def test_a_tie_of_the_judge_is_half_right_and_one_of_people_is_no_question_of_accuracy() -> None:
     pairs = [pair(1, 1), pair(2, 1), pair(3, -1), pair(4, 0), pair(5, 0)]
-    row = of(pairs, [Verdict(2, True, ()), TORN, A_WINS, TIE, B_WINS])
+    verdicts = [Verdict(2, True, ()), TORN, A_WINS, TIE, B_WINS]
+    row = of(pairs, verdicts)
     assert row.accuracy is not None and row.same_verdict is not None
     assert (row.accuracy.mean, row.accuracy.n) == (0.5, 3)  # right however strongly, half, wrong
     assert (row.same_verdict.mean, row.same_verdict.n) == (pytest.approx(2 / 5), 5)
     assert row.consistency == 4 / 5
-    assert of(pairs[::-1], [B_WINS, TIE, A_WINS, TORN, A_WINS]) == row, "the order of pairs does not matter"
+    turned = of(pairs[::-1], verdicts[::-1])
+    assert (turned.accuracy, turned.same_verdict) == (row.accuracy, row.same_verdict), "in whatever order"
 
 
 def test_each_instruction_counts_the_same() -> None:

@@ -145,8 +145,9 @@ def test_one_role_that_fails_does_not_count_for_another(said: Said, tmp_path: Pa
     failing_writer.on_request = lambda _: lm15.ServerError("overloaded", status=503)
     fine.on_request = lambda _: "Fine."
     with opened(tmp_path, teacher=fake_lm(failing_writer), judge=fake_lm(fine, temperature=0.0)) as gateway:
-        for role in ("teacher", "judge") * LEAST_CALLS:
-            outcome(lambda role=role, n=len(fine.requests): ask_text(gateway.lm(role), f"{n}?"))  # type: ignore[misc]
+        asks = (numbered(gateway.lm(role), range(LEAST_CALLS)) for role in ("teacher", "judge"))
+        for both in zip(*asks, strict=True):
+            [outcome(ask) for ask in both]
         said(stopped_by(gateway))
 
 

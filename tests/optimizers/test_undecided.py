@@ -17,21 +17,6 @@ from tests.support.metric_bench import (
 from tests.support.said import Said
 
 
-@pytest.mark.parametrize("mark", ["?", "!"])
-@pytest.mark.parametrize("weights", [{}, {"wins": 0.9, "grades": 0, "diversity": 0.1}], ids=str)
-def test_no_other_component_makes_up_for_wins_that_the_judge_did_not_decide(
-    said: Said, mark: str, weights: Any
-) -> None:
-    """The uncompiled program ties with itself: scored by grades and diversity alone, who is never decided gains."""
-    with said.by(NotScored):
-        Bench(**weights).score([sample(1, mark, "5"), sample(2, mark, "5")])
-
-
-def test_nor_for_grades(said: Said) -> None:
-    with said.by(NotScored):
-        Bench().score([sample(1, "5", "?"), sample(2, "5", "?")])
-
-
 @pytest.mark.parametrize(
     ("quality", "grade", "weights", "expected"),
     [("?", "5", {"wins": 0}, (0.3 * 1 + 0.1 * 1) / 0.4), ("5", "?", {"grades": 0}, (0.6 * 1 + 0.1 * 1) / 0.7)],
@@ -44,12 +29,6 @@ def test_an_abstention_on_one_sample_is_no_zero() -> None:
     evaluation = Bench(per_feature=2).score([sample(1, "5", "5"), sample(2, "?", "?")])
     assert (component(evaluation, "wins"), component(evaluation, "grades")) == (1, 1)
     assert component(evaluation, "abstained") == pytest.approx(0.5)
-
-
-@pytest.mark.parametrize("mark", ["?", "!"])
-def test_nothing_to_judge_by_is_not_scored(said: Said, mark: str) -> None:
-    with said.by(NotScored):
-        Bench().score([sample(1, mark, mark), sample(2, mark, mark)])
 
 
 @pytest.mark.parametrize("criteria", [None, {}])
@@ -85,3 +64,21 @@ def test_an_endpoint_that_gave_the_uncompiled_program_no_answer_is_nobody_s_tie(
     bench.teacher.on_request = lambda request: lm_errors.LMServerError("down", model="fake")
     with said.by(NotScored):
         bench.score([sample(1, "5", "5")])
+
+
+@pytest.mark.parametrize("mark", ["?", "!"])
+@pytest.mark.parametrize(
+    ("weights", "grade"),
+    [({}, "5"), ({"wins": 0.9, "grades": 0, "diversity": 0.1}, "5"), ({}, "the mark")],
+    ids=["wins", "wins alone", "nothing"],
+)
+def test_no_other_component_makes_up_for_what_the_judge_did_not_decide(
+    said: Said, mark: str, weights: Any, grade: str
+) -> None:
+    """The uncompiled program ties with itself: scored by grades and diversity alone, who is never decided gains."""
+    grade = mark if grade == "the mark" else grade
+    with said.by(NotScored):
+        Bench(**weights).score([sample(1, mark, grade), sample(2, mark, grade)])
+    if not weights:
+        with said.by(NotScored):
+            Bench().score([sample(1, "5", mark), sample(2, "5", mark)])
