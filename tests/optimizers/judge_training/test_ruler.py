@@ -35,7 +35,9 @@ def trained(share: float, bias: Bias, folder: Path) -> JudgeTraining:
         return train_judge(pairs, judge.teacher(bias), out=folder / "out", progress=False)
 
 
-@pytest.mark.parametrize("bias", [AT_RANDOM, LONGER], ids=["at random", "by length"])
+@pytest.mark.parametrize(
+    "bias", [pytest.param(AT_RANDOM, marks=pytest.mark.slow), LONGER], ids=["at random", "by length"]
+)
 def test_a_judge_that_learned_to_measure_length_is_not_proved_and_says_so_first(
     said: Said, bias: Bias, tmp_path: Path
 ) -> None:
@@ -43,17 +45,17 @@ def test_a_judge_that_learned_to_measure_length_is_not_proved_and_says_so_first(
     assert made.report is not None and made.report.length is not None and not made.report.proved
     first, *others = made.lines()
     said(first)
-    assert any(line.startswith("not proved: it is not shown to know more than length; ") for line in others)
+    said(others[-3:-1])
     assert (made.folder / "training.txt").read_text().startswith(first) and first in made._repr_html_()
     assert json.loads((made.folder / "training.json").read_text())["report"]["ruler"] == first
     assert json.loads(made.path.read_text())["refed"]["proof"]["proved"] is False
 
 
+@pytest.mark.slow
 def test_a_judge_that_knows_more_than_length_is_proved(said: Said, tmp_path: Path) -> None:
     made = trained(0.75, USEFUL, tmp_path)
     report = made.report
     assert report is not None and report.length is not None and report.length.accuracy is not None
     assert report.length.accuracy.low > 0.55, "length tells something here, too"
     assert report.proved and report.ruler == ""
-    said(made.lines()[0])
-    assert any(line.startswith("length and style alone ") for line in made.lines())
+    said(made.lines()[:-1])
