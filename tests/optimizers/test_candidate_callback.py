@@ -16,43 +16,28 @@ from refed_dspy.optimizers.gateway import current_candidate
 from refed_dspy.optimizers.metrics import CustomMetric
 from refed_dspy.optimizers.recorder import candidate_id
 from tests.support.fake_gateway import EXAMPLES, FakeGateway, candidates, evaluate, program, recorder, running
-from tests.support.said import Said
 from tests.support.scripted_engine import Writer
 
 # --- candidates
 
 
-def test_candidates_are_written_down_once_in_order_the_first_first(said: Said) -> None:
+def test_candidates_are_written_down_once_in_order_the_first_first() -> None:
     gateway = FakeGateway()
     seen = candidates(gateway, program())
-    texts = ["Answer.", "Answer well.", "Answer.", "Answer briefly.", "Answer well."]
-    seen.note(program("Answer."))
+    first, second, third = texts = ["Answer.", "Answer well.", "Answer briefly."]
+    seen.note(program(first))
     with running(seen):
-        for text in texts:
+        for text in (first, second, first, third, second):
             program(text)(question="x")
-    said([(row[1], json.loads(row[2])["predict"]["signature"]["instructions"]) for row in gateway.candidates])
-    assert [row[0] for row in gateway.candidates] == [candidate_id(program(text)) for text in (*texts[:2], texts[3])]
+    instructions = [json.loads(row[2])["predict"]["signature"]["instructions"] for row in gateway.candidates]
+    assert instructions == texts and [row[1] for row in gateway.candidates] == [0, 1, 2]
+    assert [row[0] for row in gateway.candidates] == [candidate_id(program(text)) for text in texts]
 
 
 def test_demonstrations_make_another_candidate() -> None:
     first, other = program(), program()
     other.predictors()[0].demos = [dspy.Example(question="a", answer="b")]
     assert candidate_id(first) != candidate_id(other) and candidate_id(first) == candidate_id(program())
-
-
-def test_an_optimizer_s_own_modules_are_no_candidates() -> None:
-    gateway = FakeGateway()
-    with running(candidates(gateway, program())):
-        dspy.Predict("basic_instruction -> proposed_instruction")(basic_instruction="x")
-    assert gateway.candidates == []
-
-
-@pytest.mark.parametrize("kind", [dspy.Predict, dspy.ChainOfThought])
-def test_an_optimizer_s_own_modules_of_the_student_s_type_are_no_candidates(kind: Any) -> None:
-    gateway = FakeGateway()
-    with running(candidates(gateway, kind("question -> answer"))):
-        kind("basic_instruction -> proposed_instruction")(basic_instruction="x")
-    assert gateway.candidates == []
 
 
 def test_a_program_that_a_metric_runs_is_no_candidate() -> None:
@@ -103,3 +88,12 @@ def test_evaluations_go_to_their_candidate_under_eight_threads() -> None:
     )
     assert sorted(row[1] for row in gateway.candidates) == list(range(6))
     assert record.evaluations == 60
+
+
+@pytest.mark.parametrize("student", [program(), dspy.Predict("question -> answer")], ids=["chain", "predict"])
+def test_an_optimizer_s_own_modules_are_no_candidates_whatever_their_type(student: dspy.Module) -> None:
+    gateway = FakeGateway()
+    with running(candidates(gateway, student)):
+        for kind in (dspy.Predict, dspy.ChainOfThought):
+            kind("basic_instruction -> proposed_instruction")(basic_instruction="x")
+    assert gateway.candidates == []

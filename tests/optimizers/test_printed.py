@@ -14,14 +14,15 @@ import tqdm  # type: ignore[import-untyped]
 from refed_dspy.optimizers.dspy_optimizers import LOG, printed_to_file
 from tests.support.said import Said
 
+LOGGED, PRINTED = "Average Metric", "Best score so far"
 DSPY = logging.getLogger("dspy.teleprompt.fake")
 
 
 def everything() -> None:
     """What a compile hears: a log's line, a bar, a line of DSPy's own, and one of the caller's metric."""
-    DSPY.info("Average Metric")
+    DSPY.info(LOGGED)
     list(tqdm.tqdm([1, 2]))
-    exec("print('Best score so far')", {"__name__": "dspy.teleprompt.random_search"})
+    exec(f"print({PRINTED!r})", {"__name__": "dspy.teleprompt.random_search"})
     sys.stdout.write("my metric\n")
     sys.stderr.write("my warning\n")
 
@@ -37,7 +38,7 @@ def test_what_optimizers_print_log_and_draw_is_in_the_folder(
             everything()
     said(capsys.readouterr())
     log = (tmp_path / LOG).read_text()
-    assert log.count("Average Metric") == log.count("Best score so far") == 2 and "2/2 [" in log
+    assert log.count(LOGGED) == log.count(PRINTED) == 2 and "2/2 [" in log
     dspy_log = logging.getLogger("dspy")
     assert before == (list(dspy_log.handlers), dspy_log.propagate, sys.stdout, sys.stderr)
 

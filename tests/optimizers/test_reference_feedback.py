@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dspy
 import pytest
 
 from refed_dspy.optimizers.reference_metric import INSTRUCTION_LENGTH, MOST_GRADES, clipped
 from refed_dspy.records import Sample
 from tests.support.metric_bench import (
     BASE,
+    REFERENCE,
     Bench,
     call,
     component,
     failed,
+    made,
+    prompt,
     sample,
 )
 from tests.support.said import Said
@@ -109,3 +113,13 @@ def test_clipped() -> None:
     assert clipped("a" * INSTRUCTION_LENGTH) == "a" * INSTRUCTION_LENGTH
     assert clipped("a" * (INSTRUCTION_LENGTH + 1)) == "a" * (INSTRUCTION_LENGTH - 1) + "…"
     assert clipped("", 5) == ""
+
+
+def test_feedback_finds_the_answer_under_a_system_prompt() -> None:
+    bench = Bench(per_feature=1)
+    reference = REFERENCE.model_copy(update={"system": "Answer in French."})
+    example, prediction = dspy.Example(reference=reference).with_inputs("reference"), made([sample(1, "5")])
+    asked = call({"instruction": reference.posed(prediction.samples[0].instruction)})
+    told = bench.metric.feedback(example, prediction, "response_generation", asked)
+    assert prediction.samples[0].instruction in told
+    assert all(str(reference.system) in prompt(request) for request in bench.judge.asked("verdict"))

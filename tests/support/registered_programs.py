@@ -6,10 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from refed_dspy import ReferenceLevelFeedback
-from refed_dspy.cli.main import app
 from refed_dspy.programs.saved import MANIFEST, program_state
 from refed_dspy.signatures import DEFAULT_FEATURES
 from refed_dspy.tracking.registry import register
@@ -48,10 +47,6 @@ class Compile:
 
 def champion_is(version: str | None, store: Mlflow) -> bool:
     return store.aliases().get("champion") == version
-
-
-def refed(*words: object) -> Result:
-    return CliRunner().invoke(app, [str(word) for word in words])
 
 
 def refused(result: Result) -> str:

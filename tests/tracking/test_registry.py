@@ -17,8 +17,9 @@ from refed_dspy.programs.saved import program_digests, program_state, prompts_di
 from refed_dspy.tracking.registry import promote
 from refed_dspy.tracking.store import NotTracked, Store
 from tests.support import mlflow_stores
+from tests.support.command_line import refed
 from tests.support.mlflow_stores import Mlflow
-from tests.support.registered_programs import Compile, champion_is, outcome, refed, refused, tuned
+from tests.support.registered_programs import Compile, champion_is, outcome, refused, tuned
 from tests.support.said import Said
 from tests.tracking.test_compile import BETTER, compiled_in_the_world
 

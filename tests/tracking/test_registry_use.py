@@ -16,8 +16,9 @@ from refed_dspy.programs.saved import program_digests, save_program
 from refed_dspy.tracking.registry import champion, promote
 from refed_dspy.tracking.store import NotTracked
 from tests.support import mlflow_stores
+from tests.support.command_line import refed
 from tests.support.mlflow_stores import Mlflow, free_port
-from tests.support.registered_programs import Compile, champion_is, outcome, refed, refused, tuned
+from tests.support.registered_programs import Compile, champion_is, outcome, refused, tuned
 from tests.support.said import Said
 from tests.support.scripted_engine import Writer, fake_lm, references
 
