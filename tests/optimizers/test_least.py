@@ -4,6 +4,7 @@ do."""
 from __future__ import annotations
 
 import logging
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,15 @@ from refed_dspy.errors import ConfigError
 from refed_dspy.measures.intervals import MIN_CLUSTERS
 from refed_dspy.optimizers.spec import prepare, refuse_unprovable
 from refed_dspy.programs import PairwiseJudge
-from tests.support import compiling
+from refed_dspy.teachers import open_teacher
+from tests.support import capped_compiles, compiling
 from tests.support.capped_compiles import BASELINE, OPTIMIZERS, compiled, config
 from tests.support.compiling import Answerer, questions, requests
 from tests.support.interrupted_compiles import full_marks
 from tests.support.said import Said
+from tests.support.scripted_engine import Writer, fake_lm
 
-server, without_words = compiling.terse_server, compiling.without_words
+server, without_words, any_cap = compiling.terse_server, compiling.without_words, capped_compiles.any_cap
 CANNOT_BE_PROVED: dict[str, dict[str, Any]] = {
     "test set too small": {"test": 4},
     "references too few": {"train": 6, "validation": 5},
@@ -35,6 +38,7 @@ def refused(server: SimulatedTeacher, folder: Path, optimizer: str = "gepa", **s
     with pytest.raises(ConfigError) as caught:
         compiled(server, folder, optimizer, **settings)
     assert requests(server) == 0 and not folder.exists() and caught.value.exit_code == 2
+    assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
@@ -153,3 +157,52 @@ def test_without_a_proof_too_few_references_are_enough(said: Said, server: Simul
     assert compiled(server, tmp_path / "c", "bootstrap", test=2, prove=False).state == "done"
     with said.by(ConfigError):
         compiled(server, tmp_path / "c", "bootstrap", test=2)
+
+
+# --- caps that are refused before anything is sent
+
+
+@pytest.mark.parametrize("role", ["teacher", "judge", "reflection"])
+def test_a_cap_in_dollars_needs_every_price_and_more_than_one_calls_worst_case(
+    said: Said, server: SimulatedTeacher, tmp_path: Path, role: str
+) -> None:
+    dear = config(server, model="openai/dear", max_tokens=9_000, temperature=0.0)
+    least = open_teacher(dear).least
+    assert least is not None
+    said(refused(server, tmp_path / "c", max_cost=0.9 * least / 10**12, **{role: dear}))
+    said(refused(server, tmp_path / "c", max_cost=5.0, **{role: config(server, model="openai/free", price=None)}))
+
+
+@pytest.mark.usefixtures("any_cap")
+def test_a_cap_below_the_first_calls_own_worst_case_sends_nothing(server: SimulatedTeacher, tmp_path: Path) -> None:
+    least = open_teacher(config(server)).least
+    assert least is not None
+    made = compiled(server, tmp_path, max_cost=1.01 * least / 10**12, estimate=True)
+    assert requests(server) == 0 and made.stopped == "max_cost" and not made.changed
+
+
+@pytest.mark.parametrize("role", ["teacher", "judge", "reflection"])
+def test_a_callers_own_lm_takes_no_cap(said: Said, server: SimulatedTeacher, tmp_path: Path, role: str) -> None:
+    writer, caps = Writer(), [{"max_cost": 5.0}, {"max_calls": 500}]
+    said([refused(server, tmp_path / "c", **{role: fake_lm(writer)}, **cap) for cap in caps])
+    assert not writer.requests
+
+
+@pytest.mark.parametrize(
+    ("cap", "values"),
+    [("max_cost", (0, -1.0, math.nan)), ("max_calls", (0, 1.5)), ("max_minutes", (0, math.nan))],
+)
+def test_a_cap_that_makes_no_sense_is_refused(
+    server: SimulatedTeacher, tmp_path: Path, cap: str, values: tuple[float, ...]
+) -> None:
+    assert all(refused(server, tmp_path / "c", **{cap: value}).startswith(cap) for value in values)
+
+
+def test_a_cap_in_dollars_needs_the_price_of_what_was_done_before(
+    said: Said, server: SimulatedTeacher, tmp_path: Path
+) -> None:
+    """As for a run: what earlier starts cost is unknown, so what is left of the cap is unknown too."""
+    free = config(server, price=None)
+    compiled(server, tmp_path, "bootstrap", teacher=free, judge=free, max_calls=500)
+    with said.by(ConfigError):
+        compiled(server, tmp_path, "bootstrap", teacher=config(server), judge=config(server), max_cost=1.0)

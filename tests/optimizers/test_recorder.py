@@ -17,6 +17,7 @@ from refed_dspy.optimizers.examples import example_id
 from refed_dspy.optimizers.gateway import in_metric
 from refed_dspy.optimizers.metrics import ExampleScore, NotScored
 from refed_dspy.optimizers.recorder import candidate_id, is_recoverable
+from refed_dspy.optimizers.steps import Turns
 from refed_dspy.records import Analysis, Failure
 from tests.support.fake_gateway import EXAMPLES, ByWorth, FakeGateway, candidates, evaluate, program, recorder, running
 from tests.support.said import Said
@@ -234,3 +235,32 @@ def test_evaluate_takes_the_mean_and_everything_is_written_down() -> None:
     assert record.evaluations == 10 == len(watched) and gateway.stop_errors == []
     for arguments in ((), (None,), (None, None), (None, None, None), ([], None, None)):
         assert record(EXAMPLES[4], dspy.Prediction(answer="x"), *arguments).score == 0.4
+
+
+# --- programs that are scored in turns, so that a drift favours none
+
+
+class Says(dspy.Module):  # type: ignore[misc]
+    def __init__(self, word: str, asked: list[str]) -> None:
+        super().__init__()
+        self.word, self.asked = word, asked
+
+    def forward(self, question: str) -> dspy.Prediction:
+        self.asked.append(f"{self.word}{question}")
+        return dspy.Prediction(answer=self.word + question)
+
+
+def test_each_example_goes_to_all_of_them_one_after_the_other_and_another_is_first_each_time() -> None:
+    asked: list[str] = []
+    examples = [dspy.Example(question=str(n), answer=f"a{n}").with_inputs("question") for n in range(3)]
+
+    def metric(example: dspy.Example, prediction: Any) -> float:
+        assert set(example.keys()) == {"question", "answer"}, "the metric knows the example by its content"
+        return float(example.answer == prediction.answer)
+
+    turns = Turns({name: Says(name, asked) for name in "ab"}, metric)
+    evaluate = dspy.Evaluate(devset=turns.of(examples), metric=turns.score, num_threads=1, display_progress=False)
+    results = turns.results(evaluate(turns))
+    assert asked == ["a0", "b0", "b1", "a1", "a2", "b2"]
+    assert {name: [score for *_, score in each] for name, each in results.items()} == {"a": [1.0] * 3, "b": [0.0] * 3}
+    assert [example for example, _, _ in results["b"]] == examples

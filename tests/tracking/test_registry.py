@@ -10,6 +10,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from benchmarks.preference import Preference
+from refed_dspy.errors import ConfigError
 from refed_dspy.optimizers.steps import champion_for
 from refed_dspy.programs import ReferenceLevelFeedback
 from refed_dspy.programs.load import load_program
@@ -219,3 +220,13 @@ def test_a_model_of_somebody_else_under_that_name(
     made = compiled_in_the_world("c")
     assert made.proof is not None and champion_is("1", tracked)
     said(caplog.messages)
+
+
+@pytest.mark.slow
+def test_a_compile_on_what_the_champion_saw_is_refused_before_its_first_call(said: Said, tracked: Mlflow) -> None:
+    first = compiled_in_the_world("first", **BETTER, track=True)
+    assert first.proved
+    with said.by(ConfigError):
+        compiled_in_the_world("second", **BETTER, track=True, seed=5)
+    assert not list(Path("second").glob("program.json"))
+    assert compiled_in_the_world("third", **BETTER, track=True, seed=5, prove=False).proof is None

@@ -113,24 +113,6 @@ def test_runs_of_one_name_in_two_folders_have_each_their_own_run_and_data_set(tr
         assert str(Path(run.data.tags["refed.folder"])) in data.dataset.source
 
 
-def test_metrics_minute_by_minute(tracked: Mlflow) -> None:
-    made(size=9, track=False)
-    spread_over_minutes(Path("run"), 4)
-    with Ledger.read(Path("run")) as ledger:
-        points = per_minute(ledger)
-        calls = ledger.db.execute("SELECT count(*) FROM calls").fetchone()[0]
-    assert list(points) == [0, 1, 2, 3]
-    for name in COUNTS:
-        values = [point[name] for point in points.values()]
-        assert values == sorted(values), name
-    assert points[3]["calls"] == calls and points[3]["kept"] == 9 and 0 < points[0]["calls"] < calls
-    assert [points[m + 1]["time"] - points[m]["time"] for m in range(3)] == [60, 60, 60]
-    track("run")
-    (run,) = tracked.runs()
-    for name in COUNTS:
-        assert tracked.history(run.info.run_id, name) == [(minute, points[minute][name]) for minute in points], name
-
-
 def test_a_run_on_a_cluster_while_its_ledger_has_nothing_yet(tracked: Mlflow) -> None:
     made(size=9, track=False)
     folder = Path("run").absolute()
