@@ -221,26 +221,6 @@ def test_a_missing_file_is_written_again_and_one_that_was_edited_stays(tmp_path:
     assert first.path.read_bytes() == before and again.diff() == "mine"
 
 
-def test_the_estimate_of_an_ended_compile_is_still_told(tmp_path: Path) -> None:
-    world = Watched()
-    first = questioned(tmp_path / "c", world)
-    asked = world.requests
-    assert questioned(tmp_path / "c", world, estimate=True).estimate_lines() == first.estimate_lines()
-    assert world.requests == asked
-    is_the_same(questioned(tmp_path / "c", world), first)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("optimizer", OPTIONS)
-def test_whatever_the_optimizer(optimizer: str, tmp_path: Path) -> None:
-    world = Watched()
-    more: dict[str, Any] = {"optimizer": optimizer, "options": OPTIONS[optimizer], "metric": ONE_CRITERION}
-    first = compiled(tmp_path / "c", refed(), REFERENCES, world, **more)
-    asked = world.requests
-    is_the_same(compiled(tmp_path / "c", refed(), REFERENCES, world, **more), first)
-    assert world.requests == asked and first.proof is not None
-
-
 def test_a_gain_that_rests_on_length_can_be_accepted_later(tmp_path: Path) -> None:
     world = Watched()
     first = questioned(tmp_path / "c", world)
@@ -262,3 +242,13 @@ def test_the_money_of_an_earlier_versions_outcome_is_in_dollars_too(tmp_path: Pa
     again = questioned(tmp_path / "c", Watched())
     assert again.proof is not None and first.proof is not None
     assert again.proof.baseline.unit_cost == 0.002 and again.proof.gain == first.proof.gain
+
+
+def test_an_estimate_of_an_ended_compile_is_still_told_and_leaves_its_program_alone(tmp_path: Path) -> None:
+    world = Watched()
+    first = questioned(tmp_path / "c", world)
+    asked, before = world.requests, first.path.read_bytes()
+    assert first.changed
+    assert questioned(tmp_path / "c", world, estimate=True).estimate_lines() == first.estimate_lines()
+    assert world.requests == asked and first.path.read_bytes() == before
+    is_the_same(questioned(tmp_path / "c", world), first)

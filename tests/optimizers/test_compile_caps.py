@@ -74,13 +74,6 @@ def test_the_proof_is_paid_for_by_what_was_held_back_and_is_not_lost_by_another_
     assert again.manifest["candidate"] == first.manifest["candidate"]
 
 
-@pytest.mark.slow
-def test_the_estimate_of_a_second_start_is_that_of_the_first(server: SimulatedTeacher, tmp_path: Path) -> None:
-    first = compiled(server, tmp_path, "bootstrap").estimate
-    second = compiled(server, tmp_path, "bootstrap").estimate
-    assert second["calls"] == first["calls"] and second["proof_cost"] == first["proof_cost"]
-
-
 # --- a program of one call, and an optimizer that does as it is told
 
 
@@ -152,14 +145,6 @@ def test_an_earlier_whole_candidate_is_chosen_over_a_better_one_that_was_cut(
     assert requests(server) == 17
     assert len(candidates(tmp_path)[2].scores["validation"]) == 1
     assert made.program.answer.signature.instructions == "Worth 0.7"
-
-
-def test_an_estimate_leaves_the_program_of_a_finished_compile_alone(server: SimulatedTeacher, tmp_path: Path) -> None:
-    made = stepped(server, tmp_path, None)
-    assert made.changed
-    before = made.path.read_bytes()
-    stepped(server, tmp_path, None, estimate=True)
-    assert made.path.read_bytes() == before
 
 
 def test_a_later_start_takes_no_proof_for_tuning(server: SimulatedTeacher, tmp_path: Path) -> None:

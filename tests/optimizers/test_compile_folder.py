@@ -56,7 +56,7 @@ def test_another_compile_in_the_same_folder_is_refused_with_the_difference(
 ) -> None:
     before = outcome(finished)
     models = ("teacher", "judge", "reflection")
-    settings = {k: config(server, **v) if k in models else v for k, v in change.items()}
+    settings: dict[str, Any] = {k: config(server, **v) if k in models else v for k, v in change.items()}
     with said.by(RunDirError) as refused:
         compiled(server, finished, settings.pop("optimizer", "bootstrap"), **settings)
     assert "\n" not in str(refused.value)

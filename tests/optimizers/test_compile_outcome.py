@@ -107,8 +107,6 @@ REFUSED: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "too few": (answerer, QUESTIONS, {"evaluations": 0}),
     "a wrong teacher": (answerer, QUESTIONS, {"teacher": 7}),
     "pairs of one": (PairwiseJudge, [pair(1, "depth")], {"metric": None}),
-    "unknown optimizer": (answerer, QUESTIONS, {"optimizer": "gepaa"}),
-    "wrong option": (answerer, QUESTIONS, {"options": {"demos": 3}}),
     "no such class": (answerer, QUESTIONS, {"optimizer": "dspy.Nope"}),
     "a cap for an LM": (answerer, QUESTIONS, {"max_calls": 9}),
 }
@@ -126,21 +124,6 @@ def test_what_cannot_be_used_is_refused_in_one_line_before_anything_is_written(
 
 
 # --- what ends it
-
-
-def test_a_program_that_makes_nothing_says_why(said: Said, tmp_path: Path) -> None:
-    world = Watched()
-    world.answer = lambda text, fields: "no JSON" if "new_instructions" in fields else None
-    with said.by(RunStopped):
-        compiled(tmp_path / "c", refed(), REFERENCES, world)
-
-
-def test_a_judge_that_grades_nothing_is_told_of_before_anything_is_tuned(said: Said, tmp_path: Path) -> None:
-    world = Watched()
-    cannot = json.dumps({"reason": "hm", "grade": "cannot tell"})
-    world.answer = lambda text, fields: cannot if "grade" in fields else None
-    with said.by(RunStopped):
-        compiled(tmp_path / "c", refed(), REFERENCES, world, metric=ONE_CRITERION)
 
 
 def test_a_metric_whose_scores_accept_nothing_is_told_of(
@@ -243,3 +226,17 @@ def test_the_caller_s_adapter_is_kept(tmp_path: Path) -> None:
     with dspy.context(adapter=dspy.ChatAdapter()):
         made = compiled(tmp_path / "c", answerer(), QUESTIONS, world, metric=marks)
     assert made.proof is not None and all("[[ ## question ## ]]" in text for _, text in world.asked)
+
+
+@pytest.mark.parametrize(
+    ("field", "answer"),
+    [("new_instructions", "no JSON"), ("grade", json.dumps({"reason": "hm", "grade": "cannot tell"}))],
+    ids=["nothing made", "nothing graded"],
+)
+def test_where_nothing_can_be_scored_it_says_why_before_anything_is_tuned(
+    said: Said, tmp_path: Path, field: str, answer: str
+) -> None:
+    world = Watched()
+    world.answer = lambda text, fields: answer if field in fields else None
+    with said.by(RunStopped):
+        compiled(tmp_path / "c", refed(), REFERENCES, world, metric=ONE_CRITERION)

@@ -34,9 +34,9 @@ CANNOT_BE_PROVED: dict[str, dict[str, Any]] = {
 }
 
 
-def refused(server: SimulatedTeacher, folder: Path, optimizer: str = "gepa", **settings: Any) -> str:
+def refused(server: SimulatedTeacher, folder: Path, **settings: Any) -> str:
     with pytest.raises(ConfigError) as caught:
-        compiled(server, folder, optimizer, **settings)
+        compiled(server, folder, **settings)
     assert requests(server) == 0 and not folder.exists() and caught.value.exit_code == 2
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -48,7 +48,7 @@ def test_nothing_is_asked_where_nothing_can_be_proved(
     said: Said, server: SimulatedTeacher, tmp_path: Path, optimizer: str, case: str
 ) -> None:
     settings = {"evaluations": 40, **CANNOT_BE_PROVED[case]}
-    told = {refused(server, tmp_path / "c", optimizer, estimate=word, **settings) for word in (False, True)}
+    told = {refused(server, tmp_path / "c", optimizer=optimizer, estimate=word, **settings) for word in (False, True)}
     said(sorted(told))
 
 
@@ -77,7 +77,7 @@ def test_a_judges_instructions_count_not_its_pairs(said: Said, server: Simulated
 def test_what_is_named_is_enough(
     server: SimulatedTeacher, tmp_path: Path, optimizer: str, cap: dict[str, float]
 ) -> None:
-    message = refused(server, tmp_path / "c", optimizer, evaluations=16, **cap)
+    message = refused(server, tmp_path / "c", optimizer=optimizer, evaluations=16, **cap)
     named = re.search(r"; raise it to \$?([\d.,]+),", message)
     assert named is not None, message
     enough = dict.fromkeys(cap, float(named[1].replace(",", "")))
@@ -137,7 +137,7 @@ def test_an_optimizers_own_conditions_are_known_before_anything_is_paid_for(
     said: Said, server: SimulatedTeacher, tmp_path: Path, case: str
 ) -> None:
     optimizer, options = OWN_CONDITIONS[case]
-    said(refused(server, tmp_path / "c", optimizer, options=options))
+    said(refused(server, tmp_path / "c", optimizer=optimizer, options=options))
 
 
 def test_without_a_proof_it_goes_on_and_a_proof_can_be_had_later(
@@ -183,7 +183,8 @@ def test_a_cap_below_the_first_calls_own_worst_case_sends_nothing(server: Simula
 
 @pytest.mark.parametrize("role", ["teacher", "judge", "reflection"])
 def test_a_callers_own_lm_takes_no_cap(said: Said, server: SimulatedTeacher, tmp_path: Path, role: str) -> None:
-    writer, caps = Writer(), [{"max_cost": 5.0}, {"max_calls": 500}]
+    writer = Writer()
+    caps: list[dict[str, Any]] = [{"max_cost": 5.0}, {"max_calls": 500}]
     said([refused(server, tmp_path / "c", **{role: fake_lm(writer)}, **cap) for cap in caps])
     assert not writer.requests
 

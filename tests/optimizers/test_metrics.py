@@ -18,35 +18,6 @@ from tests.support.said import Said
 # --- a score
 
 
-def test_a_score_is_a_number_where_dspy_adds() -> None:
-    scores = [MetricScore(0.25, "", 0.5), MetricScore(0.5, "", 0.5)]
-    assert sum(scores) == 0.75 and sum(scores) / 2 == 0.375
-    assert scores[0] + 1 == 1.25 and 1 + scores[0] == 1.25 and scores[0] + scores[1] == 0.75
-    assert scores[0] / 2 == 0.125 and float(scores[1]) == 0.5
-    assert sum([*scores, MetricScore(1, "", 0)]) == 1.75
-
-
-def test_scores_compare_by_what_they_are() -> None:
-    low, high = MetricScore(0.2, "a", 0.9), MetricScore(0.8, "b", 0.1)
-    assert low < high and high > low and low <= high and high >= low and low < 0.5 < high
-    assert max([low, high]) is high and sorted([high, low]) == [low, high]
-
-
-@pytest.mark.parametrize(("score", "accepted"), [(0.0, False), (0.69, False), (0.7, True), (1.0, True)])
-def test_a_score_is_true_from_the_one_that_is_accepted_on(score: float, accepted: bool) -> None:
-    score_ = MetricScore(score, "words", 0.7)
-    assert bool(score_) is accepted
-    assert (score_.score, score_.feedback, score_["score"], score_["feedback"]) == (score, "words", score, "words")
-
-
-def test_a_copy_of_a_score_is_as_true_as_it_is() -> None:
-    score = MetricScore(0.6, "words", 0.7)
-    twin = copy.deepcopy(score)
-    assert (twin.score, twin.feedback, bool(twin)) == (0.6, "words", False)
-    score["score"] = 0.9  # as GEPA does with a module's score
-    assert bool(score) and not bool(twin)
-
-
 # --- metrics of the user's own
 
 
@@ -180,3 +151,20 @@ def test_a_metric_of_two_to_five_arguments(said: Said, metric: Callable[..., Any
     custom = CustomMetric(metric)
     assert custom.score(EXAMPLES[0], dspy.Prediction(answer="x")).score == score
     said(custom.feedback(EXAMPLES[0], dspy.Prediction(answer="x"), "predict", []))
+
+
+def test_a_score_is_a_number_where_dspy_adds_and_compares() -> None:
+    low, high = MetricScore(0.25, "a", 0.9), MetricScore(0.5, "b", 0.1)
+    assert sum([low, high]) == 0.75 and sum([low, high]) / 2 == 0.375
+    assert low + 1 == 1 + low == 1.25 and low + high == 0.75 and low / 2 == 0.125 and float(high) == 0.5
+    assert low < high and high > low and low <= high and high >= low and low < 0.4 < high
+    assert max([low, high]) is high and sorted([high, low]) == [low, high]
+
+
+@pytest.mark.parametrize(("score", "accepted"), [(0.0, False), (0.69, False), (0.7, True), (1.0, True)])
+def test_a_score_is_true_from_the_one_that_is_accepted_on_and_so_is_its_copy(score: float, accepted: bool) -> None:
+    made = MetricScore(score, "words", 0.7)
+    twin = copy.deepcopy(made)
+    made["score"] = 0.7  # as GEPA does with a module's score
+    assert bool(twin) is accepted and bool(made)
+    assert (twin.score, twin.feedback, twin["score"], twin["feedback"]) == (score, "words", score, "words")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import pickle
+import random
+import threading
+from collections import defaultdict
 from typing import Any
 
 import dspy
@@ -14,8 +17,8 @@ from dspy.utils.exceptions import AdapterParseError
 
 from refed_dspy.errors import CapReached, ConfigError, MalformedAnswer, NoAnswer, TeacherError
 from refed_dspy.optimizers.examples import example_id
-from refed_dspy.optimizers.gateway import in_metric
-from refed_dspy.optimizers.metrics import ExampleScore, NotScored
+from refed_dspy.optimizers.gateway import current_candidate, in_metric
+from refed_dspy.optimizers.metrics import CustomMetric, ExampleScore, NotScored
 from refed_dspy.optimizers.recorder import candidate_id, is_recoverable
 from refed_dspy.optimizers.steps import Turns
 from refed_dspy.records import Analysis, Failure
@@ -215,7 +218,7 @@ def test_what_demonstrations_are_drawn_by_does_not_depend_on_the_process() -> No
         assert kept is predictor and (inputs, outputs.answer) == ({"question": one}, one)
         pickles.append(pickle.dumps(dspy.Example(**inputs, **outputs)))
     assert pickles[0] == pickles[1] and b"fields_set" not in pickles[0]
-    odd = (predictor, {"image": [dspy.Image("https://example.com/a.png")]}, dspy.Prediction())
+    odd: Any = (predictor, {"image": [dspy.Image("https://example.com/a.png")]}, dspy.Prediction())
     with running():
         record(EXAMPLES[0], dspy.Prediction(worth=1), trace := [odd])
     assert trace[0] is odd, "what JSON cannot hold stays as it is"
@@ -233,7 +236,8 @@ def test_evaluate_takes_the_mean_and_everything_is_written_down() -> None:
         example_id(e): ("train" if n < 5 else "other", e.worth, {"worth": e.worth}, 42) for n, e in enumerate(EXAMPLES)
     }
     assert record.evaluations == 10 == len(watched) and gateway.stop_errors == []
-    for arguments in ((), (None,), (None, None), (None, None, None), ([], None, None)):
+    for given in range(4):
+        arguments: list[Any] = [None] * given
         assert record(EXAMPLES[4], dspy.Prediction(answer="x"), *arguments).score == 0.4
 
 
@@ -264,3 +268,87 @@ def test_each_example_goes_to_all_of_them_one_after_the_other_and_another_is_fir
     assert asked == ["a0", "b0", "b1", "a1", "a2", "b2"]
     assert {name: [score for *_, score in each] for name, each in results.items()} == {"a": [1.0] * 3, "b": [0.0] * 3}
     assert [example for example, _, _ in results["b"]] == examples
+
+
+# --- which programs are candidates, and what counts for which of them
+
+
+# --- candidates
+
+
+def test_candidates_are_written_down_once_in_order_the_first_first() -> None:
+    gateway = FakeGateway()
+    seen = candidates(gateway, program())
+    first, second, third = texts = ["Answer.", "Answer well.", "Answer briefly."]
+    seen.note(program(first))
+    with running(seen):
+        for text in (first, second, first, third, second):
+            program(text)(question="x")
+    instructions = [json.loads(row[2])["predict"]["signature"]["instructions"] for row in gateway.candidates]
+    assert instructions == texts and [row[1] for row in gateway.candidates] == [0, 1, 2]
+    assert [row[0] for row in gateway.candidates] == [candidate_id(program(text)) for text in texts]
+
+
+def test_demonstrations_make_another_candidate() -> None:
+    first, other = program(), program()
+    other.predictors()[0].demos = [dspy.Example(question="a", answer="b")]
+    assert candidate_id(first) != candidate_id(other) and candidate_id(first) == candidate_id(program())
+
+
+def test_a_program_that_a_metric_runs_is_no_candidate() -> None:
+    gateway = FakeGateway()
+
+    def asks(example: dspy.Example, prediction: Any) -> float:
+        return float(bool(program("Judge.")(question=example.question).answer))
+
+    with running(seen := candidates(gateway, program())):
+        seen.note(program())
+        evaluate(program(), recorder(gateway, CustomMetric(asks)), EXAMPLES[:3])
+    assert len(gateway.candidates) == 1 and {row[0] for row in gateway.evaluations} == {candidate_id(program())}
+
+
+def test_evaluations_go_to_their_candidate_under_eight_threads() -> None:
+    """Three candidates at a time, each on eight threads, in a shuffled order."""
+    gateway = FakeGateway()
+    seen = candidates(gateway, program())
+    asked: defaultdict[str, set[str]] = defaultdict(set)
+
+    def looks(example: dspy.Example, prediction: Any) -> float:
+        asked[current_candidate.get()].add(prediction.answer)
+        return 1.0
+
+    def answer(request: Any) -> str:
+        return json.dumps({"reasoning": "r", "answer": str(request.system).splitlines()[0]})
+
+    writer = Writer()
+    writer.on_request = answer
+    record = recorder(gateway, CustomMetric(looks))
+    texts = [f"Way {n}." for n in range(6)]
+    random.Random(0).shuffle(texts)
+
+    def work(mine: list[str]) -> None:
+        with running(seen, writer=writer):
+            for text in mine:
+                evaluate(program(text), record, EXAMPLES, threads=8)
+
+    threads = [threading.Thread(target=work, args=(texts[n::3],)) for n in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    expected = {candidate_id(program(text)): text for text in texts}
+    assert {name: {expected[name]} for name in asked} == dict(asked) and set(asked) == set(expected)
+    assert sorted((row[0], row[1]) for row in gateway.evaluations) == sorted(
+        (name, example_id(example)) for name in expected for example in EXAMPLES
+    )
+    assert sorted(row[1] for row in gateway.candidates) == list(range(6))
+    assert record.evaluations == 60
+
+
+@pytest.mark.parametrize("student", [program(), dspy.Predict("question -> answer")], ids=["chain", "predict"])
+def test_an_optimizer_s_own_modules_are_no_candidates_whatever_their_type(student: dspy.Module) -> None:
+    gateway = FakeGateway()
+    with running(candidates(gateway, student)):
+        for kind in (dspy.Predict, dspy.ChainOfThought):
+            kind("basic_instruction -> proposed_instruction")(basic_instruction="x")
+    assert gateway.candidates == []
