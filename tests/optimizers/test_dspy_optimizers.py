@@ -195,7 +195,6 @@ def test_a_name_of_no_optimizer_with_a_metric_is_told_with_the_known_ones(said: 
         *((name, {"nonsense": 1}) for name in (*OURS, "dspy.BootstrapFewShotWithRandomSearch")),
         ("gepa", {"auto": "light", "max_metric_calls": 3}),
         ("gepa", {"auto": "heaviest"}),
-        ("mipro", {"auto": "heaviest"}),
         ("simba", {"bsize": "eight"}),
         ("simba", {"bsize": 0}),
         ("simba", {"num_candidates": 0}),
@@ -207,6 +206,13 @@ def test_an_option_that_it_does_not_take_is_told_in_one_line(said: Said, name: s
     with said.by(ConfigError) as raised:
         choose(name, options, optimizer_inputs())
     assert str(raised.value).isprintable()
+
+
+def test_a_wrong_option_is_told_in_dspy_s_words(said: Said) -> None:
+    """They name its words in another order each time."""
+    with pytest.raises(ConfigError) as raised:
+        choose("mipro", {"auto": "heaviest"}, optimizer_inputs())
+    said(str(raised.value).partition("{")[0])
 
 
 @pytest.mark.parametrize("name", ["mipro", "dspy.BootstrapFewShotWithOptuna"])

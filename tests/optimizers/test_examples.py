@@ -126,24 +126,28 @@ def test_held_out_criteria_that_leave_nothing_to_train_or_to_prove_on_are_told_o
         split_examples(examples, (3, 3, 3), seed=0, held_out=[held_out], seen=seen)
 
 
-NOBODY_JUDGED = dspy.Example(instruction="i", answer_a="a", answer_b="b").with_inputs(
-    "instruction", "answer_a", "answer_b"
-)
+NO_EXAMPLES: dict[str, tuple[str, Any]] = {
+    "no rows": ("examples", []),
+    "a name": ("examples", "builtin"),
+    "dicts": ("examples", [{"question": "x"}]),
+    "no inputs": ("examples", [dspy.Example(question="x")]),
+    "none": ("examples", None),
+    "a number": ("examples", 7),
+    "a number among them": ("examples", [dspy.Example(question="x"), 1]),
+    "no pairs": ("instructions", [{"instruction": "i"}]),
+    "a number for pairs": ("instructions", 7),
+    "no answers": ("instructions", [dspy.Example(instruction="i")]),
+    "nobody judged": (
+        "instructions",
+        [dspy.Example(instruction="i", answer_a="a", answer_b="b").with_inputs("answer_a")],
+    ),
+}
 
 
-@pytest.mark.parametrize(
-    ("kind", "rows"),
-    [
-        *(("examples", rows) for rows in ([], "builtin", [{"question": "x"}], [dspy.Example(question="x")], None, 7)),
-        ("examples", [dspy.Example(question="x"), 1]),
-        *(("instructions", rows) for rows in ([{"instruction": "i"}], 7, [dspy.Example(instruction="i")])),
-        ("instructions", [NOBODY_JUDGED]),
-    ],
-    ids=repr,
-)
-def test_what_is_no_list_of_examples_or_pairs_is_refused_in_one_line(said: Said, kind: str, rows: Any) -> None:
+@pytest.mark.parametrize("case", NO_EXAMPLES)
+def test_what_is_no_list_of_examples_or_pairs_is_refused_in_one_line(said: Said, case: str) -> None:
     with said.by(InputError) as raised:
-        as_examples(kind, rows)
+        as_examples(*NO_EXAMPLES[case])
     assert "\n" not in str(raised.value)
 
 
