@@ -87,7 +87,7 @@ def test_the_same_seed_in_the_same_world_makes_the_same_program(tmp_path: Path) 
 @pytest.mark.parametrize("metric", [of_two, marks, of_five])
 def test_any_program_with_a_metric_of_two_three_or_five_arguments(metric: Any, tmp_path: Path) -> None:
     world = Watched()
-    made = compiled(tmp_path / "c", answerer(), QUESTIONS, world, metric=metric, optimizer="gepa", evaluations=6)
+    made = compiled(tmp_path / "c", answerer(), QUESTIONS, world, metric=metric, optimizer="gepa", evaluations=12)
     recorded = [text for _, text in world.asked if "<predict>" in text]
     assert bool(recorded) is (metric is of_five), "words of its own reach the model that rewrites"
     assert isinstance(made.program, dspy.ChainOfThought) and made.manifest["kind"] == "ChainOfThought"
