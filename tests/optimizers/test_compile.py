@@ -13,7 +13,7 @@ import pytest
 import refed_dspy
 from refed_dspy.errors import ConfigError
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.optimizers.result import Compiled
+from refed_dspy.optimizers.result import Compiled, why_stopped
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
 from refed_dspy.programs.load import load_into
 from refed_dspy.programs.saved import program_digests, program_state
@@ -252,3 +252,8 @@ def test_an_estimate_of_an_ended_compile_is_still_told_and_leaves_its_program_al
     assert questioned(tmp_path / "c", world, estimate=True).estimate_lines() == first.estimate_lines()
     assert world.requests == asked and first.path.read_bytes() == before
     is_the_same(questioned(tmp_path / "c", world), first)
+
+
+@pytest.mark.parametrize("stopped", ["max_cost", "no answer to 3 requests"])
+def test_what_ended_it_early_is_said_in_one_way(said: Said, stopped: str) -> None:
+    said([why_stopped(stopped), why_stopped(stopped, "; raise it")])

@@ -18,7 +18,7 @@ from refed_dspy.cli.lines import compile_lines
 from refed_dspy.errors import RunDirError, RunStopped
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.optimizers.metrics import NotScored, name_of
-from refed_dspy.optimizers.result import compile_status, why_stopped
+from refed_dspy.optimizers.result import compile_status
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
 from refed_dspy.programs.load import load_into
 from refed_dspy.programs.saved import save_program
@@ -243,8 +243,3 @@ def test_a_start_that_came_to_nothing_leaves_nothing_to_tell(said: Said, tmp_pat
         assert compile_status(ledger)["abstained"] == 2 and not ledger.has_answers()
     made = compiled(tmp_path / "c", answerer(), QUESTIONS, metric=marks)
     assert made.manifest["abstained"] == 0
-
-
-@pytest.mark.parametrize("stopped", ["max_cost", "no answer to 3 requests"])
-def test_what_ended_it_early_is_said_in_one_way(said: Said, stopped: str) -> None:
-    said([why_stopped(stopped), why_stopped(stopped, "; raise it")])

@@ -161,8 +161,8 @@ def test_a_later_start_takes_no_proof_for_tuning(server: SimulatedTeacher, tmp_p
 @pytest.mark.parametrize(
     ("optimizer", "cap"),
     [
-        ("simba", {"max_cost": 0.04}),
-        *(pytest.param(name, {"max_cost": 0.04}, marks=pytest.mark.slow) for name in ("gepa", "mipro", "bootstrap")),
+        ("mipro", {"max_cost": 0.04}),
+        *(pytest.param(name, {"max_cost": 0.04}, marks=pytest.mark.slow) for name in ("gepa", "simba", "bootstrap")),
         *(pytest.param(name, {"max_calls": 50}, marks=pytest.mark.slow) for name in OPTIMIZERS),
     ],
     ids=str,

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.data.pairs import Pair
-from refed_dspy.errors import ConfigError
+from refed_dspy.errors import ConfigError, TeacherError
 from refed_dspy.measures.intervals import MIN_CLUSTERS
 from refed_dspy.optimizers.spec import prepare, refuse_unprovable
 from refed_dspy.programs import PairwiseJudge
@@ -207,3 +207,25 @@ def test_a_cap_in_dollars_needs_the_price_of_what_was_done_before(
     compiled(server, tmp_path, "bootstrap", teacher=free, judge=free, max_calls=500)
     with said.by(ConfigError):
         compiled(server, tmp_path, "bootstrap", teacher=config(server), judge=config(server), max_cost=1.0)
+
+
+@pytest.mark.parametrize("gone", [False, True], ids=["a wrong key", "no endpoint"])
+def test_a_judge_that_cannot_be_asked_ends_it_at_once(
+    said: Said,
+    locked: SimulatedTeacher,
+    server: SimulatedTeacher,
+    tmp_path: Path,
+    gone: bool,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wrong = "sk-wrong-0987654321fedcba"
+    monkeypatch.setenv("WRONG_KEY", wrong)
+    judge = config(locked, model="openai/locked", api_key_env="WRONG_KEY")
+    if gone:
+        judge = config(server, api_base="http://127.0.0.1:9/v1")
+    with said.by(TeacherError) as ended:
+        compiled(server, tmp_path, judge=judge, **({"teacher": judge} if gone else {}))
+    assert wrong not in str(ended.value) + caplog.text and "Traceback" not in caplog.text
+    assert requests(locked) <= 32, "only what was in flight already"
+    assert all(wrong.encode() not in path.read_bytes() for path in tmp_path.iterdir())

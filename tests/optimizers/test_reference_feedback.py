@@ -105,7 +105,7 @@ def test_words_stay_few_however_much_was_written(stage: str, reason: int) -> Non
     samples = [sample(n, "1", "1").model_copy(update={**long, "instruction": f"{n}{2_000 * 'z'}"}) for n in range(3)]
     failures = [failed("response_generation").model_copy(update={"reason": 300 * "r"})] * 40
     bench = Bench(reason=reason * "r", per_feature=3)
-    for asked in (None, samples[0].instruction):
+    for asked in (None, samples[0].instruction, "another"):
         assert len(bench.feedback(samples, stage, call({"instruction": asked}), *failures)) < 10_000
 
 

@@ -261,3 +261,11 @@ def test_a_judge_that_knows_more_than_length_is_proved(said: Said, tmp_path: Pat
     assert report.length.accuracy.low > 0.55, "length tells something here, too"
     assert report.proved and report.ruler == ""
     said(made.lines()[:-1])
+
+
+def test_at_a_cap_nothing_is_trained(said: Said, people: list[Pair], judge: BiasedJudge, tmp_path: Path) -> None:
+    before = judge.requests
+    cut = trained(people, judge, tmp_path, replace(BIASED, seed=7), max_calls=100, grades=False)
+    assert (cut.stopped, cut.judge, judge.requests - before) == ("max_calls", None, 100)
+    assert not (tmp_path / "judge.json").exists()
+    said(cut.lines()[-1])
