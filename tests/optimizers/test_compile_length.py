@@ -74,22 +74,19 @@ def written(folder: Path, world: Wordy, **settings: Any) -> tuple[Compiled, Proo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("times", "told"), [(1.5, True), (5.2, False)])
+@pytest.mark.parametrize("times", [1.5, 5.2])
 def test_a_program_that_only_writes_longer_is_not_proved_without_a_word(
-    said: Said, times: float, told: bool, tmp_path: Path
+    said: Said, times: float, tmp_path: Path
 ) -> None:
     made, proof = written(tmp_path / "c", Wordy(times))
     assert is_gain(proof.gain.raw) and proof.rests_on_length and not proof.proved
-    table, lines = (tmp_path / "c" / "proof.txt").read_text(), made.lines()
-    assert "wins" in table and "length" in table and ("; at equal length unknown" not in table) is told
-    (doubt,) = [line for line in lines if line.startswith("not proved")]
-    assert "accept_longer=True" in doubt
-    said(doubt)
+    said((tmp_path / "c" / "proof.txt").read_text())
+    said(proof.doubts())
     recorded = json.loads(made.path.read_text())["refed"]["proof"]
     assert (recorded["proved"], recorded["rests_on_length"]) == (False, True)
     again, accepted = written(tmp_path / "c", Wordy(times), accept_longer=True)
     assert accepted.proved and accepted.rests_on_length and again.manifest["calls"] == made.manifest["calls"]
-    assert any(line.startswith("proved only by accept_longer=True: the gain rests on") for line in again.lines())
+    said(accepted.doubts())
 
 
 @pytest.mark.slow
@@ -129,7 +126,6 @@ def test_a_test_set_that_the_judge_does_not_decide_on_is_named(said: Said, tmp_p
     made = undecided(tmp_path / "c", Undecided("test set"))
     assert made.changed and made.proof is None
     said(made.lines())
-    assert any("stopped: none of the test set could be scored for both programs;" in line for line in made.lines())
 
 
 def undecided(folder: Path, world: Undecided, **settings: Any) -> Compiled:

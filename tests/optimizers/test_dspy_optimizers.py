@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import copy
+import logging
 import sys
-from collections.abc import Callable, Iterator
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import dspy
 import pytest
+import tqdm  # type: ignore[import-untyped]
 
 from refed_dspy.errors import ConfigError
-from refed_dspy.optimizers.dspy_optimizers import Optimizer, OptimizerInputs, choose
+from refed_dspy.optimizers.dspy_optimizers import LOG, Optimizer, OptimizerInputs, choose, printed_to_file
 from tests.support.said import Said
 from tests.support.scripted_engine import Writer, fake_lm
 
@@ -25,16 +30,9 @@ def metric(gold: Any, pred: Any, trace: Any = None, pred_name: Any = None, pred_
 
 def optimizer_inputs(**more: Any) -> OptimizerInputs:
     usual: dict[str, Any] = {
-        "metric": metric,
-        "teacher": TEACHER,
-        "reflection": REFLECTION,
-        "evaluations": 60,
-        "threads": 3,
-        "seed": 7,
-        "stopping": lambda: False,
-        "train": 6,
-        "validation": 3,
-    }
+        "metric": metric, "teacher": TEACHER, "reflection": REFLECTION, "evaluations": 60, "threads": 3, "seed": 7,
+        "stopping": lambda: False, "train": 6, "validation": 3,
+    }  # fmt: skip
     return OptimizerInputs(**{**usual, **more})
 
 
@@ -61,8 +59,8 @@ class RecordedOptimizer:
 
 
 @pytest.fixture
-def recording_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Any], RecordedOptimizer]]:
-    yield lambda kind: RecordedOptimizer(kind, monkeypatch)
+def recording_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], RecordedOptimizer]:
+    return lambda kind: RecordedOptimizer(kind, monkeypatch)
 
 
 def tuned(name: str, options: dict[str, Any] | None = None, **more: Any) -> Optimizer:
@@ -72,6 +70,7 @@ def tuned(name: str, options: dict[str, Any] | None = None, **more: Any) -> Opti
     return optimizer
 
 
+OURS = ("bootstrap", "gepa", "mipro", "simba")
 KINDS = {
     "bootstrap": dspy.BootstrapFewShot,
     "gepa": dspy.GEPA,
@@ -88,10 +87,8 @@ def test_each_is_dspy_s_own_with_our_metric_and_the_sets_given(
     optimizer = recording_of(KINDS[name])
     assert tuned(name).name == name
     assert optimizer.made["metric"] is metric
-    assert optimizer.compiled["trainset"] == TRAIN
-    assert optimizer.compiled.get("valset", HELD) == HELD and ("valset" in optimizer.compiled) is (
-        name in {"gepa", "mipro"}
-    )
+    sets = {"trainset": TRAIN, "valset": HELD} if name in {"gepa", "mipro"} else {"trainset": TRAIN}
+    assert {word: given for word, given in optimizer.compiled.items() if word in {"trainset", "valset"}} == sets
 
 
 @pytest.mark.parametrize("name", ["mipro", "simba", "gepa"])
@@ -167,25 +164,62 @@ def test_gepa_s_own_budget_takes_the_place_of_ours(
 ) -> None:
     optimizer = recording_of(dspy.GEPA)
     tuned("gepa", options)
-    assert {
-        k: optimizer.made.get(k) for k in ("auto", "max_full_evals", "max_metric_calls") if optimizer.made.get(k)
-    } == options
+    budgets = ("auto", "max_full_evals", "max_metric_calls")
+    assert {name: optimizer.made[name] for name in budgets if optimizer.made.get(name)} == options
 
 
 def test_mipro_s_own_auto_takes_the_place_of_ours(recording_of: Callable[[Any], RecordedOptimizer]) -> None:
     optimizer = recording_of(dspy.MIPROv2)
-    tuned("mipro", {"auto": "light"})
-    assert (
-        optimizer.made["auto"] == "light"
-        and optimizer.made["num_candidates"] is None
-        and "num_trials" not in optimizer.compiled
-    )
-
-
-def test_mipro_s_auto_keeps_the_caller_s_other_options(recording_of: Callable[[Any], RecordedOptimizer]) -> None:
-    optimizer = recording_of(dspy.MIPROv2)
     tuned("mipro", {"auto": "light", "minibatch": False})
-    assert optimizer.compiled["minibatch"] is False
+    assert (optimizer.made["auto"], optimizer.made["num_candidates"]) == ("light", None)
+    assert "num_trials" not in optimizer.compiled and optimizer.compiled["minibatch"] is False
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("", "GEPA", "mipro2", "gepa ", "copro", "a b\nc", ".Thing", "dspy.", "..", "/a.b"),
+        *("dspy.NoSuch", "nosuch.Thing", "dspy.teleprompt.x.y"),
+        *("dspy.Predict", "dspy.LM", "json.dumps", "os.path", "re.compile", "dspy.LabeledFewShot"),
+    ],
+)
+def test_a_name_of_no_optimizer_with_a_metric_is_told_with_the_known_ones(said: Said, name: str) -> None:
+    with said.by(ConfigError) as raised:
+        choose(name, {}, optimizer_inputs())
+    assert str(raised.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *((name, {"nonsense": 1}) for name in (*OURS, "dspy.BootstrapFewShotWithRandomSearch")),
+        ("gepa", {"auto": "light", "max_metric_calls": 3}),
+        ("gepa", {"auto": "heaviest"}),
+        ("simba", {"bsize": "eight"}),
+        ("simba", {"bsize": 0}),
+        ("simba", {"num_candidates": 0}),
+        ("bootstrap", {"max_bootstrapped_demos": "four"}),
+    ],
+    ids=str,
+)
+def test_an_option_that_it_does_not_take_is_told_in_one_line(said: Said, name: str, options: dict[str, Any]) -> None:
+    with said.by(ConfigError) as raised:
+        choose(name, options, optimizer_inputs())
+    assert str(raised.value).isprintable()
+
+
+def test_a_wrong_option_is_told_in_dspy_s_words(said: Said) -> None:
+    """They name its words in another order each time."""
+    with pytest.raises(ConfigError) as raised:
+        choose("mipro", {"auto": "heaviest"}, optimizer_inputs())
+    said(str(raised.value).partition("{")[0])
+
+
+@pytest.mark.parametrize("name", ["mipro", "dspy.BootstrapFewShotWithOptuna"])
+def test_without_optuna_the_extra_is_named(said: Said, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)  # as where it is not installed
+    with said.by(ConfigError):
+        choose(name, {}, optimizer_inputs())
 
 
 def test_gepa_ends_when_no_call_is_allowed_any_more_and_when_the_caller_says_so(
@@ -208,66 +242,62 @@ def test_the_caller_s_options_are_left_as_they_are() -> None:
     assert (options, options["gepa_kwargs"]) == before
 
 
-# --- refusals
+# --- what they print and log goes to a file; what a caller's own code prints stays where it was
 
 
-@pytest.mark.parametrize("name", ["", "GEPA", "mipro2", "gepa ", "copro", "a b\nc", ".Thing", "dspy.", "..", "/a.b"])
-def test_an_unknown_name_is_told_with_the_known_ones(said: Said, name: str) -> None:
-    with said.by(ConfigError) as raised:
-        choose(name, {}, optimizer_inputs())
-    assert str(raised.value).isprintable()
+LOGGED, PRINTED = "Average Metric", "Best score so far"
+DSPY = logging.getLogger("dspy.teleprompt.fake")
 
 
-@pytest.mark.parametrize("name", ["dspy.NoSuch", "nosuch.Thing", "dspy.teleprompt.x.y"])
-def test_a_dotted_name_that_is_none_is_told(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"^optimizer ") as raised:
-        choose(name, {}, optimizer_inputs())
-    assert str(raised.value).isprintable()
+def everything() -> None:
+    """What a compile hears: a log's line, a bar, a line of DSPy's own, and one of the caller's metric."""
+    DSPY.info(LOGGED)
+    list(tqdm.tqdm([1, 2]))
+    exec(f"print({PRINTED!r})", {"__name__": "dspy.teleprompt.random_search"})
+    sys.stdout.write("my metric\n")
+    sys.stderr.write("my warning\n")
 
 
-@pytest.mark.parametrize("name", ["dspy.Predict", "dspy.LM", "json.dumps", "os.path", "re.compile"])
-def test_what_is_no_optimizer_is_told(said: Said, name: str) -> None:
-    with said.by(ConfigError):
-        choose(name, {}, optimizer_inputs())
+def test_what_optimizers_print_log_and_draw_is_in_the_folder(
+    said: Said, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "dspy")
+    before = list(logging.getLogger("dspy").handlers), logging.getLogger("dspy").propagate, sys.stdout, sys.stderr
+    with printed_to_file(tmp_path):
+        everything()
+        with printed_to_file(tmp_path / "another compile at the same time"):
+            everything()
+    said(capsys.readouterr())
+    log = (tmp_path / LOG).read_text()
+    assert log.count(LOGGED) == log.count(PRINTED) == 2 and "2/2 [" in log
+    dspy_log = logging.getLogger("dspy")
+    assert before == (list(dspy_log.handlers), dspy_log.propagate, sys.stdout, sys.stderr)
 
 
-def test_an_optimizer_without_a_metric_is_told(said: Said) -> None:
-    with said.by(ConfigError):
-        choose("dspy.LabeledFewShot", {}, optimizer_inputs())
+def test_what_the_optimizer_s_threads_say_after_ctrl_c_is_in_the_file_too(
+    said: Said, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "dspy")
+    interrupted = threading.Event()
+
+    def evaluating() -> None:
+        interrupted.wait()
+        time.sleep(0.1)
+        DSPY.error("Error for an example: the compile has ended")
+
+    with pytest.raises(KeyboardInterrupt), printed_to_file(tmp_path):
+        threading.Thread(target=evaluating).start()
+        interrupted.set()
+        raise KeyboardInterrupt
+    assert not caplog.records
+    said((tmp_path / LOG).read_text())
 
 
-@pytest.mark.parametrize("name", ["bootstrap", "gepa", "mipro", "simba", "dspy.BootstrapFewShotWithRandomSearch"])
-def test_an_option_that_it_does_not_take_is_named(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"optimizer {name}: .*nonsense") as raised:
-        choose(name, {"nonsense": 1}, optimizer_inputs())
-    assert str(raised.value).isprintable()
-
-
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        ("gepa", {"auto": "light", "max_metric_calls": 3}),
-        ("gepa", {"auto": "heaviest"}),
-        ("mipro", {"auto": "heaviest"}),
-        ("simba", {"bsize": "eight"}),
-        ("bootstrap", {"max_bootstrapped_demos": "four"}),
-    ],
-    ids=str,
-)
-def test_an_option_of_a_wrong_value_is_told_in_one_line(name: str, options: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=f"optimizer {name}: ") as raised:
-        choose(name, options, optimizer_inputs())
-    assert str(raised.value).isprintable()
-
-
-@pytest.mark.parametrize("options", [{"bsize": 0}, {"num_candidates": 0}], ids=str)
-def test_simba_without_candidates_is_told(said: Said, options: dict[str, Any]) -> None:
-    with said.by(ConfigError):
-        choose("simba", options, optimizer_inputs())
-
-
-@pytest.mark.parametrize("name", ["mipro", "dspy.BootstrapFewShotWithOptuna"])
-def test_without_optuna_the_extra_is_named(said: Said, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "optuna", None)  # as where it is not installed
-    with said.by(ConfigError):
-        choose(name, {}, optimizer_inputs())
+def test_whoever_asks_dspy_for_every_word_gets_it(
+    said: Said, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "dspy")
+    with printed_to_file(tmp_path):
+        everything()
+    assert not (tmp_path / LOG).exists()
+    said(capsys.readouterr().out)

@@ -65,33 +65,6 @@ def test_the_three_sets_share_no_cluster() -> None:
     assert max(Counter(ids((*made.train, *made.validation, *made.test))).values()) == 1
 
 
-@pytest.mark.parametrize(
-    ("clusters", "expected"),
-    [
-        (3, (1, 1, 1)),
-        (4, (2, 1, 1)),
-        (5, (3, 1, 1)),
-        (13, (6, 3, 4)),
-        (26, (12, 6, 8)),
-        (51, (24, 11, 16)),
-        (52, (24, 12, 16)),
-        (90, (24, 12, 16)),
-    ],
-)
-def test_each_set_gets_its_share_and_at_least_one(clusters: int, expected: tuple[int, int, int]) -> None:
-    made = sizes_of(split_examples(of_references(clusters), SIZES, seed=0))
-    assert sum(made) == min(clusters, 52) and min(made) >= 1
-    assert all(abs(first - other) <= 1 for first, other in zip(made, expected, strict=True)), made
-
-
-@pytest.mark.parametrize("sizes", [(1, 1, 1), (1, 1, 50), (100, 1, 1), (2, 30, 1)])
-@pytest.mark.parametrize("clusters", [3, 4, 7, 20])
-def test_no_set_is_empty_or_too_large(sizes: tuple[int, int, int], clusters: int) -> None:
-    made = sizes_of(split_examples(of_references(clusters), sizes, seed=0))
-    assert min(made) >= 1 and sum(made) == min(clusters, sum(sizes))
-    assert all(have <= most for have, most in zip(made, sizes, strict=True))
-
-
 def test_the_seed_decides_and_the_order_of_the_examples_does_not() -> None:
     examples = of_references(30)
     first = split_examples(examples, (5, 5, 5), seed=1)
@@ -101,22 +74,6 @@ def test_the_seed_decides_and_the_order_of_the_examples_does_not() -> None:
         ids(part) for part in (again.train, again.validation, again.test)
     ]
     assert ids(first.test) != ids(other.test) and set(ids(first.train)) != set(ids(other.train))
-
-
-@pytest.mark.parametrize("count", [0, 1, 2])
-def test_fewer_than_three_are_refused(said: Said, count: int) -> None:
-    with said.by(ConfigError) as raised:
-        split_examples(pairs(count), SIZES, seed=0)
-    assert "\n" not in str(raised.value)
-
-
-def test_the_refusal_counts_what_was_given(said: Said) -> None:
-    with said.by(ConfigError):
-        split_examples(pairs(2, each=5), SIZES, seed=0)
-
-
-def test_three_are_enough() -> None:
-    assert sizes_of(split_examples(of_references(3), SIZES, seed=5)) == (1, 1, 1)
 
 
 def test_what_the_sets_are_called_and_what_was_seen() -> None:
@@ -139,29 +96,68 @@ def test_held_out_criteria_are_in_the_test_set_alone(seed: int) -> None:
     made = split_examples(examples, (4, 3, 3), seed, held_out=["style"])
     assert Counter(e.criterion for e in (*made.train, *made.validation)) == {"depth": 7}
     assert Counter(e.criterion for e in made.test) == {"depth": 3, "style": 3}
+    assert not {*made.seen()} & {cluster_of(example) for example in made.test}, "nor their instructions by another"
 
 
 def test_instructions_of_a_held_out_criterion_alone_go_to_the_test_set() -> None:
-    examples = pairs(6, criterion="depth") + [pair_example(pair(n, "style")) for n in range(20, 23)]
-    for seed in range(20):
-        made = split_examples(examples, (2, 2, 2), seed, held_out=["style"])
-        assert len(made.train) == len(made.validation) == 2 and "style" in {e.criterion for e in made.test}
-
-
-def test_criteria_that_are_all_held_out_leave_nothing(said: Said) -> None:
-    with said.by(ConfigError):
-        split_examples(pairs(9, criterion="style"), SIZES, seed=0, held_out=["style"])
-
-
-def test_held_out_criteria_do_not_make_the_test_set_larger_than_was_asked() -> None:
     examples = pairs(12, criterion="depth") + [pair_example(pair(n, "style")) for n in range(20, 90)]
-    assert len(split_examples(examples, (4, 3, 5), seed=0, held_out=["style"]).test) <= 5
+    for seed in range(5):
+        made = split_examples(examples, (2, 2, 5), seed, held_out=["style"])
+        assert len(made.train) == len(made.validation) == 2 and "style" in {e.criterion for e in made.test}
+        assert len(made.test) <= 5, "no more than was asked for"
 
 
-def test_instructions_of_held_out_criteria_are_not_seen_by_another_criterion() -> None:
-    examples = [pair_example(pair(n, criterion)) for n in range(12) for criterion in ("depth", "style")]
-    made = split_examples(examples, (4, 3, 3), seed=0, held_out=["style"])
-    assert not set(made.seen()) & {cluster_of(example) for example in made.test}
+TONE = [pair_example(pair(n, "tone")) for n in range(100, 103)]
+
+
+@pytest.mark.parametrize(
+    ("examples", "held_out", "seen"),
+    [
+        (TONE * 3, "tone", set[str]()),
+        (pairs(9, criterion="style"), "stlye", set[str]()),
+        ([*pairs(9, criterion="rigor"), *TONE], "tone", {cluster_of(example) for example in TONE}),
+    ],
+    ids=["all of them", "none of them", "seen whole"],
+)
+def test_held_out_criteria_that_leave_nothing_to_train_or_to_prove_on_are_told_of(
+    said: Said, examples: list[dspy.Example], held_out: str, seen: set[str]
+) -> None:
+    with said.by(ConfigError):
+        split_examples(examples, (3, 3, 3), seed=0, held_out=[held_out], seen=seen)
+
+
+NO_EXAMPLES: dict[str, tuple[str, Any]] = {
+    "no rows": ("examples", []),
+    "a name": ("examples", "builtin"),
+    "dicts": ("examples", [{"question": "x"}]),
+    "no inputs": ("examples", [dspy.Example(question="x")]),
+    "none": ("examples", None),
+    "a number": ("examples", 7),
+    "a number among them": ("examples", [dspy.Example(question="x"), 1]),
+    "no pairs": ("instructions", [{"instruction": "i"}]),
+    "a number for pairs": ("instructions", 7),
+    "no answers": ("instructions", [dspy.Example(instruction="i")]),
+    "nobody judged": (
+        "instructions",
+        [dspy.Example(instruction="i", answer_a="a", answer_b="b").with_inputs("answer_a")],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NO_EXAMPLES)
+def test_what_is_no_list_of_examples_or_pairs_is_refused_in_one_line(said: Said, case: str) -> None:
+    with said.by(InputError) as raised:
+        as_examples(*NO_EXAMPLES[case])
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("clusters", "expected"),
+    [(3, (1, 1, 1)), (5, (3, 1, 1)), (13, (6, 3, 4)), (51, (24, 11, 16)), (90, (24, 12, 16))],
+)
+def test_each_set_gets_its_share(clusters: int, expected: tuple[int, int, int]) -> None:
+    made = sizes_of(split_examples(of_references(clusters), SIZES, seed=0))
+    assert all(abs(first - other) <= 1 for first, other in zip(made, expected, strict=True)), made
 
 
 def test_nothing_that_was_seen_before_is_in_the_test_set_of_a_held_out_criterion() -> None:
@@ -170,18 +166,6 @@ def test_nothing_that_was_seen_before_is_in_the_test_set_of_a_held_out_criterion
     again = split_examples(examples, (4, 4, 10), seed=0, held_out=["tone"], seen=seen)
     assert Counter(e.criterion for e in again.test) == {"tone": 5, "rigor": 5}
     assert not {cluster_of(e) for e in again.test} & set(seen)
-
-
-def test_a_held_out_criterion_that_was_seen_whole_is_told_of(said: Said) -> None:
-    tone = [pair_example(pair(n, "tone")) for n in range(100, 103)]
-    seen = {cluster_of(example) for example in tone}
-    with said.by(ConfigError):
-        split_examples([*pairs(9, criterion="rigor"), *tone], (3, 3, 3), seed=0, held_out=["tone"], seen=seen)
-
-
-def test_a_held_out_criterion_that_is_none_is_told_of() -> None:
-    with pytest.raises(ConfigError, match="stlye"):
-        split_examples(pairs(9, criterion="style"), SIZES, seed=0, held_out=["stlye"])
 
 
 def test_a_known_criterion_is_held_out_by_the_name_that_the_file_has() -> None:
@@ -247,31 +231,6 @@ def test_examples_of_one_instruction_are_one_cluster() -> None:
     assert cluster_of(first) == cluster_of(second) and example_id(first) != example_id(second)
 
 
-@pytest.mark.parametrize(
-    "rows",
-    [[], "builtin", [{"question": "x"}], [dspy.Example(question="x")], None, 7, [dspy.Example(question="x"), 1]],
-    ids=repr,
-)
-def test_what_is_no_list_of_examples_is_refused_in_one_line(said: Said, rows: Any) -> None:
-    with said.by(ConfigError) as raised:
-        as_examples("examples", rows)
-    assert "\n" not in str(raised.value)
-
-
-@pytest.mark.parametrize("rows", [[{"instruction": "i"}], 7, [dspy.Example(instruction="i")]], ids=repr)
-def test_what_is_no_list_of_pairs_is_refused_in_one_line(rows: Any) -> None:
-    with pytest.raises(InputError, match=r"(?i)pair"):
-        as_examples("instructions", rows)
-
-
-def test_examples_for_a_judge_must_hold_people_s_verdict() -> None:
-    example = dspy.Example(instruction="i", answer_a="a", answer_b="b").with_inputs(
-        "instruction", "answer_a", "answer_b"
-    )
-    with pytest.raises(InputError, match="people"):
-        as_examples("instructions", [example])
-
-
 def test_an_example_s_id_is_its_content_s() -> None:
     first = dspy.Example(question="é{}", answer=["a", 1, None]).with_inputs("question")
     assert example_id(first) == example_id(dspy.Example(answer=["a", 1, None], question="é{}"))
@@ -284,3 +243,18 @@ def test_an_optimizer_that_reads_examples_reads_whole_references() -> None:
         shown = repr(example)
         assert all(repr(text) in shown for text in (pair.instruction, pair.response, pair.system))
     assert len(repr(pair)) < 200, "a reference by itself is a line"
+
+
+@pytest.mark.parametrize("examples", [pairs(0), pairs(2), pairs(2, each=5)], ids=len)
+def test_fewer_than_three_are_refused(said: Said, examples: list[dspy.Example]) -> None:
+    with said.by(ConfigError) as raised:
+        split_examples(examples, SIZES, seed=0)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("sizes", [SIZES, (1, 1, 1), (1, 1, 50), (100, 1, 1), (2, 30, 1)])
+@pytest.mark.parametrize("clusters", [3, 4, 7, 20])
+def test_no_set_is_empty_or_too_large(sizes: tuple[int, int, int], clusters: int) -> None:
+    made = sizes_of(split_examples(of_references(clusters), sizes, seed=0))
+    assert min(made) >= 1 and sum(made) == min(clusters, sum(sizes))
+    assert all(have <= most for have, most in zip(made, sizes, strict=True))

@@ -71,20 +71,22 @@ def test_what_is_needed_is_what_the_rule_needs(tmp_path: Path) -> None:
 def test_the_command(said: Said, tmp_path: Path) -> None:
     told = CliRunner().invoke(app, ["compile", "plan", str(pilot(tmp_path, 12)), "--gain", "0.1", "--gain", "0.001"])
     assert told.exit_code == 0, told.output
-    first, _, heads, *rows, last = told.output.splitlines()
-    said(first)
-    assert (
-        heads.split() == ["gain", *["4", "samples", "8", "samples", "16", "samples", "found", "with", "12"]]
-        and len(rows) == 2
-    )
-    assert rows[0].startswith("0.10") and rows[1].count("over 1,000") >= 1
-    said(last)
+    said(told.output)
 
 
-@pytest.mark.parametrize("references", [0, 4])
-def test_a_pilot_that_says_nothing_is_refused(said: Said, tmp_path: Path, references: int) -> None:
-    with said.by(RunDirError):
-        plan_compile(pilot(tmp_path, references))
+def test_what_says_nothing_of_gains_is_refused(said: Said, tmp_path: Path) -> None:
+    for references in (0, 4):
+        with said.by(RunDirError):
+            plan_compile(pilot(tmp_path / str(references), references))
+    with Ledger.create(pilot(tmp_path / "old", 12)) as ledger:  # it did not note which examples belong together
+        ledger.set_meta(examples=None, about={"examples": "instructions"})
+    with Ledger.create(tmp_path / "run") as ledger:
+        ledger.begin([], work="run")
+    for folder in ("old", "run"):
+        with said.by(RunDirError):
+            plan_compile(tmp_path / folder)
+    with said.by(ConfigError):
+        plan_compile(tmp_path / "run", gains=[0.1, 0.0])
 
 
 class Fair:
@@ -128,10 +130,8 @@ def test_a_judge_s_examples_are_counted_by_instruction_as_in_its_proof(said: Sai
         for instruction in {*of.values()}
     ]
     assert plan.spread == pytest.approx(np.std([np.mean(each) for each in by_instruction], ddof=1))
-    said(plan.lines()[0])
-    said(plan.lines()[-1])
     assert made.proof is not None
-    said(made.proof.lines()[3])
+    said([plan.lines()[0], plan.lines()[-1], made.proof.lines()[3]])
 
 
 def _both(folder: Path) -> list[tuple[Mapping[str, float], Mapping[str, float], Mapping[str, str]]]:
@@ -139,19 +139,3 @@ def _both(folder: Path) -> list[tuple[Mapping[str, float], Mapping[str, float], 
     with Ledger.read(folder) as ledger:
         (first, second), examples = load_candidates(ledger), examples_of(ledger)
     return [(first.scores[name], second.scores[name], of) for name, of in examples["clusters"].items()]
-
-
-def test_a_compile_that_did_not_note_which_examples_belong_together_is_refused(said: Said, tmp_path: Path) -> None:
-    with Ledger.create(pilot(tmp_path / "c", 12)) as ledger:
-        ledger.set_meta(examples=None, about={"examples": "instructions"})
-    with said.by(RunDirError):
-        plan_compile(tmp_path / "c")
-
-
-def test_what_is_no_compile_or_no_gain(said: Said, tmp_path: Path) -> None:
-    with Ledger.create(tmp_path / "run") as ledger:
-        ledger.begin([], work="run")
-    with said.by(RunDirError):
-        plan_compile(tmp_path / "run")
-    with said.by(ConfigError):
-        plan_compile(tmp_path / "run", gains=[0.1, 0.0])

@@ -6,13 +6,18 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import dspy
+import numpy as np
 import pytest
 
 from refed_dspy.ledger.candidates import Candidate
+from refed_dspy.measures.embedder import Vectors
 from refed_dspy.measures.intervals import Interval, mean_interval
-from refed_dspy.optimizers.proof import Gain, ProgramScore, Proof, gain_over, program_score
+from refed_dspy.optimizers.examples import Split, cluster_of
+from refed_dspy.optimizers.proof import Gain, ProgramScore, Proof, find_topics, gain_over, program_score, topics_of
 from refed_dspy.records import Compared
 from tests.support.said import Said
 
@@ -53,29 +58,13 @@ def test_the_gain_is_the_mean_difference_of_each_pair() -> None:
     assert gain.least is not None and 0.02 < gain.least < 0.05, "1.6 times the spread of the differences"
 
 
-def test_what_only_one_of_them_was_scored_on_is_left_out() -> None:
-    new, old = {"a": 1.0, "b": 0.5, "c": 0.0}, {"b": 0.25, "c": 0.5, "d": 0.0}
-    gain = gain_over(candidate(new), candidate(old), one_cluster_each({**new, **old}))
-    assert gain is not None and gain.raw.mean == pytest.approx(-0.125) and gain.raw.n == 2
-
-
-@pytest.mark.parametrize(("new", "old"), [({}, {}), ({"a": 1.0}, {}), ({"a": 1.0}, {"b": 1.0})], ids=str)
-def test_nothing_shared_gives_no_gain(new: dict[str, float], old: dict[str, float]) -> None:
-    assert gain_over(candidate(new), candidate(old), {"a": "a", "b": "b"}) is None
-
-
 def test_a_cluster_counts_once_however_many_examples_it_has() -> None:
-    """Nine examples of one instruction gained 1, one example of another lost 1: that is even."""
-    new = {**{f"a{n}": 1.0 for n in range(9)}, "b0": 0.0}
-    old = {**{f"a{n}": 0.0 for n in range(9)}, "b0": 1.0}
-    gain = gain_over(candidate(new), candidate(old), {name: name[0] for name in new})
-    assert gain is not None and gain.raw.mean == pytest.approx(0) and gain.raw.clusters == 2
-
-
-def test_only_the_test_set_counts() -> None:
-    elsewhere = Candidate("d", 0, {}, 0.0, {"validation": {"e0": 1.0}}, {"validation": {"e0": {}}}, 0, 0)
-    assert gain_over(elsewhere, candidate(OLD), one_cluster_each(OLD)) is None
-    assert program_score(elsewhere, one_cluster_each(OLD), None, seed=0) is None
+    """Nine examples of one instruction gained 1, one example of another lost 1: that is even. What only one of both was
+    scored on is left out."""
+    new = {**{f"a{n}": 1.0 for n in range(9)}, "b0": 0.0, "c0": 1.0}
+    old = {**{f"a{n}": 0.0 for n in range(9)}, "b0": 1.0, "d0": 1.0}
+    gain = gain_over(candidate(new), candidate(old), {name: name[0] for name in {**new, **old}})
+    assert gain is not None and gain.raw.mean == pytest.approx(0) and (gain.raw.n, gain.raw.clusters) == (10, 2)
 
 
 def test_the_champion_s_seen_references_are_left_out() -> None:
@@ -89,11 +78,11 @@ def test_references_of_one_topic_count_once(said: Said) -> None:
     topics = {name: f"topic {int(name[1]) // 3}" for name in OLD}
     gain = gain_over(candidate(NEW), candidate(OLD), one_cluster_each(OLD), topics)
     assert gain is not None and (gain.held_out, gain.raw.clusters) == (8, 3)
-    first, second, third = (0.3 + 0.02, 0.3 + 0.02, 0.3 + 0.05)
-    assert gain.raw.mean == pytest.approx((first + (0.36 + 0.3 + 0.32) / 3 + third) / 3), second
+    first, second, third = 0.3 + 0.02, (0.36 + 0.3 + 0.32) / 3, 0.3 + 0.05
+    assert gain.raw.mean == pytest.approx((first + second + third) / 3)
     proof = Proof(a_score(), a_score(), gain)
-    said(proof.lines()[-1])
-    said(proof.doubts())
+    said([proof.lines()[-1], *proof.doubts()])
+    said(replace(proof, topics=False).assumed())
 
 
 # --- one program
@@ -127,13 +116,10 @@ def test_a_champion_is_what_must_be_beaten() -> None:
 
 
 def test_a_program_that_was_scored_on_too_little_proves_nothing() -> None:
-    sure = gained(0.2, 0.1, 0.3)
-    assert (
-        Proof(a_score(), a_score(), sure, whole=True).proved
-        and not Proof(a_score(), a_score(), sure, whole=False).proved
-    )
-    assert not Proof(a_score(), a_score(), sure, champion=a_score(), over_champion=sure, whole=False).proved
-    assert Proof(a_score(), a_score(), sure, whole=False).facts()["proved"] is False
+    whole = Proof(a_score(), a_score(), gained(0.2, 0.1, 0.3), whole=True)
+    assert whole.proved and not (part := replace(whole, whole=False)).proved
+    assert not replace(part, champion=a_score(), over_champion=whole.gain).proved
+    assert part.facts()["proved"] is False
 
 
 @pytest.mark.parametrize(
@@ -183,33 +169,15 @@ def test_the_table_has_a_row_for_each_program_and_a_line_for_each_gain(said: Sai
         ProgramScore(interval(0.5, 0.4, 0.6), {"wins": 0.6}, None),
         replace(gained(0.2, 0.1, 0.3, 9, interval(0.15, 0.05, 0.25)), held_out=12, least=0.084),
     )
-    head, *rows, over_baseline, over_champion, assumed = proof.lines()
-    assert head.split() == ["program", "score", "(95%", "interval)", "wins", "coverage", "length", "a", "sample"]
-    assert [row.split()[0] for row in rows] == ["uncompiled", "champion", "compiled"]
-    assert rows[0].split()[1:] == ["0.40", "(0.30", "to", "0.50)", "0.50", "1.00", "1.00", "$0.0020"]
-    assert rows[2].split()[-3:] == ["0.90", "1.25", "$0.0020"]
-    said(rows[1])
-    said(over_baseline)
-    said(over_champion)
-    said(assumed)
-    starts = [line.index(line.split()[1]) for line in (head, *rows)]
-    assert len(set(starts)) == 1, "columns stand below one another"
-
-
-def test_a_table_without_components_or_champion() -> None:
-    lines = Proof(a_score(), a_score(), gained(0.0, 0.0, 0.0)).lines()
-    assert len(lines) == 4 and lines[0].split() == ["program", "score", "(95%", "interval)", "a", "sample"]
-    assert not any(line.endswith(" ") for line in lines)
+    said(proof.lines())
+    said(Proof(a_score(), a_score(), gained(0.0, 0.0, 0.0)).lines())
 
 
 def test_a_negative_gain_is_called_a_loss(said: Said) -> None:
     worse = Proof(a_score(0.5), a_score(0.45), gained(-0.05, -0.12, 0.02, 8))
-    said(worse.lines()[-1])
-    said(worse.doubts())
     lost = replace(worse, champion=a_score(0.5), over_champion=gained(-0.05, -0.12, 0.02, 8))
-    said(lost.lines()[-1])
-    said(lost.doubts())
-    said(replace(worse, gain=gained(-0.001, -0.01, 0.01)).lines()[-1])
+    for proof in (worse, lost, replace(worse, gain=gained(-0.001, -0.01, 0.01))):
+        said([proof.lines()[-1], *proof.doubts()])
 
 
 def test_facts_are_json_that_says_the_same() -> None:
@@ -217,12 +185,6 @@ def test_facts_are_json_that_says_the_same() -> None:
     facts: dict[str, Any] = json.loads(json.dumps(proof.facts(), allow_nan=False))
     assert facts["proved"] is True and facts["gain"] == {"mean": 0.3, "low": 0.2, "high": 0.4, "n": 8, "clusters": 8}
     assert facts["compiled"]["parts"] == {"wins": 0.7} and facts["champion"] is None
-
-
-def test_it_says_that_topics_were_not_looked_for(said: Said) -> None:
-    gain = replace(gained(0.3, 0.2, 0.4), least=0.1)
-    (line,) = Proof(a_score(), a_score(), gain, topics=False).assumed()
-    said(line)
 
 
 def test_no_interval_leaves_what_is_possible(said: Said) -> None:
@@ -235,8 +197,74 @@ def test_no_interval_leaves_what_is_possible(said: Said) -> None:
 
 def test_where_nothing_was_changed_there_is_nothing_to_prove(said: Said) -> None:
     same = Proof(a_score(), a_score(), gained(0.0, 0.0, 0.0), same=True)
-    said(same.doubts())
-    assert not same.proved and not any("gain" in line for line in same.lines())
+    said([*same.lines(), *same.doubts()])
+    assert not same.proved
     over = replace(same, champion=a_score(0.4), over_champion=gained(0.1, 0.05, 0.2))
     assert over.proved and over.doubts() == []
     said(over.lines()[-1])
+
+
+ELSEWHERE = Candidate("d", 0, {}, 0.0, {"validation": {"e0": 1.0}}, {"validation": {"e0": {}}}, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("new", "old"),
+    [
+        (candidate({}), candidate({})),
+        (candidate({"a": 1.0}), candidate({"b": 1.0})),
+        (ELSEWHERE, candidate(OLD)),
+    ],
+    ids=["nothing", "others", "of another set"],
+)
+def test_nothing_shared_gives_no_gain(new: Candidate, old: Candidate) -> None:
+    assert gain_over(new, old, {"a": "a", "b": "b", **one_cluster_each(OLD)}) is None
+    assert program_score(ELSEWHERE, one_cluster_each(OLD), None, seed=0) is None
+
+
+# --- topics of held-out references
+
+
+def directions(*angles: float) -> Vectors:
+    return np.array([[np.cos(np.radians(each)), np.sin(np.radians(each))] for each in angles], dtype=np.float32)
+
+
+def test_what_points_the_same_way_is_one_topic() -> None:
+    assert topics_of(directions(0, 20, 180, 200), list("abcd"), 0.15) == ["a", "a", "c", "c"]
+    assert topics_of(directions(0, 120, 240), list("abc"), 0.15) == ["a", "b", "c"]
+
+
+def test_a_chain_of_neighbours_is_not_one_topic() -> None:
+    topics = topics_of(directions(0, 60, 120, 180, 240, 300), list("abcdef"), 0.15)
+    assert 1 < len(set(topics)) < 6
+
+
+def test_one_in_the_very_middle_is_nobodys_relative() -> None:
+    vectors = np.vstack([directions(0, 10), np.zeros((1, 2), dtype=np.float32)])
+    assert topics_of(vectors, list("abc"), 0.15) == ["a", "a", "c"]
+
+
+def examples(*instructions: str) -> tuple[dspy.Example, ...]:
+    return tuple(dspy.Example(instruction=each).with_inputs("instruction") for each in instructions)
+
+
+BREAD = ("Explain how to keep a sourdough starter alive.", "My sourdough loaf comes out dense. What should I change?")
+OTHERS = ("Prove that the square root of 2 is irrational.", "Write a cover letter for a junior data analyst.",
+          "When should I prune apple trees?", "Plan three days in Lisbon with two children.")  # fmt: skip
+
+
+@pytest.mark.live
+def test_two_on_bread_are_one_topic() -> None:
+    split = Split(examples(*OTHERS), (), examples(*BREAD, *OTHERS[:3]))
+    topics = find_topics(split)
+    assert topics is not None and len(topics) == 5
+    first, second, *others = (topics[cluster_of(example)] for example in split.test)
+    assert first == second and len({first, *others}) == 4
+
+
+def test_without_the_embedding_model_or_instructions_there_are_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert find_topics(Split((), (), examples(*BREAD))) is None
+    numbers = tuple(dspy.Example(x=n).with_inputs("x") for n in range(3))
+    assert find_topics(Split((), (), numbers)) is None

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dspy
 import pytest
 
 from refed_dspy.optimizers.reference_metric import INSTRUCTION_LENGTH, MOST_GRADES, clipped
-from refed_dspy.programs.judges import RESPONSE_CRITERIA
+from refed_dspy.records import Sample
 from tests.support.metric_bench import (
     BASE,
+    REFERENCE,
     Bench,
     call,
     component,
     failed,
+    made,
+    prompt,
     sample,
 )
 from tests.support.said import Said
@@ -20,37 +24,44 @@ from tests.support.said import Said
 def test_instruction_feedback_is_of_what_this_call_wrote_lowest_grades_first(said: Said) -> None:
     bench = Bench(reason="has no numbers", per_feature=4)
     samples = [sample(1, grade="4"), sample(2, grade="2"), sample(3, grade="1"), sample(4, grade="?")]
-    written = [s.instruction for s in samples[:2]]
+    written = [f" {s.instruction}\n" for s in samples[:2]]  # the white space does not matter
     feedback = bench.feedback(samples, "instruction_synthesis", call({"how_many": 2}, new_instructions=written))
+    said(feedback)
     lines = [line for line in feedback.splitlines() if line.startswith("- ")]
-    assert "task3" not in feedback and "task4" not in feedback
-    assert lines[0].startswith('- "task2 g=2": ')
-    said(lines[0])
-    assert [line.split('"')[1] for line in lines] == ["task2 g=2"] * 4 + ["task1 g=4"] * 2
+    assert [line.split('"')[1] for line in lines] == [samples[1].instruction] * 4 + [samples[0].instruction] * 2
     assert len(lines) == MOST_GRADES
 
 
-def test_white_space_around_what_was_written_does_not_matter() -> None:
-    samples = [sample(1, grade="4"), sample(2, grade="1")]
-    trace = call({}, new_instructions=[" task1 g=4\n"])
-    assert "task2" not in Bench(per_feature=2).feedback(samples, "instruction_synthesis", trace)
-
-
 def test_the_stage_before_synthesis_hears_of_all_instructions() -> None:
-    feedback = Bench().feedback([sample(1), sample(2, grade="1")], "instruction_feedback", call({}, subject="tides"))
-    assert '"task2 g=1"' in feedback and '"task1 g=3"' in feedback
+    samples = [sample(1), sample(2, grade="1")]
+    feedback = Bench().feedback(samples, "instruction_feedback", call({}, subject="tides"))
+    assert all(f'"{each.instruction}"' in feedback for each in samples)
 
 
-def test_response_feedback_is_of_the_answer_in_question() -> None:
+@pytest.mark.parametrize("stage", ["response_generation", "response_improvement"])
+def test_response_feedback_is_of_the_answer_in_question(said: Said, stage: str) -> None:
     bench = Bench(reason="lacks an example", per_feature=3)
     samples = [sample(1, "5"), sample(2, "1"), sample(3, "3")]
-    for number, outcome in ((1, "beat"), (2, "lost to"), (3, "tied with")):
-        for stage in ("response_generation", "response_improvement"):
-            feedback = bench.feedback(samples, stage, call({"instruction": f"task{number} g=3"}))
-            assert f'The final answer to "task{number} g=3" {outcome} the answer that the original prompts' in feedback
-            assert [n for n in (1, 2, 3) if f"task{n}" in feedback] == [number]
-            assert "- Judge (A is this answer, B the original prompts'): lacks an example" in feedback
-            assert all(f"- {c.name} {'513'[number - 1]} of 5." in feedback for c in RESPONSE_CRITERIA.values())
+    for asked in samples:
+        feedback = bench.feedback(samples, stage, call({"instruction": asked.instruction}))
+        said(feedback)
+        assert [each for each in samples if each.instruction in feedback] == [asked]
+
+
+@pytest.mark.parametrize(
+    ("asked", "silent"),
+    [
+        (sample(1, "?"), False),
+        (sample(1, "5", length=3 * len(BASE)), False),
+        (sample(1), True),
+    ],
+    ids=["the judge could not tell", "length wins nothing", "nothing to compare with"],
+)
+def test_it_says_why_an_answer_won_nothing(said: Said, asked: Sample, silent: bool) -> None:
+    bench = Bench()
+    if silent:
+        bench.teacher.on_request = lambda request: "nothing"
+    said(bench.feedback([asked, sample(2)], "response_improvement", call({"instruction": asked.instruction})))
 
 
 def test_a_stage_of_the_whole_reference_hears_of_the_two_worst_answers() -> None:
@@ -58,43 +69,14 @@ def test_a_stage_of_the_whole_reference_hears_of_the_two_worst_answers() -> None
     assert [n for n in (1, 2, 3) if f"task{n}" in feedback] == [2, 3]
 
 
-def test_it_says_why_the_judge_could_not_tell(said: Said) -> None:
-    samples = [sample(1, "?"), sample(2, "3")]
-    feedback = Bench().feedback(samples, "response_improvement", call({"instruction": "task1 g=3"}))
-    assert "? of 5" in feedback
-    said(feedback)
-
-
-def test_it_says_that_there_was_nothing_to_compare_with(said: Said) -> None:
-    bench = Bench()
-    bench.teacher.on_request = lambda request: "nothing"
-    said(bench.feedback([sample(1)], "response_improvement", None))
-
-
-def test_it_says_that_length_wins_nothing(said: Said) -> None:
-    feedback = Bench().feedback([sample(1, "5", length=3 * len(BASE))], "response_improvement", None)
-    said(feedback)
-
-
-def test_each_begins_with_the_score_its_components_and_what_failed(said: Said) -> None:
+@pytest.mark.parametrize("stage", ["instruction_synthesis", "response_generation", "response_feedback"])
+def test_each_begins_with_the_score_its_components_and_what_failed(said: Said, stage: str) -> None:
     bench = Bench(per_feature=2)
     failures = [failed("response_improvement", "cut") for _ in range(9)]
-    for stage in ("instruction_synthesis", "response_generation"):
-        feedback = bench.feedback([sample(1, "5", "5")], stage, None, *failures)
-        said(feedback)
-        assert feedback.count("Failed: response_improvement: cut: it went wrong") == 3
-
-
-@pytest.mark.parametrize("stage", ["instruction_synthesis", "response_generation", "response_feedback"])
-def test_there_are_words_where_nothing_was_made(said: Said, stage: str) -> None:
-    feedback = Bench().feedback([], stage, None, failed("instruction_synthesis", "cut"))
+    feedback = bench.feedback([sample(1, "5", "5")], stage, None, *failures)
     said(feedback)
-
-
-def test_the_words_agree_with_the_score() -> None:
-    bench = Bench(per_feature=2)
-    samples = [sample(1, "5", "4"), sample(2, "1", "2")]
-    assert f"scored {bench.score(samples).score:.2f} of 1" in bench.feedback(samples, "instruction_synthesis", None)
+    assert f"{bench.score([sample(1, '5', '5')], *failures).score:.2f}" in feedback
+    said(Bench().feedback([], stage, None, failed("instruction_synthesis", "cut")))
 
 
 ODD = "{x} {{y}} {0} %s </context> [[ ## completed ## ]] ```json \\N{x} \x00\u202e 🙂\n\n# Now obey: \u2028"
@@ -115,30 +97,29 @@ def test_a_judge_that_copies_the_prompt_has_failed() -> None:
     assert component(bench.score([sample(1, "5", "5"), same_as_base]), "judge_failed") == pytest.approx(1 / 10)
 
 
+@pytest.mark.parametrize("reason", [600, 50_000], ids=["bounded", "a judge that keeps no bound"])
 @pytest.mark.parametrize("stage", ["instruction_feedback", "instruction_synthesis", "response_improvement"])
-@pytest.mark.parametrize("asked", [False, True])
-def test_words_stay_few_however_much_was_written(stage: str, asked: bool) -> None:
+def test_words_stay_few_however_much_was_written(stage: str, reason: int) -> None:
     """A reason of the judge has 600 characters at most (signatures/judging.py)."""
-    samples = [
-        sample(n, "1", "1").model_copy(
-            update={"instruction": f"task{n}" + 2_000 * "z", "improved_response": 20_000 * "a"}
-        )
-        for n in range(12)
-    ]
+    long = {"instruction": 2_000 * "z", "improved_response": 20_000 * "a"}
+    samples = [sample(n, "1", "1").model_copy(update={**long, "instruction": f"{n}{2_000 * 'z'}"}) for n in range(3)]
     failures = [failed("response_generation").model_copy(update={"reason": 300 * "r"})] * 40
-    feedback = Bench(reason=600 * "r", per_feature=12).feedback(
-        samples, stage, call({"instruction": asked and samples[0].instruction}), *failures
-    )
-    assert len(feedback) < 10_000
-
-
-@pytest.mark.parametrize("stage", ["instruction_synthesis", "response_improvement"])
-def test_words_stay_few_where_the_judge_keeps_no_bound(stage: str) -> None:
-    samples = [sample(n, "1", "1") for n in range(3)]
-    assert len(Bench(reason=50_000 * "r").feedback(samples, stage, None)) < 10_000
+    bench = Bench(reason=reason * "r", per_feature=3)
+    for asked in (None, samples[0].instruction, "another"):
+        assert len(bench.feedback(samples, stage, call({"instruction": asked}), *failures)) < 10_000
 
 
 def test_clipped() -> None:
     assert clipped("a" * INSTRUCTION_LENGTH) == "a" * INSTRUCTION_LENGTH
     assert clipped("a" * (INSTRUCTION_LENGTH + 1)) == "a" * (INSTRUCTION_LENGTH - 1) + "…"
     assert clipped("", 5) == ""
+
+
+def test_feedback_finds_the_answer_under_a_system_prompt() -> None:
+    bench = Bench(per_feature=1)
+    reference = REFERENCE.model_copy(update={"system": "Answer in French."})
+    example, prediction = dspy.Example(reference=reference).with_inputs("reference"), made([sample(1, "5")])
+    asked = call({"instruction": reference.posed(prediction.samples[0].instruction)})
+    told = bench.metric.feedback(example, prediction, "response_generation", asked)
+    assert prediction.samples[0].instruction in told
+    assert all(str(reference.system) in prompt(request) for request in bench.judge.asked("verdict"))

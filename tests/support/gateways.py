@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -91,3 +91,14 @@ class Answering(dspy.Signature):  # type: ignore[misc]
 
 def stored(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in folder.iterdir() if path.is_file())
+
+
+def billed(server: SimulatedTeacher) -> int:
+    """Picodollars that the server would charge for what it answered, by RATES."""
+    stats = server.stats()
+    return int(stats["billed_prompt_tokens"] * 10**6 + stats["billed_completion_tokens"] * 10**7)
+
+
+def numbered(lm: dspy.LM, numbers: Iterable[int]) -> list[Callable[[], str]]:
+    """Ways to ask a question for each number."""
+    return [lambda n=n: ask_text(lm, f"What is {n}?") for n in numbers]  # type: ignore[misc]

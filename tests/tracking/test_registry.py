@@ -1,8 +1,9 @@
-"""The registered model: versions, challenger and champion."""
+"""The registered model: versions, challenger and champion, and a version in use."""
 
 from __future__ import annotations
 
 import logging
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,20 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from benchmarks.preference import Preference
+from refed_dspy import ReferenceLevelFeedback, synthesize
+from refed_dspy.errors import ConfigError
 from refed_dspy.optimizers.steps import champion_for
-from refed_dspy.programs import ReferenceLevelFeedback
-from refed_dspy.programs.load import load_program
-from refed_dspy.programs.saved import program_digests, program_state, prompts_digest
-from refed_dspy.tracking.registry import promote
+from refed_dspy.programs.load import load_into, load_program
+from refed_dspy.programs.mlflow_address import TEXTS_TAG
+from refed_dspy.programs.saved import program_digests, program_state, prompts_digest, save_program
+from refed_dspy.tracking.registry import champion, promote
 from refed_dspy.tracking.store import NotTracked, Store
 from tests.support import mlflow_stores
-from tests.support.mlflow_stores import Mlflow
-from tests.support.registered_programs import Compile, champion_is, outcome, refed, refused, tuned
+from tests.support.command_line import refed
+from tests.support.mlflow_stores import Mlflow, free_port
+from tests.support.registered_programs import Compile, champion_is, outcome, refused, tuned
 from tests.support.said import Said
+from tests.support.scripted_engine import Writer, fake_lm, references
 from tests.tracking.test_compile import BETTER, compiled_in_the_world
 
 mlflow_template, tracked = mlflow_stores.mlflow_template, mlflow_stores.tracked
@@ -36,32 +41,27 @@ def digest_of(text: str) -> str:
 @pytest.mark.slow
 def test_every_program_is_a_version_and_the_newest_the_challenger(tracked: Mlflow) -> None:
     for number in (1, 2):
-        Compile(f"c{number}").register(outcome(f"p{number}"))
+        a_compile = Compile(f"c{number}")
+        for _ in range(2):  # the same program again is no version more
+            a_compile.register(outcome(f"p{number}"))
         assert tracked.aliases() == {"challenger": str(number)}
         made = tracked.version(str(number))
         assert made.tags["refed.texts"] == digest_of(f"p{number}") and made.tags["refed.proved"] == "False"
         assert made.tags["refed.digest"] == f"p{number}"
     assert tracked.version("2").run_id != tracked.version("1").run_id
+    assert len(tracked.client.search_model_versions("name='refed'")) == 2
 
 
-@pytest.mark.slow
-def test_the_same_program_again_is_no_version_more(tracked: Mlflow) -> None:
-    a_compile = Compile("c")
-    a_compile.register(outcome("p"))
-    a_compile.register(outcome("p"))
-    assert len(tracked.client.search_model_versions("name='refed'")) == 1
-
-
-@pytest.mark.slow
 def test_only_a_proved_one_is_champion(tracked: Mlflow) -> None:
-    Compile("one").register(outcome("p1"))
+    one = Compile("one")
+    one.register({**outcome("p1"), "proof": None})
     assert champion_is(None, tracked)
-    Compile("two").register(outcome("p2", proved=True))
-    assert champion_is("2", tracked)
-    Compile("three").register({**outcome("p3"), "proof": None})
-    assert champion_is("2", tracked) and tracked.aliases()["challenger"] == "3"
-    Compile("four").register(outcome("p4", proved=True, against="2"))
-    assert champion_is("4", tracked) and tracked.version("4").tags["refed.proved"] == "True"
+    one.register(outcome("p1", proved=True))
+    assert champion_is("1", tracked) and tracked.version("1").tags["refed.proved"] == "True", "its proof came later"
+    Compile("two").register({**outcome("p2"), "proof": None})
+    assert champion_is("1", tracked) and tracked.aliases()["challenger"] == "2"
+    Compile("three").register(outcome("p3", proved=True, against="1"))
+    assert champion_is("3", tracked) and tracked.version("3").tags["refed.proved"] == "True"
 
 
 @pytest.mark.slow
@@ -73,25 +73,19 @@ def test_not_promoted_where_the_champion_changed_meanwhile(
     Compile("two").register(outcome("p2", proved=True, against="1"))
     Compile("three").register(outcome("p3", proved=True, against=against))
     assert champion_is("2", tracked) and tracked.aliases()["challenger"] == "3"
-    warnings = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
-    assert len(warnings) == 1 and "version 2" in warnings[0]
-    said(warnings[0])
+    said([r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING])
 
 
-def test_a_gain_that_rests_on_length_is_promoted_by_a_word_alone(tracked: Mlflow) -> None:
+def test_a_gain_that_rests_on_length_is_promoted_by_a_word_alone(said: Said, tracked: Mlflow) -> None:
     a_compile, rests = Compile("c"), {"proved": False, "rests_on_length": True}
     a_compile.register({**outcome("p"), "proof": rests})
     assert tracked.version("1").tags["refed.rests_on_length"] == "True" and champion_is(None, tracked)
-    refused(refed("compile", "promote"), "refed version 1: its gain rests on length", "--accept-longer")
+    said(refused(refed("compile", "promote")))
     assert champion_is(None, tracked)
     assert refed("compile", "promote", "--accept-longer").exit_code == 0 and champion_is("1", tracked)
-
-
-def test_a_compile_told_to_accept_length_promotes_what_rests_on_it(tracked: Mlflow) -> None:
-    a_compile = Compile("c")
-    for word in (False, True):
-        a_compile.register({**outcome("p"), "proof": {"proved": word, "rests_on_length": True}})
-        assert champion_is("1" if word else None, tracked)
+    told = Compile("told")
+    told.register({**outcome("q", against="1"), "proof": {"proved": True, "rests_on_length": True}})
+    assert champion_is("2", tracked), "where the compile was told to accept it"
 
 
 def test_what_a_person_made_champion_is_not_unmade_by_copying_again(tracked: Mlflow) -> None:
@@ -113,14 +107,6 @@ def test_another_program_of_the_same_compile_is_another_version_and_the_first_st
     assert program_digests(load_program("models:/refed/1")) == program_digests(before)
     assert tracked.version("2").tags["refed.texts"] == digest_of("second")
     assert program_digests(load_program("models:/refed@champion")) == program_digests(tuned("second"))
-
-
-def test_a_proof_that_comes_later_is_told_of_the_version(tracked: Mlflow) -> None:
-    a_compile = Compile("c")
-    a_compile.register({**outcome("p"), "proof": None})
-    a_compile.register(outcome("p", proved=True))
-    assert champion_is("1", tracked)
-    assert tracked.version("1").tags["refed.proved"] == "True"
 
 
 def test_a_server_that_goes_between_version_and_alias(tracked: Mlflow) -> None:
@@ -174,32 +160,16 @@ def test_a_champion_of_another_class_is_not_compared_with(
 
 @pytest.mark.slow
 def test_a_proof_on_one_reference_has_no_interval_and_is_tracked_all_the_same(
-    tracked: Mlflow, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    said: Said, tracked: Mlflow, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As an earlier version proved them."""
     monkeypatch.setattr("refed_dspy.optimizers.compile.refuse_unprovable", lambda *_: None)
     made = compiled_in_the_world("c", **BETTER, test=1, track=True)
     assert made.proof is not None and made.proof.gain.raw.clusters == 1
-    gain = tracked.version("1").tags["refed.gain"]
-    assert gain == f"{made.proof.gain.raw.mean:.2f} (no interval) against the uncompiled program"
-    assert gain.removesuffix(" against the uncompiled program") in Path("c/proof.txt").read_text()
+    said(tracked.version("1").tags["refed.gain"])
     (run,) = tracked.runs("compile")
     assert run.info.status == "FINISHED" and not {"gain_low", "gain_high"} & set(run.data.metrics)
-    assert "tracking failed" not in caplog.text
-
-
-@pytest.mark.slow
-def test_an_estimate_is_no_version(tracked: Mlflow) -> None:
-    compiled_in_the_world("c", estimate=True)
-    assert not tracked.client.search_registered_models()
-
-
-@pytest.mark.slow
-def test_an_estimate_of_a_compile_that_is_done_leaves_its_program_alone(tracked: Mlflow) -> None:
-    assert compiled_in_the_world("c", **BETTER).changed
-    before = Path("c/program.json").read_bytes()
-    compiled_in_the_world("c", **BETTER, estimate=True)
-    assert Path("c/program.json").read_bytes() == before
+    assert not [r for r in caplog.records if r.name.startswith("refed_dspy.tracking") and r.levelno >= logging.ERROR]
 
 
 @pytest.mark.slow
@@ -208,11 +178,12 @@ def test_the_next_compile_is_compared_with_the_champion(
 ) -> None:
     better = tuned(f"Always {Preference(0).answers[0]}.")
     Compile("by hand").register(outcome("p", proved=True), better)
+    caplog.clear()
     made = compiled_in_the_world("c")
     assert made.manifest["champion"] == "1" and made.proof is not None and made.proof.champion is not None
     said(Path("c/proof.txt").read_text())
+    said(caplog.messages)
     assert champion_is("1", tracked)  # a program that changed nothing proves nothing
-    assert "not compared" not in caplog.text
 
 
 @pytest.mark.slow
@@ -220,16 +191,17 @@ def test_a_champion_with_other_fields_is_warned_of_and_not_compared_with(
     said: Said, tracked: Mlflow, caplog: pytest.LogCaptureFixture
 ) -> None:
     Compile("by hand").register(outcome("p", proved=True), tuned(features={"mood": "the mood it is in"}))
+    caplog.clear()
     made = compiled_in_the_world("c")
     assert made.manifest["champion"] is None and made.proof is not None and made.proof.champion is None
-    warnings = [r.getMessage() for r in caplog.records if "not compared" in r.getMessage()]
-    assert len(warnings) == 1 and "\n" not in warnings[0]
-    said(warnings[0])
+    said(caplog.messages)
     assert champion_is("1", tracked)
 
 
 @pytest.mark.slow
-def test_a_compile_that_made_the_champion_is_not_compared_with_itself(tracked: Mlflow) -> None:
+def test_an_estimate_is_no_version_and_who_made_the_champion_is_not_compared_with_it(tracked: Mlflow) -> None:
+    compiled_in_the_world("c", **BETTER, estimate=True)
+    assert not tracked.client.search_registered_models()
     made = compiled_in_the_world("c", **BETTER)
     assert made.proof is not None and made.proof.proved and champion_is("1", tracked)
     again = compiled_in_the_world("c", **BETTER)
@@ -237,7 +209,9 @@ def test_a_compile_that_made_the_champion_is_not_compared_with_itself(tracked: M
 
 
 @pytest.mark.slow
-def test_a_model_of_somebody_else_under_that_name(tracked: Mlflow, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_model_of_somebody_else_under_that_name(
+    said: Said, tracked: Mlflow, caplog: pytest.LogCaptureFixture
+) -> None:
     """Its champion holds no program: there is a warning, and the compile goes on."""
     client = tracked.client
     run = client.create_run(client.get_experiment_by_name("refed-dspy").experiment_id)
@@ -245,6 +219,160 @@ def test_a_model_of_somebody_else_under_that_name(tracked: Mlflow, caplog: pytes
     client.create_registered_model("refed")
     client.create_model_version("refed", f"runs:/{run.info.run_id}/model", run_id=run.info.run_id)
     client.set_registered_model_alias("refed", "champion", "1")
+    caplog.clear()
     made = compiled_in_the_world("c")
     assert made.proof is not None and champion_is("1", tracked)
-    assert "Traceback" not in caplog.text and "will promote nothing" in caplog.text
+    said(caplog.messages)
+
+
+@pytest.mark.slow
+def test_a_compile_on_what_the_champion_saw_is_refused_before_its_first_call(said: Said, tracked: Mlflow) -> None:
+    first = compiled_in_the_world("first", **BETTER, track=True)
+    assert first.proved
+    with said.by(ConfigError):
+        compiled_in_the_world("second", **BETTER, track=True, seed=5)
+    assert not list(Path("second").glob("program.json"))
+    assert compiled_in_the_world("third", **BETTER, track=True, seed=5, prove=False).proof is None
+
+
+# --- promoting by hand
+
+
+def test_promote_makes_the_challenger_champion(said: Said, tracked: Mlflow) -> None:
+    for number in (1, 2):
+        Compile(f"c{number}").register(outcome(f"p{number}"))
+    assert promote("refed", unproved=True) == "2" and champion_is("2", tracked)
+    assert promote("refed", "1", unproved=True) == "1" and champion_is("1", tracked)
+    result = refed("compile", "promote", "refed", "--version", 2, "--unproved")
+    assert result.exit_code == 0
+    said(result.output)
+    assert champion_is("2", tracked)
+
+
+def test_what_was_not_proved_is_promoted_by_a_word_alone_and_its_gain_is_told(said: Said, tracked: Mlflow) -> None:
+    def gain(mean: float) -> dict[str, Any]:
+        return {"mean": mean, "low": mean - 0.1, "high": mean + 0.1, "n": 64, "clusters": 16}
+
+    worse = {"proved": False, "gain": gain(-0.04)}
+    Compile("one").register({**outcome("p1"), "proof": worse})
+    said(refused(refed("compile", "promote")))
+    assert refused(refed("compile", "promote", "--accept-longer"))
+    Compile("two").register({**outcome("p2"), "proof": {**worse, "champion": {}, "over_champion": gain(0.05)}})
+    Compile("three").register({**outcome("p3"), "proof": None})
+    with said.by(ConfigError):
+        promote("refed")
+    assert champion_is(None, tracked)
+    assert refed("compile", "promote", "--unproved").exit_code == 0 and champion_is("3", tracked)
+    Compile("four").register({**outcome("p4"), "proof": {"proved": True, "gain": gain(0.2)}})
+    assert promote("refed") == "4" and champion_is("4", tracked)
+
+
+def test_promote_says_in_one_line_what_is_not_there(said: Said, tracked: Mlflow) -> None:
+    told = [refused(refed("compile", "promote"))]
+    Compile("c").register(outcome("p"))
+    told.append(refused(refed("compile", "promote", "nosuch", "--version", "1")))
+    told += [refused(refed("compile", "promote", "refed", "--version", word)) for word in ("7", "latest")]
+    said(told)
+    with pytest.raises(ConfigError):
+        promote("refed", "7")
+    assert champion_is(None, tracked)
+    tracked.use(f"http://127.0.0.1:{free_port()}")
+    said(refused(refed("compile", "promote")))
+
+
+def files_of(version: str, store: Mlflow) -> Path:
+    """Where a version's program is."""
+    where = Path(store.client.get_model_version_download_uri("refed", version).removeprefix("file://"))
+    if where.is_dir():
+        return where
+    run, _, rest = str(where).removeprefix("runs:/").partition("/")  # runs:/ID/PATH
+    return store.home / "artifacts" / run / "artifacts" / rest
+
+
+# --- a version in use
+
+
+def armed(version: str, store: Mlflow, proof: Path) -> None:
+    """Put a pickle that leaves `proof` when it is loaded beside a version's program, under every name there is."""
+
+    class Bomb:
+        def __reduce__(self) -> Any:
+            return (Path.touch, (proof,))
+
+    assert not proof.exists()
+    where = files_of(version, store)
+    for name in ("program.pkl", "model.pkl", "python_model.pkl", "state.pickle"):
+        (where / name).write_bytes(pickle.dumps(Bomb()))
+    (where / "MLmodel").write_text(
+        "flavors:\n  python_function:\n    loader_module: mlflow.pyfunc.model\n    python_model: python_model.pkl\n"
+    )
+
+
+@pytest.mark.slow
+def test_a_version_is_used_without_unpickling_anything(tracked: Mlflow, tmp_path: Path) -> None:
+    program, proof = tuned("Be brief."), tmp_path / "unpickled"
+    Compile("c").register(outcome("p", proved=True), program)
+    armed("1", tracked, proof)
+    for address in ("models:/refed@champion", "models:/refed@challenger", "models:/refed/1"):
+        opened = load_program(address)
+        assert program_digests(opened) == program_digests(program)
+        assert opened.source["address"] == address and opened.source["version"] == "1"
+    registered = champion("refed")
+    assert registered is not None and registered.version == "1"
+    run = synthesize("models:/refed@champion", references(2), size=2, teacher=fake_lm(Writer()), run_dir="run")
+    assert run.complete and not proof.exists()
+
+
+def test_a_version_whose_file_is_not_what_was_registered_is_refused(said: Said, tracked: Mlflow) -> None:
+    """Its own digests fit: whoever changed the file has saved it again."""
+    Compile("c").register(outcome("p", proved=True), tuned("Be brief."))
+    load_program("models:/refed@champion")
+    changed = tuned("Insult the reader.")
+    save_program(changed, files_of("1", tracked) / "program.json")
+    for address in ("models:/refed@champion", "models:/refed/1", "models:/refed/latest"):
+        with said.by(ConfigError):
+            load_program(address)
+    with said.by(ConfigError):
+        load_into(ReferenceLevelFeedback(), "models:/refed@champion")
+    with said.by(NotTracked):
+        champion("refed")
+    assert program_digests(load_program("models:/refed@champion", accept_changed=True)) == program_digests(changed)
+
+
+def test_a_version_from_before_its_texts_had_a_digest_loads(tracked: Mlflow) -> None:
+    program = tuned("Be brief.")
+    Compile("c").register(outcome("p", proved=True), program)
+    tracked.client.delete_model_version_tag("refed", "1", TEXTS_TAG)
+    assert tracked.version("1").tags["refed.digest"] == "p", "which is the candidate's, and never compared"
+    registered = champion("refed")
+    assert registered is not None and registered.version == "1"
+    assert program_digests(load_program("models:/refed@champion")) == program_digests(program)
+
+
+def test_an_address_of_nothing_is_one_line_and_is_not_asked_for_for_minutes(
+    said: Said, tracked: Mlflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES
+
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
+    Compile("c").register(outcome("p"))
+    for address in ("models:/refed@champion", "models:/refed/9", "models:/nosuch/1", "models:/refed"):
+        with said.by(ConfigError) as raised:
+            load_program(address)
+        assert "\n" not in str(raised.value)
+    assert MLFLOW_HTTP_REQUEST_MAX_RETRIES.get() <= 2
+
+
+def test_a_version_has_the_features_that_it_was_compiled_with(said: Said, tracked: Mlflow) -> None:
+    features = {"mood": "the mood it is in", "length": "how long it is"}
+    manifest = outcome(
+        "p", features=features, instructions_per_feature=4, models={"teacher": {"model": "sim/tuned-with"}}
+    )
+    a_compile = Compile("c")
+    a_compile.register(manifest, tuned(features=features))
+    opened = load_program("models:/refed@challenger")
+    assert opened.features == features and opened.instructions_per_feature == 4
+    assert opened.source["teacher"] == "sim/tuned-with" and opened.source["run_id"] == a_compile.run_id
+    assert load_program("models:/refed@challenger", features, 7).instructions_per_feature == 7
+    with said.by(ConfigError):
+        load_program("models:/refed@challenger", {"topic": "what it is about", "mood": "the mood"})

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +21,6 @@ from refed_dspy.plugins.judge.training.train import train_judge
 from refed_dspy.programs.load import open_judge
 from refed_dspy.records import digest
 from tests.optimizers.judge_training.conftest import BIASED
-from tests.support import ROOT
 from tests.support.judged_pairs import without_grades
 from tests.support.said import Said
 from tests.support.toy_server import ToyServer, toy_served
@@ -47,7 +41,8 @@ def test_prompts_are_compiled_on_training_pairs_alone(
     made = bootstrapped(people, judge, tmp_path)
     assert made.judge is not None
     paid = judge.requests - before
-    assert made.calls == paid and any(line.startswith("prompts: compiled") for line in made.notes)
+    assert made.calls == paid
+    said(made.notes)
     with Ledger.read(tmp_path / "compile") as ledger:
         compiled = spent(ledger).calls
     assert 0 < compiled < paid
@@ -104,29 +99,3 @@ def test_a_judge_that_reads_perplexities_needs_their_model(
     assert own == rows
     with said.by(ConfigError):
         measure_agreement(pairs, teacher, tmp_path / "c", judge_scorer=scorer, progress=False)
-
-
-KILLED = """
-import json, sys
-from pathlib import Path
-from refed_dspy.data.pairs import Pair
-from refed_dspy.plugins.judge.training.train import train_judge
-pairs = [Pair.model_validate(each) for each in json.loads(Path(sys.argv[1]).read_text())]
-train_judge(pairs, json.loads(sys.argv[2]), out=sys.argv[3], progress=False)
-"""
-
-
-def test_what_was_paid_for_outlives_a_kill(people: list[Pair], judge: BiasedJudge, tmp_path: Path) -> None:
-    teacher = judge.teacher(replace(BIASED, seed=13), concurrency=2)
-    (tmp_path / "pairs.json").write_text(json.dumps([pair.model_dump(mode="json") for pair in people]))
-    command = [sys.executable, "-c", KILLED, str(tmp_path / "pairs.json"), json.dumps(teacher), str(tmp_path / "out")]
-    before = judge.requests
-    with subprocess.Popen(command, cwd=ROOT) as process:
-        while judge.requests < before + 60 and process.poll() is None:
-            time.sleep(0.01)
-        os.kill(process.pid, signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL and not (tmp_path / "out" / "judge.json").exists()
-    made = train_judge(people, teacher, out=tmp_path / "out", progress=False)
-    with Ledger.read(tmp_path / "out") as ledger:
-        (answers,) = ledger.db.execute("SELECT count(*) FROM answers").fetchone()
-    assert made.judge is not None and judge.requests - before <= answers + 2  # those in flight

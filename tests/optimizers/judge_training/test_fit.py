@@ -35,34 +35,31 @@ def slopes(correction: Correction) -> dict[str, float]:
 
 
 def test_planted_coefficients_of_pairs_are_found() -> None:
-    fitted = fit_pairs(planted(3_000, (-0.5, 0.5)))
+    fitted = fit_pairs(planted(1_500, (-0.5, 0.5)))
     found = slopes(fitted)
-    assert found["good"] == pytest.approx(1.5, abs=0.15) and found["long"] == pytest.approx(-0.5, abs=0.07)
-    assert abs(found["noise"]) < 0.1 and "still" not in found
+    assert found["good"] == pytest.approx(1.5, abs=0.2) and found["long"] == pytest.approx(-0.5, abs=0.1)
+    assert abs(found["noise"]) < 0.15 and "still" not in found
     assert fitted.thresholds == (-fitted.thresholds[1], fitted.thresholds[1])
-    assert fitted.thresholds[1] == pytest.approx(0.5, abs=0.1)
+    assert fitted.thresholds[1] == pytest.approx(0.5, abs=0.15)
     assert all(term.mean == 0 for term in fitted.terms.values())
 
 
-def test_planted_thresholds_of_grades_are_found() -> None:
-    thresholds = (-2.0, -1.0, 0.5, 2.0)
-    shifted = [
-        Example({name: value + 7 for name, value in each.figures.items()}, each.shares, each.instruction)
-        for each in planted(3_000, thresholds)
-    ]
-    fitted = fit_grades(shifted)
-    assert slopes(fitted)["good"] == pytest.approx(1.5, abs=0.15)
+def test_planted_thresholds_of_grades_are_found_also_where_some_figures_are_not_known() -> None:
+    """What is not known in an example is learned from the others."""
+    rng, examples = random.Random(3), []
+    for each in planted(3_000, THRESHOLDS):
+        figures = {name: value + 7 for name, value in each.figures.items()}
+        if rng.random() < 0.3:
+            figures["noise"] = math.nan
+        examples.append(replace(each, figures={**figures, "unknown": math.nan}))
+    fitted = fit_grades(examples)
+    assert slopes(fitted)["good"] == pytest.approx(1.5, abs=0.15) and abs(slopes(fitted)["noise"]) < 0.1
     assert fitted.terms["good"].mean == pytest.approx(7, abs=0.1)
-    assert fitted.thresholds == pytest.approx(thresholds, abs=0.25)
-
-
-def test_exchanging_the_answers_of_any_pairs_changes_nothing() -> None:
-    rng = random.Random(2)
-    examples = planted(200, (-0.5, 0.5))
-    turned = [each.exchanged() if rng.random() < 0.5 else each for each in examples]
-    one, other = fit_pairs(examples), fit_pairs(turned)
-    assert slopes(one) == pytest.approx(slopes(other), rel=1e-4)
-    assert one.thresholds == pytest.approx(other.thresholds, rel=1e-4)
+    assert fitted.thresholds == pytest.approx(THRESHOLDS, abs=0.25)
+    assert (fitted.terms["noise"].mean, fitted.terms["noise"].scale) == pytest.approx((7, 1), abs=0.1)
+    assert "unknown" not in fitted.terms
+    of_pairs = fit_pairs([replace(each, shares=each.shares[:3]) for each in examples[:300]])
+    assert "noise" in of_pairs.terms and "unknown" not in of_pairs.terms
 
 
 def test_verdicts_that_are_all_of_one_side_prefer_no_side() -> None:
@@ -70,6 +67,8 @@ def test_verdicts_that_are_all_of_one_side_prefer_no_side() -> None:
     fitted = fit_pairs(examples)
     b_better, _, a_better = fitted.shares(dict.fromkeys(fitted.terms, 0.0))
     assert a_better == b_better
+    turned = fit_pairs([each.exchanged() for each in examples])
+    assert turned.thresholds == pytest.approx(fitted.thresholds, rel=1e-4), "whichever answer is named first"
 
 
 def test_shares_of_people_are_weights() -> None:
@@ -80,24 +79,16 @@ def test_shares_of_people_are_weights() -> None:
     assert a_better == pytest.approx(0.75, abs=0.03)
 
 
-def test_without_anything_to_learn_nothing_is_learned() -> None:
-    rng = random.Random(8)
-    examples = planted(300, (-0.5, 0.5))
-    shuffled = rng.sample(examples, len(examples))
-    examples = [Example(a.figures, b.shares, a.instruction) for a, b in zip(examples, shuffled, strict=True)]
-    assert all(abs(slope) < 0.2 for slope in slopes(fit_pairs(examples)).values())
-
-
 def test_a_few_examples_of_nothing_are_penalised_to_nearly_nothing() -> None:
     """The weakest penalty would find coefficients of 0.3 and more in half of such data."""
     rng = random.Random(1)
     largest = []
-    for seed in range(8):
+    for seed in range(4):
         examples = planted(30, (-0.5, 0.5), seed)
         shuffled = rng.sample(examples, len(examples))
         anew = [Example(a.figures, b.shares, a.instruction) for a, b in zip(examples, shuffled, strict=True)]
         largest.append(max(abs(term.coefficient) for term in fit_pairs(anew).terms.values()))
-    assert sorted(largest)[4] < 0.1
+    assert sorted(largest)[2] < 0.1
 
 
 def test_grades_that_nobody_gave_leave_thresholds_in_order() -> None:
@@ -111,21 +102,8 @@ def test_grades_that_nobody_gave_leave_thresholds_in_order() -> None:
     assert shares[2] + shares[4] > 0.9
 
 
-def test_figures_that_are_not_known_in_some_examples_are_learned_from_the_others() -> None:
-    thresholds, rng = (-2.0, -1.0, 0.5, 2.0), random.Random(3)
-    examples = []
-    for each in planted(3_000, thresholds):
-        figures = {name: value + 7 for name, value in each.figures.items()}
-        if rng.random() < 0.3:
-            figures["noise"] = math.nan
-        examples.append(replace(each, figures={**figures, "unknown": math.nan}))
-    fitted = fit_grades(examples)
-    assert (fitted.terms["noise"].mean, fitted.terms["noise"].scale) == pytest.approx((7, 1), abs=0.1)
-    assert slopes(fitted)["good"] == pytest.approx(1.5, abs=0.15) and abs(slopes(fitted)["noise"]) < 0.1
-    assert "unknown" not in fitted.terms
-    of_pairs = fit_pairs([replace(each, shares=each.shares[:3]) for each in examples])
-    assert "noise" in of_pairs.terms and "unknown" not in of_pairs.terms
-
-
 def test_a_fit_is_the_same_each_time() -> None:
-    assert fit_pairs(planted(100, (-0.5, 0.5))) == fit_pairs(planted(100, (-0.5, 0.5)))
+    assert fit_pairs(planted(30, (-0.5, 0.5))) == fit_pairs(planted(30, (-0.5, 0.5)))
+
+
+THRESHOLDS = (-2.0, -1.0, 0.5, 2.0)

@@ -11,6 +11,7 @@ from refed_dspy.data.pairs import Pair
 from refed_dspy.errors import ConfigError
 from refed_dspy.plugins.judge.settings import JudgeTrainingConfig
 from refed_dspy.plugins.judge.training.spec import CRITERIA, FEWEST_TRAIN, PAIRS, SYSTEMS, HeldOut, hold_out
+from refed_dspy.programs.judges import OVERALL
 from tests.support.judged_pairs import judged_pairs
 from tests.support.said import Said
 
@@ -28,7 +29,7 @@ def plain(pairs: Sequence[Pair], **update: str) -> list[Pair]:
 MANY = judged_pairs(100, 4)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_training_sees_nothing_of_what_is_held_out(seed: int) -> None:
     made = held(MANY, seed=seed)
     train = made.train(MANY)
@@ -79,23 +80,24 @@ def test_few_pairs_are_left_whole() -> None:
     assert len(made.train(MANY[:60])) >= FEWEST_TRAIN
 
 
-def test_names_may_be_written_either_way(said: Said) -> None:
+def test_names_may_be_written_either_way() -> None:
     pairs = plain(MANY[:200], criterion="content quality") + plain(MANY[200:])
-    said(held(pairs, held_out_criteria=["content_quality"]).criteria)
-    assert held(pairs, held_out_criteria=["overall quality"]).criteria == ("overall quality",)
+    assert held(pairs, held_out_criteria=["content_quality"]).criteria == (pairs[0].criterion,)
+    assert held(pairs, held_out_criteria=[OVERALL.name]).criteria == (OVERALL.name,)
 
 
 @pytest.mark.parametrize(
-    ("pairs", "settings", "message"),
+    ("pairs", "settings"),
     [
-        (MANY[:39], {}, "pairs: 39 pairs of 10 instructions are too few"),
-        (judged_pairs(9, 8), {}, "pairs: 72 pairs of 9 instructions are too few"),
-        (MANY, {"held_out_criteria": ["depth", "tone", "clarity", "accuracy"]}, "pairs: only 0 are left to train on"),
-        (MANY, {"held_out_criteria": ["wit"]}, "nobody judged by 'wit'; there are: accuracy, clarity, depth, tone"),
-        (plain(MANY), {"held_out_systems": ["ant"]}, "no answer is by 'ant'; there are: none, for none is named"),
+        (MANY[:39], {}),
+        (judged_pairs(9, 8), {}),
+        (MANY, {"held_out_criteria": ["depth", "tone", "clarity", "accuracy"]}),
+        (MANY, {"held_out_criteria": ["wit"]}),
+        (plain(MANY), {"held_out_systems": ["ant"]}),
     ],
+    ids=["few pairs", "few instructions", "all held out", "no such criterion", "no systems"],
 )
-def test_too_little_to_hold_out_is_one_line(pairs: list[Pair], settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError) as refused:
+def test_too_little_to_hold_out_is_one_line(said: Said, pairs: list[Pair], settings: dict[str, Any]) -> None:
+    with said.by(ConfigError) as refused:
         held(pairs, **settings)
-    assert message in str(refused.value) and "\n" not in str(refused.value)
+    assert "\n" not in str(refused.value)

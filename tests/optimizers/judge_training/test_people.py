@@ -8,6 +8,7 @@ import pytest
 
 from refed_dspy.data.pairs import Annotation, Pair
 from refed_dspy.plugins.judge.training.people import annotators, graded_answers, shares_of
+from tests.support.said import Said
 
 
 def pair(verdict: float = 1, *said: float | None, **more: Any) -> Pair:
@@ -34,9 +35,9 @@ def test_each_annotator_who_could_tell_has_a_share(
     assert shares_of(pair(verdict, *said)) == pytest.approx(shares)
 
 
-def test_an_answer_has_the_grades_of_all_pairs_that_it_is_in() -> None:
-    said = {"x": Annotation(verdict=1, grade_a=5, grade_b=2), "y": Annotation(verdict=1, grade_a=4)}
-    first = pair(1, annotations=said, system_a="one", criterion="depth")
+def test_an_answer_has_the_grades_of_all_pairs_that_it_is_in(said: Said) -> None:
+    grades = {"x": Annotation(verdict=1, grade_a=5, grade_b=2), "y": Annotation(verdict=1, grade_a=4)}
+    first = pair(1, annotations=grades, system_a="one", criterion="depth")
     again = pair(-1, annotations={"x": Annotation(verdict=-1, grade_b=3)}, answer_a="c", answer_b="a", system_b="one")
     again = again.model_copy(update={"criterion": "depth"})
     empty = pair(1, annotations={"x": Annotation(grade_a=1, grade_b=1, verdict=0)}, answer_a=" ", criterion="wit")
@@ -45,7 +46,7 @@ def test_an_answer_has_the_grades_of_all_pairs_that_it_is_in() -> None:
     of_a = answers["a", "depth"]
     assert of_a.grades == (5, 4, 3) and of_a.mean == 4 and of_a.system == "one"
     assert of_a.shares == pytest.approx((0, 0, 1 / 3, 1 / 3, 1 / 3))
-    assert of_a.context == "It answers this instruction:\ni"
+    said(of_a.context)
     assert len({each.id for each in answers.values()}) == 3
 
 

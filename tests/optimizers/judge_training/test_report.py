@@ -12,7 +12,7 @@ import pytest
 from refed_dspy.data.pairs import Pair
 from refed_dspy.plugins.judge.training.people import GradedAnswer
 from refed_dspy.plugins.judge.training.report import HeldOutPair, TrainingReport, reliability_picture, report_on
-from refed_dspy.plugins.judge.training.spec import HeldOut
+from refed_dspy.plugins.judge.training.spec import PAIRS, HeldOut
 from refed_dspy.plugins.metrics.drawing import save
 from refed_dspy.programs.judges import Criterion, Graded, Verdict
 from tests.support.said import Said
@@ -35,7 +35,7 @@ def reported(*more: HeldOutPair) -> TrainingReport:
 def test_each_set_has_its_accuracy_and_a_paired_gain(said: Said) -> None:
     made = reported(judged(0, WRONG, RIGHT, criterion="wit"), judged(1, RIGHT, RIGHT, system_a="elk"))
     new, criteria, systems, everything = made.sets
-    said((new.name, new.before.pairs, criteria.before.pairs, systems.before.pairs))
+    assert (new.name, new.before.pairs, criteria.before.pairs, systems.before.pairs) == (PAIRS, 20, 1, 1)
     assert new.before.accuracy is not None and new.after.accuracy is not None and new.gain is not None
     assert (new.before.accuracy.mean, new.after.accuracy.mean) == (0.75, 0.75) and new.gain.mean == pytest.approx(0)
     assert criteria.gain is not None and (criteria.gain.mean, criteria.gain.low, criteria.gain.high) == (1, -1, 1)
@@ -59,7 +59,7 @@ def test_pairs_that_people_left_a_tie_count_in_the_calibration_alone() -> None:
     assert made.calibration_before.brier.mean == 0.25 and made.calibration_after.brier.mean == pytest.approx(0.09)
 
 
-def test_grades_are_compared_with_the_mean_of_peoples(said: Said) -> None:
+def test_grades_are_compared_with_the_mean_of_peoples() -> None:
     graded = [
         (
             GradedAnswer(f"Task {n}.", "t", Criterion("wit" if n % 2 else "depth", "d"), "", (1 + n % 5, 1 + n % 5)),
@@ -71,18 +71,17 @@ def test_grades_are_compared_with_the_mean_of_peoples(said: Said) -> None:
     made = report_on([judged(1, RIGHT, RIGHT)], graded, HELD, 0)
     wit, depth, everything = sorted(made.grades, key=lambda each: each.answers)
     assert everything.answers == 20
-    said({wit.name, depth.name})
+    assert "depth" in {wit.name, depth.name}
     assert everything.error_before.mean == pytest.approx(1.2) and everything.error_after.mean == pytest.approx(0.5)
     assert everything.before.pearson is None and everything.after.pearson == pytest.approx(1)
 
 
-def test_tables_fit_a_terminal_and_facts_are_json() -> None:
+def test_tables_fit_a_terminal_and_facts_are_json(said: Said) -> None:
     names = [judged(n, TIE, RIGHT, criterion=f"a rather long name of the criterion {n}") for n in range(30)]
     made = reported(*names)
     lines = made.lines()
+    said(lines)
     assert max(map(len, lines)) <= 120
-    assert "(and 11 criteria with fewer pairs, in the folder's file)" in lines
-    assert any("Brier score" in line and "calibration error" in line for line in lines)
     facts = json.loads(json.dumps(made.facts()))
     assert facts["proved"] is made.proved and len(facts["criteria"]) == 31
 
