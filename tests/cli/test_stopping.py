@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,6 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import INTERRUPTED, state_of
 from tests.support import mlflow_stores
 from tests.support.command_line import REFED
-from tests.support.gateways import until
 from tests.support.said import Said
 from tests.support.scripted_engine import references
 
@@ -94,6 +94,12 @@ def furnished(home: Path, server: SimulatedTeacher) -> Path:
     sizes = {"optimizer": "gepa", "train": 6, "validation": 6, "test": 6, "evaluations": 30}
     (home / "compile.yaml").write_text(json.dumps({**sizes, "instructions_per_feature": 1}))
     return home
+
+
+def until(happened: Callable[[], bool], process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
+    """Wait, for as long as the process runs."""
+    while process.poll() is None and not happened():
+        time.sleep(0.02)
 
 
 def started(script: str, number: int, *words: str) -> subprocess.CompletedProcess[str]:
@@ -199,7 +205,7 @@ def test_what_is_in_flight_may_land(
         command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, preexec_fn=ignoring_ctrl_c
     ) as process:
         try:
-            until(lambda: server.stats()["answered"] >= 6 or process.poll() is not None)
+            until(lambda: server.stats()["answered"] >= 6, process)
             process.send_signal(number)
             _, stderr = process.communicate(timeout=30)
         finally:
@@ -225,7 +231,7 @@ def test_status_tells_running_from_killed(said: Said, furnished: Path, server: S
     status = [*REFED, "status", "out"]
     with subprocess.Popen([*REFED, *COMMANDS[name].split()], stderr=subprocess.DEVNULL) as process:
         try:
-            until(lambda: server.stats()["answered"] >= 6 or process.poll() is not None)
+            until(lambda: server.stats()["answered"] >= 6, process)
             server.control(latency=60)  # the next calls are in flight for as long as anyone looks
             running = subprocess.run(status, capture_output=True, text=True, check=True).stdout
             assert process.poll() is None, "it was at work all the while"
@@ -255,9 +261,9 @@ def test_ctrl_c_of_tracked_work(
     command = [*REFED, *COMMANDS[name].split()]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
         try:
-            until(lambda: server.stats()["answered"] >= 6 or process.poll() is not None)
+            until(lambda: server.stats()["answered"] >= 6, process)
             server.control(latency=60)
-            until(lambda: server.stats()["in_flight"] or process.poll() is not None)
+            until(lambda: server.stats()["in_flight"] > 0, process)
             process.send_signal(signal.SIGINT)
             stderr = process.communicate(timeout=30)[1]
         finally:
@@ -286,7 +292,7 @@ def test_a_second_signal_ends_it_at_once(
         [*REFED, *COMMANDS[name].split()], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
     ) as process:  # fmt: skip
         try:
-            until(lambda: server.stats()["requests"] or process.poll() is not None)
+            until(lambda: server.stats()["requests"] > 0, process)
             while process.poll() is None:
                 process.send_signal(number)
                 time.sleep(0.02)
@@ -306,7 +312,8 @@ def test_a_terminal_that_goes_away(furnished: Path, server: SimulatedTeacher) ->
     child, terminal = pty.fork()
     if child == 0:
         os.execv(REFED[0], [*REFED, *COMMANDS["synth"].split()])
-    until(lambda: server.stats()["answered"] >= 6)
+    while server.stats()["answered"] < 6:
+        time.sleep(0.02)
     os.close(terminal)
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGHUP

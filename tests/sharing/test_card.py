@@ -212,7 +212,10 @@ def test_the_first_row_is_shown_cut(run: Synthesis, text: str) -> None:
     first = next(iter(run.samples.rows()))
     for name in ("instruction", "response", "improved_response"):
         assert f"`{name}`\n\n```\n{first[name]}\n```" in text
-    cut = replace(card_of(run.run_dir), survey=surveyed(row_of("x" * 600, "y" * 601))).text()
+    card = card_of(run.run_dir)
+    none = replace(surveyed(row_of("a", "b")), first=None)
+    assert "`response`\n\n```" not in replace(card, survey=none).text()
+    cut = replace(card, survey=surveyed(row_of("x" * 600, "y" * 601))).text()
     assert f"\n{'x' * 600}\n" in cut and f"\n{'y' * 600} …\n" in cut and "y" * 601 not in cut
 
 
