@@ -79,10 +79,10 @@ $(CLUSTER)/.installed: $(LOCK) pyproject.toml
 	@touch $@
 
 cluster: $(CLUSTER)/.installed ## runs on a Ray cluster on this machine, whose nodes are killed; installs Ray, 300 MB
-	$(CLUSTER)/bin/python -m pytest -m cluster -n 2 --dist worksteal tests/cluster
+	$(CLUSTER)/bin/python -m pytest -m cluster -n 2 --dist worksteal tests/plugins/cluster/ray
 
 evaluate: setup ## official benchmarks' code; makes environments of 2.7 GB, once; ARENA_HARD_CLONE names a clone
-	$(BIN)/python -m pytest -m evaluate tests/official
+	$(BIN)/python -m pytest -m evaluate tests/plugins/evaluate/official
 
 docs: setup ## the documentation as a site, in site/
 	$(BIN)/python docs/site/hooks.py

@@ -8,9 +8,10 @@ planted_equivalents.yaml, __init__.py) copied into another commit's checkout pla
 Each is planted in a copy of the repository, in a folder of its own, and the tests that call the changed function run,
 quick ones first, until one fails. That one must fail again when it runs alone with the fault; one that hangs for HANGS
 seconds counts as failed. Which tests call a function is found out first, by running them all (`make test`, and what is
-slow in tests/ledger and tests/teachers) without any fault: all must pass. That takes ten minutes, and is kept in the
-folder for temporary files until code or tests change. A fault that changes nothing that anyone could notice is passed
-over: they are in planted_equivalents.yaml, each with the reason, by function and change, whatever file they are in.
+slow in tests/ledger, tests/teachers and tests/contracts) without any fault: all must pass. That takes ten minutes, and
+is kept in the folder for temporary files until code or tests change. A fault that changes nothing that anyone could
+notice is passed over: they are in planted_equivalents.yaml, each with the reason, by function and change, whatever file
+they are in.
 
 Every result is a line of JSON in planted-CHECKOUT-SEED.jsonl, in that folder, too. A second start with the same seed
 runs only the faults that are not caught there.
@@ -282,10 +283,13 @@ def identified(fault: Fault) -> dict[str, Any]:
 
 def parts() -> list[tuple[str, str]]:
     """All tests by folder, long ones first, and which of them by their marks: slow ones, too, where money is."""
-    first = ["tests/teachers", "tests/runs", "tests/cli", "tests/ledger", "tests/optimizers", "tests/sharing"]
     names = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests").iterdir() if path.name != "support")
-    others = [name for name in names if "__" not in name and "conftest" not in name and name not in first]
-    return [(name, ANY_SPEED if name in {"tests/ledger", "tests/teachers"} else FAST) for name in first + others]
+    names = [name for name in names if "__" not in name and "conftest" not in name]
+    long = {"tests/teachers", "tests/plugins", "tests/runs", "tests/cli", "tests/ledger", "tests/optimizers"}
+    slow_too = {"tests/ledger", "tests/teachers", "tests/contracts"}
+    return [
+        (name, ANY_SPEED if name in slow_too else FAST) for name in sorted(names, key=lambda name: name not in long)
+    ]
 
 
 def merged(parts: Iterable[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.alpaca import DATA
 from benchmarks.simulated import SimulatedTeacher
-from tests.runs.evaluation.alpaca_eval.conftest import SIZE, outputs, toy
+from tests.plugins.evaluate.alpaca_eval.conftest import SIZE, outputs, toy
 from tests.support.command_line import refed, refusal, without_numbers
 from tests.support.said import Said
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.simulated import SimulatedTeacher
-from tests.runs.evaluation.arena_hard.conftest import QUESTIONS, toy_python
-from tests.runs.evaluation.ifeval.test_evaluate import GOOD, POOR, PROMPTS, responses, toy_checker
+from tests.plugins.evaluate.arena_hard.conftest import QUESTIONS, toy_python
+from tests.plugins.evaluate.ifeval.test_evaluate import GOOD, POOR, PROMPTS, responses, toy_checker
 from tests.support.command_line import refed, refusal, without_numbers
 from tests.support.said import Said
 from tests.support.toy_arena_hard import VERDICTS, make_clone, write_answers

@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.cli.main import app
 from tests.conftest import KEY_VARIABLE
-from tests.runs.evaluation.alpaca_eval.conftest import outputs
+from tests.plugins.evaluate.alpaca_eval.conftest import outputs
 from tests.support.command_line import REFED
 from tests.support.judged_pairs import judged_pairs, lines_of, without_grades
 from tests.support.scripted_engine import references

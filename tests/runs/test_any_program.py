@@ -27,7 +27,7 @@ from refed_dspy.programs.reference_level import STAGES
 from refed_dspy.records import Reference, Sample
 from refed_dspy.runs.result import Synthesis
 from refed_dspy.teachers.vendored import request_to_dict
-from tests.runs.compare.helpers import Judge
+from tests.plugins.compare.helpers import Judge
 from tests.support.said import Said, without_digests
 from tests.support.scripted_engine import Killed, Writer, fake_lm, killed_at, references, spoil_first
 

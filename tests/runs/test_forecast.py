@@ -32,7 +32,7 @@ from refed_dspy.runs.estimate import PILOT_REFERENCES, PILOT_SAMPLES, Estimate
 from refed_dspy.runs.forecast import Forecast, forecast
 from refed_dspy.runs.result import Synthesis
 from refed_dspy.runs.synthesize import produce
-from tests.runs.compare.helpers import Judge
+from tests.plugins.compare.helpers import Judge
 from tests.runs.filter.helpers import CustomFilter
 from tests.support.compiling import config
 from tests.support.looks import small

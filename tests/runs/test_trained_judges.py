@@ -14,7 +14,7 @@ from refed_dspy import ReferenceLevelFeedback, compare, filter_data, resume, syn
 from refed_dspy.errors import ConfigError
 from refed_dspy.plugins.judge.trained_judge import GRADES, PAIRS, Correction, Corrections, Term, TrainedJudge
 from refed_dspy.programs.saved import save_program
-from tests.runs.compare.helpers import SMALL, config
+from tests.plugins.compare.helpers import SMALL, config
 from tests.runs.filter.helpers import http, lines
 from tests.support.said import Said
 from tests.support.scripted_engine import references
