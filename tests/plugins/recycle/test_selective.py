@@ -166,9 +166,7 @@ def test_selective_without_a_scorer_is_refused(said: Said, server: SimulatedTeac
 
 
 @pytest.mark.slow
-def test_a_scorer_that_fails_later_says_how_to_go_on(
-    said: Said, server: SimulatedTeacher, scoring: ToyServer, tmp_path: Path
-) -> None:
+def test_a_scorer_that_fails_later_says_how_to_go_on(said: Said, scoring: ToyServer, tmp_path: Path) -> None:
     writer = Reflecting()
 
     def then_broken(request: Request) -> None:

@@ -110,7 +110,8 @@ def test_the_simulated_teacher_judges_for_nothing_and_says_so(home: Path, toy_py
 
 
 def test_at_a_cap_it_keeps_what_was_judged(said: Said, home: Path, toy_python: Path) -> None:
-    made = evaluated(toy_python, max_calls=6, questions=FEW)
+    one_by_one = {**json.loads(Path("judge.yaml").read_text()), "concurrency": 1}
+    made = evaluated(toy_python, judge=one_by_one, max_calls=6, questions=FEW)
     assert (made.stopped, made.state, made.arms, made.asked) == ("max_calls", CAPPED, [], 6)
     said(made.lines())
     assert not Path("out/judgments").exists()
