@@ -108,12 +108,9 @@ def test_a_judge_that_abstains_everywhere_is_an_error(
 ) -> None:
     server.control(fail_stage="compare two answers")
     words = ("filter", rows, "--filter", "judge", "--judge", judge_file(home, server, malformed_retries=0))
-    said(
-        [
-            refusal(refed(*words, "--config", "plain.yaml", "--out", "out"), 1),
-            refusal(refed("stats", rows, "--judge", "judge.yaml", "--config", "plain.yaml", "--out", "st"), 1),
-        ]
-    )
+    stats = ("stats", rows, "--judge", "judge.yaml", "--config", "plain.yaml", "--out", "st")
+    for line in ((*words, "--config", "plain.yaml", "--out", "out"), stats):
+        said(without_numbers(refusal(refed(*line), 1)))
 
 
 # --- recycle, stats, compare

@@ -11,9 +11,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import click.testing
 import pytest
+import typer
 
 from refed_dspy.cli.ending import told
+from refed_dspy.cli.main import app
 from tests.support.command_line import REFED, refed
 from tests.support.said import Said
 
@@ -28,7 +31,7 @@ def ended(words: list[str], shell: str = "", before: Callable[[], None] | None =
     return done.returncode, done.stdout, done.stderr.splitlines()
 
 
-@pytest.mark.parametrize("lines", [12, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("lines", [4, pytest.param(60, marks=pytest.mark.slow)])
 def test_odd_command_lines_end_in_a_line_and_a_documented_code(lines: int) -> None:
     """Some of the 2,000 that `benchmarks.odd_lines` draws from the command tree."""
     done = subprocess.run(
@@ -43,10 +46,11 @@ def test_every_option_whose_value_is_missing_says_so() -> None:
     """In one process: the tree is walked, and no command begins."""
     from benchmarks.odd_lines import commands
 
+    tree = typer.main.get_command(app)
     for words, command in commands():
         for option in command.params:
             if option.param_type_name == "option" and not option.is_flag:
-                result = refed(*words, option.opts[0])
+                result = click.testing.CliRunner().invoke(tree, [*words, option.opts[0]])  # type: ignore[arg-type]
                 assert result.exit_code == 2 and f"'{option.opts[0]}'" in result.stderr, (words, option.opts)
                 assert result.stderr.count("\n") == 1
 
