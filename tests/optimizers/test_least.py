@@ -224,9 +224,8 @@ def test_a_judge_that_cannot_be_asked_ends_it_at_once(
     judge = config(locked, model="openai/locked", api_key_env="WRONG_KEY")
     if gone:
         judge = config(server, api_base="http://127.0.0.1:9/v1")
-    models: dict[str, Any] = {"judge": judge, **({"teacher": judge} if gone else {})}
     with said.by(TeacherError) as ended:
-        compiled(server, tmp_path, **models)
+        compiled(server, tmp_path, judge=judge, teacher=judge if gone else config(server))
     assert wrong not in str(ended.value) + caplog.text and "Traceback" not in caplog.text
     assert requests(locked) <= 32, "only what was in flight already"
     assert all(wrong.encode() not in path.read_bytes() for path in tmp_path.iterdir())
