@@ -74,7 +74,8 @@ def test_compile_says_what_it_came_to_and_where_it_is(said: Said, home: Path, se
     assert heads.index("program") < heads.index("uncompiled") < heads.index("compiled")
     assert lines[0].startswith("validation: ") and [line for line in lines if line.startswith(OUTCOMES)]
     said(lines[-1])
-    assert max(map(len, lines)) <= 200 and lines[-2].endswith(f"{server.stats()['requests']} calls")
+    cost = next(line for line in lines if line.startswith("cost: $"))
+    assert max(map(len, lines)) <= 200 and cost.endswith(f"{server.stats()['requests']} calls")
     assert {p.name for p in Path("out").iterdir()} >= {"program.json", "prompts.diff", "proof.txt", "optimizer.log"}
     assert not Path("mlflow.db").exists() and not Path("out/tracking.json").exists()
 
