@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from tests.tracking.test_compile import candidates_in
 mlflow_template, tracked = mlflow_stores.mlflow_template, mlflow_stores.tracked
 SMALL = {"optimizer": "bootstrap", "train": 2, "validation": 2, "test": 5, "instructions_per_feature": 1}
 PRICE = "{prompt: 1, completion: 2}"
+OUTCOMES = ("gain over ", "change from ", "nothing to prove: ")
 
 
 @pytest.fixture
@@ -67,11 +67,15 @@ def no_traceback(result: Result) -> None:
 
 
 def test_compile_says_what_it_came_to_and_where_it_is(said: Said, home: Path, server: SimulatedTeacher) -> None:
-    done = compile_(home, server, concurrency=1)
+    done = compile_(home, server)
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
-    said([re.sub("[-+]?N.*", "N", without_numbers(line)) for line in lines])
-    assert max(map(len, lines)) <= 200 and lines[-2].endswith(f"{server.stats()['requests']} calls")
+    heads = [line.split("  ")[0] for line in lines]
+    assert heads.index("program") < heads.index("uncompiled") < heads.index("compiled")
+    assert lines[0].startswith("validation: ") and [line for line in lines if line.startswith(OUTCOMES)]
+    said(lines[-1])
+    cost = next(line for line in lines if line.startswith("cost: $"))
+    assert max(map(len, lines)) <= 200 and cost.endswith(f"{server.stats()['requests']} calls")
     assert {p.name for p in Path("out").iterdir()} >= {"program.json", "prompts.diff", "proof.txt", "optimizer.log"}
     assert not Path("mlflow.db").exists() and not Path("out/tracking.json").exists()
 
