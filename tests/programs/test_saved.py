@@ -278,10 +278,13 @@ EDITS: dict[str, Callable[[dict[str, Any]], object]] = {
 
 
 @pytest.mark.parametrize("edit", EDITS)
-def test_whatever_was_changed_is_refused_by_name(said: Said, edit: str, plain: Path) -> None:
+def test_whatever_was_changed_is_refused_by_name(
+    said: Said, edit: str, plain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     edited(plain, EDITS[edit])
+    monkeypatch.chdir(plain.parent)
     with said.by(ConfigError) as caught:
-        load_program(plain)
+        load_program(plain.name)
     assert str(caught.value).isprintable()
 
 

@@ -277,7 +277,7 @@ def test_promote_says_in_one_line_what_is_not_there(said: Said, tracked: Mlflow)
         promote("refed", "7")
     assert champion_is(None, tracked)
     tracked.use(f"http://127.0.0.1:{free_port()}")
-    said(refused(refed("compile", "promote")))
+    refused(refed("compile", "promote"))
 
 
 def files_of(version: str, store: Mlflow) -> Path:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from refed_dspy.errors import ConfigError
 from refed_dspy.plugins.evaluate.alpaca_eval.evaluate import PROMPT, hub_with, judge_settings
 from refed_dspy.plugins.evaluate.alpaca_eval.files import check_matching, read_outputs
@@ -52,5 +54,5 @@ def test_the_official_figure_is_for_its_own_instructions(said: Said, tmp_path: P
     elsewhere.write_bytes(file.read_bytes())
     (file.parents[2] / "refs" / "main").write_text("another revision")
     for not_found in (elsewhere, file):  # by AlpacaEval's code, after all was paid for
-        with said.by(ConfigError):
+        with pytest.raises(ConfigError):
             hub_with(not_found, six, other)
