@@ -75,6 +75,7 @@ def check_program(made: Compiled, program: ReferenceLevelFeedback, before: dict[
     assert made.changed is (program_digests(made.program) != before)
 
 
+@pytest.mark.slow
 def test_the_same_seed_in_the_same_world_makes_the_same_program(tmp_path: Path) -> None:
     made = [
         compiled(tmp_path / str(n), answerer(), QUESTIONS, metric=of_five, seed=1, optimizer="gepa", evaluations=12)

@@ -156,6 +156,8 @@ def test_the_gain_at_equal_length_is_of_the_raw_scores() -> None:
     assert gain.raw.mean == pytest.approx(0.3) and level.mean == pytest.approx(0.3) and level.n == 8
     measured = program_score(new, one_cluster_each(scores), None, seed=0)
     assert measured is not None and measured.score.mean == pytest.approx(0.4)
+    alone = gain_over(new, candidate({"e0": 0.1}), {"e0": "e0"})
+    assert alone is not None and alone.equal_length is not None and math.isinf(alone.equal_length.high)
 
 
 # --- as lines and facts

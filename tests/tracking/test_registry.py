@@ -21,7 +21,7 @@ from refed_dspy.tracking.registry import champion, promote
 from refed_dspy.tracking.store import NotTracked, Store
 from tests.support import mlflow_stores
 from tests.support.command_line import refed
-from tests.support.mlflow_stores import Mlflow, free_port
+from tests.support.mlflow_stores import Mlflow
 from tests.support.registered_programs import Compile, champion_is, outcome, refused, tuned
 from tests.support.said import Said
 from tests.support.scripted_engine import Writer, fake_lm, references
@@ -276,7 +276,7 @@ def test_promote_says_in_one_line_what_is_not_there(said: Said, tracked: Mlflow)
     with pytest.raises(ConfigError):
         promote("refed", "7")
     assert champion_is(None, tracked)
-    tracked.use(f"http://127.0.0.1:{free_port()}")
+    tracked.use("http://127.0.0.1:9")
     refused(refed("compile", "promote"))
 
 

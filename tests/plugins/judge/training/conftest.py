@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks.biased_judge import Bias, BiasedJudge
 from refed_dspy.data.pairs import Pair
+from refed_dspy.plugins.judge.training import learn
 from refed_dspy.plugins.judge.training.result import JudgeTraining
 from refed_dspy.plugins.judge.training.train import train_judge
 from tests.support.judged_pairs import judged_pairs, written
@@ -30,3 +31,9 @@ def judge(people: list[Pair], tmp_path_factory: pytest.TempPathFactory) -> Itera
 def made(people: list[Pair], judge: BiasedJudge, tmp_path_factory: pytest.TempPathFactory) -> JudgeTraining:
     """The biased judge, trained once on verdicts and grades. Nobody writes into its folder."""
     return train_judge(people, judge.teacher(BIASED), out=tmp_path_factory.mktemp("once") / "out", progress=False)
+
+
+@pytest.fixture
+def two_strengths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fit tries two penalties only, where how strong it is does not matter: it takes a fifth of the time."""
+    monkeypatch.setattr(learn, "STRENGTHS", (0.03, 0.3))

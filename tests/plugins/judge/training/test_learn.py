@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
+import pytest
+
 from refed_dspy.data.pairs import Pair
 from refed_dspy.errors import RunStopped
 from refed_dspy.plugins.judge.trained_judge import GRADES, PAIRS
@@ -16,6 +18,7 @@ from refed_dspy.programs.judges import SAME, Graded, Verdict
 from tests.support.judged_pairs import judged_pairs, without_grades
 from tests.support.said import Said as Words
 
+pytestmark = pytest.mark.usefixtures("two_strengths")
 PEOPLE = judged_pairs(30, 4)
 HELD = HeldOut(frozenset(), ("tone",), ())
 NONE = Verdict(None, None, (), "the judge could not tell")

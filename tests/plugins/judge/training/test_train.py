@@ -70,6 +70,7 @@ def test_most_of_what_biases_cost_is_won_back(
     assert still >= level - 0.03
 
 
+@pytest.mark.usefixtures("two_strengths")
 def test_verdicts_that_were_dealt_anew_teach_nothing(
     said: Said,
     made: JudgeTraining,
@@ -237,6 +238,7 @@ def trained_to_measure(share: float, bias: Bias, folder: Path) -> JudgeTraining:
         return train_judge(pairs, judge.teacher(bias), out=folder / "out", progress=False)
 
 
+@pytest.mark.usefixtures("two_strengths")
 @pytest.mark.parametrize(
     "bias", [pytest.param(AT_RANDOM, marks=pytest.mark.slow), LONGER], ids=["at random", "by length"]
 )
