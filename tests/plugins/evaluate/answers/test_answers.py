@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ from refed_dspy.errors import ConfigError, ExportError, InputError, NoAnswer, Ru
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.plugins.evaluate.answers.formats import style_of
 from refed_dspy.plugins.evaluate.answers.result import Answers
-from refed_dspy.teachers.progress import Progress
 from tests.support.compiling import config
 from tests.support.looks import small
 from tests.support.recording_endpoint import listening
@@ -161,12 +161,18 @@ def test_at_a_cap_the_answers_so_far_are_written_and_the_rest_is_listed(
 
 
 def test_interrupted_it_writes_the_answers_so_far(tmp_path: Path) -> None:
-    def stop(progress: Progress) -> None:
-        if progress.kept >= 3:
+    asked: list[str] = []
+
+    def say(text: str) -> str:
+        asked.append(text)
+        if len(asked) == 4:
             os.kill(os.getpid(), signal.SIGINT)
+        if len(asked) > 4:
+            time.sleep(0.02)  # what comes after it is slower than the stop
+        return "Yes."
 
     with pytest.raises(KeyboardInterrupt):
-        answered(tmp_path, fake_lm(Answering()), prompts(200), on_progress=stop)
+        answered(tmp_path, fake_lm(Answering(say)), prompts(200))
     kept, missing = read(tmp_path / "answers.jsonl"), read(tmp_path / "unanswered.jsonl")
     assert 3 <= len(kept) < 200 and len(kept) + len(missing) == 200
 
