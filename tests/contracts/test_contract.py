@@ -147,9 +147,9 @@ def test_the_key_is_nowhere(whole: Whole) -> None:
 
 
 def test_other_work_is_refused_in_its_folder(said: Said, done: Path, door: Door, locked: SimulatedTeacher) -> None:
-    before = files(done / "out")
+    before = rows(done / "out")
     said(one_line(door.otherwise().start()))
-    assert paid(locked) == 0 and rows(done / "out") == {n: c for n, c in before.items() if n.endswith(".jsonl")}
+    assert paid(locked) == 0 and rows(done / "out") == before
 
 
 def test_a_folder_in_use_is_refused(done: Path, door: Door, locked: SimulatedTeacher) -> None:

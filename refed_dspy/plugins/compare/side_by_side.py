@@ -68,7 +68,7 @@ class SideBySide(dspy.Module):
         for a failure that is not final: then the reference waits for the next start.
         """
         if self.seed_graded:
-            _judged([await self.grade_reference(reference)], reference.id)
+            _final([await self.grade_reference(reference)], reference.id)
         feedback: dict[str, Any] = {}
         for name, program in self.programs.items():
             try:
@@ -104,7 +104,7 @@ class SideBySide(dspy.Module):
                 if name == self.against:
                     raise
         verdicts, grades = await self.judged(reference.posed(instruction), samples, item)
-        _judged([*verdicts.values(), *grades.values()], item)
+        _final([*verdicts.values(), *grades.values()], item)
         return samples[self.against]
 
     async def judged(
@@ -132,7 +132,7 @@ class SideBySide(dspy.Module):
         return await self.grader.judge(response, f"{CONTEXT}{instruction}", OVERALL, item)
 
 
-def _judged(answers: Iterable[Verdict | Graded], item: str) -> None:
+def _final(answers: Iterable[Verdict | Graded], item: str) -> None:
     """Raises NoAnswer where the judge failed in passing."""
     for answer in answers:
         if answer.failed.kind in PASSING:
