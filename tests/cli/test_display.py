@@ -11,8 +11,8 @@ from rich.console import Console
 from refed_dspy.cli import ending
 from refed_dspy.cli.display import Display, rows_shown
 from refed_dspy.teachers.progress import CompileProgress, Progress
+from tests.support.clocks import until
 from tests.support.command_line import refed, refusal
-from tests.support.gateways import until
 from tests.support.said import Said
 
 

@@ -6,7 +6,6 @@ The commands run in a working folder that `furnished` fills, so that a door is a
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.cli.main import app
 from tests.conftest import KEY_VARIABLE
 from tests.plugins.evaluate.alpaca_eval.conftest import outputs
-from tests.support.command_line import REFED
+from tests.support.command_line import REFED, accept_ctrl_c
 from tests.support.judged_pairs import judged_pairs, lines_of, without_grades
 from tests.support.scripted_engine import references
 from tests.support.toy_arena_hard import make_clone, write_answers
@@ -53,7 +52,7 @@ class Door:
     def started(self) -> subprocess.Popen[str]:
         """The command in a process of its own."""
         return subprocess.Popen(
-            [*REFED, *self.words.split()], stderr=subprocess.PIPE, text=True, preexec_fn=_heeding_ctrl_c
+            [*REFED, *self.words.split()], stderr=subprocess.PIPE, text=True, preexec_fn=accept_ctrl_c
         )
 
     def otherwise(self) -> Door:
@@ -131,12 +130,7 @@ DOORS = [
 ]
 
 
-def _heeding_ctrl_c() -> None:
-    """As in a terminal. A process in the background ignores it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def furnished(home: Path, server: SimulatedTeacher, toys: dict[str, Path], **teacher: Any) -> None:
+def furnished(home: Path, server: SimulatedTeacher, toys: dict[str, Path]) -> None:
     """Fill `home` with what the doors' words name. The models are at `server`, which asks for a key."""
 
     def jsonl(name: str, rows: list[dict[str, Any]]) -> None:
@@ -144,7 +138,7 @@ def furnished(home: Path, server: SimulatedTeacher, toys: dict[str, Path], **tea
 
     settings: dict[str, Any] = {
         "api_base": server.base_url, "api_key_env": KEY_VARIABLE, "concurrency": 4, "retries": 0,
-        "temperature": 0.0, "max_tokens": 160, "price": PRICE, **teacher,
+        "temperature": 0.0, "max_tokens": 160, "price": PRICE,
     }  # fmt: skip
     files: dict[str, Any] = {
         "teacher.yaml": {"model": "sim/sim-model", **settings},

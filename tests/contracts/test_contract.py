@@ -6,8 +6,6 @@ import os
 import random
 import shutil
 import signal
-import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +18,9 @@ from refed_dspy.ledger.spending import spent
 from tests.conftest import KEY, KEY_VARIABLE, reset_server
 from tests.contracts.doors import DOORS, Door, furnished
 from tests.support import toy_alpaca_eval, toy_arena_hard
+from tests.support.clocks import until
 from tests.support.command_line import refused
+from tests.support.compiling import requests
 from tests.support.said import Said
 
 IN_FLIGHT = 4
@@ -49,17 +49,19 @@ def home(
     door: Door, locked: SimulatedTeacher, toys: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
     """The working folder, with what the door needs; models answer at once, and ask for the key."""
-    _at(tmp_path, monkeypatch)
-    locked.control(verdicts=list(door.verdicts), response_words=4, items=2)
-    furnished(tmp_path, locked, toys)
+    _ready(tmp_path, door, locked, toys, monkeypatch)
     return tmp_path
 
 
-def _at(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _ready(
+    home: Path, door: Door, server: SimulatedTeacher, toys: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(home)
     for name in [name for name in os.environ if name.startswith("REFED_") and name != "REFED_CACHE"]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("REFED_TRACK", "false")
+    server.control(verdicts=list(door.verdicts), response_words=4, items=2)
+    furnished(home, server, toys)
 
 
 @dataclass(frozen=True)
@@ -74,18 +76,16 @@ class Whole:
 @pytest.fixture(scope="session")
 def whole(
     door: Door, locked_server: SimulatedTeacher, toys: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Whole]:
+) -> Whole:
     """The door's work, done once a session. Nobody writes into its folder: see `done`."""
     home = tmp_path_factory.mktemp(door.name)
     with pytest.MonkeyPatch.context() as patch:
-        _at(home, patch)
         patch.setenv(KEY_VARIABLE, KEY)
         reset_server(locked_server)
-        locked_server.control(verdicts=list(door.verdicts), response_words=4, items=2)
-        furnished(home, locked_server, toys)
+        _ready(home, door, locked_server, toys, patch)
         made = door.start()
     assert made.exit_code == 0, made.output
-    yield Whole(home, paid(locked_server), made.stdout)
+    return Whole(home, requests(locked_server), made.stdout)
 
 
 @pytest.fixture
@@ -93,11 +93,6 @@ def done(whole: Whole, home: Path) -> Path:
     """The working folder, with a copy of the work that is done."""
     shutil.copytree(whole.home / "out", home / "out")
     return home
-
-
-def paid(server: SimulatedTeacher) -> int:
-    """Requests that the models' server answered."""
-    return int(server.stats()["requests"])
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -137,7 +132,7 @@ def test_the_same_command_pays_nothing_and_writes_the_same(
     before = rows(done / "out")
     again = door.start()
     assert again.exit_code == 0, again.output
-    assert paid(locked) == 0 and rows(done / "out") == before
+    assert requests(locked) == 0 and rows(done / "out") == before
     assert again.stdout == whole.stdout
 
 
@@ -149,14 +144,14 @@ def test_the_key_is_nowhere(whole: Whole) -> None:
 def test_other_work_is_refused_in_its_folder(said: Said, done: Path, door: Door, locked: SimulatedTeacher) -> None:
     before = rows(done / "out")
     said(one_line(door.otherwise().start()))
-    assert paid(locked) == 0 and rows(done / "out") == before
+    assert requests(locked) == 0 and rows(done / "out") == before
 
 
 def test_a_folder_in_use_is_refused(done: Path, door: Door, locked: SimulatedTeacher) -> None:
     ledger = Ledger.create(done / "out")
     assert one_line(door.start()).startswith("refed: out: ")
     ledger.close()
-    assert paid(locked) == 0
+    assert requests(locked) == 0
     assert door.start().exit_code == 0, "it is free again"
 
 
@@ -164,7 +159,7 @@ def test_a_damaged_ledger_is_refused(done: Path, door: Door, locked: SimulatedTe
     ledger = done / "out" / "ledger.sqlite"
     ledger.write_bytes(ledger.read_bytes()[:5000] + random.Random(0).randbytes(20_000))
     assert str(ledger.relative_to(done)) in one_line(door.start())
-    assert paid(locked) == 0
+    assert requests(locked) == 0
 
 
 def test_a_cap_in_calls_is_kept_and_a_larger_one_pays_nothing_twice(
@@ -172,12 +167,12 @@ def test_a_cap_in_calls_is_kept_and_a_larger_one_pays_nothing_twice(
 ) -> None:
     cap = whole.calls // 2
     assert "max_calls" in ended(door.start_capped("--max-calls", cap), 1)
-    assert 0 < paid(locked) <= cap
+    assert 0 < requests(locked) <= cap
     ended(door.start(), 1)
-    assert paid(locked) <= cap, "a cap stays"
+    assert requests(locked) <= cap, "a cap stays"
     more = door.start("--max-calls", 10_000)
     assert more.exit_code == 0, more.output
-    assert paid(locked) == whole.calls and locked.stats()["repeated"] == 0
+    assert requests(locked) == whole.calls and locked.stats()["repeated"] == 0
     assert rows(home / "out") == rows(whole.home / "out")
 
 
@@ -192,7 +187,7 @@ def test_a_cap_in_dollars_is_kept(whole: Whole, home: Path, door: Door, locked: 
 
 def test_a_cap_that_allows_no_call_is_refused_before_any(home: Path, door: Door, locked: SimulatedTeacher) -> None:
     assert "max_cost" in one_line(door.start("--max-cost", "0.0000001"))
-    assert paid(locked) == 0 and not (home / "out").exists()
+    assert requests(locked) == 0 and not (home / "out").exists()
 
 
 def test_a_wrong_key_is_refused_and_told_by_its_variable(
@@ -212,13 +207,6 @@ def test_a_server_that_goes_down_ends_it_and_the_next_start_goes_on(
     locked.control(down_after=None)
     assert door.start().exit_code == 0
     assert rows(home / "out") == rows(whole.home / "out")
-
-
-def until(happened: Callable[[], bool]) -> None:
-    limit = time.monotonic() + PATIENCE
-    while not happened():
-        assert time.monotonic() < limit, "it never happened"
-        time.sleep(0.005)
 
 
 def stopped(door: Door, server: SimulatedTeacher, number: int, after: int) -> tuple[int, str]:
@@ -246,7 +234,7 @@ def test_killed_at_any_moment_it_goes_on_and_pays_nothing_twice(
     assert code == -signal.SIGKILL
     done = door.start()
     assert done.exit_code == 0, done.output
-    assert paid(locked) <= whole.calls + IN_FLIGHT and locked.stats()["repeated"] <= IN_FLIGHT
+    assert requests(locked) <= whole.calls + IN_FLIGHT and locked.stats()["repeated"] <= IN_FLIGHT
     assert rows(home / "out") == rows(whole.home / "out")
 
 
@@ -259,5 +247,5 @@ def test_ctrl_c_ends_it_with_130_and_the_next_start_goes_on(
     assert told.splitlines()[-1].startswith("refed: ")
     done = door.start()
     assert done.exit_code == 0, done.output
-    assert locked.stats()["repeated"] == 0 and paid(locked) <= whole.calls + IN_FLIGHT
+    assert locked.stats()["repeated"] == 0 and requests(locked) <= whole.calls + IN_FLIGHT
     assert rows(home / "out") == rows(whole.home / "out")

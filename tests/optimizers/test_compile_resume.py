@@ -18,6 +18,7 @@ from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.teachers import open_teacher
 from tests.support import compiling
+from tests.support.clocks import until
 from tests.support.command_line import REFED
 from tests.support.compiling import SMALL, Answerer, questions, requests
 from tests.support.interrupted_compiles import (
@@ -28,7 +29,6 @@ from tests.support.interrupted_compiles import (
     full_marks,
     killed,
     outcome,
-    until,
 )
 from tests.support.scripted_engine import Writer, fake_lm, references
 

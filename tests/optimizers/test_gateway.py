@@ -19,17 +19,8 @@ from refed_dspy.optimizers.gateway import current_candidate
 from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused
 from refed_dspy.teachers.failures import LEAST_CALLS
 from tests.conftest import KEY
-from tests.support.gateways import (
-    ask_text,
-    at_once,
-    billed,
-    calls,
-    config,
-    opened,
-    outcome,
-    requests,
-    stored,
-)
+from tests.support.compiling import requests
+from tests.support.gateways import ask_text, at_once, billed, calls, config, opened, outcome, stored
 from tests.support.scripted_engine import Writer, fake_lm
 
 

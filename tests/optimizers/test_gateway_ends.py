@@ -32,6 +32,8 @@ from refed_dspy.teachers.requests import Outgoing
 from refed_dspy.teachers.route import resolve
 from tests.conftest import KEY_VARIABLE
 from tests.support.asking import ask
+from tests.support.clocks import until
+from tests.support.compiling import requests
 from tests.support.gateways import (
     PATIENCE,
     Answering,
@@ -43,8 +45,6 @@ from tests.support.gateways import (
     numbered,
     opened,
     outcome,
-    requests,
-    until,
 )
 from tests.support.said import Said
 from tests.support.scripted_engine import Writer, fake_lm, response

@@ -1,4 +1,4 @@
-"""Clocks that tests set: one that stands still, and an event loop in which hours pass in no time."""
+"""Time in tests: a clock that stands still, an event loop in which hours pass in no time, and a wait with an end."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import functools
 import random
 import selectors
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -20,6 +21,14 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+def until(happened: Callable[[], bool], seconds: float = 30.0) -> None:
+    """Wait until something of another thread or process has happened. What takes longer is taken to hang."""
+    limit = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < limit, "it never happened"
+        time.sleep(0.005)
 
 
 class JumpingSelector(selectors.SelectSelector):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -62,3 +63,8 @@ def refusal(result: Result, code: int = 2) -> str:
 def without_numbers(text: str) -> str:
     """What is told of figures that depend on the order of answers."""
     return re.sub(r"\d[\d,.]*\d|\d", "N", text)
+
+
+def accept_ctrl_c() -> None:
+    """SIGINT as in a terminal; a process in the background ignores it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -65,21 +64,10 @@ def at_once(asks: Sequence[Callable[[], str]]) -> list[Any]:
         return list(pool.map(ask_at_start, asks))
 
 
-def requests(server: SimulatedTeacher) -> int:
-    return int(server.stats()["requests"])
-
-
 def calls(folder: Path) -> list[dict[str, Any]]:
     with Ledger.read(folder) as ledger:
         rows = ledger.db.execute("SELECT stage, item, outcome, cost, reserved FROM calls ORDER BY id")
         return [dict(zip(("stage", "item", "outcome", "cost", "reserved"), row, strict=True)) for row in rows]
-
-
-def until(happened: Callable[[], bool]) -> None:
-    limit = time.monotonic() + PATIENCE
-    while not happened():
-        assert time.monotonic() < limit, "it never happened"
-        time.sleep(0.01)
 
 
 class Answering(dspy.Signature):  # type: ignore[misc]

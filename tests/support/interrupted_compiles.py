@@ -21,6 +21,7 @@ from refed_dspy.ledger.candidates import load_candidates
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.optimizers.result import Compiled
 from tests.support import compiling
+from tests.support.clocks import until
 
 PATIENCE = 20.0
 """Seconds after which whatever still works is taken to hang."""
@@ -60,13 +61,6 @@ def answers(folder: Path) -> int:
         return 0
     with Ledger.read(folder) as ledger:
         return int(ledger.db.execute("SELECT count(*) FROM answers").fetchone()[0])
-
-
-def until(happened: Callable[[], bool], seconds: float = PATIENCE) -> None:
-    limit = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < limit, "it never happened"
-        time.sleep(0.005)
 
 
 def _in_child(work: Callable[[], Any], folder: Path) -> None:

@@ -30,14 +30,9 @@ from refed_dspy.programs.question import Fit, Question, fitting
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.recorded import Asked, RecordedLM, recorded_lm
 from tests.support.asking import ask
-from tests.support.gateways import (
-    PATIENCE,
-    Answering,
-    config,
-    opened,
-    requests,
-    until,
-)
+from tests.support.clocks import until
+from tests.support.compiling import requests
+from tests.support.gateways import PATIENCE, Answering, config, opened
 from tests.support.said import Said
 from tests.support.scripted_batches import running_at
 from tests.support.scripted_engine import Writer, fake_lm

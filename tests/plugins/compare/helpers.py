@@ -68,10 +68,6 @@ def run(
     return compare(programs, data, teacher=teacher, judge=judge, out=out, **{**SMALL, **settings})
 
 
-def requests(server: SimulatedTeacher) -> int:
-    return int(server.stats()["requests"])
-
-
 def prompt(request: Request) -> str:
     """All text of the request's messages."""
     return "".join(str(getattr(part, "text", "")) for message in request.messages for part in message.parts)

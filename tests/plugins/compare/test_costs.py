@@ -16,7 +16,8 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import spent
 from refed_dspy.programs import SampleLevelFeedback
 from refed_dspy.programs.reference_level import METHODS
-from tests.plugins.compare.helpers import ALL, SMALL, Judge, answers, config, facts, line, prompt, requests, rows, run
+from tests.plugins.compare.helpers import ALL, SMALL, Judge, answers, config, facts, line, prompt, rows, run
+from tests.support.compiling import requests
 from tests.support.looks import small
 from tests.support.scripted_engine import Writer, fake_lm, references
 

@@ -14,7 +14,8 @@ from refed_dspy.errors import ConfigError
 from refed_dspy.plugins.compare.side_by_side import SideBySide
 from refed_dspy.programs import SeedOnly
 from refed_dspy.programs.reference_level import METHODS
-from tests.plugins.compare.helpers import ALL, CapitalsProgram, Judge, facts, line, requests, rows, run
+from tests.plugins.compare.helpers import ALL, CapitalsProgram, Judge, facts, line, rows, run
+from tests.support.compiling import requests
 from tests.support.said import Said
 from tests.support.scripted_engine import Writer, fake_lm, references
 

@@ -15,7 +15,8 @@ from refed_dspy.cli.main import app
 from refed_dspy.errors import ExportError, RunDirError, RunStopped
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import CAPPED
-from tests.plugins.compare.helpers import SMALL, Judge, config, facts, line, requests, run
+from tests.plugins.compare.helpers import SMALL, Judge, config, facts, line, run
+from tests.support.compiling import requests
 from tests.support.said import Said
 from tests.support.scripted_engine import Writer, fake_lm, references
 

@@ -17,7 +17,7 @@ from refed_dspy.children import KEPT
 from refed_dspy.errors import RunStopped
 from refed_dspy.plugins.evaluate.program import Command, run_command
 from tests.support import ROOT
-from tests.support.gateways import until
+from tests.support.clocks import until
 from tests.support.said import Said
 
 WAITS = """

@@ -16,7 +16,7 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import CAPPED, DONE, SHORT, state_in
 from refed_dspy.plugins.evaluate.proxy import UNANSWERED, JudgeProxy
 from refed_dspy.teachers.requests import OVERHEAD
-from tests.support.gateways import until
+from tests.support.clocks import until
 from tests.support.proxies import ask, ask_all, asking, bill, calls, client, judge, with_proxy
 from tests.support.recording_endpoint import listening
 from tests.support.said import Said

@@ -17,7 +17,7 @@ from refed_dspy.errors import ConfigError, RunDirError, RunStopped
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.plugins.metrics.figures import open_tools
 from refed_dspy.plugins.metrics.stats import DataStats
-from tests.support.compiling import config
+from tests.support.compiling import config, requests
 from tests.support.said import Said
 from tests.support.scripted_engine import Writer, fake_lm, references
 from tests.support.toy_server import ToyServer, toy_served
@@ -59,10 +59,6 @@ def measured(data: Any, folder: Path | None = None, **settings: Any) -> DataStat
 
 def of_wins(made: DataStats) -> list[str]:
     return [line for line in made.lines() if re.match("improved over|length-controlled|.*judgements", line)]
-
-
-def requests(server: SimulatedTeacher) -> int:
-    return int(server.stats()["requests"])
 
 
 # --- what is reported

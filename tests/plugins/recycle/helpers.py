@@ -18,6 +18,7 @@ import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.plugins.recycle.result import Recycling
 from tests.support import ROOT
+from tests.support.command_line import accept_ctrl_c
 from tests.support.scripted_engine import references
 from tests.support.toy_server import ToyServer
 
@@ -48,10 +49,6 @@ def told(made: Recycling) -> list[str]:
     return made.lines()[: made.lines().index("")]
 
 
-def requests(server: SimulatedTeacher) -> int:
-    return int(server.stats()["requests"])
-
-
 def first_pass(request: Request) -> bool:
     """Whether the request belongs to the first pass, which rewrites the instruction."""
     return "new_instruction" in str(request.config.response_format)
@@ -63,11 +60,6 @@ def mentions(request: Request, text: str) -> bool:
 
 REFED = [sys.executable, "-m", "refed_dspy.cli"]
 COMMAND = [*REFED, "recycle", "data.jsonl", "--teacher", "teacher.yaml", "--out", "out"]
-
-
-def accept_ctrl_c() -> None:
-    """SIGINT as in a terminal; a process in the background ignores it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def stopped(

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.simulated import SimulatedTeacher
-from tests.plugins.recycle.helpers import COMMAND, requests, stopped
+from tests.plugins.recycle.helpers import COMMAND, stopped
+from tests.support.compiling import requests
 from tests.support.scripted_engine import references
 from tests.support.toy_server import ToyServer
 

@@ -12,9 +12,9 @@ from refed_dspy.data.dataset import drawn, load_dataset
 from refed_dspy.errors import ConfigError, ExportError, RunDirError
 from refed_dspy.plugins.metrics.figures import Tools, figures
 from refed_dspy.plugins.recycle.program import IMPROVED, ORIGINAL, REFLECTED, ReflectionTuning
-from tests.plugins.recycle.helpers import FIELDS, first_pass, mentions, read, recycled, requests, told
+from tests.plugins.recycle.helpers import FIELDS, first_pass, mentions, read, recycled, told
 from tests.programs.test_reflection import Reflecting
-from tests.support.compiling import config
+from tests.support.compiling import config, requests
 from tests.support.looks import small
 from tests.support.said import Said
 from tests.support.scripted_engine import fake_lm, references

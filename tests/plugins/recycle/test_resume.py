@@ -12,9 +12,9 @@ from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.errors import ExportError, ReferencesError, RunDirError, RunStopped
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import CAPPED
-from tests.plugins.recycle.helpers import mentions, read, recycled, requests, told
+from tests.plugins.recycle.helpers import mentions, read, recycled, told
 from tests.programs.test_reflection import Reflecting
-from tests.support.compiling import config
+from tests.support.compiling import config, requests
 from tests.support.said import Said
 from tests.support.scripted_engine import fake_lm, references
 

@@ -13,9 +13,9 @@ from refed_dspy.errors import ConfigError, RunStopped, TeacherRefused
 from refed_dspy.plugins.recycle.passes import UNIMPROVED
 from refed_dspy.plugins.recycle.program import IMPROVED, ORIGINAL
 from refed_dspy.teachers.progress import Progress
-from tests.plugins.recycle.helpers import BY_SCORE, FIELDS, first_pass, read, recycled, requests, selective, told
+from tests.plugins.recycle.helpers import BY_SCORE, FIELDS, first_pass, read, recycled, selective, told
 from tests.programs.test_reflection import Reflecting, improved, reflected
-from tests.support.compiling import config
+from tests.support.compiling import config, requests
 from tests.support.said import Said
 from tests.support.scripted_engine import fake_lm, references
 from tests.support.toy_server import ToyServer

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from benchmarks.simulated import SimulatedTeacher
+from tests.plugins.evaluate.conftest import JUDGE
+from tests.support.command_line import judge_file
 from tests.support.toy_alpaca_eval import make_environment
 
 SIZE = 24
@@ -46,9 +48,7 @@ def furnished(folder: Path, server: SimulatedTeacher) -> Path:
     server.control(verdicts=["m", "M"])
     (folder / "mine.json").write_text(json.dumps(outputs("mine")), "utf-8")
     (folder / "theirs.json").write_text(json.dumps(outputs("theirs", words=4)), "utf-8")
-    judge = {"model": "openai/judge", "api_base": server.base_url, "max_tokens": 64, "concurrency": 6}
-    judge |= {"price": {"prompt": 1.0, "completion": 10.0}, "retries": 0}
-    (folder / "judge.yaml").write_text(json.dumps(judge), "utf-8")
+    judge_file(folder, server, **JUDGE)
     return folder
 
 

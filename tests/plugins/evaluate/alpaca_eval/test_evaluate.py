@@ -20,6 +20,7 @@ from refed_dspy.plugins.evaluate.alpaca_eval.result import AlpacaEvaluation
 from refed_dspy.text import NO_VALUE
 from tests.conftest import reset_server
 from tests.plugins.evaluate.alpaca_eval.conftest import SIZE, furnished, outputs
+from tests.support.compiling import requests
 from tests.support.said import Said
 
 WRITTEN = {
@@ -31,10 +32,6 @@ FEW = 8
 def evaluated(toy: Path, **settings: Any) -> AlpacaEvaluation:
     values: dict[str, Any] = {"outputs": "mine.json", "baseline": "theirs.json", "judge": "judge.yaml", "out": "out"}
     return alpaca_eval(**{**values, "environment": toy, **settings})
-
-
-def asked(server: SimulatedTeacher) -> int:
-    return int(server.stats()["requests"])
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +123,7 @@ def test_code_that_fails_says_why_and_where_its_log_is(
     server.control(verdicts=["x", "y"])
     with said.by(RunStopped):
         evaluated(toy)
-    assert 0 < asked(server) <= SIZE
+    assert 0 < requests(server) <= SIZE
 
 
 def test_after_a_failure_the_next_start_begins_in_a_folder_of_its_own(
@@ -170,7 +167,7 @@ def test_bad_input_is_one_line_and_costs_nothing(
         monkeypatch.setenv(f"{provider}_API_KEY", "sk-ant-0123456789abcdef")
     with said.by(InputError) as refused:
         evaluated(toy, **changed)
-    assert "\n" not in str(refused.value) and asked(server) == 0 and not (home / "out").exists()
+    assert "\n" not in str(refused.value) and requests(server) == 0 and not (home / "out").exists()
 
 
 def test_another_evaluation_or_a_file_of_somebody_elses_is_not_overwritten(
@@ -185,4 +182,4 @@ def test_another_evaluation_or_a_file_of_somebody_elses_is_not_overwritten(
         evaluated(toy, out="taken")
     with said.by(ExportError):
         evaluated(toy, outputs="taken/annotations.json", out="taken")
-    assert asked(server) == 0
+    assert requests(server) == 0

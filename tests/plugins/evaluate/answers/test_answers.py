@@ -20,7 +20,7 @@ from refed_dspy.errors import ConfigError, ExportError, InputError, NoAnswer, Ru
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.plugins.evaluate.answers.formats import style_of
 from refed_dspy.plugins.evaluate.answers.result import Answers
-from tests.support.compiling import config
+from tests.support.compiling import config, requests
 from tests.support.looks import small
 from tests.support.recording_endpoint import listening
 from tests.support.said import Said, without_digests
@@ -58,10 +58,6 @@ def read(path: Path) -> list[dict[str, Any]]:
 PROMPT = " Name a fish.\n"
 SYSTEM = "Be kind."
 NOT_ASKED = "not asked"
-
-
-def requests(server: SimulatedTeacher) -> int:
-    return int(server.stats()["requests"])
 
 
 def test_the_model_sees_the_prompt_to_the_letter_and_nothing_else(tmp_path: Path) -> None:

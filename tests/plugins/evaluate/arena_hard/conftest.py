@@ -1,11 +1,12 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 from benchmarks.simulated import SimulatedTeacher
+from tests.plugins.evaluate.conftest import JUDGE
+from tests.support.command_line import judge_file
 from tests.support.toy_arena_hard import VERDICTS, make_clone, make_environment, write_answers
 
 QUESTIONS = 12
@@ -27,9 +28,7 @@ def furnished(folder: Path, server: SimulatedTeacher) -> Path:
     server.control(verdicts=VERDICTS)
     write_answers(folder / "short.jsonl", QUESTIONS, words=2)
     write_answers(folder / "long.jsonl", QUESTIONS, words=9)
-    judge = {"model": "openai/judge", "api_base": server.base_url, "max_tokens": 64, "concurrency": 6}
-    judge |= {"price": {"prompt": 1.0, "completion": 10.0}, "retries": 0}
-    (folder / "judge.yaml").write_text(json.dumps(judge), "utf-8")
+    judge_file(folder, server, **JUDGE)
     return folder
 
 

@@ -17,6 +17,7 @@ from refed_dspy.plugins.evaluate.arena_hard.evaluate import arena_hard
 from refed_dspy.plugins.evaluate.arena_hard.result import Leaderboard
 from tests.conftest import reset_server
 from tests.plugins.evaluate.arena_hard.conftest import QUESTIONS, furnished
+from tests.support.compiling import requests
 from tests.support.said import Said
 from tests.support.toy_arena_hard import BASELINE, make_clone, rows_of, write_answers
 
@@ -29,10 +30,6 @@ FEW = 4
 def evaluated(python: Path, **settings: Any) -> Leaderboard:
     values = {"clone": "clone", "answers": ["short.jsonl", "long.jsonl"], "judge": "judge.yaml", "out": "out"}
     return arena_hard(**{**values, "environment": python, **settings})
-
-
-def asked(server: SimulatedTeacher) -> int:
-    return int(server.stats()["requests"])
 
 
 def undated(made: Leaderboard) -> list[str]:
@@ -84,13 +81,13 @@ def test_another_arm_and_more_questions_ask_only_what_is_new(
     home: Path, toy_python: Path, server: SimulatedTeacher
 ) -> None:
     evaluated(toy_python, answers="short.jsonl", questions=5)
-    assert asked(server) == 10
+    assert requests(server) == 10
     evaluated(toy_python, questions=5)
-    assert asked(server) == 20
+    assert requests(server) == 20
     made = evaluated(toy_python)
-    assert asked(server) == GAMES and len(made.arms) == 2
+    assert requests(server) == GAMES and len(made.arms) == 2
     fewer = evaluated(toy_python, answers=["long.jsonl"], questions=3)
-    assert asked(server) == GAMES and [each.decided for each in fewer.arms] == [3]
+    assert requests(server) == GAMES and [each.decided for each in fewer.arms] == [3]
 
 
 def test_without_style_control_no_style_is_needed(said: Said, home: Path, toy_python: Path) -> None:
@@ -183,7 +180,7 @@ def test_bad_input_is_one_line_and_costs_nothing(
     monkeypatch.setenv("OPENAI_API_KEY", "sk-0123456789abcdef0123")
     with said.by(InputError) as refused:
         evaluated(toy_python, **changed)
-    assert "\n" not in str(refused.value) and asked(server) == 0 and not (home / "out").exists()
+    assert "\n" not in str(refused.value) and requests(server) == 0 and not (home / "out").exists()
 
 
 def test_another_evaluation_or_a_file_of_somebody_elses_is_not_overwritten(
@@ -197,4 +194,4 @@ def test_another_evaluation_or_a_file_of_somebody_elses_is_not_overwritten(
     (home / "taken" / "judgments").mkdir(parents=True)
     with said.by(ExportError):
         evaluated(toy_python, out="taken")
-    assert asked(server) == 0
+    assert requests(server) == 0

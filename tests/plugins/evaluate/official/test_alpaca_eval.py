@@ -20,7 +20,8 @@ from refed_dspy.plugins.evaluate.alpaca_eval.evaluate import alpaca_eval, judge_
 from refed_dspy.plugins.evaluate.alpaca_eval.result import AlpacaEvaluation
 from refed_dspy.plugins.evaluate.program import Installed
 from tests.plugins.evaluate.alpaca_eval.conftest import in_hubs_cache, outputs
-from tests.plugins.recycle.helpers import REFED, answers, requests, stopped
+from tests.plugins.recycle.helpers import REFED, answers, stopped
+from tests.support.compiling import requests
 from tests.support.proxies import bill, calls, judge
 
 pytestmark = pytest.mark.evaluate

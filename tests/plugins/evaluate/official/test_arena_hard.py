@@ -22,7 +22,8 @@ from refed_dspy.plugins.evaluate.answers.formats import style_of
 from refed_dspy.plugins.evaluate.arena_hard.evaluate import arena_hard
 from refed_dspy.plugins.evaluate.arena_hard.result import Leaderboard, Score, read_table
 from refed_dspy.plugins.evaluate.program import ARENA_HARD, Installed, environment
-from tests.plugins.recycle.helpers import REFED, answers, requests, stopped
+from tests.plugins.recycle.helpers import REFED, answers, stopped
+from tests.support.compiling import requests
 from tests.support.proxies import bill, calls, judge
 from tests.support.toy_arena_hard import VERDICTS, rows_of
 

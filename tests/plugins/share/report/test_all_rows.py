@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,17 +20,6 @@ from tests.support.command_line import without_numbers
 from tests.support.said import Said
 
 KEPT, LISTED = SHOWN_SIZE, 8
-
-
-@pytest.fixture
-def folder(shown: Path) -> Path:
-    return shown
-
-
-@pytest.fixture
-def ledger(folder: Path) -> Iterator[Ledger]:
-    with Ledger.read(folder) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import itertools
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,17 +41,6 @@ WHY, MALFORMED = "by three", "failed: malformed"
 def no_embedder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Maps go by words here: weights may lie in the cache of one machine and not of another."""
     monkeypatch.setenv("REFED_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def folder(shown: Path) -> Path:
-    return shown
-
-
-@pytest.fixture
-def ledger(folder: Path) -> Iterator[Ledger]:
-    with Ledger.read(folder) as opened:
-        yield opened
 
 
 # --- what is read
