@@ -21,6 +21,8 @@ from refed_dspy.tracking.registry import champion, promote
 from refed_dspy.tracking.store import NotTracked, Store
 from tests.support import mlflow_stores
 from tests.support.command_line import refed
+from tests.support.compiling import Answerer, compiled, questions
+from tests.support.interrupted_compiles import full_marks
 from tests.support.mlflow_stores import Mlflow
 from tests.support.registered_programs import Compile, champion_is, outcome, refused, tuned
 from tests.support.said import Said
@@ -265,6 +267,12 @@ def test_what_was_not_proved_is_promoted_by_a_word_alone_and_its_gain_is_told(sa
     assert refed("compile", "promote", "--unproved").exit_code == 0 and champion_is("3", tracked)
     Compile("four").register({**outcome("p4"), "proof": {"proved": True, "gain": gain(0.2)}})
     assert promote("refed") == "4" and champion_is("4", tracked)
+
+
+def test_a_tracked_compile_is_registered_by_its_name(tracked: Mlflow) -> None:
+    models = {"teacher": fake_lm(Writer()), "metric": full_marks}
+    compiled(Answerer(), questions(12), Path("c"), "bootstrap", name="mine", prove=False, **{**models, "track": True})
+    assert tracked.aliases("mine") == {"challenger": "1"}
 
 
 def test_promote_says_in_one_line_what_is_not_there(said: Said, tracked: Mlflow) -> None:

@@ -159,13 +159,11 @@ def test_the_program_s_version_is_linked(tracked: Mlflow) -> None:
 # --- one run for one folder
 
 
-def test_a_run_that_ended_at_a_cap_goes_on_as_the_same_run(
-    said: Said, tracked: Mlflow, server: SimulatedTeacher
-) -> None:
+def test_a_run_that_ended_at_a_cap_goes_on_as_the_same_run(tracked: Mlflow, server: SimulatedTeacher) -> None:
     made(size=12, teacher=teacher(server), max_calls=20)
     (run,) = tracked.runs()
     assert run.info.status == "KILLED"
-    said(run.data.tags["refed.stopped"])
+    assert "max_calls" in run.data.tags["refed.stopped"]
     assert run.data.tags["refed.complete"] == "False" and run.data.metrics["calls"] <= 20
     refed_dspy.resume("run", max_calls=5_000)
     (again,) = tracked.runs()

@@ -19,7 +19,7 @@ from refed_dspy.errors import MalformedAnswer, NoAnswer
 from refed_dspy.plugins.compare.side_by_side import SideBySide
 from refed_dspy.programs.reference_level import METHODS
 from refed_dspy.records import Reference
-from tests.plugins.compare.helpers import SMALL, Judge, config, facts, line, prompt, run
+from tests.plugins.compare.helpers import SMALL, Judge, config, facts, line, prompt, rows, run
 from tests.support.said import Said
 from tests.support.scripted_engine import Writer, fake_lm, references
 
@@ -73,6 +73,16 @@ def test_an_answer_that_failed_in_passing_is_shown_as_that(said: Said, tmp_path:
     )  # fmt: skip
     assert line(made, "sample-level").rows == 9
     said(line(made, "reference-level").failed)
+
+
+def test_a_row_whose_judge_did_not_answer_waits_for_the_next_start(tmp_path: Path) -> None:
+    judge = Judge()
+    judge.queue.append(lm_errors.LMServerError("the endpoint is down", model="fake"))
+    settings = {**SMALL, "max_failure_share": 1, "size": 4, "grades": True}
+    for _ in range(2):
+        compare(None, references(3), teacher=fake_lm(Writer()), judge=fake_lm(judge), out=tmp_path / "c", **settings)
+        assert not [row["program"] for row in rows(tmp_path / "c") if row["judge_failed"]]
+    assert not [row["program"] for row in rows(tmp_path / "c") if row["grade"] is None]
 
 
 def test_a_failure_in_passing_of_a_references_feedback_waits_for_the_next_start() -> None:
