@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import ReferenceLevelFeedback, compare
 from refed_dspy.cli.main import app
-from refed_dspy.errors import MalformedAnswer, NoAnswer
+from refed_dspy.errors import MalformedAnswer, NoAnswer, RunStopped
 from refed_dspy.plugins.compare.side_by_side import SideBySide
 from refed_dspy.programs.reference_level import METHODS
 from refed_dspy.records import Reference
@@ -77,12 +77,12 @@ def test_an_answer_that_failed_in_passing_is_shown_as_that(said: Said, tmp_path:
 
 def test_a_row_whose_judge_did_not_answer_waits_for_the_next_start(tmp_path: Path) -> None:
     judge = Judge()
-    judge.queue.append(lm_errors.LMServerError("the endpoint is down", model="fake"))
-    settings = {**SMALL, "max_failure_share": 1, "size": 4, "grades": True}
-    for _ in range(2):
-        compare(None, references(3), teacher=fake_lm(Writer()), judge=fake_lm(judge), out=tmp_path / "c", **settings)
-        assert not [row["program"] for row in rows(tmp_path / "c") if row["judge_failed"]]
-    assert not [row["program"] for row in rows(tmp_path / "c") if row["grade"] is None]
+    judge.queue.extend([lm_errors.LMServerError("the endpoint is down", model="fake")] * 3)
+    settings = {**SMALL, "max_failure_share": 1, "size": 4, "grades": True, "out": tmp_path / "c"}
+    with pytest.raises(RunStopped):
+        compare(None, references(3), teacher=fake_lm(Writer()), judge=fake_lm(judge), **settings)
+    made = compare(None, references(3), teacher=fake_lm(Writer()), judge=fake_lm(judge), **settings)
+    assert made.instructions == 4 and all(row["grade"] == 4 for row in rows(tmp_path / "c"))
 
 
 def test_a_failure_in_passing_of_a_references_feedback_waits_for_the_next_start() -> None:

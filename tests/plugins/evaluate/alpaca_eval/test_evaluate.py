@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.errors import ExportError, InputError, RunDirError, RunStopped
@@ -97,7 +98,7 @@ def test_the_simulated_judge_costs_nothing_and_says_so(said: Said, home: Path, t
 
 
 def test_at_a_cap_it_keeps_what_was_judged(said: Said, home: Path, toy: Path) -> None:
-    one_by_one = {**json.loads(Path("judge.yaml").read_text()), "concurrency": 1}
+    one_by_one = {**yaml.safe_load(Path("judge.yaml").read_text()), "concurrency": 1}
     made = evaluated(toy, judge=one_by_one, max_calls=9)
     assert (made.stopped, made.state, made.judged, made.asked) == ("max_calls", CAPPED, None, 9)
     said(made.lines())

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.errors import ExportError, InputError, RunDirError, RunStopped
@@ -107,7 +108,7 @@ def test_the_simulated_teacher_judges_for_nothing_and_says_so(home: Path, toy_py
 
 
 def test_at_a_cap_it_keeps_what_was_judged(said: Said, home: Path, toy_python: Path) -> None:
-    one_by_one = {**json.loads(Path("judge.yaml").read_text()), "concurrency": 1}
+    one_by_one = {**yaml.safe_load(Path("judge.yaml").read_text()), "concurrency": 1}
     made = evaluated(toy_python, judge=one_by_one, max_calls=6, questions=FEW)
     assert (made.stopped, made.state, made.arms, made.asked) == ("max_calls", CAPPED, [], 6)
     said(made.lines())
@@ -117,7 +118,7 @@ def test_at_a_cap_it_keeps_what_was_judged(said: Said, home: Path, toy_python: P
 def test_questions_without_an_answer_are_left_out_and_asked_again(
     said: Said, home: Path, toy_python: Path, server: SimulatedTeacher
 ) -> None:
-    one_by_one = {**json.loads(Path("judge.yaml").read_text()), "concurrency": 1}
+    one_by_one = {**yaml.safe_load(Path("judge.yaml").read_text()), "concurrency": 1}
     server.control(faults={"500": 0.15}, seed=2)
     made = evaluated(toy_python, judge=one_by_one, questions=FEW, style_control=False)
     assert made.state == SHORT and 0 < sum(each.decided for each in made.arms) < 2 * FEW
