@@ -51,7 +51,7 @@ test-random: setup ## the same tests in an order drawn anew; SEED=1234 repeats o
 test-coverage: setup ## the same tests, and the lines of the package that none of them runs
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal --cov refed_dspy --cov-report term:skip-covered
 
-words: setup ## accept what the package says now: writes tests/**/__snapshots__ anew; read the difference before you commit
+words: setup ## write tests/**/__snapshots__ anew after a text was made better; read the difference
 	$(BIN)/python -m pytest -n 0 --snapshot-update -m "not live and not browser and not finetune and not cluster and not evaluate"
 
 live: setup ## tests on the tiny real model; downloads 93 MB once
