@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # for editors: at run time no plug-in is imported before its 
     from refed_dspy import errors, programs
     from refed_dspy.config.teacher import TeacherConfig
     from refed_dspy.data.references import load_references
+    from refed_dspy.jobs.recording import recording
     from refed_dspy.optimizers.compile import compile  # noqa: A004 — as `re.compile`
     from refed_dspy.plugins.compare.compare import compare
     from refed_dspy.plugins.evaluate.alpaca_eval.evaluate import alpaca_eval
@@ -61,6 +62,7 @@ _PLACES = {
     "load_program": "programs.load",
     "save_program": "programs.saved",
     "TeacherConfig": "config.teacher",
+    "recording": "jobs.recording",
     "synthesize": "runs.synthesize",
     "asynthesize": "runs.synthesize",
     "stream": "runs.synthesize",
@@ -110,6 +112,7 @@ __all__ = [
     "promote",
     "push",
     "read_run",
+    "recording",
     "recycle",
     "report",
     "resume",

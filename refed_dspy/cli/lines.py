@@ -154,6 +154,8 @@ _ASKED = {"answers": ("prompts", "model"), "evaluation": ("comparisons", "judge"
 
 def work_lines(status: Mapping[str, Any]) -> list[str]:
     """How work over a data set stands (`ledger.account.status_of`)."""
+    if status["work"] == "recording":  # of how many rows, only its code knows
+        return [*state_lines(status, "recording"), *_calls_lines(status)]
     asked, rows = status["asked"], status["rows"]
     of = f" of {rows}" if rows is not None and rows >= asked else ""
     noun, model = _ASKED.get(status["work"], ("rows", "model"))

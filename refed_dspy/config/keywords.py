@@ -137,7 +137,7 @@ def _refusing(function: Callable[..., Any], names: Iterable[str]) -> Callable[[M
         annotated = function.__annotations__
         own = SimpleNamespace(__annotations__={name: annotated[name] for name in names if name in annotated})
         # Now: modules that import one another are whole.
-        hints = get_type_hints(own, function.__globals__, include_extras=True)
+        hints = get_type_hints(own, inspect.unwrap(function).__globals__, include_extras=True)
         strict = ConfigDict(strict=True, arbitrary_types_allowed=True)
         return {name: TypeAdapter(hints[name], config=strict) for name in names if hints[name] is not Any}
 

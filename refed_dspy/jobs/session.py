@@ -12,7 +12,6 @@ import dspy
 from refed_dspy.concurrency import few_collections, keep_running
 from refed_dspy.errors import (
     CapReached,
-    CapTooSmall,
     LedgerLost,
     NothingKept,
     RowError,
@@ -21,13 +20,12 @@ from refed_dspy.errors import (
     TeacherRefused,
     WrongCode,
 )
-from refed_dspy.jobs.work import CapsLeft, Start
+from refed_dspy.jobs.work import CapsLeft, Start, refuse_small_cap
 from refed_dspy.ledger.batches import left_batches
 from refed_dspy.ledger.statements import Statement
 from refed_dspy.programs.adapter import checked_adapter
 from refed_dspy.programs.asking import with_roles
 from refed_dspy.programs.fast_path import Engine
-from refed_dspy.records import dollars
 from refed_dspy.teachers.pool import Pool, PooledTeacher, members_of
 from refed_dspy.teachers.progress import Progress
 from refed_dspy.teachers.recorded import RecordedTeacher, recorded_lm
@@ -209,12 +207,7 @@ class Session:
         try:
             yield
         except CapReached as ended:
-            if (reached := budget.reached) is not None and not budget.calls:
-                worst = dollars(reached.worst_picodollars)
-                raise CapTooSmall(
-                    f"{reached.cap}: below the worst case of the first call, {worst}; raise it or lower the "
-                    "teacher's max_tokens"
-                ) from None
-            self.cap_reached = reached or ended
+            refuse_small_cap(budget)
+            self.cap_reached = budget.reached or ended
         for recorded in self._each_once:
             recorded.failures.check_useful()

@@ -18,7 +18,7 @@ from refed_dspy.concurrency import GRACE
 from refed_dspy.config.base import Capped
 from refed_dspy.errors import SAME_CALL, CapReached, CapTooSmall, ConfigError, RunDirError, Wording
 from refed_dspy.ledger.batches import left_batches
-from refed_dspy.ledger.budget import Caps
+from refed_dspy.ledger.budget import Budget, Caps
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import RunRecorder
 from refed_dspy.ledger.spending import Spent, spent
@@ -280,3 +280,12 @@ def _check_worst(role: str, model: Teacher, max_cost: int) -> None:
             f"max_cost: {dollars(max_cost)} is below the worst case of one call, {dollars(model.least)} "
             f"({model.max_tokens} tokens written); raise it or lower the {role}'s max_tokens"
         )
+
+
+def refuse_small_cap(budget: Budget) -> None:
+    """Raises CapTooSmall where a cap is reached before the first call: it is below the worst case of that."""
+    if (reached := budget.reached) is not None and not budget.calls:
+        raise CapTooSmall(
+            f"{reached.cap}: below the worst case of the first call, {dollars(reached.worst_picodollars)}; raise it or "
+            "lower the teacher's max_tokens"
+        ) from None

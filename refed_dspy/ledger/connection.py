@@ -203,7 +203,7 @@ def take_lock(folder: Path) -> FileLock:
         lock.acquire()
     except Timeout:
         if any(other.is_locked and other.lock_file == path for other in _taken):
-            why = "this process is still working on this run; let it end (after a break: await asyncio.sleep(2)) or "
+            why = "this process is still at work here; let it end (after a break: await asyncio.sleep(2)) or "
             why += "restart"
         else:
             why = "another process is working on this run; wait for it or stop it"

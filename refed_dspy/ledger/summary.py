@@ -124,9 +124,9 @@ def works_below(root: Path) -> tuple[list[dict[str, Any]], list[str]]:
     be read.
 
     Each has its `folder`, `work`, `state`, `reason`, `last_active`, the `count` that it has made of `size` (samples,
-    rows or, in a compile, evaluations; a size may be None) with its `unit` where it needs one ("kept" of a filtering),
-    and `cost` in dollars (None: no price is known), of it `in_flight_cost`. Files are not checked for damage, which
-    takes long: `Ledger.read` does that.
+    rows, evaluations of a compile, answers of a recording; a size may be None) with its `unit` where it needs one
+    ("kept" of a filtering), and `cost` in dollars (None: no price is known), of it `in_flight_cost`. Files are not
+    checked for damage, which takes long: `Ledger.read` does that.
     """
     works, unreadable = [], []
     for folder in _folders(root, DEPTH):
@@ -167,7 +167,8 @@ def _glance(folder: Path) -> dict[str, Any]:
         ledger = Ledger(path, db, None)
         work, size = ledger.holds(), ledger.meta("size")
         cost, unpriced = db.execute("SELECT total(cost), total(unpriced) FROM usage").fetchone()
-        counted = "samples" if work in OF_SAMPLES else "evaluations" if work == "compile" else ""
+        sized = {"compile": "evaluations", "recording": "answers"}
+        counted = "samples" if work in OF_SAMPLES else sized.get(work, "")
         of = f"SELECT count(*) FROM {counted}" if counted else "SELECT count(DISTINCT item) FROM calls"
         state = state_of(ledger)
         live = live_numbers(folder) if state["state"] == RUNNING else None
@@ -176,8 +177,8 @@ def _glance(folder: Path) -> dict[str, Any]:
             "work": work,
             **state,
             "count": int(db.execute(of).fetchone()[0]),
-            "size": size if counted != "evaluations" else None,
-            "unit": "evaluations" if work == "compile" else "",
+            "size": None if work in sized else size,
+            "unit": sized.get(work, ""),
             **(_kept(folder) if (folder / FUNNEL).is_file() else {}),
             "cost": None if unpriced and not cost else cost / PICO,
             "in_flight_cost": in_flight_cost(ledger),

@@ -11,8 +11,9 @@ import dspy
 
 from refed_dspy.config.compile import CompileConfig, MetricConfig
 from refed_dspy.config.keywords import with_keywords
-from refed_dspy.errors import CAPS, TeacherError, TeacherRefused, briefly
+from refed_dspy.errors import CAPS, briefly
 from refed_dspy.files import as_path
+from refed_dspy.jobs.gateway import open_gateway
 from refed_dspy.jobs.job import folder_of, job
 from refed_dspy.jobs.work import Start
 from refed_dspy.ledger.connection import FILE
@@ -20,7 +21,7 @@ from refed_dspy.ledger.spending import spent
 from refed_dspy.ledger.states import CAPPED, DONE, ESTIMATED, SHORT, STOPPED, End
 from refed_dspy.optimizers.dspy_optimizers import LOG, printed_to_file
 from refed_dspy.optimizers.estimate import refuse_small_caps
-from refed_dspy.optimizers.gateway import open_gateway
+from refed_dspy.optimizers.gateway import CompileGateway
 from refed_dspy.optimizers.result import (
     OUTPUTS,
     Compiled,
@@ -132,12 +133,6 @@ def _run_steps(
     teller: Teller[CompileProgress],
     estimate: bool,
 ) -> CompileOutcome:
-    """One start of the compile. Raises TeacherRefused for a TeacherError before anything was paid for."""
-    try:
-        with open_gateway(start.ledger, start.recorder, spec.teachers, spec.settings.seed) as gateway:
-            steps = CompileSteps(student, spec, gateway, start.caps_left, champion, teller)
-            return steps.run(estimate)
-    except TeacherError as error:
-        if start.ledger.has_answers() or spent(start.ledger).picodollars:
-            raise
-        raise TeacherRefused(str(error)) from error
+    """One start of the compile. Raises as `open_gateway`."""
+    with open_gateway(CompileGateway, start.ledger, start.recorder, spec.teachers, spec.settings.seed) as gateway:
+        return CompileSteps(student, spec, gateway, start.caps_left, champion, teller).run(estimate)

@@ -11,11 +11,11 @@ from statistics import fmean
 from typing import Any
 
 from refed_dspy.errors import ConfigError
+from refed_dspy.jobs.gateway import Gateway
 from refed_dspy.jobs.work import budget_caps, caps_of
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.candidates import Candidate
 from refed_dspy.ledger.history import count_calls
-from refed_dspy.optimizers.gateway import Gateway
 from refed_dspy.optimizers.spec import CompileSpec
 from refed_dspy.programs.judges import INSTRUCTION_CRITERIA
 from refed_dspy.records import PICO, dollars

@@ -19,9 +19,10 @@ from dspy.utils.callback import BaseCallback
 from dspy.utils.exceptions import AdapterParseError, LMError
 
 from refed_dspy.errors import CapReached, RowError, one_line
+from refed_dspy.jobs.gateway import Gateway
 from refed_dspy.ledger.candidates import candidate_seen, evaluation_abstained, evaluation_scored, load_candidates
 from refed_dspy.optimizers.examples import Split, example_id
-from refed_dspy.optimizers.gateway import Gateway, current_candidate, in_metric
+from refed_dspy.optimizers.gateway import current_candidate, in_metric
 from refed_dspy.optimizers.metrics import Metric, MetricScore, NotScored
 from refed_dspy.programs.lm_errors import row_error_of
 from refed_dspy.programs.saved import program_digests, program_state

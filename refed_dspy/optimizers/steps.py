@@ -24,7 +24,7 @@ from refed_dspy.optimizers.estimate import (
     taken_by_proofs,
     warn_of_small_caps,
 )
-from refed_dspy.optimizers.gateway import Gateway, current_candidate
+from refed_dspy.optimizers.gateway import CompileGateway, current_candidate
 from refed_dspy.optimizers.proof import Proof, gain_over, program_score
 from refed_dspy.optimizers.recorder import CandidateCallback, ScoreRecorder, is_recoverable
 from refed_dspy.optimizers.reference_metric import ReferenceMetric
@@ -47,7 +47,7 @@ class CompileSteps:
         self,
         student: dspy.Module,
         spec: CompileSpec,
-        gateway: Gateway,
+        gateway: CompileGateway,
         caps_left: CapsLeft,
         champion: Registered | None,
         teller: Teller[CompileProgress],
@@ -124,13 +124,13 @@ class CompileSteps:
         try:
             tuned = optimizer.tune(self.student, list(self.spec.split.train), list(self.spec.split.validation))
         except Exception as error:
-            self._raise_if_stopped()
+            self.gateway.raise_if_stopped()
             if not self.gateway.cap_reached and not is_recoverable(error):
                 raise
             if not self.gateway.cap_reached:
                 log.warning("the optimizer ended early (%s); continuing with what it found", one_line(error, 200))
             tuned = None
-        self._raise_if_stopped()
+        self.gateway.raise_if_stopped()
         spent = spent_so_far(self.gateway) - self.of_proofs
         self.tuned = Tuned(optimizer.name, self.recorder.evaluations - before, optimizer.expected, spent)
         if tuned is not None:
@@ -198,7 +198,7 @@ class CompileSteps:
             self._evaluator(examples, self.recorder)(program)
         finally:
             current_candidate.reset(token)
-        self._raise_if_stopped()
+        self.gateway.raise_if_stopped()
 
     def _evaluate_in_turns(self, phase: str, names: Sequence[str]) -> None:
         """Score these candidates on the test set, example by example (see Turns)."""
@@ -206,7 +206,7 @@ class CompileSteps:
         before = {name: self.gateway.candidate_costs[name] for name in names}
         turns = Turns({name: self._with_prompts(self._candidates()[name].state) for name in names}, self.recorder)
         results = turns.results(self._evaluator(turns.of(self.spec.split.test), turns.score)(turns))
-        self._raise_if_stopped()
+        self.gateway.raise_if_stopped()
         self.test_results |= results
         if self.spec.teachers["teacher"].price is not None:
             for name in names:
@@ -281,13 +281,6 @@ class CompileSteps:
 
     def _stopping(self) -> bool:
         return bool(self.gateway.cap_reached or self.gateway.stop_error)
-
-    def _raise_if_stopped(self) -> None:
-        """Raises what ended the compile; TeacherError or RunStopped also where a model failed on every call so far."""
-        if (error := self.gateway.stop_error) is not None:
-            raise error
-        for model in self.gateway.models.values():
-            self.gateway.read(lambda _, model=model: model.failures.check_useful())  # type: ignore[misc]
 
 
 class Turns:

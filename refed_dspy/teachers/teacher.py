@@ -125,7 +125,7 @@ def read_teacher(source: str | Path | Mapping[str, Any], role: str = "teacher") 
     try:
         return check_config(TeacherConfig, source) if isinstance(source, Mapping) else model_settings(str(source), role)
     except ConfigError as error:
-        if error.where == (role or "teacher"):  # it is no file's mistake, and no variable's
+        if error.where in {role or "teacher", "teacher"}:  # it is no file's mistake, and no variable's
             raise ModelError(error.reason) from None
         if isinstance(source, Mapping):
             raise ModelError(str(error)) from None

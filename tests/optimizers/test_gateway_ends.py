@@ -19,9 +19,9 @@ from dspy.utils import exceptions as lm_errors
 
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.errors import MalformedAnswer, NoConnection, RunStopped, TeacherError
+from refed_dspy.jobs.gateway import Gateway
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.statements import Answer
-from refed_dspy.optimizers.gateway import Gateway
 from refed_dspy.optimizers.spec import open_teachers
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.lm_errors import InTransit, LMCapReached

@@ -13,11 +13,12 @@ import dspy
 
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
+from refed_dspy.jobs.gateway import open_gateway
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import RunRecorder
 from refed_dspy.ledger.spending import begin_start, spent
-from refed_dspy.optimizers.gateway import Gateway, open_gateway
+from refed_dspy.optimizers.gateway import CompileGateway
 from refed_dspy.teachers import open_teacher
 
 RATES = {"prompt": 1.0, "completion": 10.0}
@@ -30,13 +31,13 @@ def config(server: SimulatedTeacher, **settings: Any) -> TeacherConfig:
 
 
 @contextmanager
-def opened(folder: Path, caps: Caps = Caps(), **models: Any) -> Iterator[Gateway]:  # noqa: B008
+def opened(folder: Path, caps: Caps = Caps(), **models: Any) -> Iterator[CompileGateway]:  # noqa: B008
     """A gateway on the ledger in `folder`; `models` are roles."""
     with Ledger.create(folder) as ledger:
         begin_start(ledger)
         recorder = RunRecorder(ledger, caps, spent(ledger))
         teachers = {role: open_teacher(model) for role, model in models.items()}
-        with open_gateway(ledger, recorder, teachers, seed=0) as gateway:
+        with open_gateway(CompileGateway, ledger, recorder, teachers, seed=0) as gateway:
             yield gateway
 
 
