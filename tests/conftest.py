@@ -34,7 +34,7 @@ MARKS = ("north", "south")
 @pytest.fixture(autouse=True)
 def no_known_keys() -> None:
     """A key that an earlier test has used is taken out of no text here."""
-    for known in (keys._known, keys._runs, keys._probes):
+    for known in (keys._known, keys._runs, keys._probes, keys._held):
         known.clear()
 
 

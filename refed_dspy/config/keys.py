@@ -59,11 +59,27 @@ _runs: set[str] = set()
 """Every CUT characters in a row of those."""
 _probes: set[tuple[str, ...]] = set()
 """Every _PROBE characters in a row of those."""
+_held: dict[str, str] = {}
+"""Name → a key that is in no variable."""
 
 
 def read_key(variable: str, role: str = "teacher") -> str | None:
-    """The key in `variable` (`checked`); None if it is empty. Raises ModelError."""
-    return checked(os.environ.get(variable, ""), variable, role) or None
+    """The key in `variable` (`checked`), or the one that is `held` under its name; None if there is none. Raises
+    ModelError."""
+    return checked(os.environ.get(variable) or _held.get(variable, ""), variable, role) or None
+
+
+def held(key: str, provider: str) -> str:
+    """The name of a variable for a `key` that a language model of the caller's holds: of one that has it, else of one
+    that this process alone knows, and that a later one may set."""
+    for name, value in {**_held, **current_environ()}.items():
+        if _VARIABLE.search(name) and value.strip() == key.strip():
+            return name
+    name = re.sub(r"[^A-Z0-9]", "_", provider.upper()) + "_LM_API_KEY"
+    while name in _held:
+        name = name.replace("_API_KEY", "2_API_KEY")
+    _held[name] = key
+    return name
 
 
 def checked(key: str, where: str, role: str = "teacher") -> str:

@@ -256,10 +256,10 @@ def budget_caps(models: Mapping[str, Teacher], settings: CapSettings) -> Caps:
     max_cost, max_calls = settings["max_cost"], settings["max_calls"]
     caps = Caps(None if max_cost is None else int(max_cost * PICO), max_calls)
     for role, model in models.items():
-        if caps != Caps() and not model.reports_calls:
+        if caps != Caps() and model.uncapped:
             name = "max_calls" if max_cost is None else "max_cost"
             raise ConfigError(
-                f"{name}: a dspy.LM retries on its own, so a cap cannot be kept; pass the {role} as a "
+                f"{name}: a cap cannot be kept with this {role}, which retries unseen ({model.uncapped}); pass a "
                 "TeacherConfig, a teacher file or PROVIDER/NAME"
             )
         if caps.max_cost is not None:

@@ -1,8 +1,10 @@
-"""A caller's own `dspy.LM` as an engine: its calls are reserved, recorded and priced like any teacher's."""
+"""A caller's own language model: its settings where it can be asked as any teacher is, else an engine around it, whose
+calls are recorded and priced, and under no cap."""
 
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import fields, replace
@@ -20,18 +22,80 @@ from dspy.lm15 import (
     request_from_openai_chat,
 )
 
+from refed_dspy.config.keys import checked, held
+from refed_dspy.config.loading import check_config
+from refed_dspy.config.teacher import TeacherConfig
+from refed_dspy.errors import ConfigError, RefedError, one_line
 from refed_dspy.ledger.recorder import current_recorder
 from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused
 from refed_dspy.programs.question import takes_cut
 from refed_dspy.records import Call
 from refed_dspy.teachers.outcomes import in_text, outcome_of
 from refed_dspy.teachers.prices import Price
+from refed_dspy.teachers.route import is_known, key_variable
 from refed_dspy.teachers.usage import reasoning_tokens, used_tokens, whole
 from refed_dspy.teachers.vendored import CLIENT_KEYS, message_to_dict
 
 _NOT_SENT = {*CLIENT_KEYS, "rollout_id", "n"}
 """Settings of an LM that are about its connection, or about how often it is asked."""
 _FIELDS = [field.name for field in fields(Config)]
+
+
+_CLIENT = {"api_key", "api_base", "base_url", "api_version", "timeout", "num_retries", "rollout_id"}
+_OWN_FIELDS = {"temperature", "max_tokens", "max_completion_tokens"}
+_BASES = ("OPENAI_API_BASE", "OPENAI_BASE_URL")
+"""Variables that DSPy reads the address of OpenAI's models from."""
+
+
+class AskedInItsWay(RefedError):
+    """A language model must be asked itself. The message says why."""
+
+
+def read_lm(lm: dspy.BaseLM) -> TeacherConfig:
+    """The settings of a `dspy.LM`, with which it is asked as any other teacher: retries, rate limits and caps are ours.
+
+    Raises AskedInItsWay where its calls would not be the same, and ModelError for a key that no header can hold.
+    """
+    if reason := _asked_otherwise(lm):
+        raise AskedInItsWay(reason)
+    given = {name: value for name, value in lm.kwargs.items() if value is not None}
+    provider = lm.model.partition("/")[0] if "/" in lm.model else "openai"
+    base = given.get("api_base") or given.get("base_url")
+    if base is None and provider == "openai":
+        base = next((os.environ[name] for name in _BASES if os.environ.get(name)), None)
+    key, variable = given.get("api_key"), key_variable(lm.model)
+    if key:
+        variable = held(checked(str(key), "api_key"), provider)
+    settings = {
+        "model": lm.model if "/" in lm.model else f"openai/{lm.model}",
+        "api_base": base and str(base),
+        "api_key_env": variable if key or (base and variable and os.environ.get(variable)) else None,
+        "api_version": given.get("api_version"),
+        "temperature": given.get("temperature"),
+        "max_tokens": given.get("max_tokens") or given.get("max_completion_tokens"),
+        "timeout": given.get("timeout"),
+        "retries": lm.num_retries,
+        "params": {name: value for name, value in given.items() if name not in _CLIENT | _OWN_FIELDS},
+    }
+    try:
+        return check_config(TeacherConfig, settings)
+    except ConfigError as error:
+        raise AskedInItsWay(str(error)) from None
+
+
+def _asked_otherwise(lm: dspy.BaseLM) -> str:
+    """Why `lm` must be asked itself; empty where its settings say all there is to know."""
+    if type(lm) is not dspy.LM:
+        return f"it is of a class of its own, {type(lm).__name__}"
+    if lm.model_type != "chat":
+        return f"it is no chat model, but of the type {lm.model_type}"
+    if lm.engine != "auto" or lm.callbacks or lm.use_developer_role:
+        return "it has an engine, callbacks or a developer role of its own"
+    if sent := next((name for name in lm.kwargs if "header" in name or name in {"prompt_cache", "extra_body"}), None):
+        return f"it is asked with {sent}"
+    if not is_known(lm.model):
+        return f"DSPy leaves {one_line(lm.model, 80)} to LiteLLM"
+    return ""
 
 
 class ForeignEngine:

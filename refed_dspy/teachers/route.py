@@ -222,7 +222,8 @@ def _known_provider(config: TeacherConfig) -> Route:
             )
         env = (resolution.env_key,)
     try:
-        lm = AsyncLMRouter(RouterConfig()).lm(f"{provider}:{resolution.model}")
+        key = next((key for name in env if (key := read_key(name))), None)  # of one that is held, too
+        lm = AsyncLMRouter(RouterConfig(api_keys=key and {provider: key})).lm(f"{provider}:{resolution.model}")
     except LM15Error as error:
         raise ModelError(f"{one_line(error.message)}; or set api_base to its endpoint's address") from None
     endpoint = str(getattr(lm, "base_url", None) or provider)
@@ -237,6 +238,15 @@ def _unknown_provider(model: str, error: str) -> str:
     near = nearest(provider, listed[1].split(", ") if listed else ())
     hint = f"did you mean {near}/{one_line(name, 60)}? Or " if near else ""
     return f"{one_line(model, 80)}: the model's provider is unknown; {hint}set api_base to its endpoint's address"
+
+
+def is_known(model: str) -> bool:
+    """Whether DSPy knows the provider of `model`; if not, it leaves the model to LiteLLM."""
+    try:
+        LMRouter(RouterConfig()).resolve_openai_chat(model)
+    except LM15Error:
+        return False
+    return True
 
 
 def key_variable(model: str) -> str | None:

@@ -20,7 +20,7 @@ from refed_dspy.config.teacher import LEAST_TO_REASON, TeacherConfig, takes_temp
 from refed_dspy.errors import ConfigError, ModelError, setting
 from refed_dspy.programs.fast_path import Engine, max_tokens_of
 from refed_dspy.teachers.engine import BalancedEngine, TeacherEngine
-from refed_dspy.teachers.foreign import foreign_engine
+from refed_dspy.teachers.foreign import AskedInItsWay, foreign_engine, read_lm
 from refed_dspy.teachers.prices import FREE, Price, in_batches, price_of, table_price
 from refed_dspy.teachers.requests import OVERHEAD
 from refed_dspy.teachers.route import Route, key_variable, resolve
@@ -69,7 +69,9 @@ class Teacher:
     settings: Mapping[str, Any] = field(default_factory=dict)
     """`temperature` and `max_tokens` of its requests unless they say otherwise; None: the model's own."""
     lm: dspy.BaseLM | None = None
-    """The caller's own language model, where it is one."""
+    """The caller's own language model, where it must be asked itself. It retries unseen, so no cap can be kept."""
+    uncapped: str = ""
+    """Why that is so."""
     server: Any = None
     """What another Teacher of the same model may share: an embedded model's server, or the engine with the limits."""
 
@@ -102,11 +104,6 @@ class Teacher:
         cheaper = self.price is not None and self.price.rates.cached < self.price.rates.prompt
         provider = str(self.config.model).partition("/")[0]
         return cheaper and characters >= CHARACTERS_A_TOKEN * CACHE_MINIMA.get(provider, 0)
-
-    @property
-    def reports_calls(self) -> bool:
-        """Whether each attempt is reserved at its worst case: a caller's own LM retries unseen."""
-        return self.lm is None
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Engine]:
@@ -150,7 +147,10 @@ def open_teacher(teacher: TeacherLike | None, beside: Teacher | None = None, rol
             raise ConfigError("no teacher: pass " + way)
         teacher = dspy.settings.lm
     if isinstance(teacher, dspy.BaseLM):
-        return _from_lm(teacher)
+        try:
+            teacher = read_lm(teacher)
+        except AskedInItsWay as error:
+            return _from_lm(teacher, str(error))
     if isinstance(teacher, Teacher):
         return teacher
     if isinstance(teacher, str | Path | Mapping):
@@ -269,8 +269,9 @@ def _identity(config: TeacherConfig, model: str) -> dict[str, Any]:
     }
 
 
-def _from_lm(lm: dspy.BaseLM) -> Teacher:
-    """A caller's own LM object, without its cache, which would give every sample the same answer."""
+def _from_lm(lm: dspy.BaseLM, why: str) -> Teacher:
+    """A caller's own LM object, without its cache, which would give every sample the same answer. `why`: as
+    `Teacher.uncapped`."""
     sampling = {k: v for k, v in lm.kwargs.items() if k in _SAMPLING and v is not None}
     uncached = _with_plain_key(lm.copy(cache=False) if lm.cache else lm)
     price = None if lm.kwargs.get("api_base") else table_price(lm.model)
@@ -287,6 +288,7 @@ def _from_lm(lm: dspy.BaseLM) -> Teacher:
         start=lambda: foreign_engine(uncached, endpoint, price),
         settings={"temperature": lm.kwargs.get("temperature"), "max_tokens": max_tokens_of(lm)},
         lm=uncached,
+        uncapped=why,
     )
 
 

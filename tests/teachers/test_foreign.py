@@ -12,7 +12,10 @@ import pytest
 from dspy.clients.base_lm import BaseLM
 from dspy.lm15 import Config, Message, Request
 
-from refed_dspy.errors import CutAnswer, RefusedAnswer
+import refed_dspy
+from benchmarks.simulated import SimulatedTeacher
+from refed_dspy.errors import CapReached, ConfigError, CutAnswer, RefusedAnswer
+from refed_dspy.jobs.work import CapSettings, budget_caps
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import RunRecorder, recording
@@ -20,9 +23,69 @@ from refed_dspy.ledger.spending import spent
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.foreign import ForeignEngine, MessagesEngine
 from refed_dspy.teachers.prices import table_price
+from tests.conftest import KEY
 from tests.support.recording_endpoint import listening, openai_answer
+from tests.support.said import Said
 from tests.support.scripted_batches import ask, running_at
 from tests.support.scripted_engine import CallCollector, Writer, fake_lm, response
+
+OWN_KEY, HERE = "sk-own-0123456789abcdefgh", "http://127.0.0.1:9/v1"
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "read"),
+    [
+        ("openai/m", {"temperature": 0.3, "max_tokens": 99}, {"temperature": 0.3, "max_tokens": 99}),
+        ("openai/m", {"top_p": 0.5, "seed": 3}, {"params": {"top_p": 0.5, "seed": 3}}),
+        ("gpt-4o-mini", {"num_retries": 1, "timeout": 7}, {"model": "openai/gpt-4o-mini", "retries": 1, "timeout": 7}),
+        ("openai/m", {"api_base": HERE}, {"api_base": HERE, "api_key_env": "OPENAI_LM_API_KEY"}),
+        ("azure/d", {"api_base": "http://127.0.0.1:9", "api_version": "2024-10-21"}, {"api_version": "2024-10-21"}),
+        ("anthropic/claude-sonnet-4", {}, {"api_key_env": "ANTHROPIC_LM_API_KEY"}),
+        ("openai/gpt-5", {"temperature": 1.0, "max_tokens": 20000}, {"max_tokens": 20000}),
+    ],
+)  # fmt: skip
+def test_a_dspy_lm_is_read_into_our_settings(model: str, settings: dict[str, Any], read: dict[str, Any]) -> None:
+    teacher = open_teacher(dspy.LM(model, api_key=OWN_KEY, **settings))
+    assert teacher.config is not None and teacher.lm is None
+    assert {name: getattr(teacher.config, name) for name in read} == read
+    assert OWN_KEY not in repr(teacher) + teacher.config.model_dump_json()
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["given", "in its variable"])
+def test_a_dspy_lm_is_asked_with_its_key_and_under_caps(
+    tmp_path: Path, locked: SimulatedTeacher, monkeypatch: pytest.MonkeyPatch, given: bool
+) -> None:
+    locked.control(response_words=4)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-another-0123456789abc" if given else KEY)
+    lm = dspy.LM("openai/gpt-4o-mini", api_base=locked.base_url, max_tokens=64, **({"api_key": KEY} if given else {}))
+    judge = dspy.LM("openai/gpt-4o-mini", api_base=locked.base_url, max_tokens=64, api_key=KEY)
+    with pytest.raises(CapReached), refed_dspy.recording(tmp_path, teacher=lm, judge=judge, max_calls=3) as lms:
+        for number in range(5):
+            lms["judge" if number % 2 else "teacher"](f"What is {number}?")
+    assert locked.stats()["requests"] == 3
+    assert KEY.encode() not in b"".join(path.read_bytes() for path in tmp_path.iterdir() if path.is_file())
+
+
+class Own(dspy.LM):  # type: ignore[misc]
+    pass
+
+
+@pytest.mark.parametrize(
+    "lm",
+    [
+        Own("openai/m", api_key=OWN_KEY),
+        dspy.LM("openai/m", model_type="text", api_key=OWN_KEY),
+        dspy.LM("openai/m", engine="litellm", api_key=OWN_KEY),
+        dspy.LM("openai/m", extra_headers={"x-tenant": "a"}, api_key=OWN_KEY),
+        dspy.LM("bedrock/m"),
+        dspy.LM("openai/m", api_base="http://u:p@127.0.0.1:9/v1", api_key=OWN_KEY),
+    ],
+    ids=["a class of one's own", "text", "an engine", "headers", "LiteLLM's", "an address with a password"],
+)
+def test_no_cap_is_promised_for_one_that_must_be_asked_itself(said: Said, lm: dspy.LM) -> None:
+    assert open_teacher(lm).lm is not None
+    with said.by(ConfigError):
+        budget_caps({"judge": open_teacher(lm)}, CapSettings(max_cost=None, max_calls=5, max_minutes=None))
 
 
 @pytest.mark.parametrize(

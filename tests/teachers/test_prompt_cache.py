@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import dspy
 import pytest
 
 from refed_dspy.config.teacher import PriceConfig, TeacherConfig
 from refed_dspy.teachers import open_teacher
+from tests.support.scripted_engine import Writer, fake_lm
 
 CHEAPER, PLAIN = PriceConfig(prompt=0.15, completion=0.6, cached=0.075), PriceConfig(prompt=0.15, completion=0.6)
 LOCAL = {"model": "vllm/x", "api_base": "http://127.0.0.1:9/v1"}
@@ -41,4 +41,4 @@ def test_an_embedded_model_reads_a_warm_prefix_faster_though_all_of_it_is_free(t
 
 
 def test_nobody_knows_what_a_callers_own_lm_caches() -> None:
-    assert not open_teacher(dspy.LM("openai/gpt-4o-mini", api_key="sk-none")).prompt_cache_helps(10**6)
+    assert not open_teacher(fake_lm(Writer(), name="openai/gpt-4o-mini")).prompt_cache_helps(10**6)
