@@ -25,7 +25,10 @@ if TYPE_CHECKING:  # for editors: at run time no plug-in is imported before its 
     from refed_dspy.config.teacher import TeacherConfig
     from refed_dspy.data.references import load_references
     from refed_dspy.jobs.recording import recording
+    from refed_dspy.optimizers.beats_baseline import BeatsBaseline
     from refed_dspy.optimizers.compile import compile  # noqa: A004 — as `re.compile`
+    from refed_dspy.optimizers.examples import split
+    from refed_dspy.optimizers.prove import prove
     from refed_dspy.plugins.compare.compare import compare
     from refed_dspy.plugins.evaluate.alpaca_eval.evaluate import alpaca_eval
     from refed_dspy.plugins.evaluate.answers.answers import answer_prompts
@@ -78,6 +81,9 @@ _PLACES = {
     "ifeval": "plugins.evaluate.ifeval.evaluate",
     "compare": "plugins.compare.compare",
     "compile": "optimizers.compile",
+    "split": "optimizers.examples",
+    "BeatsBaseline": "optimizers.beats_baseline",
+    "prove": "optimizers.prove",
     "measure_agreement": "plugins.judge.agree",
     "train_judge": "plugins.judge.training.train",
     "promote": "tracking.registry",
@@ -90,6 +96,7 @@ _PLACES = {
 """Public name → the module that has it. Imported when it is first used (PEP 562): DSPy alone takes two seconds."""
 
 __all__ = [
+    "BeatsBaseline",
     "Reference",
     "ReferenceLevelFeedback",
     "TeacherConfig",
@@ -110,6 +117,7 @@ __all__ = [
     "measure_agreement",
     "programs",
     "promote",
+    "prove",
     "push",
     "read_run",
     "recording",
@@ -118,6 +126,7 @@ __all__ = [
     "resume",
     "save_program",
     "share",
+    "split",
     "stream",
     "synthesize",
     "track",

@@ -30,7 +30,7 @@ _RESERVED_OPTIONS = {
 
 class MetricConfig(Settings):
     """What a program is tuned for: the weights of the metric's components and its rules
-    (optimizers/reference_metric.py), or a function of the caller's own. A name alone means that function."""
+    (optimizers/beats_baseline.py), or a function of the caller's own. A name alone means that function."""
 
     function: str | None = None
     """A metric of your own in place of the package's: `module:Name`. Of the keys below it takes `accept` alone."""

@@ -7,20 +7,25 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 import dspy
+from pydantic import Field
 
 from refed_dspy.config.base import Turns
+from refed_dspy.config.keywords import Seed, checked
 from refed_dspy.data.pairs import Pair, load_pairs, merged
+from refed_dspy.data.read import BUILTIN
 from refed_dspy.data.references import References, load_references
-from refed_dspy.errors import ConfigError
+from refed_dspy.errors import ConfigError, briefly
 from refed_dspy.measures.intervals import MIN_CLUSTERS
 from refed_dspy.optimizers.agreement import criterion_of
+from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
 from refed_dspy.records import Reference, digest
 from refed_dspy.teachers import Teacher
 
 FEWEST_CLUSTERS = 3
+Size: TypeAlias = Annotated[int, Field(ge=1)]
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,13 @@ def instruction_of(example: dspy.Example) -> tuple[str, str | None]:
     reference = example.get("reference")
     instruction = reference.instruction if isinstance(reference, Reference) else example.get("instruction")
     return (digest(instruction), instruction) if isinstance(instruction, str) else (example_id(example), None)
+
+
+def unit_of(program: dspy.Module) -> str:
+    """What the examples for `program` are clustered by, in the plural: references, instructions for a judge."""
+    if isinstance(program, ReferenceLevelFeedback):
+        return "references"
+    return "instructions" if isinstance(program, PairwiseJudge) else "examples"
 
 
 def as_examples(
@@ -135,6 +147,31 @@ def _judged(item: Any) -> dspy.Example:
             "people (1: A is preferred, 0: a tie, -1: B)"
         )
     return item if item._input_keys else item.with_inputs(*(set(item.keys()) - {"people"}))
+
+
+@briefly
+@checked
+def split(
+    references: Any = None, train: Size = 24, validation: Size = 12, test: Size = 16, seed: Seed = 0
+) -> tuple[list[dspy.Example], list[dspy.Example], list[dspy.Example]]:
+    """Three sets of examples for DSPy: to learn from, to choose by, and to prove a gain on (`prove`).
+
+        train, val, test = refed_dspy.split("references.jsonl", 24, 12, 16, seed=0)
+
+    No instruction is in two of them. Fewer than asked for are shared in proportion.
+
+    Args:
+        references: what `load_references` takes, None for `builtin`, or `dspy.Example`s with their inputs named.
+        train, validation, test: at most so many references of each.
+
+    Raises:
+        InputError: they cannot be read, or are too few.
+    """
+    listed = isinstance(references, Sequence) and any(isinstance(each, dspy.Example) for each in references)
+    source = BUILTIN if references is None else references
+    items = as_examples("examples" if listed else "references", source)
+    sets = split_examples(items, (train, validation, test), seed)
+    return list(sets.train), list(sets.validation), list(sets.test)
 
 
 def split_examples(

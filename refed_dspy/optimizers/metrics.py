@@ -11,10 +11,11 @@ from traceback import extract_tb
 from typing import Any, Protocol
 
 import dspy
-from dspy.utils.exceptions import LMError
+from dspy.utils.exceptions import AdapterParseError, LMError
 
 from refed_dspy.config.named import METRICS, code_of, made, raised, resolve
-from refed_dspy.errors import OUT, ConfigError, RefedError, RunStopped, one_line
+from refed_dspy.errors import OUT, CapReached, ConfigError, RefedError, RowError, RunStopped, one_line
+from refed_dspy.programs.lm_errors import row_error_of
 from refed_dspy.records import Compared, Reference
 
 _ROUNDING = 1e-6
@@ -65,14 +66,39 @@ class MetricScore(dspy.Prediction):
     """A score as DSPy's optimizers use it: a number where they add, a bool where they bootstrap, and an object with
     `score`, `feedback` and, where the metric has parts, `objective_scores` where they reflect."""
 
-    def __init__(self, score: float, feedback: str, accept: float, objectives: Mapping[str, float] = {}) -> None:
+    evaluation: ExampleScore | None = None
+    """What it is made of; None where the example could not be scored, and it is but a stand-in."""
+
+    def __init__(self, score: float, feedback: str, accept: float) -> None:
         super().__init__(score=score, feedback=feedback)
-        if objectives:
-            self.objective_scores = dict(objectives)
         object.__setattr__(self, "_accept", accept)
+
+    @classmethod
+    def of(cls, evaluation: ExampleScore, feedback: str, accept: float) -> MetricScore:
+        """The score of `evaluation`."""
+        made = cls(evaluation.score, feedback, accept)
+        if evaluation.objectives:
+            made.objective_scores = dict(evaluation.objectives)
+        object.__setattr__(made, "evaluation", evaluation)
+        return made
 
     def __bool__(self) -> bool:
         return bool(float(self) >= self._accept)
+
+
+def is_programs_fault(error: BaseException) -> bool:
+    """Whether a failed prediction is the program's fault: its answer does not fit, was cut, or was refused."""
+    failure = error if isinstance(error, RowError) else row_error_of(error)
+    return failure is not None and failure.final
+
+
+def is_recoverable(error: BaseException) -> bool:
+    """Whether an evaluation goes on after `error`: a failed row, an example without a score, or an error that a
+    gateway has handled.
+
+    Any other error is a bug, or a model that would fail every other question too.
+    """
+    return isinstance(error, RowError | CapReached | NotScored | LMError | AdapterParseError)
 
 
 _WINNER = {1.0: "answer A", 0.0: "neither: a tie", -1.0: "answer B"}

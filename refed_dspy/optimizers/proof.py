@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refed_dspy.errors import ConfigError, setting
-from refed_dspy.ledger.candidates import Candidate
+from refed_dspy.ledger.candidates import Candidate, enough
 from refed_dspy.measures.embedder import Embedder, Vectors
 from refed_dspy.measures.intervals import (
     MIN_CLUSTERS,
@@ -153,6 +153,9 @@ class Proof:
     def _gained(self) -> bool:
         return self.whole and self._deciding is not None and self._deciding.found
 
+    def __str__(self) -> str:
+        return "\n".join([*self.lines(), *(self.doubts() or ["proved better"])])
+
     def lines(self) -> list[str]:
         """A table for a terminal."""
         rows = [("uncompiled", self.baseline), ("compiled", self.compiled)]
@@ -269,6 +272,43 @@ def gain_over(
     least = least_gain(spread_of(values, groups), raw.clusters)
     told = least > 0 and math.isfinite(least)  # 0: it is the same program
     return Gain(raw, level, len({clusters[e] for e in shared}), least if told else None)
+
+
+def proof_of(
+    programs: Mapping[str, Candidate],
+    clusters: Mapping[str, str],
+    topics: Mapping[str, str] | None,
+    *,
+    size: int,
+    unit: str,
+    seed: int,
+    accept_longer: bool,
+    same: bool,
+    unit_costs: Mapping[str, float | None] = {},
+    seen: Collection[str] = (),
+) -> Proof | None:
+    """The proof by the test scores of `programs`: "uncompiled", "compiled", and perhaps "champion", which was tuned on
+    the clusters `seen`. None where no example has a score of both.
+
+    `clusters`: example → its cluster; `topics`: as `find_topics`; `size`: of the test set; `same`: whether the compiled
+    program is the uncompiled one.
+    """
+    scores = {name: program_score(one, clusters, unit_costs.get(name), seed) for name, one in programs.items()}
+    baseline, best, champion = scores["uncompiled"], scores["compiled"], programs.get("champion")
+    gain = gain_over(programs["compiled"], programs["uncompiled"], clusters, topics, seed=seed)
+    if baseline is None or best is None or gain is None:
+        return None
+    over_champion = None
+    if champion is not None:
+        unseen = frozenset(clusters.values()) - {*seen}
+        over_champion = gain_over(programs["compiled"], champion, clusters, topics, unseen, seed)
+    return Proof(
+        baseline, best, gain, scores.get("champion"), over_champion, unit,
+        whole=all(enough(len(one.scores.get("test", {})), size) for one in programs.values()),
+        accept_longer=accept_longer,
+        topics=topics is not None,
+        same=same,
+    )  # fmt: skip
 
 
 # --- topics of the held-out references: what a program gains on one recipe it tends to gain on another, so references

@@ -16,15 +16,13 @@ from typing import Any
 
 import dspy
 from dspy.utils.callback import BaseCallback
-from dspy.utils.exceptions import AdapterParseError, LMError
 
-from refed_dspy.errors import CapReached, RowError, one_line
+from refed_dspy.errors import one_line
 from refed_dspy.jobs.gateway import Gateway
 from refed_dspy.ledger.candidates import candidate_seen, evaluation_abstained, evaluation_scored, load_candidates
 from refed_dspy.optimizers.examples import Split, example_id
 from refed_dspy.optimizers.gateway import current_candidate, in_metric
-from refed_dspy.optimizers.metrics import Metric, MetricScore, NotScored
-from refed_dspy.programs.lm_errors import row_error_of
+from refed_dspy.optimizers.metrics import Metric, MetricScore, NotScored, is_programs_fault, is_recoverable
 from refed_dspy.programs.saved import program_digests, program_state
 from refed_dspy.records import Failure, digest, json_default
 
@@ -64,7 +62,7 @@ class CandidateCallback(BaseCallback):
             return
         if not is_recoverable(exception):
             self._gateway.stop(exception)
-        elif example is not None and _is_programs_fault(exception):
+        elif example is not None and is_programs_fault(exception):
             spent = self._gateway.recorder.budget.spent
             self._gateway.write(evaluation_scored(candidate, *example, 0.0, {"failed": 1.0}, spent))
 
@@ -147,7 +145,7 @@ class ScoreRecorder:
             return MetricScore(neutral, one_line(f"It could not be judged: {not_scored}"), math.inf)
         if pred_name is not None:
             feedback = self.metric.feedback(gold, pred, pred_name, pred_trace)
-            return MetricScore(evaluation.score, feedback, self.metric.accept, evaluation.objectives)
+            return MetricScore.of(evaluation, feedback, self.metric.accept)
         spent = self._gateway.recorder.budget.spent
         scored = evaluation_scored(
             candidate, example, subset, evaluation.score, evaluation.components, spent, evaluation.compared
@@ -155,8 +153,7 @@ class ScoreRecorder:
         self._gateway.write(scored)
         self.evaluations += 1
         self._watch()
-        in_words = f"scored {evaluation.score:.2f}"
-        return MetricScore(evaluation.score, in_words, self.metric.accept, evaluation.objectives)
+        return MetricScore.of(evaluation, f"scored {evaluation.score:.2f}", self.metric.accept)
 
 
 def _in_json(step: Any) -> Any:
@@ -188,18 +185,3 @@ def failures_of(prediction: Any) -> list[Failure]:
     """The rows that failed on the way to a prediction; an empty list for programs that record none."""
     failures = prediction.get("failures") if isinstance(prediction, dspy.Prediction) else None
     return [each for each in failures if isinstance(each, Failure)] if isinstance(failures, list) else []
-
-
-def _is_programs_fault(error: BaseException) -> bool:
-    """Whether a failed prediction is the program's fault: its answer does not fit, was cut, or was refused."""
-    failure = error if isinstance(error, RowError) else row_error_of(error)
-    return failure is not None and failure.final
-
-
-def is_recoverable(error: BaseException) -> bool:
-    """Whether a compile goes on after `error`: a failed row, an evaluation without a score, or an error that the
-    gateway has handled.
-
-    Any other error is a bug, or a model that would fail every other question too.
-    """
-    return isinstance(error, RowError | CapReached | NotScored | LMError | AdapterParseError)

@@ -21,11 +21,19 @@ from refed_dspy.errors import OUT, ConfigError, Wording, one_line
 from refed_dspy.jobs.work import Work, caps_of
 from refed_dspy.ledger.settings import WorkSettings
 from refed_dspy.measures.intervals import MIN_CLUSTERS
+from refed_dspy.optimizers.beats_baseline import BeatsBaseline
 from refed_dspy.optimizers.dspy_optimizers import Optimizer, OptimizerInputs, choose, printed_to_file
-from refed_dspy.optimizers.examples import Split, as_examples, cluster_of, example_id, set_sizes, split_examples
+from refed_dspy.optimizers.examples import (
+    Split,
+    as_examples,
+    cluster_of,
+    example_id,
+    set_sizes,
+    split_examples,
+    unit_of,
+)
 from refed_dspy.optimizers.metrics import CustomMetric, HumanAgreement, Metric, name_of, named_metric
 from refed_dspy.optimizers.proof import basis, find_topics
-from refed_dspy.optimizers.reference_metric import ReferenceMetric
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.load import open_tunable, warn_of_another_teacher
@@ -76,7 +84,7 @@ class CompileSpec:
             return CustomMetric(self.metric, self.settings.metric.accept)
         if not self.compares:
             return HumanAgreement()
-        return ReferenceMetric(student.deepcopy(), teacher, judge, self.settings.metric, self.judge_program)
+        return BeatsBaseline(student, teacher, judge, self.settings.metric, self.judge_program)
 
     def optimizer(
         self, metric: Callable[..., Any], teacher: dspy.LM, reflection: dspy.LM, stopping: Callable[[], bool]
@@ -214,13 +222,6 @@ def prepare(
         )  # fmt: skip
     warn_of_another_teacher(judge_program, teachers["judge"].model)
     return module, spec
-
-
-def unit_of(program: dspy.Module) -> str:
-    """What the examples for `program` are clustered by, in the plural: references, instructions for a judge."""
-    if isinstance(program, ReferenceLevelFeedback):
-        return "references"
-    return "instructions" if isinstance(program, PairwiseJudge) else "examples"
 
 
 def _calls_and_samples(program: dspy.Module, instructions_per_feature: int) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from refed_dspy.errors import CAPS, ConfigError, RunStopped, one_line
 from refed_dspy.jobs.work import CapsLeft
 from refed_dspy.ledger.candidates import Candidate, baseline_and_best, enough, load_candidates
 from refed_dspy.optimizers.agreement import JudgeReport, agreement_of_results
+from refed_dspy.optimizers.beats_baseline import BeatsBaseline
 from refed_dspy.optimizers.dspy_optimizers import DOES, NO_ERROR_LIMIT, Optimizer
 from refed_dspy.optimizers.estimate import (
     Tuned,
@@ -25,9 +26,10 @@ from refed_dspy.optimizers.estimate import (
     warn_of_small_caps,
 )
 from refed_dspy.optimizers.gateway import CompileGateway, current_candidate
-from refed_dspy.optimizers.proof import Proof, gain_over, program_score
-from refed_dspy.optimizers.recorder import CandidateCallback, ScoreRecorder, is_recoverable
-from refed_dspy.optimizers.reference_metric import ReferenceMetric
+from refed_dspy.optimizers.metrics import is_recoverable
+from refed_dspy.optimizers.proof import Proof, proof_of
+from refed_dspy.optimizers.prove import evaluator, in_turns
+from refed_dspy.optimizers.recorder import CandidateCallback, ScoreRecorder
 from refed_dspy.optimizers.result import CompileOutcome
 from refed_dspy.optimizers.spec import CompileSpec
 from refed_dspy.programs.adapter import SchemaAdapter
@@ -151,30 +153,21 @@ class CompileSteps:
             names["champion"] = self.candidates.note(self._with_prompts(self.champion.state))
         note_proof(self.gateway, self.of_proofs)
         self._evaluate_in_turns("programs on the test set, in turns", list(dict.fromkeys(names.values())))
-        candidates, seed = self._candidates(), self.spec.settings.seed
-        scores = {
-            label: program_score(candidates[name], self.clusters, self.unit_costs.get(name), seed)
-            for label, name in names.items()
-        }
-        topics = self.spec.topics
-        gain = gain_over(candidates[best], candidates[baseline], self.clusters, topics, seed=seed)
-        baseline_score, best_score = scores["uncompiled"], scores["compiled"]
-        if baseline_score is None or best_score is None or gain is None or self.gateway.cap_reached:
+        if self.gateway.cap_reached:
             return None
-        size = len(self.spec.split.test)
-        over_champion = None
-        if self.champion is not None:
-            unseen = frozenset(self.clusters.values()) - set(self.champion.seen)
-            over_champion = gain_over(
-                candidates[best], candidates[names["champion"]], self.clusters, topics, unseen, seed
-            )
-        return Proof(
-            baseline_score, best_score, gain, scores.get("champion"), over_champion, self.spec.unit,
-            whole=all(enough(len(candidates[name].scores.get("test", {})), size) for name in names.values()),
+        candidates = self._candidates()
+        return proof_of(
+            {label: candidates[name] for label, name in names.items()},
+            self.clusters,
+            self.spec.topics,
+            size=len(self.spec.split.test),
+            unit=self.spec.unit,
+            seed=self.spec.settings.seed,
             accept_longer=self.spec.settings.accept_longer,
-            topics=topics is not None,
             same=best == baseline,
-        )  # fmt: skip
+            unit_costs={label: self.unit_costs.get(name) for label, name in names.items()},
+            seen=() if self.champion is None else self.champion.seen,
+        )
 
     def _why(self, stopped: str, estimate: Mapping[str, Any]) -> str:
         """How far it came, where a cap ended it; else an empty text."""
@@ -195,34 +188,23 @@ class CompileSteps:
         self._begin(phase)
         token = current_candidate.set(self.candidates.note(program))
         try:
-            self._evaluator(examples, self.recorder)(program)
+            evaluator(examples, self.recorder, self.spec.settings.threads)(program)
         finally:
             current_candidate.reset(token)
         self.gateway.raise_if_stopped()
 
     def _evaluate_in_turns(self, phase: str, names: Sequence[str]) -> None:
-        """Score these candidates on the test set, example by example (see Turns)."""
+        """Score these candidates on the test set, example by example (`in_turns`)."""
         self._begin(phase)
         before = {name: self.gateway.candidate_costs[name] for name in names}
-        turns = Turns({name: self._with_prompts(self._candidates()[name].state) for name in names}, self.recorder)
-        results = turns.results(self._evaluator(turns.of(self.spec.split.test), turns.score)(turns))
+        programs = {name: self._with_prompts(self._candidates()[name].state) for name in names}
+        results = in_turns(programs, self.spec.split.test, self.recorder, self.spec.settings.threads)
         self.gateway.raise_if_stopped()
         self.test_results |= results
         if self.spec.teachers["teacher"].price is not None:
             for name in names:
                 units = sum(_samples(prediction) for _, prediction, _ in results[name])
                 self.unit_costs[name] = (self.gateway.candidate_costs[name] - before[name]) / PICO / max(1, units)
-
-    def _evaluator(self, examples: Sequence[dspy.Example], metric: Callable[..., Any]) -> dspy.Evaluate:
-        return dspy.Evaluate(
-            devset=list(examples),
-            metric=metric,
-            num_threads=self.spec.settings.threads,
-            display_progress=False,
-            max_errors=NO_ERROR_LIMIT,
-            failure_score=0.0,
-            provide_traceback=False,
-        )
 
     def _best(self, baseline: str) -> str:
         """The candidate that gains most over the uncompiled program on the validation set, or that program."""
@@ -268,7 +250,7 @@ class CompileSteps:
     def _raise_if_nothing_scored(self, uncompiled: Candidate) -> None:
         """Raises RunStopped where the uncompiled program scored nothing: no optimizer is worth its cost then."""
         scores = uncompiled.scores.get("validation", {})
-        custom = not isinstance(self.recorder.metric, ReferenceMetric)
+        custom = not isinstance(self.recorder.metric, BeatsBaseline)
         if self.gateway.cap_reached or any(scores.values()) or (custom and scores):
             return
         failures = ", ".join(f"{count} {kind}" for kind, count in self.recorder.failures.most_common(2))
@@ -281,41 +263,6 @@ class CompileSteps:
 
     def _stopping(self) -> bool:
         return bool(self.gateway.cap_reached or self.gateway.stop_error)
-
-
-class Turns:
-    """`programs` by name, to be scored by `metric` as one program by `dspy.Evaluate`, whose devset is `of(examples)`:
-    each example once for each program, and another program first each time.
-
-    A hosted model may change while a compile proves a gain, or a judge grow stricter. If one program were scored after
-    the other, such a drift would be taken for a gain: in up to 22% of comparisons without one.
-    """
-
-    def __init__(self, programs: Mapping[str, dspy.Module], metric: Callable[[dspy.Example, Any], Any]) -> None:
-        self.programs, self.metric = programs, metric
-
-    def of(self, examples: Sequence[dspy.Example]) -> list[dspy.Example]:
-        names = list(self.programs)
-        return [
-            dspy.Example(turn=names[(index + at) % len(names)], example=example).with_inputs("turn", "example")
-            for index, example in enumerate(examples)
-            for at in range(len(names))
-        ]
-
-    def __call__(self, turn: str, example: dspy.Example) -> Any:
-        return self.programs[turn](**example.inputs())
-
-    def score(self, turn: dspy.Example, prediction: Any) -> Any:
-        return self.metric(turn.example, prediction)
-
-    def results(self, evaluation: Any) -> dict[str, list[Any]]:
-        """Program's name → (example, prediction, score) of each example."""
-        return {
-            name: [
-                (turn.example, prediction, score) for turn, prediction, score in evaluation.results if turn.turn == name
-            ]
-            for name in self.programs
-        }
 
 
 def _samples(prediction: Any) -> int:

@@ -19,8 +19,8 @@ from refed_dspy.errors import CapReached, ConfigError, MalformedAnswer, NoAnswer
 from refed_dspy.optimizers.examples import example_id
 from refed_dspy.optimizers.gateway import current_candidate, in_metric
 from refed_dspy.optimizers.metrics import CustomMetric, ExampleScore, NotScored
+from refed_dspy.optimizers.prove import in_turns
 from refed_dspy.optimizers.recorder import candidate_id, is_recoverable
-from refed_dspy.optimizers.steps import Turns
 from refed_dspy.records import Analysis, Failure
 from tests.support.fake_gateway import EXAMPLES, ByWorth, FakeGateway, candidates, evaluate, program, recorder, running
 from tests.support.said import Said
@@ -262,9 +262,7 @@ def test_each_example_goes_to_all_of_them_one_after_the_other_and_another_is_fir
         assert set(example.keys()) == {"question", "answer"}, "the metric knows the example by its content"
         return float(example.answer == prediction.answer)
 
-    turns = Turns({name: Says(name, asked) for name in "ab"}, metric)
-    evaluate = dspy.Evaluate(devset=turns.of(examples), metric=turns.score, num_threads=1, display_progress=False)
-    results = turns.results(evaluate(turns))
+    results = in_turns({name: Says(name, asked) for name in "ab"}, examples, metric, threads=1)
     assert asked == ["a0", "b0", "b1", "a1", "a2", "b2"]
     assert {name: [score for *_, score in each] for name, each in results.items()} == {"a": [1.0] * 3, "b": [0.0] * 3}
     assert [example for example, _, _ in results["b"]] == examples

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dspy
 import pytest
 
-from refed_dspy.optimizers.reference_metric import INSTRUCTION_LENGTH, MOST_GRADES, clipped
+from refed_dspy.optimizers.beats_baseline import INSTRUCTION_LENGTH, MOST_GRADES, clipped
 from refed_dspy.records import Sample
 from tests.support.metric_bench import (
     BASE,

@@ -12,8 +12,8 @@ from dspy.lm15 import Request
 from dspy.utils import exceptions as lm_errors
 
 from refed_dspy.config.compile import MetricConfig
+from refed_dspy.optimizers.beats_baseline import BeatsBaseline
 from refed_dspy.optimizers.metrics import ExampleScore
-from refed_dspy.optimizers.reference_metric import ReferenceMetric
 from refed_dspy.programs import ReferenceLevelFeedback
 from refed_dspy.records import Failure, Reference, Sample
 from tests.support.scripted_engine import SAMPLE_FIELDS, Writer, fake_lm
@@ -72,7 +72,7 @@ class Bench:
         )
         self.program = ReferenceLevelFeedback({"subject": "what it is about"}, per_feature)
         models = fake_lm(self.teacher), fake_lm(self.judge)
-        self.metric = ReferenceMetric(self.program, *models, MetricConfig(**weights))
+        self.metric = BeatsBaseline(self.program, *models, MetricConfig(**weights))
 
     def score(self, samples: Sequence[Sample], *failures: Failure) -> ExampleScore:
         return self.metric.score(EXAMPLE, made(samples, *failures))

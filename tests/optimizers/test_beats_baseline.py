@@ -15,8 +15,8 @@ from dspy.utils.callback import BaseCallback
 
 from refed_dspy.config.compile import MetricConfig
 from refed_dspy.errors import ConfigError, TeacherError
+from refed_dspy.optimizers.beats_baseline import JudgedSample, diversity, worst_first
 from refed_dspy.optimizers.metrics import NotScored
-from refed_dspy.optimizers.reference_metric import JudgedSample, diversity, worst_first
 from refed_dspy.programs.judges import INSTRUCTION_CRITERIA, RESPONSE_CRITERIA, Verdict
 from tests.support.metric_bench import (
     BASE,

@@ -9,11 +9,12 @@ wins count less: whether a gain is one at equal length is the proof's to tell (`
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import re
 import statistics
 from collections import deque
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -21,8 +22,9 @@ import dspy
 
 from refed_dspy.concurrency import all_of, run_blocking, together
 from refed_dspy.config.compile import MetricConfig
-from refed_dspy.errors import PASSING, RowError
-from refed_dspy.optimizers.metrics import ExampleScore, NotScored
+from refed_dspy.config.loading import check_config
+from refed_dspy.errors import PASSING, RowError, one_line
+from refed_dspy.optimizers.metrics import ExampleScore, MetricScore, NotScored
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.judges import (
     INSTRUCTION_CRITERIA,
@@ -37,6 +39,8 @@ from refed_dspy.programs.judges import (
 from refed_dspy.programs.reference_level import ReferenceLevelFeedback, as_reference
 from refed_dspy.records import Compared, Reference, Sample
 
+log = logging.getLogger("refed_dspy.optimizers")
+TIE = 0.5
 COMPONENTS = ("wins", "grades", "diversity")
 T = TypeVar("T")
 _WORD = re.compile(r"\w+")
@@ -71,8 +75,11 @@ class JudgedSample:
         return max(1, len(self.sample.improved_response)) / len(self.baseline) if self.baseline else 1.0
 
 
-class ReferenceMetric:
-    """Scores what a `ReferenceLevelFeedback` makes of one reference.
+class BeatsBaseline:
+    """A DSPy metric: is what a `ReferenceLevelFeedback` makes of one reference better than what it made before?
+
+        metric = refed_dspy.BeatsBaseline(program, lms["teacher"], lms["judge"])
+        dspy.GEPA(metric=metric, reflection_lm=lms["judge"], max_metric_calls=200)
 
     score = coverage x (weighted mean of wins, grades and diversity), each 0 to 1:
 
@@ -86,6 +93,12 @@ class ReferenceMetric:
     Weights are shares of their sum, that of grades being 0 without criteria. Where the judge decided nothing of a
     component that has a weight there is no score: what is left of it would be another measure than the uncompiled
     program's. An instruction to which the uncompiled program failed to answer is a tie.
+
+    Args:
+        baseline: the uncompiled program, of which a copy is kept.
+        teacher, judge: the language models that it is asked with, and that judge.
+        config: the weights and rules, a `MetricConfig` or its fields.
+        pairwise: a judge with prompts of its own.
     """
 
     def __init__(
@@ -93,10 +106,11 @@ class ReferenceMetric:
         baseline: ReferenceLevelFeedback,
         teacher: dspy.LM,
         judge: dspy.LM,
-        config: MetricConfig,
+        config: MetricConfig | Mapping[str, Any] | None = None,
         pairwise: PairwiseJudge | None = None,
     ) -> None:
-        self.baseline, self.teacher, self.judge_lm = baseline, teacher, judge
+        self.baseline, self.teacher, self.judge_lm = baseline.deepcopy(), teacher, judge
+        config = config if isinstance(config, MetricConfig) else check_config(MetricConfig, config or {})
         self.config, self.accept = config, config.accept
         self.criteria = tuple(INSTRUCTION_CRITERIA.values())
         if config.criteria is not None:
@@ -105,6 +119,29 @@ class ReferenceMetric:
         self.shares = {name: weight / sum(weights.values()) for name, weight in weights.items() if weight}
         self.pairwise, self.rubric = pairwise or PairwiseJudge(), RubricJudge()
         self._recent: deque[tuple[Any, list[JudgedSample]]] = deque(maxlen=64)
+
+    def __call__(
+        self,
+        example: dspy.Example,
+        prediction: Any,
+        trace: Any = None,
+        pred_name: str | None = None,
+        pred_trace: Any = None,
+    ) -> MetricScore:
+        """The score, as DSPy's evaluation and optimizers call a metric; with a `pred_name` also its feedback.
+
+        Where the judge decided nothing there is no score. What is returned then is that of a tie, with a warning: it
+        counts neither for nor against the program, and becomes no demonstration.
+        """
+        try:
+            evaluation = self.score(example, prediction, trace)
+        except NotScored as error:
+            log.warning("not scored, and counted as a tie: %s", one_line(error))
+            return MetricScore(TIE, one_line(f"It could not be judged: {error}"), math.inf)
+        feedback = f"scored {evaluation.score:.2f}"
+        if pred_name is not None:
+            feedback = self.feedback(example, prediction, pred_name, pred_trace)
+        return MetricScore.of(evaluation, feedback, self.accept)
 
     def score(self, example: dspy.Example, prediction: Any, trace: Any = None) -> ExampleScore:  # noqa: ARG002
         """The score of one reference's samples. Raises NotScored."""
@@ -237,7 +274,7 @@ class ReferenceMetric:
         lost = sum(each_stage.get(f.stage, asked) for f in prediction.failures if f.kind in PASSING)
         if lost >= asked and not prediction.samples:
             raise NotScored("the endpoint gave no answer")
-        return min(1.0, len(prediction.samples) / max(1, asked - lost))
+        return float(min(1.0, len(prediction.samples) / max(1, asked - lost)))
 
 
 def diversity(texts: Sequence[str]) -> float:
