@@ -123,8 +123,6 @@ class CompileKeywords(TypedDict, total=False):
 
     held_out_criteria: Sequence[str]
     """Criteria of `pairs` to use only in the test set."""
-    optimizer: str
-    """bootstrap, gepa, mipro, simba, or the dotted name of any other DSPy optimizer."""
     options: Mapping[str, Any]
     """Settings for the optimizer; they override the package's choices."""
     evaluations: int

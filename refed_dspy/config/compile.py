@@ -13,10 +13,9 @@ from refed_dspy.config.named import METRICS, is_named
 from refed_dspy.config.teacher import TeacherConfig, WithJudge
 from refed_dspy.errors import one_line
 
-_OPTIMIZERS = {"bootstrap", "gepa", "mipro", "simba"}
 _REFLECTION = "set `reflection` instead: the caps would miss other models"
 _TEACHER = "set `teacher` instead: the caps would miss other models"
-_RESERVED_OPTIONS = {
+RESERVED = {
     "metric": "set by the compile; put weights under `metric`",
     "reflection_lm": _REFLECTION,
     "prompt_model": _REFLECTION,
@@ -76,7 +75,8 @@ class CompileConfig(Capped, WithJudge, FromReferences):
     held_out_criteria: list[str] = Field(default_factory=list)
     """Criteria of `pairs` to use only in the test set."""
     optimizer: str = "gepa"
-    """bootstrap, gepa, mipro, simba, or the dotted name of any other DSPy optimizer."""
+    """bootstrap, gepa, mipro, simba, the name of any other optimizer of DSPy's, or the dotted name of one of your
+    own."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Settings for the optimizer; they override the package's choices."""
     evaluations: int = Field(default=200, ge=1)
@@ -120,18 +120,11 @@ class CompileConfig(Capped, WithJudge, FromReferences):
     track: bool | None = None
     """Log the compile to MLflow. Unset: yes."""
 
-    @field_validator("optimizer", mode="before")
-    @classmethod
-    def _in_its_own_letters(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return value.lower() if value.lower() in _OPTIMIZERS else value
-        raise ValueError("needs a name: gepa, or of any other its dotted name, such as dspy.teleprompt.COPRO")
-
     @field_validator("options")
     @classmethod
     def _check_options(cls, value: dict[str, Any]) -> dict[str, Any]:
         if name := secret_name(value):
             raise ValueError(f"{one_line(name, 40)} looks like an API key: options are stored in plain text; remove it")
-        if reserved := sorted(set(_RESERVED_OPTIONS).intersection(value)):
-            raise ValueError(f"{reserved[0]}: {_RESERVED_OPTIONS[reserved[0]]}")
+        if reserved := sorted(set(RESERVED).intersection(value)):
+            raise ValueError(f"{reserved[0]}: {RESERVED[reserved[0]]}")
         return value

@@ -19,9 +19,9 @@ from refed_dspy.jobs.work import Start
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.spending import spent
 from refed_dspy.ledger.states import CAPPED, DONE, ESTIMATED, SHORT, STOPPED, End
-from refed_dspy.optimizers.dspy_optimizers import LOG, printed_to_file
 from refed_dspy.optimizers.estimate import refuse_small_caps
 from refed_dspy.optimizers.gateway import CompileGateway
+from refed_dspy.optimizers.optimizer_log import LOG, printed_to_file
 from refed_dspy.optimizers.result import (
     OUTPUTS,
     Compiled,
@@ -57,6 +57,10 @@ def compile(  # noqa: A001
     teacher: Any = None,
     judge: Any = None,
     reflection: Any = None,
+    optimizer: Any = "gepa",
+    trainset: Sequence[dspy.Example] | None = None,
+    valset: Sequence[dspy.Example] | None = None,
+    testset: Sequence[dspy.Example] | None = None,
     out: str | Path | None = None,
     estimate: bool = False,
     progress: bool = True,
@@ -81,6 +85,11 @@ def compile(  # noqa: A001
         teacher: the model that runs the program; what `synthesize` takes.
         judge: the model that judges; None: the teacher's at temperature 0 (a `dspy.LM` as it is), with a warning.
         reflection: the model that rewrites prompts; None: the judge's.
+        optimizer: a name (`gepa`, `bootstrap`, `mipro`, `simba`, `COPRO`, … in any letters), any class with
+            DSPy's `compile`, or an object of one, whose sizes stay; its models and its metric serve where none is named
+            here.
+        trainset, valset, testset: sets of your own in place of references: to learn from, to choose by, and for the
+            proof. `split` makes such sets.
         out: the compile's folder; None: a folder in `refed-compiles/`, named after what determines the result.
         estimate: score the uncompiled program on the validation set, and forecast the whole compile.
         progress: whether a terminal or a notebook shows a bar.
@@ -92,7 +101,10 @@ def compile(  # noqa: A001
         TeacherRefused: a model cannot be used, and nothing was paid for.
         RunStopped, TeacherError: the compile ended early; the same call continues it.
     """
-    module, spec = prepare(program, references, metric, pairs, teacher, judge, reflection, out=out, **settings)
+    module, spec = prepare(
+        program, references, metric, pairs, teacher, judge, reflection, optimizer,
+        {"trainset": trainset, "valset": valset, "testset": testset}, out=out, **settings,
+    )  # fmt: skip
     student, config, work = student_of(module, spec), spec.settings, spec.work()
     folder = folder_of(config.out, "refed-compiles", work.identity)
     if not (folder / FILE).is_file():  # a mistake leaves no folder behind

@@ -6,21 +6,19 @@ effort. The optimizer's options take precedence over what is set here.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import io
-import logging
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.util import find_spec
-from pathlib import Path
-from typing import Any, TextIO, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import dspy
 
+from refed_dspy.config.compile import RESERVED
 from refed_dspy.config.named import OPTIMIZERS, is_named, resolve
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.text import install_command
@@ -37,6 +35,13 @@ DOES = {
 NO_ERROR_LIMIT = 1_000_000
 """So many errors never occur: which error ends a compile is decided elsewhere (optimizers/recorder.py)."""
 
+SHORT: Mapping[str, Any] = {
+    "bootstrap": dspy.BootstrapFewShot,
+    "gepa": dspy.GEPA,
+    "mipro": dspy.MIPROv2,
+    "simba": dspy.SIMBA,
+}
+"""Short name → the optimizer that this package sizes itself."""
 _SEARCH_BY_OPTUNA = (dspy.MIPROv2, dspy.BootstrapFewShotWithOptuna)
 
 
@@ -69,6 +74,9 @@ class Optimizer:
 
     def tune(self, student: dspy.Module, train: Examples, validation: Examples) -> dspy.Module:
         """The tuned program. Where the optimizer takes no validation set, it gets none."""
+        if isinstance(self.kind, dspy.BetterTogether):  # it looks for a model in each predictor
+            student = student.deepcopy()
+            student.set_lm(dspy.settings.lm)
         sets = {"trainset": list(train)}
         if "valset" in _parameters(self.kind.compile):
             sets["valset"] = list(validation)
@@ -76,34 +84,82 @@ class Optimizer:
         return tuned
 
 
-def choose(name: str, options: Mapping[str, Any], inputs: OptimizerInputs) -> Optimizer:
-    """The optimizer called `name`, set up with `inputs`.
+def choose(named: Any, options: Mapping[str, Any], inputs: OptimizerInputs) -> Optimizer:
+    """The optimizer that `named` means, set up with `inputs`: a name (`kind_of`), a class, or an object of one, whose
+    own sizes stay; its metric and models are those of `inputs`.
 
     Raises:
-        ConfigError: no such optimizer, options that it does not take, or a package that it needs is missing.
+        ConfigError: no such optimizer, one that tunes no prompts, options that it does not take, or a package that it
+            needs is missing.
     """
-    makers = {"bootstrap": _bootstrap, "gepa": _gepa, "mipro": _mipro, "simba": _simba}
+    kind, name = kind_of(named), name_of_optimizer(named)
+    _refuse_others(kind, name)
     try:
-        if name in makers:
-            return _runnable(makers[name](dict(options), inputs))
-        if is_named(name, OPTIMIZERS):
-            return _runnable(_by_dotted_name(name, dict(options), inputs))
+        if not isinstance(named, str | type):
+            if options:
+                raise ValueError("options are those of a name or a class; set them where you made it")
+            return _made_by_caller(named, name, inputs)
+        make = _MAKERS.get(kind)
+        return make(dict(options), inputs) if make else _by_class(kind, name, dict(options), inputs)
     except (ArithmeticError, AssertionError, TypeError, ValueError) as error:
         raise ConfigError(f"optimizer {name}: {one_line(error)}") from None
-    raise ConfigError(
-        f"optimizer: {one_line(name, 40)!r} is not one of {', '.join(makers)}; give any other by its dotted name, "
-        "such as dspy.teleprompt.COPRO"
-    )
 
 
-def _runnable(optimizer: Optimizer) -> Optimizer:
-    """`optimizer`. Raises ConfigError where it could not go on after paid work: it trains weights, or imports Optuna,
-    which is not installed."""
-    if isinstance(optimizer.kind, dspy.BootstrapFinetune):
-        raise ConfigError(f"optimizer {optimizer.name}: trains weights, and a compile tunes prompts; train on exports")
-    if isinstance(optimizer.kind, _SEARCH_BY_OPTUNA) and find_spec("optuna") is None:
-        raise ConfigError(f"optimizer {optimizer.name} needs Optuna: run {install_command('mipro')}")
-    return optimizer
+def kind_of(named: Any) -> Any:
+    """The class of an optimizer: by a short name of SHORT, by the name of one that DSPy exports, in any letters, alone
+    or after `dspy.`, or by any dotted name; of an object its own. Raises ConfigError."""
+    if not isinstance(named, str):
+        return named if isinstance(named, type) else type(named)
+    plain = named.lower().removeprefix("dspy.").removeprefix("teleprompt.")
+    kind: Any = SHORT.get(plain) or _exported().get(plain)
+    if kind is not None:
+        return kind
+    if is_named(named, OPTIMIZERS):
+        return resolve(named, OPTIMIZERS, "optimizer")
+    known = ", ".join([*SHORT, *sorted({each.__name__ for each in _exported().values()} - _HARDLY)])
+    raise ConfigError(f"optimizer: {one_line(named, 40)!r} is none of {known}; of one of your own give the dotted name")
+
+
+def name_of_optimizer(named: Any) -> str:
+    """How an optimizer is called in messages, and told from others: one name, however it was given."""
+    kind: Any = kind_of(named)
+    if short := next((name for name, each in SHORT.items() if each is kind), ""):
+        return short
+    own = getattr(kind, "__name__", "")
+    if _exported().get(own.lower()) is kind:
+        return f"dspy.{own}"
+    return named if isinstance(named, str) else f"{kind.__module__}:{kind.__qualname__}"
+
+
+@cache
+def _exported() -> dict[str, Any]:
+    """Name in small letters → each optimizer that DSPy exports."""
+    exported = {name.lower(): getattr(dspy, name) for name in dir(dspy)}
+    return {name: each for name, each in exported.items() if isinstance(each, type) and hasattr(each, "compile")}
+
+
+_NO_TUNING = {
+    "AvatarOptimizer": "tunes agents of its own kind alone",
+    "BootstrapFinetune": "trains weights, and a compile tunes prompts; train on exports",
+    "Ensemble": "joins programs, and tunes none",
+    "KNNFewShot": "chooses demonstrations anew at each call, so there is no tuned program to keep",
+}
+"""Optimizers of DSPy's that cannot be used here → why."""
+
+
+_HARDLY = {*_NO_TUNING, *(kind.__name__ for kind in SHORT.values())}
+"""Names that a message need not offer."""
+
+
+def _refuse_others(kind: Any, name: str) -> None:
+    """Raises ConfigError where an optimizer cannot do what a compile is for, or could not go on after paid work, for
+    want of a package."""
+    if not callable(getattr(kind, "compile", None)):
+        raise ConfigError(f"optimizer {name}: has no compile(student, trainset=…)")
+    if why := next((_NO_TUNING[each.__name__] for each in kind.__mro__ if each.__name__ in _NO_TUNING), ""):
+        raise ConfigError(f"optimizer {name}: {why}")
+    if issubclass(kind, _SEARCH_BY_OPTUNA) and find_spec("optuna") is None:
+        raise ConfigError(f"optimizer {name} needs Optuna: run {install_command('mipro')}")
 
 
 def _bootstrap(options: dict[str, Any], inputs: OptimizerInputs) -> Optimizer:
@@ -113,10 +169,9 @@ def _bootstrap(options: dict[str, Any], inputs: OptimizerInputs) -> Optimizer:
 
 
 def _gepa(options: dict[str, Any], inputs: OptimizerInputs) -> Optimizer:
-    gepa_kwargs = dict(options.pop("gepa_kwargs", None) or {})
+    gepa_kwargs = _stopping(options.pop("gepa_kwargs", None), inputs)
     if options.get("auto", "light") not in AUTO:
         raise ValueError(f"auto: must be one of {', '.join(AUTO)}")
-    stop_callbacks = [lambda _state: inputs.stopping(), *_listed(gepa_kwargs.pop("stop_callbacks", None))]
     budget = {"auto", "max_full_evals", "max_metric_calls"} & set(options)
     settings = {
         **({} if budget else {"max_metric_calls": inputs.evaluations}),
@@ -126,7 +181,7 @@ def _gepa(options: dict[str, Any], inputs: OptimizerInputs) -> Optimizer:
         "warn_on_score_mismatch": False,
         "failure_score": 0.0,
         **options,
-        "gepa_kwargs": {**gepa_kwargs, "stop_callbacks": stop_callbacks},
+        "gepa_kwargs": gepa_kwargs,
     }
     calls, batch = settings.get("max_metric_calls"), settings.get("reflection_minibatch_size") or 3
     if calls is not None and calls <= inputs.validation:
@@ -180,24 +235,88 @@ def _simba(options: dict[str, Any], inputs: OptimizerInputs) -> Optimizer:
     return Optimizer("simba", dspy.SIMBA(metric=inputs.metric, **settings), expected, {"seed": inputs.seed})
 
 
-def _by_dotted_name(name: str, options: dict[str, Any], inputs: OptimizerInputs) -> Optimizer:
-    """Any class with DSPy's shape: made with `metric=`, then `compile(student, trainset=…)`."""
-    kind = resolve(name, OPTIMIZERS, "optimizer")
-    if not callable(kind) or not hasattr(kind, "compile"):
-        raise ConfigError(f"optimizer {name}: has no compile(student, trainset=…)")
+def _by_class(kind: Any, name: str, options: dict[str, Any], inputs: OptimizerInputs) -> Optimizer:
+    """Any class with DSPy's shape, sized for the evaluations: made with `metric=`, then `compile(student,
+    trainset=…)`."""
+    rounds = max(2, min(16, inputs.evaluations // max(1, inputs.validation) - 4))
     offered = {
-        "num_threads": inputs.threads,
-        "seed": inputs.seed,
-        "prompt_model": inputs.reflection,
-        "max_errors": NO_ERROR_LIMIT,
+        **_models_and_bounds(inputs),
         "evaluations": inputs.evaluations,
+        "metric": inputs.metric,
+        "num_candidate_programs": rounds,
+        "num_candidates": rounds,
+        "breadth": max(2, min(10, rounds // 2)),
+        "depth": 2,
+        "max_labeled_demos": 0,
+        "strategy": "p",
+        "max_demos": 3,
     }
-    takes, later = _parameters(kind.__init__), _taken_at_compile(kind, options)
+    if kind is dspy.BetterTogether:
+        search = dspy.BootstrapFewShotWithRandomSearch(
+            inputs.metric, num_candidate_programs=rounds, max_labeled_demos=0
+        )
+        options = {"p": search, **options}
+        options = {key: _with_ours(each, inputs) if hasattr(each, "compile") else each for key, each in options.items()}
+    later = _taken_at_compile(kind, options)
+    later = {**{key: offered[key] for key in _parameters(kind.compile) & {"strategy", "max_demos"}}, **later}
     if "eval_kwargs" in _parameters(kind.compile):
         later.setdefault("eval_kwargs", {"num_threads": inputs.threads, "display_progress": False})
+    takes = {*inspect.signature(kind.__init__).parameters}
     with redirect_stdout(io.StringIO()):  # some print their sizes, even where they are only asked how long they take
-        optimizer = kind(metric=inputs.metric, **{**{k: v for k, v in offered.items() if k in takes}, **options})
+        optimizer = kind(**{**{key: value for key, value in offered.items() if key in takes}, **options})
     return Optimizer(name, optimizer, inputs.evaluations, later)
+
+
+def _made_by_caller(optimizer: Any, name: str, inputs: OptimizerInputs) -> Optimizer:
+    """The caller's own object, with our metric and models."""
+    later: dict[str, Any] = {"strategy": "p"} if isinstance(optimizer, dspy.BetterTogether) else {}
+    if isinstance(optimizer, dspy.BootstrapFewShotWithOptuna):
+        later = {"max_demos": 3}
+    expected = getattr(optimizer, "max_metric_calls", None) or inputs.evaluations
+    return Optimizer(name, _with_ours(optimizer, inputs), expected, later)
+
+
+def _with_ours(optimizer: Any, inputs: OptimizerInputs) -> Any:
+    """A copy of an optimizer that asks through the ledger alone, and scores by our metric."""
+    made = copy.copy(optimizer)
+    for attribute in ("teacher_settings", "log_dir"):
+        if getattr(made, attribute, None):
+            raise ValueError(f"{attribute}: {RESERVED[attribute]}")
+    ours = {**_models_and_bounds(inputs), "metric": inputs.metric, "metric_fn": inputs.metric}
+    for attribute, value in ours.items():
+        if attribute in vars(made):
+            setattr(made, attribute, value)
+    if isinstance(made, dspy.GEPA):
+        made.gepa_kwargs = _stopping(made.gepa_kwargs, inputs)
+    if isinstance(made, dspy.BetterTogether):
+        made.optimizers = {key: _with_ours(each, inputs) for key, each in made.optimizers.items()}
+    return made
+
+
+def its_own(optimizer: Any, *attributes: str) -> Any:
+    """The first of these that an optimizer object was made with; None where it has none, or is a name or a class."""
+    if isinstance(optimizer, str | type):
+        return None
+    return next((value for name in attributes if (value := getattr(optimizer, name, None)) is not None), None)
+
+
+def _models_and_bounds(inputs: OptimizerInputs) -> dict[str, Any]:
+    """What optimizers call the models that they ask, and what bounds them."""
+    return {
+        "prompt_model": inputs.reflection,
+        "reflection_lm": inputs.reflection,
+        "task_model": inputs.teacher,
+        "num_threads": inputs.threads,
+        "seed": inputs.seed,
+        "max_errors": NO_ERROR_LIMIT,
+    }
+
+
+def _stopping(gepa_kwargs: Mapping[str, Any] | None, inputs: OptimizerInputs) -> dict[str, Any]:
+    """`gepa_kwargs`, with which GEPA stops where no call is allowed any more."""
+    given = dict(gepa_kwargs or {})
+    stops = [lambda _state: inputs.stopping(), *_listed(given.pop("stop_callbacks", None))]
+    return {**given, "stop_callbacks": stops}
 
 
 def _taken_at_compile(kind: Any, options: dict[str, Any]) -> dict[str, Any]:
@@ -214,69 +333,4 @@ def _listed(value: Any) -> list[Any]:
     return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
 
 
-# --- what they print
-
-LOG = "optimizer.log"
-"""What DSPy's optimizers print and log goes to this file in the compile's folder: the display beside it says enough."""
-_LOGGERS = ("dspy", "optuna")
-_PRINTING = {"dspy", "gepa", "optuna", "tqdm"}
-"""Packages whose output is theirs to keep: that of a metric or a program of the caller's own stays where it was."""
-
-_LEFT = 0.5
-"""Seconds for threads that an interrupted optimizer leaves: they end as soon as they ask, and DSPy logs each error."""
-
-
-class _Sorted:
-    """A stream of which what the optimizers' packages write goes to a file, which is made when they first do; without
-    a `stream` whatever is written."""
-
-    def __init__(self, path: Path, stream: TextIO | None = None) -> None:
-        self._path, self._stream = path, stream
-
-    def write(self, text: str) -> int:
-        writer = sys._getframe(1).f_globals.get("__name__", "").partition(".")[0]
-        if self._stream is not None and writer not in _PRINTING:
-            return self._stream.write(text)
-        with suppress(OSError), self._path.open("a", encoding="utf-8", errors="replace") as file:
-            file.write(text)  # on a full disk the compile has better to say
-        return len(text)
-
-    def flush(self) -> None:
-        if self._stream is not None:
-            self._stream.flush()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
-@contextmanager
-def printed_to_file(folder: Path) -> Iterator[None]:
-    """In the block, what DSPy's optimizers print, log or draw as bars goes to LOG in `folder`.
-
-    Not where DSPy's logger is set to DEBUG: then somebody wants to see it; nor in a second compile at the same time.
-    """
-    loggers = [logging.getLogger(name) for name in _LOGGERS]
-    if loggers[0].isEnabledFor(logging.DEBUG) or isinstance(sys.stderr, _Sorted):
-        yield
-        return
-    file, there = folder / LOG, set(threading.enumerate())
-    out, err, logs = (cast(TextIO, _Sorted(file, stream)) for stream in (sys.stdout, sys.stderr, None))
-    before = [(logger.handlers, logger.propagate) for logger in loggers]
-    for logger in loggers:
-        logger.handlers, logger.propagate = [logging.StreamHandler(logs)], False
-    try:
-        with redirect_stdout(out), redirect_stderr(err):
-            yield
-    except BaseException:
-        _let_end(set(threading.enumerate()) - there)
-        raise
-    finally:
-        for logger, (handlers, passed_on) in zip(loggers, before, strict=True):
-            logger.handlers, logger.propagate = handlers, passed_on
-
-
-def _let_end(threads: Iterable[threading.Thread]) -> None:
-    until = time.monotonic() + _LEFT
-    for thread in threads:
-        if not thread.daemon:
-            thread.join(max(0.0, until - time.monotonic()))
+_MAKERS = {dspy.BootstrapFewShot: _bootstrap, dspy.GEPA: _gepa, dspy.MIPROv2: _mipro, dspy.SIMBA: _simba}

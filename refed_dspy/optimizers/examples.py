@@ -21,8 +21,10 @@ from refed_dspy.errors import ConfigError, briefly
 from refed_dspy.measures.intervals import MIN_CLUSTERS
 from refed_dspy.optimizers.agreement import criterion_of
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
+from refed_dspy.programs.reference_level import as_reference
 from refed_dspy.records import Reference, digest
 from refed_dspy.teachers import Teacher
+from refed_dspy.text import counted
 
 FEWEST_CLUSTERS = 3
 Size: TypeAlias = Annotated[int, Field(ge=1)]
@@ -98,6 +100,8 @@ def as_examples(
     Raises:
         InputError: they cannot be read or used.
     """
+    if unit == "references" and _holds_references(source):
+        return _distinct([reference_example(as_reference(example.reference)) for example in source])
     if unit == "references":
         loaded = source if isinstance(source, References) else load_references(source, columns, turns)
         fitting = loaded if teacher is None else loaded.fitting(teacher.window, teacher.max_tokens)
@@ -113,6 +117,12 @@ def as_examples(
     if not listed or not source or not all(isinstance(each, dspy.Example) and each._input_keys for each in source):
         raise ConfigError("references: this program needs a list of dspy.Example, each with_inputs(…)")
     return _distinct(source)
+
+
+def _holds_references(source: Any) -> bool:
+    """Whether these are examples in the shape that a metric gets them, each with its `reference`."""
+    listed = isinstance(source, list | tuple) and bool(source)
+    return listed and all(isinstance(each, dspy.Example) and "reference" in each for each in source)
 
 
 class ReferenceExample(dspy.Example):
@@ -167,9 +177,9 @@ def split(
     Raises:
         InputError: they cannot be read, or are too few.
     """
-    listed = isinstance(references, Sequence) and any(isinstance(each, dspy.Example) for each in references)
     source = BUILTIN if references is None else references
-    items = as_examples("examples" if listed else "references", source)
+    others = isinstance(source, list | tuple) and any(isinstance(each, dspy.Example) for each in source)
+    items = as_examples("examples" if others and not _holds_references(source) else "references", source)
     sets = split_examples(items, (train, validation, test), seed)
     return list(sets.train), list(sets.validation), list(sets.test)
 
@@ -221,6 +231,27 @@ def split_examples(
     )
     extra_examples = [example for name in only_held_out[:extra] for example in groups[name]]
     return Split(train, validation, (*sets[2], *extra_examples))
+
+
+def own_split(unit: str, sets: Mapping[str, Any], prove: bool) -> Split:
+    """The caller's own sets, by the names that DSPy gives them: `trainset`, `valset` and, for a proof, `testset`.
+
+    Raises ConfigError where one is missing or unusable, or the test set shares an instruction with the others.
+    """
+    if missing := [name for name in ("trainset", "valset", *(["testset"] * prove)) if not sets.get(name)]:
+        raise ConfigError(f"{missing[0]}: is missing; pass trainset, valset and testset together")
+    made = {}
+    for name in ("trainset", "valset", "testset"):
+        try:
+            made[name] = tuple(as_examples(unit, sets[name])) if sets.get(name) else ()
+        except ConfigError as error:
+            raise ConfigError(f"{name}: {error}") from None
+    split = Split(*made.values())
+    if seen := {cluster_of(example) for example in split.test} & {*split.seen()}:
+        raise ConfigError(
+            f"testset: {counted(len(seen), 'instruction')} of it in trainset or valset; a proof needs others"
+        )
+    return split
 
 
 def _held_out_criteria(examples: Sequence[dspy.Example], names: Collection[str], seen: Collection[str]) -> set[str]:

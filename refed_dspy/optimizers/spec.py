@@ -22,17 +22,19 @@ from refed_dspy.jobs.work import Work, caps_of
 from refed_dspy.ledger.settings import WorkSettings
 from refed_dspy.measures.intervals import MIN_CLUSTERS
 from refed_dspy.optimizers.beats_baseline import BeatsBaseline
-from refed_dspy.optimizers.dspy_optimizers import Optimizer, OptimizerInputs, choose, printed_to_file
+from refed_dspy.optimizers.dspy_optimizers import Optimizer, OptimizerInputs, choose, its_own, name_of_optimizer
 from refed_dspy.optimizers.examples import (
     Split,
     as_examples,
     cluster_of,
     example_id,
+    own_split,
     set_sizes,
     split_examples,
     unit_of,
 )
 from refed_dspy.optimizers.metrics import CustomMetric, HumanAgreement, Metric, name_of, named_metric
+from refed_dspy.optimizers.optimizer_log import printed_to_file
 from refed_dspy.optimizers.proof import basis, find_topics
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
 from refed_dspy.programs.adapter import SchemaAdapter
@@ -67,6 +69,8 @@ class CompileSpec:
     """The caller's metric; None: this package's for the program's kind."""
     judge_program: PairwiseJudge
     """The judge's prompts: its own, or compiled ones."""
+    tuned_by: Any
+    """The optimizer, as `choose` takes it: its name, a class, or an object of the caller's."""
 
     @property
     def compares(self) -> bool:
@@ -105,7 +109,7 @@ class CompileSpec:
             train=len(self.split.train),
             validation=len(self.split.validation),
         )
-        return choose(settings.optimizer, settings.options, inputs)
+        return choose(self.tuned_by, settings.options, inputs)
 
     @cached_property
     def expected_evaluations(self) -> int:
@@ -121,7 +125,7 @@ class CompileSpec:
             **self.program_identity,
             "examples": self._set_digests,
             "optimizer": settings.optimizer,
-            "options": digest(_named(settings.options)),
+            "options": digest(_named(self._options)),
             "evaluations": settings.evaluations,
             "instructions_per_feature": settings.instructions_per_feature,
             "metric": own or rules.model_dump(mode="json", exclude={"function"}),
@@ -129,6 +133,14 @@ class CompileSpec:
             "seed": settings.seed,
             **{role: self.teachers[role].identity for role in ROLES},
         }
+
+    @property
+    def _options(self) -> Mapping[str, Any]:
+        """What the optimizer is set up with: of an object, what it holds."""
+        if isinstance(self.tuned_by, str | type):
+            return self.settings.options
+        held = {name: value for name, value in vars(self.tuned_by).items() if not name.startswith("_")}
+        return {name: value for name, value in held.items() if isinstance(value, str | int | float | bool | None)}
 
     @property
     def _set_digests(self) -> dict[str, str]:
@@ -181,39 +193,46 @@ def prepare(
     teacher: Any = None,
     judge: Any = None,
     reflection: Any = None,
+    optimizer: Any = "gepa",
+    sets: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> tuple[dspy.Module, CompileSpec]:
     """The uncompiled program, and what a compile of it is: what it is called with, checked. Nothing is written or paid
-    for. Raises InputError."""
+    for. `sets`: the caller's own trainset, valset and testset. Raises InputError."""
+    metric = its_own(optimizer, "metric", "metric_fn") if metric is None else metric
+    if isinstance(metric, BeatsBaseline):
+        metric = metric.config
     if isinstance(metric, MetricConfig | Mapping | str):
         settings, metric = {**settings, "metric": metric}, None
-    if references is not None and pairs is not None:
-        raise ConfigError(
-            "pairs: references are given, too; keep one: a judge learns from pairs, all else from references"
-        )
+    own_sets = {name: value for name, value in (sets or {}).items() if value is not None}
+    _refuse_two_sources({"references": references, "pairs": pairs, **own_sets})
     sources = {"references": references, "pairs": pairs}
     named = {name: str(source) if isinstance(source, str | Path) else None for name, source in sources.items()}
-    config = check_config(CompileConfig, {**settings, **named})
+    config = check_config(CompileConfig, {**settings, **named, "optimizer": name_of_optimizer(optimizer)})
     if metric is None and config.metric.function is not None:
         metric = named_metric(config.metric.function)
     refuse_references(program, "program")
     module = open_tunable(config.program if program is None else program, config, judge=pairs is not None)
-    teachers = open_teachers(teacher, judge, reflection)
+    teachers = open_teachers(
+        its_own(optimizer, "task_model") if teacher is None else teacher,
+        judge,
+        its_own(optimizer, "reflection_lm", "prompt_model") if reflection is None else reflection,
+    )
     warn_of_another_teacher(module, teachers["teacher"].model)
-    source = pairs if pairs is not None else BUILTIN if references is None else references
     kind = type(module)
     program_identity = {"kind": f"{kind.__name__} {code_of(kind)}".rstrip(), "program": program_digests(module)}
     calls, samples = _calls_and_samples(module, config.instructions_per_feature)
     unit = unit_of(module)
-    items = as_examples(unit, source, config.columns or None, config.turns, teachers["teacher"])
     if metric is None and unit == "references":
         warn_of_one_model(teachers["judge"], teachers["teacher"])
     elif metric is None and unit == "examples":
         raise ConfigError(f"metric: {kind.__name__} needs one; pass a function of example and prediction")
-    sizes = (config.train, config.validation, config.test)
-    split = split_examples(items, sizes, config.seed, config.held_out_criteria, getattr(module, "tuned_on", ()))
+    source = pairs if pairs is not None else BUILTIN if references is None else references
+    split = _split(module, config, source, own_sets, teachers["teacher"])
     judge_program = open_judge_program(config) or PairwiseJudge()
-    spec = CompileSpec(program_identity, unit, calls, samples, split, teachers, config, metric, judge_program)
+    spec = CompileSpec(
+        program_identity, unit, calls, samples, split, teachers, config, metric, judge_program, optimizer
+    )
     if (expected := spec.expected_evaluations) > config.evaluations:
         log.warning(
             "evaluations: %d is too few: with these sets %s takes about %d, besides those of the uncompiled "
@@ -222,6 +241,29 @@ def prepare(
         )  # fmt: skip
     warn_of_another_teacher(judge_program, teachers["judge"].model)
     return module, spec
+
+
+def _refuse_two_sources(sources: Mapping[str, Any]) -> None:
+    """Raises ConfigError for more than one source of examples."""
+    given = [name for name, source in sources.items() if source is not None]
+    if {"references", "pairs"} <= {*given}:
+        raise ConfigError(
+            "pairs: references are given, too; keep one: a judge learns from pairs, all else from references"
+        )
+    if len(given) > 1 and (both := {"references", "pairs"} & {*given}):
+        raise ConfigError(f"{given[-1]}: {min(both)} are given, too; keep the sets of your own, or leave them out")
+
+
+def _split(
+    program: dspy.Module, config: CompileConfig, source: Any, own_sets: Mapping[str, Any], teacher: Teacher
+) -> Split:
+    """The examples in three sets: those of `source`, or the caller's own sets. Raises InputError."""
+    unit = unit_of(program)
+    if own_sets:
+        return own_split(unit, own_sets, config.prove)
+    items = as_examples(unit, source, config.columns or None, config.turns, teacher)
+    sizes = (config.train, config.validation, config.test)
+    return split_examples(items, sizes, config.seed, config.held_out_criteria, getattr(program, "tuned_on", ()))
 
 
 def _calls_and_samples(program: dspy.Module, instructions_per_feature: int) -> tuple[int, int]:

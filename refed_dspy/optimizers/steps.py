@@ -9,6 +9,7 @@ from typing import Any
 
 import dspy
 
+from refed_dspy.config.named import raised
 from refed_dspy.errors import CAPS, ConfigError, RunStopped, one_line
 from refed_dspy.jobs.work import CapsLeft
 from refed_dspy.ledger.candidates import Candidate, baseline_and_best, enough, load_candidates
@@ -128,7 +129,8 @@ class CompileSteps:
         except Exception as error:
             self.gateway.raise_if_stopped()
             if not self.gateway.cap_reached and not is_recoverable(error):
-                raise
+                why = f"optimizer {optimizer.name}: failed after paid work: {raised(error)}"
+                raise RunStopped(f"{why}; its answers are kept; choose other options, or another one") from error
             if not self.gateway.cap_reached:
                 log.warning("the optimizer ended early (%s); continuing with what it found", one_line(error, 200))
             tuned = None

@@ -123,12 +123,10 @@ def test_a_cap_that_the_first_evaluations_show_to_be_too_small_is_told_before_th
 
 OWN_CONDITIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "simba's batch": ("simba", {"bsize": 9}),
-    "SIMBA's usual batch": ("dspy.SIMBA", {}),
+    "SIMBA's usual batch": ("dspy.SIMBA", {"bsize": 32}),
     "mipro's minibatch": ("mipro", {"minibatch": True, "minibatch_size": 9}),
-    "MIPROv2 alone": ("dspy.MIPROv2", {}),
-    "GEPA alone": ("dspy.GEPA", {"auto": "light"}),
     "weights": ("dspy.BootstrapFinetune", {}),
-    "both together": ("dspy.BetterTogether", {}),
+    "weights, too": ("dspy.BetterTogether", {"strategy": "p -> w"}),
 }
 
 

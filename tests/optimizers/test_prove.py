@@ -11,7 +11,7 @@ import pytest
 import refed_dspy
 from benchmarks.preference import World, model
 from refed_dspy.errors import ConfigError, RunStopped
-from refed_dspy.optimizers.metrics import NotScored
+from refed_dspy.optimizers.metrics import ExampleScore, NotScored
 from refed_dspy.optimizers.proof import Proof
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.load import load_program
@@ -113,7 +113,7 @@ class Abstaining(refed_dspy.BeatsBaseline):
     def score(self, example: dspy.Example, prediction: Any, trace: Any = None) -> Any:
         if int(example.question.split()[-1]) % 2:
             raise NotScored("the judge abstained")
-        return refed_dspy.optimizers.metrics.ExampleScore(0.8)
+        return ExampleScore(0.8)
 
 
 def test_what_could_not_be_judged_is_a_tie_to_dspy_and_no_part_of_a_proof(caplog: pytest.LogCaptureFixture) -> None:

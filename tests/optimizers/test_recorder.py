@@ -18,9 +18,9 @@ from dspy.utils.exceptions import AdapterParseError
 from refed_dspy.errors import CapReached, ConfigError, MalformedAnswer, NoAnswer, TeacherError
 from refed_dspy.optimizers.examples import example_id
 from refed_dspy.optimizers.gateway import current_candidate, in_metric
-from refed_dspy.optimizers.metrics import CustomMetric, ExampleScore, NotScored
+from refed_dspy.optimizers.metrics import CustomMetric, ExampleScore, NotScored, is_recoverable
 from refed_dspy.optimizers.prove import in_turns
-from refed_dspy.optimizers.recorder import candidate_id, is_recoverable
+from refed_dspy.optimizers.recorder import candidate_id
 from refed_dspy.records import Analysis, Failure
 from tests.support.fake_gateway import EXAMPLES, ByWorth, FakeGateway, candidates, evaluate, program, recorder, running
 from tests.support.said import Said
