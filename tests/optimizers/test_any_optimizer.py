@@ -119,6 +119,7 @@ def test_sets_that_prove_nothing_are_refused(said: Said, tmp_path: Path, case: s
         "one is shared": {"testset": EXAMPLES[5:]},
         "no inputs": {"trainset": [dspy.Example(question="x")]},
     }
+    sets |= changes.get(case, {})
     with said.by(ConfigError):
         examples = EXAMPLES if case == "references, too" else None
         compiled(
