@@ -17,6 +17,7 @@ from refed_dspy.files import path_of
 from refed_dspy.jobs.gateway import Gateway, open_gateway
 from refed_dspy.jobs.job import job
 from refed_dspy.jobs.work import Work, caps_of, refuse_small_cap
+from refed_dspy.programs.adapter import checked_adapter
 from refed_dspy.programs.asking import predictor_names
 from refed_dspy.programs.question import Question, UnnamedStage, asking_about
 from refed_dspy.teachers import Teacher, open_teacher
@@ -44,8 +45,9 @@ def recording(
 
     Inside the block `dspy.settings.lm` is the teacher; the models are in `lms` by role. Modules, `dspy.Evaluate`,
     `Parallel`, optimizers, threads and event loops may ask them, and each call has the engine's retries and rate
-    limits. Run the same code again, after a kill too: what was asked is answered from the folder. `refed status FOLDER
-    --tokens` shows what each predictor used.
+    limits. Where you set no adapter of your own, answers have the form of `SchemaAdapter`, as in a run; one that does
+    not fit is asked for again. Run the same code again, after a kill too: what was asked is answered from the folder.
+    `refed status FOLDER --tokens` shows what each predictor used.
 
     The folder belongs to these models with their sampling; code and caps may change. At a cap the calls in flight end,
     no other begins, and the block raises CapReached as it ends, whatever its code made of that. Blocks may be nested,
@@ -79,7 +81,8 @@ def recording(
         with open_gateway(Gateway, start.ledger, start.recorder, models, seed) as gateway:
             gateway.allow(start.caps_left.caps, start.caps_left.seconds)
             lms = {role: gateway.lm(role) for role in models}
-            with _ending(gateway), asking_about(AnyStage()), dspy.context(lm=lms["teacher"]):
+            asked = dspy.context(lm=lms["teacher"], adapter=checked_adapter())
+            with _ending(gateway), asking_about(AnyStage()), asked:
                 yield lms
 
 

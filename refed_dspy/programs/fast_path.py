@@ -1,16 +1,18 @@
 """The direct way from an adapter to a teacher's engine, taken where nothing observes the layers in between.
 
-`dspy.LM` keeps history and usage, has a cache, and calls callbacks. In a run all of them are off, and passing through
-them costs more than everything else this package does for a call (docs/log.md). The request and its result are the same
-either way. If any of them is on, the usual way is taken.
+`dspy.LM` has a cache, keeps usage, and calls callbacks. In a run all of them are off, and passing through them costs
+more than everything else this package does for a call (docs/log.md). The request, its result and its entry in DSPy's
+history are the same either way. If any of them is on, the usual way is taken.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
 from typing import Any, Protocol
+from uuid import uuid4
 
 import dspy
 from dspy.clients.errors import wrap_error
@@ -36,7 +38,7 @@ def direct_engine(lm: Any, lm_kwargs: Mapping[str, Any]) -> Engine | None:
     settings = dspy.settings
     if settings.callbacks or settings.usage_tracker or settings.send_stream or settings.track_usage:
         return None
-    return engine if settings.disable_history else None
+    return engine
 
 
 async def ask_directly(
@@ -48,7 +50,30 @@ async def ask_directly(
             response = await engine.complete(lm_request(lm, messages, typed_format))
     except LM15Error as error:
         raise wrap_error(error, model=lm.model) from error
-    return response.text or ""
+    text = response.text or ""
+    if not dspy.settings.disable_history:
+        lm.update_history(_entry(lm, lm_kwargs, messages, response, text))
+    return text
+
+
+def _entry(
+    lm: Any, lm_kwargs: Mapping[str, Any], messages: list[dict[str, Any]], response: Response, text: str
+) -> dict[str, Any]:
+    """A call in the form of DSPy's history."""
+    return {
+        "prompt": None,
+        "messages": messages,
+        "kwargs": {**lm.kwargs, **lm_kwargs},
+        "response": response,
+        "outputs": [text],
+        "usage": {},
+        "cost": None,
+        "timestamp": datetime.now().isoformat(),
+        "uuid": str(uuid4()),
+        "model": lm.model,
+        "response_model": response.model,
+        "model_type": lm.model_type,
+    }
 
 
 def lm_request(lm: Any, messages: list[dict[str, Any]], response_format: dict[str, Any]) -> Request:

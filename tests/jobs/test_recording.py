@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,9 @@ DEVSET = [dspy.Example(question=f"What is {n}?", answer="x").with_inputs("questi
 
 
 @pytest.fixture
-def server(server: SimulatedTeacher) -> Iterator[SimulatedTeacher]:
+def server(server: SimulatedTeacher) -> SimulatedTeacher:
     server.control(response_words=4)
-    with dspy.context(adapter=dspy.JSONAdapter()):  # the server writes no other form
-        yield server
+    return server
 
 
 class Rewriting(dspy.Module):  # type: ignore[misc]
@@ -139,7 +138,7 @@ def test_a_dollar_cap_holds(server: SimulatedTeacher, tmp_path: Path) -> None:
 
 
 def test_a_dollar_cap_below_the_first_call_is_refused(said: Said, server: SimulatedTeacher, tmp_path: Path) -> None:
-    with said.by(CapTooSmall), refed_dspy.recording(tmp_path, teacher=config(server), max_cost=0.002):
+    with said.by(CapTooSmall), refed_dspy.recording(tmp_path, teacher=config(server), max_cost=0.001):
         evaluated(Rewriting())
     assert requests(server) == 0
 
@@ -218,10 +217,17 @@ def test_bad_input_is_refused_before_anything(said: Said, server: SimulatedTeach
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("adapter", [None, dspy.JSONAdapter()])
+def test_dspys_history_has_each_call(server: SimulatedTeacher, tmp_path: Path, adapter: Any) -> None:
+    with dspy.context(adapter=adapter), refed_dspy.recording(tmp_path, teacher=config(server)) as lms:
+        Rewriting()(question="What is the tide?")
+        asked = [entry["messages"][-1]["content"] for entry in lms["teacher"].history]
+    assert "What is the tide?" in asked[0] and len(asked) == requests(server)
+
+
 KILLED = """
 import os, sys
 import dspy, refed_dspy
-dspy.configure(adapter=dspy.JSONAdapter())
 from tests.jobs.test_recording import DEVSET, Rewriting
 folder, teacher = sys.argv[1], {"model": "openai/sim", "api_base": sys.argv[2], "max_tokens": 64, "retries": 0}
 with refed_dspy.recording(folder, teacher=teacher):

@@ -224,7 +224,6 @@ def _with_callback(predictor: Any, lm: Any) -> None:
 
 Change = Callable[[Any, Any], None]
 WATCHERS: dict[str, tuple[dict[str, Any], Change | None]] = {
-    "history": ({"disable_history": False}, None),
     "a callback": ({"callbacks": [Callback()]}, None),
     "usage": ({"track_usage": True}, None),
     "another adapter": ({"adapter": dspy.JSONAdapter()}, None),
@@ -252,6 +251,17 @@ def test_a_usage_tracker_around_it_sees_the_call() -> None:
     with dspy.track_usage() as tracker:
         ask(lm_on(CONFIG, Recording(CONFIG)), dspy.Predict(ResponseGeneration), UNWATCHED)
     assert tracker.get_total_tokens()["sim/sim-model"]["prompt_tokens"] == 100
+
+
+def test_dspys_history_has_the_same_entry_either_way() -> None:
+    entries = []
+    for settings, is_direct in ((UNWATCHED, True), (WATCHED, False)):
+        lm = lm_on(CONFIG, Recording(CONFIG))
+        direct, _ = ask(lm, dspy.Predict(ResponseGeneration), settings, disable_history=False)
+        assert direct == is_direct
+        [entry] = lm.history
+        entries.append({name: entry[name] for name in ("prompt", "messages", "outputs", "model", "model_type")})
+    assert entries[0] == entries[1]
 
 
 def test_a_trace_sees_the_call() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import dspy
 from dspy.lm15 import Request, Response
+from dspy.utils.callback import BaseCallback
 
 from refed_dspy import TeacherConfig
 from refed_dspy.programs.adapter import SchemaAdapter
@@ -24,7 +25,7 @@ from tests.support.scripted_engine import Writer
 
 UNWATCHED = {"disable_history": True, "trace": None, "max_trace_size": 0, "track_usage": False}
 """As a run sets it."""
-WATCHED = UNWATCHED | {"disable_history": False}
+WATCHED = UNWATCHED | {"callbacks": [BaseCallback()]}
 TEACHERS: dict[str, dict[str, Any]] = {
     "external": {"model": "sim/sim-model", "api_base": "http://127.0.0.1:9/v1", "temperature": 0.3, "max_tokens": 777},
     "params": {"model": "sim/sim-model", "api_base": "http://127.0.0.1:9/v1", "params": {"top_p": 0.5}},
