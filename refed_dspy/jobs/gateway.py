@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 from anyio.from_thread import start_blocking_portal
@@ -121,21 +122,30 @@ class Gateway:
         """Run `work` on the event loop, in this context, to its end: an answer is paid for even where its caller has
         left, and others may wait for it. Raises LMCapReached once the gateway is closed."""
 
-        async def to_its_end() -> T:
+        future = Future[T]()
+
+        def begin() -> None:
             task = self.loop.create_task(work())
             self._tasks.add(task)
-            task.add_done_callback(self._ended)
-            return await asyncio.shield(task)
+            task.add_done_callback(partial(self._ended, future))
 
         with self._submit_lock:
             if self.closed:
                 raise LMCapReached(CapReached("", reason="the work has ended: nothing is asked any more"))
-            return asyncio.run_coroutine_threadsafe(to_its_end(), self.loop)
+            self.loop.call_soon_threadsafe(begin)
+        return future
 
-    def _ended(self, task: asyncio.Task[Any]) -> None:
+    def _ended(self, future: Future[T], task: asyncio.Task[T]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled():
-            task.exception()  # looked at: where its caller has left, asyncio would log it
+        error = None if task.cancelled() else task.exception()  # looked at: else asyncio would log it
+        if task.cancelled():
+            future.cancel()
+        if not future.set_running_or_notify_cancel():  # its caller has left
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(task.result())
 
     def stop(self, error: BaseException) -> None:
         """Let no further call begin. `error` is what the work ends with."""
