@@ -38,6 +38,7 @@ if TYPE_CHECKING:  # for editors: at run time no plug-in is imported before its 
     from refed_dspy.plugins.share.push import push
     from refed_dspy.plugins.share.report.report import report
     from refed_dspy.plugins.share.share import share
+    from refed_dspy.programs.adapter import SchemaAdapter
     from refed_dspy.programs.load import load_program
     from refed_dspy.programs.reference_level import ReferenceLevelFeedback
     from refed_dspy.programs.saved import save_program
@@ -58,6 +59,7 @@ _PLACES = {
     "load_references": "data.references",
     "Reference": "records",
     "ReferenceLevelFeedback": "programs.reference_level",
+    "SchemaAdapter": "programs.adapter",
     "load_program": "programs.load",
     "save_program": "programs.saved",
     "TeacherConfig": "config.teacher",
@@ -90,6 +92,7 @@ _PLACES = {
 __all__ = [
     "Reference",
     "ReferenceLevelFeedback",
+    "SchemaAdapter",
     "TeacherConfig",
     "alpaca_eval",
     "annotate",

@@ -284,6 +284,8 @@ def _note(lm: Any) -> None:
         reason = f"{lm.model}: a language model outside caps and ledger; pass it in teachers= or as the judge"
         raise in_transit(ConfigError(reason))
     if (question := current_question()) is not None:
+        if isinstance(question, UnnamedStage):
+            question.called_by(reversed(dspy.settings.caller_modules or ()))
         question.lm = lm
 
 
