@@ -21,8 +21,8 @@ from refed_dspy.programs.lm_errors import translated
 from refed_dspy.programs.question import PROGRAM, Question, UnnamedStage, asking_about, current_question
 
 _DEAF = (
-    "a StreamListener hears nothing of answers in this package's format; set "
-    "dspy.configure(adapter=dspy.JSONAdapter()), or take whole samples as they are made from refed_dspy.stream"
+    "a StreamListener hears nothing where the adapter is not set: set "
+    "dspy.configure(adapter=refed_dspy.SchemaAdapter()), or take whole samples as they are made from refed_dspy.stream"
 )
 
 

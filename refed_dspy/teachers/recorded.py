@@ -235,7 +235,11 @@ class RecordedTeacher:
             raise translated(error, question) from error
 
     def _count(self, calls: Iterable[Call]) -> None:
+        tracker = dspy.settings.usage_tracker if self.teacher.lm is None else None  # DSPy itself counts for a `dspy.LM`
         for call in calls:
+            if tracker is not None:
+                used = {"prompt_tokens": call.prompt_tokens or 0, "completion_tokens": call.completion_tokens or 0}
+                tracker.add_usage(self.teacher.model, used)
             self.failures.paid |= call.prompt_tokens is not None or call.outcome == "ok"
             self.progress.calls += 1
             self.progress.prompt_tokens += call.prompt_tokens or 0

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dspy
@@ -35,6 +36,17 @@ class ByContent(Writer):
 
 def sent(request: Request) -> str:
     return json.dumps(request_to_dict(request), sort_keys=True)
+
+
+class Flowing(ReferenceLevelFeedback):
+    """A program with a flow of its own, which names no stage."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.polish = dspy.Predict("draft -> polished")
+
+    async def aforward(self, reference: Any) -> dspy.Prediction:
+        return await self.polish.acall(draft=reference["response"])
 
 
 def requests_of(call: Callable[[Any, Any], Any]) -> list[str]:
@@ -103,6 +115,17 @@ def test_the_callers_adapter_wins_and_a_plain_module_has_it_alone(
     assert {"[[ ## " in str(request.system) for request in writer.requests} == {in_chat_form}
 
 
+def test_a_language_model_that_cannot_be_awaited_is_asked_in_a_thread() -> None:
+    class Forward(dspy.BaseLM):  # type: ignore[misc]
+        def forward(self, prompt: Any = None, messages: Any = None, **settings: Any) -> Any:
+            message = SimpleNamespace(content='{"polished": "bright"}', tool_calls=None)
+            choice = SimpleNamespace(message=message, finish_reason="stop")
+            return SimpleNamespace(choices=[choice], usage={}, model="forward")
+
+    with dspy.context(lm=Forward("forward")):
+        assert Flowing()(REFERENCE).polished == "bright"
+
+
 # --- failures
 
 
@@ -129,11 +152,6 @@ def test_a_row_that_the_program_gives_up_is_a_failed_row_of_any_stage() -> None:
     with dspy.context(lm=fake_lm(Writer(per_call=1))):
         made = GivingUp()(REFERENCE)
     assert [failed.stage for failed in made.failures] == ["weighing"] * 2
-
-
-class Flowing(Polished):
-    async def aforward(self, reference: Any) -> dspy.Prediction:
-        return await self.polish.acall(draft=reference["response"])
 
 
 @pytest.mark.parametrize("call", ["call", "acall"])
