@@ -161,7 +161,7 @@ class SchemaAdapter(dspy.JSONAdapter):
         return parsed
 
 
-del SchemaAdapter.format  # it is JSONAdapter's: DSPy calls callbacks once more for each class that has one
+SchemaAdapter.format = dspy.ChatAdapter.format  # DSPy wraps it for callbacks once more in each class
 
 
 def _refuse_blanks(signature: Any, completion: str, values: Mapping[str, Any]) -> None:
@@ -313,6 +313,8 @@ def _text(value: Any) -> str:
     """An input as the prompt shows it: text as it is, a list of texts as lines, anything else as JSON."""
     if isinstance(value, str):
         return value
+    if isinstance(value, dspy.Type) and isinstance(text := _plain(value), str):
+        return text  # an image or the like, which DSPy puts in the place of this text
     if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
         return "\n".join(f"- {item}" for item in value) or "(none)"
     return json.dumps(value, ensure_ascii=False, default=_plain)

@@ -119,8 +119,10 @@ class MessagesEngine(ForeignEngine):
 
 
 def _unobserved() -> AbstractContextManager[Any]:
-    """The caller's callbacks see each call once: where DSPy asks the recorded model, whose call this is a part of."""
-    context: AbstractContextManager[Any] = dspy.context(callbacks=[]) if dspy.settings.callbacks else nullcontext()
+    """Callbacks and streams have each call once: where DSPy asks the recorded model, whose call this is a part of."""
+    if not dspy.settings.callbacks and dspy.settings.send_stream is None:
+        return nullcontext()
+    context: AbstractContextManager[Any] = dspy.context(callbacks=[], send_stream=None)
     return context
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -23,7 +23,7 @@ from typing import Any, TypeAlias
 
 import dspy
 from dspy.clients.errors import wrap_error
-from dspy.lm15 import Config, LM15Error, Message, Request, Response, Usage
+from dspy.lm15 import Config, LM15Error, Message, Request, Response, Usage, response_to_events
 from dspy.utils.exceptions import AdapterParseError, LMError
 
 from refed_dspy.concurrency import aside
@@ -443,6 +443,10 @@ class BlockingEngine(_Engine):
         with _numbered():
             return self._submit(request).result()
 
+    def stream(self, request: Request) -> Iterator[Any]:
+        """`complete`, as what `dspy.streamify` reads."""
+        return iter(response_to_events(self.complete(request)))
+
 
 class LoopEngine(_Engine):
     """For callers on an event loop: the one where `engine` answers, or another."""
@@ -457,6 +461,11 @@ class LoopEngine(_Engine):
             if asyncio.get_running_loop() is self._loop:
                 return await self._engine.complete(request)
             return await asyncio.wrap_future(self._submit(request))
+
+    async def stream(self, request: Request) -> AsyncIterator[Any]:
+        """`complete`, as what `dspy.streamify` reads."""
+        for event in response_to_events(await self.complete(request)):
+            yield event
 
 
 @contextmanager

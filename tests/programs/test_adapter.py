@@ -77,14 +77,11 @@ class Counting(BaseCallback):  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("call", [lambda asked: asked(instruction="I"), acalled], ids=["call", "acall"])
-def test_callbacks_see_of_a_call_what_they_see_with_the_json_adapter(call: Any) -> None:
-    seen = []
-    for adapter in (dspy.JSONAdapter(), ADAPTER):
-        counting = Counting()
-        with dspy.context(lm=fake_lm(Writer()), adapter=adapter, callbacks=[counting]):
-            assert call(dspy.Predict("instruction -> response")).response
-        seen.append(counting.begun)
-    assert seen[0] == seen[1] and seen[0]["lm"] == seen[0]["parse"] == 1
+def test_callbacks_see_each_part_of_a_call_once(call: Any) -> None:
+    counting = Counting()
+    with dspy.context(lm=fake_lm(Writer()), adapter=ADAPTER, callbacks=[counting]):
+        assert call(dspy.Predict("instruction -> response")).response
+    assert counting.begun == {"format": 1, "lm": 1, "parse": 1}
 
 
 # --- inputs
@@ -153,6 +150,12 @@ class Anything(dspy.Signature):  # type: ignore[misc]
 def test_anything_else_is_shown_as_json_in_inputs_and_in_demos(value: Any, shown: str) -> None:
     assert ADAPTER.format_user_message_content(Anything, {"value": value}) == f"<value>\n{shown}\n</>"
     assert ADAPTER.format_assistant_message_content(Anything, {"answer": value}) == f'{{"answer": {shown}}}'
+
+
+def test_an_image_stands_in_the_message_as_a_part_of_its_own() -> None:
+    image = dspy.Image("data:image/png;base64,iVBORw0KGgo=")
+    content = ADAPTER.format(dspy.Signature("image: dspy.Image -> answer"), [], {"image": image})[1]["content"]
+    assert [part.get("text", part["type"]) for part in content] == ["<image>\n", "image_url", "\n</>\n\nJSON:"]
 
 
 # --- demos
