@@ -42,6 +42,7 @@ if TYPE_CHECKING:  # for editors: at run time no plug-in is imported before its 
     from refed_dspy.plugins.share.push import push
     from refed_dspy.plugins.share.report.report import report
     from refed_dspy.plugins.share.share import share
+    from refed_dspy.programs.adapter import SchemaAdapter
     from refed_dspy.programs.load import load_program
     from refed_dspy.programs.reference_level import ReferenceLevelFeedback
     from refed_dspy.programs.saved import save_program
@@ -62,6 +63,7 @@ _PLACES = {
     "load_references": "data.references",
     "Reference": "records",
     "ReferenceLevelFeedback": "programs.reference_level",
+    "SchemaAdapter": "programs.adapter",
     "load_program": "programs.load",
     "save_program": "programs.saved",
     "TeacherConfig": "config.teacher",
@@ -99,6 +101,7 @@ __all__ = [
     "BeatsBaseline",
     "Reference",
     "ReferenceLevelFeedback",
+    "SchemaAdapter",
     "TeacherConfig",
     "alpaca_eval",
     "annotate",

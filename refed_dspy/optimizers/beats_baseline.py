@@ -26,6 +26,7 @@ from refed_dspy.config.loading import check_config
 from refed_dspy.errors import PASSING, RowError, one_line
 from refed_dspy.optimizers.metrics import ExampleScore, MetricScore, NotScored
 from refed_dspy.programs.adapter import SchemaAdapter
+from refed_dspy.programs.asking import about_call
 from refed_dspy.programs.judges import (
     INSTRUCTION_CRITERIA,
     RESPONSE_CRITERIA,
@@ -213,7 +214,7 @@ class BeatsBaseline:
     async def _of_baseline(self, question: Coroutine[Any, Any, T]) -> T | RowError:
         """The answer to a `question` of the uncompiled program, or why there is none."""
         try:
-            with dspy.context(lm=self.teacher):
+            with dspy.context(lm=self.teacher), about_call(self.baseline):
                 return await question
         except RowError as error:
             return error

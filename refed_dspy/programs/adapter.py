@@ -13,14 +13,26 @@ import json
 import re
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from enum import EnumType
 from functools import cached_property, lru_cache, reduce
 from itertools import accumulate
-from typing import Annotated, Any, cast, get_args
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, cast, get_args, get_origin
 
 import dspy
+from dspy.utils.callback import BaseCallback
 from dspy.utils.exceptions import AdapterParseError
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    create_model,
+)
 from pydantic.fields import FieldInfo
+from pydantic_core import to_jsonable_python
 
 from refed_dspy.errors import ConfigError
 from refed_dspy.programs.fast_path import ask_directly, direct_engine
@@ -37,14 +49,27 @@ JsonObject = dict[str, Any]
 
 
 class SchemaAdapter(dspy.JSONAdapter):
-    """Signature → messages and a bounded JSON schema; answer → typed values, or `AdapterParseError`."""
+    """Signature → messages and a bounded JSON schema; answer → typed values, or `AdapterParseError`.
 
-    def __init__(self) -> None:
-        super().__init__(use_native_function_calling=False)
+    This package's programs ask through it wherever they are called, unless the caller set an adapter. Set it yourself
+    to have other modules ask in the same form, and optimizers that write data in a form:
+
+        import dspy
+        from refed_dspy import SchemaAdapter
+
+        adapter = SchemaAdapter()
+        signature = dspy.Signature("question -> answer")
+        print(adapter.format(signature, demos=[], inputs={"question": "Why are there tides?"})[1]["content"])
+        print(adapter.parse(signature, '{"answer": "The moon."}'))
+    """
+
+    def __init__(self, callbacks: list[BaseCallback] | None = None) -> None:
+        super().__init__(callbacks=callbacks, use_native_function_calling=False)
 
     def __call__(self, lm: Any, lm_kwargs: JsonObject, signature: Any, demos: Any, inputs: Any) -> Any:
         kwargs = {**lm_kwargs, **_response_format(lm, signature)}
         _note(lm)
+        self._teach_listeners()
         with fitting(SchemaFit(self, signature)):
             return dspy.Adapter.__call__(self, lm, kwargs, signature, demos, inputs)
 
@@ -56,8 +81,16 @@ class SchemaAdapter(dspy.JSONAdapter):
                 messages = self._messages(signature, demos, inputs)
                 text = await ask_directly(engine, lm, lm_kwargs, messages, fixed.typed_format)
                 return [fit.values(text)]
+            if only_in_threads(lm):
+                return await dspy.asyncify(self)(lm, lm_kwargs, signature, demos, inputs)
             kwargs = {**lm_kwargs, **_response_format(lm, signature)}
+            self._teach_listeners()
             return await dspy.Adapter.acall(self, lm, kwargs, signature, demos, inputs)
+
+    def _teach_listeners(self) -> None:
+        """Have a StreamListener, which knows adapters by name, hear answers in this form: it is that of JSONAdapter."""
+        for listener in dspy.settings.get("stream_listeners") or ():
+            listener.adapter_identifiers[type(self).__name__] = listener.adapter_identifiers["JSONAdapter"]
 
     def _messages(self, signature: Any, demos: Any, inputs: Any) -> list[JsonObject]:
         """`format` of a plain signature; without demos it has but two messages."""
@@ -93,6 +126,14 @@ class SchemaAdapter(dspy.JSONAdapter):
         answer = {k: outputs.get(k, missing_field_message) for k in signature.output_fields}
         return json.dumps(answer, ensure_ascii=False, default=_plain)
 
+    def format_finetune_data(
+        self, signature: type[dspy.Signature], demos: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Any]
+    ) -> dict[str, list[Any]]:
+        """A call and its answer as an entry of data to train on, as `dspy.BootstrapFinetune` writes them: `messages`,
+        the last of which is the answer."""
+        entry: dict[str, list[Any]] = dspy.ChatAdapter.format_finetune_data(self, signature, demos, inputs, outputs)
+        return entry
+
     def parse(self, signature: type[dspy.Signature], completion: str) -> dict[str, Any]:
         """The typed outputs of `completion`.
 
@@ -118,6 +159,9 @@ class SchemaAdapter(dspy.JSONAdapter):
             raise _unfit(signature, completion, f"copies the prompt, including its {tag}")
         _refuse_blanks(signature, completion, {name: getattr(parsed, name) for name in fixed.outputs})
         return parsed
+
+
+SchemaAdapter.format = dspy.ChatAdapter.format  # DSPy wraps it for callbacks once more in each class
 
 
 def _refuse_blanks(signature: Any, completion: str, values: Mapping[str, Any]) -> None:
@@ -261,13 +305,16 @@ def checked_adapter() -> dspy.Adapter:
 
 
 def _plain(value: Any) -> Any:
-    return value.model_dump(mode="json") if isinstance(value, BaseModel) else str(value)
+    """A value that is not JSON as an answer has it."""
+    return to_jsonable_python(value, fallback=str)
 
 
 def _text(value: Any) -> str:
     """An input as the prompt shows it: text as it is, a list of texts as lines, anything else as JSON."""
     if isinstance(value, str):
         return value
+    if isinstance(value, dspy.Type) and isinstance(text := _plain(value), str):
+        return text  # an image or the like, which DSPy puts in the place of this text
     if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
         return "\n".join(f"- {item}" for item in value) or "(none)"
     return json.dumps(value, ensure_ascii=False, default=_plain)
@@ -284,7 +331,14 @@ def _note(lm: Any) -> None:
         reason = f"{lm.model}: a language model outside caps and ledger; pass it in teachers= or as the judge"
         raise in_transit(ConfigError(reason))
     if (question := current_question()) is not None:
+        if isinstance(question, UnnamedStage):
+            question.called_by(reversed(dspy.settings.caller_modules or ()))
         question.lm = lm
+
+
+def only_in_threads(lm: Any) -> bool:
+    """Whether a language model cannot be awaited: a class of the caller's that implements `forward` alone."""
+    return isinstance(lm, dspy.BaseLM) and type(lm).aforward is dspy.BaseLM.aforward
 
 
 def _json_object(completion: str) -> str:
@@ -338,11 +392,7 @@ def rendering(signature: type[dspy.Signature]) -> Rendering:
 @lru_cache(maxsize=512)
 def _rendering(signature: Any) -> Rendering:
     outputs: dict[str, Any] = {
-        name: (
-            Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation,
-            _default(field),
-        )
-        for name, field in signature.output_fields.items()
+        name: (_checked_type(field), _default(field)) for name, field in signature.output_fields.items()
     }
     answer = create_model("Answer", __config__=ConfigDict(extra="ignore"), **outputs)
     schema = _strict(answer.model_json_schema())
@@ -363,10 +413,25 @@ def _rendering(signature: Any) -> Rendering:
     )
 
 
+def _checked_type(field: FieldInfo) -> Any:
+    """What an answer's value must be: within its bounds, and of an enumeration a member's value or name."""
+    more = list(field.metadata)
+    if isinstance(kind := field.annotation, EnumType):
+
+        def member(value: Any, by_value: ValidatorFunctionWrapHandler) -> Any:
+            named = isinstance(value, str) and value not in {each.value for each in kind}
+            return kind[value] if named and value in kind.__members__ else by_value(value)
+
+        more.append(WrapValidator(member))
+    return Annotated[(kind, *more)] if more else kind
+
+
 def _default(field: FieldInfo) -> Any:
-    """What an answer has where it leaves a field out; an ellipsis where it must not."""
+    """What an answer has where it leaves a field out; an ellipsis where it must not. As in DSPy, a field that may be
+    None is None then."""
     if field.is_required():
-        return ...
+        may_be_none = get_origin(field.annotation) in {Union, UnionType} and NoneType in get_args(field.annotation)
+        return None if may_be_none else ...
     return Field(default_factory=field.default_factory) if field.default_factory else field.default
 
 

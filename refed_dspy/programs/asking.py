@@ -21,15 +21,16 @@ from refed_dspy.programs.lm_errors import translated
 from refed_dspy.programs.question import PROGRAM, Question, UnnamedStage, asking_about, current_question
 
 _DEAF = (
-    "a StreamListener hears nothing of answers in this package's format; set "
-    "dspy.configure(adapter=dspy.JSONAdapter()), or take whole samples as they are made from refed_dspy.stream"
+    "a StreamListener hears nothing where the adapter is not set: set "
+    "dspy.configure(adapter=refed_dspy.SchemaAdapter()), or take whole samples as they are made from refed_dspy.stream"
 )
 
 
 def about(stage: str, item: str) -> AbstractContextManager[None]:
     """The calls inside the block are made for `stage` of `item`, under which the ledger keeps them.
 
-    Without an adapter of the caller's they go through `SchemaAdapter`.
+    They go through the adapter of the context: of the program's call, or of the run. Where a stage is called by itself,
+    outside of both, and the caller set no adapter, that is `SchemaAdapter`.
 
     Raises:
         RowError: an answer is missing or unusable.
@@ -76,6 +77,17 @@ def name_of(path: str) -> str:
 def about_unnamed(question: UnnamedStage) -> AbstractContextManager[None]:
     """As `about`, for the calls that a program makes without it: the name of the predictor is the stage."""
     return _answering(question)
+
+
+def about_call(program: Any) -> AbstractContextManager[None]:
+    """The block is a call of the whole `program`: its predictors ask as they do in a run, with the caller's adapter or
+    else `SchemaAdapter`. What they raise is of this package, whether the program names its stages or not.
+
+    Within a unit of work it is a part of that, and nothing changes.
+    """
+    if current_question() is not None:
+        return nullcontext()
+    return about_unnamed(UnnamedStage("", predictor_names(program)))
 
 
 async def ask(module: Any, **inputs: Any) -> Any:

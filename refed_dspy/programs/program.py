@@ -11,11 +11,26 @@ import dspy
 from anyio import ClosedResourceError, from_thread
 
 from refed_dspy.concurrency import in_event_loop, run_blocking
+from refed_dspy.programs.asking import about_call
 from refed_dspy.text import Shown
 
 
 class AsyncProgram(Shown, dspy.Module):
-    """A module that does its work in `aforward`, and that ordinary code can call as well."""
+    """A module that does its work in `aforward`, and that ordinary code can call as well.
+
+    Wherever it is called, its predictors send the same requests as in a run: through `SchemaAdapter`, unless the caller
+    set an adapter.
+    """
+
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        """A prediction. Raises this package's errors, and those of the program's own code."""
+        with about_call(self):
+            return super().__call__(*inputs, **named)
+
+    async def acall(self, *inputs: Any, **named: Any) -> Any:
+        """As a call, from an event loop."""
+        with about_call(self):
+            return await super().acall(*inputs, **named)
 
     def _describe(self) -> str:
         predictors = self.predictors()

@@ -11,8 +11,9 @@ import dspy
 
 from refed_dspy.concurrency import all_of, together
 from refed_dspy.errors import ConfigError, RowError, one_line
-from refed_dspy.programs.asking import about, again, ask, name_of
+from refed_dspy.programs.asking import about, about_unnamed, again, ask, name_of, predictor_names, stages_of
 from refed_dspy.programs.program import AsyncProgram, trace_in_order
+from refed_dspy.programs.question import UnnamedStage
 from refed_dspy.records import NO_ANALYSIS, NO_STRATEGY, TAKEN_SHOWN, Failure, Feedback, Reference, Sample
 from refed_dspy.signatures import (
     DEFAULT_FEATURES,
@@ -149,7 +150,7 @@ class ReferenceLevelFeedback(AsyncProgram):
 
     async def first_response(self, reference: Reference, instruction: str, item: str = "") -> str:
         """The answer to `instruction`, with the reference as an example."""
-        with about("response_generation", item or f"{reference.id}/{instruction[:40]}"):
+        with about("response_generation", item or item_of(reference, instruction)):
             answer = await ask(
                 self.response_generation,
                 example_instruction=reference.shown,
@@ -160,7 +161,7 @@ class ReferenceLevelFeedback(AsyncProgram):
 
     async def respond(self, reference: Reference, response_feedback: str, instruction: str, item: str = "") -> Sample:
         """Answer `instruction`, then improve the answer with the feedback on the reference."""
-        item = item or f"{reference.id}/{instruction[:40]}"
+        item = item or item_of(reference, instruction)
         response = await self.first_response(reference, instruction, item)
         with about("response_improvement", item):
             better = await ask(
@@ -183,11 +184,16 @@ class ReferenceLevelFeedback(AsyncProgram):
 
     async def _flow(self, reference: Reference) -> dspy.Prediction:
         failures: list[Failure] = []
-        feedback = await _or_failure(failures, self.collect(reference))
+        names = predictor_names(self)
+
+        def unit(item: str, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T | None]:
+            return _or_failure(failures, UnnamedStage(item, names), work)
+
+        feedback = await unit(reference.id, self.collect(reference))
         samples: list[Sample] = []
         if feedback is not None:
             proposals = await all_of(
-                _or_failure(failures, self.propose(reference, name, description))
+                unit(f"{reference.id}/{name}", self.propose(reference, name, description))
                 for name, description in feedback.features.items()
             )
             # dict.fromkeys: two features may propose the same instruction; it is answered once.
@@ -195,11 +201,15 @@ class ReferenceLevelFeedback(AsyncProgram):
                 text for proposal in proposals if proposal is not None for text in proposal.instructions
             )
             responses = await all_of(
-                _or_failure(failures, self.respond(reference, feedback.response, text)) for text in instructions
+                unit(item_of(reference, text), self.respond(reference, feedback.response, text))
+                for text in instructions
             )
             samples = [sample for sample in responses if sample is not None]
         # In the order of stages, not of completion: optimizers read them, and a resumed compile must read the same.
-        failures.sort(key=lambda failure: (self.stage_names.index(failure.stage), failure.item, failure.reason))
+        place = {stage: number for number, stage in enumerate(stages_of(self))}
+        failures.sort(
+            key=lambda failed: (place.get(failed.stage, len(place)), failed.stage, failed.item, failed.reason)
+        )
         return dspy.Prediction(feedback=feedback, samples=samples, failures=failures)
 
 
@@ -226,10 +236,16 @@ def as_reference(value: Reference | Mapping[str, Any]) -> Reference:
         raise ConfigError("reference: needs text in `instruction` and `response`") from error
 
 
-async def _or_failure(failures: list[Failure], work: Coroutine[Any, Any, T]) -> T | None:
-    """The result of `work`; None if it raised a RowError, which is then added to `failures`."""
+def item_of(reference: Reference, instruction: str) -> str:
+    """What calls for a sample are about, where no run numbers its instructions."""
+    return f"{reference.id}/{instruction[:40]}"
+
+
+async def _or_failure(failures: list[Failure], unit: UnnamedStage, work: Coroutine[Any, Any, T]) -> T | None:
+    """The result of `work` on a unit; None if it raised a RowError, which is then added to `failures`."""
     try:
-        return await work
+        with about_unnamed(unit):
+            return await work
     except RowError as error:
         failures.append(Failure(stage=error.stage, item=error.item, kind=error.kind, reason=error.reason))
         return None
@@ -277,7 +293,7 @@ class SampleLevelFeedback(InstructionFeedbackOnly):
 
     async def respond(self, reference: Reference, response_feedback: str, instruction: str, item: str = "") -> Sample:  # noqa: ARG002
         """Answer `instruction`, collect feedback on the answer, and improve it."""
-        item = item or f"{reference.id}/{instruction[:40]}"
+        item = item or item_of(reference, instruction)
         response = await self.first_response(reference, instruction, item)
         with about("sample_feedback", item):
             feedback = await ask(self.sample_feedback, instruction=reference.posed(instruction), response=response)

@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, replace
 from typing import Any
 
@@ -27,6 +28,7 @@ from refed_dspy.config.loading import check_config
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.errors import ConfigError, RefedError, one_line
 from refed_dspy.ledger.recorder import current_recorder
+from refed_dspy.programs.adapter import only_in_threads
 from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused
 from refed_dspy.programs.question import takes_cut
 from refed_dspy.records import Call
@@ -127,7 +129,8 @@ class ForeignEngine:
         return response
 
     async def _answer(self, request: Request) -> Response:
-        return await in_text(await self.lm.acall(request=self._fitted(request)))
+        with _unobserved():
+            return await in_text(await self.lm.acall(request=self._fitted(request)))
 
     def _fitted(self, request: Request) -> Request:
         """`request` with the LM's own settings where it has none, and without a schema that the LM does not take."""
@@ -157,7 +160,7 @@ class MessagesEngine(ForeignEngine):
         messages = [{"role": message.role, "content": text_of(message)} for message in request.messages]
         if isinstance(request.system, str):
             messages.insert(0, {"role": "system", "content": request.system})
-        with dspy.track_usage() as tracker:
+        with _unobserved(), dspy.track_usage() as tracker:
             first = (await self._asked(messages=messages, **self._others(request.config)))[0]
         tokens: dict[str, Any] = next(iter(tracker.get_total_tokens().values()), {})
         usage = Usage(
@@ -170,14 +173,21 @@ class MessagesEngine(ForeignEngine):
     @property
     def _asked(self) -> Callable[..., Awaitable[Any]]:
         """The model from an event loop; in a thread, where its class has nothing but `forward`."""
-        asynchronous = type(self.lm).aforward is not dspy.BaseLM.aforward
-        ask: Callable[..., Awaitable[Any]] = self.lm.acall if asynchronous else dspy.asyncify(self.lm)
+        ask: Callable[..., Awaitable[Any]] = dspy.asyncify(self.lm) if only_in_threads(self.lm) else self.lm.acall
         return ask
 
     def _others(self, config: Config) -> dict[str, Any]:
         """The settings of a request that are not the model's own."""
         given = {name: getattr(config, name) for name in ("temperature", "max_tokens", "top_p")}
         return {name: value for name, value in given.items() if value not in {None, self.lm.kwargs.get(name)}}
+
+
+def _unobserved() -> AbstractContextManager[Any]:
+    """Callbacks and streams have each call once: where DSPy asks the recorded model, whose call this is a part of."""
+    if not dspy.settings.callbacks and dspy.settings.send_stream is None:
+        return nullcontext()
+    context: AbstractContextManager[Any] = dspy.context(callbacks=[], send_stream=None)
+    return context
 
 
 def foreign_engine(lm: dspy.BaseLM, endpoint: str, price: Price | None) -> ForeignEngine:

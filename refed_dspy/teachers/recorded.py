@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -23,7 +23,7 @@ from typing import Any, TypeAlias
 
 import dspy
 from dspy.clients.errors import wrap_error
-from dspy.lm15 import Config, LM15Error, Message, Request, Response, Usage
+from dspy.lm15 import Config, LM15Error, Message, Request, Response, Usage, response_to_events
 from dspy.utils.exceptions import AdapterParseError, LMError
 
 from refed_dspy.concurrency import aside
@@ -235,7 +235,11 @@ class RecordedTeacher:
             raise translated(error, question) from error
 
     def _count(self, calls: Iterable[Call]) -> None:
+        tracker = dspy.settings.usage_tracker if self.teacher.lm is None else None  # DSPy itself counts for a `dspy.LM`
         for call in calls:
+            if tracker is not None:
+                used = {"prompt_tokens": call.prompt_tokens or 0, "completion_tokens": call.completion_tokens or 0}
+                tracker.add_usage(self.teacher.model, used)
             self.failures.paid |= call.prompt_tokens is not None or call.outcome == "ok"
             self.progress.calls += 1
             self.progress.prompt_tokens += call.prompt_tokens or 0
@@ -439,6 +443,10 @@ class BlockingEngine(_Engine):
         with _numbered():
             return self._submit(request).result()
 
+    def stream(self, request: Request) -> Iterator[Any]:
+        """`complete`, as what `dspy.streamify` reads."""
+        return iter(response_to_events(self.complete(request)))
+
 
 class LoopEngine(_Engine):
     """For callers on an event loop: the one where `engine` answers, or another."""
@@ -453,6 +461,11 @@ class LoopEngine(_Engine):
             if asyncio.get_running_loop() is self._loop:
                 return await self._engine.complete(request)
             return await asyncio.wrap_future(self._submit(request))
+
+    async def stream(self, request: Request) -> AsyncIterator[Any]:
+        """`complete`, as what `dspy.streamify` reads."""
+        for event in response_to_events(await self.complete(request)):
+            yield event
 
 
 @contextmanager

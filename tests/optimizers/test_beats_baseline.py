@@ -18,6 +18,7 @@ from refed_dspy.errors import ConfigError, TeacherError
 from refed_dspy.optimizers.beats_baseline import JudgedSample, diversity, worst_first
 from refed_dspy.optimizers.metrics import NotScored
 from refed_dspy.programs.judges import INSTRUCTION_CRITERIA, RESPONSE_CRITERIA, Verdict
+from tests.runs.test_any_program import Polished
 from tests.support.metric_bench import (
     BASE,
     EXAMPLE,
@@ -307,10 +308,11 @@ def test_an_abstention_on_one_sample_is_no_zero() -> None:
 
 
 @pytest.mark.parametrize("criteria", [None, {}])
-@pytest.mark.parametrize("stage", ["response_feedback", "improved_response"])
+@pytest.mark.parametrize("stage", ["response_feedback", "improved_response", "polished"])
 def test_who_answers_what_the_uncompiled_program_fails_at_ties_with_it(stage: str, criteria: Any) -> None:
     """So a program that mends what made the uncompiled one fail is scored, and gains by its coverage alone."""
     bench, answers = Bench(per_feature=1, criteria=criteria), dict[str, Any]()
+    bench.metric.baseline = Polished(features=bench.program.features, instructions_per_feature=1)
     answers["all"] = bench.teacher.on_request
     bench.teacher.on_request = lambda request: (
         "no JSON at all" if stage in bench.teacher.fields(request) else answers["all"](request)

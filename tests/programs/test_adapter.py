@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections import Counter
+from enum import Enum, auto
 from typing import Any
 
 import dspy
 import pytest
+from dspy.teleprompt.bootstrap_finetune import build_call_data_from_trace
+from dspy.utils.callback import BaseCallback
 from dspy.utils.exceptions import AdapterParseError
 
 from refed_dspy.programs.adapter import SchemaAdapter, rendering
@@ -21,6 +26,12 @@ from tests.support.said import Said
 from tests.support.scripted_engine import SAMPLE_FIELDS, Writer, fake_lm
 
 ADAPTER = SchemaAdapter()
+
+
+def acalled(predictor: dspy.Predict) -> dspy.Prediction:
+    return asyncio.run(predictor.acall(instruction="I"))
+
+
 GOOD = {**SAMPLE_FIELDS, "improved_response": "Better."}
 
 
@@ -47,6 +58,30 @@ def test_a_teacher_gets_the_kind_of_schema_that_it_takes(
     if format_ and sent == "json_schema":
         assert format_["schema"] == schema(ResponseGeneration)
         assert format_["strict"] is True
+
+
+class Counting(BaseCallback):  # type: ignore[misc]
+    """Counts what begins."""
+
+    def __init__(self) -> None:
+        self.begun: Counter[str] = Counter()
+
+    def on_adapter_format_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        self.begun["format"] += 1
+
+    def on_adapter_parse_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        self.begun["parse"] += 1
+
+    def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        self.begun["lm"] += 1
+
+
+@pytest.mark.parametrize("call", [lambda asked: asked(instruction="I"), acalled], ids=["call", "acall"])
+def test_callbacks_see_each_part_of_a_call_once(call: Any) -> None:
+    counting = Counting()
+    with dspy.context(lm=fake_lm(Writer()), adapter=ADAPTER, callbacks=[counting]):
+        assert call(dspy.Predict("instruction -> response")).response
+    assert counting.begun == {"format": 1, "lm": 1, "parse": 1}
 
 
 # --- inputs
@@ -117,6 +152,12 @@ def test_anything_else_is_shown_as_json_in_inputs_and_in_demos(value: Any, shown
     assert ADAPTER.format_assistant_message_content(Anything, {"answer": value}) == f'{{"answer": {shown}}}'
 
 
+def test_an_image_stands_in_the_message_as_a_part_of_its_own() -> None:
+    image = dspy.Image("data:image/png;base64,iVBORw0KGgo=")
+    content = ADAPTER.format(dspy.Signature("image: dspy.Image -> answer"), [], {"image": image})[1]["content"]
+    assert [part.get("text", part["type"]) for part in content] == ["<image>\n", "image_url", "\n</>\n\nJSON:"]
+
+
 # --- demos
 
 DEMO_INPUTS = {"reference_feedback": "F {x}", "instruction": "DI", "response": "</>"}
@@ -136,6 +177,18 @@ def test_a_demo_is_an_exchange_whose_answer_would_itself_be_accepted(records: bo
     assert messages[3]["content"] == last
 
 
+def test_data_to_train_on_has_the_form_that_is_sent() -> None:
+    writer = Writer('{"response": "A"}')
+    inputs = {"example_instruction": "E", "example_response": "R", "instruction": "I"}
+    predictor = dspy.Predict(ResponseGeneration)
+    with dspy.context(lm=fake_lm(writer), adapter=ADAPTER, trace=[]):
+        predictor(**inputs)
+        entry = build_call_data_from_trace(dspy.settings.trace, 0, ADAPTER)
+    system, user, assistant = entry["messages"]
+    assert (system["content"], user["content"]) == (writer.requests[0].system, writer.requests[0].messages[0].text)
+    assert ADAPTER.parse(ResponseGeneration, assistant["content"]) == {"response": "A"}
+
+
 def test_a_demo_without_all_its_inputs_shows_those_it_has(said: Said) -> None:
     messages = ADAPTER.format(ResponseGeneration, [dspy.Example(instruction="DI", response="DR")], {"instruction": "I"})
     said(messages[1]["content"])
@@ -150,11 +203,40 @@ def test_an_output_with_a_default_may_be_missing_but_is_asked_for() -> None:
         answer: str = dspy.OutputField()
         note: str | None = dspy.OutputField(default=None)
         tags: list[str] = dspy.OutputField(default_factory=list)
+        doubt: str | None = dspy.OutputField()
 
-    whole = {"answer": "A", "note": "N", "tags": ["t"]}
-    assert ADAPTER.parse(Noted, json.dumps({"answer": "A"})) == {"answer": "A", "note": None, "tags": []}
+    whole = {"answer": "A", "note": "N", "tags": ["t"], "doubt": "D"}
+    short = json.dumps({"answer": "A"})
+    assert ADAPTER.parse(Noted, short) == {"answer": "A", "note": None, "tags": [], "doubt": None}
+    assert ADAPTER.parse(Noted, short) == dspy.JSONAdapter().parse(Noted, short)
     assert ADAPTER.parse(Noted, json.dumps(whole)) == whole
-    assert schema(Noted)["required"] == ["answer", "note", "tags"] and "default" not in str(schema(Noted))
+    assert schema(Noted)["required"] == [*whole] and "default" not in str(schema(Noted))
+
+
+class Colour(Enum):
+    RED, GREEN = auto(), auto()
+
+
+class Size(Enum):
+    SMALL, LARGE = "s", "SMALL"
+
+
+class Choosing(dspy.Signature):  # type: ignore[misc]
+    """Choose."""
+
+    colour: Colour = dspy.OutputField()
+    size: Size = dspy.OutputField()
+
+
+@pytest.mark.parametrize("colour", [1, "RED"])
+@pytest.mark.parametrize(("size", "meant"), [("s", Size.SMALL), ("LARGE", Size.LARGE), ("SMALL", Size.LARGE)])
+def test_a_member_of_an_enumeration_has_its_value_or_its_name(colour: Any, size: str, meant: Size) -> None:
+    answer = json.dumps({"colour": colour, "size": size})
+    assert ADAPTER.parse(Choosing, answer) == {"colour": Colour.RED, "size": meant}
+    assert ADAPTER.parse(Choosing, answer) == dspy.JSONAdapter().parse(Choosing, answer)
+    assert refusal(Choosing, {"colour": "BLUE", "size": size}).startswith("colour: ")
+    demo = ADAPTER.format_assistant_message_content(Choosing, ADAPTER.parse(Choosing, answer))
+    assert ADAPTER.parse(Choosing, demo) == ADAPTER.parse(Choosing, answer)
 
 
 # --- answers: whole ones only

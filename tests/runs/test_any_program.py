@@ -15,6 +15,7 @@ from typing import Any
 import dspy
 import pytest
 from dspy.lm15 import Request
+from dspy.utils.callback import BaseCallback
 
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
@@ -264,6 +265,31 @@ def test_it_is_asked_what_it_would_ask_by_itself(tmp_path: Path, own: str) -> No
     run(None, tmp_path, lm, 3)
     asked = [as_json(request) for request in writer.requests]
     assert by_itself(writer, lm) in asked
+
+
+def test_callbacks_see_each_call_once(tmp_path: Path) -> None:
+    class Seeing(BaseCallback):  # type: ignore[misc]
+        def on_lm_end(self, call_id: str, outputs: Any, exception: Any = None) -> None:
+            seen.append(call_id)
+
+    seen, writer = list[str](), Writer()
+    with dspy.context(callbacks=[Seeing()]):
+        run(None, tmp_path, fake_lm(writer), 3)
+    assert len(seen) == len(writer.requests)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_track_usage_has_what_is_paid_for_and_nothing_of_what_is_recorded(
+    server: SimulatedTeacher, tmp_path: Path, own: bool
+) -> None:
+    config = refed_dspy.TeacherConfig(model="sim/sim-model", api_base=server.base_url)
+    for start in range(2):
+        with dspy.track_usage() as tracked:
+            made = run(None, tmp_path, fake_lm(Writer()) if own else config, 3)
+        kinds = ("prompt_tokens", "completion_tokens")
+        paid = {kind: sum(stage[kind] for stage in made.usage.values()) * (start == 0) for kind in kinds}
+        total: dict[str, Any] = next(iter(tracked.get_total_tokens().values()), {})
+        assert {kind: total.get(kind) or 0 for kind in kinds} == paid and any(paid.values()) == (start == 0)
 
 
 @pytest.mark.parametrize(("params", "sent"), [({"response_format"}, {"type": "json_object"}), (set(), None)])

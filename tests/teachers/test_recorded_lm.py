@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import itertools
+import json
 import warnings
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -173,6 +174,18 @@ async def test_who_leaves_early_spoils_nothing(server: SimulatedTeacher, tmp_pat
         await asyncio.to_thread(until, lambda: server.stats()["answered"] == 2)
         await lm.acall("What is the ebb?")
     assert requests(server) == 2, "what nobody waits for any more is paid for, so it is kept"
+
+
+@pytest.mark.parametrize("form", [{}, {"is_async_program": True}], ids=["thread", "async"])
+async def test_it_streams_what_is_recorded(tmp_path: Path, form: dict[str, bool]) -> None:
+    of, program = writer(), dspy.streamify(dspy.Predict(Answering), **form)
+    async with recorded(tmp_path, of) as lm:
+        with dspy.context(lm=lm, adapter=SchemaAdapter()):
+            first, again = [[value async for value in program(question=WHY)] for _ in range(2)]
+    assert len(of.requests) == 1 and first[-1].answer == again[-1].answer
+    for values in (first, again):
+        text = "".join(chunk["choices"][0]["delta"]["content"] or "" for chunk in values[:-1])
+        assert text == json.dumps({"answer": first[-1].answer}, separators=(",", ":"))
 
 
 # --- several answers to one request
