@@ -13,7 +13,7 @@ import math
 import re
 import statistics
 from collections import deque
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -34,7 +34,7 @@ from refed_dspy.programs.judges import (
     RubricJudge,
     Verdict,
 )
-from refed_dspy.programs.reference_level import ReferenceLevelFeedback, as_reference
+from refed_dspy.programs.synthesis import SynthesisProgram, as_reference
 from refed_dspy.records import Compared, Reference, Sample
 
 COMPONENTS = ("wins", "grades", "diversity")
@@ -72,7 +72,7 @@ class JudgedSample:
 
 
 class ReferenceMetric:
-    """Scores what a `ReferenceLevelFeedback` makes of one reference.
+    """Scores what a `SynthesisProgram` makes of one reference.
 
     score = coverage x (weighted mean of wins, grades and diversity), each 0 to 1:
 
@@ -90,7 +90,7 @@ class ReferenceMetric:
 
     def __init__(
         self,
-        baseline: ReferenceLevelFeedback,
+        baseline: SynthesisProgram,
         teacher: dspy.LM,
         judge: dspy.LM,
         config: MetricConfig,
@@ -117,15 +117,15 @@ class ReferenceMetric:
         inputs, outputs = (trace[0][1], trace[0][2]) if trace else ({}, {})
         judged = self._judge_once(reference, prediction)
         head = _summary(self._evaluation(reference, prediction, judged), prediction)
-        if stage in {"instruction_feedback", "instruction_synthesis"}:
-            written = {str(text).strip() for text in outputs.get("new_instructions") or ()}
-            chosen = [each for each in judged if each.sample.instruction.strip() in written]
-            if written and not chosen:
+        written = _texts(outputs)
+        chosen = [each for each in judged if each.sample.instruction.strip() in written]
+        if chosen or stage in {"instruction_feedback", "instruction_synthesis"}:
+            if outputs.get("new_instructions") and not chosen:
                 return f"{head}\n\nNone of the instructions that this call wrote came to a final answer."
             return f"{head}\n\n{feedback_on_instructions(chosen or judged)}"
         asked = inputs.get("instruction")
         chosen = [each for each in judged if reference.posed(each.sample.instruction) == asked]
-        if asked is not None and not chosen:
+        if asked is not None and not chosen and asked != reference.shown:
             return f"{head}\n\nThe instruction that this call was for came to no final answer."
         chosen = chosen or worst_first(judged)[:2]
         graded = run_blocking(self._grade_answers(reference, chosen))
@@ -232,12 +232,18 @@ class ReferenceMetric:
     def _coverage(self, prediction: Any) -> float:
         """Raises NotScored where all that was asked for was lost to the endpoint's failures."""
         asked = len(self.baseline.features) * self.baseline.instructions_per_feature
-        each_stage = {"response_generation": 1, "response_improvement": 1}
-        each_stage["instruction_synthesis"] = self.baseline.instructions_per_feature
-        lost = sum(each_stage.get(f.stage, asked) for f in prediction.failures if f.kind in PASSING)
+        many = {"instruction_synthesis": self.baseline.instructions_per_feature}
+        each = asked if prediction.feedback is None else 1
+        lost = sum(many.get(f.stage, each) for f in prediction.failures if f.kind in PASSING)
         if lost >= asked and not prediction.samples:
             raise NotScored("the endpoint gave no answer")
         return min(1.0, len(prediction.samples) / max(1, asked - lost))
+
+
+def _texts(outputs: Mapping[str, Any]) -> set[str]:
+    """The texts that a predictor wrote, alone or in lists."""
+    lists = (value if isinstance(value, list) else [value] for value in outputs.values())
+    return {text.strip() for texts in lists for text in texts if isinstance(text, str)}
 
 
 def diversity(texts: Sequence[str]) -> float:
