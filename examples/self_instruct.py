@@ -3,11 +3,13 @@
     python examples/self_instruct.py 3 40 openai/gpt-4o-mini
 
 Killed at any moment, the same command goes on: a round that is complete is read from its folder, and the pool is what
-the folders have. So the pool depends on the seed tasks and on the answers alone.
+the folders have.
 """
 
 import random
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 import dspy
 
@@ -15,71 +17,68 @@ import refed_dspy
 from refed_dspy.filters.rouge import rouge_l, tokens
 from refed_dspy.programs import Proposal, Sample, SynthesisProgram
 
+Task = dict[str, str]
 
-class WriteTasks(dspy.Signature):
-    """Come up with new tasks, as diverse as the given ones and unlike each of them."""
 
-    tasks: list[str] = dspy.InputField()
-    how_many: int = dspy.InputField()
-    new_instructions: list[str] = dspy.OutputField()
+WRITE_TASKS = dspy.Signature(
+    "tasks: list[str], how_many: int -> new_instructions: list[str]",
+    "Come up with new tasks, as diverse as the given ones and unlike each of them.",
+)
 
 
 class SelfInstruct(SynthesisProgram):
     features = {"task": "a new task"}
     instructions_per_feature = 4
 
-    def __init__(self, seeds, grown):
+    def __init__(self, seeds: Sequence[Task], grown: Sequence[Task]) -> None:
         super().__init__()
         self.seeds, self.grown = ([each["instruction"] for each in tasks] for tasks in (seeds, grown))
-        self.write_tasks = dspy.Predict(WriteTasks)
+        self.write_tasks = dspy.Predict(WRITE_TASKS)
         self.response_generation = dspy.Predict("instruction -> response")
 
-    async def propose(self, reference, feature, description, taken=(), repetition=0):
-        """Tasks unlike all of the pool, from six seed tasks and two grown ones, as the paper has it."""
+    async def propose(
+        self, reference: Any, feature: str, description: str, taken: Sequence[str] = (), repetition: int = 0
+    ) -> Proposal:
+        """Tasks unlike all of the pool, after six seed tasks and two grown ones, as in the paper. The reference only
+        says which ones are drawn."""
         draw = random.Random(f"{reference.id}/{repetition}")
         shown = [*draw.sample(self.seeds, min(6, len(self.seeds))), *draw.sample(self.grown, min(2, len(self.grown)))]
-        asked = self.instructions_per_feature
-        made = (await self.write_tasks.acall(tasks=shown, how_many=asked)).new_instructions
+        made = await self.write_tasks.acall(tasks=shown, how_many=self.instructions_per_feature)
         pool = [tokens(task) for task in (*self.seeds, *self.grown)]
-        new = [text for text in made if all(rouge_l(tokens(text), task) < 0.7 for task in pool)]
-        return Proposal(tuple(new[:asked]), surplus=len(new[asked:]))
+        new = [text for text in made.new_instructions if all(rouge_l(tokens(text), task) < 0.7 for task in pool)]
+        return Proposal(tuple(new[: self.instructions_per_feature]))
 
-    async def respond(self, reference, response_feedback, instruction, item=""):
+    async def respond(self, reference: Any, response_feedback: Any, instruction: str, item: str = "") -> Sample:
         answer = await self.response_generation.acall(instruction=instruction)
         return Sample.of(instruction, answer.response)
 
 
-def grow(seeds, rounds, size, teacher, folder="refed-runs/self-instruct", max_calls=1_000):
-    """The tasks that `rounds` rounds of `size` samples each add to `seeds`; `max_calls` is the cap of all together."""
-    grown = []
+def grow(seeds: list[Task], rounds: int, max_calls: int, folder: str, **run: Any) -> list[Task]:
+    """The tasks that so many rounds, each a run with the settings `run`, add to `seeds`. `max_calls`: of all rounds."""
+    grown: list[Task] = []
     for number in range(rounds):
         made = refed_dspy.synthesize(
-            SelfInstruct(seeds, grown), [*seeds, *grown], size=size, teacher=teacher, max_calls=max_calls,
-            filters=[{"rouge": {"threshold": 0.7}}], run_dir=f"{folder}/round-{number}",
-        )  # fmt: skip
-        calls = made.status["used"]["calls"]
-        max_calls -= calls
-        # By their texts: in what order they were made differs from run to run.
-        kept = sorted((sample.instruction, sample.response) for sample in made.samples)
+            SelfInstruct(seeds, grown), [*seeds, *grown], run_dir=f"{folder}/{number}", max_calls=max_calls, **run
+        )
+        kept = sorted((sample.instruction, sample.response) for sample in made.samples)  # in whatever order they came
         grown += [{"instruction": instruction, "response": response} for instruction, response in kept]
+        calls = made.status["used"]["calls"]
         print(f"round {number}: {len(kept)} tasks, {calls} calls; {made.reason or 'done'}")
+        max_calls -= calls
         if not made.complete or max_calls < 1:
             break
     return grown
 
 
-def estimated(seeds, size, teacher, folder="refed-runs/self-instruct"):
-    """What the first round will take; later ones show two more tasks in each prompt."""
-    return refed_dspy.estimate(
-        SelfInstruct(seeds, []), seeds, size=size, teacher=teacher, filters=[{"rouge": {"threshold": 0.7}}],
-        run_dir=f"{folder}/round-0",
-    )  # fmt: skip
-
-
-def main(rounds="3", size="40", teacher="openai/gpt-4o-mini"):
-    seeds = [dict(instruction=each.instruction, response=each.response) for each in refed_dspy.load_references("builtin")]
-    print("\n".join(["a round:", *estimated(seeds, int(size), teacher).lines()]))
-    print(f"{len(grow(seeds, int(rounds), int(size), teacher))} tasks were added to {len(seeds)}")
+def main(rounds: str = "3", size: str = "40", teacher: Any = "openai/gpt-4o-mini", max_calls: str = "1000") -> None:
+    seeds = [
+        {"instruction": each.instruction, "response": each.response} for each in refed_dspy.load_references("builtin")
+    ]
+    folder = "refed-runs/self-instruct"
+    run: Any = {"size": int(size), "teacher": teacher, "filters": [{"rouge": {"threshold": 0.7}}]}
+    first = refed_dspy.estimate(SelfInstruct(seeds, []), seeds, run_dir=f"{folder}/0", max_calls=int(max_calls), **run)
+    print("\n".join(["each round, with two more tasks in a prompt from the second on:", *first.lines()]))
+    print(f"{len(grow(seeds, int(rounds), int(max_calls), folder, **run))} tasks were added to {len(seeds)}")
 
 
 if __name__ == "__main__":
