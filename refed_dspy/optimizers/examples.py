@@ -99,7 +99,10 @@ def as_examples(
         return _distinct([*map(pair_example, pairs), *others])
     listed = isinstance(source, Sequence) and not isinstance(source, str | References)
     if not listed or not source or not all(isinstance(each, dspy.Example) and each._input_keys for each in source):
-        raise ConfigError("references: this program needs a list of dspy.Example, each with_inputs(…), or to be a SynthesisProgram")
+        raise ConfigError(
+            "references: this program, which is no refed_dspy.programs.SynthesisProgram, needs a list of dspy.Example, "
+            "each with_inputs(…)"
+        )
     return _distinct(source)
 
 

@@ -21,7 +21,7 @@ import dspy
 
 from refed_dspy.concurrency import all_of, run_blocking, together
 from refed_dspy.config.compile import MetricConfig
-from refed_dspy.errors import PASSING, RowError
+from refed_dspy.errors import PASSING, CodeFailed, RefedError, RowError
 from refed_dspy.optimizers.metrics import ExampleScore, NotScored
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.judges import (
@@ -34,6 +34,8 @@ from refed_dspy.programs.judges import (
     RubricJudge,
     Verdict,
 )
+from refed_dspy.programs.own_code import code_failed, has_own_code
+from refed_dspy.programs.question import PROGRAM
 from refed_dspy.programs.synthesis import SynthesisProgram, as_reference
 from refed_dspy.records import Compared, Reference, Sample
 
@@ -170,7 +172,7 @@ class ReferenceMetric:
                 verdict = None
                 if baseline is not None:
                     verdict = await self.pairwise.judge(asked, sample.improved_response, baseline)
-            failed = isinstance(answered, RowError) and answered.final
+            failed = isinstance(answered, RowError) and (answered.final or isinstance(answered, CodeFailed))
             return JudgedSample(sample, baseline, verdict, tuple(grade.result() for grade in grades), failed)
 
     async def _of_baseline(self, question: Coroutine[Any, Any, T]) -> T | RowError:
@@ -180,6 +182,10 @@ class ReferenceMetric:
                 return await question
         except RowError as error:
             return error
+        except Exception as error:
+            if isinstance(error, RefedError) or not has_own_code(self.baseline):
+                raise
+            return code_failed(PROGRAM, "", error)
 
     async def _grade_answers(self, reference: Reference, judged: Sequence[JudgedSample]) -> list[list[Graded]]:
         with _metric_context(), dspy.context(lm=self.judge_lm):
@@ -234,7 +240,8 @@ class ReferenceMetric:
         asked = len(self.baseline.features) * self.baseline.instructions_per_feature
         many = {"instruction_synthesis": self.baseline.instructions_per_feature}
         each = asked if prediction.feedback is None else 1
-        lost = sum(many.get(f.stage, each) for f in prediction.failures if f.kind in PASSING)
+        passing = PASSING - {CodeFailed.kind}  # that of the program's own code is its fault
+        lost = sum(many.get(f.stage, each) for f in prediction.failures if f.kind in passing)
         if lost >= asked and not prediction.samples:
             raise NotScored("the endpoint gave no answer")
         return min(1.0, len(prediction.samples) / max(1, asked - lost))

@@ -11,7 +11,7 @@ import dspy
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.programs.asking import about, again, ask, name_of
 from refed_dspy.programs.program import AsyncProgram
-from refed_dspy.programs.synthesis import Proposal, SynthesisProgram, as_reference
+from refed_dspy.programs.synthesis import Proposal, SynthesisProgram, as_reference, item_of
 from refed_dspy.records import TAKEN_SHOWN, Reference, Sample
 from refed_dspy.signatures import (
     DEFAULT_FEATURES,
@@ -132,7 +132,7 @@ class ReferenceLevelFeedback(SynthesisProgram):
 
     async def first_response(self, reference: Reference, instruction: str, item: str = "") -> str:
         """The answer to `instruction`, with the reference as an example."""
-        with about("response_generation", item or f"{reference.id}/{instruction[:40]}"):
+        with about("response_generation", item or item_of(reference, instruction)):
             answer = await ask(
                 self.response_generation,
                 example_instruction=reference.shown,
@@ -143,7 +143,7 @@ class ReferenceLevelFeedback(SynthesisProgram):
 
     async def respond(self, reference: Reference, response_feedback: str, instruction: str, item: str = "") -> Sample:
         """Answer `instruction`, then improve the answer with the feedback on the reference."""
-        item = item or f"{reference.id}/{instruction[:40]}"
+        item = item or item_of(reference, instruction)
         response = await self.first_response(reference, instruction, item)
         with about("response_improvement", item):
             better = await ask(
@@ -208,7 +208,7 @@ class SampleLevelFeedback(InstructionFeedbackOnly):
 
     async def respond(self, reference: Reference, response_feedback: str, instruction: str, item: str = "") -> Sample:  # noqa: ARG002
         """Answer `instruction`, collect feedback on the answer, and improve it."""
-        item = item or f"{reference.id}/{instruction[:40]}"
+        item = item or item_of(reference, instruction)
         response = await self.first_response(reference, instruction, item)
         with about("sample_feedback", item):
             feedback = await ask(self.sample_feedback, instruction=reference.posed(instruction), response=response)

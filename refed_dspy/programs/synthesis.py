@@ -11,9 +11,11 @@ from typing import Any, TypeVar
 import dspy
 
 from refed_dspy.concurrency import all_of, together
-from refed_dspy.errors import ConfigError, RowError, one_line
-from refed_dspy.programs.asking import stages_of
+from refed_dspy.errors import ConfigError, RefedError, RowError, one_line
+from refed_dspy.programs.asking import about_unnamed, predictor_names, stages_of
+from refed_dspy.programs.own_code import code_failed
 from refed_dspy.programs.program import AsyncProgram, trace_in_order
+from refed_dspy.programs.question import UnnamedStage
 from refed_dspy.records import Failure, Feedback, Reference, Sample
 
 T = TypeVar("T")
@@ -107,11 +109,16 @@ class SynthesisProgram(AsyncProgram):
 
     async def _flow(self, reference: Reference) -> dspy.Prediction:
         failures: list[Failure] = []
-        feedback = await _or_failure(failures, self.collect(reference))
+        names = predictor_names(self)
+
+        def unit(item: str, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T | None]:
+            return _or_failure(failures, UnnamedStage(item, names), work)
+
+        feedback = await unit(reference.id, self.collect(reference))
         samples: list[Sample] = []
         if feedback is not None:
             proposals = await all_of(
-                _or_failure(failures, self.propose(reference, name, description))
+                unit(f"{reference.id}/{name}", self.propose(reference, name, description))
                 for name, description in feedback.features.items()
             )
             # dict.fromkeys: two features may propose the same instruction; it is answered once.
@@ -119,13 +126,21 @@ class SynthesisProgram(AsyncProgram):
                 text for proposal in proposals if proposal is not None for text in proposal.instructions
             )
             responses = await all_of(
-                _or_failure(failures, self.respond(reference, feedback.response, text)) for text in instructions
+                unit(item_of(reference, text), self.respond(reference, feedback.response, text))
+                for text in instructions
             )
             samples = [sample for sample in responses if sample is not None]
         # In the order of stages, not of completion: optimizers read them, and a resumed compile must read the same.
-        depth = {stage: depth for depth, stage in enumerate(stages_of(self))}
-        failures.sort(key=lambda failure: (depth.get(failure.stage, -1), failure.stage, failure.item, failure.reason))
+        place = {stage: number for number, stage in enumerate(stages_of(self))}
+        failures.sort(
+            key=lambda failed: (place.get(failed.stage, len(place)), failed.stage, failed.item, failed.reason)
+        )
         return dspy.Prediction(feedback=feedback, samples=samples, failures=failures)
+
+
+def item_of(reference: Reference, instruction: str) -> str:
+    """What calls for a sample are about, where no run numbers its instructions."""
+    return f"{reference.id}/{instruction[:40]}"
 
 
 def as_reference(value: Reference | Mapping[str, Any]) -> Reference:
@@ -140,13 +155,20 @@ def as_reference(value: Reference | Mapping[str, Any]) -> Reference:
         raise ConfigError("reference: needs text in `instruction` and `response`") from error
 
 
-async def _or_failure(failures: list[Failure], work: Coroutine[Any, Any, T]) -> T | None:
-    """The result of `work`; None if it raised a RowError, which is then added to `failures`."""
+async def _or_failure(failures: list[Failure], unit: UnnamedStage, work: Coroutine[Any, Any, T]) -> T | None:
+    """The result of `work` on a unit; None if it raised a RowError, or the program's own code an error that is to be
+    one (in a compile), which is then added to `failures`."""
     try:
-        return await work
+        with about_unnamed(unit):
+            return await work
     except RowError as error:
-        failures.append(Failure(stage=error.stage, item=error.item, kind=error.kind, reason=error.reason))
-        return None
+        failed = error
+    except Exception as error:
+        if isinstance(error, RefedError) or not dspy.settings.get("refed_failing_rows"):
+            raise
+        failed = code_failed(unit.stage, unit.item, error)
+    failures.append(Failure(stage=failed.stage, item=failed.item, kind=failed.kind, reason=failed.reason))
+    return None
 
 
 # --- the check

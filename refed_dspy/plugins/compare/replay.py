@@ -20,10 +20,10 @@ from refed_dspy.programs.adapter import checked_adapter
 from refed_dspy.programs.asking import with_roles
 from refed_dspy.programs.judges import Graded, Verdict
 from refed_dspy.programs.lm_errors import in_transit
+from refed_dspy.programs.own_code import code_failed, has_own_code
 from refed_dspy.programs.question import PROGRAM
 from refed_dspy.programs.synthesis import SynthesisProgram
 from refed_dspy.records import Reference, Sample
-from refed_dspy.runs.own_code import code_failed, has_own_code
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.recorded import Asked, key_function, recorded_lm, remembered, response_of
 
