@@ -11,7 +11,7 @@ import logging
 import math
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from statistics import fmean
 from typing import Any
 
@@ -19,14 +19,12 @@ import dspy
 from dspy.utils.callback import BaseCallback
 from dspy.utils.exceptions import AdapterParseError, LMError
 
-from refed_dspy.errors import CapReached, CodeFailed, RefedError, RowError, one_line
+from refed_dspy.errors import CapReached, CodeFailed, RowError, one_line
 from refed_dspy.ledger.candidates import candidate_seen, evaluation_abstained, evaluation_scored, load_candidates
 from refed_dspy.optimizers.examples import Split, example_id
 from refed_dspy.optimizers.gateway import Gateway, current_candidate, in_metric
 from refed_dspy.optimizers.metrics import Metric, MetricScore, NotScored
 from refed_dspy.programs.lm_errors import row_error_of
-from refed_dspy.programs.own_code import code_failed, has_own_code
-from refed_dspy.programs.question import PROGRAM
 from refed_dspy.programs.saved import program_digests, program_state
 from refed_dspy.records import Failure, digest, json_default
 
@@ -38,23 +36,13 @@ def candidate_id(program: dspy.Module) -> str:
     return digest(program_digests(program))
 
 
-class CodeFailures(Counter[str]):
-    """Errors of the caller's own code, each of which failed a row or a prediction: in words → how many."""
-
-    def note(self, words: str) -> None:
-        """Count an error, and say it where it is the first of its words."""
-        self[words] += 1
-        if self[words] == 1:
-            log.warning("%s; the row counts as failed", words)
-
-
 class CandidateCallback(BaseCallback):
     """Records candidates. DSPy calls it for every module that starts: a program of the student's kind is a candidate.
 
     What runs in the same context afterwards, its calls and its metric, counts for that candidate.
     """
 
-    def __init__(self, gateway: Gateway, student: dspy.Module, split: Split, code_failures: CodeFailures) -> None:
+    def __init__(self, gateway: Gateway, student: dspy.Module, split: Split) -> None:
         self._examples = {
             digest(dict(each.inputs())): (example_id(each), name) for name, each in split.named_examples()
         }
@@ -64,7 +52,6 @@ class CandidateCallback(BaseCallback):
         # A later start continues the numbering of earlier starts.
         self._seen = {candidate.digest: candidate.seq for candidate in gateway.read(load_candidates)}
         self._running: dict[str, tuple[str, tuple[str, str] | None]] = {}
-        self._is_own, self._code_failures = has_own_code(student), code_failures
         self._lock = threading.Lock()
 
     def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
@@ -77,12 +64,9 @@ class CandidateCallback(BaseCallback):
         candidate, example = self._running.pop(call_id, ("", None))
         if not candidate or exception is None:
             return
-        own = self._is_own and not isinstance(exception, RefedError) and not is_recoverable(exception)
-        if own:
-            self._code_failures.note(code_failed(PROGRAM, "", exception).reason)
-        elif not is_recoverable(exception):
+        if not is_recoverable(exception):
             self._gateway.stop(exception)
-        if example is not None and (own or _is_programs_fault(exception)):
+        elif example is not None and _is_programs_fault(exception):
             spent = self._gateway.recorder.budget.spent
             self._gateway.write(evaluation_scored(candidate, *example, 0.0, {"failed": 1.0}, spent))
 
@@ -111,10 +95,8 @@ class ScoreRecorder:
         gateway: Gateway,
         subset_of: Mapping[str, str],
         watch: Callable[[], None] = lambda: None,
-        code_failures: CodeFailures | None = None,
     ) -> None:
         self.metric, self._gateway, self._subset_of, self._watch = metric, gateway, subset_of, watch
-        self._code_failures = CodeFailures() if code_failures is None else code_failures
         self.evaluations = 0
         """How many evaluations were scored in this process."""
         self.uncompiled: Mapping[str, float] = {}
@@ -123,7 +105,9 @@ class ScoreRecorder:
         self.unscored = ""
         """Why an evaluation could not be scored, of the last such one."""
         self.failures: Counter[str] = Counter()
-        """Failures among the rows of predictions: "cut in response_improvement" → how many."""
+        """Failures among the rows of predictions: "cut in response_improvement" → how many; of own code, its error."""
+        self.code_failed = False
+        """Whether any of them is of the caller's own code."""
 
     def __call__(
         self,
@@ -152,7 +136,8 @@ class ScoreRecorder:
         if pred is None:
             raise NotScored("the program failed")
         if pred_name is None:
-            self._count(failures_of(pred))
+            for failure in failures_of(pred):
+                self._count(failure)
         example = example_id(gold)
         candidate, subset = current_candidate.get(), self._subset_of.get(example, "other")
         try:
@@ -178,12 +163,13 @@ class ScoreRecorder:
         in_words = f"scored {evaluation.score:.2f}"
         return MetricScore(evaluation.score, in_words, self.metric.accept, evaluation.objectives)
 
-    def _count(self, failures: Sequence[Failure]) -> None:
-        for failure in failures:
-            if failure.kind == CodeFailed.kind:
-                self._code_failures.note(failure.reason)
-            else:
-                self.failures[f"{failure.kind} in {failure.stage}"] += 1
+    def _count(self, failure: Failure) -> None:
+        own = failure.kind == CodeFailed.kind
+        words = failure.reason if own else f"{failure.kind} in {failure.stage}"
+        if own and words not in self.failures:
+            log.warning("%s; the row counts as failed", words)
+        self.failures[words] += 1
+        self.code_failed |= own
 
 
 def _in_json(step: Any) -> Any:

@@ -238,10 +238,11 @@ class ReferenceMetric:
     def _coverage(self, prediction: Any) -> float:
         """Raises NotScored where all that was asked for was lost to the endpoint's failures."""
         asked = len(self.baseline.features) * self.baseline.instructions_per_feature
-        many = {"instruction_synthesis": self.baseline.instructions_per_feature}
-        each = asked if prediction.feedback is None else 1
+        each_stage = {"response_generation": 1, "response_improvement": 1}
+        each_stage["instruction_synthesis"] = self.baseline.instructions_per_feature
+        other = asked if prediction.feedback is None else 1
         passing = PASSING - {CodeFailed.kind}  # that of the program's own code is its fault
-        lost = sum(many.get(f.stage, each) for f in prediction.failures if f.kind in passing)
+        lost = sum(each_stage.get(f.stage, other) for f in prediction.failures if f.kind in passing)
         if lost >= asked and not prediction.samples:
             raise NotScored("the endpoint gave no answer")
         return min(1.0, len(prediction.samples) / max(1, asked - lost))

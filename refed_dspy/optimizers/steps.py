@@ -26,7 +26,7 @@ from refed_dspy.optimizers.estimate import (
 )
 from refed_dspy.optimizers.gateway import Gateway, current_candidate
 from refed_dspy.optimizers.proof import Proof, gain_over, program_score
-from refed_dspy.optimizers.recorder import CandidateCallback, CodeFailures, ScoreRecorder, is_recoverable
+from refed_dspy.optimizers.recorder import CandidateCallback, ScoreRecorder, is_recoverable
 from refed_dspy.optimizers.reference_metric import ReferenceMetric
 from refed_dspy.optimizers.result import CompileOutcome
 from refed_dspy.optimizers.spec import CompileSpec
@@ -57,13 +57,10 @@ class CompileSteps:
         self.caps, self.seconds = caps_left.caps, caps_left.seconds
         self.teacher, self.judge, self.reflection = (gateway.lm(role) for role in ("teacher", "judge", "reflection"))
         self.student = student
-        self.code_failures = CodeFailures()
-        self.candidates = CandidateCallback(gateway, self.student, spec.split, self.code_failures)
+        self.candidates = CandidateCallback(gateway, self.student, spec.split)
         self._teller, self.progress = teller, teller.progress
         metric = spec.metric_with(student, self.teacher, self.judge)
-        self.recorder = ScoreRecorder(
-            metric, gateway, spec.split.subsets(), self._on_evaluation, code_failures=self.code_failures
-        )
+        self.recorder = ScoreRecorder(metric, gateway, spec.split.subsets(), self._on_evaluation)
         self.clusters = spec.split.clusters()
         self.tuning_ended_at = ""
         """The cap that ended the optimizer early, or an empty text."""
@@ -274,12 +271,11 @@ class CompileSteps:
         """Raises RunStopped where the uncompiled program scored nothing: no optimizer is worth its cost then."""
         scores = uncompiled.scores.get("validation", {})
         custom = not isinstance(self.recorder.metric, ReferenceMetric)
-        if self.gateway.cap_reached or any(scores.values()) or (custom and scores and not self.code_failures):
+        if self.gateway.cap_reached or any(scores.values()) or (custom and scores):
             return
-        most = [*self.code_failures.most_common(2), *self.recorder.failures.most_common(2)][:2]
-        failures = ", ".join(f"{count} {kind}" for kind, count in most)
+        failures = ", ".join(f"{count} {kind}" for kind, count in self.recorder.failures.most_common(2))
         why = failures or self.recorder.unscored
-        remedy = "repair your own code" if self.code_failures else "check the models and their max_tokens first"
+        remedy = "repair your own code" if self.recorder.code_failed else "check the models and their max_tokens first"
         raise RunStopped(
             f"the uncompiled program scored {'0 on' if scores else 'nothing on'} every validation example"
             f"{f' ({why})' if why else ''}; {remedy}; paid "

@@ -220,10 +220,3 @@ def _fault(method: Any, placed: Sequence[str], named: Sequence[str]) -> str:
     except TypeError as error:
         return f"cannot be called with ({', '.join([*placed, *(f'{name}=…' for name in named)])}): {one_line(error)}"
     return ""
-
-
-def returned(value: Any, kind: type[T], method: str) -> T:
-    """`value`, which `method` of a program returned. Raises TypeError where it is no `kind`."""
-    if isinstance(value, kind):
-        return value
-    raise TypeError(f"{method} returned a {type(value).__name__}, not a {kind.__name__}")

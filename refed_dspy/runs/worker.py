@@ -10,9 +10,9 @@ from refed_dspy.errors import RowError
 from refed_dspy.jobs.session import Session
 from refed_dspy.ledger.ledger import Added
 from refed_dspy.ledger.statements import DecisionRow, decided, sampled, text_digest, unusable
-from refed_dspy.programs.asking import about_unnamed, predictor_names, same_teacher
+from refed_dspy.programs.asking import about_unnamed, predictor_names, returned, same_teacher
 from refed_dspy.programs.question import UnnamedStage, asked_again
-from refed_dspy.programs.synthesis import Proposal, returned
+from refed_dspy.programs.synthesis import Proposal
 from refed_dspy.records import TAKEN_SHOWN, DataRow, Sample
 from refed_dspy.runs.own_code import OwnCode
 from refed_dspy.runs.plan import Plan, Propose, Respond, Study, Unit
