@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -135,9 +136,9 @@ async def no_repetition(self: Any, reference: Any, feature: str, description: st
     return Proposal(())
 
 
-UNFIT = {
-    **{f"no {name}": lambda name=name: without(name) for name in
-       ("features", "instructions_per_feature", "collect_features", "collect_response_feedback", "propose", "respond")},
+NEEDED = ("features", "instructions_per_feature", "collect_features", "collect_response_feedback", "propose", "respond")
+UNFIT: dict[str, Callable[[], Any]] = {
+    **{f"no {name}": partial(without, name) for name in NEEDED},
     "propose unwritten": lambda: with_(propose=SynthesisProgram.propose),
     "propose not async": lambda: with_(propose=lambda self, *inputs, **named: Proposal(())),
     "propose without repetition": lambda: with_(propose=no_repetition),

@@ -23,7 +23,7 @@ from refed_dspy.records import DataRow, Reference, Sample
 from refed_dspy.runs.result import Synthesis
 from tests.runs.filter.helpers import CustomFilter
 from tests.support.said import Said
-from tests.support.scripted_engine import SAMPLE_FIELDS, Writer, fake_lm, references, spoil_first
+from tests.support.scripted_engine import SAMPLE_FIELDS, Writer, fake_lm, question_of, references, spoil_first
 
 SIZE = 12
 KEY = "sk-9aVq2LxT7bRm4WcY8dKe1Nf5"
@@ -196,7 +196,7 @@ def rewarded(wrapper: Any) -> Callable[[Any, Fragile], Any]:
 class Blocking(Stage):
     """Has no `aforward`."""
 
-    aforward = property()  # type: ignore[assignment]
+    aforward = property()
 
     def forward(self, **inputs: Any) -> Any:
         self.fragile.look(inputs["instruction"])
@@ -224,13 +224,15 @@ def test_an_error_in_a_module_s_own_thread_is_its_row_s_failure(
 def test_an_agent_in_a_stage_s_place_fails_the_row_that_it_has_no_answer_for(tmp_path: Path) -> None:
     program, writer = ReferenceLevelFeedback(), Writer()
     program.response_improvement = dspy.ReActV2(program.response_improvement.signature, tools=[])
+    asked: list[str] = []
     submitted = {"tool_calls": [{"name": "submit", "args": {**SAMPLE_FIELDS, "improved_response": "better"}}]}
 
     def answer(request: Any) -> str | None:
         if "tool_calls" not in (fields := writer.fields(request)):
             return None
         answers = {name: submitted if name == "tool_calls" else "so" for name in fields}
-        return "no JSON" if "Task 3:" in str(request.messages) else json.dumps(answers)
+        asked.append(question_of(request))
+        return "no JSON" if asked[-1] == asked[0] else json.dumps(answers)
 
     writer.on_request = answer
     made = run(program, tmp_path, writer)
