@@ -76,7 +76,8 @@ def run(program: Any, folder: Path, teacher: Writer, size: int = 12, **settings:
 
 def test_two_methods_are_enough(tmp_path: Path) -> None:
     teacher = writer()
-    assert len(run(Least(), tmp_path, teacher).samples) == 12
+    made = run(Least(), tmp_path, teacher)
+    assert len(made.samples) == 12 and made.status["opened"] == 8
     assert len(teacher.requests) == 24
     rows = list(run(Least(), tmp_path, teacher).samples.rows())
     assert {row["feature"] for row in rows} == {"new"} and len(teacher.requests) == 24
