@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler
 from pydantic_core import CoreSchema
@@ -137,6 +137,17 @@ class Sample(Record):
     implementation_strategy: ImplementationStrategy
     improved_response: str
     extra: Mapping[str, Any] = Field(default_factory=dict, exclude=True)
+
+    @classmethod
+    def of(cls, instruction: str, response: str, improved_response: str | None = None) -> Self:
+        """A sample without an analysis. `improved_response`: by default the response, which no stage improves."""
+        return cls(
+            instruction=instruction,
+            response=response,
+            analysis=NO_ANALYSIS,
+            implementation_strategy=NO_STRATEGY,
+            improved_response=response if improved_response is None else improved_response,
+        )
 
 
 class Failure(Record):

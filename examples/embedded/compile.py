@@ -46,7 +46,7 @@ class WrittenDemonstrations:
     def __init__(self, **_: object) -> None:
         pass
 
-    def compile(self, student: dspy.Module, *, trainset: list[dspy.Example]) -> dspy.Module:  # noqa: ARG002
+    def compile(self, student: dspy.Module, *, trainset: list[dspy.Example]) -> dspy.Module:
         for stage, demonstrations in WRITTEN["demonstrations"].items():
             predictor = getattr(student, stage)
             inputs = list(predictor.signature.input_fields)

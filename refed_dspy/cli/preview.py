@@ -11,8 +11,9 @@ import dspy
 from dspy.lm15 import Request, Response
 
 from refed_dspy.errors import MalformedAnswer
-from refed_dspy.programs import ReferenceLevelFeedback
+from refed_dspy.programs import SynthesisProgram
 from refed_dspy.programs.adapter import SchemaAdapter, checked_adapter
+from refed_dspy.programs.asking import name_of
 from refed_dspy.programs.fast_path import Engine
 from refed_dspy.programs.question import current_question
 from refed_dspy.records import Reference, Sample
@@ -24,7 +25,7 @@ from refed_dspy.teachers.teacher import at_once
 Message = dict[str, Any]
 
 
-def rendered_prompts(program: ReferenceLevelFeedback, reference: Reference) -> dict[str, list[Message]]:
+def rendered_prompts(program: SynthesisProgram, reference: Reference) -> dict[str, list[Message]]:
     """Stage → messages for `reference`. What an earlier stage would have written stands in «guillemets»."""
     feature, new = next(iter(program.features)), reference.posed("«a new instruction»")
     pair = {"reference_instruction": reference.shown, "reference_response": reference.response}
@@ -46,17 +47,24 @@ def rendered_prompts(program: ReferenceLevelFeedback, reference: Reference) -> d
         "instruction": new,
         "response": "«the response to it»",
     }
-    adapter = dspy.settings.adapter or SchemaAdapter()
-    prompts = {}
     inputs["sample_feedback"] = {"instruction": new, "response": "«the response to it»"}
     inputs["sample_improvement"] = {**inputs["sample_feedback"], "response_feedback": "«the feedback on the response»"}
-    for stage in program.stage_names:
-        predictor = getattr(program, stage).predictors()[0]  # of a module in its place, the first one
-        prompts[stage] = adapter.format(predictor.signature, predictor.demos, inputs[stage])
+    adapter = dspy.settings.adapter or SchemaAdapter()
+    prompts = {}
+    for stage, predictor in _predictors(program).items():
+        shown = inputs.get(stage) or {name: f"«{name}»" for name in predictor.signature.input_fields}
+        prompts[stage] = adapter.format(predictor.signature, predictor.demos, shown)
     return prompts
 
 
-async def one_sample(program: ReferenceLevelFeedback, reference: Reference, by_stage: TeachersByStage) -> Sample:
+def _predictors(program: SynthesisProgram) -> dict[str, dspy.Predict]:
+    """Stage → its predictor, those that the program names first; of a module in a stage's place, the first one."""
+    named = {stage: getattr(program, stage).predictors()[0] for stage in getattr(program, "stage_names", ())}
+    own = {name_of(path): each for path, each in program.named_predictors() if path.partition(".")[0] not in named}
+    return {**named, **own}
+
+
+async def one_sample(program: SynthesisProgram, reference: Reference, by_stage: TeachersByStage) -> Sample:
     """One sample from the first feature of `reference`, a call a stage, nothing kept. Of a pool the first is asked; a
     teacher in batches is asked interactively, since a look at five calls is not worth hours.
 

@@ -165,6 +165,7 @@ def _of_samples(ledger: Ledger, status: Mapping[str, Any]) -> dict[str, Any]:
     opened = db.execute(
         "SELECT count(*) FROM refs r WHERE EXISTS (SELECT 1 FROM answers WHERE item = r.id"
         " AND stage IN ('instruction_feedback', 'response_feedback'))"
+        " OR position IN (SELECT reference FROM proposals)"
     ).fetchone()[0]
     priced = kept and cost is not None and not status["unpriced"]
     teacher = settings_of(ledger).teacher

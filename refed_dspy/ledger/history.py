@@ -156,18 +156,24 @@ def count_calls(ledger: Ledger, item: str) -> int:
 
 
 class QuestionCost(NamedTuple):
-    """What one question took: calls, picodollars, and how many of the calls have no known price."""
+    """What one question took: calls, picodollars, and how many of the calls have no known price. `item`: what it was
+    asked about."""
 
-    stage: str
+    item: str
     calls: int
     cost: int
     unpriced: int
 
 
+def is_proposal(item: str) -> bool:
+    """Whether a question about this item asks for instructions: it is a reference and a feature."""
+    return "/" in item
+
+
 def cost_by_question(ledger: Ledger) -> dict[str, QuestionCost]:
     """Key → what was paid for the question here."""
-    rows = ledger.db.execute("SELECT key, stage, count(*), total(cost), sum(cost IS NULL) FROM calls GROUP BY key")
-    return {key: QuestionCost(stage, calls, int(cost), unpriced) for key, stage, calls, cost, unpriced in rows}
+    rows = ledger.db.execute("SELECT key, item, count(*), total(cost), sum(cost IS NULL) FROM calls GROUP BY key")
+    return {key: QuestionCost(item, calls, int(cost), unpriced) for key, item, calls, cost, unpriced in rows}
 
 
 def stage_by_answer(ledger: Ledger) -> dict[str, str]:

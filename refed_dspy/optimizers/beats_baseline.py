@@ -23,7 +23,7 @@ import dspy
 from refed_dspy.concurrency import all_of, run_blocking, together
 from refed_dspy.config.compile import MetricConfig
 from refed_dspy.config.loading import check_config
-from refed_dspy.errors import PASSING, RowError, one_line
+from refed_dspy.errors import PASSING, CodeFailed, RefedError, RowError, one_line
 from refed_dspy.optimizers.metrics import ExampleScore, MetricScore, NotScored
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.asking import about_call
@@ -37,7 +37,9 @@ from refed_dspy.programs.judges import (
     RubricJudge,
     Verdict,
 )
-from refed_dspy.programs.reference_level import ReferenceLevelFeedback, as_reference
+from refed_dspy.programs.own_code import code_failed, has_own_code
+from refed_dspy.programs.question import PROGRAM
+from refed_dspy.programs.synthesis import SynthesisProgram, as_reference
 from refed_dspy.records import Compared, Reference, Sample
 
 log = logging.getLogger("refed_dspy.optimizers")
@@ -77,7 +79,7 @@ class JudgedSample:
 
 
 class BeatsBaseline:
-    """A DSPy metric: is what a `ReferenceLevelFeedback` makes of one reference better than what it made before?
+    """A DSPy metric: is what a `SynthesisProgram` makes of one reference better than what it made before?
 
         metric = refed_dspy.BeatsBaseline(program, lms["teacher"], lms["judge"])
         dspy.GEPA(metric=metric, reflection_lm=lms["judge"], max_metric_calls=200)
@@ -104,7 +106,7 @@ class BeatsBaseline:
 
     def __init__(
         self,
-        baseline: ReferenceLevelFeedback,
+        baseline: SynthesisProgram,
         teacher: dspy.LM,
         judge: dspy.LM,
         config: MetricConfig | Mapping[str, Any] | None = None,
@@ -155,15 +157,15 @@ class BeatsBaseline:
         inputs, outputs = (trace[0][1], trace[0][2]) if trace else ({}, {})
         judged = self._judge_once(reference, prediction)
         head = _summary(self._evaluation(reference, prediction, judged), prediction)
-        if stage in {"instruction_feedback", "instruction_synthesis"}:
-            written = {str(text).strip() for text in outputs.get("new_instructions") or ()}
-            chosen = [each for each in judged if each.sample.instruction.strip() in written]
-            if written and not chosen:
+        written = _texts(outputs)
+        chosen = [each for each in judged if each.sample.instruction.strip() in written]
+        if chosen or stage in {"instruction_feedback", "instruction_synthesis"}:
+            if outputs.get("new_instructions") and not chosen:
                 return f"{head}\n\nNone of the instructions that this call wrote came to a final answer."
             return f"{head}\n\n{feedback_on_instructions(chosen or judged)}"
         asked = inputs.get("instruction")
         chosen = [each for each in judged if reference.posed(each.sample.instruction) == asked]
-        if asked is not None and not chosen:
+        if asked is not None and not chosen and asked != reference.shown:
             return f"{head}\n\nThe instruction that this call was for came to no final answer."
         chosen = chosen or worst_first(judged)[:2]
         graded = run_blocking(self._grade_answers(reference, chosen))
@@ -208,7 +210,7 @@ class BeatsBaseline:
                 verdict = None
                 if baseline is not None:
                     verdict = await self.pairwise.judge(asked, sample.improved_response, baseline)
-            failed = isinstance(answered, RowError) and answered.final
+            failed = isinstance(answered, RowError) and (answered.final or isinstance(answered, CodeFailed))
             return JudgedSample(sample, baseline, verdict, tuple(grade.result() for grade in grades), failed)
 
     async def _of_baseline(self, question: Coroutine[Any, Any, T]) -> T | RowError:
@@ -218,6 +220,10 @@ class BeatsBaseline:
                 return await question
         except RowError as error:
             return error
+        except Exception as error:
+            if isinstance(error, RefedError) or not has_own_code(self.baseline):
+                raise
+            return code_failed(PROGRAM, "", error)
 
     async def _grade_answers(self, reference: Reference, judged: Sequence[JudgedSample]) -> list[list[Graded]]:
         with _metric_context(), dspy.context(lm=self.judge_lm):
@@ -272,10 +278,18 @@ class BeatsBaseline:
         asked = len(self.baseline.features) * self.baseline.instructions_per_feature
         each_stage = {"response_generation": 1, "response_improvement": 1}
         each_stage["instruction_synthesis"] = self.baseline.instructions_per_feature
-        lost = sum(each_stage.get(f.stage, asked) for f in prediction.failures if f.kind in PASSING)
+        other = asked if prediction.feedback is None else 1
+        passing = PASSING - {CodeFailed.kind}  # that of the program's own code is its fault
+        lost = sum(each_stage.get(f.stage, other) for f in prediction.failures if f.kind in passing)
         if lost >= asked and not prediction.samples:
             raise NotScored("the endpoint gave no answer")
         return float(min(1.0, len(prediction.samples) / max(1, asked - lost)))
+
+
+def _texts(outputs: Mapping[str, Any]) -> set[str]:
+    """The texts that a predictor wrote, alone or in lists."""
+    lists = (value if isinstance(value, list) else [value] for value in outputs.values())
+    return {text.strip() for texts in lists for text in texts if isinstance(text, str)}
 
 
 def diversity(texts: Sequence[str]) -> float:

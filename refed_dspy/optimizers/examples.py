@@ -20,8 +20,8 @@ from refed_dspy.data.references import References, load_references
 from refed_dspy.errors import ConfigError, briefly
 from refed_dspy.measures.intervals import MIN_CLUSTERS
 from refed_dspy.optimizers.agreement import criterion_of
-from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
-from refed_dspy.programs.reference_level import as_reference
+from refed_dspy.programs import PairwiseJudge, SynthesisProgram
+from refed_dspy.programs.synthesis import as_reference
 from refed_dspy.records import Reference, digest
 from refed_dspy.teachers import Teacher
 from refed_dspy.text import counted
@@ -79,7 +79,7 @@ def instruction_of(example: dspy.Example) -> tuple[str, str | None]:
 
 def unit_of(program: dspy.Module) -> str:
     """What the examples for `program` are clustered by, in the plural: references, instructions for a judge."""
-    if isinstance(program, ReferenceLevelFeedback):
+    if isinstance(program, SynthesisProgram):
         return "references"
     return "instructions" if isinstance(program, PairwiseJudge) else "examples"
 
@@ -115,7 +115,10 @@ def as_examples(
         return _distinct([*map(pair_example, pairs), *others])
     listed = isinstance(source, Sequence) and not isinstance(source, str | References)
     if not listed or not source or not all(isinstance(each, dspy.Example) and each._input_keys for each in source):
-        raise ConfigError("references: this program needs a list of dspy.Example, each with_inputs(…)")
+        raise ConfigError(
+            "references: this program, which is no refed_dspy.programs.SynthesisProgram, needs a list of dspy.Example, "
+            "each with_inputs(…)"
+        )
     return _distinct(source)
 
 

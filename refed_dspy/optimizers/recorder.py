@@ -7,6 +7,7 @@ a `CandidateCallback` for every program that starts. Both work with any optimize
 from __future__ import annotations
 
 import json
+import logging
 import math
 import threading
 from collections import Counter
@@ -17,7 +18,7 @@ from typing import Any
 import dspy
 from dspy.utils.callback import BaseCallback
 
-from refed_dspy.errors import one_line
+from refed_dspy.errors import CodeFailed, one_line
 from refed_dspy.jobs.gateway import Gateway
 from refed_dspy.ledger.candidates import candidate_seen, evaluation_abstained, evaluation_scored, load_candidates
 from refed_dspy.optimizers.examples import Split, example_id
@@ -25,6 +26,8 @@ from refed_dspy.optimizers.gateway import current_candidate, in_metric
 from refed_dspy.optimizers.metrics import Metric, MetricScore, NotScored, is_programs_fault, is_recoverable
 from refed_dspy.programs.saved import program_digests, program_state
 from refed_dspy.records import Failure, digest, json_default
+
+log = logging.getLogger("refed_dspy.optimizers")
 
 
 def candidate_id(program: dspy.Module) -> str:
@@ -101,7 +104,9 @@ class ScoreRecorder:
         self.unscored = ""
         """Why an evaluation could not be scored, of the last such one."""
         self.failures: Counter[str] = Counter()
-        """Failures among the rows of predictions: "cut in response_improvement" → how many."""
+        """Failures among the rows of predictions: "cut in response_improvement" → how many; of own code, its error."""
+        self.code_failed = False
+        """Whether any of them is of the caller's own code."""
 
     def __call__(
         self,
@@ -130,7 +135,8 @@ class ScoreRecorder:
         if pred is None:
             raise NotScored("the program failed")
         if pred_name is None:
-            self.failures.update(f"{failure.kind} in {failure.stage}" for failure in failures_of(pred))
+            for failure in failures_of(pred):
+                self._count(failure)
         example = example_id(gold)
         candidate, subset = current_candidate.get(), self._subset_of.get(example, "other")
         try:
@@ -154,6 +160,14 @@ class ScoreRecorder:
         self.evaluations += 1
         self._watch()
         return MetricScore.of(evaluation, f"scored {evaluation.score:.2f}", self.metric.accept)
+
+    def _count(self, failure: Failure) -> None:
+        own = failure.kind == CodeFailed.kind
+        words = failure.reason if own else f"{failure.kind} in {failure.stage}"
+        if own and words not in self.failures:
+            log.warning("%s; the row counts as failed", words)
+        self.failures[words] += 1
+        self.code_failed |= own
 
 
 def _in_json(step: Any) -> Any:

@@ -36,7 +36,7 @@ from refed_dspy.optimizers.examples import (
 from refed_dspy.optimizers.metrics import CustomMetric, HumanAgreement, Metric, name_of, named_metric
 from refed_dspy.optimizers.optimizer_log import printed_to_file
 from refed_dspy.optimizers.proof import basis, find_topics
-from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
+from refed_dspy.programs import PairwiseJudge, SynthesisProgram
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.load import open_tunable, warn_of_another_teacher
 from refed_dspy.programs.saved import program_digests
@@ -221,7 +221,7 @@ def prepare(
     warn_of_another_teacher(module, teachers["teacher"].model)
     kind = type(module)
     program_identity = {"kind": f"{kind.__name__} {code_of(kind)}".rstrip(), "program": program_digests(module)}
-    calls, samples = _calls_and_samples(module, config.instructions_per_feature)
+    calls, samples = _calls_and_samples(module, _instructions_asked(module, config))
     unit = unit_of(module)
     if metric is None and unit == "references":
         warn_of_one_model(teachers["judge"], teachers["teacher"])
@@ -268,18 +268,25 @@ def _split(
 
 def _calls_and_samples(program: dspy.Module, instructions_per_feature: int) -> tuple[int, int]:
     """How many an evaluation of a program's student takes and makes."""
-    if not isinstance(program, ReferenceLevelFeedback):
+    if not isinstance(program, SynthesisProgram):
         return 2 if isinstance(program, PairwiseJudge) else 1, 0
     samples = len(program.features) * instructions_per_feature
-    feedback = 1 + len(program.features) + ("response_feedback" in program.stage_names)
-    return feedback + samples * int(program.calls_a_sample), samples
+    feedback = sum(stage in program.stage_names for stage in ("instruction_feedback", "response_feedback"))
+    return feedback + len(program.features) + samples * program.calls_a_sample, samples
+
+
+def _instructions_asked(program: dspy.Module, config: CompileConfig) -> int:
+    """How many instructions of a feature the student asks for at a time: no more than the program unless it is set."""
+    number = config.instructions_per_feature
+    said = "instructions_per_feature" in config.model_fields_set or not isinstance(program, SynthesisProgram)
+    return number if said else min(number, program.instructions_per_feature)
 
 
 def student_of(program: dspy.Module, spec: CompileSpec) -> dspy.Module:
     """A copy to tune, which asks for few instructions at a time."""
     student = program.deepcopy()
-    if isinstance(student, ReferenceLevelFeedback):
-        student.instructions_per_feature = spec.settings.instructions_per_feature
+    if isinstance(student, SynthesisProgram):
+        student.instructions_per_feature = _instructions_asked(program, spec.settings)
     return student
 
 

@@ -34,6 +34,7 @@ from refed_dspy.optimizers.recorder import CandidateCallback, ScoreRecorder
 from refed_dspy.optimizers.result import CompileOutcome
 from refed_dspy.optimizers.spec import CompileSpec
 from refed_dspy.programs.adapter import SchemaAdapter
+from refed_dspy.programs.own_code import has_own_code
 from refed_dspy.programs.saved import load_state, program_state
 from refed_dspy.records import PICO
 from refed_dspy.teachers.progress import CompileProgress, Teller
@@ -84,6 +85,7 @@ class CompileSteps:
             disable_history=True,
             track_usage=False,
             max_errors=NO_ERROR_LIMIT,
+            refed_failing_rows=has_own_code(self.student),
         )
         with settings:
             # First, so that options that it does not take cost nothing.
@@ -257,9 +259,10 @@ class CompileSteps:
             return
         failures = ", ".join(f"{count} {kind}" for kind, count in self.recorder.failures.most_common(2))
         why = failures or self.recorder.unscored
+        remedy = "repair your own code" if self.recorder.code_failed else "check the models and their max_tokens first"
         raise RunStopped(
             f"the uncompiled program scored {'0 on' if scores else 'nothing on'} every validation example"
-            f"{f' ({why})' if why else ''}; check the models and their max_tokens first; paid "
+            f"{f' ({why})' if why else ''}; {remedy}; paid "
             "answers are kept"
         )
 

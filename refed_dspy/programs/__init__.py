@@ -9,15 +9,20 @@ from refed_dspy.programs.reference_level import (
     SampleLevelFeedback,
     SeedOnly,
 )
+from refed_dspy.programs.synthesis import Proposal, SynthesisProgram
+from refed_dspy.records import Sample
 
 __all__ = [
     "Criterion",
     "InstructionFeedbackOnly",
     "PairwiseJudge",
+    "Proposal",
     "ReferenceLevelFeedback",
     "RubricJudge",
+    "Sample",
     "SampleLevelFeedback",
     "SchemaAdapter",
     "SeedOnly",
+    "SynthesisProgram",
     "Verdict",
 ]

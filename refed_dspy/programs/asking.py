@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import dspy
 from dspy.utils.exceptions import AdapterParseError, LMError
@@ -20,6 +20,7 @@ from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.lm_errors import translated
 from refed_dspy.programs.question import PROGRAM, Question, UnnamedStage, asking_about, current_question
 
+T = TypeVar("T")
 _DEAF = (
     "a StreamListener hears nothing where the adapter is not set: set "
     "dspy.configure(adapter=refed_dspy.SchemaAdapter()), or take whole samples as they are made from refed_dspy.stream"
@@ -92,10 +93,19 @@ def about_call(program: Any) -> AbstractContextManager[None]:
 
 async def ask(module: Any, **inputs: Any) -> Any:
     """The answer of a predictor, or of any module in its place, to `inputs`. One that has no `aforward`, such as
-    `dspy.BestOfN`, is called in a thread."""
-    if hasattr(module, "aforward"):
-        return await module.acall(**inputs)
-    return await dspy.asyncify(module)(**inputs)
+    `dspy.BestOfN`, is called in a thread.
+
+    Raises TypeError where it returns something else, as `dspy.BestOfN` does where its reward raised an error each time.
+    """
+    made = await (module.acall(**inputs) if hasattr(module, "aforward") else dspy.asyncify(module)(**inputs))
+    return returned(made, dspy.Prediction, type(module).__name__)
+
+
+def returned(value: Any, kind: type[T], method: str) -> T:
+    """`value`, which `method` of a program returned. Raises TypeError where it is no `kind`."""
+    if isinstance(value, kind):
+        return value
+    raise TypeError(f"{method} returned a {type(value).__name__}, not a {kind.__name__}")
 
 
 @contextmanager

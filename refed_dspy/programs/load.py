@@ -23,6 +23,7 @@ from refed_dspy.programs.judges import PairwiseJudge
 from refed_dspy.programs.mlflow_address import TEXTS_TAG, fetch_program, is_address
 from refed_dspy.programs.reference_level import METHODS, ReferenceLevelFeedback
 from refed_dspy.programs.saved import CORRECTIONS, load_state, manifest_of, prompt_digests
+from refed_dspy.programs.synthesis import SynthesisProgram, refuse_incomplete
 from refed_dspy.records import digest
 from refed_dspy.registry import JUDGES, plugged_in
 from refed_dspy.signatures import DEFAULT_FEATURES
@@ -50,9 +51,7 @@ def open_program(program: ProgramLike, config: RunConfig) -> dspy.Module:
         if program is not None and "method" in said and type(opened) is not METHODS[config.method]:
             raise ConfigError(f"method: {program} is a {type(opened).__name__}; remove method")
         return opened
-    missing = [name for name in ("collect_features", "propose", "respond") if not hasattr(opened, name)]
-    if missing:
-        raise ConfigError(f"program: {type(opened).__name__} cannot run: it lacks {', '.join(missing)}")
+    refuse_incomplete(opened)
     if own := said & {"method", "features", "instructions_per_feature", "guidance"}:
         raise ConfigError(f"{min(own)}: the program you pass has its own; remove it")
     return opened
@@ -84,6 +83,8 @@ def open_tunable(program: ProgramLike, config: CompileConfig, judge: bool) -> ds
         refuse_bound_models(opened)
     if not opened.named_predictors():
         raise ConfigError(f"program: {type(opened).__name__} has no predictors to tune")
+    if isinstance(opened, SynthesisProgram):
+        refuse_incomplete(opened)
     _refuse_unused(opened, program, config)
     return opened
 
@@ -91,7 +92,7 @@ def open_tunable(program: ProgramLike, config: CompileConfig, judge: bool) -> ds
 def _refuse_unused(module: dspy.Module, program: Any, config: CompileConfig) -> None:
     """Raises ConfigError for a setting that says nothing of this program."""
     unused: set[str] = set()
-    if not isinstance(module, ReferenceLevelFeedback):
+    if not isinstance(module, SynthesisProgram):
         unused |= {"columns", "turns", "features", "instructions_per_feature", "guidance"}
     elif isinstance(program, dspy.Module):
         unused |= {"features", "guidance"}

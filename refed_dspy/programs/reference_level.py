@@ -3,18 +3,16 @@ with."""
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import dspy
 
-from refed_dspy.concurrency import all_of, together
-from refed_dspy.errors import ConfigError, RowError, one_line
-from refed_dspy.programs.asking import about, about_unnamed, again, ask, name_of, predictor_names, stages_of
-from refed_dspy.programs.program import AsyncProgram, trace_in_order
-from refed_dspy.programs.question import UnnamedStage
-from refed_dspy.records import NO_ANALYSIS, NO_STRATEGY, TAKEN_SHOWN, Failure, Feedback, Reference, Sample
+from refed_dspy.errors import ConfigError, one_line
+from refed_dspy.programs.asking import about, again, ask, name_of
+from refed_dspy.programs.program import AsyncProgram
+from refed_dspy.programs.synthesis import Proposal, SynthesisProgram, as_reference, item_of
+from refed_dspy.records import TAKEN_SHOWN, Reference, Sample
 from refed_dspy.signatures import (
     DEFAULT_FEATURES,
     InstructionSynthesis,
@@ -33,18 +31,9 @@ STAGES = (
     "response_generation",
     "response_improvement",
 )
-T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Proposal:
-    """Instructions proposed for one feature: at most the number asked for; `surplus` counts the rest."""
-
-    instructions: tuple[str, ...]
-    surplus: int
-
-
-class ReferenceLevelFeedback(AsyncProgram):
+class ReferenceLevelFeedback(SynthesisProgram):
     """Collect feedback on a reference once; every sample of that reference is written with it.
 
     Args:
@@ -123,13 +112,6 @@ class ReferenceLevelFeedback(AsyncProgram):
             )
         return str(answer.response_feedback)
 
-    async def collect(self, reference: Reference) -> Feedback:
-        """All feedback on one reference: two calls, concurrently."""
-        async with together() as group:
-            features = group.create_task(self.collect_features(reference))
-            response = group.create_task(self.collect_response_feedback(reference))
-        return Feedback(features=features.result(), response=response.result())
-
     async def propose(
         self, reference: Reference, feature: str, description: str, taken: Sequence[str] = (), repetition: int = 0
     ) -> Proposal:
@@ -172,46 +154,6 @@ class ReferenceLevelFeedback(AsyncProgram):
             )
         return improved_sample(instruction, response, better)
 
-    async def aforward(self, reference: Reference | Mapping[str, str]) -> dspy.Prediction:
-        """All of one reference's samples.
-
-        Returns:
-            A prediction with `feedback` (Feedback, or None where it failed), `samples` (list of Sample) and
-            `failures` (list of Failure). A failed row is a Failure; a teacher that cannot go on raises.
-        """
-        with trace_in_order(self):
-            return await self._flow(as_reference(reference))
-
-    async def _flow(self, reference: Reference) -> dspy.Prediction:
-        failures: list[Failure] = []
-        names = predictor_names(self)
-
-        def unit(item: str, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T | None]:
-            return _or_failure(failures, UnnamedStage(item, names), work)
-
-        feedback = await unit(reference.id, self.collect(reference))
-        samples: list[Sample] = []
-        if feedback is not None:
-            proposals = await all_of(
-                unit(f"{reference.id}/{name}", self.propose(reference, name, description))
-                for name, description in feedback.features.items()
-            )
-            # dict.fromkeys: two features may propose the same instruction; it is answered once.
-            instructions = dict.fromkeys(
-                text for proposal in proposals if proposal is not None for text in proposal.instructions
-            )
-            responses = await all_of(
-                unit(item_of(reference, text), self.respond(reference, feedback.response, text))
-                for text in instructions
-            )
-            samples = [sample for sample in responses if sample is not None]
-        # In the order of stages, not of completion: optimizers read them, and a resumed compile must read the same.
-        place = {stage: number for number, stage in enumerate(stages_of(self))}
-        failures.sort(
-            key=lambda failed: (place.get(failed.stage, len(place)), failed.stage, failed.item, failed.reason)
-        )
-        return dspy.Prediction(feedback=feedback, samples=samples, failures=failures)
-
 
 def improved_sample(instruction: str, response: str, better: dspy.Prediction) -> Sample:
     """The sample of a response that a stage has improved: `better` is that stage's answer."""
@@ -222,33 +164,6 @@ def improved_sample(instruction: str, response: str, better: dspy.Prediction) ->
         implementation_strategy=better.implementation_strategy,
         improved_response=better.improved_response,
     )
-
-
-def as_reference(value: Reference | Mapping[str, Any]) -> Reference:
-    """`value` as a Reference: a Reference, or a mapping or dspy.Example with `instruction` and `response`, and with or
-    without a `system` prompt."""
-    if isinstance(value, Reference):
-        return value
-    try:
-        system = value.get("system", "")
-        return Reference(instruction=value["instruction"], response=value["response"], system=system)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ConfigError("reference: needs text in `instruction` and `response`") from error
-
-
-def item_of(reference: Reference, instruction: str) -> str:
-    """What calls for a sample are about, where no run numbers its instructions."""
-    return f"{reference.id}/{instruction[:40]}"
-
-
-async def _or_failure(failures: list[Failure], unit: UnnamedStage, work: Coroutine[Any, Any, T]) -> T | None:
-    """The result of `work` on a unit; None if it raised a RowError, which is then added to `failures`."""
-    try:
-        with about_unnamed(unit):
-            return await work
-    except RowError as error:
-        failures.append(Failure(stage=error.stage, item=error.item, kind=error.kind, reason=error.reason))
-        return None
 
 
 # --- what it is compared with (paper notes, section 2): the same instructions, other feedback. Where stages are the
@@ -269,7 +184,7 @@ class InstructionFeedbackOnly(ReferenceLevelFeedback):
     async def respond(self, reference: Reference, response_feedback: str, instruction: str, item: str = "") -> Sample:  # noqa: ARG002
         """Answer `instruction`. `improved_response`, which is what is trained on, is that answer."""
         response = await self.first_response(reference, instruction, item)
-        return unimproved_sample(instruction, response)
+        return Sample.of(instruction, response)
 
 
 class SampleLevelFeedback(InstructionFeedbackOnly):
@@ -313,19 +228,8 @@ class SeedOnly(AsyncProgram):
     async def aforward(self, reference: Reference | Mapping[str, str]) -> dspy.Prediction:
         """One sample: the reference."""
         pair = as_reference(reference)
-        sample = unimproved_sample(pair.instruction, pair.response)
+        sample = Sample.of(pair.instruction, pair.response)
         return dspy.Prediction(feedback=None, samples=[sample], failures=[])
-
-
-def unimproved_sample(instruction: str, response: str) -> Sample:
-    """The sample of a response that no stage improves."""
-    return Sample(
-        instruction=instruction,
-        response=response,
-        analysis=NO_ANALYSIS,
-        implementation_strategy=NO_STRATEGY,
-        improved_response=response,
-    )
 
 
 METHODS: Mapping[str, type[ReferenceLevelFeedback]] = {

@@ -20,6 +20,7 @@ from refed_dspy.ledger.history import (
     Usage,
     calls_after,
     calls_in_batches,
+    is_proposal,
     last_call_about,
     open_instructions_by_reference,
     reference_numbers,
@@ -190,7 +191,7 @@ def _stages(ledger: Ledger, after: int, weights: StageWeights) -> dict[str, _Sta
     for name, item, instruction_of, model, endpoint, usage in calls_after(ledger, after):
         stage, answerer, about = stages[name], weights.answerer_of(name, model, endpoint), item.partition("/")[0]
         if instruction_of is None and about in numbers:
-            stage.unit = "synthesis" if name == SYNTHESIS else "reference"
+            stage.unit = "synthesis" if is_proposal(item) else "reference"
         reference = numbers.get(about, -1) if instruction_of is None else instruction_of
         stage.usage[answerer] = Usage.total([stage.usage.get(answerer, Usage()), usage])
         stage.calls[reference] += int(usage.calls)

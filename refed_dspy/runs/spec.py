@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import dspy
 
@@ -32,9 +32,10 @@ from refed_dspy.ledger.states import has_begun
 from refed_dspy.programs.asking import stages_of, without_models
 from refed_dspy.programs.load import ProgramLike, open_program, warn_of_another_teacher
 from refed_dspy.programs.mlflow_address import is_address
-from refed_dspy.programs.reference_level import Proposal, extra_outputs
+from refed_dspy.programs.reference_level import extra_outputs
 from refed_dspy.programs.saved import program_digests, program_state
-from refed_dspy.records import Reference, Sample, digest, dollars
+from refed_dspy.programs.synthesis import SynthesisProgram
+from refed_dspy.records import digest, dollars
 from refed_dspy.runs.plan import PlanSettings, ToCome
 from refed_dspy.runs.work import RunWork
 from refed_dspy.teachers import Teacher, TeacherLike, open_teacher
@@ -59,27 +60,6 @@ READ, WRITTEN = 900, 450
 """Usual tokens of a call (docs/how-to/costs.md)."""
 
 Claim = Callable[[Sequence[bytes]], Awaitable[frozenset[bytes]]]
-
-
-class SynthesisProgram(Protocol):
-    """What a program must offer to be run at scale: the stages of Reference-Level Feedback."""
-
-    features: Mapping[str, str]
-    instructions_per_feature: int
-
-    async def collect_features(self, reference: Reference) -> dict[str, str]: ...
-
-    async def collect_response_feedback(self, reference: Reference) -> Any:
-        """What `respond` gets as `response_feedback`."""
-        ...
-
-    async def propose(
-        self, reference: Reference, feature: str, description: str, taken: Sequence[str] = (), repetition: int = 0
-    ) -> Proposal: ...
-
-    async def respond(
-        self, reference: Reference, response_feedback: Any, instruction: str, item: str = ""
-    ) -> Sample: ...
 
 
 @dataclass(frozen=True)

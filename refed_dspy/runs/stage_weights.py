@@ -36,7 +36,8 @@ class StageWeights:
     def read(cls, ledger: Ledger, settings: WorkSettings | None = None) -> StageWeights:
         """Of the run's settings: those that it starts with, or the ones that its ledger has."""
         settings = settings or settings_of(ledger)
-        stages = frozenset(name.rpartition(".")[2] for name in (ledger.meta("identity") or {}).get("program", ()))
+        predictors = (ledger.meta("identity") or {}).get("program", ())
+        stages = frozenset(part for path in predictors for part in path.split("."))
         of_teacher = _rates(settings.teacher.get("rates"))
         of_judge = _rates(settings.judge["rates"]) if settings.judge else of_teacher
         charges: dict[str, Rates | None] = {ONLY_TEACHER: of_teacher, JUDGE: of_judge}

@@ -10,8 +10,9 @@ from refed_dspy.errors import RowError
 from refed_dspy.jobs.session import Session
 from refed_dspy.ledger.ledger import Added
 from refed_dspy.ledger.statements import DecisionRow, decided, sampled, text_digest, unusable
-from refed_dspy.programs.asking import about_unnamed, predictor_names, same_teacher
+from refed_dspy.programs.asking import about_unnamed, predictor_names, returned, same_teacher
 from refed_dspy.programs.question import UnnamedStage, asked_again
+from refed_dspy.programs.synthesis import Proposal
 from refed_dspy.records import TAKEN_SHOWN, DataRow, Sample
 from refed_dspy.runs.own_code import OwnCode
 from refed_dspy.runs.plan import Plan, Propose, Respond, Study, Unit
@@ -57,7 +58,7 @@ class SynthesisWorker:
         with self.own.unit("propose", item) as question, about_unnamed(question):
             description = self._features[unit.reference][unit.feature]
             proposal = await self.program.propose(reference, unit.feature, description, taken, repetition=unit.round)
-            texts = tuple(proposal.instructions)
+            texts = returned(proposal, Proposal, "propose").instructions
         barred = self._barred
         if self._claim is not None:
             barred |= await self._claim([text_digest(text) for text in texts])
@@ -141,7 +142,8 @@ class SynthesisWorker:
     async def _written(self, unit: Respond, question: UnnamedStage) -> Sample:
         reference, feedback = self.references[unit.reference], self._response_feedback[unit.reference]
         with same_teacher(unit.text), about_unnamed(question):
-            return await self.program.respond(reference, feedback, unit.text, item=question.item)
+            sample = await self.program.respond(reference, feedback, unit.text, item=question.item)
+            return returned(sample, Sample, "respond")
 
     def _may_differ(self, stage: str) -> bool:
         """Whether a second answer of `stage` may be another than the first: not at temperature 0."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import re
 from collections import Counter
@@ -22,7 +23,7 @@ from refed_dspy.records import DataRow, Reference, Sample
 from refed_dspy.runs.result import Synthesis
 from tests.runs.filter.helpers import CustomFilter
 from tests.support.said import Said
-from tests.support.scripted_engine import Writer, fake_lm, references, spoil_first
+from tests.support.scripted_engine import SAMPLE_FIELDS, Writer, fake_lm, question_of, references, spoil_first
 
 SIZE = 12
 KEY = "sk-9aVq2LxT7bRm4WcY8dKe1Nf5"
@@ -180,6 +181,63 @@ def test_where_nothing_is_own_an_error_is_a_bug_and_raised(tmp_path: Path, monke
     monkeypatch.setattr(reference_level, "improved_sample", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(None, tmp_path / "run", Writer())
+
+
+def rewarded(wrapper: Any) -> Callable[[Any, Fragile], Any]:
+    def reward(inputs: Any, made: Any, fragile: Fragile) -> float:
+        fragile.look(inputs["instruction"])
+        return 1.0
+
+    return lambda stage, fragile: wrapper(
+        module=stage, N=2, reward_fn=lambda inputs, made: reward(inputs, made, fragile), threshold=0.5, fail_count=0
+    )
+
+
+class Blocking(Stage):
+    """Has no `aforward`."""
+
+    aforward = property()
+
+    def forward(self, **inputs: Any) -> Any:
+        self.fragile.look(inputs["instruction"])
+        return self.inner(**inputs)
+
+
+MODULES: dict[str, Callable[[Any, Fragile], Any]] = {
+    "BestOfN": rewarded(dspy.BestOfN),
+    "Refine": rewarded(dspy.Refine),
+    "no aforward": Blocking,
+}
+
+
+@pytest.mark.parametrize("module", MODULES.values(), ids=MODULES)
+def test_an_error_in_a_module_s_own_thread_is_its_row_s_failure(
+    module: Callable[[Any, Fragile], Any], tmp_path: Path
+) -> None:
+    fragile, program, writer = Fragile(), ReferenceLevelFeedback(), Writer()
+    program.response_improvement = module(program.response_improvement, fragile)
+    made = run(program, tmp_path, writer)
+    assert len(made.samples) == SIZE
+    assert {(failure.stage, failure.kind) for failure in made.failures} == {("response_improvement", CodeFailed.kind)}
+
+
+def test_an_agent_in_a_stage_s_place_fails_the_row_that_it_has_no_answer_for(tmp_path: Path) -> None:
+    program, writer = ReferenceLevelFeedback(), Writer()
+    program.response_improvement = dspy.ReActV2(program.response_improvement.signature, tools=[])
+    asked: list[str] = []
+    submitted = {"tool_calls": [{"name": "submit", "args": {**SAMPLE_FIELDS, "improved_response": "better"}}]}
+
+    def answer(request: Any) -> str | None:
+        if "tool_calls" not in (fields := writer.fields(request)):
+            return None
+        answers = {name: submitted if name == "tool_calls" else "so" for name in fields}
+        asked.append(question_of(request))
+        return "no JSON" if asked[-1] == asked[0] else json.dumps(answers)
+
+    writer.on_request = answer
+    made = run(program, tmp_path, writer)
+    assert [sample.improved_response for sample in made.samples] == ["better"] * SIZE
+    assert [(failure.stage, failure.kind) for failure in made.failures] == [("response_improvement", "malformed")]
 
 
 @pytest.mark.parametrize("wrapper", [dspy.BestOfN, dspy.Refine])

@@ -24,10 +24,11 @@ from refed_dspy.plugins.compare.replay import read_compared
 from refed_dspy.plugins.compare.result import OUTPUTS, Comparison, write_comparison
 from refed_dspy.plugins.compare.settings import CompareConfig
 from refed_dspy.plugins.compare.side_by_side import SideBySide
-from refed_dspy.programs import ReferenceLevelFeedback, SeedOnly
+from refed_dspy.programs import SeedOnly, SynthesisProgram
 from refed_dspy.programs.load import load_program, own_program, refuse_bound_models, warn_of_another_teacher
 from refed_dspy.programs.reference_level import METHODS
 from refed_dspy.programs.saved import program_digests
+from refed_dspy.programs.synthesis import refuse_incomplete
 from refed_dspy.runs.spec import RunSpec
 from refed_dspy.runs.synthesize import run_job
 from refed_dspy.signatures import DEFAULT_FEATURES
@@ -163,10 +164,11 @@ def _config_name(source: Any) -> str:
     return str(source) if isinstance(source, str | Path) else f"({type(source).__name__})"
 
 
-def _program(name: str, source: Any, config: CompareConfig) -> ReferenceLevelFeedback:
+def _program(name: str, source: Any, config: CompareConfig) -> SynthesisProgram:
     per_feature, source = config.instructions_per_feature, own_program(source, config.accept_changed)
     source = getattr(source, "program", source)  # a finished compile has one
-    if isinstance(source, ReferenceLevelFeedback):
+    if isinstance(source, SynthesisProgram):
+        refuse_incomplete(source, f"programs: {name}")
         refuse_bound_models(source, name)
         return source
     if isinstance(source, str) and source in METHODS:
@@ -177,7 +179,7 @@ def _program(name: str, source: Any, config: CompareConfig) -> ReferenceLevelFee
         explicit = per_feature if "instructions_per_feature" in config.model_fields_set else None
         return load_program(source, config.features, explicit, accept_changed=config.accept_changed)
     raise ConfigError(
-        f"programs: {name} is a {type(source).__name__}; pass a program from refed_dspy.programs or a name"
+        f"programs: {name} is a {type(source).__name__}; pass a refed_dspy.programs.SynthesisProgram, a file or a name"
     )
 
 

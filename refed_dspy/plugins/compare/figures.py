@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from refed_dspy.errors import one_line
-from refed_dspy.ledger.history import cost_by_question, stage_by_answer
+from refed_dspy.ledger.history import cost_by_question, is_proposal, stage_by_answer
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.settings import settings_of
 from refed_dspy.ledger.spending import spent
@@ -31,8 +31,6 @@ SEED = "seed-only"
 FEEDBACK = {"response_feedback", "sample_feedback"}
 """Stages that collect feedback on a response."""
 FILTERS = ("random", "rouge", "judge")
-_SHARED = ("instruction_feedback", "instruction_synthesis")
-"""Stages that all programs share."""
 _FRACTIONS = (0.125, 0.25, 0.5, 1.0)
 """The usual sizes of subsets, of a program's rows."""
 
@@ -59,7 +57,7 @@ def tally(
     stopped: str,
 ) -> Comparison:
     """The comparison's figures. `config.programs` gives the lines and their order."""
-    costs = _Costs(ledger)
+    costs = _Costs(ledger, compared)
     lines = [
         _seed_line(name, compared, config, diversity)
         if source == SEED
@@ -105,11 +103,11 @@ def _reused_costs(ledger: Ledger) -> list[str]:
 
 
 class _Costs:
-    """Calls and money by question key, and which keys belong to the stages that all programs share."""
+    """Calls and money by question key, and which keys belong to the instructions, which all programs share."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, compared: Replayed) -> None:
         self._by_key = cost_by_question(ledger)
-        self.shared = {key for key, question in self._by_key.items() if question.stage in _SHARED}
+        self.shared = compared.shared | {key for key, asked in self._by_key.items() if is_proposal(asked.item)}
         self.feedback = {key for key, stage in stage_by_answer(ledger).items() if stage in FEEDBACK}
         """Keys of the answered questions for feedback on responses."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,6 +20,9 @@ from refed_dspy.programs.adapter import checked_adapter
 from refed_dspy.programs.asking import with_roles
 from refed_dspy.programs.judges import Graded, Verdict
 from refed_dspy.programs.lm_errors import in_transit
+from refed_dspy.programs.own_code import code_failed, has_own_code
+from refed_dspy.programs.question import PROGRAM
+from refed_dspy.programs.synthesis import SynthesisProgram
 from refed_dspy.records import Reference, Sample
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.recorded import Asked, key_function, recorded_lm, remembered, response_of
@@ -104,6 +107,8 @@ class Replayed:
     asked: Mapping[str, set[str]]
     """Program → the key of every question that the program would have asked alone, without the writing of the
     instructions: for every reference that was opened and every instruction that was tried, with or without a row."""
+    shared: set[str]
+    """The keys of the questions about the references' instructions."""
 
 
 async def read_compared(ledger: Ledger, program: SideBySide, models: Mapping[str, Teacher]) -> Replayed:
@@ -121,7 +126,7 @@ async def read_compared(ledger: Ledger, program: SideBySide, models: Mapping[str
             await reader.written(index, references[index], text, str(number))
         used = [references[index] for index in sorted({index for _, index, _, _ in kept})]
         grades = {ref.id: await program.grade_reference(ref) for ref in used} if program.seed_graded else {}
-    return Replayed(rows, used, grades, reader.asked)
+    return Replayed(rows, used, grades, reader.asked, reader.shared)
 
 
 class _Reader:
@@ -130,18 +135,19 @@ class _Reader:
     def __init__(self, side_by_side: SideBySide, replay: Replay) -> None:
         self.side_by_side, self.replay = side_by_side, replay
         self.asked: dict[str, set[str]] = {name: set() for name in side_by_side.programs}
+        self.shared = set[str]()
+        """The keys of the questions about the references' instructions, from which the baseline makes new ones."""
         self.learned: dict[int, dict[str, Any]] = {}
         """Reference → program → its feedback on the response, or the RowError that it failed with."""
 
     async def learn(self, index: int, reference: Reference) -> None:
         """Collect each program's feedback on the reference's response."""
         learned = self.learned.setdefault(index, {})
+        self.replay.asked = self.shared
+        await _tried(self.side_by_side.lead, self.side_by_side.collect_features(reference))
         for name, program in self.side_by_side.programs.items():
             self.replay.asked = self.asked[name]
-            try:
-                learned[name] = await program.collect_response_feedback(reference)
-            except RowError as error:
-                learned[name] = error
+            learned[name] = await _tried(program, program.collect_response_feedback(reference))
 
     async def written(self, index: int, reference: Reference, text: str, item: str) -> ComparedAnswers:
         """What each program made of an instruction, not judged."""
@@ -150,13 +156,13 @@ class _Reader:
         samples, failed = {}, {}
         for name, program in self.side_by_side.programs.items():
             self.replay.asked = self.asked[name]
-            learned = self.learned[index][name]
-            try:
-                if isinstance(learned, RowError):
-                    raise learned
-                samples[name] = await program.respond(reference, learned, text, item)
-            except RowError as error:
-                failed[name] = error.kind
+            made = self.learned[index][name]
+            if not isinstance(made, RowError):
+                made = await _tried(program, program.respond(reference, made, text, item))
+            if isinstance(made, RowError):
+                failed[name] = made.kind
+            else:
+                samples[name] = made
         return ComparedAnswers(samples, failed, {}, {})
 
     async def answered(self, index: int, reference: Reference, text: str, item: str) -> ComparedAnswers:
@@ -166,3 +172,16 @@ class _Reader:
             raise damaged(self.replay.ledger.path, f"row {item} has no answer")
         verdicts, grades = await self.side_by_side.judged(reference.posed(text), made.samples, item)
         return replace(made, verdicts=verdicts, grades=grades)
+
+
+async def _tried(program: SynthesisProgram, work: Awaitable[Any]) -> Any:
+    """What a method of `program` returns, or the RowError that it fails with: also by its caller's own code, as in the
+    run."""
+    try:
+        return await work
+    except RowError as error:
+        return error
+    except Exception as error:
+        if not has_own_code(program):
+            raise
+        return code_failed(PROGRAM, "", error)

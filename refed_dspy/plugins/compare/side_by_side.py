@@ -16,7 +16,8 @@ import dspy
 from refed_dspy.errors import PASSING, ConfigError, NoAnswer, RowError
 from refed_dspy.programs.asking import as_role
 from refed_dspy.programs.judges import OVERALL, Graded, PairwiseJudge, RubricJudge, Verdict
-from refed_dspy.programs.reference_level import Proposal, ReferenceLevelFeedback, SeedOnly
+from refed_dspy.programs.reference_level import SeedOnly
+from refed_dspy.programs.synthesis import Proposal, SynthesisProgram
 from refed_dspy.records import Reference, Sample
 
 CONTEXT = "It answers this instruction:\n"
@@ -27,7 +28,7 @@ class SideBySide(dspy.Module):
 
     def __init__(
         self,
-        programs: Mapping[str, ReferenceLevelFeedback],
+        programs: Mapping[str, SynthesisProgram],
         against: str,
         judge: PairwiseJudge | None = None,
         *,
@@ -46,7 +47,9 @@ class SideBySide(dspy.Module):
         self.instructions_per_feature = self.lead.instructions_per_feature
         self.final_stage = self.lead.final_stage
         others = len(programs) - 1
-        self.calls_a_sample = sum(program.calls_a_sample - 1 for program in programs.values()) + 1 + 2 * others
+        plain = ["response_generation" in program.stage_names for program in programs.values()]  # is shared
+        of_each = sum(program.calls_a_sample for program in programs.values())
+        self.calls_a_sample = of_each - max(0, sum(plain) - 1) + 2 * others
         self.calls_a_sample += len(programs) * graded
 
     @property
