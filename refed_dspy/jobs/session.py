@@ -74,7 +74,7 @@ class Session:
             members = members_of(of_model, pool_setup.clock)
             self._main = pool_setup.router(members)
             self._engines = {role: Pool([(members[id(model)], 1.0)]) for role, model in self.models.items()}
-        self.traces = Traces()
+        self.traces = Traces(work.traced)
         self.cap_reached: CapReached | None = None
         """What ended the work at a cap, or None."""
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Any
 
 import dspy
@@ -26,8 +27,6 @@ from refed_dspy.programs.fast_path import Engine
 from refed_dspy.teachers.foreign import text_of
 
 log = logging.getLogger("refed_dspy.tracking")
-EVERY = 100
-"""Of so many rows of a kind the first one is traced."""
 
 
 def callbacks_but_mlflows() -> list[Any]:
@@ -80,8 +79,10 @@ class TracedEngine:
 class Traces:
     """The traces of one start."""
 
-    def __init__(self) -> None:
-        self._on, self._seen = any(map(_is_mlflows, dspy.settings.callbacks or ())), Counter[str]()
+    def __init__(self, share: float) -> None:
+        """`share`: of the rows of each kind, the first one among them; those that fail are traced anyhow."""
+        self._on = any(map(_is_mlflows, dspy.settings.callbacks or ()))
+        self._share, self._seen = share, Counter[str]()
 
     def engine(self, engine: Engine, model: str) -> Engine:
         """`engine`, its calls noted where that is wanted."""
@@ -103,13 +104,19 @@ class Traces:
                 self._trace(kind, item or error.item, began, calls, error)
             raise
         else:
-            if calls and self._seen[kind] % EVERY == 0:
+            if calls and self._is_drawn(kind):
                 self._trace(kind, item or calls[-1].item, began, calls)
-            self._seen[kind] += bool(calls)
         finally:
             _calls.reset(token)
 
+    def _is_drawn(self, kind: str) -> bool:
+        """Whether the next row of this kind is one of the share."""
+        before, self._seen[kind] = self._seen[kind], self._seen[kind] + 1
+        return ceil(self._seen[kind] * self._share) > ceil(before * self._share)
+
     def _trace(self, kind: str, item: str, began: int, calls: list[_Call], failed: RowError | None = None) -> None:
+        if not self._on:
+            return
         try:
             _tell(kind, item, began, calls, failed)
         except Exception as error:  # noqa: BLE001 — MLflow's own, or its store's: no row may fail by them

@@ -27,6 +27,8 @@ MANIFEST = "refed"
 """The key of this package's entry in a program's file."""
 CORRECTIONS = "corrections"
 """The key of a trained judge's corrections there, and of their digest in the manifest."""
+METADATA = "metadata"
+"""The key of DSPy's entry."""
 SINGLE = "self"
 """The name of the only predictor of a program that is one, as DSPy has it."""
 
@@ -131,13 +133,16 @@ def in_dspys_form(state: Mapping[str, Any]) -> dict[str, Any]:
     """What a file holds of a program's state, so that `dspy.Module.load` reads it, too: with the versions that it asks
     for, and the parts of a single predictor without a name."""
     parts = {name: value for name, value in state.items() if name != SINGLE}
-    return {**state.get(SINGLE, {}), **parts, "metadata": {"dependency_versions": get_dependency_versions()}}
+    return {**state.get(SINGLE, {}), **parts, METADATA: {"dependency_versions": get_dependency_versions()}}
 
 
 def state_in(text: str | bytes) -> Any:
     """The program's state in a file of this package's or DSPy's. Raises ValueError where it is no JSON."""
     state = json.loads(text)
-    if not isinstance(state, dict) or not isinstance(state.get("signature"), dict) or SINGLE in state:
+    if not isinstance(state, dict):
+        return state
+    state.pop(METADATA, None)
+    if not isinstance(state.get("signature"), dict) or SINGLE in state:
         return state
     kept = {name: state.pop(name) for name in (MANIFEST, CORRECTIONS) if name in state}
     return {SINGLE: state, **kept}
