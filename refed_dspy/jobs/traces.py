@@ -20,7 +20,6 @@ from typing import Any
 import dspy
 from dspy.lm15 import Request, Response
 
-from refed_dspy.config.keys import know_environment, without_keys
 from refed_dspy.errors import CodeFailed, RowError, one_line
 from refed_dspy.ledger.recorder import CallRecorder, current_recorder
 from refed_dspy.programs.fast_path import Engine
@@ -131,7 +130,6 @@ def _tell(kind: str, item: str, began: int, calls: list[_Call], failed: RowError
 
     if not get_autologging_config("dspy", "log_traces", True):
         return
-    know_environment()
     about = {"item": item, "stages": ", ".join(dict.fromkeys(call.stage for call in calls))}
     row = mlflow.start_span_no_context(kind, "CHAIN", inputs={"item": item}, attributes=about, start_time_ns=began)
     for call in calls:
@@ -141,10 +139,11 @@ def _tell(kind: str, item: str, began: int, calls: list[_Call], failed: RowError
 
 
 def _outputs(outcome: Response | Exception) -> dict[str, str]:
-    """What a span shows, without keys: an endpoint may repeat the one that it was sent."""
-    if isinstance(outcome, Exception):
-        return {"failed": one_line(without_keys(f"{type(outcome).__name__}: {outcome}"), 500)}
-    return {"response": without_keys(outcome.text or "")}
+    """What a span shows. An endpoint may repeat the key that it was sent: a row's error and an answer's text are told
+    without it, and of other errors the kind alone."""
+    if isinstance(outcome, Response):
+        return {"response": outcome.text or ""}
+    return {"failed": str(outcome) if isinstance(outcome, RowError) else type(outcome).__name__}
 
 
 def _tell_call(mlflow: Any, row: Any, call: _Call) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import subprocess
 import sys
@@ -86,19 +87,25 @@ def test_the_share_is_a_setting(autolog: Mlflow, server: SimulatedTeacher, share
     assert Counter(map(named, traced(autolog)))["respond"] == expected
 
 
+@pytest.mark.parametrize("own", [False, True])
 def test_each_row_that_failed_is_traced_and_no_key_is(
-    autolog: Mlflow, locked: SimulatedTeacher, monkeypatch: pytest.MonkeyPatch
+    autolog: Mlflow, locked: SimulatedTeacher, monkeypatch: pytest.MonkeyPatch, own: bool
 ) -> None:
+    """Of a teacher in settings, and of a `dspy.LM` of the caller's own."""
     monkeypatch.setenv(KEY_VARIABLE, KEY)
     locked.control(faults={"keyerror": 0.2, "keytext": 0.2})
-    made(size=8, teacher=teacher(locked, api_key_env=KEY_VARIABLE), track=False, traced=0, max_failure_share=1.0)
+    lm = dspy.LM("openai/sim-model", api_base=locked.base_url, api_key=KEY, num_retries=0)
+    asked = lm if own else teacher(locked, api_key_env=KEY_VARIABLE)
+    made(size=8, teacher=asked, track=False, traced=0, max_failure_share=1.0)
     with Ledger.read(Path("run")) as ledger:
         failures = sorted(failure.item for failure in ledger.failures())
     found = traced(autolog)
     assert failures and all(map(failed, found))
     assert sorted(trace.data.spans[0].attributes["item"] for trace in found) == failures
-    for path, content in written(autolog.home).items():
-        assert KEY.encode() not in content, path
+    told = json.dumps([span.to_dict() for trace in found for span in trace.data.spans])
+    assert "[key]" in told, "the endpoint repeated it"
+    for content in [*written(autolog.home).values(), told.encode()]:
+        assert KEY.encode() not in content
 
 
 def test_the_other_callbacks_hear_all(autolog: Mlflow, server: SimulatedTeacher) -> None:
