@@ -13,6 +13,7 @@ from typing import Any
 
 from refed_dspy.programs.mlflow_address import quiet_mlflow
 from refed_dspy.programs.saved import manifest_of
+from refed_dspy.records import digest
 from refed_dspy.tracking.store import Store
 
 LOADER = "refed_dspy.runs.served"
@@ -57,15 +58,15 @@ def register_prompts(store: Store, model: str, version: str, state: Mapping[str,
         if not isinstance(predictor, dict) or "signature" not in predictor:
             continue
         name, text = _NOT_IN_NAMES.sub("-", f"{model}.{stage}"), prompt_text(predictor)
-        known: Sequence[Any] = ()  # MLflow knows no versions of what does not exist
-        if store.call(store.client.search_prompts, filter_string=f"name = '{name}'"):
-            known = store.call(store.client.search_prompt_versions, name)
-        prompt = next((each for each in known if each.template == text), None)
-        if prompt is None:
+        mark = f"refed.text.{digest(text)}"  # MLflow 3.10 lists a prompt's versions in Unity Catalog alone
+        found = store.call(store.client.search_prompts, filter_string=f"name = '{name}'")
+        number = found[0].tags.get(mark) if found else None
+        if number is None:
             said = f"{model} version {version}"
-            prompt = store.call(store.client.register_prompt, name, text, commit_message=said)
+            number = str(store.call(store.client.register_prompt, name, text, commit_message=said).version)
+            store.call(store.client.set_prompt_tag, name, mark, number)
         tag = f"refed.prompt.{_NOT_IN_NAMES.sub('-', stage)}"
-        store.call(store.client.set_model_version_tag, model, version, tag, f"prompts:/{name}/{prompt.version}")
+        store.call(store.client.set_model_version_tag, model, version, tag, f"prompts:/{name}/{number}")
 
 
 def prompt_text(predictor: Mapping[str, Any]) -> str:

@@ -59,7 +59,7 @@ def callers_run() -> Any | None:
     """The run that the calling thread has begun with `mlflow.start_run`, if it is in the store that this package uses;
     None for one in another store, which no run of ours can be in."""
     mlflow: Any = sys.modules.get("mlflow")
-    run = None if mlflow is None else mlflow.active_run()
+    run = mlflow.active_run() if hasattr(mlflow, "active_run") else None  # another thread may be importing it
     return run if run is not None and mlflow.get_tracking_uri() == tracking_uri() else None
 
 

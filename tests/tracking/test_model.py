@@ -20,9 +20,10 @@ from mlflow.exceptions import MlflowException
 
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.errors import ConfigError
-from refed_dspy.programs import PairwiseJudge
+from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
 from refed_dspy.programs.load import load_program
 from refed_dspy.tracking.model import EXAMPLE, prompt_text
+from refed_dspy.tracking.store import NotTracked, Store
 from tests.conftest import KEY, KEY_VARIABLE
 from tests.support import mlflow_stores
 from tests.support.mlflow_stores import Mlflow, free_port
@@ -34,7 +35,7 @@ mlflow_template, tracked = mlflow_stores.mlflow_template, mlflow_stores.tracked
 CHAMPION = "models:/refed@champion"
 
 
-class Brief(type(tuned())):  # type: ignore[misc]
+class Brief(ReferenceLevelFeedback):
     """A program of a user's own class."""
 
 
@@ -199,6 +200,25 @@ def test_each_stage_s_prompt_is_in_the_registry_once(tracked: Mlflow) -> None:
     ]
     feedback, generation = "prompts:/refed.response_feedback/", "prompts:/refed.response_generation/"
     assert names == [[feedback + "1", feedback + "1"], [generation + "1", generation + "2"]]
+
+
+def test_where_mlflow_takes_no_prompt_the_champion_is_there_and_the_prompts_come_later(tracked: Mlflow) -> None:
+    class Without(Store):
+        def call(self, function: Any, *args: Any, **kwargs: Any) -> Any:
+            if getattr(function, "__name__", "") == "register_prompt":
+                raise NotTracked("refused")
+            return super().call(function, *args, **kwargs)
+
+    a_compile = Compile("c")
+    without = Without(a_compile.folder)
+    without.connect()
+    with pytest.raises(NotTracked):
+        a_compile.register(outcome("p", proved=True), store=without)
+    assert tracked.aliases() == {"challenger": "1", "champion": "1"}
+    later = Store(a_compile.folder)
+    later.connect()
+    a_compile.register(outcome("p", proved=True), store=later)
+    assert tracked.client.search_prompt_versions("refed.response_feedback")
 
 
 def test_a_prompt_that_is_longer_than_mlflow_takes_is_cut(tracked: Mlflow) -> None:
