@@ -35,6 +35,8 @@ class RunKeywords(TypedDict, total=False):
     more."""
     track: bool | None
     """Log the run to MLflow. Unset: if MLFLOW_TRACKING_URI is set or an earlier start was logged."""
+    traced: float
+    """The share of rows that are traced in MLflow while `mlflow.dspy.autolog()` is on. Rows that failed always are."""
     cluster: str | None
     """Work on a Ray cluster: `auto` for the one that this machine belongs to, its `HOST:PORT`, or `local:N` for N
     workers on this machine. Needs the extra `cluster`."""

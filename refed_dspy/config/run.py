@@ -67,6 +67,8 @@ class RunConfig(Capped, WithJudge, FromProgram, FromReferences):
     """The judge, for filters that need one. Unset: the teacher's model at temperature 0, with a warning."""
     track: bool | None = None
     """Log the run to MLflow. Unset: if MLFLOW_TRACKING_URI is set or an earlier start was logged."""
+    traced: float = Field(default=0.01, ge=0, le=1)
+    """The share of rows that are traced in MLflow while `mlflow.dspy.autolog()` is on. Rows that failed always are."""
     cluster: str | None = None
     """Work on a Ray cluster: `auto` for the one that this machine belongs to, its `HOST:PORT`, or `local:N` for N
     workers on this machine. Needs the extra `cluster`."""

@@ -20,6 +20,7 @@ from refed_dspy.errors import (
     TeacherRefused,
     WrongCode,
 )
+from refed_dspy.jobs.traces import Traces, callbacks_but_mlflows
 from refed_dspy.jobs.work import CapsLeft, Start, refuse_small_cap
 from refed_dspy.ledger.batches import left_batches
 from refed_dspy.ledger.statements import Statement
@@ -71,6 +72,7 @@ class Session:
             members = members_of(of_model, pool_setup.clock)
             self._main = pool_setup.router(members)
             self._engines = {role: Pool([(members[id(model)], 1.0)]) for role, model in self.models.items()}
+        self.traces = Traces(work.traced)
         self.cap_reached: CapReached | None = None
         """What ended the work at a cap, or None."""
 
@@ -124,7 +126,8 @@ class Session:
         waiting = iter(await self._recalled(items, work) if self.ledger.has_answers() else items)
 
         async def counted(item: T) -> None:
-            await work(item)
+            with self.traces.row(self.start.work.kind):
+                await work(item)
             self.progress.keep()
 
         at_once = self.first.teacher.concurrency if slots is None else slots
@@ -173,7 +176,8 @@ class Session:
                 await self._start(stack, remaining)
                 roles = {role: recorded_lm(self.models[role], engine) for role, engine in self._engines.items()}
                 main = recorded_lm(self.first.teacher, self._main)
-                stack.enter_context(dspy.context(lm=main, adapter=checked_adapter(), **LEAN))
+                callbacks = callbacks_but_mlflows()
+                stack.enter_context(dspy.context(lm=main, adapter=checked_adapter(), callbacks=callbacks, **LEAN))
                 stack.enter_context(with_roles(roles))
                 yield
 
@@ -182,7 +186,8 @@ class Session:
         if remaining.over:
             return
         for recorded in self._each_once:
-            recorded.engine = await stack.enter_async_context(recorded.teacher.running())
+            engine = await stack.enter_async_context(recorded.teacher.running())
+            recorded.engine = self.traces.engine(engine, recorded.teacher.model)
         await stack.enter_async_context(remaining.minutes())
 
     @contextmanager

@@ -110,6 +110,8 @@ class Work:
     """About how many calls a sample or a row takes."""
     then: str = ""
     """What is left of the whole work once this is done."""
+    traced: float = 0.01
+    """The share of rows that MLflow gets a trace of, where its autolog is on."""
     unit: str = "rows"
     """What is counted, for people."""
     other: str = ""

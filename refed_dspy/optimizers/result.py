@@ -29,7 +29,14 @@ from refed_dspy.measures.intervals import Interval
 from refed_dspy.optimizers.agreement import JudgeReport
 from refed_dspy.optimizers.proof import FORMAT, Proof, finite
 from refed_dspy.optimizers.spec import CompileSpec
-from refed_dspy.programs.saved import MANIFEST, load_state, program_digests, program_state, prompt_diff
+from refed_dspy.programs.saved import (
+    MANIFEST,
+    in_dspys_form,
+    load_state,
+    program_digests,
+    program_state,
+    prompt_diff,
+)
 from refed_dspy.records import PICO, money
 from refed_dspy.text import Shown, counted, format_number
 from refed_dspy.tracking.store import noted_run
@@ -253,7 +260,7 @@ def files_of(program: dspy.Module, made: Compiled) -> dict[str, str]:
     state = program_state(made.program)
     state[MANIFEST] = {**state[MANIFEST], **made.manifest}
     files = {
-        PROGRAM: json.dumps(state, ensure_ascii=False, indent=1),
+        PROGRAM: json.dumps(in_dspys_form(state), ensure_ascii=False, indent=1),
         DIFF: prompt_diff(program_state(program), state),
     }
     if made.proof is not None:

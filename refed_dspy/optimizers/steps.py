@@ -11,6 +11,7 @@ import dspy
 
 from refed_dspy.config.named import raised
 from refed_dspy.errors import CAPS, ConfigError, RunStopped, one_line
+from refed_dspy.jobs.traces import callbacks_but_mlflows
 from refed_dspy.jobs.work import CapsLeft
 from refed_dspy.ledger.candidates import Candidate, baseline_and_best, enough, load_candidates
 from refed_dspy.optimizers.agreement import JudgeReport, agreement_of_results
@@ -81,7 +82,7 @@ class CompileSteps:
         settings = dspy.context(
             lm=self.teacher,
             adapter=dspy.settings.adapter or SchemaAdapter(),
-            callbacks=[*(dspy.settings.callbacks or []), self.candidates],
+            callbacks=[*callbacks_but_mlflows(), self.candidates],
             disable_history=True,
             track_usage=False,
             max_errors=NO_ERROR_LIMIT,

@@ -22,7 +22,7 @@ from refed_dspy.files import read_bytes
 from refed_dspy.programs.judges import PairwiseJudge
 from refed_dspy.programs.mlflow_address import TEXTS_TAG, fetch_program, is_address
 from refed_dspy.programs.reference_level import METHODS, ReferenceLevelFeedback
-from refed_dspy.programs.saved import CORRECTIONS, load_state, manifest_of, prompt_digests
+from refed_dspy.programs.saved import CORRECTIONS, load_state, manifest_of, prompt_digests, state_in
 from refed_dspy.programs.synthesis import SynthesisProgram, refuse_incomplete
 from refed_dspy.records import digest
 from refed_dspy.registry import JUDGES, plugged_in
@@ -206,7 +206,7 @@ def read_saved(source: Path | str) -> SavedProgram:
         return SavedProgram(name, json.loads(files("refed_dspy.programs").joinpath(OWN[name]).read_text("utf-8")))
     path, version = fetch_program(name) if is_address(name) else (Path(name), None)
     try:
-        return SavedProgram(name, json.loads(read_bytes(path).decode()), version)
+        return SavedProgram(name, state_in(read_bytes(path).decode()), version)
     except FileNotFoundError:
         raise ConfigError(f"program {name}: no such file") from None
     except (OSError, ValueError, RecursionError) as error:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import dspy
+from dspy.utils.saving import get_dependency_versions
 
 from refed_dspy.config.keywords import checked
 from refed_dspy.errors import ConfigError, briefly, one_line
@@ -26,6 +27,10 @@ MANIFEST = "refed"
 """The key of this package's entry in a program's file."""
 CORRECTIONS = "corrections"
 """The key of a trained judge's corrections there, and of their digest in the manifest."""
+METADATA = "metadata"
+"""The key of DSPy's entry."""
+SINGLE = "self"
+"""The name of the only predictor of a program that is one, as DSPy has it."""
 
 SHOWN = 400
 """Characters of a demonstration that are shown."""
@@ -91,12 +96,13 @@ def program_state(program: dspy.Module) -> dict[str, Any]:
     """`program` as JSON: instructions, demos, a trained judge's corrections, and digests, without a language model."""
     state: dict[str, Any] = without_models(program)[0].dump_state()  # an LM's state may hold addresses
     if isinstance(program, dspy.Predict):  # the state of a single predictor has no names
-        state = {"self": state}
+        state = {SINGLE: state}
     state = json.loads(json.dumps(state, default=json_default))
     state[MANIFEST] = {
         "fields": _field_digests(program),
         "names": _field_names(program),
         "digests": prompt_digests(state),
+        "inputs": _inputs(program),
         **_own_class(program),
     }
     if (corrections := getattr(program, CORRECTIONS, None)) is not None:
@@ -114,15 +120,43 @@ def _own_class(program: dspy.Module) -> dict[str, str]:
     return {"class": getattr(program, "named", None) or f"{kind.__module__}:{kind.__qualname__}"}
 
 
+def _inputs(program: dspy.Module) -> list[str]:
+    """The names of a program's inputs, each a text; empty where that is not known. Those of a ReferenceLevelFeedback
+    are a reference's."""
+    if hasattr(program, "collect_features"):
+        return ["instruction", "response"]
+    fields = getattr(getattr(program, "signature", None), "input_fields", {})
+    return list(fields) if all(field.annotation is str for field in fields.values()) else []
+
+
+def in_dspys_form(state: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file holds of a program's state, so that `dspy.Module.load` reads it, too: with the versions that it asks
+    for, and the parts of a single predictor without a name."""
+    parts = {name: value for name, value in state.items() if name != SINGLE}
+    return {**state.get(SINGLE, {}), **parts, METADATA: {"dependency_versions": get_dependency_versions()}}
+
+
+def state_in(text: str | bytes) -> Any:
+    """The program's state in a file of this package's or DSPy's. Raises ValueError where it is no JSON."""
+    state = json.loads(text)
+    if not isinstance(state, dict):
+        return state
+    state.pop(METADATA, None)
+    if not isinstance(state.get("signature"), dict) or SINGLE in state:
+        return state
+    kept = {name: state.pop(name) for name in (MANIFEST, CORRECTIONS) if name in state}
+    return {SINGLE: state, **kept}
+
+
 @briefly
 @checked
 def save_program(program: dspy.Module, path: Path | str) -> None:
-    """Write `program`'s state to `path`, whole or not at all.
+    """Write `program`'s state to `path`, whole or not at all. `dspy.Module.load` reads it, too.
 
     Raises:
         ConfigError: it cannot be written there.
     """
-    text = json.dumps(program_state(program), ensure_ascii=False, indent=1)
+    text = json.dumps(in_dspys_form(program_state(program)), ensure_ascii=False, indent=1)
     try:
         with whole_file(Path(path)) as file:
             file.write(text.encode())
@@ -159,7 +193,7 @@ def load_state(program: dspy.Module, state: Any, source: str) -> None:
         )
     try:
         prompts = {name: _prompt_of(state[name]) for name in expected}
-        program.load_state(prompts["self"] if isinstance(program, dspy.Predict) else prompts)
+        program.load_state(prompts[SINGLE] if isinstance(program, dspy.Predict) else prompts)
     except Exception as error:  # noqa: BLE001 — DSPy raises many kinds of errors for a malformed state
         raise ConfigError(f"program {source}: cannot be loaded: {one_line(error)}") from None
 

@@ -174,6 +174,7 @@ class RunSpec:
             policy=self.policy,
             calls_each=self.calls_of(self.plan_settings(self.size).to_come()) / self.size,
             unit="samples",
+            traced=self.config.traced,
             reuse=self.config.reuse,
             way_out="choose another folder with " + setting("run_dir") + "; " + reuse,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from refed_dspy.concurrency import keep_running
@@ -41,9 +42,15 @@ class SynthesisWorker:
         # A copy of a reference's instruction is no new instruction.
         self._barred = frozenset(text_digest(reference.instruction) for reference in self.references)
 
+    @contextmanager
+    def _unit(self, kind: str, item: str) -> Iterator[UnnamedStage]:
+        """As `OwnCode.unit`, and traced in MLflow, if it is one of those."""
+        with self.session.traces.row(kind, item), self.own.unit(kind, item) as question:
+            yield question
+
     async def study(self, unit: Study) -> None:
         reference = self.references[unit.reference]
-        with self.own.unit(unit.kind, reference.id) as question, about_unnamed(question):
+        with self._unit(unit.kind, reference.id) as question, about_unnamed(question):
             if unit.kind == "features":
                 self._features[unit.reference] = await self.program.collect_features(reference)
             else:
@@ -55,7 +62,7 @@ class SynthesisWorker:
         taken = self.ledger.texts_before(unit.reference, unit.round, TAKEN_SHOWN)
         reference = self.references[unit.reference]
         item = f"{reference.id}/{unit.feature}"
-        with self.own.unit("propose", item) as question, about_unnamed(question):
+        with self._unit("propose", item) as question, about_unnamed(question):
             description = self._features[unit.reference][unit.feature]
             proposal = await self.program.propose(reference, unit.feature, description, taken, repetition=unit.round)
             texts = returned(proposal, Proposal, "propose").instructions
@@ -98,7 +105,7 @@ class SynthesisWorker:
     async def respond(self, unit: Respond) -> bool:
         """Whether it became a sample that is kept."""
         item = str(unit.instruction_id)
-        with self.own.unit("respond", item) as question:
+        with self._unit("respond", item) as question:
             decisions, sample = await self._judged_and_written(unit, item, question)
         kept = all(decision.kept for decision in decisions)
         self.screening.count_sample(decisions)

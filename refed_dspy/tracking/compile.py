@@ -13,7 +13,7 @@ from refed_dspy.ledger.candidates import Candidate, enough, examples_of, load_ca
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.settings import WorkSettings, settings_of
 from refed_dspy.ledger.spending import spent
-from refed_dspy.programs.saved import changed_predictors, prompt_diff
+from refed_dspy.programs.saved import changed_predictors, in_dspys_form, prompt_diff
 from refed_dspy.records import PICO, digest
 from refed_dspy.tracking.registry import register
 from refed_dspy.tracking.store import Store
@@ -144,7 +144,7 @@ def _copy_candidate(store: Store, candidate: Candidate, first: Candidate) -> Non
             figures |= {f"{subset}_{name}": value for name, value in means.items()}
     store.metrics(child, [(name, value, now, step) for name, value in figures.items()])
     if not store.noted(f"files of {candidate.digest}"):
-        text = json.dumps(candidate.state, ensure_ascii=False, indent=1)
+        text = json.dumps(in_dspys_form(candidate.state), ensure_ascii=False, indent=1)
         store.call(store.client.log_text, child, text, "program.json")
         store.call(store.client.log_text, child, prompt_diff(first.state, candidate.state), "prompts.diff")
         store.remember(**{f"files of {candidate.digest}": True})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import tempfile
 from collections.abc import Collection, Mapping
@@ -13,7 +12,8 @@ from refed_dspy.config.keywords import checked
 from refed_dspy.errors import ConfigError, briefly, one_line, setting
 from refed_dspy.measures.intervals import Interval
 from refed_dspy.programs.mlflow_address import TEXTS_TAG, ask_mlflow, downloaded, mlflow_client, without_secrets
-from refed_dspy.programs.saved import manifest_of, prompts_digest
+from refed_dspy.programs.saved import manifest_of, prompts_digest, state_in
+from refed_dspy.tracking.model import log_model, register_prompts
 from refed_dspy.tracking.store import NotTracked, Store
 
 log = logging.getLogger("refed_dspy.tracking")
@@ -47,10 +47,15 @@ def register(store: Store, run_id: str, name: str, outcome: Mapping[str, Any]) -
 
     Its proof is against the champion at the time of the compile; if there is another champion now, nothing is promoted.
     """
-    proof = outcome.get("proof") or {}
     version = _registered(store, run_id, name, outcome)
-    if not proof.get("proved") or store.noted("promoted") == version:
-        return
+    if (outcome.get("proof") or {}).get("proved") and store.noted("promoted") != version:
+        _promote_proved(store, name, version, outcome)
+    if store.noted("prompts") != version:  # last: the rest does not depend on it
+        register_prompts(store, name, version, _state(store))
+        store.remember(prompts=version)
+
+
+def _promote_proved(store: Store, name: str, version: str, outcome: Mapping[str, Any]) -> None:
     current, compared_with = store.call(_version_of, store.client, name, CHAMPION), outcome.get("champion")
     if current in {compared_with, version}:
         store.call(store.client.set_registered_model_alias, name, CHAMPION, version)
@@ -74,16 +79,17 @@ def _registered(store: Store, run_id: str, name: str, outcome: Mapping[str, Any]
     proof = outcome.get("proof") or {}
     proved = {PROVED: str(bool(proof.get("proved"))), RESTS: str(bool(proof.get("rests_on_length")))}
     proved[GAIN] = _gain(proof)
-    store.file(run_id, store.folder / PROGRAM, folder)
     if candidate in versions:
+        store.file(run_id, store.folder / PROGRAM, folder)
         for tag, value in proved.items():
             store.call(client.set_model_version_tag, name, str(versions[candidate]), tag, value)
     else:
+        log_model(store, run_id, store.folder / PROGRAM, state := _state(store), folder)
         if not store.call(client.search_registered_models, filter_string=f"name = '{name}'"):
             store.call(client.create_registered_model, name)
         tags = {
             "refed.digest": candidate,
-            TEXTS_TAG: prompts_digest(json.loads((store.folder / PROGRAM).read_text(encoding="utf-8"))),
+            TEXTS_TAG: prompts_digest(state),
             "refed.changed": str(candidate != outcome["baseline"]),
             **proved,
         }
@@ -96,6 +102,11 @@ def _registered(store: Store, run_id: str, name: str, outcome: Mapping[str, Any]
         store.call(client.set_registered_model_alias, name, CHALLENGER, version)
         store.remember(challenger=version)
     return version
+
+
+def _state(store: Store) -> Any:
+    """The state of the compile's program."""
+    return state_in((store.folder / PROGRAM).read_text(encoding="utf-8"))
 
 
 def _gain(proof: Mapping[str, Any]) -> str:
@@ -123,7 +134,7 @@ def _champion(name: str) -> Registered | None:
         return None
     with tempfile.TemporaryDirectory() as folder:
         path = downloaded(f"models:/{name}/{version}", folder)
-        state = json.loads((path / PROGRAM).read_text(encoding="utf-8"))
+        state = state_in((path / PROGRAM).read_text(encoding="utf-8"))
     if client.get_model_version(name, version).tags.get(TEXTS_TAG) not in {None, prompts_digest(state)}:
         raise NotTracked(f"{PROGRAM} of {name} version {version} is not the registered file")
     return Registered(version, state)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 from refed_dspy.concurrency import OutOfTime
 from refed_dspy.errors import RefedError, one_line
 from refed_dspy.files import whole_file
-from refed_dspy.programs.mlflow_address import ask_mlflow, mlflow_client, store_folder, without_secrets
+from refed_dspy.programs.mlflow_address import ask_mlflow, mlflow_client, store_folder, tracking_uri, without_secrets
 
 NOTE = "tracking.json"
 FOLDER_RUN = "run"
@@ -54,6 +55,14 @@ def _noted(folder: Path) -> tuple[str | None, str]:
         return None, ""
 
 
+def callers_run() -> Any | None:
+    """The run that the calling thread has begun with `mlflow.start_run`, if it is in the store that this package uses;
+    None for one in another store, which no run of ours can be in."""
+    mlflow: Any = sys.modules.get("mlflow")
+    run = mlflow.active_run() if hasattr(mlflow, "active_run") else None  # another thread may be importing it
+    return run if run is not None and mlflow.get_tracking_uri() == tracking_uri() else None
+
+
 class Store:
     """One folder's run in MLflow. What was copied is noted in the folder, so that copying again adds nothing.
 
@@ -65,6 +74,7 @@ class Store:
         self.client: Any = None
         self._running = False
         self._unanswered: Thread | None = None
+        self._around = callers_run()
         self.note: dict[str, Any] = {}
 
     def connect(self) -> None:
@@ -93,9 +103,11 @@ class Store:
             tags = {"refed.kind": kind, "refed.folder": str(self.folder.absolute())}
             if child is not None:
                 tags["mlflow.parentRunId"] = runs[FOLDER_RUN]
+            elif self._around is not None:
+                tags["mlflow.parentRunId"] = self._around.info.run_id
             made = self.call(client.create_run, self._experiment(), tags=tags, run_name=name)
             runs[key] = made.info.run_id
-            self.remember(runs=runs)
+            self.remember(runs=runs, experiment=made.info.experiment_id)
             self._running = True
         elif child is None and not self._running:
             self.call(client.update_run, runs[key], "RUNNING")
@@ -165,6 +177,11 @@ class Store:
             raise NotTracked(f"{self.folder / NOTE}: {one_line(error.strerror or error)}") from None
 
     def _experiment(self) -> str:
+        """Where the folder's run is, or is to be: where the caller's is, if it is made inside of one."""
+        if self.noted("experiment"):
+            return str(self.noted("experiment"))
+        if self._around is not None:
+            return str(self._around.info.experiment_id)
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
         experiment = self.call(self.client.get_experiment_by_name, name)
         if experiment:

@@ -11,13 +11,14 @@ from typing import Any
 
 import dspy
 import pytest
+from dspy.utils.saving import get_dependency_versions
 
 from refed_dspy import load_program
 from refed_dspy.errors import ConfigError
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
 from refed_dspy.programs.load import load_into, open_judge
 from refed_dspy.programs.reference_level import STAGES
-from refed_dspy.programs.saved import program_digests, prompts_digest, save_program
+from refed_dspy.programs.saved import program_digests, program_state, prompts_digest, save_program
 from refed_dspy.records import Analysis, ImplementationStrategy
 from refed_dspy.signatures import ResponseGeneration
 from tests.support.command_line import refed, refused
@@ -84,6 +85,40 @@ def refusal(program: dspy.Module, source: Path | str) -> str:
 # --- there and back
 
 
+def test_dspy_loads_what_is_saved_here_without_a_warning(saved: Path, tmp_path: Path) -> None:
+    program = like_tuned()
+    program.load(saved)
+    assert program_digests(program) == program_digests(tuned()) and all(
+        each.lm is None for each in program.predictors()
+    )
+    single, file = dspy.Predict("question -> answer"), tmp_path / "single.json"
+    single.demos = [{"question": "Q", "answer": "A"}]
+    save_program(single, file)
+    loaded = dspy.Predict("question -> answer")
+    loaded.load(file)
+    ours = load_program(file, into=dspy.Predict("question -> answer"))
+    assert loaded.demos == ours.demos == single.demos
+    assert json.loads(file.read_text())["metadata"] == {"dependency_versions": get_dependency_versions()}, (
+        "else it warns"
+    )
+
+
+def test_what_dspy_saved_loads_here(tmp_path: Path) -> None:
+    for number, program in enumerate((dspy.Predict("question -> answer"), dspy.ChainOfThought("question -> answer"))):
+        for predictor in program.predictors():
+            predictor.demos = [{"question": "Q", "answer": "A"}]
+        program.save(file := tmp_path / f"{number}.json")
+        loaded = load_program(file, into=type(program)("question -> answer"))
+        assert program_digests(loaded) == program_digests(program)
+
+
+def test_a_single_predictor_that_an_earlier_version_saved_loads(tmp_path: Path) -> None:
+    single, file = dspy.Predict("question -> answer"), tmp_path / "single.json"
+    single.demos = [{"question": "Q", "answer": "A"}]
+    file.write_text(json.dumps(program_state(single)))
+    assert load_program(file, into=dspy.Predict("question -> answer")).demos == single.demos
+
+
 def test_a_program_comes_back_as_it_was_saved_and_is_saved_the_same(saved: Path, tmp_path: Path) -> None:
     loaded = like_tuned()
     load_into(loaded, str(saved))
@@ -113,7 +148,7 @@ def test_the_file_holds_no_language_model_and_no_key_and_text_as_people_write_it
     text = saved.read_text(encoding="utf-8")
     assert KEY not in text and "secret" not in text and "“Ü” 🐦" in text
     state = json.loads(text)
-    assert set(state) == {*STAGES, "refed"}
+    assert set(state) == {*STAGES, "refed", "metadata"}
     assert all(state[stage]["lm"] is None for stage in STAGES)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 
 from benchmarks.preference import ADDED, Preference, World, model
@@ -25,7 +26,7 @@ from refed_dspy.ledger.statements import Statement
 from refed_dspy.optimizers.compile import compile as tune
 from refed_dspy.optimizers.result import Compiled
 from refed_dspy.programs.load import load_program
-from refed_dspy.programs.saved import program_digests, prompts_digest
+from refed_dspy.programs.saved import program_digests, prompts_digest, state_in
 from refed_dspy.records import PICO
 from refed_dspy.tracking.compile import best_so_far, compile_parameters, copy_compile
 from refed_dspy.tracking.store import Store
@@ -171,7 +172,7 @@ def test_every_candidate_is_a_child_of_the_one_parent(gepa: Tuned) -> None:
         assert child.info.status == "FINISHED" and child.info.run_name == f"candidate {candidate.seq}"
         assert child.data.params["digest"] == candidate.digest
         assert (child.data.params["changed"] == "nothing") is (candidate.seq == 0)
-        assert json.loads(artifact(store, child.info.run_id, "program.json")) == candidate.state
+        assert state_in(artifact(store, child.info.run_id, "program.json")) == candidate.state
         assert (b"\n+" in artifact(store, child.info.run_id, "prompts.diff")) is (candidate.seq != 0)
 
 
@@ -195,6 +196,21 @@ def test_copying_a_compile_again_adds_nothing(gepa: Tuned) -> None:
     assert track(folder) == track(folder) == parent_of(store).info.run_id
     assert store.everything() == before
     assert len(store.client.search_model_versions("name='refed'")) == versions == 1
+
+
+def test_inside_a_run_of_the_caller_s_own_a_compile_is_its_child_and_the_candidates_are_the_compile_s(
+    tracked: Mlflow, tmp_path: Path
+) -> None:
+    mine = tracked.client.create_experiment("mine", str(tmp_path / "files"))
+    with mlflow.start_run(experiment_id=mine) as outer:
+        compiled_in_the_world("c", **BETTER)
+    by_kind: dict[str, list[Any]] = {}
+    for run in tracked.client.search_runs([mine]):
+        by_kind.setdefault(run.data.tags.get("refed.kind", "mine"), []).append(run)
+    (compiled,) = by_kind["compile"]
+    assert compiled.data.tags["mlflow.parentRunId"] == outer.info.run_id and tracked.runs() == []
+    assert {run.data.tags["mlflow.parentRunId"] for run in by_kind["candidate"]} == {compiled.info.run_id}
+    assert load_program("models:/refed@challenger").source["run_id"] == compiled.info.run_id
 
 
 def test_a_compile_that_named_its_folder_itself_has_a_name_to_read(tracked: Mlflow) -> None:

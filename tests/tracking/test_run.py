@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 
 import refed_dspy
@@ -64,6 +65,30 @@ def test_a_run_with_what_it_was_what_it_made_and_what_it_cost(tracked: Mlflow, s
     (data,) = run.inputs.dataset_inputs
     assert data.dataset.name == "run" and str(Path("run").absolute()) in data.dataset.source
     assert json.loads(data.dataset.profile)["num_rows"] == 12
+
+
+def test_inside_a_run_of_the_caller_s_own_it_is_a_child_in_their_experiment(tracked: Mlflow, tmp_path: Path) -> None:
+    mine = tracked.client.create_experiment("mine", str(tmp_path / "files"))
+    with mlflow.start_run(experiment_id=mine) as outer:
+        made()
+    (child,) = (run for run in tracked.client.search_runs([mine]) if run.info.run_id != outer.info.run_id)
+    assert child.data.tags["mlflow.parentRunId"] == outer.info.run_id and child.data.metrics["kept"] == 6
+    assert tracked.runs() == [] and tracked.client.get_run(outer.info.run_id).data.metrics == {}
+    made(size=9)  # goes on outside of it, as the same run
+    assert tracked.runs() == [] and tracked.client.get_run(child.info.run_id).data.metrics["kept"] == 9
+
+
+def test_a_run_of_the_caller_s_own_in_another_store_is_no_parent(
+    tracked: Mlflow, tmp_path: Path, mlflow_template: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Mlflow(tmp_path / "other", mlflow_template)
+    other.use()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracked.uri)
+    with mlflow.start_run(experiment_id=other.client.get_experiment_by_name("refed-dspy").experiment_id):
+        made()
+    (run,) = tracked.runs()
+    assert "mlflow.parentRunId" not in run.data.tags and len(other.runs()) == 1
+    assert mlflow.get_tracking_uri() == other.uri, "the process's own address stays as it is"
 
 
 def test_metrics_minute_by_minute_and_none_twice(tracked: Mlflow) -> None:

@@ -20,7 +20,7 @@ from refed_dspy.plugins.judge.training.report import HeldOutPair, TrainingReport
 from refed_dspy.plugins.judge.training.spec import HeldOut
 from refed_dspy.plugins.metrics.drawing import save
 from refed_dspy.programs.judges import Judgements
-from refed_dspy.programs.saved import MANIFEST, program_state
+from refed_dspy.programs.saved import MANIFEST, in_dspys_form, program_state
 from refed_dspy.records import PICO, digest, dollars
 from refed_dspy.text import Shown, counted
 
@@ -111,7 +111,7 @@ def write_training(made: JudgeTraining, judged: Sequence[HeldOutPair], facts: Ma
     write_json(made.folder / FIGURES, _in_json(made))
     save(reliability_picture(made.report), made.folder / RELIABILITY)
     write_text(made.folder / TABLE, made.lines())
-    write_json(made.folder / JUDGE, json.loads(json.dumps(state), parse_constant=lambda _: None))
+    write_json(made.folder / JUDGE, json.loads(json.dumps(in_dspys_form(state)), parse_constant=lambda _: None))
 
 
 def _rows(judged: Sequence[HeldOutPair], held_out: HeldOut) -> Iterator[dict[str, Any]]:
