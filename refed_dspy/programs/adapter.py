@@ -419,7 +419,7 @@ def _checked_type(field: FieldInfo) -> Any:
     if isinstance(kind := field.annotation, EnumType):
 
         def member(value: Any, by_value: ValidatorFunctionWrapHandler) -> Any:
-            named = isinstance(value, str) and value not in {each.value for each in kind}
+            named = isinstance(value, str) and value not in [each.value for each in kind]
             return kind[value] if named and value in kind.__members__ else by_value(value)
 
         more.append(WrapValidator(member))
