@@ -10,10 +10,12 @@ import math
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import dspy
 import pytest
 
 import refed_dspy
@@ -33,6 +35,13 @@ NAMED = {"name", "repo", "branch", "message", "version", "system", "generator", 
 """Parameters of any text."""
 ALSO = {"source": ("references",), "folder": ("run_dir",)}
 """A parameter → what a message may call it."""
+
+
+class Answering(dspy.Module):  # type: ignore[misc]
+    def forward(self, question: str) -> dspy.Prediction:
+        return dspy.Prediction(answer=question)
+
+
 _RUN = {"references": "refs.jsonl", "size": 1, "teacher": "simulated"}
 CALLS: Mapping[str, Mapping[str, Any]] = {
     **dict.fromkeys(("synthesize", "asynthesize", "stream", "estimate", "aestimate"), _RUN),
@@ -58,6 +67,14 @@ CALLS: Mapping[str, Mapping[str, Any]] = {
     "push": {"folder": "shared", "repo": "owner/name"},
     "promote": {"name": "refed"},
     "track": {"folder": "run"},
+    "recording": {"folder": "new", "teacher": "simulated"},
+    "split": {"references": "refs.jsonl"},
+    "prove": {
+        "program": Answering(),
+        "over": Answering(),
+        "on": [dspy.Example(question=str(n)).with_inputs("question") for n in range(8)],
+        "metric": lambda example, prediction: 0.5,
+    },
 }
 """A function's name → what it is called with besides the impossible value."""
 FUNCTIONS: Mapping[str, Callable[..., Any]] = {
@@ -122,6 +139,9 @@ def parameters_of(name: str) -> Mapping[str, inspect.Parameter]:
 
 def called(function: Callable[..., Any], keywords: Mapping[str, Any]) -> None:
     made = function(**keywords)
+    if isinstance(made, AbstractContextManager):
+        with made:
+            return
     if inspect.isasyncgen(made):
         made = anext(made)
     if inspect.isawaitable(made):
@@ -155,12 +175,13 @@ def files(folder: Path) -> set[Path]:
 def test_what_is_impossible_is_refused_by_name_and_nothing_is_written(home: Path, name: str) -> None:
     before, wrong = files(home), []
     for parameter in parameters_of(name).values():
-        for value in impossible(parameter.name, str(parameter.annotation)):
+        new = name == "recording" and parameter.name == "folder"
+        for value in impossible("out" if new else parameter.name, str(parameter.annotation)):
             if said := outcome(name, parameter.name, value):
                 wrong.append(said)
-            if new := files(home) - before:
-                wrong.append(f"{name}({parameter.name}={value!r}): writes {sorted(new)[0].name}")
-                for path in sorted(new):
+            if written := files(home) - before:
+                wrong.append(f"{name}({parameter.name}={value!r}): writes {sorted(written)[0].name}")
+                for path in sorted(written):
                     shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
     assert not wrong, "\n".join(wrong)
 

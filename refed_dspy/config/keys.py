@@ -82,6 +82,11 @@ def held(key: str, provider: str) -> str:
     return name
 
 
+def is_held(variable: str | None) -> bool:
+    """Whether no variable has the key of this name: another process, or node, could not read it."""
+    return variable in _held and not current_environ().get(variable)
+
+
 def checked(key: str, where: str, role: str = "teacher") -> str:
     """`key`, which stands in `where`, stripped: a mounted secret ends with a line break. It is known from here on.
 

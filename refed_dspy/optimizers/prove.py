@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import dspy
+from pydantic import Field
 
+from refed_dspy.config.keywords import Seed, checked
 from refed_dspy.errors import ConfigError, RunStopped, briefly, one_line
 from refed_dspy.ledger.candidates import Candidate
 from refed_dspy.measures.intervals import MIN_CLUSTERS
@@ -26,14 +28,15 @@ from refed_dspy.programs.saved import program_digests
 
 
 @briefly
+@checked
 def prove(
     program: dspy.Module,
     *,
     over: dspy.Module,
     on: Sequence[dspy.Example],
-    metric: Metric | Callable[..., Any],
-    threads: int = 4,
-    seed: int = 0,
+    metric: Callable[..., Any],
+    threads: Annotated[int, Field(ge=1)] = 4,
+    seed: Seed = 0,
     accept_longer: bool = False,
 ) -> Proof:
     """Whether `program` scores higher than `over`, on examples that neither was tuned on.

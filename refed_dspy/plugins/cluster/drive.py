@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from refed_dspy.config.keys import is_held
 from refed_dspy.errors import CapReached, ConfigError, InputError, RunDirError, RunStopped, setting_text
 from refed_dspy.files import write_text
 from refed_dspy.jobs.job import job
@@ -111,6 +112,9 @@ class ClusterJob:
 
 def refuse_objects(work: Work) -> None:
     """Raises ConfigError where a worker could not build the run from what a folder records of `work`."""
+    for role, model in work.models.items():
+        if model.config is not None and is_held(name := model.config.api_key_env):
+            raise ConfigError(f"cluster: the {role}'s key is in this process alone; set {name} on each node")
     with tempfile.TemporaryDirectory() as home, Ledger.create(Path(home)) as ledger:
         work.record(ledger, NO_CAPS)
         try:

@@ -37,10 +37,13 @@ def test_a_run_without_a_cluster_does_not_go_on_on_one(said: Said, settings: dic
     assert refed_dspy.resume(settings["run_dir"], size=3).complete
 
 
-def test_a_teacher_that_is_an_object(said: Said, settings: dict[str, Any], server: SimulatedTeacher) -> None:
+@pytest.mark.parametrize("more", [{"api_key": "sk-own-0123456789abcdef"}, {"extra_headers": {"x": "y"}}])
+def test_a_teacher_that_is_an_object(
+    said: Said, settings: dict[str, Any], server: SimulatedTeacher, more: dict[str, Any]
+) -> None:
     import dspy
 
-    settings["teacher"] = dspy.LM("openai/sim-model", api_base=server.base_url, api_key="none")
+    settings["teacher"] = dspy.LM("openai/sim-model", api_base=server.base_url, **more)
     with said.by(ConfigError):
         refed_dspy.synthesize(**settings, cluster=NOWHERE)
     assert not settings["run_dir"].exists() and server.stats()["requests"] == 0
