@@ -10,11 +10,13 @@ import pytest
 
 import refed_dspy
 from benchmarks.preference import World, model
+from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.errors import ConfigError, RunStopped
 from refed_dspy.optimizers.metrics import ExampleScore, NotScored
 from refed_dspy.optimizers.proof import Proof
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.load import load_program
+from tests.support.compiling import requests
 from tests.support.said import Said
 from tests.support.simulated_compiles import PREFERENCE, QUESTIONS, Watched, answerer, marks, refed
 
@@ -135,3 +137,35 @@ def test_the_metric_has_what_gepa_asks_for() -> None:
         plain, full = metric(example, prediction), metric(example, prediction, None, "response_improvement", None)
     assert float(plain) == float(full) and {"wins", "coverage"} <= set(full.objective_scores)
     assert full.feedback != plain.feedback == f"scored {float(plain):.2f}"
+
+
+def script(folder: Path) -> tuple[int, float, str]:
+    """A DSPy user's whole work with the public names: tune, evaluate, prove, save, and make rows with what came of
+    it."""
+    teacher, judge = dspy.LM("openai/gpt-4o-mini"), dspy.LM("openai/gpt-4.1", temperature=0.0)
+    train, val, test = refed_dspy.split("builtin", 2, 2, 6, seed=0)
+    program = refed_dspy.ReferenceLevelFeedback({"topic": "What it is about."}, instructions_per_feature=1)
+    with (
+        refed_dspy.recording(folder / "a", teacher=teacher, judge=judge, max_calls=2_000) as lms,
+        dspy.context(lm=lms["teacher"], adapter=refed_dspy.SchemaAdapter()),
+    ):
+        metric = refed_dspy.BeatsBaseline(program, lms["teacher"], lms["judge"])
+        optimizer = dspy.GEPA(metric=metric, reflection_lm=lms["judge"], max_metric_calls=12)
+        tuned = optimizer.compile(program, trainset=train, valset=val)
+        score = float(dspy.Evaluate(devset=test, metric=metric)(tuned).score)
+        proof = refed_dspy.prove(tuned, over=program, on=test, metric=metric)
+    tuned.save(folder / "program.json")
+    loaded = refed_dspy.load_program(folder / "program.json", features={"topic": "What it is about."})
+    made = refed_dspy.synthesize(loaded, "builtin", size=4, teacher=teacher, run_dir=folder / "run", progress=False)
+    return len(made), score, str(proof)
+
+
+def test_a_dspy_users_script_runs_and_asks_nothing_the_second_time(
+    server: SimulatedTeacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.control(response_words=8, items=1)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-none")
+    monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
+    first = script(tmp_path)
+    paid = requests(server)
+    assert first[0] == 4 and script(tmp_path) == first and requests(server) == paid > 0
