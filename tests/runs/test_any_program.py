@@ -63,9 +63,9 @@ class BestPolished(Polished):
 
     def __init__(self) -> None:
         super().__init__()
-        self.response_improvement = dspy.BestOfN(
-            module=self.response_improvement, N=1, reward_fn=lambda inputs, made: 1.0, threshold=0.5
-        )
+        stage: Any = getattr(self, "response_improvement")  # noqa: B009 — its type is set nowhere
+        best = dspy.BestOfN(module=stage, N=1, reward_fn=lambda inputs, made: 1.0, threshold=0.5)
+        self.response_improvement = best
 
 
 def run(program: Any, folder: Path, teacher: Any, size: int = SIZE, **settings: Any) -> Synthesis:
