@@ -27,6 +27,7 @@ from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.reference_level import STAGES
 from refed_dspy.records import Reference, Sample
 from refed_dspy.runs.result import Synthesis
+from refed_dspy.runs.stage_weights import JUDGE, ONLY_TEACHER, StageWeights
 from refed_dspy.teachers.vendored import request_to_dict
 from tests.plugins.compare.helpers import Judge
 from tests.support.said import Said, without_digests
@@ -58,6 +59,16 @@ class Polished(ReferenceLevelFeedback):
         return sample.model_copy(update={"improved_response": polished.polished})
 
 
+class BestPolished(Polished):
+    """Its last stage is a module within a module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        stage: Any = getattr(self, "response_improvement")  # noqa: B009 — its type is set nowhere
+        best = dspy.BestOfN(module=stage, N=1, reward_fn=lambda inputs, made: 1.0, threshold=0.5)
+        self.response_improvement = best
+
+
 def run(program: Any, folder: Path, teacher: Any, size: int = SIZE, **settings: Any) -> Synthesis:
     return refed_dspy.synthesize(
         program, references=references(3), size=size, teacher=teacher, run_dir=folder, track=False, **settings
@@ -87,6 +98,15 @@ def test_a_chain_of_thought_in_each_stages_place_is_recorded_once_with_its_reaso
     assert len(outputs) == asked and all(json.loads(output)["reasoning"] for (output,) in outputs)
     again = run(Thinking(*STAGES), tmp_path / "run", fake_lm(writer))
     assert list(again.samples.rows()) == list(made.samples.rows()) and len(writer.requests) == asked
+
+
+@pytest.mark.parametrize("program", [Thinking(*STAGES), Polished(), BestPolished()], ids=["thought", "more", "wrapped"])
+def test_a_forecast_knows_its_stages_from_the_judge_s(program: Any, tmp_path: Path) -> None:
+    run(program, tmp_path, fake_lm(Writer()))
+    with Ledger.read(tmp_path) as ledger:
+        weights, stages = StageWeights.read(ledger), paid(tmp_path)
+    assert {weights.answerer_of(stage, "fake/model", "") for stage in stages} == {ONLY_TEACHER}
+    assert weights.answerer_of("judge", "fake/model", "") == JUDGE
 
 
 @pytest.mark.parametrize("stage", STAGES)
