@@ -19,7 +19,7 @@ from refed_dspy.config.compile import MetricConfig
 from refed_dspy.errors import CodeFailed, ConfigError, RunStopped
 from refed_dspy.ledger.candidates import load_candidates
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.optimizers.reference_metric import ReferenceMetric
+from refed_dspy.optimizers.beats_baseline import BeatsBaseline
 from refed_dspy.programs import Proposal, Sample, SynthesisProgram
 from refed_dspy.records import Reference
 from tests.plugins.compare.helpers import Judge
@@ -220,7 +220,7 @@ def test_where_the_uncompiled_program_s_code_fails_the_candidate_ties() -> None:
         async def respond(self, reference: Any, response_feedback: Any, instruction: str, item: str = "") -> Sample:
             raise ValueError("a row that it cannot read")
 
-    metric = ReferenceMetric(Broken(), fake_lm(writer()), fake_lm(Judge()), MetricConfig())
+    metric = BeatsBaseline(Broken(), fake_lm(writer()), fake_lm(Judge()), MetricConfig())
     made = dspy.Prediction(feedback=None, samples=[Sample.of("Write.", "Written.")], failures=[])
     assert metric.score(dspy.Example(reference=references(1)[0]), made).components["wins"] == 0.5
 
