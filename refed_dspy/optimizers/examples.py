@@ -248,7 +248,7 @@ def own_split(unit: str, sets: Mapping[str, Any], prove: bool) -> Split:
         try:
             made[name] = tuple(as_examples(unit, sets[name])) if sets.get(name) else ()
         except ConfigError as error:
-            raise ConfigError(f"{name}: {error}") from None
+            raise ConfigError(f"{name}: {str(error).removeprefix('references: ')}") from None
     split = Split(*made.values())
     if seen := {cluster_of(example) for example in split.test} & {*split.seen()}:
         raise ConfigError(

@@ -223,12 +223,12 @@ def prepare(
     program_identity = {"kind": f"{kind.__name__} {code_of(kind)}".rstrip(), "program": program_digests(module)}
     calls, samples = _calls_and_samples(module, _instructions_asked(module, config))
     unit = unit_of(module)
+    source = pairs if pairs is not None else BUILTIN if references is None else references
+    split = _split(module, config, source, own_sets, teachers["teacher"])
     if metric is None and unit == "references":
         warn_of_one_model(teachers["judge"], teachers["teacher"])
     elif metric is None and unit == "examples":
         raise ConfigError(f"metric: {kind.__name__} needs one; pass a function of example and prediction")
-    source = pairs if pairs is not None else BUILTIN if references is None else references
-    split = _split(module, config, source, own_sets, teachers["teacher"])
     judge_program = open_judge_program(config) or PairwiseJudge()
     spec = CompileSpec(
         program_identity, unit, calls, samples, split, teachers, config, metric, judge_program, optimizer
