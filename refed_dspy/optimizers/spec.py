@@ -200,8 +200,7 @@ def prepare(
     """The uncompiled program, and what a compile of it is: what it is called with, checked. Nothing is written or paid
     for. `sets`: the caller's own trainset, valset and testset. Raises InputError."""
     metric = its_own(optimizer, "metric", "metric_fn") if metric is None else metric
-    if isinstance(metric, BeatsBaseline):
-        metric = metric.config
+    metric = metric.config if isinstance(metric, BeatsBaseline) else metric
     if isinstance(metric, MetricConfig | Mapping | str):
         settings, metric = {**settings, "metric": metric}, None
     own_sets = {name: value for name, value in (sets or {}).items() if value is not None}
@@ -213,11 +212,9 @@ def prepare(
         metric = named_metric(config.metric.function)
     refuse_references(program, "program")
     module = open_tunable(config.program if program is None else program, config, judge=pairs is not None)
-    teachers = open_teachers(
-        its_own(optimizer, "task_model") if teacher is None else teacher,
-        judge,
-        its_own(optimizer, "reflection_lm", "prompt_model") if reflection is None else reflection,
-    )
+    teacher = its_own(optimizer, "task_model") if teacher is None else teacher
+    reflection = its_own(optimizer, "reflection_lm", "prompt_model") if reflection is None else reflection
+    teachers = open_teachers(teacher, judge, reflection)
     warn_of_another_teacher(module, teachers["teacher"].model)
     kind = type(module)
     program_identity = {"kind": f"{kind.__name__} {code_of(kind)}".rstrip(), "program": program_digests(module)}
@@ -230,17 +227,21 @@ def prepare(
     elif metric is None and unit == "examples":
         raise ConfigError(f"metric: {kind.__name__} needs one; pass a function of example and prediction")
     judge_program = open_judge_program(config) or PairwiseJudge()
-    spec = CompileSpec(
-        program_identity, unit, calls, samples, split, teachers, config, metric, judge_program, optimizer
-    )
-    if (expected := spec.expected_evaluations) > config.evaluations:
+    made = (calls, samples, split, teachers, config, metric, judge_program, optimizer)
+    spec = CompileSpec(program_identity, unit, *made)
+    _warn_of_few_evaluations(spec)
+    warn_of_another_teacher(judge_program, teachers["judge"].model)
+    return module, spec
+
+
+def _warn_of_few_evaluations(spec: CompileSpec) -> None:
+    settings = spec.settings
+    if (expected := spec.expected_evaluations) > settings.evaluations:
         log.warning(
             "evaluations: %d is too few: with these sets %s takes about %d, besides those of the uncompiled "
             "program and the proof; raise it or lower train and validation",
-            config.evaluations, config.optimizer, expected,
+            settings.evaluations, settings.optimizer, expected,
         )  # fmt: skip
-    warn_of_another_teacher(judge_program, teachers["judge"].model)
-    return module, spec
 
 
 def _refuse_two_sources(sources: Mapping[str, Any]) -> None:

@@ -35,7 +35,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from refed_dspy.errors import ConfigError
-from refed_dspy.programs.fast_path import ask_directly, direct_engine
+from refed_dspy.programs.fast_path import DirectCall, DirectEngines, direct_engines
 from refed_dspy.programs.lm_errors import in_transit
 from refed_dspy.programs.question import Fit, UnnamedStage, current_question, fitting
 from refed_dspy.programs.reasoning import split_reasoning
@@ -67,25 +67,34 @@ class SchemaAdapter(dspy.JSONAdapter):
         super().__init__(callbacks=callbacks, use_native_function_calling=False)
 
     def __call__(self, lm: Any, lm_kwargs: JsonObject, signature: Any, demos: Any, inputs: Any) -> Any:
-        kwargs = {**lm_kwargs, **_response_format(lm, signature)}
+        fit, fixed = SchemaFit(self, signature), rendering(signature)
         _note(lm)
-        self._teach_listeners()
-        with fitting(SchemaFit(self, signature)):
+        with fitting(fit):
+            if (engines := self._direct(fixed, lm, lm_kwargs)) is not None:
+                messages = self._messages(signature, demos, inputs)
+                call = DirectCall(lm, lm_kwargs, messages, fixed.typed_format)
+                return [fit.values(call.wait(engines.waiting))]
+            kwargs = {**lm_kwargs, **_response_format(lm, signature)}
+            self._teach_listeners()
             return dspy.Adapter.__call__(self, lm, kwargs, signature, demos, inputs)
 
     async def acall(self, lm: Any, lm_kwargs: JsonObject, signature: Any, demos: Any, inputs: Any) -> Any:
         fit, fixed = SchemaFit(self, signature), rendering(signature)
         _note(lm)
         with fitting(fit):
-            if fixed.plain and (engine := direct_engine(lm, lm_kwargs)) is not None:
+            if (engines := self._direct(fixed, lm, lm_kwargs)) is not None:
                 messages = self._messages(signature, demos, inputs)
-                text = await ask_directly(engine, lm, lm_kwargs, messages, fixed.typed_format)
-                return [fit.values(text)]
+                call = DirectCall(lm, lm_kwargs, messages, fixed.typed_format)
+                return [fit.values(await call.ask(engines.awaited))]
             if only_in_threads(lm):
                 return await dspy.asyncify(self)(lm, lm_kwargs, signature, demos, inputs)
             kwargs = {**lm_kwargs, **_response_format(lm, signature)}
             self._teach_listeners()
             return await dspy.Adapter.acall(self, lm, kwargs, signature, demos, inputs)
+
+    def _direct(self, fixed: Rendering, lm: Any, lm_kwargs: JsonObject) -> DirectEngines | None:
+        """The engines of `lm` where nothing observes a call, and no field needs DSPy's own preparation."""
+        return direct_engines(lm, lm_kwargs) if fixed.plain and not self.callbacks else None
 
     def _teach_listeners(self) -> None:
         """Have a StreamListener, which knows adapters by name, hear answers in this form: it is that of JSONAdapter."""

@@ -7,11 +7,12 @@ history are the same either way. If any of them is on, the usual way is taken.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from uuid import uuid4
 
 import dspy
@@ -30,30 +31,62 @@ class Engine(Protocol):
     async def complete(self, request: Request) -> Response: ...
 
 
-def direct_engine(lm: Any, lm_kwargs: Mapping[str, Any]) -> Engine | None:
-    """The engine of `lm` if it may be asked directly in this context; else None. `lm_kwargs`: the call's settings."""
-    engine: Engine | None = getattr(lm, "direct_engine", None)
-    if engine is None or lm.callbacks or lm.cache or lm_kwargs.keys() - {"rollout_id"} or lm.kwargs.keys() - _SENT:
+class WaitingEngine(Protocol):
+    """The same for callers without an event loop."""
+
+    def complete(self, request: Request) -> Response: ...
+
+
+class DirectEngines(NamedTuple):
+    """The engines of a language model that may be asked directly."""
+
+    awaited: Engine
+    waiting: WaitingEngine
+
+
+def direct_engines(lm: Any, lm_kwargs: Mapping[str, Any]) -> DirectEngines | None:
+    """The engines of `lm` if they may be asked directly in this context, else None. `lm_kwargs`: the call's own."""
+    engines: DirectEngines | None = getattr(lm, "direct_engines", None)
+    if engines is None or lm.callbacks or lm.cache or lm_kwargs.keys() - {"rollout_id"} or lm.kwargs.keys() - _SENT:
         return None
     settings = dspy.settings
     if settings.callbacks or settings.usage_tracker or settings.send_stream or settings.track_usage:
         return None
-    return engine
+    return engines
 
 
-async def ask_directly(
-    engine: Engine, lm: Any, lm_kwargs: Mapping[str, Any], messages: list[dict[str, Any]], typed_format: dict[str, Any]
-) -> str:
-    """The text of the answer. Raises what `lm.acall` raises."""
-    try:
-        with repeated(rollout(lm_kwargs, lm.kwargs)):
-            response = await engine.complete(lm_request(lm, messages, typed_format))
-    except LM15Error as error:
-        raise wrap_error(error, model=lm.model) from error
-    text = response.text or ""
-    if not dspy.settings.disable_history:
-        lm.update_history(_entry(lm, lm_kwargs, messages, response, text))
-    return text
+@dataclass(frozen=True)
+class DirectCall:
+    """A call that goes past the layers: `messages` for `lm`, whose answer has the form `typed_format`."""
+
+    lm: Any
+    lm_kwargs: Mapping[str, Any]
+    messages: list[dict[str, Any]]
+    typed_format: dict[str, Any]
+
+    async def ask(self, engine: Engine) -> str:
+        """The text of the answer. Raises what `lm.acall` raises."""
+        with self._asking():
+            return self._noted(await engine.complete(lm_request(self.lm, self.messages, self.typed_format)))
+
+    def wait(self, engine: WaitingEngine) -> str:
+        """The same, as `lm` returns it."""
+        with self._asking():
+            return self._noted(engine.complete(lm_request(self.lm, self.messages, self.typed_format)))
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        try:
+            with repeated(rollout(self.lm_kwargs, self.lm.kwargs)):
+                yield
+        except LM15Error as error:
+            raise wrap_error(error, model=self.lm.model) from error
+
+    def _noted(self, response: Response) -> str:
+        text = response.text or ""
+        if not dspy.settings.disable_history:
+            self.lm.update_history(_entry(self.lm, self.lm_kwargs, self.messages, response, text))
+        return text
 
 
 def _entry(

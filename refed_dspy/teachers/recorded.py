@@ -46,7 +46,7 @@ from refed_dspy.ledger.history import ever_answered
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import CallRecorder, RunRecorder, recording
 from refed_dspy.ledger.statements import Answer, Key, answered, failed, reused, shared
-from refed_dspy.programs.fast_path import ByIdentity, Engine
+from refed_dspy.programs.fast_path import ByIdentity, DirectEngines, Engine
 from refed_dspy.programs.lm_errors import in_transit, translated
 from refed_dspy.programs.question import (
     Fit,
@@ -358,10 +358,10 @@ class RecordedLM(dspy.LM):
     recorded: Any = None
 
     @property
-    def direct_engine(self) -> LoopEngine | None:
-        """The engine itself, past DSPy's layers, for calls without history or callbacks (programs/fast_path.py)."""
-        engine: LoopEngine = self._async_engine_spec
-        return engine if engine.supports_response_schema else None
+    def direct_engines(self) -> DirectEngines | None:
+        """The engines themselves, past DSPy's layers, for calls that nothing observes (programs/fast_path.py)."""
+        waiting: BlockingEngine = self._engine_spec
+        return DirectEngines(self._async_engine_spec, waiting) if waiting.supports_response_schema else None
 
     def __call__(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
         """As `dspy.LM`."""

@@ -48,7 +48,18 @@ from refed_dspy.teachers.recorded import recorded_lm
 from refed_dspy.teachers.route import resolve
 from refed_dspy.teachers.teacher import open_teacher
 from tests.support.scripted_engine import SAMPLE_FIELDS, Answer, Writer, response
-from tests.support.two_ways import TEACHERS, UNWATCHED, WATCHED, Recording, as_json, ask, asked, inputs_for, lm_on
+from tests.support.two_ways import (
+    TEACHERS,
+    UNWATCHED,
+    WATCHED,
+    EngineLM,
+    Recording,
+    as_json,
+    ask,
+    asked,
+    inputs_for,
+    lm_on,
+)
 
 SIGNATURES = [
     instruction_feedback(),
@@ -113,6 +124,16 @@ def test_a_chain_of_thought_sends_the_same_request_either_way() -> None:
     assert [direct for direct, _ in ways] == [True, False]
     assert all(answer.reasoning and answer.response_feedback for _, answer in ways)
     assert engine.came[0] == engine.came[1]
+
+
+def test_without_an_event_loop_the_same_request_is_sent_either_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, through, call = Recording(CONFIG), list[str](), EngineLM.__call__
+    monkeypatch.setattr(EngineLM, "__call__", lambda lm, *args, **more: through.append(way) or call(lm, *args, **more))
+    for way, settings in {"direct": UNWATCHED, "usual": WATCHED}.items():
+        lm, inputs = lm_on(CONFIG, engine), inputs_for(ResponseGeneration)
+        with dspy.context(lm=lm, adapter=SchemaAdapter(), **settings), about("stage", "item"):
+            assert dspy.Predict(ResponseGeneration)(**inputs).response
+    assert through == ["usual"] and engine.came[0] == engine.came[1] and engine.sent[0] == engine.sent[1]
 
 
 @pytest.mark.parametrize("settings", [UNWATCHED, WATCHED], ids=["direct", "usual"])

@@ -15,7 +15,7 @@ from dspy.utils.callback import BaseCallback
 from refed_dspy import TeacherConfig
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.asking import about
-from refed_dspy.programs.fast_path import Engine
+from refed_dspy.programs.fast_path import DirectEngines, Engine
 from refed_dspy.programs.question import current_repetition
 from refed_dspy.teachers.engine import TeacherEngine
 from refed_dspy.teachers.route import resolve
@@ -57,8 +57,16 @@ class EngineLM(dspy.LM):  # type: ignore[misc]
     """A `dspy.LM` on an engine of a teacher, which may also be asked without it."""
 
     @property
-    def direct_engine(self) -> Any:
-        return self._async_engine_spec.engine
+    def direct_engines(self) -> Any:
+        return DirectEngines(self._async_engine_spec.engine, _Waiting(self._async_engine_spec.engine))
+
+
+class _Waiting:
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def complete(self, request: Request) -> Response:
+        return asyncio.run(self.engine.complete(request))
 
 
 class _Shown:
