@@ -25,7 +25,7 @@ from refed_dspy.errors import (
     TeacherError,
 )
 from refed_dspy.programs.adapter import SchemaAdapter
-from refed_dspy.programs.asking import again
+from refed_dspy.programs.asking import about, again
 from refed_dspy.programs.lm_errors import (
     AnswerCut,
     AnswerRefused,
@@ -126,14 +126,27 @@ def test_a_chain_of_thought_sends_the_same_request_either_way() -> None:
     assert engine.came[0] == engine.came[1]
 
 
-def test_without_an_event_loop_the_same_request_is_sent_either_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine, through, call = Recording(CONFIG), list[str](), EngineLM.__call__
-    monkeypatch.setattr(EngineLM, "__call__", lambda lm, *args, **more: through.append(way) or call(lm, *args, **more))
-    for way, settings in {"direct": UNWATCHED, "usual": WATCHED}.items():
-        lm, inputs = lm_on(CONFIG, engine), inputs_for(ResponseGeneration)
+THROUGH: list[Any] = []
+
+
+class Counting(EngineLM):
+    """Notes the calls that come through DSPy's layers."""
+
+    def __call__(self, *args: Any, **more: Any) -> Any:
+        THROUGH.append(more)
+        return super().__call__(*args, **more)
+
+
+def test_without_an_event_loop_the_same_request_is_sent_either_way() -> None:
+    engine, through = Recording(CONFIG), list[int]()
+    THROUGH.clear()
+    ways: list[dict[str, Any]] = [UNWATCHED, WATCHED]
+    for settings in ways:
+        lm = lm_on(CONFIG, engine, Counting)
         with dspy.context(lm=lm, adapter=SchemaAdapter(), **settings), about("stage", "item"):
-            assert dspy.Predict(ResponseGeneration)(**inputs).response
-    assert through == ["usual"] and engine.came[0] == engine.came[1] and engine.sent[0] == engine.sent[1]
+            assert dspy.Predict(ResponseGeneration)(**inputs_for(ResponseGeneration)).response
+        through.append(len(THROUGH))
+    assert through == [0, 1] and engine.came[0] == engine.came[1] and engine.sent[0] == engine.sent[1]
 
 
 @pytest.mark.parametrize("settings", [UNWATCHED, WATCHED], ids=["direct", "usual"])

@@ -90,10 +90,10 @@ class _Blocking(_Shown):
         return asyncio.run(self.engine.complete(request))
 
 
-def lm_on(config: TeacherConfig, engine: Engine) -> EngineLM:
-    """A language model with the settings of `config`, on this engine."""
+def lm_on(config: TeacherConfig, engine: Engine, kind: type[EngineLM] = EngineLM) -> EngineLM:
+    """A language model of this `kind` with the settings of `config`, on this engine."""
     shown = {"engine": _Blocking(engine), "async_engine": _Shown(engine)}
-    return EngineLM(str(config.model), **request_settings(config), cache=False, num_retries=0, **shown)
+    return kind(str(config.model), **request_settings(config), cache=False, num_retries=0, **shown)
 
 
 @asynccontextmanager
