@@ -2,7 +2,7 @@
 
     python examples/evol_instruct.py 20 openai/gpt-4o-mini
 
-Killed at any moment, the same command goes on, and pays for nothing twice.
+Killed at any moment, the same command goes on, and pays for no recorded answer twice.
 """
 
 import sys

@@ -73,10 +73,10 @@ def held(key: str, provider: str) -> str:
     """The name of a variable for a `key` that a language model of the caller's holds: of one that has it, else of one
     that this process alone knows, and that a later one may set."""
     for name, value in {**_held, **current_environ()}.items():
-        if _VARIABLE.search(name) and value.strip() == key.strip():
+        if name.isupper() and _VARIABLE.search(name) and value.strip() == key.strip():
             return name
     name = re.sub(r"[^A-Z0-9]", "_", provider.upper()) + "_LM_API_KEY"
-    while name in _held:
+    while name in _held or current_environ().get(name):
         name = name.replace("_API_KEY", "2_API_KEY")
     _held[name] = key
     return name

@@ -12,13 +12,13 @@ import dspy
 from refed_dspy.config.base import Capped
 from refed_dspy.config.keywords import Seed, checked
 from refed_dspy.config.loading import check_config
-from refed_dspy.errors import CapReached
+from refed_dspy.errors import CapReached, InputError, RunStopped
 from refed_dspy.files import path_of
 from refed_dspy.jobs.gateway import Gateway, open_gateway
 from refed_dspy.jobs.job import job
 from refed_dspy.jobs.work import Work, caps_of, refuse_small_cap
 from refed_dspy.programs.adapter import checked_adapter
-from refed_dspy.programs.asking import predictor_names
+from refed_dspy.programs.asking import predictor_names, with_roles
 from refed_dspy.programs.question import Question, UnnamedStage, asking_about
 from refed_dspy.teachers import Teacher, open_teacher
 from refed_dspy.teachers.judge import in_role, open_judge_model
@@ -51,7 +51,8 @@ def recording(
 
     The folder belongs to these models with their sampling; code and caps may change. At a cap the calls in flight end,
     no other begins, and the block raises CapReached as it ends, whatever its code made of that. Blocks may be nested,
-    each in a folder of its own.
+    each in a folder of its own. A predictor with another language model of its own ends the block; what you ask such a
+    model yourself, or through an adapter that you set in the block, is not seen.
 
     Args:
         folder: where answers, failures and costs are kept.
@@ -81,8 +82,8 @@ def recording(
         with open_gateway(Gateway, start.ledger, start.recorder, models, seed) as gateway:
             gateway.allow(start.caps_left.caps, start.caps_left.seconds)
             lms = {role: gateway.lm(role) for role in models}
-            asked = dspy.context(lm=lms["teacher"], adapter=checked_adapter())
-            with _ending(gateway), asking_about(AnyStage()), asked:
+            asked = dspy.context(lm=lms["teacher"], adapter=checked_adapter(), refed_stop=gateway.stop)
+            with _ending(gateway), asking_about(AnyStage()), asked, with_roles(lms):
                 yield lms
 
 
@@ -114,6 +115,8 @@ def _raise_end(gateway: Gateway) -> None:
         refuse_small_cap(gateway.recorder.budget)
         kept = f"what was paid for is kept in {gateway.ledger.path.parent}"
         raise CapReached(cap, reason=f"{cap} is reached; {kept}; raise it and run the same code to go on")
+    if isinstance(gateway.stop_error, InputError) and gateway.ledger.has_answers():
+        raise RunStopped(str(gateway.stop_error))
     gateway.raise_if_stopped()
 
 

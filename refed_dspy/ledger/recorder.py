@@ -220,7 +220,7 @@ current_recorder: ContextVar[Recorder] = ContextVar("refed_recorder", default=Nu
 
 
 @contextmanager
-def recording(recorder: R) -> Iterator[R]:
+def calls_kept_by(recorder: R) -> Iterator[R]:
     """Have `recorder` reserve and settle every call inside the block."""
     token = current_recorder.set(recorder)
     try:

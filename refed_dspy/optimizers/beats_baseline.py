@@ -133,8 +133,9 @@ class BeatsBaseline:
     ) -> MetricScore:
         """The score, as DSPy's evaluation and optimizers call a metric; with a `pred_name` also its feedback.
 
-        Where the judge decided nothing there is no score. What is returned then is that of a tie, with a warning: it
-        counts neither for nor against the program, and becomes no demonstration.
+        Where the judge decided nothing there is no score. What is returned then is a tie's win alone, 0.5, with a
+        warning, and it becomes no demonstration. (A compile returns the uncompiled program's own score instead, and
+        `prove` leaves the example out.)
         """
         try:
             evaluation = self.score(example, prediction, trace)

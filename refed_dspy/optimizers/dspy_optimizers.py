@@ -21,6 +21,7 @@ import dspy
 from refed_dspy.config.compile import RESERVED
 from refed_dspy.config.named import OPTIMIZERS, is_named, resolve
 from refed_dspy.errors import ConfigError, one_line
+from refed_dspy.optimizers.metrics import name_of
 from refed_dspy.text import install_command
 
 Examples: TypeAlias = Sequence[dspy.Example]
@@ -99,6 +100,7 @@ def choose(named: Any, options: Mapping[str, Any], inputs: OptimizerInputs) -> O
             if options:
                 raise ValueError("options are those of a name or a class; set them where you made it")
             return _made_by_caller(named, name, inputs)
+        _refuse_own_models(options)
         make = _MAKERS.get(kind)
         return make(dict(options), inputs) if make else _by_class(kind, name, dict(options), inputs)
     except (ArithmeticError, AssertionError, TypeError, ValueError) as error:
@@ -116,7 +118,7 @@ def kind_of(named: Any) -> Any:
         return kind
     if is_named(named, OPTIMIZERS):
         return resolve(named, OPTIMIZERS, "optimizer")
-    known = ", ".join([*SHORT, *sorted({each.__name__ for each in _exported().values()} - _HARDLY)])
+    known = ", ".join([*SHORT, *sorted({each.__name__ for each in _exported().values()} - _NOT_OFFERED)])
     raise ConfigError(f"optimizer: {one_line(named, 40)!r} is none of {known}; of one of your own give the dotted name")
 
 
@@ -147,7 +149,7 @@ _NO_TUNING = {
 """Optimizers of DSPy's that cannot be used here → why."""
 
 
-_HARDLY = {*_NO_TUNING, *(kind.__name__ for kind in SHORT.values())}
+_NOT_OFFERED = {*_NO_TUNING, *(kind.__name__ for kind in SHORT.values())}
 """Names that a message need not offer."""
 
 
@@ -183,14 +185,20 @@ def _gepa(options: dict[str, Any], inputs: OptimizerInputs) -> Optimizer:
         **options,
         "gepa_kwargs": gepa_kwargs,
     }
-    calls, batch = settings.get("max_metric_calls"), settings.get("reflection_minibatch_size") or 3
-    if calls is not None and calls <= inputs.validation:
-        raise ValueError(
-            f"{calls} evaluations are used up by the {inputs.validation} validation examples before any candidate is "
-            f"tried; set evaluations to {2 * inputs.validation + 2 * batch} or more, or lower validation"
-        )
+    calls = settings.get("max_metric_calls")
+    _refuse_few(calls, settings.get("reflection_minibatch_size"), inputs)
     expected = calls or inputs.evaluations
     return Optimizer("gepa", dspy.GEPA(metric=inputs.metric, **settings), expected)
+
+
+def _refuse_few(calls: int | None, batch: int | None, inputs: OptimizerInputs) -> None:
+    """Raises ValueError where GEPA could try no candidate."""
+    if calls is not None and calls <= inputs.validation:
+        enough = 2 * inputs.validation + 2 * (batch or 3)
+        raise ValueError(
+            f"{calls} evaluations are used up by the {inputs.validation} validation examples before any candidate is "
+            f"tried; set evaluations to {enough} or more, or lower validation"
+        )
 
 
 def _mipro(options: dict[str, Any], inputs: OptimizerInputs) -> Optimizer:
@@ -261,7 +269,7 @@ def _by_class(kind: Any, name: str, options: dict[str, Any], inputs: OptimizerIn
     later = {**{key: offered[key] for key in _parameters(kind.compile) & {"strategy", "max_demos"}}, **later}
     if "eval_kwargs" in _parameters(kind.compile):
         later.setdefault("eval_kwargs", {"num_threads": inputs.threads, "display_progress": False})
-    takes = {*inspect.signature(kind.__init__).parameters}
+    takes = _accepted(kind)
     with redirect_stdout(io.StringIO()):  # some print their sizes, even where they are only asked how long they take
         optimizer = kind(**{**{key: value for key, value in offered.items() if key in takes}, **options})
     return Optimizer(name, optimizer, inputs.evaluations, later)
@@ -283,21 +291,56 @@ def _with_ours(optimizer: Any, inputs: OptimizerInputs) -> Any:
         if getattr(made, attribute, None):
             raise ValueError(f"{attribute}: {RESERVED[attribute]}")
     ours = {**_models_and_bounds(inputs), "metric": inputs.metric, "metric_fn": inputs.metric}
+    del ours["seed"]  # one of its sizes
     for attribute, value in ours.items():
         if attribute in vars(made):
             setattr(made, attribute, value)
+    _refuse_own_models({name: value for name, value in vars(made).items() if name not in ours})
     if isinstance(made, dspy.GEPA):
+        _refuse_few(made.max_metric_calls, made.reflection_minibatch_size, inputs)
         made.gepa_kwargs = _stopping(made.gepa_kwargs, inputs)
     if isinstance(made, dspy.BetterTogether):
         made.optimizers = {key: _with_ours(each, inputs) for key, each in made.optimizers.items()}
     return made
 
 
-def its_own(optimizer: Any, *attributes: str) -> Any:
-    """The first of these that an optimizer object was made with; None where it has none, or is a name or a class."""
+def _refuse_own_models(parts: Mapping[str, Any]) -> None:
+    """Raises ValueError for a part of an optimizer that would ask a model past the ledger."""
+    for name, part in parts.items():
+        held = [each.lm for each in part.predictors()] if isinstance(part, dspy.Module) else [part]
+        if any(isinstance(each, dspy.BaseLM) or hasattr(each, "prompt_model") for each in held):
+            raise ValueError(f"{name}: holds a language model of its own, which the caps would miss")
+
+
+def own_attribute(optimizer: Any, *attributes: str) -> Any:
+    """The first of these that an optimizer object was made with, or a part of it; None where it has none, or is a name
+    or a class."""
     if isinstance(optimizer, str | type):
         return None
-    return next((value for name in attributes if (value := getattr(optimizer, name, None)) is not None), None)
+    parts = optimizer.optimizers.values() if isinstance(optimizer, dspy.BetterTogether) else ()
+    found = (getattr(each, name, None) for each in (optimizer, *parts) for name in attributes)
+    return next((value for value in found if value is not None), None)
+
+
+def held_by(optimizer: Any) -> dict[str, Any]:
+    """What tells an optimizer object from others of its class: its attributes, but models, metrics and private ones,
+    by values or names; of one inside it the same."""
+
+    def described(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {str(key): described(inner) for key, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return [described(inner) for inner in value]
+        if value is None or isinstance(value, str | int | float | bool):
+            return value
+        return {name_of(value): held_by(value)} if hasattr(value, "compile") else name_of(value)
+
+    left_out = {"metric", "metric_fn"}
+    return {
+        name: described(value)
+        for name, value in sorted(vars(optimizer).items())
+        if not name.startswith("_") and name not in left_out and not isinstance(value, dspy.BaseLM)
+    }
 
 
 def _models_and_bounds(inputs: OptimizerInputs) -> dict[str, Any]:
@@ -323,6 +366,17 @@ def _taken_at_compile(kind: Any, options: dict[str, Any]) -> dict[str, Any]:
     """Take out of `options` those that only the optimizer's `compile` accepts."""
     names = _parameters(kind.compile) - _parameters(kind.__init__)
     return {name: options.pop(name) for name in list(options) if name in names}
+
+
+def _accepted(kind: Any) -> set[str]:
+    """What a class is made with, and what its bases are where it passes on the rest."""
+    names: set[str] = set()
+    for each in kind.__mro__:
+        parameters = inspect.signature(each.__init__).parameters.values() if "__init__" in vars(each) else ()
+        names |= {one.name for one in parameters}
+        if parameters and all(one.kind is not inspect.Parameter.VAR_KEYWORD for one in parameters):
+            break
+    return names
 
 
 def _parameters(function: Any) -> set[str]:

@@ -101,7 +101,7 @@ def as_examples(
         InputError: they cannot be read or used.
     """
     if unit == "references" and _holds_references(source):
-        return _distinct([reference_example(as_reference(example.reference)) for example in source])
+        return distinct([reference_example(as_reference(example.reference)) for example in source])
     if unit == "references":
         loaded = source if isinstance(source, References) else load_references(source, columns, turns)
         fitting = loaded if teacher is None else loaded.fitting(teacher.window, teacher.max_tokens)
@@ -112,14 +112,14 @@ def as_examples(
             raise ConfigError("pairs: a judge needs a file of pairs or a list of Pair")
         pairs = merged([item for item in items if isinstance(item, Pair)])
         others = [_judged(item) for item in items if not isinstance(item, Pair)]
-        return _distinct([*map(pair_example, pairs), *others])
+        return distinct([*map(pair_example, pairs), *others])
     listed = isinstance(source, Sequence) and not isinstance(source, str | References)
     if not listed or not source or not all(isinstance(each, dspy.Example) and each._input_keys for each in source):
         raise ConfigError(
             "references: this program, which is no refed_dspy.programs.SynthesisProgram, needs a list of dspy.Example, "
             "each with_inputs(…)"
         )
-    return _distinct(source)
+    return distinct(source)
 
 
 def _holds_references(source: Any) -> bool:
@@ -147,7 +147,8 @@ def pair_example(pair: Pair) -> dspy.Example:
     return dspy.Example(**fields, people=pair.verdict).with_inputs(*fields)
 
 
-def _distinct(examples: Sequence[dspy.Example]) -> list[dspy.Example]:
+def distinct(examples: Sequence[dspy.Example]) -> list[dspy.Example]:
+    """Each once, in their order."""
     return list({example_id(example): example for example in examples}.values())
 
 

@@ -20,7 +20,7 @@ from refed_dspy.records import Compared, Reference
 
 _ROUNDING = 1e-6
 """So far outside 0 to 1 a score may be: a cosine in 32 bits is 1.0000001 at times."""
-_REPAIR = "repair it; a repaired metric is another compile, in a folder of its own (" + OUT + ")"
+_REPAIR = "repair it; a compile by a repaired metric needs a folder of its own (" + OUT + ")"
 
 
 class NotScored(RefedError):

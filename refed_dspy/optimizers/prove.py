@@ -9,11 +9,11 @@ import dspy
 from pydantic import Field
 
 from refed_dspy.config.keywords import Seed, checked
-from refed_dspy.errors import ConfigError, RunStopped, briefly, one_line
+from refed_dspy.errors import ConfigError, RunStopped, briefly, one_line, setting
 from refed_dspy.ledger.candidates import Candidate
 from refed_dspy.measures.intervals import MIN_CLUSTERS
 from refed_dspy.optimizers.dspy_optimizers import NO_ERROR_LIMIT
-from refed_dspy.optimizers.examples import Split, cluster_of, example_id, unit_of
+from refed_dspy.optimizers.examples import Split, cluster_of, distinct, example_id, unit_of
 from refed_dspy.optimizers.metrics import (
     CustomMetric,
     ExampleScore,
@@ -24,7 +24,6 @@ from refed_dspy.optimizers.metrics import (
     is_recoverable,
 )
 from refed_dspy.optimizers.proof import Proof, basis, find_topics, proof_of
-from refed_dspy.programs.saved import program_digests
 
 
 @briefly
@@ -57,19 +56,23 @@ def prove(
         accept_longer: accept a gain that rests on longer answers.
 
     Raises:
-        ConfigError: `on` holds too few references or topics for any proof; nothing was asked.
-        RunStopped: no example could be scored for both programs, or your metric raised.
+        ConfigError: `on` holds too few references or topics for any proof, or no model is set; nothing was asked.
+        RunStopped: no example could be scored for both programs, or your metric raised. An error of a program's own
+            code is raised as it is.
     """
-    examples, unit = list(on), unit_of(over)
+    examples, unit = distinct(on), unit_of(over)
+    _refuse_unasked(examples, program, over)
     clusters = {example_id(each): cluster_of(each) for each in examples}
     topics = find_topics(Split((), (), tuple(examples)))
     independent = {(topics or {}).get(cluster, cluster) for cluster in clusters.values()}
     if len(independent) < MIN_CLUSTERS:
         there = basis(len(set(clusters.values())), len(independent), unit)
         raise ConfigError(f"on: only {there}, and a proof needs {MIN_CLUSTERS} or more")
-    scorer = cast(Metric, metric) if hasattr(metric, "accept") else CustomMetric(metric)
-    noted = _Noted(scorer)
-    results = in_turns({"uncompiled": over, "compiled": program}, examples, noted, threads)
+    noted = _Noted(
+        cast(Metric, metric) if hasattr(metric, "accept") and hasattr(metric, "score") else CustomMetric(metric)
+    )
+    programs = {"uncompiled": _called(over), "compiled": _called(program)}
+    results = in_turns(programs, examples, noted, threads)
     proof = proof_of(
         {name: _scores(of_program) for name, of_program in results.items()},
         clusters,
@@ -78,11 +81,26 @@ def prove(
         unit=unit,
         seed=seed,
         accept_longer=accept_longer,
-        same=program_digests(program) == program_digests(over),
+        same=False,
     )
     if proof is None:
         raise RunStopped(f"prove: none of the {len(examples)} examples could be scored for both programs: {noted.why}")
     return proof
+
+
+def _refuse_unasked(examples: Sequence[dspy.Example], *programs: dspy.Module) -> None:
+    """Raises ConfigError where nothing could be asked."""
+    if not all(example.keys() and example._input_keys for example in examples):
+        raise ConfigError("on: an example has no inputs; name them: example.with_inputs(…)")
+    if dspy.settings.lm is None and any(each.lm is None for program in programs for each in program.predictors()):
+        way = setting("teacher") + ", or set one with dspy.configure(lm=dspy.LM(…))"
+        raise ConfigError("no teacher: prove in a block of refed_dspy.recording with " + way)
+
+
+def _called(program: dspy.Module) -> dspy.Module:
+    """`program` as code without an event loop calls it."""
+    synchronous: dspy.Module = program if hasattr(program, "forward") else dspy.syncify(program)
+    return synchronous
 
 
 class _Noted:

@@ -22,7 +22,14 @@ from refed_dspy.jobs.work import Work, caps_of
 from refed_dspy.ledger.settings import WorkSettings
 from refed_dspy.measures.intervals import MIN_CLUSTERS
 from refed_dspy.optimizers.beats_baseline import BeatsBaseline
-from refed_dspy.optimizers.dspy_optimizers import Optimizer, OptimizerInputs, choose, its_own, name_of_optimizer
+from refed_dspy.optimizers.dspy_optimizers import (
+    Optimizer,
+    OptimizerInputs,
+    choose,
+    held_by,
+    name_of_optimizer,
+    own_attribute,
+)
 from refed_dspy.optimizers.examples import (
     Split,
     as_examples,
@@ -137,10 +144,7 @@ class CompileSpec:
     @property
     def _options(self) -> Mapping[str, Any]:
         """What the optimizer is set up with: of an object, what it holds."""
-        if isinstance(self.tuned_by, str | type):
-            return self.settings.options
-        held = {name: value for name, value in vars(self.tuned_by).items() if not name.startswith("_")}
-        return {name: value for name, value in held.items() if isinstance(value, str | int | float | bool | None)}
+        return self.settings.options if isinstance(self.tuned_by, str | type) else held_by(self.tuned_by)
 
     @property
     def _set_digests(self) -> dict[str, str]:
@@ -199,8 +203,11 @@ def prepare(
 ) -> tuple[dspy.Module, CompileSpec]:
     """The uncompiled program, and what a compile of it is: what it is called with, checked. Nothing is written or paid
     for. `sets`: the caller's own trainset, valset and testset. Raises InputError."""
-    metric = its_own(optimizer, "metric", "metric_fn") if metric is None else metric
-    metric = metric.config if isinstance(metric, BeatsBaseline) else metric
+    metric = own_attribute(optimizer, "metric", "metric_fn") if metric is None else metric
+    if isinstance(metric, BeatsBaseline):
+        if type(metric) is not BeatsBaseline:
+            raise ConfigError("metric: a compile makes a BeatsBaseline of its own; pass a function instead")
+        metric = metric.config
     if isinstance(metric, MetricConfig | Mapping | str):
         settings, metric = {**settings, "metric": metric}, None
     own_sets = {name: value for name, value in (sets or {}).items() if value is not None}
@@ -212,8 +219,8 @@ def prepare(
         metric = named_metric(config.metric.function)
     refuse_references(program, "program")
     module = open_tunable(config.program if program is None else program, config, judge=pairs is not None)
-    teacher = its_own(optimizer, "task_model") if teacher is None else teacher
-    reflection = its_own(optimizer, "reflection_lm", "prompt_model") if reflection is None else reflection
+    teacher = own_attribute(optimizer, "task_model") if teacher is None else teacher
+    reflection = own_attribute(optimizer, "reflection_lm", "prompt_model") if reflection is None else reflection
     teachers = open_teachers(teacher, judge, reflection)
     warn_of_another_teacher(module, teachers["teacher"].model)
     kind = type(module)

@@ -337,7 +337,9 @@ def _note(lm: Any) -> None:
     if hasattr(lm, "recorded"):
         return
     if dspy.settings.get("refed_roles") is not None:
-        reason = f"{lm.model}: a language model outside caps and ledger; pass it in teachers= or as the judge"
+        reason = f"{lm.model}: a language model outside caps and ledger; name it where the work is called instead"
+        if (stop := dspy.settings.get("refed_stop")) is not None:
+            stop(ConfigError(reason))
         raise in_transit(ConfigError(reason))
     if (question := current_question()) is not None:
         if isinstance(question, UnnamedStage):

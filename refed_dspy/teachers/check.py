@@ -14,7 +14,7 @@ from dspy.utils.exceptions import LMError
 
 from refed_dspy.config.teacher import TeacherConfig, is_unsent, takes_zero
 from refed_dspy.errors import ExportError, TeacherError, TeacherRefused
-from refed_dspy.ledger.recorder import NullRecorder, recording
+from refed_dspy.ledger.recorder import NullRecorder, calls_kept_by
 from refed_dspy.programs.adapter import SchemaAdapter, rendering
 from refed_dspy.programs.asking import about
 from refed_dspy.programs.fast_path import lm_request
@@ -58,7 +58,7 @@ class CallList(NullRecorder):
 @contextmanager
 def calls_listed() -> Iterator[CallList]:
     """The calls of the block. A TeacherError before the first answer is a TeacherRefused: nothing was paid for."""
-    with recording(recorder := CallList()):
+    with calls_kept_by(recorder := CallList()):
         try:
             yield recorder
         except TeacherError as error:

@@ -26,7 +26,7 @@ from dspy.lm15 import (
 from refed_dspy.config.keys import checked, held
 from refed_dspy.config.loading import check_config
 from refed_dspy.config.teacher import TeacherConfig
-from refed_dspy.errors import ConfigError, RefedError, one_line
+from refed_dspy.errors import ConfigError, ModelError, RefedError, one_line
 from refed_dspy.ledger.recorder import current_recorder
 from refed_dspy.programs.adapter import only_in_threads
 from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused
@@ -43,7 +43,7 @@ _NOT_SENT = {*CLIENT_KEYS, "rollout_id", "n"}
 _FIELDS = [field.name for field in fields(Config)]
 
 
-_CLIENT = {"api_key", "api_base", "base_url", "api_version", "timeout", "num_retries", "rollout_id"}
+_READ = {"api_key", "api_base", "base_url", "api_version", "timeout", "num_retries", "rollout_id"}
 _OWN_FIELDS = {"temperature", "max_tokens", "max_completion_tokens"}
 _BASES = ("OPENAI_API_BASE", "OPENAI_BASE_URL")
 """Variables that DSPy reads the address of OpenAI's models from."""
@@ -56,11 +56,14 @@ class AskedInItsWay(RefedError):
 def read_lm(lm: dspy.BaseLM) -> TeacherConfig:
     """The settings of a `dspy.LM`, with which it is asked as any other teacher: retries, rate limits and caps are ours.
 
-    Raises AskedInItsWay where its calls would not be the same, and ModelError for a key that no header can hold.
+    Where it has no `max_tokens`, those of any teacher are asked for. Raises AskedInItsWay where its calls would not be
+    the same, and ModelError for a key that no header can hold, or a `rollout_id`.
     """
     if reason := _asked_otherwise(lm):
         raise AskedInItsWay(reason)
     given = {name: value for name, value in lm.kwargs.items() if value is not None}
+    if given.get("rollout_id"):
+        raise ModelError("a dspy.LM with a rollout_id gives one answer for all; pass it in a predictor's config")
     provider = lm.model.partition("/")[0] if "/" in lm.model else "openai"
     base = given.get("api_base") or given.get("base_url")
     if base is None and provider == "openai":
@@ -77,7 +80,7 @@ def read_lm(lm: dspy.BaseLM) -> TeacherConfig:
         "max_tokens": given.get("max_tokens") or given.get("max_completion_tokens"),
         "timeout": given.get("timeout"),
         "retries": lm.num_retries,
-        "params": {name: value for name, value in given.items() if name not in _CLIENT | _OWN_FIELDS},
+        "params": {name: value for name, value in given.items() if name not in _READ | _OWN_FIELDS},
     }
     try:
         return check_config(TeacherConfig, settings)

@@ -44,7 +44,7 @@ from refed_dspy.errors import (
 )
 from refed_dspy.ledger.history import ever_answered
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.recorder import CallRecorder, RunRecorder, recording
+from refed_dspy.ledger.recorder import CallRecorder, RunRecorder, calls_kept_by
 from refed_dspy.ledger.statements import Answer, Key, answered, failed, reused, shared
 from refed_dspy.programs.fast_path import ByIdentity, DirectEngines, Engine
 from refed_dspy.programs.lm_errors import in_transit, translated
@@ -166,7 +166,7 @@ class RecordedTeacher:
         rank = -self._depth.get(key.stage, len(self._depth))
         recorder = CallRecorder(self.recorder, key, rank, int(key.digest[:7], 16) ^ self.seed)
         try:
-            with recording(recorder):
+            with calls_kept_by(recorder):
                 answer = await self._usable_answer(asked, recorder)
         except RowError as error:
             await self._failed(key, error, recorder)
@@ -356,6 +356,8 @@ class RecordedLM(dspy.LM):
     """
 
     recorded: Any = None
+    of_teacher: Teacher | None = None
+    """Whose answers it gives: named as the teacher of other work, it stands for that."""
 
     @property
     def direct_engines(self) -> DirectEngines | None:
@@ -416,7 +418,7 @@ def recorded_lm_on(loop: asyncio.AbstractEventLoop, teacher: Teacher, engine: En
         engine=BlockingEngine(submit, teacher),
         async_engine=LoopEngine(engine, loop, submit, teacher),
     )
-    lm.recorded = teacher.lm
+    lm.recorded, lm.of_teacher = teacher.lm, teacher
     return lm
 
 

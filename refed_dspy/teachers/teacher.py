@@ -146,6 +146,8 @@ def open_teacher(teacher: TeacherLike | None, beside: Teacher | None = None, rol
             way = setting("teacher") + ", or set one with dspy.configure(lm=dspy.LM(…))"
             raise ConfigError("no teacher: pass " + way)
         teacher = dspy.settings.lm
+    if (recorded := getattr(teacher, "of_teacher", None)) is not None:  # of a block or a run that this one is in
+        teacher = recorded.config or recorded.lm
     if isinstance(teacher, dspy.BaseLM):
         try:
             teacher = read_lm(teacher)

@@ -225,6 +225,28 @@ def test_dspys_history_has_each_call(server: SimulatedTeacher, tmp_path: Path, a
     assert "What is the tide?" in asked[0] and len(asked) == requests(server)
 
 
+@pytest.mark.parametrize("paid", [False, True])
+def test_a_model_that_a_predictor_holds_ends_it_unasked(
+    said: Said, server: SimulatedTeacher, tmp_path: Path, paid: bool
+) -> None:
+    program = Rewriting()
+    program.polish.set_lm(dspy.LM("openai/gpt-4o-mini", api_base=server.base_url, api_key="sk-none", cache=False))
+    if not paid:
+        program.draft.set_lm(program.polish.get_lm())
+    with said.by((ConfigError, RunStopped)) as raised, refed_dspy.recording(tmp_path, teacher=config(server)):
+        evaluated(program)
+    assert isinstance(raised.value, RunStopped if paid else ConfigError)
+    assert requests(server) == len(calls(tmp_path)), "none past the ledger"
+
+
+def test_other_work_in_a_block_may_have_its_teacher_under_a_cap(server: SimulatedTeacher, tmp_path: Path) -> None:
+    with refed_dspy.recording(tmp_path / "a", teacher=config(server)) as lms:
+        for folder, teacher in (("b", None), ("c", lms["teacher"])):
+            with refed_dspy.recording(tmp_path / folder, teacher=teacher, max_cost=1.0):
+                dspy.settings.lm("Inside?")
+    assert not calls(tmp_path / "a") and requests(server) == 2
+
+
 KILLED = """
 import os, sys
 import dspy, refed_dspy

@@ -12,7 +12,7 @@ import pytest
 from refed_dspy.errors import CapReached, RunStopped
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.recorder import CallRecorder, NullRecorder, RunRecorder, current_recorder, recording
+from refed_dspy.ledger.recorder import CallRecorder, NullRecorder, RunRecorder, calls_kept_by, current_recorder
 from refed_dspy.ledger.spending import Spent, spent
 from refed_dspy.ledger.statements import Answer, Key, answered, failed, settled
 from refed_dspy.records import Call
@@ -179,7 +179,7 @@ async def test_without_a_run_every_call_is_allowed_and_has_no_number() -> None:
     recorder = current_recorder.get()
     assert isinstance(recorder, NullRecorder) and await recorder.reserve("model", "endpoint", 10**15) == 0
     assert recorder.adopt("endpoint", "model") is None and recorder.seed is None and not recorder.stopping
-    with recording(NullRecorder()) as inside:
+    with calls_kept_by(NullRecorder()) as inside:
         assert inside is current_recorder.get() is not recorder
     assert current_recorder.get() is recorder
 

@@ -15,7 +15,7 @@ import dspy
 import pytest
 
 from refed_dspy import TeacherConfig
-from refed_dspy.ledger.recorder import recording
+from refed_dspy.ledger.recorder import calls_kept_by
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.records import Call
 from refed_dspy.teachers import open_teacher
@@ -80,7 +80,7 @@ def ask(**settings: Any) -> tuple[bool, Call]:
                 prediction = await predictor.acall(question="Is rain wet?")
         return bool(prediction.wet)
 
-    with recording(CallCollector()) as recorder:
+    with calls_kept_by(CallCollector()) as recorder:
         wet = asyncio.run(answer())
     (call,) = recorder.calls
     return wet, call

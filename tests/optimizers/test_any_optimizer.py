@@ -10,8 +10,9 @@ import dspy
 import pytest
 
 from benchmarks.preference import model
-from refed_dspy.errors import ConfigError, RunStopped
-from refed_dspy.optimizers.dspy_optimizers import name_of_optimizer
+from refed_dspy.errors import ConfigError, RunDirError, RunStopped
+from refed_dspy.optimizers.dspy_optimizers import OptimizerInputs, choose, name_of_optimizer
+from refed_dspy.optimizers.spec import no_metric
 from tests.support.said import Said
 from tests.support.simulated_compiles import PREFERENCE, Watched, answerer, compiled, marks, refed
 
@@ -70,6 +71,39 @@ def test_an_object_keeps_its_sizes_and_asks_and_scores_through_the_ledger(tmp_pa
     assert len(world.asked) == asked
 
 
+def test_an_object_with_another_part_is_another_compile(said: Said, tmp_path: Path) -> None:
+    tuned(tmp_path, dspy.BetterTogether(metric=marks, p=dspy.BootstrapFewShot(metric=marks)))
+    with said.by(RunDirError):
+        tuned(tmp_path, dspy.BetterTogether(metric=marks, p=dspy.COPRO(metric=marks, breadth=2, depth=1)))
+
+
+def test_whose_models_an_object_was_made_with_reflect_and_its_seed_stays(tmp_path: Path) -> None:
+    reflecting, world = Watched(), Watched()
+    gepa = dspy.GEPA(metric=in_gepas_form, reflection_lm=model(reflecting), max_metric_calls=20, seed=7)
+    made = tuned(tmp_path, dspy.BetterTogether(metric=marks, p=gepa), world, reflection=None)
+    assert reflecting.asked and made.manifest["calls"] == len(world.asked) + len(reflecting.asked)
+    assert set_up(gepa).kind.seed == 7
+
+
+@pytest.mark.parametrize("name", [*TUNING, "BootstrapFewShotWithOptuna"])
+def test_each_scores_by_the_metric_of_the_compile(name: str) -> None:
+    if name != "LabeledFewShot":
+        kind = set_up(getattr(dspy, name)).kind
+        assert no_metric in (getattr(kind, "metric", None), getattr(kind, "metric_fn", None))
+
+
+def set_up(optimizer: Any) -> Any:
+    lm = model(Watched())
+    inputs = OptimizerInputs(no_metric, lm, lm, evaluations=60, threads=2, seed=3, stopping=bool, train=6, validation=3)
+    return choose(optimizer, {}, inputs)
+
+
+class Wrapping(dspy.BootstrapFewShot):  # type: ignore[misc]
+    def __init__(self, metric: Any) -> None:
+        super().__init__(metric=metric)
+        self.inner = dspy.COPRO(metric=metric, prompt_model=model(Watched()))
+
+
 class WithAMistake(dspy.BootstrapFewShot):  # type: ignore[misc]
     def compile(self, student: Any, *, trainset: Any) -> Any:
         super().compile(student, trainset=trainset)
@@ -84,13 +118,19 @@ NOT_TUNING: dict[str, Any] = {
     "no optimizer": dspy.Predict,
     "an object with a teacher's settings": dspy.BootstrapFewShot(metric=marks, teacher_settings={"lm": "other"}),
     "an object with options beside it": dspy.LabeledFewShot(),
+    "an object with a model inside": Wrapping(marks),
+    "a teacher with a model, in options": dspy.BootstrapFewShot,
+    "GEPA too small": dspy.GEPA(metric=in_gepas_form, reflection_lm=model(Watched()), max_metric_calls=2),
 }
 
 
 @pytest.mark.parametrize("case", NOT_TUNING)
 def test_the_others_are_refused_before_any_call(said: Said, tmp_path: Path, case: str) -> None:
     world = Watched()
-    options = {"options": {"k": 3}} if "options" in case else {}
+    options: dict[str, Any] = {"options": {"k": 3}} if "options beside" in case else {}
+    if "in options" in case:
+        (own := answerer()).set_lm(model(Watched()))
+        options = {"options": {"teacher": own}}
     with said.by(ConfigError):
         tuned(tmp_path / "c", NOT_TUNING[case], world, **options)
     assert not world.asked and not (tmp_path / "c").exists()

@@ -84,7 +84,7 @@ def test_any_program_and_metric_can_be_proved(said: Said) -> None:
 def test_the_same_program_proves_nothing() -> None:
     program = answerer()
     proof = proved(program, program.deepcopy())
-    assert proof.same and not proof.proved and proof.gain.raw.mean == 0
+    assert not proof.proved and proof.gain.raw.mean == 0
 
 
 def test_too_few_are_refused_before_any_call(said: Said) -> None:
@@ -169,3 +169,30 @@ def test_a_dspy_users_script_runs_and_asks_nothing_the_second_time(
     first = script(tmp_path)
     paid = requests(server)
     assert first[0] == 4 and script(tmp_path) == first and requests(server) == paid > 0
+
+
+class OnlyAwaited(dspy.Module):  # type: ignore[misc]
+    async def aforward(self, question: str) -> dspy.Prediction:
+        return dspy.Prediction(response=f"{question} " * 20)
+
+
+class Short(dspy.Module):  # type: ignore[misc]
+    """The prompts of `OnlyAwaited`: none. Only the code differs."""
+
+    def forward(self, question: str) -> dspy.Prediction:
+        return dspy.Prediction(response=question)
+
+
+def test_programs_that_differ_in_code_alone_are_told_apart_and_equal_examples_count_once() -> None:
+    examples = [dspy.Example(question=f"question {n % 8}").with_inputs("question") for n in range(24)]
+    proof = proved(OnlyAwaited(), Short(), by_length, examples)
+    assert proof.proved and proof.gain.raw.clusters == 8
+
+
+@pytest.mark.parametrize("case", ["no model", "no inputs"])
+def test_what_cannot_be_asked_is_refused(said: Said, case: str) -> None:
+    examples = [dspy.Example(question=f"question {n}") for n in range(8)]
+    if case == "no model":
+        examples = [example.with_inputs("question") for example in examples]
+    with dspy.context(lm=None if case == "no model" else model(Watched())), said.by(ConfigError):
+        refed_dspy.prove(answerer(), over=answerer(), on=examples, metric=marks)

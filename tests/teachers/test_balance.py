@@ -17,7 +17,7 @@ from refed_dspy import TeacherConfig
 from refed_dspy.cli.main import app
 from refed_dspy.errors import ConfigError, RunStopped, TeacherRefused
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.recorder import NullRecorder, recording
+from refed_dspy.ledger.recorder import NullRecorder, calls_kept_by
 from refed_dspy.programs.lm_errors import AnswerCut, NotReached
 from refed_dspy.runs.stage_weights import StageWeights
 from refed_dspy.teachers import open_teacher
@@ -64,7 +64,7 @@ def balanced(*engines: Scripted) -> tuple[BalancedEngine, Clock]:
 async def ask(engine: BalancedEngine, seed: int = 0) -> None:
     recorder = NullRecorder()
     recorder.seed = seed
-    with recording(recorder):
+    with calls_kept_by(recorder):
         async with asyncio.timeout(30):  # of an engine that holds its answers back
             await engine.complete(Request(model="m", messages=(Message.user("?"),)))
 

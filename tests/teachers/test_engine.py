@@ -16,7 +16,7 @@ from dspy.utils import exceptions as lm_errors
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
 from refed_dspy.errors import ConfigError, NoAnswer
-from refed_dspy.ledger.recorder import recording
+from refed_dspy.ledger.recorder import calls_kept_by
 from refed_dspy.programs.adapter import SchemaAdapter, rendering
 from refed_dspy.programs.lm_errors import AnswerCut, NotReached, StillLimited
 from refed_dspy.records import Call
@@ -45,7 +45,7 @@ def ask(teacher: TeacherConfig, times: int = 1) -> tuple[list[Any], list[Call]]:
                 questions = (predict.acall(question=f"number {i}") for i in range(times))
                 return await asyncio.gather(*questions, return_exceptions=True)
 
-    with recording(CallCollector()) as recorder:
+    with calls_kept_by(CallCollector()) as recorder:
         return asyncio.run(all_of_them()), recorder.calls
 
 

@@ -14,11 +14,12 @@ from dspy.lm15 import Config, Message, Request
 
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
+from refed_dspy.config import keys
 from refed_dspy.errors import CapReached, ConfigError, CutAnswer, RefusedAnswer
 from refed_dspy.jobs.work import CapSettings, budget_caps
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.recorder import RunRecorder, recording
+from refed_dspy.ledger.recorder import RunRecorder, calls_kept_by
 from refed_dspy.ledger.spending import spent
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.foreign import ForeignEngine, MessagesEngine
@@ -64,6 +65,18 @@ def test_a_dspy_lm_is_asked_with_its_key_and_under_caps(
             lms["judge" if number % 2 else "teacher"](f"What is {number}?")
     assert locked.stats()["requests"] == 3
     assert KEY.encode() not in b"".join(path.read_bytes() for path in tmp_path.iterdir() if path.is_file())
+
+
+def test_a_key_is_held_under_a_name_that_no_variable_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_LM_API_KEY", "sk-old-0123456789abcdefgh")
+    monkeypatch.setenv("own_api_key", OWN_KEY)
+    config = open_teacher(dspy.LM("openai/m", api_key=OWN_KEY)).config
+    assert config is not None and keys.read_key(str(config.api_key_env)) == OWN_KEY
+
+
+def test_a_rollout_of_the_models_own_is_refused(said: Said) -> None:
+    with said.by(ConfigError):
+        open_teacher(dspy.LM("openai/m", api_key=OWN_KEY, temperature=1.0, rollout_id=3))
 
 
 class Own(dspy.LM):  # type: ignore[misc]
@@ -175,7 +188,7 @@ async def test_a_model_that_takes_no_requests_is_asked_with_messages(kind: type[
     lm = kind()
     engine, recorder = open_teacher(lm).start(), CallCollector()
     request = Request(model="any", system="Be brief.", messages=(Message.user("Hm?"),))
-    with recording(recorder):
+    with calls_kept_by(recorder):
         assert (await engine.complete(request)).text == "Fine."
     expected = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hm?"}]
     assert lm.asked == [(expected, {})], "its settings are its own affair"

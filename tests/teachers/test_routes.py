@@ -13,7 +13,7 @@ import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
 from refed_dspy.errors import ConfigError, NoAnswer, RefusedAnswer, RowError, TeacherError, TeacherRefused
-from refed_dspy.ledger.recorder import recording
+from refed_dspy.ledger.recorder import calls_kept_by
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.records import Analysis, Call
 from refed_dspy.runs.result import Synthesis
@@ -63,7 +63,7 @@ def ask(teacher: Any, times: int = 1) -> tuple[list[Any], list[Call]]:
                 questions = (ask_as_stage("improve", f"item {i}", predict, **inputs[i]) for i in range(times))
                 return await asyncio.gather(*questions, return_exceptions=True)
 
-    with recording(CallCollector()) as recorder:
+    with calls_kept_by(CallCollector()) as recorder:
         return asyncio.run(all_of_them()), recorder.calls
 
 
