@@ -155,5 +155,5 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "gepa": {},
     "mipro": {"num_candidates": 2, "num_trials": 1},
     "simba": {"bsize": 2, "num_candidates": 1, "max_steps": 1},
-    "dspy.teleprompt.COPRO": {"breadth": 2, "depth": 1},
+    "dspy.COPRO": {"breadth": 2, "depth": 1},
 }
