@@ -22,8 +22,10 @@ VARYING = {
     re.escape(str(Path(__file__).parents[2])): "REPOSITORY",
     r"(127\.0\.0\.1|localhost):\d+": r"\1:PORT",
     r"(\w+\.py):\d+": r"\1:LINE",
+    r"\b[0-9a-f]{16}\b": "DIGEST",
+    r"(are not JSON compliant): nan": r"\1",
 }
-"""What is another on another machine, or after the next commit, and what it is written as."""
+"""What is another on another machine, with another Python or after the next commit, and what it is written as."""
 
 
 class Said:
@@ -57,8 +59,3 @@ class Said:
         if isinstance(value, list | tuple):
             return [self._steady(of) for of in value]
         return value
-
-
-def without_digests(text: str) -> str:
-    """A text whose digests of prompts, rows and code are written as DIGEST: they say only that something is another."""
-    return re.sub(r"\b[0-9a-f]{16}\b", "DIGEST", text)

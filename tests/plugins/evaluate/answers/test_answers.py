@@ -23,7 +23,7 @@ from refed_dspy.plugins.evaluate.answers.result import Answers
 from tests.support.compiling import config, requests
 from tests.support.looks import small
 from tests.support.recording_endpoint import listening
-from tests.support.said import Said, without_digests
+from tests.support.said import Said
 from tests.support.scripted_engine import Answer, Writer, fake_lm, response
 
 
@@ -173,9 +173,9 @@ def test_interrupted_it_writes_the_answers_so_far(tmp_path: Path) -> None:
     assert 3 <= len(kept) < 200 and len(kept) + len(missing) == 200
 
 
-def test_a_model_that_fails_ends_it_and_what_was_answered_is_written(said: Said, tmp_path: Path) -> None:
+def test_a_model_that_fails_ends_it_and_what_was_answered_is_written(tmp_path: Path) -> None:
     writer = Answering(lambda text: "Yes." if text.strip() == "Name fish 1." else response("", "content_filter"))
-    with said.by(RunStopped):
+    with pytest.raises(RunStopped, match="declined by the model"):
         answered(tmp_path, fake_lm(writer), prompts(60))
     assert [row["response"] for row in read(tmp_path / "answers.jsonl")] == ["Yes."]
     assert len(read(tmp_path / "unanswered.jsonl")) == 59
@@ -197,7 +197,7 @@ def test_other_prompts_another_model_and_other_work_are_refused(
     ):
         with pytest.raises(RunDirError) as refused:
             answered(tmp_path / "a", teacher, **settings)
-        said(without_digests(str(refused.value)))
+        said(str(refused.value))
     with said.by(ExportError):
         (tmp_path / "b").mkdir()
         (tmp_path / "b" / "answers.jsonl").write_text("precious")
