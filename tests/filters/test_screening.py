@@ -172,7 +172,7 @@ def test_an_error_of_a_custom_filter_names_the_filter(said: Said, tmp_path: Path
     broken = Even(of_instruction=True)
     nothing: dict[str, Decision] = {}
     broken.check = lambda row: nothing[row.instruction]  # type: ignore[method-assign]
-    with said.by(RunStopped):
+    with pytest.raises(RunStopped, match="in filters: even of"):
         run(tmp_path / "run", Teacher(), [broken])
     broken.check = lambda row: bool(row)  # type: ignore[method-assign, assignment, return-value]
     with said.by(RunStopped):

@@ -19,7 +19,6 @@ from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused
 from refed_dspy.programs.reference_level import STAGES
 from refed_dspy.records import TAKEN_SHOWN, Feedback, Reference, Sample
 from tests.support.asking import Noting
-from tests.support.said import Said
 from tests.support.scripted_engine import SAMPLE_FIELDS, Answer, AsyncWriter, Writer, fake_lm
 
 REFERENCE = Reference(instruction="Explain tides.", response="The moon pulls.", source="tides.jsonl row 4")
@@ -283,8 +282,8 @@ AUTH = lm_errors.LMAuthError("401")
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
-async def test_a_teacher_that_cannot_go_on_stops_it_in_any_stage(said: Said, stage: str, error: Exception) -> None:
-    with said.by(TeacherError) as caught:
+async def test_a_teacher_that_cannot_go_on_stops_it_in_any_stage(stage: str, error: Exception) -> None:
+    with pytest.raises(TeacherError) as caught:
         called(ReferenceLevelFeedback(), answering_once(stage, error, Writer(per_call=1)))
     assert str(caught.value).isprintable() and stage in str(caught.value)
 

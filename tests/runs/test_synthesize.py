@@ -150,9 +150,9 @@ def test_a_bug_stops_the_run(tmp_path: Path) -> None:
         run(tmp_path, writer)
 
 
-def test_a_refused_key_before_the_first_answer_is_bad_input(said: Said, tmp_path: Path) -> None:
+def test_a_refused_key_before_the_first_answer_is_bad_input(tmp_path: Path) -> None:
     refused = Writer(*[lm15.AuthError("bad key", status=401)] * 9)
-    with said.by(TeacherRefused) as error:
+    with pytest.raises(TeacherRefused, match="check the key in the variable") as error:
         run(tmp_path, refused)
     assert error.value.exit_code == 2
     run(tmp_path, Writer(), seed=5)  # nothing was paid for: the folder may be used for another run
