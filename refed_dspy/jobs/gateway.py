@@ -233,9 +233,8 @@ def open_gateway(
             try:
                 yield opening.result()
             finally:
-                if (
-                    opening.exception() is None
-                ):  # after Ctrl-C, too: a model that is starting must be ended all the same
+                # After Ctrl-C, too: a model that is starting must be ended all the same.
+                if opening.exception() is None:
                     opening.result().close()
     except TeacherError as error:
         if ledger.has_answers() or spent(ledger).picodollars:

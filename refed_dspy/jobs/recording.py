@@ -83,7 +83,7 @@ def recording(
             gateway.allow(start.caps_left.caps, start.caps_left.seconds)
             lms = {role: gateway.lm(role) for role in models}
             asked = dspy.context(lm=lms["teacher"], adapter=checked_adapter(), refed_stop=gateway.stop)
-            with _ending(gateway), asking_about(AnyStage()), asked, with_roles(lms):
+            with _ending(gateway), asking_about(_AnyStage()), asked, with_roles(lms):
                 yield lms
 
 
@@ -120,7 +120,7 @@ def _raise_end(gateway: Gateway) -> None:
     gateway.raise_if_stopped()
 
 
-class AnyStage(UnnamedStage):
+class _AnyStage(UnnamedStage):
     """What calls are made for by code that may run any program: a call's stage is the name of the predictor that makes
     it, and the model's role where none does."""
 

@@ -325,22 +325,24 @@ def own_attribute(optimizer: Any, *attributes: str) -> Any:
 def held_by(optimizer: Any) -> dict[str, Any]:
     """What tells an optimizer object from others of its class: its attributes, but models, metrics and private ones,
     by values or names; of one inside it the same."""
-
-    def described(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {str(key): described(inner) for key, inner in value.items()}
-        if isinstance(value, list | tuple):
-            return [described(inner) for inner in value]
-        if value is None or isinstance(value, str | int | float | bool):
-            return value
-        return {name_of(value): held_by(value)} if hasattr(value, "compile") else name_of(value)
-
     left_out = {"metric", "metric_fn"}
     return {
         name: described(value)
         for name, value in sorted(vars(optimizer).items())
         if not name.startswith("_") and name not in left_out and not isinstance(value, dspy.BaseLM)
     }
+
+
+def described(value: Any) -> Any:
+    """An option or attribute of an optimizer, equal on every start: functions and objects become their names, an
+    optimizer what it is `held_by`."""
+    if isinstance(value, Mapping):
+        return {str(key): described(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [described(inner) for inner in value]
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    return {name_of(value): held_by(value)} if hasattr(value, "compile") else name_of(value)
 
 
 def _models_and_bounds(inputs: OptimizerInputs) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from refed_dspy.optimizers.dspy_optimizers import (
     Optimizer,
     OptimizerInputs,
     choose,
+    described,
     held_by,
     name_of_optimizer,
     own_attribute,
@@ -40,7 +41,7 @@ from refed_dspy.optimizers.examples import (
     split_examples,
     unit_of,
 )
-from refed_dspy.optimizers.metrics import CustomMetric, HumanAgreement, Metric, name_of, named_metric
+from refed_dspy.optimizers.metrics import CustomMetric, HumanAgreement, Metric, named_metric
 from refed_dspy.optimizers.optimizer_log import printed_to_file
 from refed_dspy.optimizers.proof import basis, find_topics
 from refed_dspy.programs import PairwiseJudge, SynthesisProgram
@@ -132,7 +133,7 @@ class CompileSpec:
             **self.program_identity,
             "examples": self._set_digests,
             "optimizer": settings.optimizer,
-            "options": digest(_named(self._options)),
+            "options": digest(described(self._options)),
             "evaluations": settings.evaluations,
             "instructions_per_feature": settings.instructions_per_feature,
             "metric": own or rules.model_dump(mode="json", exclude={"function"}),
@@ -176,17 +177,6 @@ class CompileSpec:
             "sets": {name: [digests[name], len(examples)] for name, examples in self.split.sets.items()},
             "clusters": {name: {example_id(each): cluster_of(each) for each in of} for name, of in measured.items()},
         }
-
-
-def _named(value: Any) -> Any:
-    """An option's value in a form that is equal on every start: functions and objects become their names."""
-    if isinstance(value, dict):
-        return {str(key): _named(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_named(inner) for inner in value]
-    if value is None or isinstance(value, str | int | float | bool):
-        return value
-    return name_of(value)
 
 
 def prepare(

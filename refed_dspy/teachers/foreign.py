@@ -41,10 +41,11 @@ from refed_dspy.teachers.vendored import CLIENT_KEYS, message_to_dict
 _NOT_SENT = {*CLIENT_KEYS, "rollout_id", "n"}
 """Settings of an LM that are about its connection, or about how often it is asked."""
 _FIELDS = [field.name for field in fields(Config)]
-
-
-_READ = {"api_key", "api_base", "base_url", "api_version", "timeout", "num_retries", "rollout_id"}
-_OWN_FIELDS = {"temperature", "max_tokens", "max_completion_tokens"}
+_READ = {
+    *("api_key", "api_base", "base_url", "api_version", "timeout", "num_retries", "rollout_id"),
+    *("temperature", "max_tokens", "max_completion_tokens"),
+}
+"""Settings of an LM that a teacher has fields for. All others are its `params`."""
 _BASES = ("OPENAI_API_BASE", "OPENAI_BASE_URL")
 """Variables that DSPy reads the address of OpenAI's models from."""
 
@@ -80,7 +81,7 @@ def read_lm(lm: dspy.BaseLM) -> TeacherConfig:
         "max_tokens": given.get("max_tokens") or given.get("max_completion_tokens"),
         "timeout": given.get("timeout"),
         "retries": lm.num_retries,
-        "params": {name: value for name, value in given.items() if name not in _READ | _OWN_FIELDS},
+        "params": {name: value for name, value in given.items() if name not in _READ},
     }
     try:
         return check_config(TeacherConfig, settings)
