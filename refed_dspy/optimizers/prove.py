@@ -68,13 +68,13 @@ def prove(
     if len(independent) < MIN_CLUSTERS:
         there = basis(len(set(clusters.values())), len(independent), unit)
         raise ConfigError(f"on: only {there}, and a proof needs {MIN_CLUSTERS} or more")
-    noted = _Noted(
+    noted = Noted(
         cast(Metric, metric) if hasattr(metric, "accept") and hasattr(metric, "score") else CustomMetric(metric)
     )
     programs = {"uncompiled": _called(over), "compiled": _called(program)}
     results = in_turns(programs, examples, noted, threads)
     proof = proof_of(
-        {name: _scores(of_program) for name, of_program in results.items()},
+        {name: scores_of(of_program) for name, of_program in results.items()},
         clusters,
         topics,
         size=len(examples),
@@ -103,8 +103,9 @@ def _called(program: dspy.Module) -> dspy.Module:
     return synchronous
 
 
-class _Noted:
-    """The metric, whose scores keep what they are made of. What could not be scored counts for neither program."""
+class Noted:
+    """The metric, whose scores keep what they are made of (`scores_of`). What could not be scored counts for neither
+    program."""
 
     def __init__(self, metric: Metric) -> None:
         self._metric, self.why = metric, "see the log"
@@ -118,7 +119,7 @@ class _Noted:
         return MetricScore.of(evaluation, "", self._metric.accept)
 
 
-def _scores(results: Sequence[tuple[dspy.Example, Any, Any]]) -> Candidate:
+def scores_of(results: Sequence[tuple[dspy.Example, Any, Any]]) -> Candidate:
     """What `in_turns` found of one program, as a candidate's scores on the test set. An example whose program or metric
     raised has none."""
     made: dict[str, ExampleScore] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +14,6 @@ from typing import Any
 import dspy
 from pydantic import TypeAdapter, ValidationError
 
-from refed_dspy.config.compile import CompileConfig
 from refed_dspy.errors import CAPS, RunStopped, one_line, setting
 from refed_dspy.files import whole_file
 from refed_dspy.jobs.job import Job
@@ -28,7 +27,8 @@ from refed_dspy.ledger.summary import failure_counts, usage_by_stage
 from refed_dspy.measures.intervals import Interval
 from refed_dspy.optimizers.agreement import JudgeReport
 from refed_dspy.optimizers.proof import FORMAT, Proof, finite
-from refed_dspy.optimizers.spec import CompileSpec
+from refed_dspy.optimizers.race import race_lines
+from refed_dspy.optimizers.spec import SECOND, CompileSpec
 from refed_dspy.programs.saved import (
     MANIFEST,
     in_dspys_form,
@@ -62,6 +62,8 @@ class CompileOutcome:
     """Where the program is a judge."""
     why: str = ""
     """How far it came, where a cap ended it."""
+    race: Sequence[Mapping[str, Any]] = ()
+    """Each optimizer's `Runner.facts`."""
 
     def facts(self) -> dict[str, Any] | None:
         """What `ended_outcome` makes it of again, in JSON's types; None where it has not ended: a cap stopped it,
@@ -131,6 +133,7 @@ class Compiled(Shown):
         manifest, proof, scores = self.manifest, self.proof, self.manifest["validation"]
         before, after = format_number(scores["uncompiled"]), format_number(scores["compiled"])
         lines = [warning] if proof is not None and (warning := proof.warning()) else []
+        lines += race_lines(manifest["race"])
         lines.append(f"validation: {before} uncompiled, {after} compiled")
         if proof is None:
             lines.append("no proof: the test set was not scored, or only in part")
@@ -185,12 +188,13 @@ class KeptOutcome:
     proof: Proof
     champion: str | None = None
     judge: JudgeReport | None = None
+    race: Sequence[Mapping[str, Any]] = ()
     format: int = 1
 
 
-def ended_outcome(at: Job, program: dspy.Module, settings: CompileConfig) -> Compiled | None:
-    """The outcome of the compile that is opened; None where it has not ended, or where another name or
-    `accept_longer` is asked for now: then it is gone over again, from its recorded answers.
+def ended_outcome(at: Job, program: dspy.Module, spec: CompileSpec) -> Compiled | None:
+    """The outcome of the compile that is opened; None where it has not ended, or where another name, `accept_longer` or
+    second judge is asked for now: then it is gone over again, from its recorded answers.
 
     A file that is missing in the folder is written again. Raises RunStopped where it cannot be written, RunDirError
     where the outcome is damaged.
@@ -201,13 +205,18 @@ def ended_outcome(at: Job, program: dspy.Module, settings: CompileConfig) -> Com
     candidates = {candidate.digest: candidate for candidate in load_candidates(at.ledger)}
     try:
         ended = TypeAdapter(KeptOutcome).validate_python(facts)
+        settings, second = spec.settings, _models(spec).get(SECOND)
         if (manifest["name"], ended.proof.accept_longer) != (settings.name, settings.accept_longer):
+            return None
+        if manifest["models"].get(SECOND) != second:
             return None
         baseline, best = candidates[ended.baseline], candidates[ended.best]
     except (ValidationError, KeyError):
         raise damaged(at.ledger.path, "the compile's outcome is damaged") from None
     proof = ended.proof if ended.format > 1 else _of_format_1(ended.proof)
-    outcome = CompileOutcome(baseline, best, ended.estimate, proof, champion=ended.champion, judge=ended.judge)
+    outcome = CompileOutcome(
+        baseline, best, ended.estimate, proof, champion=ended.champion, judge=ended.judge, race=ended.race
+    )
     made = compiled(folder, outcome, best_program(folder, program, outcome), manifest)
     write_files(folder, {name: text for name, text in files_of(program, made).items() if not (folder / name).exists()})
     return made
@@ -288,8 +297,9 @@ def _manifest(at: Job, spec: CompileSpec, outcome: CompileOutcome, program: dspy
         "prompts": program_digests(program),
         "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "versions": {name: version(name) for name in ("refed-dspy", "dspy")} | {"python": platform.python_version()},
-        "models": {role: {"model": each.model, "endpoint": each.endpoint} for role, each in spec.teachers.items()},
+        "models": _models(spec),
         "optimizer": settings.optimizer,
+        "race": outcome.race,
         "options": spec.recorded().values["options"],
         "evaluations": settings.evaluations,
         "metric": at.work.identity["metric"],
@@ -315,6 +325,11 @@ def _manifest(at: Job, spec: CompileSpec, outcome: CompileOutcome, program: dspy
         "instructions_per_feature": getattr(program, "instructions_per_feature", None),
     }
     return dict(json.loads(json.dumps(finite(facts))))
+
+
+def _models(spec: CompileSpec) -> dict[str, dict[str, Any]]:
+    """Role → its model and endpoint."""
+    return {role: {"model": each.model, "endpoint": each.endpoint} for role, each in spec.teachers.items()}
 
 
 def _in_dollars(name: str, value: Any) -> Any:
