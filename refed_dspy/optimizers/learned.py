@@ -63,11 +63,11 @@ class Learned:
 
     def rows(self) -> list[list[str]]:
         """Each candidate's name, scores, dollars, and what changed in it; a heading first."""
-        rows = [["candidate", *SETS, "dollars", "changed in"]]
+        rows, best = [["candidate", *SETS, "dollars", "changed in"]], ", kept" if self.outcome else ", best so far"
         for each in self.candidates:
             first = self.candidates[0]
             means = [f"{each.mean(s):.3f} ({len(each.scores[s])})" if each.scores.get(s) else NO_VALUE for s in SETS]
-            name = f"{each.seq}{', uncompiled' * (each is first)}{', kept' * (each is self.best)}"
+            name = f"{each.seq}{', uncompiled' * (each is first)}{best * (each is self.best)}"
             what = ", ".join(changed_predictors(first.state, each.state)) or "nothing"
             rows.append([name, *means, dollars(each.cost), what])
         return rows

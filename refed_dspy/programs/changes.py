@@ -50,7 +50,7 @@ class PromptChange:
         lines = ["…" if line.startswith("@@") else line for line in diff]
         for sign, demos in (("-", self.removed), ("+", self.added)):
             for demo in demos:
-                lines += ["", *(sign + line for line in str(demo).split("\n"))]
+                lines += [*[""][: len(lines)], *(sign + line for line in str(demo).split("\n"))]
         return lines or ["the same demonstrations in another order or number"]
 
 
