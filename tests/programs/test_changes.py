@@ -75,7 +75,7 @@ def test_a_demonstration_is_shown_whole_its_inputs_before_its_answer() -> None:
     demo = {"example_instruction": "E", "instruction": "x\ny\n" * 1_000, "response": "b"}
     (change,) = prompt_changes(state(), state(demo))
     (added,) = change.added
-    assert (added.given | added.answer, list(added.answer)) == (demo, ["response"])
+    assert ({**added.given, **added.answer}, list(added.answer)) == (demo, ["response"])
     lines = change.lines()
     assert lines.count("+    x") == 1_000 and lines[-2:] == ["+answer:", "+  response: b"]
     assert [line[1:] for line in prompt_changes(state(demo), state())[0].lines()] == [line[1:] for line in lines]

@@ -201,11 +201,9 @@ def _answered(parts: tuple[Mapping[str, str], Mapping[str, str]] | None) -> Iter
     if parts is None:
         return
     before, after = parts
-    if before["given"] == after["given"]:
-        yield _whole("Given, before and after", before["given"], "folded")
-    else:
-        yield _whole("Given before", before["given"], "folded")
-        yield _whole("Given after", after["given"], "folded")
+    same = before["given"] == after["given"]
+    for when, part in (("before and after", before),) if same else (("before", before), ("after", after)):
+        yield _whole(f"Given {when}", part["given"], "folded")
     yield _whole("Answer before", before["answer"], "half")
     yield _whole("Answer after", after["answer"], "half")
 
