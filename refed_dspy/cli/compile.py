@@ -1,4 +1,4 @@
-"""`refed compile`, with `plan` and `promote`; `refed track`."""
+"""`refed compile`, with `plan`, `show` and `promote`; `refed track`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ app.add_typer(compile_app, name="compile")
 
 @compile_app.callback(
     invoke_without_command=True,
-    subcommand_metavar="[plan|promote]",
+    subcommand_metavar="[plan|show|promote]",
     options_metavar="--teacher FILE_OR_NAME --out DIR [OPTIONS]",
 )
 @reporting
@@ -105,6 +105,19 @@ def plan_(
 
     for line in plan_compile(folder, gain or GAINS).lines():
         say(line)
+
+
+@compile_app.command("show")
+@reporting
+def show_(
+    folder: Annotated[Path, typer.Argument(help="The folder of a compile, ended or not.", metavar="DIR")],
+) -> None:
+    """Show whether a compile helped, and what it changed, stage by stage."""
+    from refed_dspy.cli.lines import compile_lines
+    from refed_dspy.optimizers.learned import learned_in
+
+    learned = learned_in(folder)
+    print_lines([*compile_lines(learned.status), *learned.lines()])
 
 
 def _print_outcome(made: Compiled, estimate: bool) -> None:

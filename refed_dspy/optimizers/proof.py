@@ -279,8 +279,10 @@ def program_score(
     scores = candidate.undiscounted("test")
     if not scores:
         return None
-    interval = mean_interval(list(scores.values()), [clusters[example] for example in scores], seed=seed)
-    return ProgramScore(interval, candidate.component_means("test"), unit_cost)
+    values = list(scores.values())
+    interval = mean_interval(values, [clusters[example] for example in scores], seed=seed)
+    bounded = within(interval, max(1.0, *values), min(0.0, *values))  # a metric of one's own may go beyond 0 and 1
+    return ProgramScore(bounded, candidate.component_means("test"), unit_cost)
 
 
 def gain_over(

@@ -24,6 +24,7 @@ from refed_dspy.optimizers.metrics import (
     is_recoverable,
 )
 from refed_dspy.optimizers.proof import Proof, basis, find_topics, proof_of
+from refed_dspy.programs.program import synchronous
 
 
 @briefly
@@ -71,7 +72,7 @@ def prove(
     noted = Noted(
         cast(Metric, metric) if hasattr(metric, "accept") and hasattr(metric, "score") else CustomMetric(metric)
     )
-    programs = {"uncompiled": _called(over), "compiled": _called(program)}
+    programs = {"uncompiled": synchronous(over), "compiled": synchronous(program)}
     results = in_turns(programs, examples, noted, threads)
     proof = proof_of(
         {name: scores_of(of_program) for name, of_program in results.items()},
@@ -95,12 +96,6 @@ def _refuse_unasked(examples: Sequence[dspy.Example], *programs: dspy.Module) ->
     if dspy.settings.lm is None and any(each.lm is None for program in programs for each in program.predictors()):
         way = setting("teacher") + ", or set one with dspy.configure(lm=dspy.LM(…))"
         raise ConfigError("no teacher: prove in a block of refed_dspy.recording with " + way)
-
-
-def _called(program: dspy.Module) -> dspy.Module:
-    """`program` as code without an event loop calls it."""
-    synchronous: dspy.Module = program if hasattr(program, "forward") else dspy.syncify(program)
-    return synchronous
 
 
 class Noted:

@@ -29,13 +29,13 @@ from refed_dspy.optimizers.agreement import JudgeReport
 from refed_dspy.optimizers.proof import FORMAT, Proof, finite
 from refed_dspy.optimizers.race import race_lines
 from refed_dspy.optimizers.spec import SECOND, CompileSpec
+from refed_dspy.programs.changes import prompt_diff
 from refed_dspy.programs.saved import (
     MANIFEST,
     in_dspys_form,
     load_state,
     program_digests,
     program_state,
-    prompt_diff,
 )
 from refed_dspy.records import PICO, money
 from refed_dspy.text import Shown, counted, format_number
@@ -163,7 +163,7 @@ class Compiled(Shown):
         return f"{cost}, {self.estimate['calls']:,.0f} calls"
 
     def diff(self) -> str:
-        """What changed in the prompts, as a diff for people."""
+        """What changed in the prompts: a diff of the instructions, and demonstrations whole."""
         return (self.folder / DIFF).read_text(encoding="utf-8")
 
 

@@ -13,7 +13,8 @@ from refed_dspy.ledger.candidates import Candidate, enough, examples_of, load_ca
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.settings import WorkSettings, settings_of
 from refed_dspy.ledger.spending import spent
-from refed_dspy.programs.saved import changed_predictors, in_dspys_form, prompt_diff
+from refed_dspy.programs.changes import changed_predictors, prompt_diff
+from refed_dspy.programs.saved import in_dspys_form
 from refed_dspy.records import PICO, digest
 from refed_dspy.tracking.registry import register
 from refed_dspy.tracking.store import Store
