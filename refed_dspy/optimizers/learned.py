@@ -10,6 +10,7 @@ from typing import Any
 from refed_dspy.errors import RunDirError, briefly
 from refed_dspy.ledger.candidates import Candidate, enough, load_candidates
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.optimizers.race import race_lines
 from refed_dspy.optimizers.result import PROOF, compile_status
 from refed_dspy.programs.changes import PromptChange, changed_predictors, prompt_changes, prompt_diff
 from refed_dspy.records import dollars
@@ -77,7 +78,7 @@ class Learned:
         lines, proof = list[str](), self.folder / PROOF
         if self.outcome.get("proof") and proof.is_file():
             lines += proof.read_text(encoding="utf-8").rstrip("\n").split("\n")
-        lines += [*self.doubts(), "", *table_lines(self.rows())]
+        lines += [*self.doubts(), *race_lines(self.outcome.get("race", ())), "", *table_lines(self.rows())]
         if self.best is not None:
             lines += ["", "what changed, stage by stage" + (":" if self.outcome else " (the best candidate so far):")]
             lines += ["", *prompt_diff(self.candidates[0].state, self.best.state).rstrip("\n").split("\n")]

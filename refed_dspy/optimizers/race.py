@@ -34,7 +34,7 @@ class Runner:
     """Scored in its longest turn."""
     candidates: set[str] = field(default_factory=set)
     best: str = ""
-    """The candidate of its own that gains most on the validation set; empty before there is one."""
+    """The candidate of its own that gains most on the validation set; empty before one gains anything."""
     gain: float = 0.0
     cost: float = 0.0
     """Picodollars that its turns paid, over all starts."""
@@ -104,8 +104,9 @@ class Race:
         runner.evaluations, runner.ended = max(runner.evaluations, evaluations), ended or FINISHED
         runner.cost += cost
         gains = {each: fmean(scores.values()) for each in runner.candidates if (scores := self._scores(each))}
-        runner.best = max(sorted(gains), key=gains.__getitem__, default="")
-        runner.gain = gains.get(runner.best, 0.0)
+        best = max(sorted(gains), key=gains.__getitem__, default="")
+        if gains.get(best, 0.0) > 0:
+            runner.best, runner.gain = best, gains[best]
 
     def _in_front(self) -> list[Runner]:
         """Those within a standard error of the leader, the leader first. The others are marked."""
@@ -117,11 +118,11 @@ class Race:
         return front
 
     def _behind(self, runner: Runner, leader: Runner) -> bool:
-        of, over = self._scores(runner.best) if runner.best else {}, self._scores(leader.best) if leader.best else {}
+        if not leader.best:
+            return False
+        of, over = self._scores(runner.best) if runner.best else {}, self._scores(leader.best)
         ahead = [over[example] - of.get(example, 0.0) for example in over if example in of or not of]
-        if len(ahead) < 2:
-            return leader.gain > runner.gain
-        return fmean(ahead) > stdev(ahead) / math.sqrt(len(ahead))
+        return len(ahead) > 1 and fmean(ahead) > stdev(ahead) / math.sqrt(len(ahead))
 
 
 def gains_over(candidate: Candidate, baseline: Candidate) -> dict[str, float]:

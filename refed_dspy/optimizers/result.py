@@ -64,6 +64,8 @@ class CompileOutcome:
     """How far it came, where a cap ended it."""
     race: Sequence[Mapping[str, Any]] = ()
     """Each optimizer's `Runner.facts`."""
+    answers: Mapping[str, Any] | None = None
+    """An `example` of the test set, and what each stage made of it `before` and `after` (`answers_by_stage`)."""
 
     def facts(self) -> dict[str, Any] | None:
         """What `ended_outcome` makes it of again, in JSON's types; None where it has not ended: a cap stopped it,
@@ -189,6 +191,7 @@ class KeptOutcome:
     champion: str | None = None
     judge: JudgeReport | None = None
     race: Sequence[Mapping[str, Any]] = ()
+    answers: Mapping[str, Any] | None = None
     format: int = 1
 
 
@@ -215,7 +218,14 @@ def ended_outcome(at: Job, program: dspy.Module, spec: CompileSpec) -> Compiled 
         raise damaged(at.ledger.path, "the compile's outcome is damaged") from None
     proof = ended.proof if ended.format > 1 else _of_format_1(ended.proof)
     outcome = CompileOutcome(
-        baseline, best, ended.estimate, proof, champion=ended.champion, judge=ended.judge, race=ended.race
+        baseline,
+        best,
+        ended.estimate,
+        proof,
+        champion=ended.champion,
+        judge=ended.judge,
+        race=ended.race,
+        answers=ended.answers,
     )
     made = compiled(folder, outcome, best_program(folder, program, outcome), manifest)
     write_files(folder, {name: text for name, text in files_of(program, made).items() if not (folder / name).exists()})
@@ -300,6 +310,7 @@ def _manifest(at: Job, spec: CompileSpec, outcome: CompileOutcome, program: dspy
         "models": _models(spec),
         "optimizer": settings.optimizer,
         "race": outcome.race,
+        "answers": outcome.answers,
         "options": spec.recorded().values["options"],
         "evaluations": settings.evaluations,
         "metric": at.work.identity["metric"],

@@ -15,6 +15,7 @@ from refed_dspy.config.named import raised
 from refed_dspy.errors import CAPS, ConfigError, RunStopped, one_line
 from refed_dspy.jobs.traces import callbacks_but_mlflows
 from refed_dspy.jobs.work import CapsLeft
+from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.candidates import Candidate, baseline_and_best, load_candidates
 from refed_dspy.optimizers.agreement import JudgeReport, agreement_of_results
 from refed_dspy.optimizers.beats_baseline import BeatsBaseline, clipped
@@ -41,6 +42,7 @@ from refed_dspy.optimizers.recorder import CandidateCallback, ScoreRecorder, Tur
 from refed_dspy.optimizers.result import CompileOutcome
 from refed_dspy.optimizers.spec import SECOND, CompileSpec
 from refed_dspy.programs.adapter import SchemaAdapter
+from refed_dspy.programs.changes import answers_by_stage, fields_text
 from refed_dspy.programs.own_code import has_own_code
 from refed_dspy.programs.saved import load_state, program_state
 from refed_dspy.records import PICO
@@ -127,8 +129,21 @@ class CompileSteps:
             stopped = f"no answer to {lost} requests" if lost else unscored
         candidates, version = self._candidates(), self.champion.version if self.champion else None
         why, race = self._why(stopped, estimate), [each.facts() for each in self.race.runners]
-        made = (candidates[baseline], candidates[best], estimate, proof, stopped, version, report, why, race)
+        answers = self._answers(baseline, best) if proof is not None and best != baseline else None
+        made = (candidates[baseline], candidates[best], estimate, proof, stopped, version, report, why, race, answers)
         return CompileOutcome(*made)
+
+    def _answers(self, *names: str) -> dict[str, Any] | None:
+        """What both programs were given and answered in each stage, for one example of the test set: all of it was
+        asked for the proof. None where something is not there any more: nothing is paid for what is only shown."""
+        self.gateway.allow(Caps(0, 0))
+        example, programs = self.spec.split.test[0], self._programs(names)
+        try:
+            before, after = (answers_by_stage(programs[name], example) for name in names)
+        except Exception as error:  # noqa: BLE001 — a program's own code may raise anything, and the proof is done
+            log.debug("answers before and after: %s", one_line(error))
+            return None
+        return {"example": fields_text(example.inputs()), "before": before, "after": after}
 
     # --- the steps
 
@@ -143,7 +158,6 @@ class CompileSteps:
         self.tuned = Tuned(" and ".join(self.spec.tuned_by), done, expected, spent)
         self.tuning_ended_at = next((each.ended for each in runners if each.cut), "")
         self.gateway.allow(self.caps, self.seconds)
-        self.gateway.read(lambda ledger: ledger.set_meta(race=[each.facts() for each in runners]))
         if len(self._candidates()) == 1 and not self.tuning_ended_at:
             log.warning(
                 "%s made no candidate: a demonstration takes a score of %s or more; set accept under metric",
@@ -171,6 +185,8 @@ class CompileSteps:
             estimate = measured
         scored = self.recorder.turn
         self.race.note(turn, scored.candidates - {self.first}, scored.evaluations, cost, ended)
+        race = [each.facts() for each in self.race.runners]
+        self.gateway.read(lambda ledger: ledger.set_meta(race=race))
         return estimate
 
     def _tune(self, turn: Turn) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from refed_dspy.data.differences import BOTH, segments
+from refed_dspy.ledger.candidates import Candidate
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.measures.intervals import Interval, gain_or_change
+from refed_dspy.measures.intervals import Interval, gain_or_change, mean_interval
 from refed_dspy.optimizers.learned import Learned
 from refed_dspy.optimizers.proof import UNJUDGED
+from refed_dspy.optimizers.race import gains_over
 from refed_dspy.plugins.share.report import charts, glance
 from refed_dspy.plugins.share.report.charts import Chart, readable
 from refed_dspy.plugins.share.report.drawing import Intervals
@@ -68,7 +70,11 @@ def compile_page(folder: Path, ledger: Ledger) -> Page:
         drawn = [_scores(outcome), *([_changes(proof)] if changed else []), *drawn]
     candidates = learned.rows()
     text = "Mean scores on each set, and on how many examples. A call that two candidates share is the first one's."
+    race = outcome.get("race", ())
+    if len(race) > 1:
+        drawn.insert(0, _race(race, learned.candidates))
     tables = [
+        *([_apart(second)] if proof and (second := proof.get("second")) else []),
         *([_agreement(judge)] if (judge := outcome.get("agreement")) else []),
         Table("candidates", "Candidates", text, candidates[0], candidates[1:]),
         glance.models(status["models"]),
@@ -86,6 +92,34 @@ def compile_page(folder: Path, ledger: Ledger) -> Page:
         tables=tables,
     )
     return replace(page, tables=[*tables, _glossary(page)])
+
+
+def _race(race: Sequence[Mapping[str, Any]], candidates: Sequence[Candidate]) -> Chart:
+    """What each optimizer's best candidate gains on the validation set."""
+    named = {each.digest: each for each in candidates}
+    found = {each["name"]: gains_over(named[each["best"]], candidates[0]) for each in race if each["best"] in named}
+    gains = {name: mean_interval([*of.values()]) for name, of in found.items() if of}
+    rows = [
+        [each["name"], gains[each["name"]].shown(sign="+") if each["name"] in gains else NO_VALUE,
+         str(len(each["candidates"])), f"{each['evaluations']} of {each['expected']}", dollars(each["cost"]),
+         each["ended"]]
+        for each in race
+    ]  # fmt: skip
+    text = "The best candidate of each optimizer, by the examples that candidates were chosen by: no proof."
+    drawn = {name: gain for name, gain in gains.items() if gain.bounded}
+    widest = max([0.1, *(abs(end) for gain in drawn.values() for end in (gain.low, gain.high))])
+    ends = [gain.shown(sign="+") for gain in drawn.values()]
+    figure = Intervals([*drawn], {"gain": [*drawn.values()]}, ends, -widest, widest, 0)
+    columns = ("optimizer", "gain on validation", "candidates", "evaluations", "cost", "ended")
+    return Chart("optimizers", "Optimizers", text, figure, columns, rows)
+
+
+def _apart(second: Mapping[str, Any]) -> Table:
+    """Where the second judge sees a loss and the first a gain, or the reverse."""
+    rows = [[text, f"{first:+.2f}", f"{other:+.2f}"] for text, first, other in second["disagree"]]
+    found = "confirms the gain" if second["proved"] else "does not confirm the gain"
+    text = f"{second['judge']} {found}: {_ends(second['gain'])}. Held-out instructions on which the judges are opposed."
+    return Table("judges", "The second judge", text, ("instruction", "gain by the judge", "by the second judge"), rows)
 
 
 def _notes(learned: Learned) -> list[str]:
