@@ -13,7 +13,7 @@ import logging
 import random
 import sys
 import tempfile
-from itertools import count, takewhile
+from itertools import count
 from typing import Any
 
 import refed_dspy
@@ -68,7 +68,9 @@ def main() -> None:
     print(f"{'compile':32}{'cap':>8}{'used':>8}{'unspent':>9}{'candidate':>11}  ended")
     with SimulatedTeacher(latency=0.001, sigma=0.3) as server:
         server.control(tokenizer=NAMED, field_tokens={**TOKENS, "reasoning": 60, "new_instruction": 500}, items=2)
-        for seed in takewhile(lambda _: at_cap < runs, count()):
+        seeds = count()
+        while at_cap < runs:
+            seed = next(seeds)
             what, cap, used, next_one, ended = measured(server, seed)
             left = cap - used
             print(f"{what:32}{cap:8.3f}{used:8.3f}{left / cap:9.1%}{next_one:11.3f}  {ended}", flush=True)
