@@ -42,15 +42,20 @@ def compile_(
     optimizer: Annotated[
         str | None,
         typer.Option(
-            help=f"{', '.join(OPTIMIZERS)}, or a dotted name.", metavar="NAME", autocompletion=lambda: OPTIMIZERS
+            help=f"{', '.join(OPTIMIZERS)}, or a dotted name; several with commas between.",
+            metavar="NAMES",
+            autocompletion=lambda: OPTIMIZERS,
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The compile's folder.", metavar="DIR")] = None,
     reflection: Annotated[
         str | None, typer.Option(help="The model that rewrites prompts, given like --teacher.", metavar="FILE_OR_NAME")
     ] = None,
+    proof_judge: Annotated[
+        str | None, typer.Option(help="A second judge, which must find the gain, too.", metavar="FILE_OR_NAME")
+    ] = None,
     evaluations: Annotated[
-        int | None, typer.Option(help="Approximate number of evaluations in all.", metavar="N")
+        int | None, typer.Option(help="Approximate number of evaluations of an optimizer.", metavar="N")
     ] = None,
     metric: Annotated[str | None, typer.Option(help="Your own metric.", metavar="MODULE:NAME")] = None,
     seed: Annotated[
@@ -65,6 +70,10 @@ def compile_(
     ] = None,
     accept_longer: Annotated[
         bool | None, typer.Option("--accept-longer", help="Accept a gain that rests on longer answers.")
+    ] = None,
+    reuse: Annotated[
+        Path | None,
+        typer.Option(help="Reuse the answers in this folder to identical questions, at no cost.", metavar="DIR"),
     ] = None,
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Score only the uncompiled program and forecast the whole compile.")

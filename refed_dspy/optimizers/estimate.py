@@ -382,15 +382,19 @@ def at_cap(name: str, gateway: Gateway, caps: Caps, estimate: Mapping[str, Any],
     if cap is None:
         return f"{name} is reached {done}"
     key, unit = ("cost", "") if name == "max_cost" else ("calls", " calls")
-    foreseen, kept = cap.whole, cap.said(cap.kept) + unit
+    used, searched = getattr(spent_so_far(gateway), key), getattr(tuned.spent, key) if tuned else 0
+    foreseen, kept, more = cap.whole, cap.said(cap.kept) + unit, ""
     if tuned is not None and 0 < tuned.evaluations < tuned.expected:
-        by_then = getattr(tuned.spent, key)
-        measured = cap.then + (by_then - cap.then) * tuned.expected / tuned.evaluations + FOR_PROOF * cap.proof
+        measured = cap.then + (searched - cap.then) * tuned.expected / tuned.evaluations + FOR_PROOF * cap.proof
         foreseen = None if foreseen is None else max(foreseen, measured)  # never less than the estimate's whole
+        more = f", about {_count(tuned.expected - tuned.evaluations)} evaluations more"
+    parts = [f"{cap.said(used)}{unit} used"]
+    if tuned is not None and cap.kept:
+        parts = [f"{cap.said(searched)}{unit} for the search", f"{cap.said(used - searched)}{unit} for the proof"]
     held_back = f" ({kept} had been kept for the proof)" if cap.kept else ""
-    enough = f"; {cap.said(with_room(foreseen))}{unit} would leave room for the rest" if foreseen else ""
-    used = f"{cap.said(getattr(spent_so_far(gateway), key))}{unit}"
-    return f"{name} {cap.said(cap.limit or 0)} is reached {done}: {used} used{held_back}{enough}"
+    left = f", {cap.said(max(0, (cap.limit or 0) - used))}{unit} left"
+    enough = f"; {cap.said(with_room(foreseen))}{unit} would leave room for the rest{more}" if foreseen else ""
+    return f"{name} {cap.said(cap.limit or 0)} is reached {done}: {', '.join(parts)}{held_back}{left}{enough}"
 
 
 def _count(number: float) -> str:

@@ -5,19 +5,42 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from refed_dspy.errors import RunDirError, briefly
 from refed_dspy.ledger.candidates import Candidate, enough, load_candidates
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.optimizers.race import race_lines
+from refed_dspy.optimizers.race import gains_over, race_lines
 from refed_dspy.optimizers.result import PROOF, compile_status
 from refed_dspy.programs.changes import PromptChange, changed_predictors, prompt_changes, prompt_diff
-from refed_dspy.records import dollars
+from refed_dspy.programs.saved import in_dspys_form
+from refed_dspy.records import PICO, dollars
 from refed_dspy.text import NO_VALUE, table_lines
 
 UNCHANGED = "no candidate was better, so the uncompiled program is kept"
 SETS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A candidate, for people: its mean scores on each set, None before there are any, and dollars. A call that two
+    candidates share is the first one's."""
+
+    number: int
+    optimizer: str
+    """Who tried it, where several did; else an empty text."""
+    kept: bool
+    train: float | None
+    validation: float | None
+    test: float | None
+    gain: float | None
+    """Over the uncompiled program on the validation set; None where too little of that was scored."""
+    cost: float
+    changed: tuple[str, ...]
+    """The stages whose prompts are others than the uncompiled program's."""
+    program: Mapping[str, Any]
+    """Its prompts, in the form of a program's file."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +75,25 @@ class Learned:
         before, after = noted["before"], noted["after"]
         return {name: (old, after[name]) for name, old in before.items() if after.get(name, old) != old}
 
+    def tried(self) -> list[Tried]:
+        """Every candidate, the uncompiled program first."""
+        race = self.outcome.get("race", ())
+        by = {each: one["name"] for one in race if len(race) > 1 for each in one["candidates"]}
+        first = self.candidates[0] if self.candidates else None
+        return [
+            Tried(
+                each.seq,
+                by.get(each.digest, ""),
+                each is self.best and bool(self.outcome),
+                **{name: each.mean(name) for name in SETS},
+                gain=fmean(gained.values()) if first and (gained := gains_over(each, first)) else None,
+                cost=each.cost / PICO,
+                changed=tuple(changed_predictors(first.state, each.state)) if first else (),
+                program=in_dspys_form(each.state),
+            )
+            for each in self.candidates
+        ]
+
     def doubts(self) -> list[str]:
         """Why nothing is proved, or on whose word; empty where it simply is, and before the end."""
         if not self.outcome:
@@ -65,12 +107,11 @@ class Learned:
     def rows(self) -> list[list[str]]:
         """Each candidate's name, scores, dollars, and what changed in it; a heading first."""
         rows, best = [["candidate", *SETS, "dollars", "changed in"]], ", kept" if self.outcome else ", best so far"
-        for each in self.candidates:
-            first = self.candidates[0]
+        for each, told in zip(self.candidates, self.tried(), strict=True):
             means = [f"{each.mean(s):.3f} ({len(each.scores[s])})" if each.scores.get(s) else NO_VALUE for s in SETS]
-            name = f"{each.seq}{', uncompiled' * (each is first)}{best * (each is self.best)}"
-            what = ", ".join(changed_predictors(first.state, each.state)) or "nothing"
-            rows.append([name, *means, dollars(each.cost), what])
+            name = f"{each.seq}{', uncompiled' * (each is self.candidates[0])}{best * (each is self.best)}"
+            by = f" ({told.optimizer})" if told.optimizer else ""
+            rows.append([name + by, *means, dollars(each.cost), ", ".join(told.changed) or "nothing"])
         return rows
 
     def lines(self) -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dspy
 from pydantic import TypeAdapter, ValidationError
@@ -40,6 +40,11 @@ from refed_dspy.programs.saved import (
 from refed_dspy.records import PICO, money
 from refed_dspy.text import Shown, counted, format_number
 from refed_dspy.tracking.store import noted_run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from refed_dspy.optimizers.learned import Tried
 
 PROGRAM, PROOF = "program.json", "proof.txt"
 DIFF = "prompts.diff"
@@ -119,6 +124,19 @@ class Compiled(Shown):
     def gain(self) -> Interval | None:
         """Over the uncompiled program, from -1 to 1, with its 98.5% interval; None where there is no proof."""
         return None if self.proof is None else self.proof.gain.raw
+
+    @property
+    def candidates(self) -> list[Tried]:
+        """Every program that was tried, the uncompiled one first: who tried it, its scores, gain and dollars."""
+        from refed_dspy.optimizers.learned import learned_in  # it shows outcomes, so it knows them
+
+        return learned_in(self.folder).tried()
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The candidates as a data frame, one a row, without their prompts."""
+        import pandas as pd
+
+        return pd.DataFrame([asdict(each) for each in self.candidates]).drop(columns="program", errors="ignore")
 
     @property
     def why(self) -> str:
