@@ -139,8 +139,8 @@ class KnowsAll(Knows):
         return program
 
 
-def second(world: World) -> dspy.LM:
-    return dspy.LM("sim/second", engine=world, async_engine=world.asynchronous, num_retries=0, cache=False)
+def second(world: World, name: str = "sim/second") -> dspy.LM:
+    return dspy.LM(name, engine=world, async_engine=world.asynchronous, num_retries=0, cache=False)
 
 
 def test_a_gain_that_the_second_judge_does_not_see_is_not_proved_and_asking_it_later_costs_its_calls_alone(
@@ -158,7 +158,7 @@ def test_a_gain_that_the_second_judge_does_not_see_is_not_proved_and_asking_it_l
     assert not doubted.proved and doubted.proof is not None and doubted.proof.second is not None
     said(doubted.proof.doubts())
     assert compiled(tmp_path, None, references, world, **fixed).proved, "without it the first proof stands"
-    agreeing = compiled(tmp_path, None, references, world, **fixed, proof_judge=second(Watched()))
+    agreeing = compiled(tmp_path, None, references, world, **fixed, proof_judge=second(Watched(), "sim/third"))
     assert agreeing.proved and agreeing.proof is not None and agreeing.proof.second is not None
     assert len(world.asked) == asked
 
