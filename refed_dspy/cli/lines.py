@@ -182,6 +182,7 @@ def compile_lines(facts: Mapping[str, Any]) -> list[str]:
     made = f"compile by {facts['optimizer']}, {counted(facts['candidates'], 'candidate')}"
     made += f", {counted(facts['evaluations'], 'evaluation')}"
     proof = {None: "none yet", True: "proved better", False: "not proved better"}[facts["proved"]]
+    proof = "nothing to prove" if facts["unchanged"] else proof
     lines = [*state_lines(facts, made + best), f"proof: {proof}", *_calls_lines(facts)]
     if abstained := facts["abstained"]:
         lines.append(f"not judged: {abstained} more evaluations; they count neither for nor against a candidate")

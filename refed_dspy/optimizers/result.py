@@ -176,7 +176,8 @@ class Compiled(Shown):
         go_on = "to continue, run the same command without " + setting("estimate", True)
         return [
             f"uncompiled program on the validation set: {format_number(self.manifest['validation']['uncompiled'])}",
-            f"whole compile: {self._whole()}, for about {estimate['evaluations']} evaluations{proof}; {room} leaves room for it",
+            f"whole compile: {self._whole()}, for about {estimate['evaluations']} evaluations{proof}; "
+            f"{room} leaves room for it",
             f"so far: {money(estimate['spent'])}; " + go_on,
         ]
 
@@ -373,9 +374,10 @@ def compile_status(ledger: Ledger) -> dict[str, Any]:
 
     `optimizer`; `candidates` tried, `evaluations` scored, and those that could not be scored (`abstained`);
     `uncompiled` and `best` mean scores on the validation set, None before there are some; `proved`: None before the
-    proof; `calls`.
+    proof; `unchanged`: whether it kept the uncompiled program, so that there is nothing to prove; `calls`.
     """
     candidates, status = load_candidates(ledger), status_of(ledger)
+    proof = (ledger.meta("outcome") or {}).get("proof") or {}
     uncompiled, best = baseline_and_best(candidates)
     return {
         **status,
@@ -386,7 +388,8 @@ def compile_status(ledger: Ledger) -> dict[str, Any]:
         "failures": failure_counts(ledger, but=ABSTAINED),
         "uncompiled": uncompiled,
         "best": best,
-        "proved": ((ledger.meta("outcome") or {}).get("proof") or {}).get("proved"),
+        "proved": proof.get("proved"),
+        "unchanged": bool(proof.get("same")) and not proof.get("over_champion"),
         "calls": status["used"]["calls"],
     }
 
