@@ -121,7 +121,7 @@ def plan_(
     """Test for cents whether other prompts gain anything, or read a compile, and show how many references prove it."""
     from refed_dspy.cli.display import Display
     from refed_dspy.config.compile import CompileConfig
-    from refed_dspy.optimizers.planning import GAINS, measure_headroom, plan_compile
+    from refed_dspy.optimizers.planning import GAINS, measure_headroom, plan_compile, plan_of
 
     if folder is not None:
         if out is not None:
@@ -137,7 +137,7 @@ def plan_(
     if estimate:
         _print_outcome(made, estimate)
     else:
-        tell(plan_compile(made.folder, gains=gain or GAINS).lines(), made.folder, made.why)
+        tell(plan_of(made, gain or GAINS).lines(), made.folder, made.why)
 
 
 def _print_outcome(made: Compiled, estimate: bool) -> None:

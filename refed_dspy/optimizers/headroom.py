@@ -71,16 +71,13 @@ def fixed_variants(prompts: Prompts) -> dict[str, Prompts]:
     """Label → other prompts in place of these. Those of AGAIN differ by blanks at the end: they are other samples of
     the same program, whose true gain is none."""
     own = prompts_of(ReferenceLevelFeedback())
-    made = {
-        label: {
-            name: form.format(plain=PLAIN, prompt=text, guidance=own.get(name, text)) for name, text in prompts.items()
-        }
-        for label, form in FIXED.items()
-    }
-    made |= {
+    made: dict[str, Prompts] = {
         f"{AGAIN} {number}": {name: text + " " * number for name, text in prompts.items()}
         for number in range(1, RUNS_AGAIN + 1)
     }
+    for label, form in FIXED.items():
+        guided = {name: {"prompt": text, "guidance": own.get(name, text)} for name, text in prompts.items()}
+        made[label] = {name: form.format(plain=PLAIN, **texts) for name, texts in guided.items()}
     return {label: each for label, each in made.items() if each != prompts}
 
 

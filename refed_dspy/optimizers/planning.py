@@ -50,7 +50,8 @@ class CompilePlan(Shown):
     the part of it that is its samples', of which a reference had `samples` (both 0 where the metric compares no
     answers). `references`: how many it rests on; `held_out`: how many the test set of that compile has. As in a proof,
     examples of one instruction count as one reference, which is called by its `unit`. `headroom`: of a test for it.
-    `cost`: what scoring one reference by one program cost at most, in dollars; None where a price is unknown.
+    `cost`: what scoring a program on one reference cost, in dollars; None where a price is unknown, or nothing was
+    paid.
     """
 
     folder: Path
@@ -141,18 +142,22 @@ def plan_compile(
         if not isinstance(program, str | Path):
             raise ConfigError("teacher: none is given; name one for a test, or the folder of a compile alone")
         return _planned(Path(program), gains)
-    made = measure_headroom(program, references, teacher=teacher, **settings)
+    return plan_of(measure_headroom(program, references, teacher=teacher, **settings), gains)
+
+
+def measure_headroom(program: Any, references: Any = None, *, estimate: bool = False, **settings: Any) -> Compiled:
+    """The test that `plan_compile` pays for, as a compile; or its first evaluations, and what the whole costs."""
+    return tune(program, references, estimate=estimate, **{**settings, **TEST, "optimizer": Variants()})
+
+
+def plan_of(made: Compiled, gains: Sequence[float]) -> CompilePlan:
+    """What the test `made` tells. Raises RunStopped where it ended before it could."""
     try:
         return replace(_planned(made.folder, gains), why=made.why)
     except RunDirError:
         if made.why:
             raise RunStopped(made.why) from None
         raise
-
-
-def measure_headroom(program: Any, references: Any = None, *, estimate: bool = False, **settings: Any) -> Compiled:
-    """The test that `plan_compile` pays for, as a compile; or its first evaluations, and what the whole costs."""
-    return tune(program, references, estimate=estimate, **{**settings, **TEST, "optimizer": Variants()})
 
 
 def _planned(folder: Path, gains: Sequence[float]) -> CompilePlan:
@@ -189,13 +194,14 @@ def _planned(folder: Path, gains: Sequence[float]) -> CompilePlan:
         samples=fmean(each.samples for each in measured),
         unit=unit,
         headroom=headroom,
-        cost=None if spending.unpriced else max(map(_evaluation_cost, candidates)),
+        cost=None if spending.unpriced else _evaluation_cost(others),
     )
 
 
-def _evaluation_cost(candidate: Candidate) -> float:
-    """Dollars; 0 where it was never scored."""
-    return candidate.cost / PICO / max(1, sum(map(len, candidate.scores.values())))
+def _evaluation_cost(candidates: Sequence[Candidate]) -> float | None:
+    """Dollars; None where nothing was paid."""
+    scored = sum(len(scores) for candidate in candidates for scores in candidate.scores.values())
+    return sum(candidate.cost for candidate in candidates) / PICO / max(1, scored) or None
 
 
 @dataclass(frozen=True)
