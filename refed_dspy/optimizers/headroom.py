@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
-from statistics import fmean, stdev, variance
+from statistics import fmean, variance
 from typing import Any, TypeAlias
 
 import dspy
@@ -183,12 +183,21 @@ class Headroom:
         """What there is to gain at least, by the signs; 0 where there is none."""
         return max([0.0, *(each.at_least for each in self.variants if each.at_least >= LEAST)])
 
+    @property
+    def said(self) -> str:
+        """The outcome in a line."""
+        best, worst = self.variants[0], min(self.variants, key=lambda each: each.gain)
+        if self.at_least:
+            return f"signs of at least {self.at_least:.2f} to gain: {best.label} gains {best.gain:.2f}"
+        none = f"{len(self.variants)} other programs, none surely better"
+        if 2 * worst.gain - worst.at_least < 0:  # the other end, as far from the mean
+            return f"no sign of a gain ({none}), though prompts matter here: {worst.label} loses {-worst.gain:.2f}"
+        return f"no sign that prompts matter here: {none}"
+
     def lines(self) -> list[str]:
         """For a terminal."""
-        best, tried = self.variants[0], len(self.variants)
-        found = f"signs of at least {self.at_least:.2f} to gain: {best.label} gains {best.gain:.2f}"
         return [
-            found if self.at_least else f"no sign that prompts matter here: {tried} other programs, none surely better",
+            self.said,
             *table_lines(
                 [
                     ["program", "gain", "at least"],
@@ -201,9 +210,11 @@ class Headroom:
 
 
 def headroom_in(candidates: Sequence[Candidate], clusters: Mapping[str, str]) -> Headroom | None:
-    """What the candidates of a compile by `Variants` tell; None where too few were scored. A variant's gain varies by
-    as much as runs of the same prompts do, or by more; over so many variants one must beat Student's quantile at
-    1 - ALPHA / number."""
+    """What the candidates of a compile by `Variants` tell; None where too few were scored.
+
+    Where nothing is gained, a variant's gain varies from reference to reference as that of runs of the same prompts
+    does: so its variance is pooled with theirs, unless it is larger itself. A gain is at least its mean less Student's
+    quantile of that at 1 - ALPHA / number of variants (Bonferroni)."""
     before, gains = candidates[0].scores.get("validation", {}), dict[str, dict[str, float]]()
     for candidate, label in zip(candidates[1:], labels_of(candidates), strict=True):
         scores = candidate.scores.get("validation", {})
@@ -225,8 +236,10 @@ def headroom_in(candidates: Sequence[Candidate], clusters: Mapping[str, str]) ->
 def _tried(label: str, gains: Sequence[float], chance: float, variants: int) -> Tried:
     from scipy.special import stdtrit
 
-    error = max(stdev(gains), chance) / math.sqrt(len(gains))
-    return Tried(label, fmean(gains), fmean(gains) - float(stdtrit(len(gains) - 1, 1 - ALPHA / variants)) * error)
+    own, runs = variance(gains), RUNS_AGAIN + 1
+    spread = math.sqrt(max(own, (own + RUNS_AGAIN * chance**2) / runs))
+    quantile = float(stdtrit(runs * (len(gains) - 1), 1 - ALPHA / variants))
+    return Tried(label, fmean(gains), fmean(gains) - quantile * spread / math.sqrt(len(gains)))
 
 
 def labels_of(candidates: Sequence[Candidate]) -> list[str]:

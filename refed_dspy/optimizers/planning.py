@@ -105,7 +105,8 @@ class CompilePlan(Shown):
         return cells
 
     def _describe(self) -> str:
-        return f"gains vary by {self.spread:.2f} over {self.references} {self.unit}"
+        found = "" if self.headroom is None else f"{self.headroom.said}; "
+        return f"{found}gains vary by {self.spread:.2f} over {self.references} {self.unit}"
 
 
 @briefly
@@ -146,8 +147,10 @@ def plan_compile(
 
 
 def measure_headroom(program: Any, references: Any = None, *, estimate: bool = False, **settings: Any) -> Compiled:
-    """The test that `plan_compile` pays for, as a compile; or its first evaluations, and what the whole costs."""
-    return tune(program, references, estimate=estimate, **{**settings, **TEST, "optimizer": Variants()})
+    """The test that `plan_compile` pays for, as a compile; or its first evaluations, and what the whole costs. Unless
+    told to `track` it registers no program: none is proved."""
+    test: dict[str, Any] = {"track": False, **settings, **TEST, "optimizer": Variants()}
+    return tune(program, references, estimate=estimate, **test)
 
 
 def plan_of(made: Compiled, gains: Sequence[float]) -> CompilePlan:
@@ -185,7 +188,7 @@ def _planned(folder: Path, gains: Sequence[float]) -> CompilePlan:
     found = headroom.at_least if headroom is not None else 0.0
     return CompilePlan(
         folder=folder,
-        gains=tuple(sorted({*gains, *([round(found, 2)] if found else [])})),
+        gains=tuple(dict.fromkeys([*gains, *([round(found, 2)] if found else [])])),
         candidates=len(measured),
         references=max(each.references for each in measured),
         held_out=len({*sets.get("test", {}).values()}),
