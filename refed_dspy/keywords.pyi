@@ -126,9 +126,10 @@ class CompileKeywords(TypedDict, total=False):
     held_out_criteria: Sequence[str]
     """Criteria of `pairs` to use only in the test set."""
     options: Mapping[str, Any]
-    """Settings for the optimizer; they override the package's choices."""
+    """Settings for the optimizer; they override the package's choices. Of several: name → settings for it."""
     evaluations: int
-    """Approximate number of times a candidate is scored on an example, over the whole compile."""
+    """Approximate number of times a candidate is scored on an example; of several optimizers, the most that one
+    gets."""
     train: int
     """Maximum number of references to learn from. If there are too few references, the three sets share them in
     proportion."""
@@ -152,6 +153,8 @@ class CompileKeywords(TypedDict, total=False):
     """Seed for the split and the optimizer."""
     threads: int
     """Examples evaluated at once; each makes several calls at once."""
+    reuse: str | Path | None
+    """Folder of another compile or run whose answers to identical questions are reused at no cost."""
     name: str
     """The registered model's name."""
     track: bool | None

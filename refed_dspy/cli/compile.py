@@ -1,4 +1,4 @@
-"""`refed compile`, with `plan` and `promote`; `refed track`."""
+"""`refed compile`, with `plan`, `show` and `promote`; `refed track`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ SeedOption = Annotated[
 
 @compile_app.callback(
     invoke_without_command=True,
-    subcommand_metavar="[plan|promote]",
+    subcommand_metavar="[plan|show|promote]",
     options_metavar="--teacher FILE_OR_NAME --out DIR [OPTIONS]",
 )
 @reporting
@@ -52,13 +52,18 @@ def compile_(
     optimizer: Annotated[
         str | None,
         typer.Option(
-            help=f"{', '.join(OPTIMIZERS)}, or a dotted name.", metavar="NAME", autocompletion=lambda: OPTIMIZERS
+            help=f"{', '.join(OPTIMIZERS)}, or a dotted name; several with commas between.",
+            metavar="NAMES",
+            autocompletion=lambda: OPTIMIZERS,
         ),
     ] = None,
     out: OutOption = None,
     reflection: ReflectionOption = None,
+    proof_judge: Annotated[
+        str | None, typer.Option(help="A second judge, which must find the gain, too.", metavar="FILE_OR_NAME")
+    ] = None,
     evaluations: Annotated[
-        int | None, typer.Option(help="Approximate number of evaluations in all.", metavar="N")
+        int | None, typer.Option(help="Approximate number of evaluations of an optimizer.", metavar="N")
     ] = None,
     metric: MetricOption = None,
     seed: SeedOption = None,
@@ -71,6 +76,10 @@ def compile_(
     ] = None,
     accept_longer: Annotated[
         bool | None, typer.Option("--accept-longer", help="Accept a gain that rests on longer answers.")
+    ] = None,
+    reuse: Annotated[
+        Path | None,
+        typer.Option(help="Reuse the answers in this folder to identical questions, at no cost.", metavar="DIR"),
     ] = None,
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Score only the uncompiled program and forecast the whole compile.")
@@ -138,6 +147,19 @@ def plan_(
         _print_outcome(made, estimate)
     else:
         tell(plan_of(made, gain or GAINS).lines(), made.folder, made.why)
+
+
+@compile_app.command("show")
+@reporting
+def show_(
+    folder: Annotated[Path, typer.Argument(help="The folder of a compile, ended or not.", metavar="DIR")],
+) -> None:
+    """Show whether a compile helped, and what it changed, stage by stage."""
+    from refed_dspy.cli.lines import compile_lines
+    from refed_dspy.optimizers.learned import learned_in
+
+    learned = learned_in(folder)
+    print_lines([*compile_lines(learned.status), *learned.lines()])
 
 
 def _print_outcome(made: Compiled, estimate: bool) -> None:

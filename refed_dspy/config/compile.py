@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -75,16 +76,19 @@ class CompileConfig(Capped, WithJudge, FromReferences):
     held_out_criteria: list[str] = Field(default_factory=list)
     """Criteria of `pairs` to use only in the test set."""
     optimizer: str = "gepa"
-    """bootstrap, gepa, mipro, simba, the name of any other optimizer of DSPy's, or the dotted name of one of your
-    own."""
+    """bootstrap, gepa, mipro, simba, the name of any other optimizer of DSPy's, or the dotted name of one of your own.
+    Several, as a list or with commas between, share one baseline, the caps and one proof."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """Settings for the optimizer; they override the package's choices."""
+    """Settings for the optimizer; they override the package's choices. Of several: name → settings for it."""
     evaluations: int = Field(default=200, ge=1)
-    """Approximate number of times a candidate is scored on an example, over the whole compile."""
+    """Approximate number of times a candidate is scored on an example; of several optimizers, the most that one
+    gets."""
     teacher: TeacherConfig | None = None
     """The model that runs the program."""
     reflection: TeacherConfig | None = None
     """The model that rewrites prompts. Unset: the judge's."""
+    proof_judge: TeacherConfig | None = None
+    """A second judge, which only the proof asks: a gain is proved where both find it."""
     metric: MetricConfig = Field(default_factory=MetricConfig)
     """The metric: its weights and rules; or one of your own, `module:Name`."""
     train: int = Field(default=24, ge=1)
@@ -115,16 +119,29 @@ class CompileConfig(Capped, WithJudge, FromReferences):
     """Examples evaluated at once; each makes several calls at once."""
     out: Path | None = None
     """The compile's folder."""
+    reuse: Path | None = None
+    """Folder of another compile or run whose answers to identical questions are reused at no cost."""
     name: str = Field(default="refed", pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.\-]{0,99}$")
     """The registered model's name."""
     track: bool | None = None
     """Log the compile to MLflow. Unset: yes."""
+
+    @field_validator("optimizer", mode="before")
+    @classmethod
+    def _may_be_several(cls, value: Any) -> Any:
+        listed = isinstance(value, list | tuple) and all(isinstance(each, str) for each in value)
+        return ", ".join(value) if listed else value
 
     @field_validator("options")
     @classmethod
     def _check_options(cls, value: dict[str, Any]) -> dict[str, Any]:
         if name := secret_name(value):
             raise ValueError(f"{one_line(name, 40)} looks like an API key: options are stored in plain text; remove it")
-        if reserved := sorted(set(RESERVED).intersection(value)):
-            raise ValueError(f"{reserved[0]}: {RESERVED[reserved[0]]}")
+        refuse_reserved(value)
         return value
+
+
+def refuse_reserved(options: Mapping[str, Any]) -> None:
+    """Raises ValueError for one of RESERVED."""
+    if reserved := sorted(set(RESERVED).intersection(options)):
+        raise ValueError(f"{reserved[0]}: {RESERVED[reserved[0]]}")

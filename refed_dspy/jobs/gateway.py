@@ -38,8 +38,16 @@ T = TypeVar("T")
 class Gateway:
     """Takes requests from any thread and has them answered on its event loop. Open it with `open_gateway`."""
 
-    def __init__(self, ledger: Ledger, recorder: RunRecorder, teachers: Mapping[str, Teacher], seed: int) -> None:
-        """On the loop that is running."""
+    def __init__(
+        self,
+        ledger: Ledger,
+        recorder: RunRecorder,
+        teachers: Mapping[str, Teacher],
+        seed: int,
+        reused_from: Ledger | None = None,
+    ) -> None:
+        """On the loop that is running. `reused_from`: the ledger of other work whose answers count here, too."""
+        self.reused_from = reused_from
         self.ledger, self.recorder, self.loop = ledger, recorder, asyncio.get_running_loop()
         self.models = {role: self.recorded_teacher(role, teacher, seed) for role, teacher in teachers.items()}
         """Role → its recorded teacher."""
@@ -158,6 +166,11 @@ class Gateway:
         for model in self.models.values():
             self.read(lambda _, model=model: model.failures.check_useful())  # type: ignore[misc]
 
+    @property
+    def elapsed(self) -> float:
+        """Seconds since it was opened."""
+        return self.loop.time() - self.opened
+
     def reach_cap(self, cap: str) -> None:
         """Let no further call begin: one could pass `cap`."""
         self.cap_reached = self.cap_reached or cap
@@ -168,7 +181,8 @@ class GatewayTeacher(RecordedTeacher):
     whoever asks goes on with what it has."""
 
     def __init__(self, gateway: Gateway, role: str, teacher: Teacher, policy: CallPolicy) -> None:
-        super().__init__(gateway.ledger, gateway.recorder, teacher, Progress(0), policy, role=role)
+        reused_from = gateway.reused_from
+        super().__init__(gateway.ledger, gateway.recorder, teacher, Progress(0), policy, reused_from, role)
         self._gateway = gateway
 
     async def answer(self, asked: Asked) -> Answer:
@@ -215,7 +229,12 @@ G = TypeVar("G", bound=Gateway)
 
 @contextmanager
 def open_gateway(
-    kind: type[G], ledger: Ledger, recorder: RunRecorder, teachers: Mapping[str, Teacher], seed: int
+    kind: type[G],
+    ledger: Ledger,
+    recorder: RunRecorder,
+    teachers: Mapping[str, Teacher],
+    seed: int,
+    reused_from: Ledger | None = None,
 ) -> Iterator[G]:
     """A gateway to `teachers` (role → teacher), on an event loop in a thread of its own; closed after the block.
 
@@ -223,7 +242,7 @@ def open_gateway(
     """
 
     async def opened() -> G:
-        gateway = kind(ledger, recorder, teachers, seed)
+        gateway = kind(ledger, recorder, teachers, seed, reused_from)
         await gateway.start(teachers)
         return gateway
 

@@ -69,7 +69,7 @@ class WorkSettings:
     @property
     def models(self) -> list[Model]:
         """All models, as often as they are named."""
-        beside = filter(None, [self.judge, self.reflection])
+        beside = filter(None, [self.judge, self.reflection, self.values.get("proof_judge")])
         return [*(member for pool in self.pools.values() for member in pool), *beside]
 
 

@@ -273,12 +273,13 @@ def gain_or_change(mean: float) -> str:
     return "change" if f"{mean:z.2f}".startswith("-") else "gain"
 
 
-def within(interval: Interval, most: float = 1.0) -> Interval:
-    """The interval of a mean of differences that are from -`most` to `most`: one from few clusters may leave that
-    range. One without ends has none."""
+def within(interval: Interval, most: float = 1.0, least: float | None = None) -> Interval:
+    """The interval of a mean of values that are from `least` to `most` (from -`most`, as differences are, where none is
+    given): one from few clusters may leave that range. One without ends has none."""
+    least = -most if least is None else least
     if math.isinf(interval.low) or math.isinf(interval.high):
         return interval
-    return replace(interval, low=max(-most, interval.low), high=min(most, interval.high))
+    return replace(interval, low=max(least, interval.low), high=min(most, interval.high))
 
 
 def spread_of(values: Sequence[float], clusters: Sequence[Hashable]) -> float:

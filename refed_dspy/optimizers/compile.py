@@ -57,6 +57,7 @@ def compile(  # noqa: A001
     teacher: Any = None,
     judge: Any = None,
     reflection: Any = None,
+    proof_judge: Any = None,
     optimizer: Any = "gepa",
     trainset: Sequence[dspy.Example] | None = None,
     valset: Sequence[dspy.Example] | None = None,
@@ -85,9 +86,11 @@ def compile(  # noqa: A001
         teacher: the model that runs the program; what `synthesize` takes.
         judge: the model that judges; None: the teacher's at temperature 0 (a `dspy.LM` as it is), with a warning.
         reflection: the model that rewrites prompts; None: the judge's.
+        proof_judge: a second judge, which only the proof asks: then a gain is proved where both find it.
         optimizer: a name (`gepa`, `bootstrap`, `mipro`, `simba`, `COPRO`, … in any letters), any class with
             DSPy's `compile`, or an object of one, whose sizes stay; its models and its metric serve where none is named
-            here.
+            here. Several in a list share one baseline, the caps and one proof: each begins with half of the
+            `evaluations`, and those that fall behind get no more.
         trainset, valset, testset: sets of your own in place of references: to learn from, to choose by, and for the
             proof. `split` makes such sets.
         out: the compile's folder; None: a folder in `refed-compiles/`, named after what determines the result.
@@ -103,7 +106,7 @@ def compile(  # noqa: A001
     """
     module, spec = prepare(
         program, references, metric, pairs, teacher, judge, reflection, optimizer,
-        {"trainset": trainset, "valset": valset, "testset": testset}, out=out, **settings,
+        {"trainset": trainset, "valset": valset, "testset": testset}, proof_judge, out=out, **settings,
     )  # fmt: skip
     student, config, work = student_of(module, spec), spec.settings, spec.work()
     folder = folder_of(config.out, "refed-compiles", work.identity)
@@ -116,7 +119,7 @@ def compile(  # noqa: A001
         job(folder, work, outputs=(*OUTPUTS, LOG), inputs=(as_path(references),)) as at,
         tracking(folder, copy_compile, tracked and not estimate, TRACKING_INTERVAL, AT_STOP) as tracker,
     ):
-        if not estimate and (made := ended_outcome(at, module, config)) is not None:
+        if not estimate and (made := ended_outcome(at, module, spec)) is not None:
             return made
         with watch.telling(CompileProgress()) as teller, printed_to_file(folder):
             champion = champion_for(student, config.name, folder) if tracked else None
@@ -146,5 +149,6 @@ def _run_steps(
     estimate: bool,
 ) -> CompileOutcome:
     """One start of the compile. Raises as `open_gateway`."""
-    with open_gateway(CompileGateway, start.ledger, start.recorder, spec.teachers, spec.settings.seed) as gateway:
+    shared = (start.ledger, start.recorder, spec.teachers, spec.settings.seed, start.reused_from)
+    with open_gateway(CompileGateway, *shared) as gateway:
         return CompileSteps(student, spec, gateway, start.caps_left, champion, teller).run(estimate)

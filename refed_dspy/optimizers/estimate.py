@@ -16,12 +16,12 @@ from refed_dspy.jobs.work import budget_caps, caps_of
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.candidates import Candidate
 from refed_dspy.ledger.history import count_calls
-from refed_dspy.optimizers.spec import CompileSpec
+from refed_dspy.optimizers.spec import SECOND, CompileSpec
 from refed_dspy.programs.judges import INSTRUCTION_CRITERIA
 from refed_dspy.records import PICO, dollars
 
 log = logging.getLogger("refed_dspy.optimizers")
-FOR_PROOF = 1.1
+FOR_PROOF = 1.15
 """So many times what a proof is expected to take is kept for it, where there is room."""
 MOST_FOR_PROOF = 0.5
 """At most this share of what is left of a cap is set aside for the proof."""
@@ -53,6 +53,8 @@ COMPARED = Amount(1.6, 1.3)
 uncompiled program's."""
 ALONE = Amount(1, 1)
 """The same where the metric compares nothing."""
+COMPARED_AGAIN = Amount(2.5, 1.5)
+"""Of what a judge takes to grade the uncompiled program's samples, where it also compares those of another."""
 PAID = {
     "bootstrap": Amount(1.2, 0.8),
     "gepa": Amount(0.8, 0.6),
@@ -63,6 +65,8 @@ PAID = {
 """Of that, what one of an optimizer's evaluations takes on average (`python -m benchmarks.compile_costs`): GEPA and
 SIMBA score programs again and change few stages at a time, so much was asked before; demonstrations make prompts
 longer. Other optimizers: all of it."""
+A_CANDIDATE = 4
+"""So many evaluations of the uncompiled program are worth going on for: about what GEPA's next candidate takes."""
 PROPOSALS, OF_PROPOSAL = 19, (5_000, 50)
 """Calls of the reflection model with which MIPRO begins, for each predictor, and the tokens that one reads and writes.
 What the others ask of it is in PAID."""
@@ -73,21 +77,41 @@ FEW_TOKENS = 250, 40
 do."""
 
 
-def _tuning_and_proof(spec: CompileSpec, evaluations: int, champion: bool = False) -> tuple[Amount, Amount]:
+def _tuning_and_proof(
+    spec: CompileSpec, evaluations: Mapping[str, float], champion: bool = False
+) -> tuple[Amount, Amount]:
     """A compile's work in evaluations of the uncompiled program: its own and the tuning's, and the proof's.
 
-    `evaluations`: the optimizer's. `champion`: whether the proof compares with a champion, too.
+    `evaluations`: each optimizer's. `champion`: whether the proof compares with a champion, too.
     """
-    each = COMPARED if spec.compares else ALONE
-    validation, test = len(spec.split.validation), len(spec.split.test) if spec.settings.prove else 0
-    tuning = ALONE.times(validation) + (PAID.get(spec.settings.optimizer, ALONE) * each).times(evaluations)
-    proof = (ALONE + each.times(2 if champion else 1)).times(test)
+    each = _each(spec)
+    tuning = ALONE.times(len(spec.split.validation))
+    for name, count in evaluations.items():
+        tuning += (PAID.get(name, ALONE) * each).times(count)
+    proof = (ALONE + each.times(2 if champion else 1)).times(_held_out(spec))
     return tuning, proof
+
+
+def _each(spec: CompileSpec) -> Amount:
+    return COMPARED if spec.compares else ALONE
+
+
+def _held_out(spec: CompileSpec) -> int:
+    """How many examples the proof scores."""
+    return len(spec.split.test) if spec.settings.prove else 0
+
+
+def _asked_of_second(spec: CompileSpec, champion: bool = False) -> Amount:
+    """What the proof asks of the second judge, by the program's stages and the references' lengths."""
+    if SECOND not in spec.teachers:
+        return Amount(0, 0)
+    cost, calls = _of_role(spec, SECOND)
+    return (Amount(cost, calls) * (ALONE + COMPARED_AGAIN.times(2 if champion else 1))).times(_held_out(spec))
 
 
 def _proposals(spec: CompileSpec) -> Amount:
     """What the optimizer begins with; a model whose price is unknown counts for nothing."""
-    if spec.settings.optimizer != "mipro":
+    if "mipro" not in spec.tuned_by:
         return Amount(0, 0)
     price, calls = spec.teachers["reflection"].price, PROPOSALS * len(spec.program_identity["program"])
     read, written = OF_PROPOSAL
@@ -103,7 +127,7 @@ def refuse_small_caps(spec: CompileSpec) -> None:
     settings, foreseen = spec.settings, expected(spec)
     budget_caps(spec.teachers, caps_of(settings))
     what = f"{settings.optimizer} with evaluations: {settings.evaluations}"
-    what = f"{what if settings.optimizer in PAID else 'one candidate'}{' and its proof' * settings.prove}"
+    what = f"{what if {*spec.tuned_by} <= {*PAID} else 'one candidate'}{' and its proof' * settings.prove}"
     cost = None if settings.max_cost is None else settings.max_cost * PICO
     for name, cap, takes, said, few in (
         ("max_calls", settings.max_calls, foreseen.calls, _count, "few"),
@@ -119,9 +143,10 @@ def refuse_small_caps(spec: CompileSpec) -> None:
 def expected(spec: CompileSpec) -> Amount:
     """Of a whole compile, by the program's stages and the references' lengths. A model whose price is unknown counts
     for nothing."""
-    evaluations = spec.expected_evaluations if spec.settings.optimizer in PAID else len(spec.split.validation)
+    few = len(spec.split.validation)
+    evaluations = {name: count if name in PAID else few for name, count in spec.expected.items()}
     tuning, proof = _tuning_and_proof(spec, evaluations)
-    return (tuning + proof) * _one_evaluation(spec) + _proposals(spec)
+    return (tuning + proof) * _one_evaluation(spec) + _proposals(spec) + _asked_of_second(spec)
 
 
 def _one_evaluation(spec: CompileSpec) -> Amount:
@@ -130,20 +155,25 @@ def _one_evaluation(spec: CompileSpec) -> Amount:
     Of references of 600 tokens a call reads, at full price, and writes on average 1,150 and 470 tokens for the teacher,
     350 and 50 for the judge, who grades several short texts of one prompt.
     """
+    teacher, judge = (Amount(*_of_role(spec, role)) for role in ("teacher", "judge"))
+    return teacher + judge
+
+
+def _of_role(spec: CompileSpec, role: str) -> tuple[float, float]:
+    """The picodollars and calls of one model in that."""
     criteria = spec.settings.metric.criteria
     graded = len(INSTRUCTION_CRITERIA if criteria is None else criteria) if spec.compares else 0
-    calls = {"teacher": spec.calls, "judge": spec.samples * graded}
-    tokens = {"teacher": FEW_TOKENS, "judge": FEW_TOKENS}
+    calls = spec.calls if role == "teacher" else spec.samples * graded
+    model, (read, written) = spec.teachers[role], FEW_TOKENS
     if spec.unit == "references":
         references = [example.reference for _, example in spec.split.named_examples()]
         length = fmean(len(f"{each.instruction}{each.response}".encode()) / 4 for each in references)  # bytes a token
-        tokens = {"teacher": (int(550 + length), int(50 + 0.7 * length)), "judge": (int(200 + 0.25 * length), 50)}
-    cost = sum(
-        calls[role] * model.price.cost(tokens[role][0], 0, 0, min(tokens[role][1], model.max_tokens))
-        for role in calls
-        if (model := spec.teachers[role]).price is not None
-    )
-    return Amount(cost, sum(calls.values()))
+        read, written = int(200 + 0.25 * length), 50
+        if role == "teacher":
+            read, written = int(550 + length), int(50 + 0.7 * length)
+    if model.price is None:
+        return 0, calls
+    return calls * model.price.cost(read, 0, 0, min(written, model.max_tokens)), calls
 
 
 # --- by the first evaluations
@@ -154,13 +184,12 @@ def estimate_compile(spec: CompileSpec, gateway: Gateway, uncompiled: Candidate,
 
     `champion`: whether the proof compares with a champion.
     """
-    evaluations = spec.expected_evaluations
-    first, (tuning, proof) = _first_figures(gateway, uncompiled), _tuning_and_proof(spec, evaluations, champion)
-    each = Amount(first["cost"], first["calls"])
-    whole, of_proof = (tuning + proof) * each + _proposals(spec), proof * each
+    first, (tuning, proof) = _first_figures(gateway, uncompiled), _tuning_and_proof(spec, spec.expected, champion)
+    each, second = Amount(first["cost"], first["calls"]), _asked_of_second(spec, champion)
+    whole, of_proof = (tuning + proof) * each + _proposals(spec) + second, proof * each + second
     priced = all(teacher.price is not None for teacher in spec.teachers.values())
     return {
-        "evaluations": evaluations,
+        "evaluations": spec.expected_evaluations,
         "cost": whole.cost if priced else None,
         "calls": whole.calls,
         "proof_cost": of_proof.cost,
@@ -169,6 +198,17 @@ def estimate_compile(spec: CompileSpec, gateway: Gateway, uncompiled: Candidate,
         "spent_then": first["spent"],
         "calls_then": first["all_calls"],
     }
+
+
+def by_candidate(estimate: Mapping[str, Any], spec: CompileSpec, gateway: Gateway, best: Candidate) -> dict[str, Any]:
+    """`estimate` with the proof of `best`, judging by that candidate's own evaluations. Calls that it shares with the
+    uncompiled program are shared in the proof, too."""
+    done, first = sum(map(len, best.scores.values())), gateway.read(lambda ledger: ledger.meta("first"))
+    if not done or first is None:
+        return dict(estimate)
+    each = Amount(best.cost, gateway.read(lambda ledger: count_calls(ledger, best.digest))).times(1 / done)
+    proof = (Amount(first["cost"], first["calls"]) + each).times(_held_out(spec)) + _asked_of_second(spec)
+    return {**estimate, "proof_cost": proof.cost, "proof_calls": proof.calls}
 
 
 def _first_figures(gateway: Gateway, uncompiled: Candidate) -> dict[str, float]:
@@ -258,6 +298,60 @@ def caps_before_proof(caps: Caps, seconds: float | None, estimate: Mapping[str, 
     return left, 0.75 * seconds if estimate["proof_calls"] > 0 and seconds is not None else seconds
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What one turn of an optimizer may use: absolute caps, noted in the ledger, so that each later start gives the
+    turn the same ones and finds the same candidates. Other caps of the compile make other limits."""
+
+    turn: str
+    share: float
+    """Of what is left of the caps before the proof."""
+    caps: Caps
+    seconds: float | None
+
+    def of(self, gateway: Gateway, estimate: Mapping[str, Any]) -> tuple[Caps, float | None]:
+        """The limits, as `Gateway.allow` takes them."""
+        noted = self._noted(gateway)
+        whole, seconds = caps_before_proof(self.caps, self.seconds, estimate)
+        if self.turn in noted["limits"]:
+            return Caps(*noted["limits"][self.turn]), seconds
+        now = spent_so_far(gateway)
+        limits = [self._part(whole.max_cost, now.cost), self._part(whole.max_calls, now.calls)]
+        noted["limits"][self.turn] = limits
+        gateway.read(lambda ledger: ledger.set_meta(turns=noted))
+        return Caps(*limits), self._part(seconds, gateway.elapsed)
+
+    def _part(self, whole: Any, now: float) -> Any:
+        if whole is None or self.share == 1:
+            return whole
+        return int(now + self.share * max(0.0, whole - now))
+
+    def note_spent(self, gateway: Gateway, before: Amount) -> float:
+        """Note what the turn paid since `before`. Returns its picodollars over all starts."""
+        noted = self._noted(gateway)
+        paid = noted["paid"].get(self.turn, 0) + spent_so_far(gateway).cost - before.cost
+        noted["paid"][self.turn] = paid
+        gateway.read(lambda ledger: ledger.set_meta(turns=noted))
+        return float(paid)
+
+    def _noted(self, gateway: Gateway) -> dict[str, Any]:
+        caps = [self.caps.max_cost, self.caps.max_calls]
+        noted: dict[str, Any] = gateway.read(lambda ledger: ledger.meta("turns")) or {"paid": {}}
+        return noted if noted.get("caps") == caps else {"caps": caps, "limits": {}, "paid": noted["paid"]}
+
+
+def leaves_room(gateway: Gateway, caps: Caps, estimate: Mapping[str, Any]) -> bool:
+    """Whether the proof, as it is foreseen now, leaves so much of the cap that was reached that another candidate can
+    be tried: A_CANDIDATE times an evaluation of the uncompiled program."""
+    first = gateway.read(lambda ledger: ledger.meta("first"))
+    if first is None or gateway.cap_reached not in {"max_cost", "max_calls"}:
+        return False
+    limits, now = caps_before_proof(caps, None, estimate)[0], spent_so_far(gateway)
+    of_cost, of_calls = (limits.max_cost, now.cost, first["cost"]), (limits.max_calls, now.calls, first["calls"])
+    limit, used, each = of_cost if gateway.cap_reached == "max_cost" else of_calls
+    return limit is not None and limit - used >= A_CANDIDATE * each
+
+
 def with_room(foreseen: float) -> float:
     """What is named as enough where so much is expected, which is above 0: LEEWAY times as much, rounded up to two
     digits."""
@@ -289,15 +383,19 @@ def at_cap(name: str, gateway: Gateway, caps: Caps, estimate: Mapping[str, Any],
     if cap is None:
         return f"{name} is reached {done}"
     key, unit = ("cost", "") if name == "max_cost" else ("calls", " calls")
-    foreseen, kept = cap.whole, cap.said(cap.kept) + unit
+    used, searched = getattr(spent_so_far(gateway), key), getattr(tuned.spent, key) if tuned else 0
+    foreseen, kept, more = cap.whole, cap.said(cap.kept) + unit, ""
     if tuned is not None and 0 < tuned.evaluations < tuned.expected:
-        by_then = getattr(tuned.spent, key)
-        measured = cap.then + (by_then - cap.then) * tuned.expected / tuned.evaluations + FOR_PROOF * cap.proof
+        measured = cap.then + (searched - cap.then) * tuned.expected / tuned.evaluations + FOR_PROOF * cap.proof
         foreseen = None if foreseen is None else max(foreseen, measured)  # never less than the estimate's whole
+        more = f", about {_count(tuned.expected - tuned.evaluations)} evaluations more"
+    parts = [f"{cap.said(used)}{unit} used"]
+    if tuned is not None and cap.kept:
+        parts = [f"{cap.said(searched)}{unit} for the search", f"{cap.said(used - searched)}{unit} for the proof"]
     held_back = f" ({kept} had been kept for the proof)" if cap.kept else ""
-    enough = f"; {cap.said(with_room(foreseen))}{unit} would leave room for the rest" if foreseen else ""
-    used = f"{cap.said(getattr(spent_so_far(gateway), key))}{unit}"
-    return f"{name} {cap.said(cap.limit or 0)} is reached {done}: {used} used{held_back}{enough}"
+    left = f", {cap.said(max(0, (cap.limit or 0) - used))}{unit} left"
+    enough = f"; {cap.said(with_room(foreseen))}{unit} would leave room for the rest{more}" if foreseen else ""
+    return f"{name} {cap.said(cap.limit or 0)} is reached {done}: {', '.join(parts)}{held_back}{left}{enough}"
 
 
 def _count(number: float) -> str:

@@ -28,10 +28,17 @@ in_metric: ContextVar[bool] = ContextVar("refed_judging", default=False)
 class CompileGateway(Gateway):
     """The gateway of a compile."""
 
-    def __init__(self, ledger: Ledger, recorder: RunRecorder, teachers: Mapping[str, Teacher], seed: int) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        recorder: RunRecorder,
+        teachers: Mapping[str, Teacher],
+        seed: int,
+        reused_from: Ledger | None = None,
+    ) -> None:
         self.candidate_costs: defaultdict[str, int] = defaultdict(int)
         """Candidate → what its own calls cost in picodollars, including those that another candidate paid for first."""
-        super().__init__(ledger, recorder, teachers, seed)
+        super().__init__(ledger, recorder, teachers, seed, reused_from)
 
     def recorded_teacher(self, role: str, teacher: Teacher, seed: int) -> GatewayTeacher:
         """What answers for `teacher` in this role."""

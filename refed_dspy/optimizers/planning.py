@@ -36,6 +36,7 @@ TEST = {
     "validation": SCORED_ON,
     "test": 1,
     "prove": False,
+    "proof_judge": None,
 }
 """The settings of a test for headroom, which is a compile without a proof."""
 SEARCH = 200

@@ -109,6 +109,26 @@ def basis(held_out: int, topics: int, unit: str) -> str:
 
 
 @dataclass(frozen=True)
+class SecondOpinion:
+    """The same comparison by another judge. `proof`: what it finds by itself."""
+
+    judge: str
+    proof: Proof
+    disagree: tuple[tuple[str, float, float], ...] = ()
+    """Held-out instructions on which one judge sees a gain and the other a loss, with both, the widest apart first."""
+
+    def line(self) -> str:
+        """For people."""
+        apart = f"; the judges see it opposite ways on {len(self.disagree)}" if self.disagree else ""
+        return f"by {self.judge}: {self.proof.gain.line('uncompiled', self.proof.unit)}{apart}"
+
+    def facts(self) -> dict[str, Any]:
+        """The same in JSON types."""
+        found = {"judge": self.judge, "proved": self.proof.proved, "doubts": self.proof.doubts()}
+        return {**found, **self.proof.gain.facts("gain", "equal_length"), "disagree": self.disagree}
+
+
+@dataclass(frozen=True)
 class Proof:
     """The compiled program against the uncompiled one, and against the champion where there is one.
 
@@ -132,11 +152,19 @@ class Proof:
     """Whether topics were looked for."""
     same: bool = False
     """Whether the compiled program is the uncompiled one, since no candidate was better."""
+    second: SecondOpinion | None = None
+    """What the `proof_judge` says, where there is one."""
+    chosen_from: int = 0
+    """How many candidates the compiled program was chosen from by the validation set; 0: not known."""
 
     @property
     def proved(self) -> bool:
         """Whether the gain is above zero, raw and at equal length: over the champion where there is one, else over the
-        uncompiled program."""
+        uncompiled program. With a second judge, by both."""
+        return self._proved_by_first and (self.second is None or self.second.proof.proved)
+
+    @property
+    def _proved_by_first(self) -> bool:
         return self._gained and (self.accept_longer or not self.rests_on_length)
 
     @property
@@ -170,6 +198,13 @@ class Proof:
             table.append(self.gain.line("uncompiled", self.unit))
         if self.over_champion is not None:
             table.append(self.over_champion.line("the champion", self.unit))
+        if self.second is not None and not self.same:
+            table.append(self.second.line())
+        if self.chosen_from > 1 and not self.same:
+            table.append(
+                f"the best of {self.chosen_from} candidates on the validation set; no held-out {self.unit[:-1]} had a "
+                "part in that choice"
+            )
         return [*table, *self.assumed()]
 
     def assumed(self) -> list[str]:
@@ -192,6 +227,9 @@ class Proof:
 
     def doubts(self) -> list[str]:
         """Why nothing is proved, or on whose word, in a line; empty where it simply is."""
+        if self.second is not None and self._proved_by_first and not self.proved:
+            why = self.second.proof.doubts()[0].removeprefix("not proved: ")
+            return [f"not proved: the second judge, {self.second.judge}, does not confirm it: {why}"]
         if self.rests_on_length:
             ratio = format_number(self.compiled.components.get("length_ratio"))
             rests = f"the gain rests on length: the answers are {ratio} times as long as the uncompiled program's"
@@ -221,8 +259,8 @@ class Proof:
         gains = {**self.gain.facts("gain", "equal_length"), "over_champion": None, "over_champion_equal_length": None}
         if self.over_champion is not None:
             gains |= self.over_champion.facts("over_champion", "over_champion_equal_length")
-        assumed = {"assumed": self.assumed()}
-        return {**finite({**asdict(self), **gains, **programs, "champion": champion}), **verdict, **assumed}
+        told = {**gains, **programs, "champion": champion, "second": self.second and self.second.facts()}
+        return {**finite({**asdict(self), **told}), **verdict, "assumed": self.assumed()}
 
 
 def finite(value: Any) -> Any:
@@ -241,8 +279,10 @@ def program_score(
     scores = candidate.undiscounted("test")
     if not scores:
         return None
-    interval = mean_interval(list(scores.values()), [clusters[example] for example in scores], seed=seed)
-    return ProgramScore(interval, candidate.component_means("test"), unit_cost)
+    values = list(scores.values())
+    interval = mean_interval(values, [clusters[example] for example in scores], seed=seed)
+    bounded = within(interval, max(1.0, *values), min(0.0, *values))  # a metric of one's own may go beyond 0 and 1
+    return ProgramScore(bounded, candidate.component_means("test"), unit_cost)
 
 
 def gain_over(
@@ -258,8 +298,7 @@ def gain_over(
 
     `topics`: cluster → its topic. A topic's difference is the mean of its examples' differences.
     """
-    a, b = new.undiscounted("test"), old.undiscounted("test")
-    shared = {e: a[e] - b[e] for e in a if e in b and (unseen is None or clusters[e] in unseen)}
+    shared = {e: gained for e, gained in _gained(new, old).items() if unseen is None or clusters[e] in unseen}
     if not shared:
         return None
     alike = {e: clusters[e] if topics is None else topics.get(clusters[e], clusters[e]) for e in shared}
@@ -267,11 +306,27 @@ def gain_over(
     of_new, level = new.compared.get("test"), None
     if of_new:
         level = within(equal_length_gain(shared, of_new, old.compared.get("test", {}), alike, seed=seed))
-    most = max(abs(score) for score in (*a.values(), *b.values(), 1.0))  # a metric of one's own may go beyond 1
+    scores = (*new.undiscounted("test").values(), *old.undiscounted("test").values())
+    most = max(abs(score) for score in (*scores, 1.0))  # a metric of one's own may go beyond 1
     raw = within(gain_interval(values, groups), most)
     least = least_gain(spread_of(values, groups), raw.clusters)
     told = least > 0 and math.isfinite(least)  # 0: it is the same program
     return Gain(raw, level, len({clusters[e] for e in shared}), least if told else None)
+
+
+def _gained(new: Candidate, old: Candidate) -> dict[str, float]:
+    """Test example → by how much `new` scores higher than `old`, where both have a score."""
+    a, b = new.undiscounted("test"), old.undiscounted("test")
+    return {example: a[example] - b[example] for example in a if example in b}
+
+
+def apart(
+    by_first: Mapping[str, Candidate], by_second: Mapping[str, Candidate], shown: Mapping[str, str]
+) -> tuple[tuple[str, float, float], ...]:
+    """Where one judge sees a gain and the other a loss (`SecondOpinion.disagree`). `shown`: example → its text."""
+    first, second = (_gained(of["compiled"], of["uncompiled"]) for of in (by_first, by_second))
+    opposite = [(shown[e], first[e], second[e]) for e in first if e in second and first[e] * second[e] < 0]
+    return tuple(sorted(opposite, key=lambda each: -abs(each[1] - each[2])))
 
 
 def proof_of(

@@ -24,6 +24,7 @@ from refed_dspy.optimizers.metrics import (
     is_recoverable,
 )
 from refed_dspy.optimizers.proof import Proof, basis, find_topics, proof_of
+from refed_dspy.programs.program import synchronous
 
 
 @briefly
@@ -68,13 +69,13 @@ def prove(
     if len(independent) < MIN_CLUSTERS:
         there = basis(len(set(clusters.values())), len(independent), unit)
         raise ConfigError(f"on: only {there}, and a proof needs {MIN_CLUSTERS} or more")
-    noted = _Noted(
+    noted = Noted(
         cast(Metric, metric) if hasattr(metric, "accept") and hasattr(metric, "score") else CustomMetric(metric)
     )
-    programs = {"uncompiled": _called(over), "compiled": _called(program)}
+    programs = {"uncompiled": synchronous(over), "compiled": synchronous(program)}
     results = in_turns(programs, examples, noted, threads)
     proof = proof_of(
-        {name: _scores(of_program) for name, of_program in results.items()},
+        {name: scores_of(of_program) for name, of_program in results.items()},
         clusters,
         topics,
         size=len(examples),
@@ -97,14 +98,9 @@ def _refuse_unasked(examples: Sequence[dspy.Example], *programs: dspy.Module) ->
         raise ConfigError("no teacher: prove in a block of refed_dspy.recording with " + way)
 
 
-def _called(program: dspy.Module) -> dspy.Module:
-    """`program` as code without an event loop calls it."""
-    synchronous: dspy.Module = program if hasattr(program, "forward") else dspy.syncify(program)
-    return synchronous
-
-
-class _Noted:
-    """The metric, whose scores keep what they are made of. What could not be scored counts for neither program."""
+class Noted:
+    """The metric, whose scores keep what they are made of (`scores_of`). What could not be scored counts for neither
+    program."""
 
     def __init__(self, metric: Metric) -> None:
         self._metric, self.why = metric, "see the log"
@@ -118,7 +114,7 @@ class _Noted:
         return MetricScore.of(evaluation, "", self._metric.accept)
 
 
-def _scores(results: Sequence[tuple[dspy.Example, Any, Any]]) -> Candidate:
+def scores_of(results: Sequence[tuple[dspy.Example, Any, Any]]) -> Candidate:
     """What `in_turns` found of one program, as a candidate's scores on the test set. An example whose program or metric
     raised has none."""
     made: dict[str, ExampleScore] = {

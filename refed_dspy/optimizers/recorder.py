@@ -10,7 +10,7 @@ import json
 import logging
 import math
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from statistics import fmean
 from typing import Any
@@ -28,6 +28,7 @@ from refed_dspy.programs.saved import program_digests, program_state
 from refed_dspy.records import Failure, digest, json_default
 
 log = logging.getLogger("refed_dspy.optimizers")
+LEAST_PATIENCE = 5
 
 
 def candidate_id(program: dspy.Module) -> str:
@@ -85,6 +86,45 @@ class CandidateCallback(BaseCallback):
         return _shape(instance) == self._shape
 
 
+class TurnScores:
+    """What an optimizer's turn has scored so far: `whole`, examples in the validation set; `size`, evaluations that it
+    is set up for."""
+
+    def __init__(self, whole: int, size: int = 0) -> None:
+        self.candidates = set[str]()
+        self._asked, self._scored = 0, set[tuple[str, str]]()
+        self._whole, self._patience = whole, max(size // 2, LEAST_PATIENCE * whole)
+        self._best, self._improved_at = -math.inf, 0
+        self._validation = defaultdict[str, dict[str, float]](dict)
+        self._lock = threading.Lock()
+
+    def add(self, candidate: str, example: str, subset: str, score: float) -> None:
+        """From any thread."""
+        with self._lock:
+            self._asked += 1
+            self._scored.add((candidate, example))
+            self.candidates.add(candidate)
+            if subset != "validation":
+                return
+            scores = self._validation[candidate]
+            scores[example] = score
+            if len(scores) >= self._whole and (mean := fmean(scores.values())) > self._best + 1e-9:
+                self._best, self._improved_at = mean, self._asked
+
+    @property
+    def evaluations(self) -> int:
+        """How many there were. One that is asked for again counts once."""
+        return len(self._scored)
+
+    @property
+    def converged(self) -> bool:
+        """Whether going on is not worth its cost: every validation score is 1, or for half of the turn, and for
+        LEAST_PATIENCE times the validation set, no candidate was better than the best one before."""
+        if self._best < 0:
+            return False
+        return self._best > 1 - 1e-9 or self._asked - self._improved_at >= self._patience
+
+
 class ScoreRecorder:
     """The metric as DSPy's optimizers call it: with two to five arguments, from any thread."""
 
@@ -96,8 +136,8 @@ class ScoreRecorder:
         watch: Callable[[], None] = lambda: None,
     ) -> None:
         self.metric, self._gateway, self._subset_of, self._watch = metric, gateway, subset_of, watch
-        self.evaluations = 0
-        """How many evaluations were scored in this process."""
+        self.turn = TurnScores(0)
+        """What was scored since an optimizer's turn began."""
         self.uncompiled: Mapping[str, float] = {}
         """The uncompiled program's scores, by example. An optimizer gets them for evaluations that could not be scored,
         and their mean where the example has none."""
@@ -107,6 +147,12 @@ class ScoreRecorder:
         """Failures among the rows of predictions: "cut in response_improvement" → how many; of own code, its error."""
         self.code_failed = False
         """Whether any of them is of the caller's own code."""
+        self._all = TurnScores(0)
+
+    @property
+    def evaluations(self) -> int:
+        """How many evaluations this process has scored. One that an optimizer asks for again counts once."""
+        return self._all.evaluations
 
     def __call__(
         self,
@@ -157,7 +203,8 @@ class ScoreRecorder:
             candidate, example, subset, evaluation.score, evaluation.components, spent, evaluation.compared
         )
         self._gateway.write(scored)
-        self.evaluations += 1
+        for scores in (self.turn, self._all):
+            scores.add(candidate, example, subset, evaluation.score)
         self._watch()
         return MetricScore.of(evaluation, f"scored {evaluation.score:.2f}", self.metric.accept)
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dspy
 from pydantic import TypeAdapter, ValidationError
 
-from refed_dspy.config.compile import CompileConfig
 from refed_dspy.errors import CAPS, RunStopped, one_line, setting
 from refed_dspy.files import whole_file
 from refed_dspy.jobs.job import Job
@@ -28,18 +27,24 @@ from refed_dspy.ledger.summary import failure_counts, usage_by_stage
 from refed_dspy.measures.intervals import Interval
 from refed_dspy.optimizers.agreement import JudgeReport
 from refed_dspy.optimizers.proof import FORMAT, Proof, finite
-from refed_dspy.optimizers.spec import CompileSpec
+from refed_dspy.optimizers.race import race_lines
+from refed_dspy.optimizers.spec import SECOND, CompileSpec
+from refed_dspy.programs.changes import prompt_diff
 from refed_dspy.programs.saved import (
     MANIFEST,
     in_dspys_form,
     load_state,
     program_digests,
     program_state,
-    prompt_diff,
 )
 from refed_dspy.records import PICO, money
 from refed_dspy.text import Shown, counted, format_number
 from refed_dspy.tracking.store import noted_run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from refed_dspy.optimizers.learned import Tried
 
 PROGRAM, PROOF = "program.json", "proof.txt"
 DIFF = "prompts.diff"
@@ -62,6 +67,10 @@ class CompileOutcome:
     """Where the program is a judge."""
     why: str = ""
     """How far it came, where a cap ended it."""
+    race: Sequence[Mapping[str, Any]] = ()
+    """Each optimizer's `Runner.facts`."""
+    answers: Mapping[str, Any] | None = None
+    """An `example` of the test set, and what each stage made of it `before` and `after` (`answers_by_stage`)."""
 
     def facts(self) -> dict[str, Any] | None:
         """What `ended_outcome` makes it of again, in JSON's types; None where it has not ended: a cap stopped it,
@@ -117,6 +126,19 @@ class Compiled(Shown):
         return None if self.proof is None else self.proof.gain.raw
 
     @property
+    def candidates(self) -> list[Tried]:
+        """Every program that was tried, the uncompiled one first: who tried it, its scores, gain and dollars."""
+        from refed_dspy.optimizers.learned import learned_in  # it shows outcomes, so it knows them
+
+        return learned_in(self.folder).tried()
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The candidates as a data frame, one a row, without their prompts."""
+        import pandas as pd
+
+        return pd.DataFrame([asdict(each) for each in self.candidates]).drop(columns="program", errors="ignore")
+
+    @property
     def why(self) -> str:
         """What ended it early, in figures, and how to continue; else an empty text."""
         return how_to_continue(self.stopped, self.manifest.get("why", "")) if self.stopped else ""
@@ -131,6 +153,7 @@ class Compiled(Shown):
         manifest, proof, scores = self.manifest, self.proof, self.manifest["validation"]
         before, after = format_number(scores["uncompiled"]), format_number(scores["compiled"])
         lines = [warning] if proof is not None and (warning := proof.warning()) else []
+        lines += race_lines(manifest["race"])
         lines.append(f"validation: {before} uncompiled, {after} compiled")
         if proof is None:
             lines.append("no proof: the test set was not scored, or only in part")
@@ -160,7 +183,7 @@ class Compiled(Shown):
         return f"{cost}, {self.estimate['calls']:,.0f} calls"
 
     def diff(self) -> str:
-        """What changed in the prompts, as a diff for people."""
+        """What changed in the prompts: a diff of the instructions, and demonstrations whole."""
         return (self.folder / DIFF).read_text(encoding="utf-8")
 
 
@@ -185,12 +208,14 @@ class KeptOutcome:
     proof: Proof
     champion: str | None = None
     judge: JudgeReport | None = None
+    race: Sequence[Mapping[str, Any]] = ()
+    answers: Mapping[str, Any] | None = None
     format: int = 1
 
 
-def ended_outcome(at: Job, program: dspy.Module, settings: CompileConfig) -> Compiled | None:
-    """The outcome of the compile that is opened; None where it has not ended, or where another name or
-    `accept_longer` is asked for now: then it is gone over again, from its recorded answers.
+def ended_outcome(at: Job, program: dspy.Module, spec: CompileSpec) -> Compiled | None:
+    """The outcome of the compile that is opened; None where it has not ended, or where another name, `accept_longer` or
+    second judge is asked for now: then it is gone over again, from its recorded answers.
 
     A file that is missing in the folder is written again. Raises RunStopped where it cannot be written, RunDirError
     where the outcome is damaged.
@@ -201,13 +226,25 @@ def ended_outcome(at: Job, program: dspy.Module, settings: CompileConfig) -> Com
     candidates = {candidate.digest: candidate for candidate in load_candidates(at.ledger)}
     try:
         ended = TypeAdapter(KeptOutcome).validate_python(facts)
+        settings, second = spec.settings, _models(spec).get(SECOND)
         if (manifest["name"], ended.proof.accept_longer) != (settings.name, settings.accept_longer):
+            return None
+        if manifest["models"].get(SECOND) != second:
             return None
         baseline, best = candidates[ended.baseline], candidates[ended.best]
     except (ValidationError, KeyError):
         raise damaged(at.ledger.path, "the compile's outcome is damaged") from None
     proof = ended.proof if ended.format > 1 else _of_format_1(ended.proof)
-    outcome = CompileOutcome(baseline, best, ended.estimate, proof, champion=ended.champion, judge=ended.judge)
+    outcome = CompileOutcome(
+        baseline,
+        best,
+        ended.estimate,
+        proof,
+        champion=ended.champion,
+        judge=ended.judge,
+        race=ended.race,
+        answers=ended.answers,
+    )
     made = compiled(folder, outcome, best_program(folder, program, outcome), manifest)
     write_files(folder, {name: text for name, text in files_of(program, made).items() if not (folder / name).exists()})
     return made
@@ -288,8 +325,10 @@ def _manifest(at: Job, spec: CompileSpec, outcome: CompileOutcome, program: dspy
         "prompts": program_digests(program),
         "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "versions": {name: version(name) for name in ("refed-dspy", "dspy")} | {"python": platform.python_version()},
-        "models": {role: {"model": each.model, "endpoint": each.endpoint} for role, each in spec.teachers.items()},
+        "models": _models(spec),
         "optimizer": settings.optimizer,
+        "race": outcome.race,
+        "answers": outcome.answers,
         "options": spec.recorded().values["options"],
         "evaluations": settings.evaluations,
         "metric": at.work.identity["metric"],
@@ -315,6 +354,11 @@ def _manifest(at: Job, spec: CompileSpec, outcome: CompileOutcome, program: dspy
         "instructions_per_feature": getattr(program, "instructions_per_feature", None),
     }
     return dict(json.loads(json.dumps(finite(facts))))
+
+
+def _models(spec: CompileSpec) -> dict[str, dict[str, Any]]:
+    """Role → its model and endpoint."""
+    return {role: {"model": each.model, "endpoint": each.endpoint} for role, each in spec.teachers.items()}
 
 
 def _in_dollars(name: str, value: Any) -> Any:

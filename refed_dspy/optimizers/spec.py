@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import tempfile
 import threading
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any, NoReturn
 
 import dspy
 
-from refed_dspy.config.compile import CompileConfig, MetricConfig
+from refed_dspy.config.compile import CompileConfig, MetricConfig, refuse_reserved
 from refed_dspy.config.loading import check_config
 from refed_dspy.config.named import code_of
 from refed_dspy.data.read import BUILTIN, refuse_references
@@ -23,6 +25,7 @@ from refed_dspy.ledger.settings import WorkSettings
 from refed_dspy.measures.intervals import MIN_CLUSTERS
 from refed_dspy.optimizers.beats_baseline import BeatsBaseline
 from refed_dspy.optimizers.dspy_optimizers import (
+    SHORT,
     Optimizer,
     OptimizerInputs,
     choose,
@@ -51,10 +54,12 @@ from refed_dspy.programs.saved import program_digests
 from refed_dspy.records import digest
 from refed_dspy.teachers import Teacher, open_teacher
 from refed_dspy.teachers.by_stage import PoolShare, recorded
-from refed_dspy.teachers.judge import in_role, judge_beside, open_judge_program, warn_of_one_model
+from refed_dspy.teachers.judge import in_role, judge_beside, open_judge_model, open_judge_program, warn_of_one_model
 
 log = logging.getLogger("refed_dspy.optimizers")
 ROLES = ("teacher", "judge", "reflection")
+SECOND = "proof_judge"
+"""The role of the judge that only the proof asks. It may be named, or another, once the tuning is done."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +82,8 @@ class CompileSpec:
     """The caller's metric; None: this package's for the program's kind."""
     judge_program: PairwiseJudge
     """The judge's prompts: its own, or compiled ones."""
-    tuned_by: Any
-    """The optimizer, as `choose` takes it: its name, a class, or an object of the caller's."""
+    tuned_by: Mapping[str, Any]
+    """Name → optimizer, as `choose` takes it: its name, a class, or an object of the caller's."""
 
     @property
     def compares(self) -> bool:
@@ -99,9 +104,16 @@ class CompileSpec:
         return BeatsBaseline(student, teacher, judge, self.settings.metric, self.judge_program)
 
     def optimizer(
-        self, metric: Callable[..., Any], teacher: dspy.LM, reflection: dspy.LM, stopping: Callable[[], bool]
+        self,
+        name: str,
+        evaluations: int,
+        metric: Callable[..., Any],
+        teacher: dspy.LM,
+        reflection: dspy.LM,
+        stopping: Callable[[], bool],
     ) -> Optimizer:
-        """The optimizer, set up: nothing is asked yet. `stopping`: whether no further call is allowed.
+        """One of the optimizers, set up for so many evaluations: nothing is asked yet. `stopping`: whether no further
+        call is wanted.
 
         Raises ConfigError for an unknown optimizer, or options that it does not take.
         """
@@ -110,20 +122,53 @@ class CompileSpec:
             metric=metric,
             teacher=teacher,
             reflection=reflection,
-            evaluations=settings.evaluations,
+            evaluations=evaluations,
             threads=settings.threads,
             seed=settings.seed,
             stopping=stopping,
             train=len(self.split.train),
             validation=len(self.split.validation),
         )
-        return choose(self.tuned_by, settings.options, inputs)
+        return choose(self.tuned_by[name], self.options_of(name), inputs)
+
+    def options_of(self, name: str) -> Mapping[str, Any]:
+        """The options of one of the optimizers: all that are set, and of several those under its name."""
+        options = self.settings.options
+        return options if len(self.tuned_by) == 1 else options.get(name, {})
 
     @cached_property
-    def expected_evaluations(self) -> int:
-        """About how many evaluations the optimizer will ask for. Raises ConfigError as `optimizer`."""
+    def sizes(self) -> Mapping[str, Mapping[int, int]]:
+        """Optimizer → for each of its rounds the evaluations it is set up for, and about how many it will ask for.
+
+        One by itself has a single round. Of several each begins with half the evaluations, if it can: what it did is
+        replayed for nothing in the second round. Raises ConfigError as `optimizer`.
+        """
+        whole = self.settings.evaluations
+        sizes = {}
+        for name in self.tuned_by:
+            made = {whole: self._asked_by(name, whole)}
+            if len(self.tuned_by) > 1 and name in SHORT and whole > 1:
+                with suppress(ConfigError):  # too few for it to begin with
+                    half = self._asked_by(name, whole // 2)
+                    made = {whole // 2: half} | (made if half < made[whole] else {})
+            sizes[name] = made
+        return sizes
+
+    def _asked_by(self, name: str, evaluations: int) -> int:
         no_model: Any = object()  # stands for a model: setting up an optimizer asks nothing
-        return self.optimizer(no_metric, no_model, no_model, stopping=lambda: False).expected
+        return self.optimizer(name, evaluations, no_metric, no_model, no_model, stopping=lambda: False).expected
+
+    @property
+    def expected(self) -> Mapping[str, float]:
+        """Optimizer → about how many evaluations it will ask for. Of several, about half get a second round."""
+        second = math.ceil(len(self.tuned_by) / 2) / len(self.tuned_by)
+        ends = {name: (min(asked.values()), max(asked.values())) for name, asked in self.sizes.items()}
+        return {name: first + (most - first) * second for name, (first, most) in ends.items()}
+
+    @property
+    def expected_evaluations(self) -> int:
+        """The same of all optimizers together."""
+        return round(sum(self.expected.values()))
 
     def identity(self) -> dict[str, Any]:
         """What must be the same on every start, in JSON types. A refusal quotes these names."""
@@ -133,7 +178,7 @@ class CompileSpec:
             **self.program_identity,
             "examples": self._set_digests,
             "optimizer": settings.optimizer,
-            "options": digest(described(self._options)),
+            "options": digest(described(self.held_options)),
             "evaluations": settings.evaluations,
             "instructions_per_feature": settings.instructions_per_feature,
             "metric": own or rules.model_dump(mode="json", exclude={"function"}),
@@ -143,9 +188,11 @@ class CompileSpec:
         }
 
     @property
-    def _options(self) -> Mapping[str, Any]:
-        """What the optimizer is set up with: of an object, what it holds."""
-        return self.settings.options if isinstance(self.tuned_by, str | type) else held_by(self.tuned_by)
+    def held_options(self) -> Mapping[str, Any]:
+        """What the optimizers are set up with: of an object, what it holds."""
+        held = {name: held_by(each) for name, each in self.tuned_by.items() if not isinstance(each, str | type)}
+        only = next(iter(held.values()), None) if len(self.tuned_by) == 1 else None
+        return only or {**self.settings.options, **held}
 
     @property
     def _set_digests(self) -> dict[str, str]:
@@ -160,6 +207,7 @@ class CompileSpec:
             size=self.settings.evaluations,
             caps=caps_of(self.settings),
             facts={"settings": self.recorded().values, "examples": self._examples()},
+            reuse=self.settings.reuse,
             way_out="choose another folder with " + OUT,
         )
 
@@ -189,11 +237,13 @@ def prepare(
     reflection: Any = None,
     optimizer: Any = "gepa",
     sets: Mapping[str, Any] | None = None,
+    proof_judge: Any = None,
     **settings: Any,
 ) -> tuple[dspy.Module, CompileSpec]:
     """The uncompiled program, and what a compile of it is: what it is called with, checked. Nothing is written or paid
     for. `sets`: the caller's own trainset, valset and testset. Raises InputError."""
-    metric = own_attribute(optimizer, "metric", "metric_fn") if metric is None else metric
+    tuned_by = by_name(optimizer)
+    metric = _held_by_any(tuned_by, "metric", "metric_fn") if metric is None else metric
     if isinstance(metric, BeatsBaseline):
         if type(metric) is not BeatsBaseline:
             raise ConfigError("metric: a compile makes a BeatsBaseline of its own; pass a function instead")
@@ -204,13 +254,14 @@ def prepare(
     _refuse_two_sources({"references": references, "pairs": pairs, **own_sets})
     sources = {"references": references, "pairs": pairs}
     named = {name: str(source) if isinstance(source, str | Path) else None for name, source in sources.items()}
-    config = check_config(CompileConfig, {**settings, **named, "optimizer": name_of_optimizer(optimizer)})
+    config = check_config(CompileConfig, {**settings, **named, "optimizer": [*tuned_by]})
+    _refuse_misplaced(config.options, tuned_by)
     if metric is None and config.metric.function is not None:
         metric = named_metric(config.metric.function)
     refuse_references(program, "program")
     module = open_tunable(config.program if program is None else program, config, judge=pairs is not None)
-    teacher = own_attribute(optimizer, "task_model") if teacher is None else teacher
-    reflection = own_attribute(optimizer, "reflection_lm", "prompt_model") if reflection is None else reflection
+    teacher = _held_by_any(tuned_by, "task_model") if teacher is None else teacher
+    reflection = _held_by_any(tuned_by, "reflection_lm", "prompt_model") if reflection is None else reflection
     teachers = open_teachers(teacher, judge, reflection)
     warn_of_another_teacher(module, teachers["teacher"].model)
     kind = type(module)
@@ -224,21 +275,69 @@ def prepare(
     elif metric is None and unit == "examples":
         raise ConfigError(f"metric: {kind.__name__} needs one; pass a function of example and prediction")
     judge_program = open_judge_program(config) or PairwiseJudge()
-    made = (calls, samples, split, teachers, config, metric, judge_program, optimizer)
+    made = (calls, samples, split, teachers, config, metric, judge_program, tuned_by)
     spec = CompileSpec(program_identity, unit, *made)
+    if proof_judge is not None:
+        teachers[SECOND] = _second_judge(proof_judge, spec)
     _warn_of_few_evaluations(spec)
     warn_of_another_teacher(judge_program, teachers["judge"].model)
     return module, spec
 
 
+def by_name(optimizer: Any) -> dict[str, Any]:
+    """Name → each optimizer of one, of a list, or of a text with commas between. Raises ConfigError."""
+    if isinstance(optimizer, str):
+        optimizer = [name.strip() for name in optimizer.split(",")]
+    listed = list(optimizer) if isinstance(optimizer, list | tuple) else [optimizer]
+    named = {name_of_optimizer(each): each for each in listed}
+    if not named:
+        raise ConfigError("optimizer: the list is empty; name one or more")
+    if len(named) < len(listed):
+        raise ConfigError("optimizer: one is listed twice; of one optimizer with other options make another compile")
+    return named
+
+
+def _held_by_any(tuned_by: Mapping[str, Any], *attributes: str) -> Any:
+    """As `own_attribute`, of the first optimizer that has one."""
+    return next((held for each in tuned_by.values() if (held := own_attribute(each, *attributes)) is not None), None)
+
+
+def _refuse_misplaced(options: Mapping[str, Any], tuned_by: Mapping[str, Any]) -> None:
+    """Raises ConfigError where the options of several optimizers are not under their names."""
+    for name, value in options.items() if len(tuned_by) > 1 else ():
+        if name not in tuned_by or not isinstance(value, Mapping):
+            raise ConfigError(
+                f"options: {one_line(name, 40)}: with several optimizers, put options under the name of the one they "
+                f"are for: {', '.join(tuned_by)}"
+            )
+        try:
+            refuse_reserved(value)
+        except ValueError as error:
+            raise ConfigError(f"options: {name}: {error}") from None
+
+
+def _second_judge(asked: Any, spec: CompileSpec) -> Teacher:
+    """The judge that only the proof asks. Raises ConfigError where it could tell nothing."""
+    if not spec.compares:
+        raise ConfigError("proof_judge: only the package's metric asks a judge; remove it")
+    if not spec.settings.prove:
+        raise ConfigError("proof_judge: there is no proof to ask it for; remove it, or prove the gain")
+    second = open_judge_model(asked, spec.teachers["teacher"], "proof_judge")
+    if second.model == spec.teachers["judge"].model:
+        raise ConfigError(f"proof_judge: {second.model} is the judge itself; name another model")
+    warn_of_one_model(second, spec.teachers["teacher"])
+    return second
+
+
 def _warn_of_few_evaluations(spec: CompileSpec) -> None:
-    settings = spec.settings
-    if (expected := spec.expected_evaluations) > settings.evaluations:
-        log.warning(
-            "evaluations: %d is too few: with these sets %s takes about %d, besides those of the uncompiled "
-            "program and the proof; raise it or lower train and validation",
-            settings.evaluations, settings.optimizer, expected,
-        )  # fmt: skip
+    whole = spec.settings.evaluations
+    for name, asked in spec.sizes.items():
+        if max(asked.values()) > whole:
+            log.warning(
+                "evaluations: %d is too few: with these sets %s takes about %d, besides those of the uncompiled "
+                "program and the proof; raise it or lower train and validation",
+                whole, name, max(asked.values()),
+            )  # fmt: skip
 
 
 def _refuse_two_sources(sources: Mapping[str, Any]) -> None:
@@ -367,10 +466,16 @@ class _Listener(dspy.LM):
 
 
 def rehearse(student: dspy.Module, spec: CompileSpec) -> None:
-    """Raises ConfigError where the optimizer refuses its options or its sets: it is run on a copy up to the first thing
+    """Raises ConfigError where an optimizer refuses its options or its sets: each runs on a copy up to the first thing
     that it asks. Nothing is asked or written."""
+    for name in spec.tuned_by:
+        _rehearse(name, student, spec)
+
+
+def _rehearse(name: str, student: dspy.Module, spec: CompileSpec) -> None:
     listener = _Listener()
-    optimizer = spec.optimizer(no_metric, listener, listener, stopping=lambda: False)
+    size = min(spec.sizes[name])
+    optimizer = spec.optimizer(name, size, no_metric, listener, listener, stopping=lambda: False)
     adapter = dspy.settings.adapter or SchemaAdapter()
     try:
         with (

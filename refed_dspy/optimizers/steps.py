@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import dspy
@@ -13,28 +15,34 @@ from refed_dspy.config.named import raised
 from refed_dspy.errors import CAPS, ConfigError, RunStopped, one_line
 from refed_dspy.jobs.traces import callbacks_but_mlflows
 from refed_dspy.jobs.work import CapsLeft
-from refed_dspy.ledger.candidates import Candidate, baseline_and_best, enough, load_candidates
+from refed_dspy.ledger.budget import Caps
+from refed_dspy.ledger.candidates import Candidate, baseline_and_best, load_candidates
 from refed_dspy.optimizers.agreement import JudgeReport, agreement_of_results
-from refed_dspy.optimizers.beats_baseline import BeatsBaseline
-from refed_dspy.optimizers.dspy_optimizers import DOES, NO_ERROR_LIMIT, Optimizer
+from refed_dspy.optimizers.beats_baseline import BeatsBaseline, clipped
+from refed_dspy.optimizers.dspy_optimizers import DOES, NO_ERROR_LIMIT
 from refed_dspy.optimizers.estimate import (
+    Limits,
     Tuned,
     at_cap,
-    caps_before_proof,
+    by_candidate,
     estimate_compile,
+    leaves_room,
     note_proof,
     spent_so_far,
     taken_by_proofs,
     warn_of_small_caps,
 )
-from refed_dspy.optimizers.gateway import CompileGateway, current_candidate
+from refed_dspy.optimizers.examples import example_id, instruction_of
+from refed_dspy.optimizers.gateway import CompileGateway, current_candidate, in_metric
 from refed_dspy.optimizers.metrics import is_recoverable
-from refed_dspy.optimizers.proof import Proof, proof_of
-from refed_dspy.optimizers.prove import evaluator, in_turns
-from refed_dspy.optimizers.recorder import CandidateCallback, ScoreRecorder
+from refed_dspy.optimizers.proof import Proof, SecondOpinion, apart, proof_of
+from refed_dspy.optimizers.prove import Noted, evaluator, in_turns, scores_of
+from refed_dspy.optimizers.race import CONVERGED, Race, Turn, gains_over
+from refed_dspy.optimizers.recorder import CandidateCallback, ScoreRecorder, TurnScores
 from refed_dspy.optimizers.result import CompileOutcome
-from refed_dspy.optimizers.spec import CompileSpec
+from refed_dspy.optimizers.spec import SECOND, CompileSpec
 from refed_dspy.programs.adapter import SchemaAdapter
+from refed_dspy.programs.changes import answers_by_stage, fields_text
 from refed_dspy.programs.own_code import has_own_code
 from refed_dspy.programs.saved import load_state, program_state
 from refed_dspy.records import PICO
@@ -43,6 +51,8 @@ from refed_dspy.tracking.registry import Registered, champion
 from refed_dspy.tracking.store import NotTracked, noted_run
 
 log = logging.getLogger("refed_dspy.optimizers")
+MOST_ATTEMPTS = 4
+"""So often the last optimizer goes on with what turns out not to be needed for the proof."""
 
 
 class CompileSteps:
@@ -67,7 +77,7 @@ class CompileSteps:
         self.recorder = ScoreRecorder(metric, gateway, spec.split.subsets(), self._on_evaluation)
         self.clusters = spec.split.clusters()
         self.tuning_ended_at = ""
-        """The cap that ended the optimizer early, or an empty text."""
+        """The cap that ended the tuning early, or an empty text."""
         self.test_results: dict[str, list[Any]] = {}
         """Candidate → the results of `dspy.Evaluate` on the test set: (example, prediction, score)."""
         self.unit_costs: dict[str, float] = {}
@@ -75,7 +85,10 @@ class CompileSteps:
         self.of_proofs = taken_by_proofs(gateway)
         """What the proofs of earlier starts took."""
         self.tuned: Tuned | None = None
-        """How far the optimizer came."""
+        """How far the optimizers came."""
+        self.race = Race(spec.sizes, lambda name: gains_over(self._candidates()[name], self._candidates()[self.first]))
+        self.first = ""
+        """The uncompiled program, as a candidate."""
 
     def run(self, estimate_only: bool = False) -> CompileOutcome:
         """Baseline, estimate, optimizer, choice, proof. Raises the error that ended it, unless that was a cap."""
@@ -89,9 +102,7 @@ class CompileSteps:
             refed_failing_rows=has_own_code(self.student),
         )
         with settings:
-            # First, so that options that it does not take cost nothing.
-            optimizer = self.spec.optimizer(self.recorder, self.teacher, self.reflection, self._stopping)
-            baseline = self.candidates.note(self.student)
+            self.first = baseline = self.candidates.note(self.student)
             self.gateway.allow(self.caps, self.seconds)
             self._evaluate("uncompiled program on the validation set", self.student, self.spec.split.validation)
             uncompiled = self._candidates()[baseline]
@@ -99,10 +110,10 @@ class CompileSteps:
             self.recorder.uncompiled = uncompiled.scores.get("validation", {})
             estimate = estimate_compile(self.spec, self.gateway, uncompiled, self.champion is not None)
             sets, prove = self.spec.split, self.spec.settings.prove
-            self.progress.expected = optimizer.expected + 2 * len(sets.validation + sets.test * prove)
+            self.progress.expected = self.spec.expected_evaluations + 2 * len(sets.validation + sets.test * prove)
             if not estimate_only and not self.gateway.cap_reached:
                 warn_of_small_caps(self.caps, estimate)
-                self._tune(optimizer, estimate)
+                estimate = self._search(estimate)
                 return self._outcome(baseline, self._best(baseline), estimate)
             why = self._why(self.gateway.cap_reached, estimate)
             return CompileOutcome(uncompiled, uncompiled, estimate, stopped=self.gateway.cap_reached, why=why)
@@ -117,39 +128,88 @@ class CompileSteps:
             unscored = "none of the test set could be scored for both programs"
             stopped = f"no answer to {lost} requests" if lost else unscored
         candidates, version = self._candidates(), self.champion.version if self.champion else None
-        why = self._why(stopped, estimate)
-        return CompileOutcome(candidates[baseline], candidates[best], estimate, proof, stopped, version, report, why)
+        why, race = self._why(stopped, estimate), [each.facts() for each in self.race.runners]
+        answers = self._answers(baseline, best) if proof is not None and best != baseline else None
+        made = (candidates[baseline], candidates[best], estimate, proof, stopped, version, report, why, race, answers)
+        return CompileOutcome(*made)
+
+    def _answers(self, *names: str) -> dict[str, Any] | None:
+        """What both programs were given and answered in each stage, for one example of the test set: all of it was
+        asked for the proof. None where something is not there any more: nothing is paid for what is only shown."""
+        self.gateway.allow(Caps(0, 0))
+        example, programs = self.spec.split.test[0], self._programs(names)
+        try:
+            before, after = (answers_by_stage(programs[name], example) for name in names)
+        except Exception as error:  # noqa: BLE001 — a program's own code may raise anything, and the proof is done
+            log.debug("answers before and after: %s", one_line(error))
+            return None
+        return {"example": fields_text(example.inputs()), "before": before, "after": after}
 
     # --- the steps
 
-    def _tune(self, optimizer: Optimizer, estimate: Mapping[str, Any]) -> None:
-        """Run the optimizer under what the proof leaves of the caps."""
-        self._begin(f"{optimizer.name}: {DOES.get(optimizer.name, 'tuning')}")
-        self.gateway.allow(*caps_before_proof(self.caps, self.seconds, estimate))
-        before = self.recorder.evaluations
+    def _search(self, estimate: dict[str, Any]) -> dict[str, Any]:
+        """Run the optimizers under what the proof leaves of the caps. The estimate, with the proof as it is foreseen
+        after it."""
+        for turn in self.race.turns():
+            estimate = self._turn(turn, estimate)
+        runners = self.race.runners
+        spent = spent_so_far(self.gateway) - self.of_proofs
+        done, expected = (sum(getattr(each, name) for each in runners) for name in ("evaluations", "expected"))
+        self.tuned = Tuned(" and ".join(self.spec.tuned_by), done, expected, spent)
+        self.tuning_ended_at = next((each.ended for each in runners if each.cut), "")
+        self.gateway.allow(self.caps, self.seconds)
+        if len(self._candidates()) == 1 and not self.tuning_ended_at:
+            log.warning(
+                "%s made no candidate: a demonstration takes a score of %s or more; set accept under metric",
+                self.tuned.optimizer, self.recorder.metric.accept,
+            )  # fmt: skip
+        return estimate
+
+    def _turn(self, turn: Turn, estimate: dict[str, Any]) -> dict[str, Any]:
+        """One optimizer's turn. In the last one what turns out not to be needed for the proof is spent as well: the
+        optimizer goes on, with what it did replayed."""
+        cost = 0.0
+        for attempt in range(MOST_ATTEMPTS if turn.last else 1):
+            limits = Limits(f"{turn.name} {attempt}", turn.share, self.caps, self.seconds)
+            self.gateway.allow(*limits.of(self.gateway, estimate))
+            before = spent_so_far(self.gateway)
+            self._tune(turn)
+            cost += limits.note_spent(self.gateway, before)
+            ended = self.gateway.cap_reached or (CONVERGED if self.recorder.turn.converged else "")
+            best = self._candidates()[self._best(self.first)]
+            if ended not in CAPS or best.digest == self.first or self.champion is not None:
+                break
+            measured = by_candidate(estimate, self.spec, self.gateway, best)
+            if not leaves_room(self.gateway, self.caps, measured):
+                break
+            estimate = measured
+        scored = self.recorder.turn
+        self.race.note(turn, scored.candidates - {self.first}, scored.evaluations, cost, ended)
+        race = [each.facts() for each in self.race.runners]
+        self.gateway.read(lambda ledger: ledger.set_meta(race=race))
+        return estimate
+
+    def _tune(self, turn: Turn) -> None:
+        """Run an optimizer, and score what it makes on the validation set."""
+        name, size = turn.runner.name, turn.size
+        self._begin(f"{name}: {DOES.get(name, 'tuning')}")
+        self.recorder.turn = TurnScores(len(self.spec.split.validation), size)
+        asked = (self.recorder, self.teacher, self.reflection, self._stopping)
+        optimizer = self.spec.optimizer(name, size, *asked)
         try:
             tuned = optimizer.tune(self.student, list(self.spec.split.train), list(self.spec.split.validation))
         except Exception as error:
             self.gateway.raise_if_stopped()
             if not self.gateway.cap_reached and not is_recoverable(error):
-                why = f"optimizer {optimizer.name}: failed after paid work: {raised(error)}"
+                why = f"optimizer {name}: failed after paid work: {raised(error)}"
                 raise RunStopped(f"{why}; its answers are kept; choose other options, or another one") from error
             if not self.gateway.cap_reached:
                 log.warning("the optimizer ended early (%s); continuing with what it found", one_line(error, 200))
             tuned = None
         self.gateway.raise_if_stopped()
-        spent = spent_so_far(self.gateway) - self.of_proofs
-        self.tuned = Tuned(optimizer.name, self.recorder.evaluations - before, optimizer.expected, spent)
         if tuned is not None:
             tuned = self._with_prompts(program_state(tuned))
             self._evaluate("tuned program on the validation set", tuned, self.spec.split.validation)
-        self.tuning_ended_at = self.gateway.cap_reached
-        self.gateway.allow(self.caps, self.seconds)
-        if len(self._candidates()) == 1 and not self.tuning_ended_at:
-            log.warning(
-                "%s made no candidate: a demonstration takes a score of %s or more; set accept under metric",
-                optimizer.name, self.recorder.metric.accept,
-            )  # fmt: skip
 
     def _prove(self, baseline: str, best: str) -> Proof | None:
         """Compare the programs on the test set, the champion included. None where a cap was reached before."""
@@ -161,18 +221,57 @@ class CompileSteps:
         if self.gateway.cap_reached:
             return None
         candidates = self._candidates()
+        scores = {label: candidates[name] for label, name in names.items()}
+        unit_costs = {label: self.unit_costs.get(name) for label, name in names.items()}
+        proof = self._proof_by(scores, best == baseline, unit_costs)
+        if proof is None:
+            return None
+        chosen_from = sum(1 for each in candidates.values() if gains_over(each, candidates[baseline])) - 1
+        second = self._second_opinion(names, scores) if SECOND in self.spec.teachers and not proof.same else None
+        return None if self.gateway.cap_reached else replace(proof, second=second, chosen_from=chosen_from)
+
+    def _proof_by(
+        self, scores: Mapping[str, Candidate], same: bool, unit_costs: Mapping[str, float | None] = {}
+    ) -> Proof | None:
         return proof_of(
-            {label: candidates[name] for label, name in names.items()},
+            scores,
             self.clusters,
             self.spec.topics,
             size=len(self.spec.split.test),
             unit=self.spec.unit,
             seed=self.spec.settings.seed,
             accept_longer=self.spec.settings.accept_longer,
-            same=best == baseline,
-            unit_costs={label: self.unit_costs.get(name) for label, name in names.items()},
+            same=same,
+            unit_costs=unit_costs,
             seen=() if self.champion is None else self.champion.seen,
         )
+
+    def _second_opinion(self, names: Mapping[str, str], by_first: Mapping[str, Candidate]) -> SecondOpinion | None:
+        """What the second judge makes of the same answers, which are recorded by now; None where too few of its scores
+        are there."""
+        self._begin("the same answers, by the second judge")
+        metric = Noted(self.spec.metric_with(self.student, self.teacher, self.gateway.lm(SECOND)))
+        test, programs = self.spec.split.test, self._programs(names.values())
+
+        def judged(example: dspy.Example, prediction: Any) -> Any:
+            token = in_metric.set(True)
+            try:
+                return metric(example, prediction)
+            finally:
+                in_metric.reset(token)
+
+        results = in_turns(programs, test, judged, self.spec.settings.threads)
+        self.gateway.raise_if_stopped()
+        scores = {label: scores_of(results[name]) for label, name in names.items()}
+        if (proof := self._proof_by(scores, same=False)) is None:
+            return None
+        shown = {example_id(each): clipped(instruction_of(each)[1] or "") for each in test}
+        return SecondOpinion(self.spec.teachers[SECOND].model, proof, apart(by_first, scores, shown))
+
+    def _programs(self, names: Iterable[str]) -> dict[str, dspy.Module]:
+        """Candidate → the student with its prompts."""
+        candidates = self._candidates()
+        return {name: self._with_prompts(candidates[name].state) for name in dict.fromkeys(names)}
 
     def _why(self, stopped: str, estimate: Mapping[str, Any]) -> str:
         """How far it came, where a cap ended it; else an empty text."""
@@ -202,8 +301,7 @@ class CompileSteps:
         """Score these candidates on the test set, example by example (`in_turns`)."""
         self._begin(phase)
         before = {name: self.gateway.candidate_costs[name] for name in names}
-        programs = {name: self._with_prompts(self._candidates()[name].state) for name in names}
-        results = in_turns(programs, self.spec.split.test, self.recorder, self.spec.settings.threads)
+        results = in_turns(self._programs(names), self.spec.split.test, self.recorder, self.spec.settings.threads)
         self.gateway.raise_if_stopped()
         self.test_results |= results
         if self.spec.teachers["teacher"].price is not None:
@@ -214,13 +312,10 @@ class CompileSteps:
     def _best(self, baseline: str) -> str:
         """The candidate that gains most over the uncompiled program on the validation set, or that program."""
         candidates = self._candidates()
-        baseline_scores = candidates[baseline].scores.get("validation", {})
         gains = {baseline: 0.0}
         for name, candidate in candidates.items():
-            shared = [e for e in candidate.scores.get("validation", {}) if e in baseline_scores]
-            if enough(len(shared), len(baseline_scores)):
-                scores = candidate.scores["validation"]
-                gains[name] = sum(scores[e] - baseline_scores[e] for e in shared) / max(1, len(shared))
+            if gained := gains_over(candidate, candidates[baseline]):
+                gains[name] = fmean(gained.values())
         return max(gains, key=lambda name: (gains[name], -candidates[name].seq))
 
     # --- candidates and progress
@@ -268,7 +363,7 @@ class CompileSteps:
         )
 
     def _stopping(self) -> bool:
-        return bool(self.gateway.cap_reached or self.gateway.stop_error)
+        return bool(self.gateway.cap_reached or self.gateway.stop_error or self.recorder.turn.converged)
 
 
 def _samples(prediction: Any) -> int:

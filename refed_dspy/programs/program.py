@@ -48,6 +48,12 @@ class AsyncProgram(Shown, dspy.Module):
             return run_blocking(self.aforward(*inputs, **named))
 
 
+def synchronous(program: dspy.Module) -> dspy.Module:
+    """`program` as code without an event loop calls it."""
+    called: dspy.Module = program if hasattr(type(program), "forward") else dspy.syncify(program)
+    return called
+
+
 class _OtherLoopsStream:
     """The stream of `dspy.streamify`, which only the event loop that reads it may write to."""
 

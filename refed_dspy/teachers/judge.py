@@ -75,10 +75,10 @@ def in_role(role: str) -> Iterator[None]:
         raise ModelError(error.reason, role if error.role == "teacher" else error.role) from None
 
 
-def open_judge_model(asked: Any, beside: Teacher | None = None) -> Teacher:
+def open_judge_model(asked: Any, beside: Teacher | None = None, role: str = "judge") -> Teacher:
     """The judge `asked` for, at temperature 0 if its settings name none: verdicts must not depend on chance."""
-    with in_role("judge"):
-        judge = open_teacher(asked, beside, role="judge")
+    with in_role(role):
+        judge = open_teacher(asked, beside, role=role)
         if judge.config is not None and "temperature" not in judge.config.model_fields_set:
             return _at_temperature_zero(judge.config, beside)
         return judge

@@ -13,7 +13,8 @@ from refed_dspy.ledger.candidates import Candidate, enough, examples_of, load_ca
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.settings import WorkSettings, settings_of
 from refed_dspy.ledger.spending import spent
-from refed_dspy.programs.saved import changed_predictors, in_dspys_form, prompt_diff
+from refed_dspy.programs.changes import changed_predictors, prompt_diff
+from refed_dspy.programs.saved import in_dspys_form
 from refed_dspy.records import PICO, digest
 from refed_dspy.tracking.registry import register
 from refed_dspy.tracking.store import Store
@@ -32,6 +33,7 @@ def copy_compile(store: Store, last: bool) -> None:
         settings, examples = settings_of(ledger), examples_of(ledger)
         begun = ledger.db.execute("SELECT min(begun) FROM starts").fetchone()[0]
         caps = {name: ledger.meta(name) for name in ("max_cost", "max_calls")}
+        race = ledger.meta("race") or ()
     name = run_name(store.folder.absolute().name, identity, begun)
     run_id = store.run("compile", name, {**compile_parameters(identity, settings), **caps})
     done = outcome is not None and not outcome.get("stopped")
@@ -53,6 +55,16 @@ def copy_compile(store: Store, last: bool) -> None:
     if last:
         store.metrics(run_id, [("dollars", spending.cost, 0, 0), ("calls", spending.calls, 0, 0)])
         _finish(store, run_id, candidates, outcome, str(settings.values["name"]))
+        runs = store.noted("runs") or {}
+        for name, of in by_optimizer(candidates, race).items():
+            for candidate in of:
+                store.tags(runs[candidate.digest], {"optimizer": name})
+
+
+def by_optimizer(candidates: Sequence[Candidate], race: Sequence[Mapping[str, Any]]) -> dict[str, list[Candidate]]:
+    """Optimizer → the candidates that it tried, in their order; none for a compile by a single one."""
+    tried = {each["name"]: {*each["candidates"]} for each in race} if len(race) > 1 else {}
+    return {name: [each for each in candidates if each.digest in of] for name, of in tried.items()}
 
 
 def best_so_far(candidates: Sequence[Candidate]) -> list[tuple[float, float, float]]:
@@ -68,14 +80,17 @@ def best_so_far(candidates: Sequence[Candidate]) -> list[tuple[float, float, flo
     return points
 
 
-def score_figure(candidates: Sequence[Candidate]) -> Any:
-    """A figure: the best validation score against the dollars spent."""
+def score_figure(candidates: Sequence[Candidate], race: Sequence[Mapping[str, Any]] = ()) -> Any:
+    """A figure: the best validation score against the dollars spent; of several optimizers a line for each."""
     from matplotlib.figure import Figure  # without pyplot: no window system, and nothing to close
 
-    points = best_so_far(candidates)
+    lines = {name: best_so_far([*candidates[:1], *of]) for name, of in by_optimizer(candidates, race).items()}
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    axes.plot([p[0] for p in points], [p[1] for p in points], drawstyle="steps-post", marker="o")
+    for name, points in (lines or {"": best_so_far(candidates)}).items():
+        axes.plot([p[0] for p in points], [p[1] for p in points], drawstyle="steps-post", marker="o", label=name)
+    if lines:
+        axes.legend()
     axes.set(xlabel="dollars spent", ylabel="best score on the validation set", ylim=(0, 1))
     axes.grid(alpha=0.3)
     return figure
@@ -160,7 +175,12 @@ def _finish(
     store.call(store.client.log_text, run_id, evaluation_table(candidates), "evaluations.jsonl")
     if outcome is None:
         return
-    store.call(store.client.log_figure, run_id, score_figure(candidates), "best_score_against_dollars.png")
+    store.call(
+        store.client.log_figure,
+        run_id,
+        score_figure(candidates, outcome.get("race", ())),
+        "best_score_against_dollars.png",
+    )
     for file in FILES:
         if (path := Path(store.folder) / file).is_file():
             store.file(run_id, path)
@@ -177,6 +197,8 @@ def _finish(
             points |= {"equal_length_gain": level["mean"]}
             points |= {f"equal_length_gain_{end}": level[end] for end in ("low", "high")}
         points |= {name: proof["compiled"]["parts"].get(name) for name in ("wins", "length_ratio")}
+        if second := proof.get("second"):
+            points |= {f"second_judge_{end}": second["gain"][end] for end in ("mean", "low", "high")}
         # Of points at one step MLflow shows the highest: a continued compile has another proof each time.
         step = int(outcome["calls"])
         if store.noted("proof") != step:

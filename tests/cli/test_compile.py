@@ -80,6 +80,23 @@ def test_compile_says_what_it_came_to_and_where_it_is(said: Said, home: Path, se
     assert not Path("mlflow.db").exists() and not Path("out/tracking.json").exists()
 
 
+def test_show_tells_whether_a_compile_helped_and_what_it_changed(home: Path, server: SimulatedTeacher) -> None:
+    settings({"metric": {"accept": 0.1}})
+    assert compile_(home, server, "--estimate").exit_code == 0
+    begun = refed("compile", "show", "out")
+    assert (
+        begun.exit_code == 0 and "0, uncompiled, best so far" in begun.stdout and "no prompts changed" in begun.stdout
+    )
+    assert compile_(home, server).exit_code == 0
+    lines = refed("compile", "show", "out").stdout.splitlines()
+    assert lines[0].startswith("done: compile by bootstrap, 2 candidates, ")
+    proof = Path("out/proof.txt").read_text().splitlines()
+    assert [line for line in lines if line in proof] == proof
+    shown = lines[lines.index("what changed, stage by stage:") + 2 :]
+    assert shown == Path("out/prompts.diff").read_text().splitlines()
+    assert refed("compile", "show", ".").exit_code == 2 and refed("compile", "show").exit_code == 2
+
+
 @pytest.mark.slow
 def test_what_dspy_says_is_in_a_file(said: Said, home: Path, server: SimulatedTeacher) -> None:
     command = [

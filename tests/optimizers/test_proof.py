@@ -15,7 +15,7 @@ import pytest
 
 from refed_dspy.ledger.candidates import Candidate
 from refed_dspy.measures.embedder import Vectors
-from refed_dspy.measures.intervals import Interval, mean_interval
+from refed_dspy.measures.intervals import Interval, share_interval
 from refed_dspy.optimizers.examples import Split, cluster_of
 from refed_dspy.optimizers.proof import Gain, ProgramScore, Proof, find_topics, gain_over, program_score, topics_of
 from refed_dspy.records import Compared
@@ -93,7 +93,9 @@ def test_a_program_is_measured_by_cluster_with_the_means_of_its_components() -> 
     components = {"a1": {"wins": 1.0, "grades": 0.5}, "a2": {"wins": 0.0}, "b1": {"wins": 0.5, "grades": 1.0}}
     score = program_score(candidate(scores, components), {"a1": "a", "a2": "a", "b1": "b"}, 5.0, seed=3)
     assert score is not None
-    assert score.score == mean_interval([1.0, 0.5, 0.25], ["a", "a", "b"], seed=3) and score.score.mean == 0.5
+    assert score.score == share_interval([1.0, 0.5, 0.25], ["a", "a", "b"], seed=3) and score.score.mean == 0.5
+    beyond = program_score(candidate({"a1": -2.0, "b1": 3.0}), {"a1": "a", "b1": "b"}, None, seed=3)
+    assert beyond is not None and (beyond.score.low, beyond.score.high) == (-2.0, 3.0), "a metric of one's own"
     assert dict(score.components) == {"wins": 0.5, "grades": 0.75} and score.unit_cost == 5.0
 
 

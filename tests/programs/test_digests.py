@@ -1,4 +1,4 @@
-"""Digests are equal exactly where the prompts are, and what is different is shown to people."""
+"""Digests are equal exactly where the prompts are."""
 
 from __future__ import annotations
 
@@ -11,18 +11,10 @@ import pytest
 from refed_dspy.programs import ReferenceLevelFeedback
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.reference_level import STAGES
-from refed_dspy.programs.saved import (
-    SHOWN,
-    changed_predictors,
-    program_digests,
-    program_state,
-    prompt_diff,
-    prompt_digest,
-)
+from refed_dspy.programs.saved import program_digests, prompt_digest
 from refed_dspy.records import Analysis, digest
 from refed_dspy.signatures import ResponseGeneration
 from tests.programs.test_saved import DEMO, KEY, RECORDS, STAGE
-from tests.support.said import Said
 from tests.support.scripted_engine import Writer, fake_lm
 
 
@@ -153,70 +145,3 @@ def test_the_words_around_the_inputs_are_part_of_the_prompt() -> None:
         with dspy.context(adapter=ending_with(text)):
             digests.append(prompt_digest(predictor()))
     assert digests[0] == digests[1] != digests[2]
-
-
-# --- what is different, for people
-
-
-def state(*demos: dict[str, Any], **instructions: str) -> dict[str, Any]:
-    """A program's, where the named stages have other instructions, and the generation has demonstrations."""
-    program = ReferenceLevelFeedback()
-    for stage, text in instructions.items():
-        predictor = getattr(program, stage)
-        predictor.signature = predictor.signature.with_instructions(text)
-    program.response_generation.demos = [dspy.Example(**demo) for demo in demos]
-    return program_state(program)
-
-
-LINES = [f"Rule {n}." for n in range(40)]
-DIFFERENCES: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
-    "none": (state(), state(), []),
-    "the manifest": (state(), {**state(), "refed": {"instructions": "other", "made": "today"}}, []),
-    "lines": (
-        state(response_generation="Answer.\nBe kind.\nBe brief."),
-        state(response_generation="Answer.\nBe bold.\nBe brief.\nEnd."),
-        [STAGE],
-    ),
-    "two predictors, in the program's order": (
-        state(),
-        state(response_improvement="New one.", instruction_feedback="New two."),
-        ["instruction_feedback", "response_improvement"],
-    ),
-    "a line of many": (
-        state(response_feedback="\n".join(LINES)),
-        state(response_feedback="\n".join([*LINES[:20], "A new rule.", *LINES[20:]])),
-        ["response_feedback"],
-    ),
-    "a demonstration": (
-        state({"instruction": "é {a}", "response": "b"}),
-        state({"instruction": "c", "response": "d"}),
-        [STAGE],
-    ),
-}
-
-
-@pytest.mark.parametrize("difference", DIFFERENCES)
-def test_only_what_changed_is_shown_under_its_predictor(said: Said, difference: str) -> None:
-    before, after, changed = DIFFERENCES[difference]
-    assert changed_predictors(before, after) == changed
-    said(prompt_diff(before, after))
-
-
-def test_a_demonstration_comes_by_itself_and_is_clipped_to_one_line() -> None:
-    old = {"instruction": "a", "response": "b"}
-    after = state({"instruction": "x\ny" * 1_000, "response": "b"}, old)
-    (line,) = [line for line in prompt_diff(state(old), after).splitlines() if "demonstration" in line]
-    assert len(line) <= SHOWN + len("+ demonstration: ") and line.isprintable()
-
-
-def test_a_predictor_that_one_of_them_lacks_is_passed_over(said: Said) -> None:
-    before = {name: part for name, part in state().items() if name != STAGES[0]}
-    assert STAGES[0] not in prompt_diff(before, state(instruction_feedback="Other."))
-    said(prompt_diff({}, state()))
-
-
-@pytest.mark.parametrize("line", ["-- first", "---", "++ plus", "Use {braces} %s <b>tags</b> `code` 🙂 \\n"])
-def test_a_line_of_any_text_is_shown_as_it_is(line: str) -> None:
-    before, after = state(response_generation="Answer."), state(response_generation=f"Answer.\n{line}")
-    assert f"+{line}" in prompt_diff(before, after).splitlines()
-    assert f"-{line}" in prompt_diff(after, before).splitlines()

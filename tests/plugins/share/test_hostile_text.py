@@ -7,19 +7,21 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from huggingface_hub import DatasetCard
 from markdown_it import MarkdownIt
 
 from refed_dspy import annotate, load_references, report, synthesize
+from refed_dspy.data.differences import BOTH, IMPROVED, PLAIN
 from refed_dspy.filters.base import Decision
 from refed_dspy.plugins.share.card import block, code, plain
 from refed_dspy.plugins.share.report import glance
 from refed_dspy.plugins.share.report.charts import Chart
 from refed_dspy.plugins.share.report.drawing import Bars
 from refed_dspy.plugins.share.report.page import Page, render
-from refed_dspy.plugins.share.report.rows import COLUMNS, Extract, Gallery, Rows, changed
+from refed_dspy.plugins.share.report.rows import COLUMNS, Extract, Gallery, Rows, Text
 from refed_dspy.plugins.share.report.rows import plain as plain_text
 from refed_dspy.plugins.share.share import share
 from refed_dspy.records import DataRow
@@ -81,7 +83,9 @@ def test_every_part_of_a_report() -> None:
     bars = Bars([EVERY], {EVERY: [1.0], "other": [1.0]}, [EVERY])
     chart = Chart("one", EVERY, EVERY, bars, (EVERY,), ((EVERY,),))
     table = glance.Table("t", EVERY, EVERY, (EVERY,), ((EVERY,),), ((EVERY,),))
-    extract = Extract(EVERY, [plain_text(EVERY, EVERY, EVERY), changed(EVERY, EVERY, f"{EVERY} more")])
+    both = [(BOTH, EVERY), (PLAIN, EVERY), (IMPROVED, EVERY)]
+    looks: tuple[Literal["", "folded", "half"], ...] = ("", "folded", "half")
+    extract = Extract(EVERY, [plain_text(EVERY, EVERY, EVERY), *(Text(EVERY, both, EVERY, look) for look in looks)])
     galleries = [Gallery(name, EVERY, EVERY, [extract], wide=name == "wide") for name in ("wide", "cards")]
     facts = [glance.Fact(EVERY, EVERY, EVERY)]
     page = Page(EVERY, lead, "at its cap", EVERY, facts, [EVERY], galleries, [chart], [table], rows)

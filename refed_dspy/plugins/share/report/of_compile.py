@@ -1,85 +1,134 @@
-"""The page of a compile: its candidates, the proof of the gain, and what changed in the prompts."""
+"""The page of a compile: whether it helped, what changed stage by stage, and its candidates."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from refed_dspy.ledger.candidates import Candidate, load_candidates
+from refed_dspy.data.differences import BOTH, segments
+from refed_dspy.ledger.candidates import Candidate
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.measures.intervals import Interval, gain_or_change
-from refed_dspy.optimizers.result import compile_status
+from refed_dspy.measures.intervals import Interval, gain_or_change, mean_interval
+from refed_dspy.optimizers.learned import Learned
+from refed_dspy.optimizers.proof import UNJUDGED
+from refed_dspy.optimizers.race import gains_over
 from refed_dspy.plugins.share.report import charts, glance
 from refed_dspy.plugins.share.report.charts import Chart, readable
 from refed_dspy.plugins.share.report.drawing import Intervals
 from refed_dspy.plugins.share.report.glance import Fact, Table
 from refed_dspy.plugins.share.report.page import Page
-from refed_dspy.plugins.share.report.rows import Extract, Gallery, Text, changed, plain
-from refed_dspy.programs.saved import changed_predictors
+from refed_dspy.plugins.share.report.rows import Extract, Gallery, Text, rewritten
+from refed_dspy.programs.changes import PromptChange, as_text
 from refed_dspy.records import PICO, dollars
 from refed_dspy.text import NO_VALUE, counted, format_number
 
 _LONGEST = 50_000
-"""Characters of a prompt's change that are shown: all of it, unless a program writes without end."""
-_SETS = ("train", "validation", "test")
+"""Characters of a text that are shown: all of it, unless a model writes without end."""
+_WORDS = {
+    "held-out": "examples that the optimizer never saw: the test set",
+    "validation": "the examples by which the best candidate was chosen",
+    "candidate": "a version of the program, with prompts of its own",
+    "evaluation": "one candidate scored on one example",
+    "topics": "groups of examples that are alike; each group counts as one witness",
+    "champion": "the registered program that was proved best before",
+    "at equal length": "with the judge's preference for longer answers taken out",
+    "demonstration": "an example with its answer, shown to the model in the prompt",
+    "wins": "how often the judge prefers an answer to the uncompiled program's; a tie is a half",
+    "grades": "how good the judge finds the instructions that were written, from 0 to 1",
+    "diversity": "how different the instructions of a reference are from each other, from 0 to 1",
+    "coverage": "the share of the samples asked for that were made",
+    "length ratio": "how many times as long as the uncompiled program's the answers are",
+    "abstained": "the share of its questions that the judge could not decide",
+    "judge failed": "the share of its questions that the judge gave no usable answer to",
+    "undecided": "pairs on which the judge gave no verdict",
+}
+"""What the page's words mean, of those that are not everyday ones."""
 
 
 def compile_page(folder: Path, ledger: Ledger) -> Page:
     """The contents of a compile's page."""
-    status, outcome, candidates = compile_status(ledger), ledger.meta("outcome") or {}, load_candidates(ledger)
+    learned = Learned.of(folder, ledger)
+    status, outcome = learned.status, learned.outcome
     identity, proof = ledger.meta("identity") or {}, outcome.get("proof")
-    best = _best(candidates, outcome)
     facts = [
-        Fact("Candidates", f"{len(candidates):,}", counted(status["evaluations"], "evaluation")),
+        Fact("Candidates", f"{len(learned.candidates):,}", counted(status["evaluations"], "evaluation")),
         *glance.paid(ledger, status),
     ]
+    drawn = [charts.costs(status["usage"])]
     if proof:
         gain = proof["over_champion"] or proof["gain"]
         over = "against the champion" if proof["over_champion"] else "against the uncompiled program"
-        what = gain_or_change(gain["mean"]).capitalize()
-        nothing_new = proof.get("same") and not proof["over_champion"]
-        if not nothing_new:
-            facts.insert(0, Fact(what, f"{gain['mean']:+z.2f}", f"{_ends(gain)}, {over}"))
-        facts.insert(
-            1, Fact("Proved better", "nothing to prove" if nothing_new else "yes" if proof["proved"] else "no")
-        )
-    drawn = [*([_scores(outcome), _changes(proof)] if proof else []), charts.costs(status["usage"])]
-    return Page(
+        changed = proof["over_champion"] or not proof.get("same")
+        helped = [Fact("Proved better", ("yes" if proof["proved"] else "no") if changed else "nothing to prove")]
+        if changed:
+            what = gain_or_change(gain["mean"]).capitalize()
+            helped.insert(0, Fact(what, f"{gain['mean']:+z.2f}", f"{_ends(gain)}, {over}"))
+        facts = [*helped, *facts]
+        drawn = [_scores(outcome), *([_changes(proof)] if changed else []), *drawn]
+    candidates = learned.rows()
+    text = "Mean scores on each set, and on how many examples. A call that two candidates share is the first one's."
+    race = outcome.get("race", ())
+    if len(race) > 1:
+        drawn.insert(0, _race(race, learned.candidates))
+    tables = [
+        *([_apart(second)] if proof and (second := proof.get("second")) else []),
+        *([_agreement(judge)] if (judge := outcome.get("agreement")) else []),
+        Table("candidates", "Candidates", text, candidates[0], candidates[1:]),
+        glance.models(status["models"]),
+    ]
+    notes = [*_notes(learned), *glance.spending_notes(status)]
+    page = Page(
         title=folder.absolute().name,
         lead=f"{identity.get('kind', 'A program')} compiled by {identity.get('optimizer', 'an optimizer')}",
         state=status["state"],
         reason=status["reason"],
         facts=facts,
-        notes=[*_notes(outcome, candidates, best), *glance.spending_notes(status)],
-        galleries=[prompts] if best and (prompts := _prompts(candidates[0], best)) else [],
+        notes=notes,
+        galleries=[_stages(learned)] if learned.changes or learned.answers else [],
         charts=drawn,
-        tables=[
-            *([_agreement(judge)] if (judge := outcome.get("agreement")) else []),
-            _candidates(candidates, best),
-            glance.models(status["models"]),
-        ],
+        tables=tables,
     )
+    return replace(page, tables=[*tables, _glossary(page)])
 
 
-def _best(candidates: Sequence[Candidate], outcome: Mapping[str, Any]) -> Candidate | None:
-    """The candidate that was kept; before the end, the one with the best mean on the validation set."""
-    kept = [each for each in candidates if each.digest == outcome.get("candidate")]
-    scored = [each for each in candidates if each.mean("validation") is not None]
-    return kept[0] if kept else max(scored, key=lambda each: each.mean("validation") or 0, default=None)
+def _race(race: Sequence[Mapping[str, Any]], candidates: Sequence[Candidate]) -> Chart:
+    """What each optimizer's best candidate gains on the validation set."""
+    named = {each.digest: each for each in candidates}
+    found = {each["name"]: gains_over(named[each["best"]], candidates[0]) for each in race if each["best"] in named}
+    gains = {name: mean_interval([*of.values()]) for name, of in found.items() if of}
+    rows = [
+        [each["name"], gains[each["name"]].shown(sign="+") if each["name"] in gains else NO_VALUE,
+         str(len(each["candidates"])), f"{each['evaluations']} of {each['expected']}", dollars(each["cost"]),
+         each["ended"]]
+        for each in race
+    ]  # fmt: skip
+    text = "The best candidate of each optimizer, by the examples that candidates were chosen by: no proof."
+    drawn = {name: gain for name, gain in gains.items() if gain.bounded}
+    widest = max([0.1, *(abs(end) for gain in drawn.values() for end in (gain.low, gain.high))])
+    ends = [gain.shown(sign="+") for gain in drawn.values()]
+    figure = Intervals([*drawn], {"gain": [*drawn.values()]}, ends, -widest, widest, 0)
+    columns = ("optimizer", "gain on validation", "candidates", "evaluations", "cost", "ended")
+    return Chart("optimizers", "Optimizers", text, figure, columns, rows)
 
 
-def _notes(outcome: Mapping[str, Any], candidates: Sequence[Candidate], best: Candidate | None) -> list[str]:
+def _apart(second: Mapping[str, Any]) -> Table:
+    """Where the second judge sees a loss and the first a gain, or the reverse."""
+    rows = [[text, f"{first:+.2f}", f"{other:+.2f}"] for text, first, other in second["disagree"]]
+    found = "confirms the gain" if second["proved"] else "does not confirm the gain"
+    text = f"{second['judge']} {found}: {_ends(second['gain'])}. Held-out instructions on which the judges are opposed."
+    return Table("judges", "The second judge", text, ("instruction", "gain by the judge", "by the second judge"), rows)
+
+
+def _notes(learned: Learned) -> list[str]:
     """What the command says besides the figures."""
+    outcome = learned.outcome
     if not outcome:
         return []
     models = {role: model["model"] for role, model in outcome["models"].items()}
-    unscored = {"doubts": ["no proof: the test set was not scored, or only in part"]}
-    notes = list((outcome["proof"] or unscored).get("doubts", ()))  # an older compile stored none
-    kept = "no candidate was better, so the uncompiled program is kept"
-    if best is candidates[0] and not any(kept in note for note in notes):
-        notes.append(kept)
+    notes = learned.doubts()
     if outcome["abstained"]:
         notes.append(
             f"{counted(outcome['abstained'], 'evaluation')} not judged: counted neither for nor against a candidate"
@@ -90,6 +139,14 @@ def _notes(outcome: Mapping[str, Any], candidates: Sequence[Candidate], best: Ca
     return notes + glance.self_judged(models.get("teacher"), models.get("judge"))
 
 
+def _glossary(page: Page) -> Table:
+    """The words of `_WORDS` that are on the page."""
+    titles = [(each.text, [text.title for part in each.extracts for text in part.texts]) for each in page.galleries]
+    said = repr([page.notes, page.facts, page.tables, page.charts, titles]).lower()
+    rows = [[word, meaning] for word, meaning in _WORDS.items() if word in said]
+    return Table("words", "Words on this page", "", ("word", "what it means"), rows)
+
+
 def _scores(outcome: Mapping[str, Any]) -> Chart:
     proof = outcome["proof"]
     programs = ("uncompiled", "compiled")
@@ -97,7 +154,8 @@ def _scores(outcome: Mapping[str, Any]) -> Chart:
     scores = [_interval(score) for score in stored]
     ends = [f"{score['mean']:.2f} ({_ends(score)})" for score in stored]
     parts = [proof[name]["parts"] for name in ("baseline", "compiled")]
-    names = sorted({*parts[0], *parts[1]})
+    empty = {name for name in UNJUDGED if not any(part.get(name) for part in parts)}
+    names = sorted({*parts[0], *parts[1]} - empty)
     in_dollars = outcome["format"] > 1
     rows = [
         [program, end, *(format_number(part.get(name)) for name in names), _dollars(proof[key]["each"], in_dollars)]
@@ -117,6 +175,7 @@ def _changes(proof: Mapping[str, Any]) -> Chart:
     drawn = {label: _interval(proof[key]) for key, label in names.items() if proof.get(key)}
     changes = {label: change for label, change in drawn.items() if change is not None}
     widest = max([0.1, *(abs(end) for change in changes.values() for end in (change.mean, change.low, change.high))])
+    widest = math.ceil(20 * widest) / 20  # the axis ends at a round figure
     ends = [change.shown(sign="+") for change in changes.values()]
     figure = Intervals(list(changes), {"change": list(changes.values())}, ends, -widest, widest, 0)
     text = "The compiled program's score less the other's. It is better where the interval is right of the line."
@@ -139,41 +198,52 @@ def _agreement(judge: Mapping[str, Any]) -> Table:
     return Table("agreement", "Agreement with people", "On the test pairs.", columns, rows)
 
 
-def _candidates(candidates: Sequence[Candidate], best: Candidate | None) -> Table:
-    rows = []
-    for each in candidates:
-        scored = [
-            f"{each.mean(name):.3f} ({len(each.scores[name])})" if each.scores.get(name) else NO_VALUE for name in _SETS
-        ]
-        what = ", ".join(map(readable, changed_predictors(candidates[0].state, each.state))) or "nothing"
-        name = f"{each.seq}, uncompiled" if each is candidates[0] else str(each.seq)
-        rows.append([f"{name}, kept" if each is best else name, *scored, dollars(each.cost), what])
-    text = "Mean scores on each set, and on how many examples. A call that two candidates share is the first one's."
-    return Table("candidates", "Candidates", text, ("candidate", *_SETS, "dollars", "changed in"), rows)
-
-
-def _prompts(before: Candidate, after: Candidate) -> Gallery | None:
-    """What the best candidate's prompts have that the uncompiled program's have not, and the reverse; None where they
-    are the same."""
-    names = changed_predictors(before.state, after.state)
-    if not names:
-        return None
-    shown = [Extract(readable(name), _differences(before.state[name], after.state[name])) for name in names]
+def _stages(learned: Learned) -> Gallery:
+    """What changed in each stage of the best candidate: its instructions, demonstrations, and an answer."""
+    changes, answers = {change.name: change for change in learned.changes}, learned.answers
+    shown = [
+        Extract(readable(name), [*_changed(changes.get(name)), *_answered(answers.get(name))])
+        for name in dict.fromkeys([*changes, *answers])
+    ]
     text = "Struck through: only in the uncompiled program. Underlined: only in the best candidate."
-    return Gallery("prompts", "Prompts", text, shown, wide=True, early=True)
+    if answers:
+        text += " The answers are those for one example of the test set."
+        shown.append(Extract("That example", [_whole("Its inputs", learned.outcome["answers"]["example"], "folded")]))
+    return Gallery("prompts", "What changed, stage by stage", text, shown)
 
 
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Text]:
-    texts = []
-    before, after = (str(state["signature"].get("instructions", "")) for state in (old, new))
-    if before != after:
-        texts.append(changed("Instructions", before, after, _LONGEST))
-    for at, demo in enumerate(new.get("demos", []), 1):
-        if demo not in old.get("demos", []):
-            texts.append(plain(f"Demonstration {at}, new", json.dumps(demo, ensure_ascii=False, indent=1)))
-    if gone := sum(demo not in new.get("demos", []) for demo in old.get("demos", [])):
-        texts.append(plain("Demonstrations taken out", str(gone)))
-    return texts
+def _changed(change: PromptChange | None) -> Iterator[Text]:
+    if change is None:
+        yield Text("Prompt", [(BOTH, "the same")])
+        return
+    if change.before != change.after:
+        pieces = list(segments(change.before, change.after))
+        if rewritten(pieces):
+            yield _whole("Instructions before", change.before, "folded")
+            yield _whole("Instructions, rewritten", change.after)
+        else:
+            yield Text("Instructions", pieces)
+    for what, demos in (("added", change.added), ("taken out", change.removed)):
+        for at, demo in enumerate(demos, 1):
+            name = f"Demonstration {at} of {len(demos)}, {what}"
+            if demo.given:
+                yield _whole(f"{name}: what is given", as_text(demo.given), "folded")
+            yield _whole(f"{name}: the answer" if demo.given else name, as_text(demo.answer))
+
+
+def _answered(parts: tuple[Mapping[str, str], Mapping[str, str]] | None) -> Iterator[Text]:
+    if parts is None:
+        return
+    before, after = parts
+    same = before["given"] == after["given"]
+    for when, part in (("before and after", before),) if same else (("before", before), ("after", after)):
+        yield _whole(f"Given {when}", part["given"], "folded")
+    yield _whole("Answer before", before["answer"], "half")
+    yield _whole("Answer after", after["answer"], "half")
+
+
+def _whole(title: str, text: str, look: Literal["", "folded", "half"] = "") -> Text:
+    return Text(title, [(BOTH, text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…")], look=look)
 
 
 def _interval(stored: Mapping[str, Any]) -> Interval | None:

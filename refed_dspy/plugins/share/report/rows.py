@@ -6,10 +6,10 @@ import json
 import sqlite3
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -336,14 +336,17 @@ _SAME = 160
 """Characters shown at each end of a stretch in which nothing changed."""
 
 _REWRITTEN = 0.85
-"""Share of both texts that is in one of them only, above which marks would hide both."""
+"""Share of both texts that may be in one of them only."""
 
 
 @dataclass(frozen=True)
 class Text:
+    """`look`: "folded" is shown on demand, "half" beside the next one."""
+
     title: str
     segments: Segments
     note: str = ""
+    look: Literal["", "folded", "half"] = ""
 
 
 @dataclass(frozen=True)
@@ -374,9 +377,9 @@ def plain(title: str, text: str, note: str = "") -> Text:
     return Text(title, [(BOTH, _cut(text, _LONGEST))], note)
 
 
-def changed(title: str, before: str, after: str, longest: int = _LONGEST) -> Text:
-    """How `before` became `after`, in up to `longest` characters."""
-    return Text(title, _excerpt(segments(before, after), longest))
+def rewritten(pieces: Segments) -> bool:
+    """Whether so little of both texts is the same that marks would hide both."""
+    return sum(len(text) for kind, text in pieces if kind != BOTH) > _REWRITTEN * sum(len(text) for _, text in pieces)
 
 
 def strip(rows: Rows) -> Gallery | None:
@@ -396,19 +399,19 @@ def strip(rows: Rows) -> Gallery | None:
 
 def _sample(rows: Rows, at: int) -> Extract:
     row = {name: rows.columns[name][at] for name in ("number", "instruction", "response", "improved", "diff")}
-    texts, diff = [plain("Instruction", row["instruction"])], row["diff"]
-    if diff is None:
+    texts = [plain("Instruction", row["instruction"])]
+    if row["diff"] is None:
         texts.append(plain("Response", row["improved"] or row["response"] or ""))
-    elif sum(length for kind, length in zip(diff[::2], diff[1::2], strict=True) if kind) > _REWRITTEN * sum(diff[1::2]):
+    elif rewritten(pieces := list(segments(row["response"], row["improved"]))):
         texts += [plain("Plain response", row["response"]), plain("Improved response", row["improved"], "rewritten")]
     else:
-        texts.append(Text("Response", _excerpt(segments(row["response"], row["improved"]))))
+        texts.append(Text("Response", _excerpt(pieces)))
     return Extract(f"Sample {row['number']:,}", texts, f"#sample-{row['number']}")
 
 
-def _excerpt(pieces: Iterable[tuple[int, str]], longest: int = _LONGEST) -> Segments:
-    """The pieces with the unchanged stretches shortened, up to `longest` characters."""
-    short, left = list[tuple[int, str]](), longest
+def _excerpt(pieces: Segments) -> Segments:
+    """The pieces with the unchanged stretches shortened, up to `_LONGEST` characters."""
+    short, left = list[tuple[int, str]](), _LONGEST
     for kind, text in pieces:
         if left <= 0:
             return [*short, (BOTH, "…")]

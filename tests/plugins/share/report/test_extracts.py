@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from refed_dspy.data.differences import BOTH, IMPROVED, PLAIN, difference
-from refed_dspy.plugins.share.report.rows import Rows, changed, plain, strip
+from refed_dspy.plugins.share.report.rows import Rows, Text, plain, strip
 from tests.support.said import Said
 
 LONG = "the same words again and again " * 40
@@ -23,20 +23,27 @@ def rows(*pairs: tuple[str, str | None], kept: int | None = None) -> Rows:
     return Rows({}, columns)
 
 
+def response(before: str, after: str) -> Text:
+    """A response on the page that became another."""
+    gallery = strip(rows((before, after)))
+    assert gallery is not None
+    return gallery.extracts[0].texts[1]
+
+
 def test_a_difference_is_cut_into_its_texts_whatever_the_characters() -> None:
     before, after = "one 🙂 two three four five \ud83d end", "one 🙂 two three four five seven eight nine"
-    text = changed("Response", before, after)
+    text = response(before, after)
     assert "".join(piece for kind, piece in text.segments if kind != IMPROVED) == before
     assert "".join(piece for kind, piece in text.segments if kind != PLAIN) == after
     assert [kind for kind, _ in text.segments] == [BOTH, PLAIN, IMPROVED]
 
 
 def test_long_stretches_without_a_change_are_shortened_and_long_texts_cut() -> None:
-    text = changed("Response", f"{LONG}before {LONG}", f"{LONG}after {LONG}")
+    text = response(f"{LONG}before {LONG}", f"{LONG}after {LONG}")
     assert sum(len(piece) for _, piece in text.segments) < 800 and (PLAIN, "before") in text.segments
     assert (IMPROVED, "after") in text.segments and any(" … " in piece for _, piece in text.segments)
-    anew = changed("Response", "x " * 2_000, "y " * 2_000)
-    assert sum(len(piece) for _, piece in anew.segments) < 1_600 and anew.segments[-1] == (BOTH, "…")
+    longer = response("x " * 2_000, f"{'x ' * 2_000}{'y ' * 2_000}")
+    assert sum(len(piece) for _, piece in longer.segments) < 1_600 and longer.segments[-1][1].endswith("…")
     assert plain("Response", "z" * 5_000).segments == [(BOTH, "z" * 1_500 + "…")]
 
 

@@ -7,18 +7,21 @@ import math
 from pathlib import Path
 from typing import Any
 
+import dspy
 import pytest
 
 import refed_dspy
-from refed_dspy.data.differences import BOTH
+from refed_dspy.data.differences import BOTH, IMPROVED
 from refed_dspy.errors import RunDirError
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.measures.intervals import Interval
 from refed_dspy.plugins.share.report.drawing import Bars, Intervals
 from refed_dspy.plugins.share.report.page import Page
 from refed_dspy.plugins.share.report.report import no_map, read_page, report
 from tests.support.hostile import EVERY
 from tests.support.said import Said
 from tests.support.scripted_engine import Writer, fake_lm
-from tests.support.simulated_compiles import QUESTIONS, answerer, compiled, marks
+from tests.support.simulated_compiles import PREFERENCE, QUESTIONS, Knows, answerer, compiled, marks
 
 ROWS = [
     {"instruction": f"Task {at} {EVERY}", "response": "I cannot help." if at % 4 == 0 else f"Answer {at} {EVERY}"}
@@ -117,26 +120,58 @@ def test_rows_without_a_known_shape_show_their_texts(tmp_path: Path) -> None:
 
 # --- compiles
 
+KNOWS = "tests.support.simulated_compiles.Knows"
+LONG = f"{'why ' * 3_000}{EVERY}"
 
-def test_a_compile_shows_candidates_gain_and_what_changed_in_the_prompts(said: Said, tmp_path: Path) -> None:
-    made = compiled(tmp_path, answerer(), QUESTIONS, metric=marks)
+
+class Shows(Knows):
+    """An optimizer that adds a demonstration, too."""
+
+    def compile(self, student: dspy.Module, *, trainset: list[Any], valset: list[Any]) -> dspy.Module:
+        program = super().compile(student, trainset=trainset, valset=valset)
+        demo = {"question": LONG, "reasoning": "So I was told.", "response": "Yes.\nAlways."}
+        program.predictors()[0].demos = [dspy.Example(**demo, augmented=True)]
+        return program
+
+
+def note_answers(folder: Path, stage: str, text: str) -> None:
+    """Answers before and after in a compile's outcome."""
+    with Ledger.create(folder) as ledger:
+        before, after = ({stage: {"given": text, "answer": f"{text}{end}"}} for end in (" before", ""))
+        answers = {"example": text, "before": before, "after": after}
+        ledger.set_meta(outcome={**ledger.meta("outcome"), "answers": answers})
+
+
+def test_a_compile_shows_its_gain_and_what_changed_stage_by_stage(said: Said, tmp_path: Path) -> None:
+    made = compiled(tmp_path, answerer(), QUESTIONS, metric=marks, optimizer=f"{__name__}.Shows")
     assert made.proof is not None
+    note_answers(tmp_path, "predict", EVERY)
     page = read_page(tmp_path, no_map)
-    changes, scores = chart(page, "changes"), chart(page, "scores")
-    assert isinstance(changes, Intervals) and isinstance(scores, Intervals)
-    first = changes.series["change"][0]
-    assert first is not None and first.mean == pytest.approx(made.proof.gain.raw.mean)
-    assert not made.changed and "Gain" not in facts(page)
-    said((next(iter(facts(page).items())), [each.title for each in page.charts]))
+    first = chart(page, "changes").series["change"][0]
+    assert isinstance(first, Interval) and first.mean == pytest.approx(made.proof.gain.raw.mean)
+    assert list(facts(page))[:2] == ["Gain", "Proved better"]
     candidates = next(table for table in page.tables if table.id == "candidates")
-    assert (
-        candidates.rows[0][0].startswith("0, uncompiled") and str(len(candidates.rows)) == facts(page)["Candidates"][0]
-    )
-    assert sum(row[0].endswith(", kept") for row in candidates.rows) == 1
-    assert bool(page.galleries) == made.changed and set(made.proof.doubts()) <= set(page.notes) and made.proof.doubts()
-    for gallery in page.galleries:
-        assert gallery.title == "Prompts" and all(extract.texts for extract in gallery.extracts)
-    assert page.charts[0].title in written(tmp_path)
+    assert [row[0] for row in candidates.rows] == ["0, uncompiled", "1, kept"]
+    (gallery,) = page.galleries
+    changed, example = gallery.extracts
+    assert any(kind == IMPROVED and PREFERENCE.answers[0] in text for kind, text in changed.texts[0].segments)
+    assert changed.texts[-1].segments == example.texts[0].segments == [(BOTH, EVERY)]
+    shown = {each.title: "".join(text for _, text in each.segments) for each in changed.texts}
+    given, answer = (text for title, text in shown.items() if title.startswith("Demonstration"))
+    assert given.split() == f"question: {LONG}".split() and answer.endswith("Yes.\n  Always.")
+    said([(each.title, each.look) for each in changed.texts])
+    said([row[0] for row in next(table for table in page.tables if table.id == "words").rows])
+    text = written(tmp_path)
+    assert EVERY not in text and text.index('id="chart-changes"') < text.index('id="prompts"'), "first: did it help?"
+
+
+def test_a_compile_that_kept_the_uncompiled_program_has_no_changes_to_show(said: Said, tmp_path: Path) -> None:
+    made = compiled(tmp_path, answerer(), QUESTIONS, metric=marks)
+    assert made.proof is not None and not made.changed
+    note_answers(tmp_path, "predict", "of the same program, so that they tell nothing")
+    page = read_page(tmp_path, no_map)
+    assert not page.galleries and set(made.proof.doubts()) <= set(page.notes) and made.proof.doubts()
+    said((next(iter(facts(page).items())), [each.title for each in page.charts]))
 
 
 def test_a_compile_proved_on_one_reference_has_no_intervals(
@@ -145,7 +180,7 @@ def test_a_compile_proved_on_one_reference_has_no_intervals(
     """As an earlier version proved them."""
     monkeypatch.setattr("refed_dspy.optimizers.compile.refuse_unprovable", lambda *_: None)
     knows: dict[str, Any] = {
-        "optimizer": "tests.support.simulated_compiles.Knows",
+        "optimizer": KNOWS,
         "train": 2,
         "validation": 2,
         "test": 1,

@@ -1,0 +1,151 @@
+"""What a compile learned, for people: whether it helped, what it changed, and an answer before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from refed_dspy.errors import RunDirError, briefly
+from refed_dspy.ledger.candidates import Candidate, enough, load_candidates
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.optimizers.race import gains_over, race_lines
+from refed_dspy.optimizers.result import PROOF, compile_status
+from refed_dspy.programs.changes import PromptChange, changed_predictors, prompt_changes, prompt_diff
+from refed_dspy.programs.saved import in_dspys_form
+from refed_dspy.records import PICO, dollars
+from refed_dspy.text import NO_VALUE, table_lines
+
+UNCHANGED = "no candidate was better, so the uncompiled program is kept"
+SETS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A candidate, for people: its mean scores on each set, None before there are any, and dollars. A call that two
+    candidates share is the first one's."""
+
+    number: int
+    optimizer: str
+    """Who tried it, where several did; else an empty text."""
+    kept: bool
+    train: float | None
+    validation: float | None
+    test: float | None
+    gain: float | None
+    """Over the uncompiled program on the validation set; None where too little of that was scored."""
+    cost: float
+    changed: tuple[str, ...]
+    """The stages whose prompts are others than the uncompiled program's."""
+    program: Mapping[str, Any]
+    """Its prompts, in the form of a program's file."""
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A compile as its folder has it, ended or not. `outcome`: empty before there is one; `best`: the candidate that
+    was kept, before the end the best so far, None before any was scored."""
+
+    folder: Path
+    status: Mapping[str, Any]
+    outcome: Mapping[str, Any]
+    candidates: Sequence[Candidate]
+    best: Candidate | None
+
+    @classmethod
+    def of(cls, folder: Path, ledger: Ledger) -> Learned:
+        """That of the compile in `ledger`. Raises RunDirError where another kind of work is there."""
+        if ledger.holds() != "compile":
+            raise RunDirError(f"{folder}: no compile; name the folder of one")
+        outcome, candidates = ledger.meta("outcome") or {}, load_candidates(ledger)
+        return cls(folder, compile_status(ledger), outcome, candidates, _best(candidates, outcome.get("candidate")))
+
+    @property
+    def changes(self) -> list[PromptChange]:
+        """What the best candidate's prompts have that the uncompiled program's have not, and the reverse."""
+        return [] if self.best is None else prompt_changes(self.candidates[0].state, self.best.state)
+
+    @property
+    def answers(self) -> dict[str, tuple[Mapping[str, str], Mapping[str, str]]]:
+        """Stage → what it was given and what it answered, before and after (`answers_by_stage`); only stages whose
+        answers differ, none where the compile noted none."""
+        noted = (self.outcome.get("answers") if self.changes else None) or {"before": {}, "after": {}}
+        before, after = noted["before"], noted["after"]
+        return {name: (old, after[name]) for name, old in before.items() if after.get(name, old) != old}
+
+    def tried(self) -> list[Tried]:
+        """Every candidate, the uncompiled program first."""
+        race = self.outcome.get("race", ())
+        by = {each: one["name"] for one in race if len(race) > 1 for each in one["candidates"]}
+        first = self.candidates[0] if self.candidates else None
+        return [
+            Tried(
+                each.seq,
+                by.get(each.digest, ""),
+                each is self.best and bool(self.outcome),
+                **{name: each.mean(name) for name in SETS},
+                gain=fmean(gained.values()) if first and (gained := gains_over(each, first)) else None,
+                cost=each.cost / PICO,
+                changed=tuple(changed_predictors(first.state, each.state)) if first else (),
+                program=in_dspys_form(each.state),
+            )
+            for each in self.candidates
+        ]
+
+    def doubts(self) -> list[str]:
+        """Why nothing is proved, or on whose word; empty where it simply is, and before the end."""
+        if not self.outcome:
+            return []
+        unscored = {"doubts": ["no proof: the test set was not scored, or only in part"]}
+        doubts = list((self.outcome["proof"] or unscored).get("doubts", ()))  # an older compile stored none
+        if self.best is self.candidates[0] and not any(UNCHANGED in each for each in doubts):
+            doubts.append(UNCHANGED)
+        return doubts
+
+    def rows(self) -> list[list[str]]:
+        """Each candidate's name, scores, dollars, and what changed in it; a heading first."""
+        rows, best = [["candidate", *SETS, "dollars", "changed in"]], ", kept" if self.outcome else ", best so far"
+        for each, told in zip(self.candidates, self.tried(), strict=True):
+            means = [f"{each.mean(s):.3f} ({len(each.scores[s])})" if each.scores.get(s) else NO_VALUE for s in SETS]
+            name = f"{each.seq}{', uncompiled' * (each is self.candidates[0])}{best * (each is self.best)}"
+            by = f" ({told.optimizer})" if told.optimizer else ""
+            rows.append([name + by, *means, dollars(each.cost), ", ".join(told.changed) or "nothing"])
+        return rows
+
+    def lines(self) -> list[str]:
+        """The proof with its doubts, the candidates, what changed stage by stage, and the answers."""
+        lines, proof = list[str](), self.folder / PROOF
+        if self.outcome.get("proof") and proof.is_file():
+            lines += proof.read_text(encoding="utf-8").rstrip("\n").split("\n")
+        lines += [*self.doubts(), *race_lines(self.outcome.get("race", ())), "", *table_lines(self.rows())]
+        if self.best is not None:
+            lines += ["", "what changed, stage by stage" + (":" if self.outcome else " (the best candidate so far):")]
+            lines += ["", *prompt_diff(self.candidates[0].state, self.best.state).rstrip("\n").split("\n")]
+        if self.answers:
+            lines += ["", "answers before and after, for one example of the test set:", ""]
+            lines.append(self.outcome["answers"]["example"])
+        for name, parts in self.answers.items():
+            lines += ["", f"### {name}"]
+            for when, part in zip(("before", "after"), parts, strict=True):
+                lines += [f"{when}:", "  " + part["answer"].replace("\n", "\n  ")]
+        return lines
+
+
+@briefly
+def learned_in(folder: str | Path) -> Learned:
+    """What the compile in `folder` learned. Raises RunDirError where none is there."""
+    with Ledger.read(Path(folder)) as ledger:
+        return Learned.of(Path(folder), ledger)
+
+
+def _best(candidates: Sequence[Candidate], kept: str | None) -> Candidate | None:
+    """The candidate that was `kept`; before the end, the one with the best mean on the validation set, of those that
+    were scored on enough of it."""
+    for each in candidates:
+        if each.digest == kept:
+            return each
+    size = len(candidates[0].scores.get("validation", {})) if candidates else 0
+    scored = [each for each in candidates if enough(len(each.scores.get("validation", {})), size)]
+    return max(scored, key=lambda each: each.mean("validation") or 0, default=None)
