@@ -213,8 +213,9 @@ def headroom_in(candidates: Sequence[Candidate], clusters: Mapping[str, str]) ->
     """What the candidates of a compile by `Variants` tell; None where too few were scored.
 
     Where nothing is gained, a variant's gain varies from reference to reference as that of runs of the same prompts
-    does: so its variance is pooled with theirs, unless it is larger itself. A gain is at least its mean less Student's
-    quantile of that at 1 - ALPHA / number of variants (Bonferroni)."""
+    does: so its variance is pooled with theirs, unless it is larger itself, and then theirs adds the fewer degrees of
+    freedom, the less it is (a teacher at temperature 0 hardly varies). A gain is at least its mean less Student's
+    quantile at 1 - ALPHA / number of variants (Bonferroni)."""
     before, gains = candidates[0].scores.get("validation", {}), dict[str, dict[str, float]]()
     for candidate, label in zip(candidates[1:], labels_of(candidates), strict=True):
         scores = candidate.scores.get("validation", {})
@@ -236,10 +237,11 @@ def headroom_in(candidates: Sequence[Candidate], clusters: Mapping[str, str]) ->
 def _tried(label: str, gains: Sequence[float], chance: float, variants: int) -> Tried:
     from scipy.special import stdtrit
 
-    own, runs = variance(gains), RUNS_AGAIN + 1
-    spread = math.sqrt(max(own, (own + RUNS_AGAIN * chance**2) / runs))
-    quantile = float(stdtrit(runs * (len(gains) - 1), 1 - ALPHA / variants))
-    return Tried(label, fmean(gains), fmean(gains) - quantile * spread / math.sqrt(len(gains)))
+    own, number = variance(gains), len(gains)
+    spread = math.sqrt(max(own, (own + RUNS_AGAIN * chance**2) / (1 + RUNS_AGAIN)))
+    degrees = (number - 1) * (1 + RUNS_AGAIN * (min(1.0, chance**2 / own) if own else 1.0))
+    quantile = float(stdtrit(degrees, 1 - ALPHA / variants))
+    return Tried(label, fmean(gains), fmean(gains) - quantile * spread / math.sqrt(number))
 
 
 def labels_of(candidates: Sequence[Candidate]) -> list[str]:
