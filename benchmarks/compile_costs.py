@@ -30,9 +30,10 @@ EXAMPLE = {"train": 10, "validation": 8, "test": 14, "evaluations": 150}
 COMPILES: dict[str, tuple[str, dict[str, Any]]] = {
     "README, gepa": ("gpt-4.1-mini", {"optimizer": "gepa", "max_cost": 3.0}),
     "examples/compile.yaml": ("gpt-4.1", {"optimizer": "gepa", "max_cost": 6.0, **EXAMPLE}),
-    "three_optimizers, bootstrap": ("gpt-4.1-mini", {"optimizer": "bootstrap", "max_cost": 3.0, "evaluations": 100}),
-    "three_optimizers, mipro": ("gpt-4.1-mini", {"optimizer": "mipro", "max_cost": 3.0, "evaluations": 100}),
-    "three_optimizers, gepa": ("gpt-4.1-mini", {"optimizer": "gepa", "max_cost": 3.0, "evaluations": 100}),
+    "three_optimizers": (
+        "gpt-4.1-mini",
+        {"optimizer": "bootstrap, mipro, gepa", "max_cost": 6.0, "evaluations": 100},
+    ),
     "simba": ("gpt-4.1", {"optimizer": "simba", "max_cost": 5.1}),
     "mipro": ("gpt-4.1", {"optimizer": "mipro", "max_cost": 12.0}),
 }

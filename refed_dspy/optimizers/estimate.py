@@ -65,6 +65,7 @@ PAID = {
 """Of that, what one of an optimizer's evaluations takes on average (`python -m benchmarks.compile_costs`): GEPA and
 SIMBA score programs again and change few stages at a time, so much was asked before; demonstrations make prompts
 longer. Other optimizers: all of it."""
+LEAST_FORESEEN = 0.8
 A_CANDIDATE = 4
 """So many evaluations of the uncompiled program are worth going on for: about what GEPA's next candidate takes."""
 PROPOSALS, OF_PROPOSAL = 19, (5_000, 50)
@@ -88,8 +89,9 @@ def _tuning_and_proof(
     tuning = ALONE.times(len(spec.split.validation))
     for name, count in evaluations.items():
         tuning += (PAID.get(name, ALONE) * each).times(count)
-    proof = (ALONE + each.times(2 if champion else 1)).times(_held_out(spec))
-    return tuning, proof
+    dearest = max([1.0, *(PAID[name].cost for name in evaluations if name in PAID)])  # with demonstrations, say
+    compared = each * Amount(dearest, 1)
+    return tuning, (ALONE + compared.times(2 if champion else 1)).times(_held_out(spec))
 
 
 def _each(spec: CompileSpec) -> Amount:
@@ -192,6 +194,8 @@ def estimate_compile(spec: CompileSpec, gateway: Gateway, uncompiled: Candidate,
         "evaluations": spec.expected_evaluations,
         "cost": whole.cost if priced else None,
         "calls": whole.calls,
+        "enough_cost": with_room(whole.cost) if priced and whole.cost else None,
+        "enough_calls": with_room(whole.calls) if whole.calls else None,
         "proof_cost": of_proof.cost,
         "proof_calls": of_proof.calls,
         "spent": gateway.recorder.budget.spent,
@@ -201,14 +205,15 @@ def estimate_compile(spec: CompileSpec, gateway: Gateway, uncompiled: Candidate,
 
 
 def by_candidate(estimate: Mapping[str, Any], spec: CompileSpec, gateway: Gateway, best: Candidate) -> dict[str, Any]:
-    """`estimate` with the proof of `best`, judging by that candidate's own evaluations. Calls that it shares with the
-    uncompiled program are shared in the proof, too."""
+    """`estimate` with the proof of `best`, judging by that candidate's own evaluations, which may be few: never less
+    than LEAST_FORESEEN of what the estimate says."""
     done, first = sum(map(len, best.scores.values())), gateway.read(lambda ledger: ledger.meta("first"))
     if not done or first is None:
         return dict(estimate)
     each = Amount(best.cost, gateway.read(lambda ledger: count_calls(ledger, best.digest))).times(1 / done)
     proof = (Amount(first["cost"], first["calls"]) + each).times(_held_out(spec)) + _asked_of_second(spec)
-    return {**estimate, "proof_cost": proof.cost, "proof_calls": proof.calls}
+    found = {"proof_cost": proof.cost, "proof_calls": proof.calls}
+    return {**estimate, **{name: max(value, LEAST_FORESEEN * estimate[name]) for name, value in found.items()}}
 
 
 def _first_figures(gateway: Gateway, uncompiled: Candidate) -> dict[str, float]:

@@ -171,10 +171,12 @@ class Compiled(Shown):
         """What the whole compile would take, judging by the uncompiled program's evaluations."""
         estimate = self.estimate
         proof = " and the proof" if estimate["proof_calls"] else ""
+        dear, calls = estimate.get("enough_cost"), estimate.get("enough_calls") or 0
+        room = f"max_cost: {money(dear)}" if dear else f"max_calls: {calls:,.0f}"
         go_on = "to continue, run the same command without " + setting("estimate", True)
         return [
             f"uncompiled program on the validation set: {format_number(self.manifest['validation']['uncompiled'])}",
-            f"whole compile: {self._whole()}, for about {estimate['evaluations']} evaluations{proof}",
+            f"whole compile: {self._whole()}, for about {estimate['evaluations']} evaluations{proof}; {room} leaves room for it",
             f"so far: {money(estimate['spent'])}; " + go_on,
         ]
 

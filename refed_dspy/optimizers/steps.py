@@ -176,18 +176,26 @@ class CompileSteps:
             self._tune(turn)
             cost += limits.note_spent(self.gateway, before)
             ended = self.gateway.cap_reached or (CONVERGED if self.recorder.turn.converged else "")
-            best = self._candidates()[self._best(self.first)]
-            if ended not in CAPS or best.digest == self.first or self.champion is not None:
+            foreseen = self._with_proof_of_best(estimate)
+            if ended not in CAPS or not leaves_room(self.gateway, self.caps, foreseen):
                 break
-            measured = by_candidate(estimate, self.spec, self.gateway, best)
-            if not leaves_room(self.gateway, self.caps, measured):
-                break
-            estimate = measured
+            estimate = foreseen
         scored = self.recorder.turn
+        foreseen = self._with_proof_of_best(estimate)
+        if foreseen["proof_cost"] > estimate["proof_cost"]:
+            estimate = foreseen
         self.race.note(turn, scored.candidates - {self.first}, scored.evaluations, cost, ended)
         race = [each.facts() for each in self.race.runners]
         self.gateway.read(lambda ledger: ledger.set_meta(race=race))
         return estimate
+
+    def _with_proof_of_best(self, estimate: dict[str, Any]) -> dict[str, Any]:
+        """The estimate with what the best candidate's proof takes, judging by that candidate; as it is where there is
+        none, or a champion to compare with."""
+        best = self._candidates()[self._best(self.first)]
+        if best.digest == self.first or self.champion is not None:
+            return estimate
+        return by_candidate(estimate, self.spec, self.gateway, best)
 
     def _tune(self, turn: Turn) -> None:
         """Run an optimizer, and score what it makes on the validation set."""
