@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # for editors: at run time no plug-in is imported before its 
     from refed_dspy.optimizers.beats_baseline import BeatsBaseline
     from refed_dspy.optimizers.compile import compile  # noqa: A004 — as `re.compile`
     from refed_dspy.optimizers.examples import split
+    from refed_dspy.optimizers.planning import plan_compile
     from refed_dspy.optimizers.prove import prove
     from refed_dspy.plugins.compare.compare import compare
     from refed_dspy.plugins.evaluate.alpaca_eval.evaluate import alpaca_eval
@@ -85,6 +86,7 @@ _PLACES = {
     "compile": "optimizers.compile",
     "split": "optimizers.examples",
     "BeatsBaseline": "optimizers.beats_baseline",
+    "plan_compile": "optimizers.planning",
     "prove": "optimizers.prove",
     "measure_agreement": "plugins.judge.agree",
     "train_judge": "plugins.judge.training.train",
@@ -118,6 +120,7 @@ __all__ = [
     "load_references",
     "measure",
     "measure_agreement",
+    "plan_compile",
     "programs",
     "promote",
     "prove",

@@ -18,8 +18,10 @@ from refed_dspy.cli.options import (
     reporting,
     say_where_tracked,
     settings_of,
+    tell,
 )
 from refed_dspy.cli.printing import say
+from refed_dspy.errors import InputError
 
 if TYPE_CHECKING:  # the commands import what they need when they run: help should not wait for DSPy
     from refed_dspy.optimizers.result import Compiled
@@ -28,6 +30,14 @@ if TYPE_CHECKING:  # the commands import what they need when they run: help shou
 compile_app = typer.Typer()
 app = typer.Typer()
 app.add_typer(compile_app, name="compile")
+OutOption = Annotated[Path | None, typer.Option(help="The compile's folder.", metavar="DIR")]
+ReflectionOption = Annotated[
+    str | None, typer.Option(help="The model that rewrites prompts, given like --teacher.", metavar="FILE_OR_NAME")
+]
+MetricOption = Annotated[str | None, typer.Option(help="Your own metric.", metavar="MODULE:NAME")]
+SeedOption = Annotated[
+    int | None, typer.Option(help="Seed for the split and the optimizer.", metavar="N", show_default="0")
+]
 
 
 @compile_app.callback(
@@ -47,20 +57,16 @@ def compile_(
             autocompletion=lambda: OPTIMIZERS,
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="The compile's folder.", metavar="DIR")] = None,
-    reflection: Annotated[
-        str | None, typer.Option(help="The model that rewrites prompts, given like --teacher.", metavar="FILE_OR_NAME")
-    ] = None,
+    out: OutOption = None,
+    reflection: ReflectionOption = None,
     proof_judge: Annotated[
         str | None, typer.Option(help="A second judge, which must find the gain, too.", metavar="FILE_OR_NAME")
     ] = None,
     evaluations: Annotated[
         int | None, typer.Option(help="Approximate number of evaluations of an optimizer.", metavar="N")
     ] = None,
-    metric: Annotated[str | None, typer.Option(help="Your own metric.", metavar="MODULE:NAME")] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Seed for the split and the optimizer.", metavar="N", show_default="0")
-    ] = None,
+    metric: MetricOption = None,
+    seed: SeedOption = None,
     name: Annotated[
         str | None, typer.Option(help="The registered model's name.", metavar="NAME", show_default="refed")
     ] = None,
@@ -102,18 +108,45 @@ def compile_(
 
 @compile_app.command("plan")
 @reporting
+@paid("references", "pairs", "teacher", "judge", "program", "accept_changed", "track")
 def plan_(
-    folder: Annotated[Path, typer.Argument(help="The folder of a compile, ended or not.", metavar="DIR")],
+    context: typer.Context,
+    folder: Annotated[
+        Path | None,
+        typer.Argument(help="Read this compile or test, and pay nothing.", metavar="DIR"),
+    ] = None,
     gain: Annotated[
         list[float] | None,
         typer.Option(help="A gain to prove, from 0 to 1; may be repeated.", metavar="G", show_default="0.05 to 0.2"),
     ] = None,
+    out: OutOption = None,
+    reflection: ReflectionOption = None,
+    metric: MetricOption = None,
+    seed: SeedOption = None,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Score only the uncompiled program and forecast the whole test.")
+    ] = False,
 ) -> None:
-    """Show how many references a compile must hold out to prove a gain."""
-    from refed_dspy.optimizers.planning import GAINS, plan_compile
+    """Test for cents whether other prompts gain anything, or read a compile, and show how many references prove it."""
+    from refed_dspy.cli.display import Display
+    from refed_dspy.config.compile import CompileConfig
+    from refed_dspy.optimizers.planning import GAINS, measure_headroom, plan_compile, plan_of
 
-    for line in plan_compile(folder, gain or GAINS).lines():
-        say(line)
+    if folder is not None:
+        if out is not None:
+            raise InputError(f"out: {folder} is read, and nothing is paid for; name only one of them")
+        print_lines(plan_compile(folder, gains=gain or GAINS).lines())
+        return
+    settings = settings_of(CompileConfig, context)
+    needed(settings.out, "out: no folder for the test; set one with --out DIR, or name the folder of a compile")
+    needed(settings.teacher, NO_TEACHER)
+    with Display().showing() as display:
+        test = {**given(settings, "program"), "progress": False, "on_progress": display.watch}
+        made = measure_headroom(settings.program, estimate=estimate, **test)
+    if estimate:
+        _print_outcome(made, estimate)
+    else:
+        tell(plan_of(made, gain or GAINS).lines(), made.folder, made.why)
 
 
 @compile_app.command("show")

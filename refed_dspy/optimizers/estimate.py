@@ -59,6 +59,7 @@ PAID = {
     "bootstrap": Amount(1.2, 0.8),
     "gepa": Amount(0.8, 0.6),
     "mipro": Amount(1.2, 1.0),
+    "refed_dspy.optimizers.headroom:Variants": ALONE,
     "simba": Amount(0.7, 0.6),
 }
 """Of that, what one of an optimizer's evaluations takes on average (`python -m benchmarks.compile_costs`): GEPA and

@@ -1,17 +1,25 @@
-"""How many references a compile must hold out to prove a gain, from how gains varied in a compile before it."""
+"""Whether a compile is worth its cost, and how many references it must hold out to prove a gain: from how gains varied
+in a compile before it, or in a test for headroom, which is paid for."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
-from refed_dspy.errors import ConfigError, RunDirError, briefly
+from refed_dspy.errors import ConfigError, RunDirError, RunStopped, briefly
 from refed_dspy.ledger.candidates import Candidate, examples_of, load_candidates
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.spending import spent
 from refed_dspy.measures.intervals import MIN_CLUSTERS, USUAL_CHANCE, chance_of, clusters_for, spread_of
+from refed_dspy.optimizers.compile import compile as tune
+from refed_dspy.optimizers.dspy_optimizers import name_of_optimizer
+from refed_dspy.optimizers.headroom import EXAMPLES, PROGRAMS, REWRITINGS, Headroom, Variants, headroom_in
+from refed_dspy.optimizers.result import Compiled
+from refed_dspy.records import PICO, money
 from refed_dspy.text import Shown, counted, table_lines
 
 GAINS = (0.05, 0.1, 0.15, 0.2)
@@ -19,16 +27,32 @@ _TIMES = (1, 2, 4)
 """How many times as many samples a reference might have."""
 _MOST = 1_000
 """References in a plan."""
+SCORED_ON = 8
+"""References that a test for headroom scores its programs on."""
+TEST = {
+    "options": {},
+    "evaluations": SCORED_ON * PROGRAMS,
+    "train": EXAMPLES * REWRITINGS,
+    "validation": SCORED_ON,
+    "test": 1,
+    "prove": False,
+    "proof_judge": None,
+}
+"""The settings of a test for headroom, which is a compile without a proof."""
+SEARCH = 200
+"""So many evaluations a search usually takes."""
 
 
 @dataclass(frozen=True, repr=False)
 class CompilePlan(Shown):
-    """What the compile in `folder` tells of the next one.
+    """What the compile in `folder`, or a test for headroom, tells of the next one.
 
     `spread`: the standard deviation of a candidate's gain from reference to reference, over all candidates; `noise`:
     the part of it that is its samples', of which a reference had `samples` (both 0 where the metric compares no
     answers). `references`: how many it rests on; `held_out`: how many the test set of that compile has. As in a proof,
-    examples of one instruction count as one reference, which is called by its `unit`.
+    examples of one instruction count as one reference, which is called by its `unit`. `headroom`: of a test for it.
+    `cost`: what scoring a program on one reference cost, in dollars; None where a price is unknown, or nothing was
+    paid.
     """
 
     folder: Path
@@ -40,6 +64,10 @@ class CompilePlan(Shown):
     noise: float
     samples: float
     unit: str = "references"
+    headroom: Headroom | None = None
+    cost: float | None = None
+    why: str = ""
+    """What ended the test early, and how to continue it; else an empty text."""
 
     def spread_with(self, times: float) -> float:
         """The spread with so many times as many samples of each reference."""
@@ -53,45 +81,95 @@ class CompilePlan(Shown):
         """For a terminal."""
         times = _TIMES if self.noise else (1,)
         heads = ["gain", *(f"{self.samples * each:.0f} samples" if self.noise else self.unit for each in times)]
-        heads.append(f"found with {self.held_out}")
-        rows = [
-            [
-                f"{gain:.2f}",
-                *(f"over {_MOST:,}" if (n := self.needed(gain, each)) is None else str(n) for each in times),
-                f"{chance_of(gain, self.spread, self.held_out):.0%}",
-            ]
-            for gain in self.gains
-        ]
+        heads += [f"found with {self.held_out}"] if self.headroom is None else []
+        heads += [] if self.cost is None else ["proof costs"]
         of_samples = f", {self.noise:.2f} of it from sample to sample" if self.noise else ""
+        search = (
+            [] if self.cost is None else [f"a search of {SEARCH} evaluations costs about {money(SEARCH * self.cost)}"]
+        )
         return [
+            *([] if self.headroom is None else self.headroom.lines()),
             f"{self.folder}: gains of {counted(self.candidates, 'candidate')} on {self.references} {self.unit} vary by "
             f"{self.spread:.2f}{of_samples}",
             f"{self.unit} to hold out (test:), so that a gain is proved four times out of five:",
-            *table_lines([heads, *rows]),
+            *table_lines([heads, *(self._row(gain, times) for gain in self.gains)]),
+            *search,
             f"if {self.unit} are independent; with fewer than {MIN_CLUSTERS} nothing is proved",
         ]
 
+    def _row(self, gain: float, times: Sequence[int]) -> list[str]:
+        needed = [self.needed(gain, each) for each in times]
+        cells = [f"{gain:.2f}", *(f"over {_MOST:,}" if number is None else str(number) for number in needed)]
+        cells += [f"{chance_of(gain, self.spread, self.held_out):.0%}"] if self.headroom is None else []
+        if self.cost is not None:  # of both programs, at the samples of this compile
+            cells.append("–" if needed[0] is None else money(2 * needed[0] * self.cost))
+        return cells
+
     def _describe(self) -> str:
-        return f"gains vary by {self.spread:.2f} over {self.references} {self.unit}"
+        found = "" if self.headroom is None else f"{self.headroom.said}; "
+        return f"{found}gains vary by {self.spread:.2f} over {self.references} {self.unit}"
 
 
 @briefly
-def plan_compile(folder: str | Path, gains: Sequence[float] = GAINS) -> CompilePlan:
-    """How many references the next compile must hold out for each of `gains` (of 1), by the compile in `folder`, which
-    need not have ended. Of a judge's compile, how many instructions.
+def plan_compile(
+    program: Any = None,
+    references: Any = None,
+    *,
+    teacher: Any = None,
+    gains: Sequence[float] = GAINS,
+    **settings: Any,
+) -> CompilePlan:
+    """Whether a compile may gain anything, and how many references it must hold out to prove each of `gains` (of 1).
+
+        refed_dspy.plan_compile(program, references, teacher=…, judge=…, out="plans/first", max_cost=0.50)
+        refed_dspy.plan_compile("plans/first")  # the same again, for nothing
+
+    With a `teacher` it pays for a test: it scores about ten programs that differ as much as prompts can, and runs of
+    the same prompts, on eight references. The same call continues a test that was stopped. Without a teacher it reads
+    the folder of such a test, or of any compile, ended or not; of a judge's it counts instructions.
+
+    Args:
+        program: the uncompiled program, as `compile` takes it; without a teacher the folder.
+        references, teacher, settings: as `compile` takes them; those that size a compile or its optimizer count for
+            nothing.
 
     Raises:
-        ConfigError: a gain that is not above zero.
+        ConfigError: a gain that is not above zero; and whatever `compile` raises.
         RunDirError: no compile is there, or one that scored no second program on MIN_CLUSTERS references, or one of an
             earlier version.
     """
     if not gains or any(not 0 < gain < math.inf for gain in gains):
         raise ConfigError("gain: must be above 0; a score goes from 0 to 1")
-    folder = Path(folder)
+    if teacher is None:
+        if not isinstance(program, str | Path):
+            raise ConfigError("teacher: none is given; name one for a test, or the folder of a compile alone")
+        return _planned(Path(program), gains)
+    return plan_of(measure_headroom(program, references, teacher=teacher, **settings), gains)
+
+
+def measure_headroom(program: Any, references: Any = None, *, estimate: bool = False, **settings: Any) -> Compiled:
+    """The test that `plan_compile` pays for, as a compile; or its first evaluations, and what the whole costs. Unless
+    told to `track` it registers no program: none is proved."""
+    test: dict[str, Any] = {"track": False, **settings, **TEST, "optimizer": Variants()}
+    return tune(program, references, estimate=estimate, **test)
+
+
+def plan_of(made: Compiled, gains: Sequence[float]) -> CompilePlan:
+    """What the test `made` tells. Raises RunStopped where it ended before it could."""
+    try:
+        return replace(_planned(made.folder, gains), why=made.why)
+    except RunDirError:
+        if made.why:
+            raise RunStopped(made.why) from None
+        raise
+
+
+def _planned(folder: Path, gains: Sequence[float]) -> CompilePlan:
     with Ledger.read(folder) as ledger:
         if ledger.holds() != "compile":
             raise RunDirError(f"{folder}: no compile; name the folder of one")
-        candidates, examples = load_candidates(ledger), examples_of(ledger)
+        candidates, examples, spending = load_candidates(ledger), examples_of(ledger), spent(ledger)
+        tested = (ledger.meta("identity") or {}).get("optimizer") == name_of_optimizer(Variants)
     unit, sets = examples.get("unit", "references"), examples.get("clusters")
     if sets is None:
         raise RunDirError(
@@ -101,13 +179,17 @@ def plan_compile(folder: str | Path, gains: Sequence[float] = GAINS) -> CompileP
     clusters = {example: cluster for examples in sets.values() for example, cluster in examples.items()}
     baseline, others = (candidates[0], candidates[1:]) if candidates else (None, [])
     measured = [each for other in others if (each := _measured(other, baseline, clusters))] if baseline else []
+    headroom = headroom_in(candidates, clusters) if tested else None
+    if not measured and headroom is not None:  # all scores are equal
+        measured = [_Measured(len({*sets["validation"].values()}), 0.0)]
     if not measured:
         raise RunDirError(
             f"{folder}: no program but the first was scored on {MIN_CLUSTERS} {unit} or more; let it tune further"
         )
+    found = headroom.at_least if headroom is not None else 0.0
     return CompilePlan(
         folder=folder,
-        gains=tuple(gains),
+        gains=tuple(dict.fromkeys([*gains, *([round(found, 2)] if found else [])])),
         candidates=len(measured),
         references=max(each.references for each in measured),
         held_out=len({*sets.get("test", {}).values()}),
@@ -115,7 +197,15 @@ def plan_compile(folder: str | Path, gains: Sequence[float] = GAINS) -> CompileP
         noise=_root_mean_square([each.noise for each in measured]),
         samples=fmean(each.samples for each in measured),
         unit=unit,
+        headroom=headroom,
+        cost=None if spending.unpriced else _evaluation_cost(others),
     )
+
+
+def _evaluation_cost(candidates: Sequence[Candidate]) -> float | None:
+    """Dollars; None where nothing was paid."""
+    scored = sum(len(scores) for candidate in candidates for scores in candidate.scores.values())
+    return sum(candidate.cost for candidate in candidates) / PICO / max(1, scored) or None
 
 
 @dataclass(frozen=True)
