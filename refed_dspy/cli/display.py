@@ -34,7 +34,7 @@ class Display:
     def watch(self, progress: Progress | CompileProgress) -> None:
         """The work's `on_progress`."""
         self.progress = progress
-        if isinstance(progress, Progress) and progress.outlook and not self._outlook:
+        if progress.outlook and not self._outlook:
             self._outlook = progress.outlook
             with suppress(OSError):  # nowhere to print: the work goes on without lines
                 self._say(self._outlook)

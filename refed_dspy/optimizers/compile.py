@@ -19,7 +19,7 @@ from refed_dspy.jobs.work import Start
 from refed_dspy.ledger.connection import FILE
 from refed_dspy.ledger.spending import spent
 from refed_dspy.ledger.states import CAPPED, DONE, ESTIMATED, SHORT, STOPPED, End
-from refed_dspy.optimizers.estimate import refuse_small_caps
+from refed_dspy.optimizers.estimate import outlook, refuse_small_caps
 from refed_dspy.optimizers.gateway import CompileGateway
 from refed_dspy.optimizers.optimizer_log import LOG, printed_to_file
 from refed_dspy.optimizers.result import (
@@ -121,7 +121,7 @@ def compile(  # noqa: A001
     ):
         if not estimate and (made := ended_outcome(at, module, spec)) is not None:
             return made
-        with watch.telling(CompileProgress()) as teller, printed_to_file(folder):
+        with watch.telling(CompileProgress(outlook=outlook(spec))) as teller, printed_to_file(folder):
             champion = champion_for(student, config.name, folder) if tracked else None
             refuse_unprovable(spec, () if champion is None else champion.seen)
             outcome = _run_steps(at.begin(), student, spec, champion, teller, estimate)

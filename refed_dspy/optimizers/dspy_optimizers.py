@@ -31,6 +31,7 @@ DOES = {
     "gepa": "rewriting prompts from feedback",
     "mipro": "proposing prompts and searching among them",
     "simba": "rewriting prompts and adding demonstrations",
+    "variants": "scoring programs that differ as much as prompts can",
 }
 """What an optimizer does, for people."""
 NO_ERROR_LIMIT = 1_000_000
@@ -128,6 +129,8 @@ def name_of_optimizer(named: Any) -> str:
     if short := next((name for name, each in SHORT.items() if each is kind), ""):
         return short
     own = getattr(kind, "__name__", "")
+    if kind.__module__.startswith("refed_dspy."):
+        return own.lower()
     if _exported().get(own.lower()) is kind:
         return f"dspy.{own}"
     return named if isinstance(named, str) else f"{kind.__module__}:{kind.__qualname__}"

@@ -59,7 +59,7 @@ PAID = {
     "bootstrap": Amount(1.2, 0.8),
     "gepa": Amount(0.8, 0.6),
     "mipro": Amount(1.2, 1.0),
-    "refed_dspy.optimizers.headroom:Variants": ALONE,
+    "variants": ALONE,
     "simba": Amount(0.7, 0.6),
 }
 """Of that, what one of an optimizer's evaluations takes on average (`python -m benchmarks.compile_costs`): GEPA and
@@ -126,10 +126,8 @@ def _proposals(spec: CompileSpec) -> Amount:
 def refuse_small_caps(spec: CompileSpec) -> None:
     """Raises ConfigError for a cap in calls or dollars below what the compile is expected to take with its proof. Of an
     optimizer of unknown size: with one candidate. Also as `budget_caps`."""
-    settings, foreseen = spec.settings, expected(spec)
+    settings, foreseen, what = spec.settings, expected(spec), _what(spec)
     budget_caps(spec.teachers, caps_of(settings))
-    what = f"{settings.optimizer} with evaluations: {settings.evaluations}"
-    what = f"{what if {*spec.tuned_by} <= {*PAID} else 'one candidate'}{' and its proof' * settings.prove}"
     cost = None if settings.max_cost is None else settings.max_cost * PICO
     for name, cap, takes, said, few in (
         ("max_calls", settings.max_calls, foreseen.calls, _count, "few"),
@@ -140,6 +138,19 @@ def refuse_small_caps(spec: CompileSpec) -> None:
                 f"{name}: {said(cap)} is too {few}: {what} take about {said(takes)}; raise it to "
                 f"{said(with_room(takes))}, or lower evaluations, validation and test"
             )
+
+
+def _what(spec: CompileSpec) -> str:
+    """What is foreseen, in words."""
+    sized = f"{spec.settings.optimizer} with evaluations: {spec.settings.evaluations}"
+    return f"{sized if {*spec.tuned_by} <= {*PAID} else 'one candidate'}{' and its proof' * spec.settings.prove}"
+
+
+def outlook(spec: CompileSpec) -> str:
+    """What the whole compile is foreseen to take, in a line."""
+    foreseen = expected(spec)
+    priced = f", {dollars(foreseen.cost)}" if all(each.price is not None for each in spec.teachers.values()) else ""
+    return f"{_what(spec)}: about {_count(foreseen.calls)} calls{priced}"
 
 
 def expected(spec: CompileSpec) -> Amount:

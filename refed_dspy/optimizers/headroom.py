@@ -161,7 +161,7 @@ def with_prompts(program: dspy.Module, prompts: Prompts) -> dspy.Module:
 
 
 @dataclass(frozen=True)
-class Tried:
+class Variant:
     """A variant, its mean gain over the uncompiled program, and what it gains at least, at 95% over all variants."""
 
     label: str
@@ -174,7 +174,7 @@ class Headroom:
     """What `variants` tell, the best first. `chance`: the standard deviation of a reference's score among runs of the
     same prompts; `best_of`: what the best of so many such runs gains, reference by reference, by chance."""
 
-    variants: Sequence[Tried]
+    variants: Sequence[Variant]
     chance: float
     best_of: tuple[int, float]
 
@@ -234,14 +234,14 @@ def headroom_in(candidates: Sequence[Candidate], clusters: Mapping[str, str]) ->
     return Headroom(sorted(tried, key=lambda each: -each.at_least), chance, (len(again), best))
 
 
-def _tried(label: str, gains: Sequence[float], chance: float, variants: int) -> Tried:
+def _tried(label: str, gains: Sequence[float], chance: float, variants: int) -> Variant:
     from scipy.special import stdtrit
 
     own, number = variance(gains), len(gains)
     spread = math.sqrt(max(own, (own + RUNS_AGAIN * chance**2) / (1 + RUNS_AGAIN)))
     degrees = (number - 1) * (1 + RUNS_AGAIN * (min(1.0, chance**2 / own) if own else 1.0))
     quantile = float(stdtrit(degrees, 1 - ALPHA / variants))
-    return Tried(label, fmean(gains), fmean(gains) - quantile * spread / math.sqrt(number))
+    return Variant(label, fmean(gains), fmean(gains) - quantile * spread / math.sqrt(number))
 
 
 def labels_of(candidates: Sequence[Candidate]) -> list[str]:

@@ -175,7 +175,8 @@ class CompileSteps:
             before = spent_so_far(self.gateway)
             self._tune(turn)
             cost += limits.note_spent(self.gateway, before)
-            ended = self.gateway.cap_reached or (CONVERGED if self.recorder.turn.converged else "")
+            converged = self.recorder.turn.converged and (turn.runner.name == "gepa" or not turn.last)
+            ended = self.gateway.cap_reached or (CONVERGED if converged else "")
             foreseen = self._with_proof_of_best(estimate)
             if ended not in CAPS or not leaves_room(self.gateway, self.caps, foreseen):
                 break

@@ -122,6 +122,8 @@ class CompileProgress:
     best: float | None = None
     picodollars: int = 0
     calls: int = 0
+    outlook: str = ""
+    """What the whole is foreseen to take, in a line."""
 
     @property
     def cost(self) -> float:
@@ -259,8 +261,8 @@ def _bar_of(progress: Progress | CompileProgress) -> Iterator[Draw | None]:
     from rich.live import Live
 
     console = Console(file=sys.stderr)
-    if (outlook := getattr(progress, "outlook", "")) and (console.is_jupyter or sys.stderr.isatty()):
-        console.print(outlook, markup=False, highlight=False, soft_wrap=True)
+    if progress.outlook and (console.is_jupyter or sys.stderr.isatty()):
+        console.print(progress.outlook, markup=False, highlight=False, soft_wrap=True)
     if console.is_jupyter:
         from IPython.display import display
 
