@@ -134,8 +134,8 @@ def _rate(system: str, over: str, group: Sequence[tuple[JudgedPair, float | None
         by_people=len(told),
         judge=_share(decided, clusters, seed) if decided else None,
         people=_share(told, clusters, seed),
-        powered=both and both.interval,
-        weight=both and both.weight,
+        powered=None if both is None else both.interval,
+        weight=None if both is None else both.weight,
     )
 
 
