@@ -12,7 +12,7 @@ from typing import Any
 
 from refed_dspy.data.pairs import Pair, merged, texts_id
 from refed_dspy.data.verdicts import PosedPair
-from refed_dspy.measures.intervals import Interval, share_interval
+from refed_dspy.measures.intervals import Interval, mean_interval, share_interval
 from refed_dspy.measures.powered import powered_mean
 
 PAIRS = "pairs.jsonl"
@@ -86,6 +86,7 @@ class RateByPeople:
     judge: Interval | None
     """Over the pairs that it decided; None where it decided none."""
     people: Interval
+    """All from 0 to 1 where people judged too few clusters."""
     powered: Interval | None
     """People's verdicts and the judge's together; None where people judged too few clusters, or the judge nothing."""
     weight: float | None
@@ -132,13 +133,17 @@ def _rate(system: str, over: str, group: Sequence[tuple[JudgedPair, float | None
         over=over,
         pairs=len(group),
         by_people=len(told),
-        judge=_share(decided, clusters, seed) if decided else None,
-        people=_share(told, clusters, seed),
+        judge=share_interval([*decided.values()], [clusters[at] for at in decided], seed=seed) if decided else None,
+        people=_alone(told, clusters),
         powered=None if both is None else both.interval,
         weight=None if both is None else both.weight,
     )
 
 
-def _share(values: Mapping[int, float], clusters: Sequence[str], seed: int) -> Interval:
-    """Of values by their places, at least one."""
-    return share_interval([*values.values()], [clusters[place] for place in values], seed=seed)
+def _alone(told: Mapping[int, float], clusters: Sequence[str]) -> Interval:
+    """People's own rate: as with a judge's help where they judged everything."""
+    values, names = [*told.values()], [clusters[place] for place in told]
+    if (made := powered_mean(values, dict(enumerate(values)), names)) is not None:
+        return made.interval
+    mean = mean_interval(values, names)
+    return replace(mean, low=0.0, high=1.0)

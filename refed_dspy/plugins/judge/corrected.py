@@ -40,7 +40,8 @@ class PeopleGain(Shown):
         ]
         if any(rate.judge is not None and rate.powered is None for rate in self.rates):
             lines.append(f"no figure of both: it takes verdicts of people on {FEWEST_LABELLED} references or more")
-        return [*lines, "if what people judged was drawn at random; figures in " + str(self.folder / PEOPLE)]
+        drawn = "it holds if the pairs that people judged were drawn at random, as refed judge annotate draws them"
+        return [*lines, f"{drawn}; written to {self.folder / PEOPLE}"]
 
 
 @briefly
