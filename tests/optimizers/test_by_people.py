@@ -14,7 +14,7 @@ def test_the_metric_tells_what_it_compared_and_a_topic_stands_for_its_references
     samples = [sample(1, "5"), sample(2, "1"), sample(3, "?")]
     programs = {"compiled": lambda **_: made(samples)}
     score = lambda example, prediction: MetricScore.of(bench.metric.score(example, prediction), "", 1.0)  # noqa: E731
-    results = in_turns(programs, [EXAMPLE], score, 1)["compiled"]  # type: ignore[arg-type]
+    results = in_turns(programs, [EXAMPLE], score, 1)["compiled"]
     better, worse, undecided = proof_pairs(results)
     assert (better.answer_a, better.answer_b, better.preference) == (samples[0].improved_response, BASE, 2)
     assert (better.system_a, better.system_b, better.cluster) == ("compiled", "uncompiled", REFERENCE.id)
@@ -35,8 +35,9 @@ def judged(count: int, preference: float = 1.0) -> list[JudgedPair]:
 def said_of(pair: JudgedPair, verdict: float, turned: bool = False, criterion: str = "") -> Pair:
     """As `load_pairs` reads it: texts without spaces at their ends."""
     a, b = (text.strip() for text in (pair.answer_a, pair.answer_b))
-    texts = {"answer_a": b, "answer_b": a} if turned else {"answer_a": a, "answer_b": b}
-    return Pair(instruction=pair.instruction, **texts, verdict=-verdict if turned else verdict, criterion=criterion)
+    if turned:
+        a, b, verdict = b, a, -verdict
+    return Pair(instruction=pair.instruction, answer_a=a, answer_b=b, verdict=verdict, criterion=criterion)
 
 
 def rate_of(pairs: list[JudgedPair], people: list[Pair]) -> RateByPeople:
