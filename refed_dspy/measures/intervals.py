@@ -102,7 +102,7 @@ def mean_interval(
     def ends(means: Floats, mean: float) -> tuple[float, float]:
         low, high = _expanded_percentiles(means, seed)
         if (n := len(means)) < _STANDS_ALONE:
-            half = _student(n) * float(means.std(ddof=1)) / math.sqrt(n)
+            half = student(n) * float(means.std(ddof=1)) / math.sqrt(n)
             low, high = min(low, mean - half), max(high, mean + half)
         return low, high
 
@@ -176,7 +176,7 @@ def constant(numbers: Floats) -> bool:
     return bool(np.ptp(numbers) <= 1e-12 * np.abs(numbers).max())
 
 
-def _student(n: int) -> float:
+def student(n: int) -> float:
     """Student's quantile at 1 - alpha / 2 for a mean of n."""
     from scipy.special import stdtrit
 
@@ -187,7 +187,7 @@ def expanded_level(n: int) -> float:
     """The share of a bootstrap's resamples of `n` clusters, at least 2, beyond each end of a 95% interval."""
     from scipy.special import ndtr
 
-    return float(ndtr(-math.sqrt(n / (n - 1)) * _student(n)))
+    return float(ndtr(-math.sqrt(n / (n - 1)) * student(n)))
 
 
 def _expanded_percentiles(means: Floats, seed: int) -> tuple[float, float]:

@@ -24,6 +24,7 @@ from refed_dspy.concurrency import all_of, run_blocking, together
 from refed_dspy.config.compile import MetricConfig
 from refed_dspy.config.loading import check_config
 from refed_dspy.errors import PASSING, CodeFailed, RefedError, RowError, one_line
+from refed_dspy.optimizers.by_people import COMPILED, UNCOMPILED, JudgedPair
 from refed_dspy.optimizers.metrics import ExampleScore, MetricScore, NotScored
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.asking import about_call
@@ -76,6 +77,17 @@ class JudgedSample:
     def length_ratio(self) -> float:
         """The final answer's length over that of the baseline's; 1 where there is no baseline."""
         return max(1, len(self.sample.improved_response)) / len(self.baseline) if self.baseline else 1.0
+
+    def pair(self, reference: Reference) -> JudgedPair:
+        """What the judge compared. There is a verdict."""
+        assert self.verdict is not None
+        return JudgedPair.of(
+            reference.posed(self.sample.instruction),
+            (COMPILED, self.sample.improved_response),
+            (UNCOMPILED, self.baseline or ""),
+            self.verdict.preference,
+            reference.id,
+        )
 
 
 class BeatsBaseline:
@@ -272,6 +284,7 @@ class BeatsBaseline:
             },
             Compared(of_wins * len(verdicts) / len(wins), verdicts) if verdicts else None,
             objectives={**defined, **controlled, "coverage": coverage},
+            pairs=[each.pair(reference) for each in judged if each.verdict is not None],
         )
 
     def _coverage(self, prediction: Any) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from traceback import extract_tb
@@ -15,6 +15,7 @@ from dspy.utils.exceptions import AdapterParseError, LMError
 
 from refed_dspy.config.named import METRICS, code_of, made, raised, resolve
 from refed_dspy.errors import OUT, CapReached, ConfigError, RefedError, RowError, RunStopped, one_line
+from refed_dspy.optimizers.by_people import JudgedPair
 from refed_dspy.programs.lm_errors import row_error_of
 from refed_dspy.records import Compared, Reference
 
@@ -43,6 +44,8 @@ class ExampleScore:
     compared: Compared | None = None
     objectives: Mapping[str, float] = field(default_factory=dict)
     """Those of which more is better: GEPA gets them as `objective_scores`."""
+    pairs: Sequence[JudgedPair] = ()
+    """The answers that were compared, for people to be asked about."""
 
 
 class Metric(Protocol):

@@ -24,7 +24,7 @@ from refed_dspy.cli.options import (
     tell,
 )
 from refed_dspy.cli.printing import say
-from refed_dspy.errors import CAPS
+from refed_dspy.errors import CAPS, ConfigError
 from refed_dspy.text import counted
 
 judge_app = typer.Typer(no_args_is_help=True, help="Compare a judge with people, and train it on what they say.")
@@ -37,7 +37,9 @@ app.add_typer(judge_app, name="judge")
 def annotate_(
     data: Annotated[
         str,
-        typer.Argument(metavar="DATA", help="Folder of a run, a filtering or a comparison; a file; a Hub data set."),
+        typer.Argument(
+            metavar="DATA", help="Folder of a run, a filtering, a comparison or a compile; a file; a Hub data set."
+        ),
     ],
     pairs: Annotated[int, typer.Option(help="Pairs of answers, drawn at random.", metavar="N")],
     out: Annotated[Path, typer.Option(help="Folder to create.", metavar="FOLDER")],
@@ -89,12 +91,26 @@ def people(
     pairs: Annotated[
         str, typer.Argument(metavar="PATH", help="A folder of pages, or a file of pairs with annotators.")
     ],
+    judged: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the comparison, compile or run that the pairs are of: correct its judge by people.",
+            metavar="DIR",
+        ),
+    ] = None,
     criteria: CriteriaOption = None,
     seed: Annotated[int, typer.Option(help="Seed for the intervals' resampling.", metavar="N")] = 0,
 ) -> None:
     """Measure how well people agree with each other, and what they prefer. No judge is asked."""
     from refed_dspy.plugins.judge.people import people_agreement
 
+    if judged is not None:
+        from refed_dspy.plugins.judge.corrected import people_gain
+
+        if criteria is not None:
+            raise ConfigError("criteria: the judge compared answers by their overall quality; leave it out")
+        print_lines(people_gain(judged, pairs, seed=seed).lines())
+        return
     for line in people_agreement(pairs, criteria=names_in(criteria), seed=seed).lines():
         say(line)
 

@@ -47,12 +47,16 @@ _MARKDOWN = {
     "bold": re.compile(r"\*\*[^*\n]+\*\*|__[^_\n]+__"),
 }
 _COMPARED = 20_000
-LENGTH_FIGURES = ("length", "longer")
-"""The figures of a comparison that say which answer is longer."""
-VERDICT_FIGURES = ("preference", "winner", "preference_where_orders_disagree", "preference_by_likeness")
-"""Those that say what the judge answered."""
 PERPLEXITY = "log_perplexity"
 """The figure that takes a model to compute; NaN where it is not known."""
+VERDICT, LENGTH = "the judge's verdict", "length"
+FIGURES = {
+    VERDICT: ("preference", "winner", "preference_where_orders_disagree", "preference_by_likeness"),
+    LENGTH: ("length", "longer"),
+    "style": (*_MARKDOWN, "markdown"),
+    "perplexity": (PERPLEXITY,),
+}
+"""The figures of a comparison by what they are of: what the judge answered, or the two texts."""
 
 
 @dataclass

@@ -153,6 +153,8 @@ class Card:
     """What was done to the rows since they were made, the first step first."""
     origin: str = ""
     """What the first step began with; empty where it has no name."""
+    people: Sequence[Mapping[str, Any]] = ()
+    """What people said of the rows (`people_in`)."""
 
     def text(self) -> str:
         """README.md. No text of a model, file or person is markup in it, and its front matter is always valid YAML."""

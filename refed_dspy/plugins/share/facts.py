@@ -15,7 +15,7 @@ from typing import Any
 from refed_dspy.data.export import Pairs
 from refed_dspy.data.rows import both_responses
 from refed_dspy.data.sources import ENDPOINTS, as_trained, margin_of, run_behind, sources
-from refed_dspy.data.stored import ROWS
+from refed_dspy.data.stored import ROWS, read_json
 from refed_dspy.errors import ExportError, RunDirError, one_line
 from refed_dspy.ledger.account import RunAccount
 from refed_dspy.ledger.connection import FILE
@@ -23,6 +23,7 @@ from refed_dspy.ledger.history import SIMULATED, model_of
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.settings import noted_settings, only_teacher, settings_of
 from refed_dspy.ledger.states import CAPPED, last_end
+from refed_dspy.measures.intervals import Interval
 from refed_dspy.plugins.share.secrets import origin_of, public_endpoint, public_model
 from refed_dspy.records import DataRow, digest, money
 
@@ -32,6 +33,8 @@ _SAMPLING = (
 )  # fmt: skip
 """The parameters that are published; others may hold anything."""
 _UNKNOWN = "not stated"
+PEOPLE = "people.json"
+"""What people said of rows, in their folder: `refed judge people --judged` writes it."""
 
 
 @dataclass(frozen=True)
@@ -369,3 +372,14 @@ def pairs_of(rows: Sequence[DataRow]) -> str:
     """How many pairs the rows make, and what to know of them; empty for none."""
     pairs = Pairs(((as_trained(row), margin_of(row)) for row in rows), "preference").counted()
     return f"{pairs.count} ({pairs.told()})" if pairs.count else ""
+
+
+def people_in(folder: Path) -> Sequence[Mapping[str, Any]]:
+    """How often people preferred the improved responses in `folder` to the plain ones, as `RateByPeople` has it, with
+    the intervals as text; none where nobody was asked. Raises RunDirError: the file is damaged."""
+    rates = read_json(folder / PEOPLE).get("rates", ())
+    return [{**rate, **{name: _as_text(rate[name]) for name in ("judge", "people", "powered")}} for rate in rates]
+
+
+def _as_text(stored: Mapping[str, Any] | None) -> str:
+    return "" if stored is None else str(Interval.of_stored(stored))

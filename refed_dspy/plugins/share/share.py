@@ -31,6 +31,7 @@ from refed_dspy.plugins.share.facts import (
     key_variables,
     made_facts,
     pairs_of,
+    people_in,
     run_facts,
     simulated_in,
 )
@@ -122,7 +123,8 @@ def share(
             if described.dropped is not None:
                 configs.append(write_shards(described.dropped, made / "dropped", "dropped"))
             survey.texts = _reference_texts(described.ledgers, survey)
-            card = Card(settings, facts, survey, configs, version("refed-dspy"), survey.languages(), steps, origin)
+            languages, by_people = survey.languages(), people_in(folder)
+            card = Card(settings, facts, survey, configs, version("refed-dspy"), languages, steps, origin, by_people)
             _write(made / CARD, card.text())
             keys = {name for ledger in described.ledgers for name in key_variables(ledger)}
             files = write_manifest(made, card.version, keys)

@@ -12,18 +12,19 @@ from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from refed_dspy.config.keywords import Seed, checked
 from refed_dspy.data.dataset import OnDisk, load_dataset
-from refed_dspy.data.pairs import posed_pair, texts_id
+from refed_dspy.data.pairs import posed_pair
 from refed_dspy.data.read import rows_of
-from refed_dspy.data.sources import as_trained
+from refed_dspy.data.sources import as_trained, margin_of
 from refed_dspy.data.stored import json_lines, read_json, work_in
 from refed_dspy.data.verdicts import KEY, NamedCriterion, PagesKey, PosedPair
 from refed_dspy.errors import OUT, ConfigError, ExportError, InputError, ReferencesError, RunDirError, briefly, one_line
 from refed_dspy.files import as_export_error, as_path, path_of, whole_file, write_text
 from refed_dspy.ledger.connection import FILE
+from refed_dspy.optimizers.by_people import PAIRS, JudgedPair
 from refed_dspy.plugins.share.report.page import Document
 from refed_dspy.programs.judges import criterion_named
 from refed_dspy.records import DataRow, under_system
@@ -73,7 +74,8 @@ def annotate(
     Args:
         source: a run, a filtering or a recycling, or any data set that `load_dataset` reads, whose improved responses
             are compared with the plain ones; a comparison, whose programs are compared with the one it is against; a
-            file or a list of pairs in a shape that `load_pairs` reads, whatever was said of them.
+            compile, whose proof has answers of the compiled and the uncompiled program; a file or a list of pairs in a
+            shape that `load_pairs` reads, whatever was said of them.
         out: the folder to create. Nothing in it is ever replaced.
         pairs: how many pairs, drawn with `seed`.
         annotators: how many people.
@@ -163,12 +165,12 @@ def posed_pairs(
 
     Raises ConfigError, ReferencesError, RunDirError: it has none, or cannot be read; one line.
     """
-    folder = Path(source) if isinstance(source, str | Path) and _is_comparison(source) else None
-    if folder is None and between is not None:
+    work = _work_of(source)
+    if work != "comparison" and between is not None:
         raise ConfigError(f"between: {one_line(source, 100)} is no comparison's folder; leave it out")
-    every = _of_comparison(folder, between) if folder is not None else _of_data(source, dict(columns or {}))
+    pairs = None if columns or work else _already_pairs(source)
     seen, posed = set[str](), OnDisk[PosedPair]()
-    for pair in every:
+    for pair in judged_pairs(source, columns, between) if pairs is None else pairs:
         if pair.id not in seen and pair.answer_a.strip() != pair.answer_b.strip():
             seen.add(pair.id)
             posed.append(pair)
@@ -177,14 +179,39 @@ def posed_pairs(
     return posed
 
 
-def _is_comparison(source: str | Path) -> bool:
+def judged_pairs(
+    source: Any, columns: Mapping[str, str] | None = None, between: Sequence[str] | None = None
+) -> Iterator[JudgedPair]:
+    """The pairs of a comparison, a compile's proof, or a data set with both responses, with what the judge said of
+    each. Raises as `posed_pairs`."""
+    match _work_of(source):
+        case "comparison":
+            return _of_comparison(Path(source), between)
+        case "compile":
+            return _of_compile(Path(source))
+        case _:
+            return _of_data(source, dict(columns or {}))
+
+
+def _work_of(source: Any) -> str:
+    """The kind of work in the folder `source`; empty for any other source."""
     try:
-        return (Path(source) / FILE).is_file() and work_in(Path(source)) == "comparison"
+        there = isinstance(source, str | Path) and (Path(source) / FILE).is_file()
+        return work_in(Path(source)) if there else ""
     except (OSError, ValueError):  # a name that no file can have
-        return False
+        return ""
 
 
-def _of_comparison(folder: Path, between: Sequence[str] | None) -> Iterator[PosedPair]:
+def _of_compile(folder: Path) -> Iterator[JudgedPair]:
+    if not (folder / PAIRS).is_file():
+        raise RunDirError(f"{folder}: no {PAIRS}: no judge compared answers in a proof; run the compile to its end")
+    try:
+        yield from map(JudgedPair.model_validate, json_lines(folder / PAIRS))
+    except ValidationError:
+        raise RunDirError(f"{folder / PAIRS}: is damaged; run the compile again to write it") from None
+
+
+def _of_comparison(folder: Path, between: Sequence[str] | None) -> Iterator[JudgedPair]:
     """The answers of every other program beside those of the one that the comparison is against, or of two programs."""
     if not (folder / _ROWS).is_file():
         raise RunDirError(f"{folder}: no {_ROWS} yet; run the comparison to its end first")
@@ -197,26 +224,26 @@ def _of_comparison(folder: Path, between: Sequence[str] | None) -> Iterator[Pose
         answers = {row["program"]: row for row in rows}
         for a, b in [between] if between else [(name, against) for name in answers]:
             if a != b and a in answers and b in answers:
-                yield _pair(
+                yield JudgedPair.of(
                     under_system(answers[a]["instruction"], answers[a].get("system") or ""),
                     (a, answers[a]["improved_response"]),
                     (b, answers[b]["improved_response"]),
+                    answers[a]["preference"] if b == against else None,
+                    answers[a]["reference"],
                 )
 
 
-def _of_data(source: Any, columns: Mapping[str, str]) -> Iterator[PosedPair]:
-    """Rows with two answers by name (`answer_a` and `answer_b`, …); else what rows were improved to, beside what they
-    were."""
-    if not columns and (pairs := _already_pairs(source)) is not None:
-        yield from pairs
-        return
+def _of_data(source: Any, columns: Mapping[str, str]) -> Iterator[JudgedPair]:
+    """What rows were improved to, beside what they were."""
     for row in load_dataset(source, columns).rows:
         before = row.plain if row.plain is not None else as_trained(row)["response"]
         if before:
-            yield _pair(
+            yield JudgedPair.of(
                 row.posed,
                 (_system(IMPROVED, row, "teacher"), row.response),
                 (_system(PLAIN, row, "response_teacher"), before),
+                margin_of(row),
+                str(row.fields.get("reference") or ""),
             )
 
 
@@ -242,19 +269,6 @@ def _all_pairs(name: str, rows: Iterable[tuple[int, Mapping[str, Any]]]) -> Iter
 def _system(what: str, row: DataRow, column: str) -> str:
     model = row.fields.get(column)
     return f"{what} by {one_line(model, 100)}" if isinstance(model, str) and model else what
-
-
-def _pair(instruction: str, a: tuple[str, str], b: tuple[str, str]) -> PosedPair:
-    """`a`, `b`: the system that wrote each answer, and the answer."""
-    (system_a, answer_a), (system_b, answer_b) = a, b
-    return PosedPair(
-        id=texts_id(instruction, answer_a, answer_b),
-        instruction=instruction,
-        answer_a=answer_a,
-        answer_b=answer_b,
-        system_a=system_a,
-        system_b=system_b,
-    )
 
 
 # --- the page of one annotator

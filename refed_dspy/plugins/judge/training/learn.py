@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain, combinations
 from typing import Any, Self
 
 import numpy as np
@@ -20,10 +21,9 @@ from refed_dspy.data.pairs import Pair
 from refed_dspy.errors import NothingKept
 from refed_dspy.plugins.judge.trained_judge import (
     FARTHEST,
+    FIGURES,
     GRADES,
-    LENGTH_FIGURES,
     PAIRS,
-    VERDICT_FIGURES,
     Correction,
     Corrections,
     Term,
@@ -34,7 +34,7 @@ from refed_dspy.plugins.judge.trained_judge import (
     preference_by,
 )
 from refed_dspy.plugins.judge.training.people import GradedAnswer, Shares, shares_of
-from refed_dspy.plugins.judge.training.report import LENGTH_ALONE, TEXTS_ALONE, HeldOutPair, TrainingReport, report_on
+from refed_dspy.plugins.judge.training.report import Groups, HeldOutPair, TrainingReport, report_on
 from refed_dspy.plugins.judge.training.spec import FEWEST_TRAIN, HeldOut, lacking
 from refed_dspy.programs import PairwiseJudge, Verdict
 from refed_dspy.programs.judges import Graded, Judgements
@@ -108,15 +108,17 @@ def learn(lesson: Lesson, prompts: PairwiseJudge) -> TrainedJudge:
     return trained
 
 
-def _without_judge(lesson: Lesson) -> dict[str, Correction]:
-    """What would do as well without the judge, were it no better than that: corrections fitted to the same pairs by the
-    figures of the two texts, and by their length alone."""
-    examples = _examples(lesson)
-    texts = [name for name in examples[0].figures if name not in VERDICT_FIGURES]
-    return {
-        name: fit_pairs([replace(each, figures={one: each.figures[one] for one in names}) for each in examples])
-        for name, names in ((LENGTH_ALONE, LENGTH_FIGURES), (TEXTS_ALONE, texts))
-    }
+def _by_groups(lesson: Lesson, full: Correction) -> dict[Groups, Correction]:
+    """What each choice among the groups of figures would do by itself: corrections fitted to the same pairs by these
+    alone; by all of them, the judge's own correction (`full`)."""
+    groups = {name: [one for one in figures if one in full.terms] for name, figures in FIGURES.items()}
+    there, examples = [name for name, figures in groups.items() if figures], _examples(lesson)
+    fitted = {frozenset(there): full}
+    for chosen in chain.from_iterable(combinations(there, size) for size in range(1, len(there))):
+        names = [one for name in chosen for one in groups[name]]
+        some = [replace(each, figures={one: each.figures[one] for one in names}) for each in examples]
+        fitted[frozenset(chosen)] = fit_pairs(some)
+    return fitted
 
 
 def _examples(lesson: Lesson) -> list[Example]:
@@ -156,19 +158,20 @@ def grades_notes(lesson: Lesson) -> list[str]:
 
 def judged_by(lesson: Lesson, trained: TrainedJudge) -> list[HeldOutPair]:
     """The held-out pairs with a verdict before and after."""
-    judged, without = [], _without_judge(lesson)
+    of_pairs = trained.corrections.by_name[PAIRS]
+    judged, by_groups = [], _by_groups(lesson, of_pairs)
     for pair in lesson.pairs:
         verdict = lesson.said.verdicts[pair.id]
         before = lesson.said.before.get(pair.id, verdict)
         if not lesson.held_out.of_pair(pair) or verdict.preference is None or before.preference is None:
             continue
-        after, chance, beside = verdict, 0.5, dict.fromkeys(without, 0.0)
+        after, chance, alone = verdict, 0.5, dict.fromkeys(by_groups, 0.0)
         if verdict.in_orders is not None:  # the two answers differ
             figures = lesson.figures_of(pair, verdict)
-            _, tie, a_better = trained.corrections.by_name[PAIRS].shares(figures)
+            _, tie, a_better = of_pairs.shares(figures)
             after, chance = trained.rescored(verdict, figures), min(1.0, a_better + tie / 2)
-            beside = {name: preference_by(correction, figures) for name, correction in without.items()}
-        judged.append(HeldOutPair(pair, before, after, chance, beside))
+            alone = {groups: preference_by(correction, figures) for groups, correction in by_groups.items()}
+        judged.append(HeldOutPair(pair, before, after, chance, alone))
     return judged
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from itertools import permutations
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from refed_dspy.data.pairs import Pair
 from refed_dspy.errors import one_line
@@ -25,6 +26,7 @@ from refed_dspy.measures.intervals import (
     share_interval,
 )
 from refed_dspy.optimizers.agreement import Agreement, agreement, criterion_of, share_of, sign
+from refed_dspy.plugins.judge.trained_judge import LENGTH, VERDICT
 from refed_dspy.plugins.judge.training.people import GradedAnswer
 from refed_dspy.plugins.judge.training.spec import SETS, HeldOut
 from refed_dspy.plugins.metrics.drawing import legend, look, new_figure, style
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 EVERYTHING = "all held out"
 LENGTH_ALONE, TEXTS_ALONE = "length alone", "length and style alone"
 """What is fitted to the same pairs without the judge's verdicts."""
+Groups: TypeAlias = frozenset[str]
+"""Names of groups of figures (`FIGURES`)."""
 CHANCE = 0.5
 """The accuracy of guessing."""
 _LONGEST_NAME = 28
@@ -54,14 +58,14 @@ CAPTION = (
 @dataclass(frozen=True)
 class HeldOutPair:
     """A held-out pair, and what the judge said of it before and after training. `chance`: how likely people are to
-    prefer A, by the trained judge (a tie is half). `beside`: what is fitted without the judge's verdicts → its
-    preference, above 0 for A."""
+    prefer A, by the trained judge (a tie is half). `alone`: groups of figures → the preference of what is fitted to
+    these alone, above 0 for A."""
 
     pair: Pair
     before: Verdict
     after: Verdict
     chance: float
-    beside: Mapping[str, float] = field(default_factory=dict)
+    alone: Mapping[Groups, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -110,14 +114,10 @@ class Beside:
     gain: Interval | None
 
     @classmethod
-    def of(cls, name: str, judged: Sequence[HeldOutPair], seed: int) -> Beside:
-        scored = [
-            (each.pair.instruction, (sign(each.beside[name]) * each.pair.verdict + 1) / 2)
-            for each in judged
-            if each.pair.verdict
-        ]
-        gains = _gains(judged, lambda each: each.beside[name])
-        return cls(name, share_of(scored, seed), mean_interval(*gains, seed=seed) if scored else None)
+    def of(cls, name: str, groups: Groups, judged: Sequence[HeldOutPair], seed: int) -> Beside:
+        gains = _gains(judged, lambda each: each.alone[groups])
+        accuracy = share_of(_scored(judged, groups), seed)
+        return cls(name, accuracy, None if accuracy is None else mean_interval(*gains, seed=seed))
 
     def cells(self) -> tuple[str, ...]:
         return (self.name, *(NO_VALUE if mean is None else str(mean) for mean in (self.accuracy, self.gain)))
@@ -185,6 +185,9 @@ class TrainingReport:
     calibration_after: Calibration
     beside: Sequence[Beside] = ()
     """Length alone, and what else is fitted without the judge."""
+    carried: Mapping[str, float] = field(default_factory=dict)
+    """Group of figures → what it gives to the accuracy, on all held-out pairs; together, what is above that of
+    guessing."""
 
     @property
     def gain(self) -> Interval | None:
@@ -200,7 +203,10 @@ class TrainingReport:
     @property
     def length(self) -> Beside | None:
         """Length alone; None where it was not measured."""
-        return next((each for each in self.beside if each.name == LENGTH_ALONE), None)
+        return self._beside(LENGTH_ALONE)
+
+    def _beside(self, name: str) -> Beside | None:
+        return next((each for each in self.beside if each.name == name), None)
 
     @property
     def ruler(self) -> str:
@@ -215,6 +221,29 @@ class TrainingReport:
             f"length alone {may} as well with people: in {length.accuracy} of what was held out, the trained judge in "
             f"{trained}"
         )
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the trained judge is shown to agree better with people than guessing."""
+        trained = self.sets[-1].after.accuracy
+        return trained is not None and trained.low > CHANCE
+
+    @property
+    def idle(self) -> str:
+        """That there is an agreement, and the judge's verdict is not shown to add anything to it; else empty."""
+        texts = self._beside(TEXTS_ALONE)
+        if not self.agrees or texts is None or texts.gain is None or texts.beaten:
+            return ""
+        adds = "is not shown to add anything" if texts.gain.mean > 0 else "adds nothing"
+        first = max(sorted(self.carried.keys() - {VERDICT}), key=lambda name: self.carried[name])
+        return f"the judge's verdict {adds}: what agrees with people is mostly {first}"
+
+    def _carried(self) -> list[str]:
+        if not self.agrees or not self.carried:
+            return []
+        most_first = sorted(self.carried.items(), key=lambda item: -item[1])
+        shares = ", ".join(f"{name} {share:z.2f}" for name, share in most_first)
+        return [f"carried by: {shares}; together, its accuracy above that of guessing"]
 
     def lines(self) -> list[str]:
         """Tables for a terminal."""
@@ -231,6 +260,7 @@ class TrainingReport:
         if self.beside:
             heads = ("without the judge", "accuracy", "what the judge adds (95%)")
             lines += ["", *table_lines([heads, *(each.cells() for each in self.beside)])]
+        lines += self._carried()
         before, after = self.calibration_before, self.calibration_after
         return [
             *lines,
@@ -241,7 +271,7 @@ class TrainingReport:
 
     def facts(self) -> dict[str, Any]:
         """The same in JSON types; an infinite bound stays a float."""
-        return {**asdict(self), "proved": self.proved, "ruler": self.ruler}
+        return {**asdict(self), "proved": self.proved, "ruler": self.ruler, "idle": self.idle}
 
 
 def report_on(
@@ -271,8 +301,39 @@ def report_on(
         [GradeChange.of(name, some, seed) for name, some in grades_by.items()],
         calibration(certain, outcomes, clusters, seed),
         calibration([each.chance for each in judged], outcomes, clusters, seed),
-        [Beside.of(name, judged, seed) for name in judged[0].beside],
+        [Beside.of(name, groups, judged, seed) for name, groups in _without_judge(judged[0].alone).items()],
+        _carried(judged, seed),
     )
+
+
+def _without_judge(alone: Collection[Groups]) -> dict[str, Groups]:
+    """The choices without the judge's verdict that are shown."""
+    shown: dict[str, Groups] = {LENGTH_ALONE: frozenset([LENGTH]), TEXTS_ALONE: frozenset().union(*alone) - {VERDICT}}
+    return {name: groups for name, groups in shown.items() if groups in alone}
+
+
+def _carried(judged: Sequence[HeldOutPair], seed: int) -> dict[str, float]:
+    """Each group's Shapley value in the accuracy: the mean, over all orders of the groups, of what it adds to those
+    before it. So groups that know the same share what it gives. Empty where people decided no pair."""
+    accuracy = {groups: share_of(_scored(judged, groups), seed) for groups in judged[0].alone}
+    means = {groups: share.mean for groups, share in accuracy.items() if share is not None}
+    every = sorted(frozenset[str]().union(*means))
+    means[frozenset()] = CHANCE
+    carried = dict.fromkeys(every, 0.0)
+    for order in (orders := list(permutations(every))):
+        for place, name in enumerate(order):
+            before = frozenset(order[:place])
+            carried[name] += (means[before | {name}] - means[before]) / len(orders)
+    return carried
+
+
+def _scored(judged: Sequence[HeldOutPair], groups: Groups) -> list[tuple[str, float]]:
+    """(instruction, 1 where what is fitted to `groups` names people's winner, 0.5 for its tie) where they decided."""
+    return [
+        (each.pair.instruction, (sign(each.alone[groups]) * each.pair.verdict + 1) / 2)
+        for each in judged
+        if each.pair.verdict
+    ]
 
 
 def _criterion_name(name: str, held_out: HeldOut) -> str:

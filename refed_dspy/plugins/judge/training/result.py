@@ -67,8 +67,8 @@ class JudgeTraining(Shown):
         lines = [f"{self.train} training pairs", *self.held_out.lines(), *self.notes]
         if warning := judged.warning():
             lines.insert(0, warning)
-        if self.report is not None and self.report.ruler:
-            lines.insert(0, self.report.ruler)
+        if self.report is not None:
+            lines = [*filter(None, [self.report.ruler, self.report.idle]), *lines]
         if self.report is not None:
             lines += ["", *self.report.lines(), _verdict_on(self.report)]
         lines.append(
@@ -105,7 +105,7 @@ def write_training(made: JudgeTraining, judged: Sequence[HeldOutPair], facts: Ma
         "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "versions": packages | {"python": platform.python_version()},
         **facts,
-        "proof": {**proof, "ruler": made.report.ruler},
+        "proof": {**proof, "ruler": made.report.ruler, "idle": made.report.idle},
     }
     write_lines(made.folder / ROWS, _rows(judged, made.held_out))
     write_json(made.folder / FIGURES, _in_json(made))

@@ -249,7 +249,14 @@ def test_a_judge_that_learned_to_measure_length_is_not_proved_and_says_so_first(
     assert made.report is not None and made.report.length is not None and not made.report.proved
     first, *others = made.lines()
     said(first)
-    said(others[-3:-1])
+    said([others[0], *others[-3:-1]])
+    carried = made.report.carried
+    assert made.report.idle == others[0]
+    assert carried["length"] > 0.3 > 0.1 > abs(carried["the judge's verdict"]) or bias == LONGER, (
+        "that one knows length"
+    )
+    trained = made.report.sets[-1].after.accuracy
+    assert trained is not None and sum(carried.values()) == pytest.approx(trained.mean - 0.5)
     assert (made.folder / "training.txt").read_text().startswith(first) and first in made._repr_html_()
     assert json.loads((made.folder / "training.json").read_text())["report"]["ruler"] == first
     assert json.loads(made.path.read_text())["refed"]["proof"]["proved"] is False
@@ -261,7 +268,8 @@ def test_a_judge_that_knows_more_than_length_is_proved(said: Said, tmp_path: Pat
     report = made.report
     assert report is not None and report.length is not None and report.length.accuracy is not None
     assert report.length.accuracy.low > 0.55, "length tells something here, too"
-    assert report.proved and report.ruler == ""
+    assert report.proved and report.ruler == "" and report.idle == ""
+    assert report.carried["the judge's verdict"] > report.carried["length"] > 0.05
     said(made.lines()[:-1])
 
 
