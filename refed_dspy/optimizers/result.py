@@ -26,6 +26,7 @@ from refed_dspy.ledger.states import state_in
 from refed_dspy.ledger.summary import failure_counts, usage_by_stage
 from refed_dspy.measures.intervals import Interval
 from refed_dspy.optimizers.agreement import JudgeReport
+from refed_dspy.optimizers.by_people import PAIRS, JudgedPair
 from refed_dspy.optimizers.proof import FORMAT, Proof, finite
 from refed_dspy.optimizers.race import race_lines
 from refed_dspy.optimizers.spec import SECOND, CompileSpec
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 PROGRAM, PROOF = "program.json", "proof.txt"
 DIFF = "prompts.diff"
 """How the program's prompts differ from the uncompiled program's."""
-OUTPUTS = (PROGRAM, PROOF, DIFF)
+OUTPUTS = (PROGRAM, PROOF, DIFF, PAIRS)
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ class CompileOutcome:
     """Each optimizer's `Runner.facts`."""
     answers: Mapping[str, Any] | None = None
     """An `example` of the test set, and what each stage made of it `before` and `after` (`answers_by_stage`)."""
+    pairs: Sequence[JudgedPair] = ()
+    """What the judge compared in the proof, for people; written once."""
 
     def facts(self) -> dict[str, Any] | None:
         """What `ended_outcome` makes it of again, in JSON's types; None where it has not ended: a cap stopped it,
@@ -78,7 +81,7 @@ class CompileOutcome:
         if self.stopped or self.proof is None or not self.proof.whole:
             return None
         named = {"format": FORMAT, "baseline": self.baseline.digest, "best": self.best.digest}
-        return {**asdict(self), **named}
+        return {**asdict(replace(self, pairs=())), **named}
 
 
 @dataclass(frozen=True, repr=False)
@@ -273,7 +276,8 @@ def write_outcome(
     best = best_program(at.folder, program, outcome)
     made = compiled(at.folder, outcome, best, _manifest(at, spec, outcome, best))
     if keep:
-        write_files(at.folder, files_of(program, made))
+        pairs = "".join(f"{pair.model_dump_json()}\n" for pair in outcome.pairs)
+        write_files(at.folder, files_of(program, made) | ({PAIRS: pairs} if pairs else {}))
         at.ledger.set_meta(outcome=made.manifest, ended=outcome.facts())
         return made
     return CompileEstimate(**vars(made))

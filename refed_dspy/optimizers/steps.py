@@ -19,6 +19,7 @@ from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.candidates import Candidate, baseline_and_best, load_candidates
 from refed_dspy.optimizers.agreement import JudgeReport, agreement_of_results
 from refed_dspy.optimizers.beats_baseline import BeatsBaseline, clipped
+from refed_dspy.optimizers.by_people import proof_pairs
 from refed_dspy.optimizers.dspy_optimizers import DOES, NO_ERROR_LIMIT
 from refed_dspy.optimizers.estimate import (
     Limits,
@@ -129,9 +130,11 @@ class CompileSteps:
             stopped = f"no answer to {lost} requests" if lost else unscored
         candidates, version = self._candidates(), self.champion.version if self.champion else None
         why, race = self._why(stopped, estimate), [each.facts() for each in self.race.runners]
-        answers = self._answers(baseline, best) if proof is not None and best != baseline else None
-        made = (candidates[baseline], candidates[best], estimate, proof, stopped, version, report, why, race, answers)
-        return CompileOutcome(*made)
+        made = (candidates[baseline], candidates[best], estimate, proof, stopped, version, report, why, race)
+        if proof is None or best == baseline:
+            return CompileOutcome(*made)
+        pairs = tuple(proof_pairs(self.test_results[best], self.spec.topics))
+        return CompileOutcome(*made, answers=self._answers(baseline, best), pairs=pairs)
 
     def _answers(self, *names: str) -> dict[str, Any] | None:
         """What both programs were given and answered in each stage, for one example of the test set: all of it was
