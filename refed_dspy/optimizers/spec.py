@@ -279,7 +279,7 @@ def prepare(
     spec = CompileSpec(program_identity, unit, *made)
     if proof_judge is not None:
         teachers[SECOND] = _second_judge(proof_judge, spec)
-    _warn_of_few_evaluations(spec)
+    _warn_of_sizes(spec)
     warn_of_another_teacher(judge_program, teachers["judge"].model)
     return module, spec
 
@@ -329,8 +329,13 @@ def _second_judge(asked: Any, spec: CompileSpec) -> Teacher:
     return second
 
 
-def _warn_of_few_evaluations(spec: CompileSpec) -> None:
+def _warn_of_sizes(spec: CompileSpec) -> None:
     whole = spec.settings.evaluations
+    if spec.settings.prove and len({cluster_of(example) for example in spec.split.test}) == MIN_CLUSTERS:
+        log.warning(
+            "test: with only %d held-out %s nothing can be proved if one of them has no score, as where the judge "
+            "cannot decide; hold out more", MIN_CLUSTERS, spec.unit,
+        )  # fmt: skip
     for name, asked in spec.sizes.items():
         if max(asked.values()) > whole:
             log.warning(
