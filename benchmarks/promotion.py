@@ -40,8 +40,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from refed_dspy.measures.equal_length import equal_length_gain
 from refed_dspy.measures.intervals import gain_interval, is_gain
-from refed_dspy.optimizers.proof import equal_length_gain
 from refed_dspy.records import Compared
 
 Floats = NDArray[np.float64]

@@ -3,7 +3,7 @@
 For each of a reference's samples the judge compares the candidate's final answer with the *uncompiled program's* final
 answer to the same instruction. So a candidate gains nothing by making the first response worse, and the baseline's own
 score is known: it ties with itself. Grades of the instructions and their diversity are added, and longer answers'
-wins count less: whether a gain is one at equal length is the proof's to tell (`metrics.equal_length`).
+wins count less: whether a gain is one at equal length is the proof's to tell (`measures.equal_length`).
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from benchmarks.promotion import GAIN, RATIOS, Comparison, counts_words, scores, swayed
+from refed_dspy.measures.equal_length import equal_length_gain
 from refed_dspy.measures.intervals import Interval, gain_interval, is_gain, mean_interval
-from refed_dspy.optimizers.proof import equal_length_gain
 from refed_dspy.records import Compared
 
 Verdicts = Sequence[Sequence[tuple[float, float]]]
