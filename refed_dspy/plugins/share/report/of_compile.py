@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -72,7 +72,7 @@ def compile_page(folder: Path, ledger: Ledger) -> Page:
     text = "Mean scores on each set, and on how many examples. A call that two candidates share is the first one's."
     race = outcome.get("race", ())
     if len(race) > 1:
-        drawn.insert(0, _race(race, learned.candidates))
+        drawn.insert(-1, _race(race, learned.candidates))
     tables = [
         *([_apart(second)] if proof and (second := proof.get("second")) else []),
         *([_agreement(judge)] if (judge := outcome.get("agreement")) else []),
@@ -107,11 +107,17 @@ def _race(race: Sequence[Mapping[str, Any]], candidates: Sequence[Candidate]) ->
     ]  # fmt: skip
     text = "The best candidate of each optimizer, by the examples that candidates were chosen by: no proof."
     drawn = {name: gain for name, gain in gains.items() if gain.bounded}
-    widest = max([0.1, *(abs(end) for gain in drawn.values() for end in (gain.low, gain.high))])
     ends = [gain.shown(sign="+") for gain in drawn.values()]
+    widest = _widest(drawn.values())
     figure = Intervals([*drawn], {"gain": [*drawn.values()]}, ends, -widest, widest, 0)
     columns = ("optimizer", "gain on validation", "candidates", "evaluations", "cost", "ended")
     return Chart("optimizers", "Optimizers", text, figure, columns, rows)
+
+
+def _widest(changes: Iterable[Interval]) -> float:
+    """Where an axis around 0 ends: at a round figure."""
+    widest = max([0.1, *(abs(end) for change in changes for end in (change.mean, change.low, change.high))])
+    return math.ceil(20 * widest) / 20
 
 
 def _apart(second: Mapping[str, Any]) -> Table:
@@ -174,8 +180,7 @@ def _changes(proof: Mapping[str, Any]) -> Chart:
     }  # fmt: skip
     drawn = {label: _interval(proof[key]) for key, label in names.items() if proof.get(key)}
     changes = {label: change for label, change in drawn.items() if change is not None}
-    widest = max([0.1, *(abs(end) for change in changes.values() for end in (change.mean, change.low, change.high))])
-    widest = math.ceil(20 * widest) / 20  # the axis ends at a round figure
+    widest = _widest(changes.values())
     ends = [change.shown(sign="+") for change in changes.values()]
     figure = Intervals(list(changes), {"change": list(changes.values())}, ends, -widest, widest, 0)
     text = "The compiled program's score less the other's. It is better where the interval is right of the line."
