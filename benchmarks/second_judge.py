@@ -1,6 +1,6 @@
 """Programs that please a judge's taste and are no better: how many are promoted by one judge, and by two.
 
-`python -m benchmarks.second_judge [--runs 40] [--processes 2]`
+`python -m benchmarks.second_judge [--runs 40] [--processes 2]`: until so many please the first judge.
 
 The first judge has a taste: for long answers, for Markdown, or for flattery. The second sees a quality that is in the
 words alone and that no prompt changes. Each compile's optimizer adds a line to the prompts that asks for what the first
@@ -102,7 +102,7 @@ def measured(seed: int) -> tuple[str, bool, bool]:
             proof_judge=second.copy(temperature=0.0),
             **{**SETS, **models, "seed": seed, "accept_longer": True, "track": False},
         )
-    if made.proof is None or made.proof.second is None:
+    if made.proof is None or (made.proof.second is None and not made.proof.same):
         raise RuntimeError(f"seed {seed}: no proof by both")
     return taste, made.proof.gain.found, made.proof.proved
 
@@ -114,10 +114,13 @@ def main() -> None:
     options = parser.parse_args()
     alone = both = 0
     with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn")) as pool:
-        for seed, (taste, by_first, promoted) in enumerate(pool.map(measured, range(options.runs))):
+        for seed, (taste, by_first, promoted) in enumerate(pool.map(measured, range(2 * options.runs))):
             alone, both = alone + by_first, both + promoted
             print(f"{seed:4}  {taste:10}{'pleases the first' * by_first}{', promoted' * promoted}", flush=True)
-    print(f"{options.runs} programs: {alone} would be promoted by the first judge alone, {both} are by both")
+            if alone == options.runs:
+                pool.shutdown(cancel_futures=True)
+                break
+    print(f"{alone} programs that the first judge alone would promote, {both} that both do")
     if both > MOST:
         sys.exit(1)
 

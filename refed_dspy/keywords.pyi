@@ -178,6 +178,43 @@ class CompileKeywords(TypedDict, total=False):
     """How to treat conversations of several exchanges: `leave_out` (and count them), learn from the `first`
     exchange, or from the `last` with the earlier ones as context."""
 
+class PlanKeywords(TypedDict, total=False):
+    """Settings of `CompileConfig`."""
+
+    columns: Mapping[str, str] | None
+    """Column names that differ from the usual ones: {instruction: question, response: answer}."""
+    turns: Turns
+    """How to treat conversations of several exchanges: `leave_out` (and count them), learn from the `first`
+    exchange, or from the `last` with the earlier ones as context."""
+    judge_program: str | Path | None
+    """A compiled or trained judge: its program's file or MLflow address."""
+    judge_scorer: ScorerConfig | Mapping[str, Any] | None
+    """The model that computes perplexities, where `judge_program` was trained with them."""
+    accept_changed: bool
+    """Accept a saved program or judge even if its prompts were edited after it was saved."""
+    features: Mapping[str, str] | None
+    """Name → what feedback on an instruction looks for. Unset: the program's own features."""
+    instructions_per_feature: int
+    """How many instructions a candidate writes per call during the compile. The compiled program keeps its own
+    number."""
+    guidance: Mapping[str, str] | None
+    """Stage → a sentence to add to its prompt."""
+    threads: int
+    """Examples evaluated at once; each makes several calls at once."""
+    seed: int
+    """Seed for the split and the optimizer."""
+    reuse: str | Path | None
+    """Folder of another compile or run whose answers to identical questions are reused at no cost."""
+    track: bool | None
+    """Log the compile to MLflow. Unset: yes."""
+    max_cost: float | None
+    """Dollars the work may cost, over all models and starts. The cap applies until it is set again; `.inf` lifts
+    it."""
+    max_calls: float | None
+    """Calls the work may make, over all models and starts, whatever their outcome."""
+    max_minutes: float | None
+    """Minutes the work may take, over all starts."""
+
 class CompareKeywords(TypedDict, total=False):
     """Settings of `CompareConfig`."""
 

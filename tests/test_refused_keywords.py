@@ -46,6 +46,7 @@ _RUN = {"references": "refs.jsonl", "size": 1, "teacher": "simulated"}
 CALLS: Mapping[str, Mapping[str, Any]] = {
     **dict.fromkeys(("synthesize", "asynthesize", "stream", "estimate", "aestimate"), _RUN),
     "compile": {"references": "refs.jsonl", "teacher": "simulated"},
+    "plan_compile": {"references": "refs.jsonl", "teacher": "simulated"},
     "compare": {"references": "refs.jsonl", "teacher": "simulated", "judge": "simulated"},
     "filter_data": {"data": "rows.jsonl", "filters": ["rubric"], "judge": "simulated"},
     "recycle": {"data": "rows.jsonl", "teacher": "simulated"},

@@ -22,6 +22,7 @@ _DOORS: Mapping[str, str] = {
     "ResumeKeywords": "resume",
     "FilterKeywords": "filter_data",
     "CompileKeywords": "compile",
+    "PlanKeywords": "plan_compile",
     "CompareKeywords": "compare",
     "RecycleKeywords": "recycle",
     "StatsKeywords": "measure",

@@ -129,7 +129,7 @@ def name_of_optimizer(named: Any) -> str:
     if short := next((name for name, each in SHORT.items() if each is kind), ""):
         return short
     own = getattr(kind, "__name__", "")
-    if kind.__module__.startswith("refed_dspy."):
+    if getattr(kind, "__module__", "").startswith("refed_dspy."):
         return own.lower()
     if _exported().get(own.lower()) is kind:
         return f"dspy.{own}"

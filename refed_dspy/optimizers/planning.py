@@ -4,12 +4,14 @@ in a compile before it, or in a test for headroom, which is paid for."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack
 
+from refed_dspy.config.compile import CompileConfig, MetricConfig
+from refed_dspy.config.keywords import with_keywords
 from refed_dspy.errors import ConfigError, RunDirError, RunStopped, briefly
 from refed_dspy.ledger.candidates import Candidate, examples_of, load_candidates
 from refed_dspy.ledger.ledger import Ledger
@@ -20,7 +22,11 @@ from refed_dspy.optimizers.dspy_optimizers import name_of_optimizer
 from refed_dspy.optimizers.headroom import EXAMPLES, PROGRAMS, REWRITINGS, Headroom, Variants, headroom_in
 from refed_dspy.optimizers.result import Compiled
 from refed_dspy.records import PICO, money
+from refed_dspy.teachers.progress import CompileProgress
 from refed_dspy.text import Shown, counted, table_lines
+
+if TYPE_CHECKING:
+    from refed_dspy.keywords import PlanKeywords
 
 GAINS = (0.05, 0.1, 0.15, 0.2)
 _TIMES = (1, 2, 4)
@@ -39,6 +45,11 @@ TEST = {
     "proof_judge": None,
 }
 """The settings of a test for headroom, which is a compile without a proof."""
+TAKEN = (
+    *("columns", "turns", "judge_program", "judge_scorer", "accept_changed", "features", "instructions_per_feature"),
+    *("guidance", "threads", "seed", "reuse", "track", "max_cost", "max_calls", "max_minutes"),
+)
+"""The settings of a compile that a test takes, too."""
 SEARCH = 200
 """So many evaluations a search usually takes."""
 
@@ -111,13 +122,21 @@ class CompilePlan(Shown):
 
 
 @briefly
+@with_keywords(CompileConfig, *TAKEN)
 def plan_compile(
     program: Any = None,
     references: Any = None,
     *,
+    pairs: str | Path | Sequence[Any] | None = None,
+    metric: Callable[..., Any] | MetricConfig | Mapping[str, Any] | str | None = None,
     teacher: Any = None,
+    judge: Any = None,
+    reflection: Any = None,
+    out: str | Path | None = None,
     gains: Sequence[float] = GAINS,
-    **settings: Any,
+    progress: bool = True,
+    on_progress: Callable[[CompileProgress], None] | None = None,
+    **settings: Unpack[PlanKeywords],
 ) -> CompilePlan:
     """Whether a compile may gain anything, and how many references it must hold out to prove each of `gains` (of 1).
 
@@ -130,8 +149,8 @@ def plan_compile(
 
     Args:
         program: the uncompiled program, as `compile` takes it; without a teacher the folder.
-        references, teacher, settings: as `compile` takes them; those that size a compile or its optimizer count for
-            nothing.
+        references, pairs, metric, teacher, judge, reflection, out, progress, on_progress: as `compile` takes them.
+        gains: a line each in the table of how many references prove them.
 
     Raises:
         ConfigError: a gain that is not above zero; and whatever `compile` raises.
@@ -141,10 +160,15 @@ def plan_compile(
     if not gains or any(not 0 < gain < math.inf for gain in gains):
         raise ConfigError("gain: must be above 0; a score goes from 0 to 1")
     if teacher is None:
-        if not isinstance(program, str | Path):
+        named = (references, pairs, metric, judge, reflection, out)
+        if not isinstance(program, str | Path) or settings or any(each is not None for each in named):
             raise ConfigError("teacher: none is given; name one for a test, or the folder of a compile alone")
         return _planned(Path(program), gains)
-    return plan_of(measure_headroom(program, references, teacher=teacher, **settings), gains)
+    made = measure_headroom(
+        program, references, pairs=pairs, metric=metric, teacher=teacher, judge=judge, reflection=reflection, out=out,
+        progress=progress, on_progress=on_progress, **settings,
+    )  # fmt: skip
+    return plan_of(made, gains)
 
 
 def measure_headroom(program: Any, references: Any = None, *, estimate: bool = False, **settings: Any) -> Compiled:

@@ -32,6 +32,7 @@ FOLDERS = {
     "compare": ("compare --references {data} --teacher simulated --judge simulated --size 2 --out out", "rows.jsonl"),
     "evaluate answers": ("evaluate answers --prompts {data} --teacher simulated --out out", "rows.jsonl"),
     "compile": (f"compile --references {{data}} {MODELS} --out out", "rows.jsonl"),
+    "compile plan": (f"compile plan --references {{data}} {MODELS} --out out", "rows.jsonl"),
     "judge train": ("judge train --pairs {data} --judge simulated --out out", "pairs.jsonl"),
 }
 """Commands that write files of their own names into a folder, and what they read."""

@@ -48,7 +48,7 @@ def refused(result: Result, *expected: str, code: int = 2) -> None:
     assert result.exit_code == code, result.output
     *progress, line = result.stderr.splitlines()
     assert line.startswith("refed: ") and not any(told.startswith("refed: ") for told in progress), result.stderr
-    progress = [told for told in progress if code != 2 or " references: about " not in told]
+    progress = [told for told in progress if code != 2 or ": about " not in told]
     assert "Traceback" not in result.output and not (code == 2 and (progress or result.stdout))
     for text in expected:
         assert text in line
