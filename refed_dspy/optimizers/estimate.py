@@ -134,14 +134,17 @@ def refuse_small_caps(spec: CompileSpec) -> None:
         ("max_cost", cost, foreseen.cost, dollars, "little"),
     ):
         if cap is not None and cap < takes:
+            or_lower = "" if what == "the test" else ", or lower evaluations, validation and test"
             raise ConfigError(
-                f"{name}: {said(cap)} is too {few}: {what} take about {said(takes)}; raise it to "
-                f"{said(with_room(takes))}, or lower evaluations, validation and test"
+                f"{name}: {said(cap)} is too {few}: {what} {'takes' if not or_lower else 'take'} about {said(takes)}; "
+                f"raise it to {said(with_room(takes))}{or_lower}"
             )
 
 
 def _what(spec: CompileSpec) -> str:
     """What is foreseen, in words."""
+    if "variants" in spec.tuned_by:
+        return "the test"
     sized = f"{spec.settings.optimizer} with evaluations: {spec.settings.evaluations}"
     return f"{sized if {*spec.tuned_by} <= {*PAID} else 'one candidate'}{' and its proof' * spec.settings.prove}"
 
@@ -342,13 +345,13 @@ class Limits:
             return whole
         return int(now + self.share * max(0.0, whole - now))
 
-    def note_spent(self, gateway: Gateway, before: Amount) -> float:
-        """Note what the turn paid since `before`. Returns its picodollars over all starts."""
+    def note_spent(self, gateway: Gateway, before: Amount) -> Amount:
+        """Note what the turn paid since `before`. Returns what it paid over all starts."""
         noted = self._noted(gateway)
-        paid = noted["paid"].get(self.turn, 0) + spent_so_far(gateway).cost - before.cost
-        noted["paid"][self.turn] = paid
+        paid = Amount(*noted["paid"].get(self.turn, (0, 0))) + spent_so_far(gateway) - before
+        noted["paid"][self.turn] = [paid.cost, paid.calls]
         gateway.read(lambda ledger: ledger.set_meta(turns=noted))
-        return float(paid)
+        return paid
 
     def _noted(self, gateway: Gateway) -> dict[str, Any]:
         caps = [self.caps.max_cost, self.caps.max_calls]

@@ -1,8 +1,9 @@
 """Several optimizers in one compile: whose turn it is, with how many evaluations and which share of what is left.
 
-Each begins with half of its evaluations. Those that fall behind the leader by more than the standard error of the
-difference get no more; the others go on, with what the first round did replayed for nothing. What the caps leave after
-that goes to whoever they had cut short, the leader first. One optimizer by itself has a single turn with everything.
+Each begins with half of its evaluations, or as many as give it a fair chance. Those that are behind the leader by more
+than the standard error of the difference, and found nothing better in the second half of their turn, get no more; the
+others go on, with what the first round did replayed for nothing. What the caps leave after that goes to whoever they
+had cut short, the leader first. One optimizer by itself has a single turn with everything.
 """
 
 from __future__ import annotations
@@ -14,11 +15,15 @@ from statistics import fmean, stdev
 from typing import Any
 
 from refed_dspy.ledger.candidates import Candidate, enough
+from refed_dspy.optimizers.recorder import TurnScores
 from refed_dspy.records import dollars
-from refed_dspy.text import table_lines
+from refed_dspy.text import NO_VALUE, table_lines
 
-BEHIND, CONVERGED, FINISHED = "fell behind", "converged", "finished"
+BEHIND, CONVERGED, FINISHED, NOTHING = "fell behind", "converged", "finished", "no candidate"
 """How an optimizer may have ended, where no cap cut it short."""
+
+
+RACE_HEADS = ("optimizer", "gain on validation", "tried", "evaluations", "calls", "dollars", "ended")
 
 
 @dataclass(eq=False)
@@ -36,15 +41,17 @@ class Runner:
     best: str = ""
     """The candidate of its own that gains most on the validation set; empty before one gains anything."""
     gain: float = 0.0
-    cost: float = 0.0
-    """Picodollars that its turns paid, over all starts."""
+    rising: bool = False
+    """Whether it found something better in the second half of its last turn."""
+    paid: tuple[float, float] = (0.0, 0.0)
+    """Picodollars and calls of its turns, over all starts."""
     ended: str = ""
     """BEHIND, CONVERGED, FINISHED, or the cap that cut it short; empty before its first turn ends."""
 
     @property
     def cut(self) -> bool:
         """Whether a cap ended its last turn."""
-        return self.ended not in {"", BEHIND, CONVERGED, FINISHED}
+        return self.ended not in {"", BEHIND, CONVERGED, FINISHED, NOTHING}
 
     @property
     def expected(self) -> int:
@@ -54,7 +61,9 @@ class Runner:
     def facts(self) -> dict[str, Any]:
         """For the outcome, in JSON types."""
         facts = {name: getattr(self, name) for name in ("name", "evaluations", "best", "gain", "ended")}
-        return {**facts, "expected": self.expected, "candidates": sorted(self.candidates), "cost": int(self.cost)}
+        cost, calls = self.paid
+        paid = {"cost": int(cost), "calls": int(calls)}
+        return {**facts, **paid, "expected": self.expected, "candidates": sorted(self.candidates)}
 
 
 @dataclass(frozen=True)
@@ -90,28 +99,29 @@ class Race:
             return
         for at, runner in enumerate(self.runners):
             yield Turn(runner, min(runner.sizes), 1 / (len(self.runners) - at + 1))
-        again = [each for each in self._in_front() if len(each.sizes) > 1 and each.ended != CONVERGED]
+        again = [each for each in self._in_front() if len(each.sizes) > 1 and each.ended not in {CONVERGED, NOTHING}]
         for at, runner in enumerate(again):
             yield Turn(runner, max(runner.sizes), 1 / (len(again) - at))
         for runner in filter(lambda each: each.cut, self._in_front()):
             yield Turn(runner, max(runner.sizes), 1.0, last=True)
 
-    def note(self, turn: Turn, candidates: set[str], evaluations: int, cost: float, ended: str) -> None:
-        """What a turn came to: the candidates that it scored, and how it ended."""
+    def note(self, turn: Turn, scores: TurnScores, uncompiled: str, paid: tuple[float, float], ended: str) -> None:
+        """What a turn came to: what it scored and paid, and how it ended. `uncompiled`: no candidate of its own."""
         runner = turn.runner
-        runner.size = turn.size
-        runner.candidates |= candidates
-        runner.evaluations, runner.ended = max(runner.evaluations, evaluations), ended or FINISHED
-        runner.cost += cost
-        gains = {each: fmean(scores.values()) for each in runner.candidates if (scores := self._scores(each))}
+        runner.size, runner.rising = turn.size, scores.rising
+        runner.candidates |= scores.candidates - {uncompiled}
+        runner.evaluations = max(runner.evaluations, scores.evaluations)
+        runner.ended = ended or (FINISHED if runner.candidates else NOTHING)
+        runner.paid = runner.paid[0] + paid[0], runner.paid[1] + paid[1]
+        gains = {each: fmean(of.values()) for each in runner.candidates if (of := self._scores(each))}
         best = max(sorted(gains), key=gains.__getitem__, default="")
         if gains.get(best, 0.0) > 0:
             runner.best, runner.gain = best, gains[best]
 
     def _in_front(self) -> list[Runner]:
-        """Those within a standard error of the leader, the leader first. The others are marked."""
+        """The leader, and those within a standard error of it or still rising. The others are marked."""
         ranked = sorted(self.runners, key=lambda each: -each.gain)
-        front = [each for each in ranked if each is ranked[0] or not self._behind(each, ranked[0])]
+        front = [each for each in ranked if each is ranked[0] or each.rising or not self._behind(each, ranked[0])]
         for each in {*ranked} - {*front}:
             if each.cut or (each.ended == FINISHED and each.size < max(each.sizes)):
                 each.ended = BEHIND
@@ -141,11 +151,12 @@ def race_lines(runners: Sequence[Mapping[str, Any]]) -> list[str]:
             for each in runners
             if each["ended"] == CONVERGED
         ]
-    rows = [
-        [
-            each["name"], f"{each['gain']:+z.2f}", str(len(each["candidates"])),
-            f"{each['evaluations']} of {each['expected']}", dollars(each["cost"]), each["ended"],
-        ]
-        for each in sorted(runners, key=lambda each: -each["gain"])
-    ]  # fmt: skip
-    return table_lines([["optimizer", "gain on validation", "candidates", "evaluations", "cost", "ended"], *rows])
+    return table_lines([RACE_HEADS, *(race_cells(each) for each in sorted(runners, key=lambda each: -each["gain"]))])
+
+
+def race_cells(runner: Mapping[str, Any]) -> list[str]:
+    """One optimizer's cells under RACE_HEADS."""
+    of = f" of {runner['expected']}" if runner["ended"] not in {FINISHED, NOTHING} else ""
+    cost = NO_VALUE if runner["cost"] == 0 < runner["calls"] else dollars(runner["cost"])
+    done = [str(len(runner["candidates"])), f"{runner['evaluations']}{of}", f"{runner['calls']:,}", cost]
+    return [runner["name"], f"{runner['gain']:+z.2f}", *done, runner["ended"]]

@@ -117,6 +117,11 @@ class TurnScores:
         return len(self._scored)
 
     @property
+    def rising(self) -> bool:
+        """Whether a candidate was better than all before it in the second half of what was scored."""
+        return len(self._validation) > 1 and self._improved_at > self._asked / 2
+
+    @property
     def converged(self) -> bool:
         """Whether going on is not worth its cost: every validation score is 1, or for half of the turn, and for
         LEAST_PATIENCE times the validation set, no candidate was better than the best one before."""

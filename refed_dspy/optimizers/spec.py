@@ -140,19 +140,27 @@ class CompileSpec:
     def sizes(self) -> Mapping[str, Mapping[int, int]]:
         """Optimizer → for each of its rounds the evaluations it is set up for, and about how many it will ask for.
 
-        One by itself has a single round. Of several each begins with half the evaluations, if it can: what it did is
-        replayed for nothing in the second round. Raises ConfigError as `optimizer`.
+        One by itself has a single round. Of several each begins with half the evaluations, or what is fair: what it did
+        is replayed for nothing in the second round. Raises ConfigError as `optimizer`.
         """
         whole = self.settings.evaluations
         sizes = {}
         for name in self.tuned_by:
             made = {whole: self._asked_by(name, whole)}
             if len(self.tuned_by) > 1 and name in SHORT and whole > 1:
+                first = min(whole, max(whole // 2, self._fair if name == "gepa" else 0))
                 with suppress(ConfigError):  # too few for it to begin with
-                    half = self._asked_by(name, whole // 2)
-                    made = {whole // 2: half} | (made if half < made[whole] else {})
+                    asked = self._asked_by(name, first)
+                    made = {first: asked} | (made if asked < made[whole] else {})
             sizes[name] = made
         return sizes
+
+    @property
+    def _fair(self) -> int:
+        """In so many evaluations GEPA has rewritten each predictor's prompt once, and half of these were worth scoring
+        on the validation set."""
+        validation, predictors = len(self.split.validation), len(self.program_identity["program"])
+        return validation + predictors * (6 + validation // 2)
 
     def _asked_by(self, name: str, evaluations: int) -> int:
         no_model: Any = object()  # stands for a model: setting up an optimizer asks nothing

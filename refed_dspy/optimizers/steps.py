@@ -22,6 +22,7 @@ from refed_dspy.optimizers.beats_baseline import BeatsBaseline, clipped
 from refed_dspy.optimizers.by_people import proof_pairs
 from refed_dspy.optimizers.dspy_optimizers import DOES, NO_ERROR_LIMIT
 from refed_dspy.optimizers.estimate import (
+    Amount,
     Limits,
     Tuned,
     at_cap,
@@ -161,34 +162,35 @@ class CompileSteps:
         self.tuned = Tuned(" and ".join(self.spec.tuned_by), done, expected, spent)
         self.tuning_ended_at = next((each.ended for each in runners if each.cut), "")
         self.gateway.allow(self.caps, self.seconds)
-        if len(self._candidates()) == 1 and not self.tuning_ended_at:
-            log.warning(
-                "%s made no candidate: a demonstration takes a score of %s or more; set accept under metric",
-                self.tuned.optimizer, self.recorder.metric.accept,
-            )  # fmt: skip
         return estimate
 
     def _turn(self, turn: Turn, estimate: dict[str, Any]) -> dict[str, Any]:
         """One optimizer's turn. In the last one what turns out not to be needed for the proof is spent as well: the
         optimizer goes on, with what it did replayed."""
-        cost = 0.0
+        paid, longest = Amount(0, 0), max(turn.runner.sizes)
         for attempt in range(MOST_ATTEMPTS if turn.last else 1):
             limits = Limits(f"{turn.name} {attempt}", turn.share, self.caps, self.seconds)
             self.gateway.allow(*limits.of(self.gateway, estimate))
             before = spent_so_far(self.gateway)
             self._tune(turn)
-            cost += limits.note_spent(self.gateway, before)
-            converged = self.recorder.turn.converged and (turn.runner.name == "gepa" or not turn.last)
+            paid += limits.note_spent(self.gateway, before)
+            scored = self.recorder.turn
+            stopped = turn.runner.name == "gepa" and scored.evaluations < longest  # no other one asks whether to stop
+            converged = scored.converged and (stopped or turn.size < longest)
             ended = self.gateway.cap_reached or (CONVERGED if converged else "")
             foreseen = self._with_proof_of_best(estimate)
             if ended not in CAPS or not leaves_room(self.gateway, self.caps, foreseen):
                 break
             estimate = foreseen
-        scored = self.recorder.turn
         foreseen = self._with_proof_of_best(estimate)
         if foreseen["proof_cost"] > estimate["proof_cost"]:
             estimate = foreseen
-        self.race.note(turn, scored.candidates - {self.first}, scored.evaluations, cost, ended)
+        self.race.note(turn, self.recorder.turn, self.first, (paid.cost, paid.calls), ended)
+        if not turn.runner.candidates and not turn.runner.cut:
+            log.warning(
+                "%s made no candidate: a demonstration takes a score of %s or more; set accept under metric",
+                turn.runner.name, self.recorder.metric.accept,
+            )  # fmt: skip
         race = [each.facts() for each in self.race.runners]
         self.gateway.read(lambda ledger: ledger.set_meta(race=race))
         return estimate

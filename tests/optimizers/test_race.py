@@ -13,12 +13,20 @@ from benchmarks.preference import World
 from refed_dspy.errors import ConfigError
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.optimizers.learned import learned_in
-from refed_dspy.optimizers.race import BEHIND, CONVERGED, FINISHED, Race, race_lines
+from refed_dspy.optimizers.race import BEHIND, CONVERGED, FINISHED, NOTHING, Race, race_lines
 from refed_dspy.optimizers.recorder import TurnScores
 from tests.support.said import Said
 from tests.support.simulated_compiles import PREFERENCE, QUESTIONS, Knows, Watched, answerer, compiled, marks, of_five
 
 HALF_AND_WHOLE = {50: 50, 100: 100}
+
+
+def turn_of(*candidates: str) -> TurnScores:
+    """What was scored in a turn: each of these on one example of four."""
+    scores = TurnScores(4)
+    for each in candidates:
+        scores.add(each, "1", "validation", 0.5)
+    return scores
 
 
 def raced(
@@ -30,7 +38,7 @@ def raced(
     for turn in race.turns():
         name = turn.runner.name
         turns.append((name, turn.size, round(turn.share, 2), turn.last))
-        race.note(turn, {name}, turn.size, 1.0, ended.get(name, "") if not turn.last else "")
+        race.note(turn, turn_of(name), "first", (1.0, 2.0), ended.get(name, "") if not turn.last else "")
     return race, turns
 
 
@@ -51,10 +59,24 @@ def test_who_is_within_the_error_of_the_leader_goes_on_and_so_does_everybody_whe
     spread = {"a": [0.1, 0.5, 0.1, 0.5], "b": [0.4, 0.0, 0.5, 0.28]}
     race = Race(sizes, lambda name: dict(zip("1234", spread[name], strict=True)))
     for turn in race.turns():
-        race.note(turn, {turn.runner.name}, turn.size, 0.0, "")
+        race.note(turn, turn_of(turn.runner.name), "first", (0.0, 0.0), "")
     assert [each.size for each in race.runners] == [100, 100]
     _, turns = raced(sizes, {"a": -0.1, "b": 0.0})
     assert [turn[:2] for turn in turns] == [("a", 50), ("b", 50), ("a", 100), ("b", 100)]
+
+
+def test_who_is_still_rising_goes_on_though_it_is_behind_and_who_tried_nothing_does_not() -> None:
+    sizes = {"a": HALF_AND_WHOLE, "b": HALF_AND_WHOLE, "c": HALF_AND_WHOLE}
+    race = Race(sizes, lambda name: dict.fromkeys("1234", {"a": 0.1, "b": 0.3}[name]))
+    rising = TurnScores(1)
+    for name, score in (("first", 0.5), ("a", 0.6)):
+        rising.add(name, "1", "validation", score)
+    for turn in race.turns():
+        scored = {"a": rising, "b": turn_of("b"), "c": turn_of("first")}[turn.runner.name]
+        race.note(turn, scored, "first", (0.0, 0.0), "")
+    assert {each.name: (each.size, each.ended) for each in race.runners} == {
+        "a": (100, FINISHED), "b": (100, FINISHED), "c": (50, NOTHING),
+    }  # fmt: skip
 
 
 def test_what_is_left_goes_to_those_whom_a_cap_cut_short_the_leader_first() -> None:
@@ -98,7 +120,7 @@ def test_several_share_a_baseline_and_a_proof_and_the_best_is_kept(said: Said, t
 
 def test_half_of_a_turn_is_replayed_and_never_paid_for_again(tmp_path: Path) -> None:
     world = Watched()
-    settings = {"optimizer": "gepa, bootstrap", "evaluations": 16, "metric": of_five}
+    settings = {"optimizer": "gepa, bootstrap", "evaluations": 20, "metric": of_five, "validation": 3, "train": 1}
     made = compiled(tmp_path, answerer(), QUESTIONS, world, **settings)
     with Ledger.read(tmp_path) as ledger:
         answers = ledger.db.execute("SELECT count(*) FROM answers").fetchone()[0]
