@@ -262,7 +262,7 @@ def budget_caps(models: Mapping[str, Teacher], settings: CapSettings) -> Caps:
             name = "max_calls" if max_cost is None else "max_cost"
             raise ConfigError(
                 f"{name}: a cap cannot be kept with this {role}, which retries unseen ({model.uncapped}); pass a "
-                "TeacherConfig, a teacher file or PROVIDER/NAME"
+                "TeacherConfig, a teacher file or PROVIDER/NAME, or bound it by max_minutes"
             )
         if caps.max_cost is not None:
             _check_worst(role, model, caps.max_cost)

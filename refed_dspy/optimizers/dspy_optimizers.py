@@ -22,7 +22,7 @@ from refed_dspy.config.compile import RESERVED
 from refed_dspy.config.named import OPTIMIZERS, is_named, resolve
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.optimizers.metrics import name_of
-from refed_dspy.text import install_command
+from refed_dspy.text import install_command, nearest
 
 Examples: TypeAlias = Sequence[dspy.Example]
 AUTO = ("light", "medium", "heavy")
@@ -119,6 +119,8 @@ def kind_of(named: Any) -> Any:
         return kind
     if is_named(named, OPTIMIZERS):
         return resolve(named, OPTIMIZERS, "optimizer")
+    if near := nearest(plain, [*SHORT, *_exported()]):
+        raise ConfigError(f"optimizer: {one_line(named, 40)!r} is none; did you mean {near}?")
     known = ", ".join([*SHORT, *sorted({each.__name__ for each in _exported().values()} - _NOT_OFFERED)])
     raise ConfigError(f"optimizer: {one_line(named, 40)!r} is none of {known}; of one of your own give the dotted name")
 

@@ -200,7 +200,7 @@ class Headroom:
             self.said,
             *table_lines(
                 [
-                    ["program", "gain", "at least"],
+                    ["program", "gain", "at least (95%)"],
                     *([each.label, f"{each.gain:+z.2f}", f"{each.at_least:+z.2f}"] for each in self.variants),
                 ]
             ),

@@ -24,8 +24,9 @@ SETS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Tried:
-    """A candidate, for people: its mean scores on each set, None before there are any, and dollars. A call that two
-    candidates share is the first one's."""
+    """A candidate, for people: its mean scores on each set, None before there are any, and dollars. In those on the
+    train and validation sets, as the optimizer sees them, a longer answer's win counts less. A call that two candidates
+    share is the first one's."""
 
     number: int
     optimizer: str
@@ -36,7 +37,8 @@ class Tried:
     test: float | None
     gain: float | None
     """Over the uncompiled program on the validation set; None where too little of that was scored."""
-    cost: float
+    cost: float | None
+    """None where a price is unknown."""
     changed: tuple[str, ...]
     """The stages whose prompts are others than the uncompiled program's."""
     program: Mapping[str, Any]
@@ -85,9 +87,10 @@ class Learned:
                 each.seq,
                 by.get(each.digest, ""),
                 each is self.best and bool(self.outcome),
-                **{name: each.mean(name) for name in SETS},
+                **{name: each.mean(name) for name in SETS[:2]},
+                test=fmean(scores.values()) if (scores := each.undiscounted("test")) else None,
                 gain=fmean(gained.values()) if first and (gained := gains_over(each, first)) else None,
-                cost=each.cost / PICO,
+                cost=None if self.status["unpriced"] else each.cost / PICO,
                 changed=tuple(changed_predictors(first.state, each.state)) if first else (),
                 program=in_dspys_form(each.state),
             )
@@ -108,10 +111,14 @@ class Learned:
         """Each candidate's name, scores, dollars, and what changed in it; a heading first."""
         rows, best = [["candidate", *SETS, "dollars", "changed in"]], ", kept" if self.outcome else ", best so far"
         for each, told in zip(self.candidates, self.tried(), strict=True):
-            means = [f"{each.mean(s):.3f} ({len(each.scores[s])})" if each.scores.get(s) else NO_VALUE for s in SETS]
+            means = [
+                NO_VALUE if (mean := getattr(told, name)) is None else f"{mean:.3f} ({len(each.scores[name])})"
+                for name in SETS
+            ]
             name = f"{each.seq}{', uncompiled' * (each is self.candidates[0])}{best * (each is self.best)}"
             by = f" ({told.optimizer})" if told.optimizer else ""
-            rows.append([name + by, *means, dollars(each.cost), ", ".join(told.changed) or "nothing"])
+            cost = NO_VALUE if told.cost is None else dollars(each.cost)
+            rows.append([name + by, *means, cost, ", ".join(told.changed) or "nothing"])
         return rows
 
     def lines(self) -> list[str]:

@@ -201,15 +201,15 @@ class Proof:
             table.append(self.second.line())
         if self.chosen_from > 1 and not self.same:
             table.append(
-                f"the best of {self.chosen_from} candidates on the validation set; no held-out {self.unit[:-1]} had a "
-                "part in that choice"
+                f"the best of {self.chosen_from} that were scored on the validation set; no held-out {self.unit[:-1]} "
+                "had a part in that choice"
             )
         return [*table, *self.assumed()]
 
     def assumed(self) -> list[str]:
         """What the proof could see, and what it takes for granted, in a line."""
         gain = self._deciding
-        if gain is None or gain.least is None or not math.isfinite(gain.least):
+        if gain is None or gain.least is None or not 0.005 <= gain.least < math.inf:  # below, it would read 0.00
             return []
         independent = "topics" if gain.held_out not in {None, gain.raw.clusters} else self.unit
         seen = f"a gain of {gain.least:.2f} would be found four times out of five, if the {independent} are independent"

@@ -161,7 +161,10 @@ class Compiled(Shown):
         if proof is None:
             lines.append("no proof: the test set was not scored, or only in part")
         else:
-            lines += [*proof.lines(), *(self.judge.lines() if self.judge is not None else []), *proof.doubts()]
+            lines += [*proof.lines(), *(self.judge.lines() if self.judge is not None else [])]
+            lines += proof.doubts() or ["proved better"]
+            if manifest["champion"]:
+                lines.append(f"the champion is models:/{manifest['name']}/{manifest['champion']}")
         lines.append(f"cost: {money(manifest['cost'])}, {counted(manifest['calls'], 'call')}")
         lines += _failure_lines(manifest)
         if not self.changed and (proof is None or proof.champion is not None):

@@ -14,7 +14,7 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.measures.intervals import Interval, gain_or_change, mean_interval
 from refed_dspy.optimizers.learned import Learned
 from refed_dspy.optimizers.proof import UNJUDGED
-from refed_dspy.optimizers.race import gains_over
+from refed_dspy.optimizers.race import RACE_HEADS, gains_over, race_cells
 from refed_dspy.plugins.share.report import charts, glance
 from refed_dspy.plugins.share.report.charts import Chart, readable
 from refed_dspy.plugins.share.report.drawing import Intervals
@@ -69,12 +69,15 @@ def compile_page(folder: Path, ledger: Ledger) -> Page:
         facts = [*helped, *facts]
         drawn = [_scores(outcome), *([_changes(proof)] if changed else []), *drawn]
     candidates = learned.rows()
-    text = "Mean scores on each set, and on how many examples. A call that two candidates share is the first one's."
+    text = (
+        "Mean scores on each set, and on how many examples; on train and validation, by which candidates are chosen, a "
+        "longer answer's win counts less. A call that two candidates share is the first one's."
+    )
     race = outcome.get("race", ())
     if len(race) > 1:
         drawn.insert(-1, _race(race, learned.candidates))
     tables = [
-        *([_apart(second)] if proof and (second := proof.get("second")) else []),
+        *([_apart(second)] if proof and (second := proof.get("second")) and second["disagree"] else []),
         *([_agreement(judge)] if (judge := outcome.get("agreement")) else []),
         Table("candidates", "Candidates", text, candidates[0], candidates[1:]),
         glance.models(status["models"]),
@@ -100,18 +103,15 @@ def _race(race: Sequence[Mapping[str, Any]], candidates: Sequence[Candidate]) ->
     found = {each["name"]: gains_over(named[each["best"]], candidates[0]) for each in race if each["best"] in named}
     gains = {name: mean_interval([*of.values()]) for name, of in found.items() if of}
     rows = [
-        [each["name"], gains[each["name"]].shown(sign="+") if each["name"] in gains else NO_VALUE,
-         str(len(each["candidates"])), f"{each['evaluations']} of {each['expected']}", dollars(each["cost"]),
-         each["ended"]]
-        for each in race
-    ]  # fmt: skip
+        [name, gains[name].shown(sign="+") if name in gains else NO_VALUE, *others]
+        for name, _, *others in map(race_cells, race)
+    ]
     text = "The best candidate of each optimizer, by the examples that candidates were chosen by: no proof."
     drawn = {name: gain for name, gain in gains.items() if gain.bounded}
     ends = [gain.shown(sign="+") for gain in drawn.values()]
     widest = _widest(drawn.values())
     figure = Intervals([*drawn], {"gain": [*drawn.values()]}, ends, -widest, widest, 0)
-    columns = ("optimizer", "gain on validation", "candidates", "evaluations", "cost", "ended")
-    return Chart("optimizers", "Optimizers", text, figure, columns, rows)
+    return Chart("optimizers", "Optimizers", text, figure, RACE_HEADS, rows)
 
 
 def _widest(changes: Iterable[Interval]) -> float:
