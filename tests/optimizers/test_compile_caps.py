@@ -176,3 +176,19 @@ def test_a_cap_is_never_passed_whatever_goes_wrong(
     assert BASELINE < requests(server) == calls <= cap.get("max_calls", calls)
     assert billed(server) <= cost <= cap.get("max_cost", math.inf) * 10**12
     is_whole(made, *cap)
+
+
+def test_several_optimizers_share_a_cap_and_go_on_under_a_higher_one_without_paying_again(
+    server: SimulatedTeacher, tmp_path: Path
+) -> None:
+    raced = "gepa, bootstrap"
+    compiled(server, tmp_path, raced, estimate=True)
+    first = compiled(server, tmp_path, raced, max_calls=90)
+    assert first.stopped == "max_calls" and requests(server) <= 90
+    paid = {each["name"]: each["calls"] for each in first.manifest["race"]}
+    assert max(paid.values()) < 60, f"nobody may use up what the others are to have: {paid}"
+    again = compiled(server, tmp_path, raced, max_calls=90)
+    assert again.manifest["race"] == first.manifest["race"], "each turn has the same limit on every start"
+    done = compiled(server, tmp_path, raced, max_calls=5_000)
+    assert done.stopped == "" and done.proof is not None
+    assert server.stats()["repeated"] == 0 and requests(server) == charged(tmp_path)[1]
