@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from refed_dspy.data.pairs import Pair, merged, texts_id
+from refed_dspy.data.stored import read_json
 from refed_dspy.data.verdicts import PosedPair
 from refed_dspy.measures.intervals import Interval, mean_interval, share_interval
 from refed_dspy.measures.powered import powered_mean
 
 PAIRS = "pairs.jsonl"
 """The pairs of a proof, in a compile's folder."""
+PEOPLE = "people.json"
+"""What people's verdicts make of the judge's, in the folder of the judged pairs."""
 COMPILED, UNCOMPILED = "compiled", "uncompiled"
 """The systems of these pairs."""
 
@@ -95,8 +99,7 @@ class RateByPeople:
     @property
     def gain(self) -> Interval | None:
         """`powered` over a tie: what `system` gains, in wins, over a program that ties with itself."""
-        rate = self.powered
-        return rate and replace(rate, mean=rate.mean - 0.5, low=rate.low - 0.5, high=rate.high - 0.5)
+        return self.powered and in_wins(self.powered)
 
 
 def powered_rates(judged: Iterable[JudgedPair], people: Sequence[Pair], seed: int = 0) -> list[RateByPeople]:
@@ -147,3 +150,19 @@ def _alone(told: Mapping[int, float], clusters: Sequence[str]) -> Interval:
         return made.interval
     mean = mean_interval(values, names)
     return replace(mean, low=0.0, high=1.0)
+
+
+def told_by_people(folder: Path) -> str:
+    """What people say of the gain in a compile's `folder`, in a line; empty where nobody was asked, or too few."""
+    stored = read_json(folder / PEOPLE)
+    for rate in stored.get("rates", ()):
+        if rate["system"] == COMPILED and rate["powered"] is not None:
+            gain = in_wins(Interval.of_stored(rate["powered"]))
+            asked = f"people judged {rate['by_people']} of {rate['pairs']} pairs"
+            return f"gain in wins, by people and the judge: {gain} (a tie is 0; {asked})"
+    return ""
+
+
+def in_wins(rate: Interval) -> Interval:
+    """A win rate as what it gains over a program that ties with itself."""
+    return replace(rate, mean=rate.mean - 0.5, low=rate.low - 0.5, high=rate.high - 0.5)

@@ -11,6 +11,7 @@ from typing import Any
 from refed_dspy.errors import RunDirError, briefly
 from refed_dspy.ledger.candidates import Candidate, enough, load_candidates
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.optimizers.by_people import told_by_people
 from refed_dspy.optimizers.race import gains_over, race_lines
 from refed_dspy.optimizers.result import PROOF, compile_status
 from refed_dspy.programs.changes import PromptChange, changed_predictors, prompt_changes, prompt_diff
@@ -126,7 +127,8 @@ class Learned:
         lines, proof = list[str](), self.folder / PROOF
         if self.outcome.get("proof") and proof.is_file():
             lines += proof.read_text(encoding="utf-8").rstrip("\n").split("\n")
-        lines += [*self.doubts(), *race_lines(self.outcome.get("race", ())), "", *table_lines(self.rows())]
+        lines += [*filter(None, [told_by_people(self.folder)]), *self.doubts()]
+        lines += [*race_lines(self.outcome.get("race", ())), "", *table_lines(self.rows())]
         if self.best is not None:
             lines += ["", "what changed, stage by stage" + (":" if self.outcome else " (the best candidate so far):")]
             lines += ["", *prompt_diff(self.candidates[0].state, self.best.state).rstrip("\n").split("\n")]

@@ -12,9 +12,8 @@ from refed_dspy.data.stored import work_in
 from refed_dspy.errors import ReferencesError, RunDirError, briefly, one_line
 from refed_dspy.files import path_of, write_json
 from refed_dspy.measures.powered import FEWEST_LABELLED
-from refed_dspy.optimizers.by_people import COMPILED, RateByPeople, powered_rates
+from refed_dspy.optimizers.by_people import COMPILED, PEOPLE, RateByPeople, powered_rates
 from refed_dspy.plugins.judge.annotate.annotate import IMPROVED, PLAIN, judged_pairs
-from refed_dspy.plugins.share.facts import PEOPLE
 from refed_dspy.text import NO_VALUE, Shown, counted, table_lines
 
 _HEADS = ("system", "over", "pairs", "by people", "the judge", "people", "both", "the judge's weight")

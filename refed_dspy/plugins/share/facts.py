@@ -24,6 +24,7 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.settings import noted_settings, only_teacher, settings_of
 from refed_dspy.ledger.states import CAPPED, last_end
 from refed_dspy.measures.intervals import Interval
+from refed_dspy.optimizers.by_people import PEOPLE
 from refed_dspy.plugins.share.secrets import origin_of, public_endpoint, public_model
 from refed_dspy.records import DataRow, digest, money
 
@@ -33,8 +34,6 @@ _SAMPLING = (
 )  # fmt: skip
 """The parameters that are published; others may hold anything."""
 _UNKNOWN = "not stated"
-PEOPLE = "people.json"
-"""What people said of rows, in their folder: `refed judge people --judged` writes it."""
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,8 @@ def test_one_person_corrects_the_judge_of_a_proof(said: Said, compiled: Path, tm
     said(told.stdout)
     written = json.loads((compiled / "people.json").read_text())["rates"]
     assert written[0]["powered"]["mean"] == rate.powered.mean and "Task" not in json.dumps(written)
+    shown = refed("compile", "show", compiled).stdout
+    assert f"gain in wins, by people and the judge: {rate.gain} (a tie is 0; people judged 40 of 60 pairs)" in shown
 
 
 def test_each_program_of_a_comparison_has_its_rate(said: Said, comparison: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from refed_dspy.data.differences import BOTH, segments
 from refed_dspy.ledger.candidates import Candidate
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.measures.intervals import Interval, gain_or_change, mean_interval
+from refed_dspy.optimizers.by_people import told_by_people
 from refed_dspy.optimizers.learned import Learned
 from refed_dspy.optimizers.proof import UNJUDGED
 from refed_dspy.optimizers.race import RACE_HEADS, gains_over, race_cells
@@ -134,7 +135,7 @@ def _notes(learned: Learned) -> list[str]:
     if not outcome:
         return []
     models = {role: model["model"] for role, model in outcome["models"].items()}
-    notes = learned.doubts()
+    notes = [*filter(None, [told_by_people(learned.folder)]), *learned.doubts()]
     if outcome["abstained"]:
         notes.append(
             f"{counted(outcome['abstained'], 'evaluation')} not judged: counted neither for nor against a candidate"
