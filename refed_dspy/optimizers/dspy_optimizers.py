@@ -113,7 +113,7 @@ def kind_of(named: Any) -> Any:
     or after `dspy.`, or by any dotted name; of an object its own. Raises ConfigError."""
     if not isinstance(named, str):
         return named if isinstance(named, type) else type(named)
-    plain = named.lower().removeprefix("dspy.").removeprefix("teleprompt.")
+    plain = named.strip().lower().removeprefix("dspy.").removeprefix("teleprompt.")
     kind: Any = SHORT.get(plain) or _exported().get(plain)
     if kind is not None:
         return kind

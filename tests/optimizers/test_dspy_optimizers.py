@@ -179,7 +179,7 @@ def test_mipro_s_own_auto_takes_the_place_of_ours(recording_of: Callable[[Any], 
 @pytest.mark.parametrize(
     "name",
     [
-        *("", "mipro2", "gepa ", "a b\nc", ".Thing", "dspy.", "..", "/a.b"),
+        *("", "mipro2", "a b\nc", ".Thing", "dspy.", "..", "/a.b"),
         *("dspy.NoSuch", "nosuch.Thing", "dspy.teleprompt.x.y"),
         *("dspy.Predict", "dspy.LM", "json.dumps", "os.path", "re.compile"),
     ],
