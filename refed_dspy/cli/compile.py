@@ -154,11 +154,15 @@ def plan_(
 def show_(
     folder: Annotated[Path, typer.Argument(help="The folder of a compile, ended or not.", metavar="DIR")],
 ) -> None:
-    """Show whether a compile helped, and what it changed, stage by stage."""
+    """Show whether a compile helped, and what it changed, stage by stage; of a plan's test what it told."""
     from refed_dspy.cli.lines import compile_lines
     from refed_dspy.optimizers.learned import learned_in
+    from refed_dspy.optimizers.planning import plan_compile
 
     learned = learned_in(folder)
+    if learned.status["optimizer"] == "variants":  # a plan's test
+        print_lines(plan_compile(folder).lines())
+        return
     print_lines([*compile_lines(learned.status), *learned.lines()])
 
 

@@ -105,6 +105,11 @@ def ever_answered(ledger: Ledger, stages: Iterable[str]) -> bool:
     return ledger.db.execute(query, names).fetchone() is not None
 
 
+def count_reused(ledger: Ledger) -> int:
+    """How many answers were taken over from another folder."""
+    return int(ledger.db.execute("SELECT count(*) FROM reused").fetchone()[0])
+
+
 def settled_items(ledger: Ledger, stage: str) -> set[str]:
     """The items for which `stage` has an answer or a final failure."""
     rows = ledger.db.execute(

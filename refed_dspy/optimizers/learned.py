@@ -100,7 +100,7 @@ class Learned:
 
     def doubts(self) -> list[str]:
         """Why nothing is proved, or on whose word; empty where it simply is, and before the end."""
-        if not self.outcome:
+        if not self.outcome or self.status["optimizer"] == "variants":  # a plan's test proves nothing
             return []
         unscored = {"doubts": ["no proof: the test set was not scored, or only in part"]}
         doubts = list((self.outcome["proof"] or unscored).get("doubts", ()))  # an older compile stored none

@@ -19,7 +19,7 @@ from refed_dspy.optimizers.recorder import TurnScores
 from refed_dspy.records import dollars
 from refed_dspy.text import NO_VALUE, table_lines
 
-BEHIND, CONVERGED, FINISHED, NOTHING = "fell behind", "converged", "finished", "no candidate"
+BEHIND, CONVERGED, FINISHED, NOTHING = "fell behind", "converged", "ran to its end", "no candidate"
 """How an optimizer may have ended, where no cap cut it short."""
 
 

@@ -20,6 +20,7 @@ from refed_dspy.jobs.job import Job
 from refed_dspy.ledger.account import status_of
 from refed_dspy.ledger.candidates import ABSTAINED, Candidate, baseline_and_best, count_abstentions, load_candidates
 from refed_dspy.ledger.connection import damaged
+from refed_dspy.ledger.history import count_reused
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import spent
 from refed_dspy.ledger.states import state_in
@@ -165,13 +166,21 @@ class Compiled(Shown):
             lines += proof.doubts() or ["proved better"]
             if manifest["champion"]:
                 lines.append(f"the champion is models:/{manifest['name']}/{manifest['champion']}")
-        lines.append(f"cost: {money(manifest['cost'])}, {counted(manifest['calls'], 'call')}")
+        lines.append(f"cost: {money(manifest['cost'])}, {counted(manifest['calls'], 'call')}{self._of_optimizers()}")
+        if manifest.get("reused"):
+            lines.append(f"reused: {counted(manifest['reused'], 'answer')}, at no cost")
         lines += _failure_lines(manifest)
         if not self.changed and (proof is None or proof.champion is not None):
             lines.append("no candidate was better, so the uncompiled program is kept")
         if self.stopped:
             lines.append(f"stopped: {self.why}; this is the best program so far")
         return [*lines, f"program: {self.path}"]
+
+    def _of_optimizers(self) -> str:
+        """How many of the calls the optimizers made, where there were several; the others were the uncompiled
+        program's and the proof's."""
+        race = self.manifest["race"]
+        return f", {sum(each['calls'] for each in race):,} of them the optimizers'" if len(race) > 1 else ""
 
     def estimate_lines(self) -> list[str]:
         """What the whole compile would take, judging by the uncompiled program's evaluations."""
@@ -357,6 +366,7 @@ def _manifest(at: Job, spec: CompileSpec, outcome: CompileOutcome, program: dspy
         "agreement": outcome.judge and outcome.judge.facts(),
         "cost": None if spending.unpriced else spending.cost,
         "calls": spending.calls,
+        "reused": count_reused(ledger),
         "usage": usage_by_stage(ledger),
         "stopped": outcome.stopped,
         "why": outcome.why,

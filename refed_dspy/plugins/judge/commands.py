@@ -73,7 +73,11 @@ def annotate_(
         say(file)
     people = "each person a page" if len(made.files) > 1 else "the page to its annotator"
     say(f"{counted(made.pairs, 'pair')} on each page; send {people} and keep key.json, which says what was whose;")
-    say(f"put the files that come back into {out}, then: refed judge people {out}")
+    from refed_dspy.data.stored import work_in
+
+    judged = Path(data).is_dir() and work_in(Path(data)) in {"compile", "comparison"}
+    of = f" --judged {data}" if judged else ""
+    say(f"put the files that come back into {out}, then: refed judge people {out}{of}")
 
 
 def _criteria(options: list[str]) -> dict[str, str]:

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from refed_dspy.data.differences import BOTH, segments
+from refed_dspy.errors import RunDirError
 from refed_dspy.ledger.candidates import Candidate
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.measures.intervals import Interval, gain_or_change, mean_interval
 from refed_dspy.optimizers.by_people import told_by_people
 from refed_dspy.optimizers.learned import Learned
+from refed_dspy.optimizers.planning import plan_compile
 from refed_dspy.optimizers.proof import UNJUDGED
 from refed_dspy.optimizers.race import RACE_HEADS, gains_over, race_cells
 from refed_dspy.plugins.share.report import charts, glance
@@ -42,6 +44,9 @@ _WORDS = {
     "diversity": "how different the instructions of a reference are from each other, from 0 to 1",
     "coverage": "the share of the samples asked for that were made",
     "length ratio": "how many times as long as the uncompiled program's the answers are",
+    "ran to its end": "an optimizer that used its evaluations, or had nothing more to try",
+    "fell behind": "an optimizer that got no second round, since another one was ahead",
+    "converged": "an optimizer that found nothing better for long",
     "abstained": "the share of its questions that the judge could not decide",
     "judge failed": "the share of its questions that the judge gave no usable answer to",
     "undecided": "pairs on which the judge gave no verdict",
@@ -67,6 +72,9 @@ def compile_page(folder: Path, ledger: Ledger) -> Page:
         if changed:
             what = gain_or_change(gain["mean"]).capitalize()
             helped.insert(0, Fact(what, f"{gain['mean']:+z.2f}", f"{_ends(gain)}, {over}"))
+        if second := proof.get("second"):
+            word = "confirms it" if second["proved"] else "does not confirm it"
+            helped.append(Fact("Second judge", word, f"{second['judge']}: {_ends(second['gain'])}"))
         facts = [*helped, *facts]
         drawn = [_scores(outcome), *([_changes(proof)] if changed else []), *drawn]
     candidates = learned.rows()
@@ -74,10 +82,12 @@ def compile_page(folder: Path, ledger: Ledger) -> Page:
         "Mean scores on each set, and on how many examples; on train and validation, by which candidates are chosen, a "
         "longer answer's win counts less. A call that two candidates share is the first one's."
     )
+    tests = _plan(folder) if status["optimizer"] == "variants" else []
     race = outcome.get("race", ())
     if len(race) > 1:
         drawn.insert(-1, _race(race, learned.candidates))
     tables = [
+        *tests,
         *([_apart(second)] if proof and (second := proof.get("second")) and second["disagree"] else []),
         *([_agreement(judge)] if (judge := outcome.get("agreement")) else []),
         Table("candidates", "Candidates", text, candidates[0], candidates[1:]),
@@ -96,6 +106,18 @@ def compile_page(folder: Path, ledger: Ledger) -> Page:
         tables=tables,
     )
     return replace(page, tables=[*tables, _glossary(page)])
+
+
+def _plan(folder: Path) -> list[Table]:
+    """What a test for headroom told; nothing before it can tell anything."""
+    try:
+        found = plan_compile(folder).headroom
+    except RunDirError:
+        return []
+    if found is None:
+        return []
+    rows = [[each.label, f"{each.gain:+z.2f}", f"{each.at_least:+z.2f}"] for each in found.variants]
+    return [Table("plan", "Is there anything to gain?", found.said, ("program", "gain", "at least (95%)"), rows)]
 
 
 def _race(race: Sequence[Mapping[str, Any]], candidates: Sequence[Candidate]) -> Chart:
