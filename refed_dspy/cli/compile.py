@@ -161,7 +161,8 @@ def show_(
 
     learned = learned_in(folder)
     if learned.status["optimizer"] == "variants":  # a plan's test
-        print_lines(plan_compile(folder).lines())
+        best = ["", "the best of them (program.json):", "", *learned.changed_lines()] if learned.changes else []
+        print_lines([*plan_compile(folder).lines(), *best])
         return
     print_lines([*compile_lines(learned.status), *learned.lines()])
 

@@ -330,33 +330,40 @@ class Limits:
 
     def of(self, gateway: Gateway, estimate: Mapping[str, Any]) -> tuple[Caps, float | None]:
         """The limits, as `Gateway.allow` takes them."""
-        noted = self._noted(gateway)
+        noted, now = self._noted(gateway), spent_so_far(gateway)
         whole, seconds = caps_before_proof(self.caps, self.seconds, estimate)
-        if self.turn in noted["limits"]:
-            return Caps(*noted["limits"][self.turn]), seconds
-        now = spent_so_far(gateway)
-        limits = [self._part(whole.max_cost, now.cost), self._part(whole.max_calls, now.calls)]
-        noted["limits"][self.turn] = limits
+        if self.turn not in noted["limits"]:
+            noted["limits"][self.turn] = self._part(whole.max_cost, now.cost), self._part(whole.max_calls, now.calls)
+            seconds = self._part(seconds, gateway.elapsed)
+        noted["open"] = [self.turn, now.cost, now.calls]
         gateway.read(lambda ledger: ledger.set_meta(turns=noted))
-        return Caps(*limits), self._part(seconds, gateway.elapsed)
+        return Caps(*noted["limits"][self.turn]), seconds
 
     def _part(self, whole: Any, now: float) -> Any:
         if whole is None or self.share == 1:
             return whole
         return int(now + self.share * max(0.0, whole - now))
 
-    def note_spent(self, gateway: Gateway, before: Amount) -> Amount:
-        """Note what the turn paid since `before`. Returns what it paid over all starts."""
-        noted = self._noted(gateway)
-        paid = Amount(*noted["paid"].get(self.turn, (0, 0))) + spent_so_far(gateway) - before
-        noted["paid"][self.turn] = [paid.cost, paid.calls]
-        gateway.read(lambda ledger: ledger.set_meta(turns=noted))
-        return paid
+    def spent_by(self, gateway: Gateway) -> Amount:
+        """What the turn, which has ended, paid over all starts."""
+        settle_turn(gateway)
+        return Amount(*self._noted(gateway)["paid"][self.turn])
 
     def _noted(self, gateway: Gateway) -> dict[str, Any]:
         caps = [self.caps.max_cost, self.caps.max_calls]
         noted: dict[str, Any] = gateway.read(lambda ledger: ledger.meta("turns")) or {"paid": {}}
         return noted if noted.get("caps") == caps else {"caps": caps, "limits": {}, "paid": noted["paid"]}
+
+
+def settle_turn(gateway: Gateway) -> None:
+    """Note what the open turn paid, if there is one: it has ended, or an earlier start was killed in it."""
+    noted = gateway.read(lambda ledger: ledger.meta("turns"))
+    if not noted or not noted.get("open"):
+        return
+    turn, *begun_at = noted.pop("open")
+    paid = Amount(*noted["paid"].get(turn, (0, 0))) + spent_so_far(gateway) - Amount(*begun_at)
+    noted["paid"][turn] = [paid.cost, paid.calls]
+    gateway.read(lambda ledger: ledger.set_meta(turns=noted))
 
 
 def leaves_room(gateway: Gateway, caps: Caps, estimate: Mapping[str, Any]) -> bool:

@@ -17,8 +17,10 @@ from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.failures import ROWS_OWN, CallPolicy
 from refed_dspy.teachers.recorded import Asked
 
-UNCOUNTED = {"teacher": (*ROWS_OWN, MalformedAnswer, CutAnswer)}
-"""Role → failures that are no sign of a bad model: a candidate's prompts may spoil the teacher's answers."""
+_OF_PROMPTS = (*ROWS_OWN, MalformedAnswer, CutAnswer)
+UNCOUNTED = {"teacher": _OF_PROMPTS, "reflection": _OF_PROMPTS}
+"""Role → failures that are no sign of a bad model: a candidate's prompts may spoil the teacher's answers, and an
+optimizer's own questions, with which it goes on, those of the model that rewrites prompts."""
 current_candidate: ContextVar[str] = ContextVar("refed_evaluating", default="")
 """The digest of the candidate program that the calls of this context are made for."""
 in_metric: ContextVar[bool] = ContextVar("refed_judging", default=False)

@@ -131,7 +131,7 @@ class Learned:
         lines += [*race_lines(self.outcome.get("race", ())), "", *table_lines(self.rows())]
         if self.best is not None:
             lines += ["", "what changed, stage by stage" + (":" if self.outcome else " (the best candidate so far):")]
-            lines += ["", *prompt_diff(self.candidates[0].state, self.best.state).rstrip("\n").split("\n")]
+            lines += ["", *self.changed_lines()]
         if self.answers:
             lines += ["", "answers before and after, for one example of the test set:", ""]
             lines.append(self.outcome["answers"]["example"])
@@ -140,6 +140,11 @@ class Learned:
             for when, part in zip(("before", "after"), parts, strict=True):
                 lines += [f"{when}:", "  " + part["answer"].replace("\n", "\n  ")]
         return lines
+
+    def changed_lines(self) -> list[str]:
+        """What the best candidate's prompts have that the uncompiled program's have not, and the reverse."""
+        after = (self.best or self.candidates[0]).state
+        return prompt_diff(self.candidates[0].state, after).rstrip("\n").split("\n")
 
 
 @briefly

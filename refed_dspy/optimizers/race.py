@@ -19,7 +19,8 @@ from refed_dspy.optimizers.recorder import TurnScores
 from refed_dspy.records import dollars
 from refed_dspy.text import NO_VALUE, table_lines
 
-BEHIND, CONVERGED, FINISHED, NOTHING = "fell behind", "converged", "ran to its end", "no candidate"
+BEHIND, CONVERGED, FAILED = "fell behind", "converged", "failed"
+FINISHED, NOTHING = "ran to its end", "no candidate"
 """How an optimizer may have ended, where no cap cut it short."""
 
 
@@ -46,12 +47,12 @@ class Runner:
     paid: tuple[float, float] = (0.0, 0.0)
     """Picodollars and calls of its turns, over all starts."""
     ended: str = ""
-    """BEHIND, CONVERGED, FINISHED, or the cap that cut it short; empty before its first turn ends."""
+    """BEHIND, CONVERGED, …, or the cap that cut it short; empty before its first turn ends."""
 
     @property
     def cut(self) -> bool:
         """Whether a cap ended its last turn."""
-        return self.ended not in {"", BEHIND, CONVERGED, FINISHED, NOTHING}
+        return self.ended not in {"", BEHIND, CONVERGED, FAILED, FINISHED, NOTHING}
 
     @property
     def expected(self) -> int:
@@ -99,7 +100,7 @@ class Race:
             return
         for at, runner in enumerate(self.runners):
             yield Turn(runner, min(runner.sizes), 1 / (len(self.runners) - at + 1))
-        again = [each for each in self._in_front() if len(each.sizes) > 1 and each.ended not in {CONVERGED, NOTHING}]
+        again = [each for each in self._in_front() if len(each.sizes) > 1 and (each.ended == FINISHED or each.cut)]
         for at, runner in enumerate(again):
             yield Turn(runner, max(runner.sizes), 1 / (len(again) - at))
         for runner in filter(lambda each: each.cut, self._in_front()):

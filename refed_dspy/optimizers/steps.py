@@ -30,6 +30,7 @@ from refed_dspy.optimizers.estimate import (
     estimate_compile,
     leaves_room,
     note_proof,
+    settle_turn,
     spent_so_far,
     taken_by_proofs,
     warn_of_small_caps,
@@ -39,7 +40,7 @@ from refed_dspy.optimizers.gateway import CompileGateway, current_candidate, in_
 from refed_dspy.optimizers.metrics import is_recoverable
 from refed_dspy.optimizers.proof import Proof, SecondOpinion, apart, proof_of
 from refed_dspy.optimizers.prove import Noted, evaluator, in_turns, scores_of
-from refed_dspy.optimizers.race import CONVERGED, Race, Turn, gains_over
+from refed_dspy.optimizers.race import CONVERGED, FAILED, Race, Turn, gains_over
 from refed_dspy.optimizers.recorder import CandidateCallback, ScoreRecorder, TurnScores
 from refed_dspy.optimizers.result import CompileOutcome
 from refed_dspy.optimizers.spec import SECOND, CompileSpec
@@ -86,6 +87,7 @@ class CompileSteps:
         """Candidate → dollars a sample (or an example) on the test set."""
         self.of_proofs = taken_by_proofs(gateway)
         """What the proofs of earlier starts took."""
+        settle_turn(gateway)
         self.tuned: Tuned | None = None
         """How far the optimizers came."""
         self.race = Race(spec.sizes, lambda name: gains_over(self._candidates()[name], self._candidates()[self.first]))
@@ -171,13 +173,12 @@ class CompileSteps:
         for attempt in range(MOST_ATTEMPTS if turn.last else 1):
             limits = Limits(f"{turn.name} {attempt}", turn.share, self.caps, self.seconds)
             self.gateway.allow(*limits.of(self.gateway, estimate))
-            before = spent_so_far(self.gateway)
-            self._tune(turn)
-            paid += limits.note_spent(self.gateway, before)
+            failed = self._tune(turn)
+            paid += limits.spent_by(self.gateway)
             scored = self.recorder.turn
             stopped = turn.runner.name == "gepa" and scored.evaluations < longest  # no other one asks whether to stop
             converged = scored.converged and (stopped or turn.size < longest)
-            ended = self.gateway.cap_reached or (CONVERGED if converged else "")
+            ended = self.gateway.cap_reached or (FAILED if failed else CONVERGED if converged else "")
             foreseen = self._with_proof_of_best(estimate)
             if ended not in CAPS or not leaves_room(self.gateway, self.caps, foreseen):
                 break
@@ -203,8 +204,9 @@ class CompileSteps:
             return estimate
         return by_candidate(estimate, self.spec, self.gateway, best)
 
-    def _tune(self, turn: Turn) -> None:
-        """Run an optimizer, and score what it makes on the validation set."""
+    def _tune(self, turn: Turn) -> bool:
+        """Run an optimizer, and score what it makes on the validation set. Whether it failed: one of several does so
+        alone."""
         name, size = turn.runner.name, turn.size
         self._begin(f"{name}: {DOES.get(name, 'tuning')}")
         self.recorder.turn = TurnScores(len(self.spec.split.validation), size)
@@ -216,7 +218,10 @@ class CompileSteps:
             self.gateway.raise_if_stopped()
             if not self.gateway.cap_reached and not is_recoverable(error):
                 why = f"optimizer {name}: failed after paid work: {raised(error)}"
-                raise RunStopped(f"{why}; its answers are kept; choose other options, or another one") from error
+                if len(self.race.runners) == 1:
+                    raise RunStopped(f"{why}; its answers are kept; choose other options, or another one") from error
+                log.warning("%s; the others go on", why)
+                return True
             if not self.gateway.cap_reached:
                 log.warning("the optimizer ended early (%s); continuing with what it found", one_line(error, 200))
             tuned = None
@@ -224,6 +229,7 @@ class CompileSteps:
         if tuned is not None:
             tuned = self._with_prompts(program_state(tuned))
             self._evaluate("tuned program on the validation set", tuned, self.spec.split.validation)
+        return False
 
     def _prove(self, baseline: str, best: str) -> Proof | None:
         """Compare the programs on the test set, the champion included. None where a cap was reached before."""

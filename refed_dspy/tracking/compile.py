@@ -47,7 +47,7 @@ def copy_compile(store: Store, last: bool) -> None:
             _copy_candidate(store, candidate, candidates[0])
             copied[candidate.digest] = count
             store.remember(candidates=copied)
-    points = best_so_far(candidates)
+    points = best_so_far(candidates if last else candidates[:-1])  # the latest may be scored in part
     new_points = points[int(store.noted("points") or 0) :]
     steps = enumerate(new_points, len(points) - len(new_points))
     store.metrics(run_id, [("best_validation", score, at, step) for step, (_, score, at) in steps])

@@ -46,6 +46,7 @@ def outcome(folder: Path) -> dict[str, Any]:
         candidates = {t.digest: (t.scores, t.components, t.state) for t in load_candidates(ledger)}
     for word in ("made", "cost", "calls", "usage", "run_id"):
         del manifest[word]
+    manifest["race"] = [{k: v for k, v in each.items() if k not in ("cost", "calls")} for each in manifest["race"]]
     if manifest["proof"]:
         manifest["proof"] = {k: v for k, v in manifest["proof"].items() if k in ("gain", "proved")}
     program = json.loads((folder / "program.json").read_text())
