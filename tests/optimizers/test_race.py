@@ -13,7 +13,7 @@ from benchmarks.preference import World
 from refed_dspy.errors import ConfigError
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.optimizers.learned import learned_in
-from refed_dspy.optimizers.race import BEHIND, CONVERGED, FINISHED, NOTHING, Race, race_lines
+from refed_dspy.optimizers.race import BEHIND, CONVERGED, FAILED, FINISHED, NOTHING, Race, race_lines
 from refed_dspy.optimizers.recorder import TurnScores
 from tests.support.said import Said
 from tests.support.simulated_compiles import PREFERENCE, QUESTIONS, Knows, Watched, answerer, compiled, marks, of_five
@@ -126,6 +126,23 @@ def test_half_of_a_turn_is_replayed_and_never_paid_for_again(tmp_path: Path) -> 
         answers = ledger.db.execute("SELECT count(*) FROM answers").fetchone()[0]
         assert len(ledger.meta("turns")["limits"]) == 3, "gepa had two turns"
     assert len(world.asked) == answers == made.manifest["calls"]
+
+
+class Breaking(Knows):
+    """It fails once it has asked."""
+
+    def compile(self, student: dspy.Module, *, trainset: list[Any], valset: list[Any]) -> dspy.Module:
+        student(**trainset[0].inputs())
+        raise ValueError("no such wheel")
+
+
+def test_one_that_fails_ends_alone_and_the_others_come_to_their_proof(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = compiled(tmp_path, answerer(), QUESTIONS, optimizer=[Breaking, Knows], metric=marks)
+    assert [each["ended"] for each in made.manifest["race"]] == [FAILED, FINISHED]
+    assert made.proof is not None and made.changed and made.stopped == ""
+    assert "no such wheel" in caplog.text and "the others go on" in caplog.text
 
 
 @pytest.mark.parametrize(
