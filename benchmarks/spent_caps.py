@@ -23,7 +23,7 @@ from benchmarks.optimization import silence
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.optimizers.estimate import A_CANDIDATE
+from refed_dspy.optimizers.limits import A_CANDIDATE
 from refed_dspy.records import PICO
 
 OPTIMIZERS = "gepa", "mipro", "gepa, mipro", "bootstrap, gepa", "bootstrap, mipro, gepa"

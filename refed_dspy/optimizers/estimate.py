@@ -1,11 +1,9 @@
-"""What a compile takes: by its sizes before any call, by its first evaluations, and told beside the cap that ended it.
-And how much of the caps its proof needs."""
+"""What a compile takes: by its sizes before any call, and by its first evaluations."""
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -13,18 +11,11 @@ from typing import Any
 from refed_dspy.errors import ConfigError
 from refed_dspy.jobs.gateway import Gateway
 from refed_dspy.jobs.work import budget_caps, caps_of
-from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.candidates import Candidate
 from refed_dspy.ledger.history import count_calls
 from refed_dspy.optimizers.spec import SECOND, CompileSpec
 from refed_dspy.programs.judges import INSTRUCTION_CRITERIA
 from refed_dspy.records import PICO, dollars
-
-log = logging.getLogger("refed_dspy.optimizers")
-FOR_PROOF = 1.15
-"""So many times what a proof is expected to take is kept for it, where there is room."""
-MOST_FOR_PROOF = 0.5
-"""At most this share of what is left of a cap is set aside for the proof."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +57,7 @@ PAID = {
 SIMBA score programs again and change few stages at a time, so much was asked before; demonstrations make prompts
 longer. Other optimizers: all of it."""
 LEAST_FORESEEN = 0.8
-A_CANDIDATE = 4
-"""So many evaluations of the uncompiled program are worth going on for: about what GEPA's next candidate takes."""
+"""A proof is never foreseen to take less than this share of what was foreseen before, few evaluations being few."""
 PROPOSALS, OF_PROPOSAL = 19, (5_000, 50)
 """Calls of the reflection model with which MIPRO begins, for each predictor, and the tokens that one reads and writes.
 What the others ask of it is in PAID."""
@@ -130,7 +120,7 @@ def refuse_small_caps(spec: CompileSpec) -> None:
     budget_caps(spec.teachers, caps_of(settings))
     cost = None if settings.max_cost is None else settings.max_cost * PICO
     for name, cap, takes, said, few in (
-        ("max_calls", settings.max_calls, foreseen.calls, _count, "few"),
+        ("max_calls", settings.max_calls, foreseen.calls, a_count, "few"),
         ("max_cost", cost, foreseen.cost, dollars, "little"),
     ):
         if cap is not None and cap < takes:
@@ -153,7 +143,7 @@ def outlook(spec: CompileSpec) -> str:
     """What the whole compile is foreseen to take, in a line."""
     foreseen = expected(spec)
     priced = f", {dollars(foreseen.cost)}" if all(each.price is not None for each in spec.teachers.values()) else ""
-    return f"{_what(spec)}: about {_count(foreseen.calls)} calls{priced}"
+    return f"{_what(spec)}: about {a_count(foreseen.calls)} calls{priced}"
 
 
 def expected(spec: CompileSpec) -> Amount:
@@ -248,136 +238,6 @@ def _first_figures(gateway: Gateway, uncompiled: Candidate) -> dict[str, float]:
     return figures
 
 
-def taken_by_proofs(gateway: Gateway) -> Amount:
-    """What the proofs of earlier starts took, which is no part of the tuning. To be asked where a start begins."""
-    noted = gateway.read(lambda ledger: ledger.meta("proofs"))
-    if noted is None:
-        return Amount(0, 0)
-    taken = Amount(*noted["taken"])
-    if noted["begun_at"] is not None:
-        taken += spent_so_far(gateway) - Amount(*noted["begun_at"])
-        gateway.read(lambda ledger: ledger.set_meta(proofs={"taken": [taken.cost, taken.calls], "begun_at": None}))
-    return taken
-
-
-def note_proof(gateway: Gateway, taken: Amount) -> None:
-    """Note that what is paid from now on is a proof's, whatever ends it. `taken`: as `taken_by_proofs`."""
-    now = spent_so_far(gateway)
-    facts = {"taken": [taken.cost, taken.calls], "begun_at": [now.cost, now.calls]}
-    gateway.read(lambda ledger: ledger.set_meta(proofs=facts))
-
-
-def spent_so_far(gateway: Gateway) -> Amount:
-    return Amount(gateway.recorder.budget.spent, gateway.recorder.budget.calls)
-
-
-@dataclass(frozen=True)
-class CapBeside:
-    """A cap in dollars or calls beside the estimate: of the whole, of the proof, and what was used when it was made."""
-
-    name: str
-    limit: float | None
-    whole: float | None
-    proof: float
-    then: float
-    said: Callable[[float], str]
-
-    @property
-    def kept(self) -> int:
-        """What is kept of it for the proof."""
-        room = MOST_FOR_PROOF * max(0, self.limit - self.then) if self.limit is not None else 0
-        return int(min(FOR_PROOF * self.proof, room))
-
-
-def _beside(caps: Caps, estimate: Mapping[str, Any]) -> Iterator[CapBeside]:
-    """Both caps beside the result of `estimate_compile`."""
-    of_cost, of_calls = (estimate[f"{name}_then"] for name in ("spent", "calls"))
-    yield CapBeside("max_cost", caps.max_cost, estimate["cost"], estimate["proof_cost"], of_cost, dollars)
-    yield CapBeside("max_calls", caps.max_calls, estimate["calls"], estimate["proof_calls"], of_calls, _count)
-
-
-def warn_of_small_caps(caps: Caps, estimate: Mapping[str, Any]) -> None:
-    """Say beforehand that a cap will end the optimizer early, and what leaves room for all its evaluations."""
-    for cap in _beside(caps, estimate):
-        if cap.limit is not None and cap.whole is not None and cap.limit < cap.whole:
-            log.warning(
-                "%s: %s will end the optimizer before its %s evaluations: with the proof they take about %s; %s leaves "
-                "room", cap.name, cap.said(cap.limit), estimate["evaluations"], cap.said(cap.whole),
-                cap.said(with_room(cap.whole)),
-            )  # fmt: skip
-
-
-def caps_before_proof(caps: Caps, seconds: float | None, estimate: Mapping[str, Any]) -> tuple[Caps, float | None]:
-    """The caps less what the proof will need, by the result of `estimate_compile`."""
-    cost, calls = _beside(caps, estimate)
-    left = Caps(
-        None if caps.max_cost is None else caps.max_cost - cost.kept,
-        None if caps.max_calls is None else caps.max_calls - calls.kept,
-    )
-    return left, 0.75 * seconds if estimate["proof_calls"] > 0 and seconds is not None else seconds
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one turn of an optimizer may use: absolute caps, noted in the ledger, so that each later start gives the
-    turn the same ones and finds the same candidates. Other caps of the compile make other limits."""
-
-    turn: str
-    share: float
-    """Of what is left of the caps before the proof."""
-    caps: Caps
-    seconds: float | None
-
-    def of(self, gateway: Gateway, estimate: Mapping[str, Any]) -> tuple[Caps, float | None]:
-        """The limits, as `Gateway.allow` takes them."""
-        noted, now = self._noted(gateway), spent_so_far(gateway)
-        whole, seconds = caps_before_proof(self.caps, self.seconds, estimate)
-        if self.turn not in noted["limits"]:
-            noted["limits"][self.turn] = self._part(whole.max_cost, now.cost), self._part(whole.max_calls, now.calls)
-            seconds = self._part(seconds, gateway.elapsed)
-        noted["open"] = [self.turn, now.cost, now.calls]
-        gateway.read(lambda ledger: ledger.set_meta(turns=noted))
-        return Caps(*noted["limits"][self.turn]), seconds
-
-    def _part(self, whole: Any, now: float) -> Any:
-        if whole is None or self.share == 1:
-            return whole
-        return int(now + self.share * max(0.0, whole - now))
-
-    def spent_by(self, gateway: Gateway) -> Amount:
-        """What the turn, which has ended, paid over all starts."""
-        settle_turn(gateway)
-        return Amount(*self._noted(gateway)["paid"][self.turn])
-
-    def _noted(self, gateway: Gateway) -> dict[str, Any]:
-        caps = [self.caps.max_cost, self.caps.max_calls]
-        noted: dict[str, Any] = gateway.read(lambda ledger: ledger.meta("turns")) or {"paid": {}}
-        return noted if noted.get("caps") == caps else {"caps": caps, "limits": {}, "paid": noted["paid"]}
-
-
-def settle_turn(gateway: Gateway) -> None:
-    """Note what the open turn paid, if there is one: it has ended, or an earlier start was killed in it."""
-    noted = gateway.read(lambda ledger: ledger.meta("turns"))
-    if not noted or not noted.get("open"):
-        return
-    turn, *begun_at = noted.pop("open")
-    paid = Amount(*noted["paid"].get(turn, (0, 0))) + spent_so_far(gateway) - Amount(*begun_at)
-    noted["paid"][turn] = [paid.cost, paid.calls]
-    gateway.read(lambda ledger: ledger.set_meta(turns=noted))
-
-
-def leaves_room(gateway: Gateway, caps: Caps, estimate: Mapping[str, Any]) -> bool:
-    """Whether the proof, as it is foreseen now, leaves so much of the cap that was reached that another candidate can
-    be tried: A_CANDIDATE times an evaluation of the uncompiled program."""
-    first = gateway.read(lambda ledger: ledger.meta("first"))
-    if first is None or gateway.cap_reached not in {"max_cost", "max_calls"}:
-        return False
-    limits, now = caps_before_proof(caps, None, estimate)[0], spent_so_far(gateway)
-    of_cost, of_calls = (limits.max_cost, now.cost, first["cost"]), (limits.max_calls, now.calls, first["calls"])
-    limit, used, each = of_cost if gateway.cap_reached == "max_cost" else of_calls
-    return limit is not None and limit - used >= A_CANDIDATE * each
-
-
 def with_room(foreseen: float) -> float:
     """What is named as enough where so much is expected, which is above 0: LEEWAY times as much, rounded up to two
     digits."""
@@ -386,43 +246,6 @@ def with_room(foreseen: float) -> float:
     return math.ceil(wanted / step) * step
 
 
-# --- at a cap
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """How many of about `expected` evaluations `optimizer` did, and what was spent by then, proofs left out."""
-
-    optimizer: str
-    evaluations: int
-    expected: int
-    spent: Amount
-
-
-def at_cap(name: str, gateway: Gateway, caps: Caps, estimate: Mapping[str, Any], tuned: Tuned | None) -> str:
-    """What is told of a compile that the cap `name` ended: the optimizer's evaluations, what was kept for the proof,
-    what is used, and what would leave room for the rest. `tuned`: None where the cap came before the optimizer."""
-    done = "before the optimizer began"
-    if tuned is not None:
-        done = f"after {tuned.evaluations} of about {tuned.expected} evaluations of {tuned.optimizer}"
-    cap = next((each for each in _beside(caps, estimate) if each.name == name), None)
-    if cap is None:
-        return f"{name} is reached {done}"
-    key, unit = ("cost", "") if name == "max_cost" else ("calls", " calls")
-    used, searched = getattr(spent_so_far(gateway), key), getattr(tuned.spent, key) if tuned else 0
-    foreseen, kept, more = cap.whole, cap.said(cap.kept) + unit, ""
-    if tuned is not None and 0 < tuned.evaluations < tuned.expected:
-        measured = cap.then + (searched - cap.then) * tuned.expected / tuned.evaluations + FOR_PROOF * cap.proof
-        foreseen = None if foreseen is None else max(foreseen, measured)  # never less than the estimate's whole
-        more = f", about {_count(tuned.expected - tuned.evaluations)} evaluations more"
-    parts = [f"{cap.said(used)}{unit} used"]
-    if tuned is not None and cap.kept:
-        parts = [f"{cap.said(searched)}{unit} for the search", f"{cap.said(used - searched)}{unit} for the proof"]
-    held_back = f" ({kept} had been kept for the proof)" if cap.kept else ""
-    left = f", {cap.said(max(0, (cap.limit or 0) - used))}{unit} left"
-    enough = f"; {cap.said(with_room(foreseen))}{unit} would leave room for the rest{more}" if foreseen else ""
-    return f"{name} {cap.said(cap.limit or 0)} is reached {done}: {', '.join(parts)}{held_back}{left}{enough}"
-
-
-def _count(number: float) -> str:
+def a_count(number: float) -> str:
+    """For people."""
     return f"{number:,.0f}"

@@ -21,13 +21,13 @@ from refed_dspy.optimizers.agreement import JudgeReport, agreement_of_results
 from refed_dspy.optimizers.beats_baseline import BeatsBaseline, clipped
 from refed_dspy.optimizers.by_people import proof_pairs
 from refed_dspy.optimizers.dspy_optimizers import DOES, NO_ERROR_LIMIT
-from refed_dspy.optimizers.estimate import (
-    Amount,
+from refed_dspy.optimizers.estimate import Amount, by_candidate, estimate_compile
+from refed_dspy.optimizers.examples import example_id, instruction_of
+from refed_dspy.optimizers.gateway import CompileGateway, current_candidate, in_metric
+from refed_dspy.optimizers.limits import (
     Limits,
     Tuned,
     at_cap,
-    by_candidate,
-    estimate_compile,
     leaves_room,
     note_proof,
     settle_turn,
@@ -35,8 +35,6 @@ from refed_dspy.optimizers.estimate import (
     taken_by_proofs,
     warn_of_small_caps,
 )
-from refed_dspy.optimizers.examples import example_id, instruction_of
-from refed_dspy.optimizers.gateway import CompileGateway, current_candidate, in_metric
 from refed_dspy.optimizers.metrics import is_recoverable
 from refed_dspy.optimizers.proof import Proof, SecondOpinion, apart, proof_of
 from refed_dspy.optimizers.prove import Noted, evaluator, in_turns, scores_of
