@@ -29,6 +29,7 @@ from refed_dspy.records import Failure, digest, json_default
 
 log = logging.getLogger("refed_dspy.optimizers")
 LEAST_PATIENCE = 5
+"""So many times the validation set must have been scored without anything better."""
 
 
 def candidate_id(program: dspy.Module) -> str:
