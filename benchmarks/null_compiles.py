@@ -12,17 +12,14 @@ from __future__ import annotations
 import argparse
 import random
 import sys
-import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from typing import Any
 
-from benchmarks.optimization import quiet, silence
-from benchmarks.preference import Preference, World, model
-from refed_dspy.optimizers.compile import compile  # noqa: A004
+from benchmarks.preference import Preference, World
+from benchmarks.races import compiled, gained
 
-SETS = {"train": 12, "validation": 8, "test": 16}
 EVALUATIONS, MOST = 100, 1 / 40
 BY_CHANCE = 0.5
 _REWRITES = {"new_instruction", "proposed_instruction"}
@@ -41,23 +38,10 @@ class Heedless(World):
 def measured(seed: int, optimizers: str, evaluations: int) -> tuple[bool, bool, float, str]:
     """Whether a run had another program to prove, whether it was proved better, what the best gained on the validation
     set, and its gain on the held-out one."""
-    quiet()
-    preference = Preference(seed)
-    world = Heedless(preference)
-    models = {"teacher": model(world), "judge": model(world, 0.0), "reflection": model(world)}
-    with tempfile.TemporaryDirectory() as folder, silence():
-        made = compile(
-            None,
-            preference.references(sum(SETS.values())),
-            optimizer=optimizers,
-            out=folder,
-            **{**SETS, **models, "seed": seed, "evaluations": evaluations, "track": False},
-        )
-    if made.proof is None:
-        raise RuntimeError(f"seed {seed}: no proof")
+    made = compiled(Heedless(Preference(seed)), seed, optimizers, evaluations)
     manifest = made.manifest
-    best = max((each["gain"] for each in manifest["race"]), default=0.0)
-    return manifest["candidate"] != manifest["baseline"], made.proof.proved, best, str(made.proof.gain.raw)
+    assert made.proof is not None
+    return manifest["candidate"] != manifest["baseline"], made.proof.proved, gained(made), str(made.proof.gain.raw)
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ from statistics import fmean
 from benchmarks.optimization import quiet, silence
 from benchmarks.preference import Preference, World, model
 from refed_dspy.optimizers.compile import compile  # noqa: A004
+from refed_dspy.optimizers.result import Compiled
 
 SETS = {"train": 12, "validation": 8, "test": 16}
 RACED = "bootstrap", "mipro", "gepa"
@@ -28,30 +29,40 @@ ROUNDING = 0.005
 """So much lower a mean score may be and is still the same."""
 
 
-def compiled(seed: int, optimizer: str, evaluations: int) -> tuple[int, float, float]:
-    """The calls that a compile paid for, what it gained on the validation set, and its score on the test set."""
+def compiled(world: World, seed: int, optimizer: str, evaluations: int) -> Compiled:
+    """A compile against `world`, with its proof."""
     quiet()
-    preference = Preference(seed)
-    world = World(preference)
     models = {"teacher": model(world), "judge": model(world, 0.0), "reflection": model(world)}
     with tempfile.TemporaryDirectory() as folder, silence():
         made = compile(
             None,
-            preference.references(sum(SETS.values())),
+            world.preference.references(sum(SETS.values())),
             optimizer=optimizer,
             out=folder,
             **{**SETS, **models, "seed": seed, "evaluations": evaluations, "track": False},
         )
     if made.proof is None:
         raise RuntimeError(f"seed {seed}: no proof")
-    gain = max(each["gain"] for each in made.manifest["race"])
-    return world.requests, gain, made.proof.compiled.score.mean
+    return made
+
+
+def gained(made: Compiled) -> float:
+    """What the best candidate gained on the validation set."""
+    return max((float(each["gain"]) for each in made.manifest["race"]), default=0.0)
+
+
+def scored(seed: int, optimizer: str, evaluations: int) -> tuple[int, float, float]:
+    """The calls that a compile paid for, what it gained on the validation set, and its score on the test set."""
+    world = World(Preference(seed))
+    made = compiled(world, seed, optimizer, evaluations)
+    assert made.proof is not None
+    return world.requests, gained(made), made.proof.compiled.score.mean
 
 
 def measured(seed: int, evaluations: int) -> tuple[int, float, int, float]:
     """Of three compiles the calls and the winner's score; the same of the race."""
-    alone = [compiled(seed, name, evaluations) for name in RACED]
-    calls, _, score = compiled(seed, ",".join(RACED), evaluations)
+    alone = [scored(seed, name, evaluations) for name in RACED]
+    calls, _, score = scored(seed, ",".join(RACED), evaluations)
     return sum(each[0] for each in alone), max(alone, key=lambda each: each[1])[2], calls, score
 
 

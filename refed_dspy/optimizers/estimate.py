@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from statistics import fmean
 from typing import Any
 
@@ -16,6 +17,7 @@ from refed_dspy.ledger.history import count_calls
 from refed_dspy.optimizers.spec import SECOND, CompileSpec
 from refed_dspy.programs.judges import INSTRUCTION_CRITERIA
 from refed_dspy.records import PICO, dollars
+from refed_dspy.text import format_number
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ LEAST_FORESEEN = 0.8
 PROPOSALS, OF_PROPOSAL = 19, (5_000, 50)
 """Calls of the reflection model with which MIPRO begins, for each predictor, and the tokens that one reads and writes.
 What the others ask of it is in PAID."""
+a_count = partial(format_number, digits=0)
+"""A number of calls or evaluations, for people."""
 LEEWAY = 1.25
 """What is named as enough is so many times what is expected."""
 FEW_TOKENS = 250, 40
@@ -244,8 +248,3 @@ def with_room(foreseen: float) -> float:
     wanted = LEEWAY * foreseen
     step = 10.0 ** (math.floor(math.log10(wanted)) - 1)
     return math.ceil(wanted / step) * step
-
-
-def a_count(number: float) -> str:
-    """For people."""
-    return f"{number:,.0f}"

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from refed_dspy.errors import CutAnswer, MalformedAnswer
 from refed_dspy.jobs.gateway import Gateway, GatewayTeacher
-from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.recorder import RunRecorder
 from refed_dspy.ledger.statements import Answer
 from refed_dspy.programs.question import Question
 from refed_dspy.teachers import Teacher
@@ -30,17 +28,10 @@ in_metric: ContextVar[bool] = ContextVar("refed_judging", default=False)
 class CompileGateway(Gateway):
     """The gateway of a compile."""
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        recorder: RunRecorder,
-        teachers: Mapping[str, Teacher],
-        seed: int,
-        reused_from: Ledger | None = None,
-    ) -> None:
-        self.candidate_costs: defaultdict[str, int] = defaultdict(int)
+    @cached_property
+    def candidate_costs(self) -> defaultdict[str, int]:
         """Candidate → what its own calls cost in picodollars, including those that another candidate paid for first."""
-        super().__init__(ledger, recorder, teachers, seed, reused_from)
+        return defaultdict(int)
 
     def recorded_teacher(self, role: str, teacher: Teacher, seed: int) -> GatewayTeacher:
         """What answers for `teacher` in this role."""

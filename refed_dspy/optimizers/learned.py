@@ -9,9 +9,10 @@ from statistics import fmean
 from typing import Any
 
 from refed_dspy.errors import RunDirError, briefly
-from refed_dspy.ledger.candidates import Candidate, enough, load_candidates
+from refed_dspy.ledger.candidates import Candidate, load_candidates
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.optimizers.by_people import told_by_people
+from refed_dspy.optimizers.proof import UNCHANGED
 from refed_dspy.optimizers.race import gains_over, race_lines
 from refed_dspy.optimizers.result import PROOF, compile_status
 from refed_dspy.programs.changes import PromptChange, changed_predictors, prompt_changes, prompt_diff
@@ -19,7 +20,6 @@ from refed_dspy.programs.saved import in_dspys_form
 from refed_dspy.records import PICO, dollars
 from refed_dspy.text import NO_VALUE, table_lines
 
-UNCHANGED = "no candidate was better, so the uncompiled program is kept"
 SETS = ("train", "validation", "test")
 
 
@@ -155,11 +155,11 @@ def learned_in(folder: str | Path) -> Learned:
 
 
 def _best(candidates: Sequence[Candidate], kept: str | None) -> Candidate | None:
-    """The candidate that was `kept`; before the end, the one with the best mean on the validation set, of those that
-    were scored on enough of it."""
+    """The candidate that was `kept`; before the end, the one that gains most on the validation set so far."""
+    gains = {}
     for each in candidates:
         if each.digest == kept:
             return each
-    size = len(candidates[0].scores.get("validation", {})) if candidates else 0
-    scored = [each for each in candidates if enough(len(each.scores.get("validation", {})), size)]
-    return max(scored, key=lambda each: each.mean("validation") or 0, default=None)
+        if gained := gains_over(each, candidates[0]):
+            gains[each.seq] = fmean(gained.values())
+    return max((each for each in candidates if each.seq in gains), key=lambda each: gains[each.seq], default=None)

@@ -30,6 +30,7 @@ from refed_dspy.text import counted, format_number, table_lines
 
 FORMAT = 2
 """Of an outcome as JSON. In 1, what a sample costs was in picodollars."""
+UNCHANGED = "no candidate was better, so the uncompiled program is kept"
 UNJUDGED = {"abstained": "abstained", "judge_failed": "judge failed"}
 """The components that say which share of its questions the judge did not decide."""
 COLUMNS = {
@@ -238,7 +239,7 @@ class Proof:
         if self.proved:
             return []
         if self.same and self.champion is None:
-            return ["nothing to prove: no candidate was better, so the uncompiled program is kept"]
+            return [f"nothing to prove: {UNCHANGED}"]
         if not self.whole:
             return ["not proved: less than four fifths of the test set could be scored"]
         gain = self._deciding

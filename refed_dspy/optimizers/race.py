@@ -68,7 +68,7 @@ class Runner:
 
 
 @dataclass(frozen=True)
-class Turn:
+class SearchTurn:
     """A turn of one optimizer."""
 
     runner: Runner
@@ -93,20 +93,22 @@ class Race:
         self.runners = [Runner(name, of) for name, of in sizes.items()]
         self._scores = scores
 
-    def turns(self) -> Iterator[Turn]:
+    def turns(self) -> Iterator[SearchTurn]:
         """Turn after turn. Before the next one is asked for, `note` must have been told of it."""
         if len(self.runners) == 1:
-            yield Turn(self.runners[0], max(self.runners[0].sizes), 1.0, last=True)
+            yield SearchTurn(self.runners[0], max(self.runners[0].sizes), 1.0, last=True)
             return
         for at, runner in enumerate(self.runners):
-            yield Turn(runner, min(runner.sizes), 1 / (len(self.runners) - at + 1))
+            yield SearchTurn(runner, min(runner.sizes), 1 / (len(self.runners) - at + 1))
         again = [each for each in self._in_front() if len(each.sizes) > 1 and (each.ended == FINISHED or each.cut)]
         for at, runner in enumerate(again):
-            yield Turn(runner, max(runner.sizes), 1 / (len(again) - at))
+            yield SearchTurn(runner, max(runner.sizes), 1 / (len(again) - at))
         for runner in filter(lambda each: each.cut, self._in_front()):
-            yield Turn(runner, max(runner.sizes), 1.0, last=True)
+            yield SearchTurn(runner, max(runner.sizes), 1.0, last=True)
 
-    def note(self, turn: Turn, scores: TurnScores, uncompiled: str, paid: tuple[float, float], ended: str) -> None:
+    def note(
+        self, turn: SearchTurn, scores: TurnScores, uncompiled: str, paid: tuple[float, float], ended: str
+    ) -> None:
         """What a turn came to: what it scored and paid, and how it ended. `uncompiled`: no candidate of its own."""
         runner = turn.runner
         runner.size, runner.rising = turn.size, scores.rising

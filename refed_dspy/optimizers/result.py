@@ -28,7 +28,7 @@ from refed_dspy.ledger.summary import failure_counts, usage_by_stage
 from refed_dspy.measures.intervals import Interval
 from refed_dspy.optimizers.agreement import JudgeReport
 from refed_dspy.optimizers.by_people import PAIRS, JudgedPair
-from refed_dspy.optimizers.proof import FORMAT, Proof, finite
+from refed_dspy.optimizers.proof import FORMAT, UNCHANGED, Proof, finite
 from refed_dspy.optimizers.race import race_lines
 from refed_dspy.optimizers.spec import SECOND, CompileSpec
 from refed_dspy.programs.changes import prompt_diff
@@ -157,7 +157,7 @@ class Compiled(Shown):
         manifest, proof, scores = self.manifest, self.proof, self.manifest["validation"]
         before, after = format_number(scores["uncompiled"]), format_number(scores["compiled"])
         lines = [warning] if proof is not None and (warning := proof.warning()) else []
-        lines += race_lines(manifest["race"])
+        lines += race_lines(manifest.get("race", ()))  # an earlier version had none
         lines.append(f"validation: {before} uncompiled, {after} compiled")
         if proof is None:
             lines.append("no proof: the test set was not scored, or only in part")
@@ -171,7 +171,7 @@ class Compiled(Shown):
             lines.append(f"reused: {counted(manifest['reused'], 'answer')}, at no cost")
         lines += _failure_lines(manifest)
         if not self.changed and (proof is None or proof.champion is not None):
-            lines.append("no candidate was better, so the uncompiled program is kept")
+            lines.append(UNCHANGED)
         if self.stopped:
             lines.append(f"stopped: {self.why}; this is the best program so far")
         return [*lines, f"program: {self.path}"]
@@ -179,7 +179,7 @@ class Compiled(Shown):
     def _of_optimizers(self) -> str:
         """How many of the calls the optimizers made, where there were several; the others were the uncompiled
         program's and the proof's."""
-        race = self.manifest["race"]
+        race = self.manifest.get("race", ())
         return f", {sum(each['calls'] for each in race):,} of them the optimizers'" if len(race) > 1 else ""
 
     def estimate_lines(self) -> list[str]:

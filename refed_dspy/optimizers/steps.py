@@ -38,7 +38,7 @@ from refed_dspy.optimizers.limits import (
 from refed_dspy.optimizers.metrics import is_recoverable
 from refed_dspy.optimizers.proof import Proof, SecondOpinion, apart, proof_of
 from refed_dspy.optimizers.prove import Noted, evaluator, in_turns, scores_of
-from refed_dspy.optimizers.race import CONVERGED, FAILED, Race, Turn, gains_over
+from refed_dspy.optimizers.race import CONVERGED, FAILED, Race, SearchTurn, gains_over
 from refed_dspy.optimizers.recorder import CandidateCallback, ScoreRecorder, TurnScores
 from refed_dspy.optimizers.result import CompileOutcome
 from refed_dspy.optimizers.spec import SECOND, CompileSpec
@@ -164,7 +164,7 @@ class CompileSteps:
         self.gateway.allow(self.caps, self.seconds)
         return estimate
 
-    def _turn(self, turn: Turn, estimate: dict[str, Any]) -> dict[str, Any]:
+    def _turn(self, turn: SearchTurn, estimate: dict[str, Any]) -> dict[str, Any]:
         """One optimizer's turn. In the last one what turns out not to be needed for the proof is spent as well: the
         optimizer goes on, with what it did replayed."""
         paid, longest = Amount(0, 0), max(turn.runner.sizes)
@@ -202,7 +202,7 @@ class CompileSteps:
             return estimate
         return by_candidate(estimate, self.spec, self.gateway, best)
 
-    def _tune(self, turn: Turn) -> bool:
+    def _tune(self, turn: SearchTurn) -> bool:
         """Run an optimizer, and score what it makes on the validation set. Whether it failed: one of several does so
         alone."""
         name, size = turn.runner.name, turn.size

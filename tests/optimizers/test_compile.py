@@ -13,6 +13,7 @@ import pytest
 import refed_dspy
 from refed_dspy.errors import ConfigError
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.optimizers.learned import learned_in
 from refed_dspy.optimizers.result import Compiled, why_stopped
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
 from refed_dspy.programs.load import load_into
@@ -231,16 +232,20 @@ def test_a_gain_that_rests_on_length_can_be_accepted_later(tmp_path: Path) -> No
     assert (first.proof.accept_longer, again.proof.accept_longer) == (False, True)
 
 
-def test_the_money_of_an_earlier_versions_outcome_is_in_dollars_too(tmp_path: Path) -> None:
-    """It stored picodollars, and no format of what had ended."""
+def test_an_earlier_versions_outcome_is_told_its_money_in_dollars(tmp_path: Path) -> None:
+    """It stored picodollars, no format of what had ended, and nothing of several optimizers."""
     first = questioned(tmp_path / "c", Watched())
     with Ledger.create(tmp_path / "c") as ledger:
-        ended = ledger.meta("ended")
+        ended, manifest = ledger.meta("ended"), ledger.meta("outcome")
+        for name in ("race", "answers"):
+            del ended[name], manifest[name]
+        del manifest["reused"]
         assert ended is not None and ended.pop("format") == 2
         ended["proof"]["baseline"]["unit_cost"] = 2e9
         del ended["proof"]["same"]
-        ledger.set_meta(ended=ended)
+        ledger.set_meta(ended=ended, outcome=manifest)
     again = questioned(tmp_path / "c", Watched())
+    assert again.lines() and again.candidates and learned_in(again.folder).lines()
     assert again.proof is not None and first.proof is not None
     assert again.proof.baseline.unit_cost == 0.002 and again.proof.gain == first.proof.gain
 
