@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,26 @@ def test_mistakes_are_told_before_anything_is_asked(said: Said, mistake: dict[st
         compiled(tmp_path / "c", answerer(), QUESTIONS, world, metric=of_five, **mistake)
     assert not world.asked and not (tmp_path / "c").exists()
     said(str(caught.value))
+
+
+class Restless(dspy.Module):  # type: ignore[misc]
+    """It asks another question each time, and so do its copies."""
+
+    times = itertools.count()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answer = dspy.ChainOfThought("question -> response")
+
+    def forward(self, question: str) -> dspy.Prediction:
+        return self.answer(question=f"{question}, time {next(self.times)}")
+
+
+def test_answers_before_and_after_are_not_paid_for_where_the_proof_did_not_ask_them(tmp_path: Path) -> None:
+    world, program = Watched(), Restless()
+    made = compiled(tmp_path, program, QUESTIONS, world, optimizer=Knows, metric=marks)
+    assert made.changed and made.manifest["answers"] is None
+    assert len(world.asked) == made.manifest["calls"] == 2 * 2 + 2 * 5, "two programs on two and on five examples"
 
 
 # --- a second judge, and answers of other work
