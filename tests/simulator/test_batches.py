@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-import httpx
+import httpx2
 import openai
 import pytest
 from openai.types import Batch
@@ -25,7 +25,7 @@ WIRES = pytest.mark.parametrize(("wire", "endpoint"), CASES)
 
 
 @cache
-def connections() -> httpx.Client:
+def connections() -> httpx2.Client:
     """A client shared by all tests: reading the certificates for each would take most of the time."""
     return openai.DefaultHttpxClient(verify=False)
 

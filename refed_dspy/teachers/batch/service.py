@@ -18,7 +18,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import IO, Any, TypeAlias, TypeVar, cast
 
-import httpx
+import httpx2
 from dspy.lm15 import LM15Error, TransportError
 from dspy.utils.exceptions import LMAuthError, LMBillingError, LMError
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
@@ -131,7 +131,7 @@ def _was_not_executed(line: Mapping[str, Any]) -> bool:
     return code in {"batch_expired", "batch_cancelled"}
 
 
-class ServiceTransport(httpx.AsyncBaseTransport):
+class ServiceTransport(httpx2.AsyncBaseTransport):
     """What the `openai` client sends through: our connections. Of the headers that it makes only those about the body
     leave, and `auth`: the client reads tokens, organizations and more from the environment.
 
@@ -141,14 +141,14 @@ class ServiceTransport(httpx.AsyncBaseTransport):
     def __init__(self, connections: Connections, auth: tuple[str, str], seconds: float) -> None:
         self._connections, self._auth, self._seconds = connections, auth, seconds
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         own = [(name, value) for name, value in request.headers.items() if name.lower() in _ABOUT_THE_BODY]
         sent = int(request.headers.get("content-length") or 0)
         is_file = request.url.path.endswith("/content")
         most = None if is_file else LONGEST_REPLY  # the lines of a file are bounded
         exchange = AsyncExitStack()
         try:
-            with _as_httpx():
+            with _as_httpx2():
                 async with asyncio.timeout(self._seconds + sent / BYTES_A_SECOND):
                     ask = self._connections.ask(
                         request.method,
@@ -161,17 +161,17 @@ class ServiceTransport(httpx.AsyncBaseTransport):
                     if not is_file or reply.status >= 400:
                         content = await reply.read()
                         await exchange.aclose()
-                        return httpx.Response(reply.status, headers=reply.headers, content=content)
+                        return httpx2.Response(reply.status, headers=reply.headers, content=content)
         except BaseException:
             await exchange.aclose()
             raise
-        return httpx.Response(reply.status, headers=reply.headers, stream=_File(exchange, reply, self._seconds))
+        return httpx2.Response(reply.status, headers=reply.headers, stream=_File(exchange, reply, self._seconds))
 
     async def aclose(self) -> None:
         await self._connections.aclose()
 
 
-class _File(httpx.AsyncByteStream):
+class _File(httpx2.AsyncByteStream):
     """The bytes of a file, which ends `exchange`."""
 
     def __init__(self, exchange: AsyncExitStack, reply: HttpReply, seconds: float) -> None:
@@ -180,7 +180,7 @@ class _File(httpx.AsyncByteStream):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         read, began = 0, asyncio.get_running_loop().time()
         while True:
-            with _as_httpx():
+            with _as_httpx2():
                 async with asyncio.timeout_at(began + self._seconds + read / BYTES_A_SECOND):
                     piece = await anext(self._pieces, b"")
             if not piece:
@@ -193,16 +193,16 @@ class _File(httpx.AsyncByteStream):
 
 
 @contextmanager
-def _as_httpx() -> Iterator[None]:
+def _as_httpx2() -> Iterator[None]:
     """Raise what our connections raise, and a deadline's end, as the `openai` client knows it."""
     try:
         yield
     except NotConnected as error:
-        raise httpx.ConnectError(error.message) from None
+        raise httpx2.ConnectError(error.message) from None
     except TransportError as error:
-        raise httpx.ReadError(error.message) from None
+        raise httpx2.ReadError(error.message) from None
     except TimeoutError:
-        raise httpx.ReadTimeout("no whole answer in time") from None
+        raise httpx2.ReadTimeout("no whole answer in time") from None
 
 
 class BatchService:
@@ -334,7 +334,7 @@ class BatchService:
         too_slow = itertools.count(1)
 
         def is_passing(error: BaseException) -> bool:
-            if isinstance(error, openai.APITimeoutError | httpx.TimeoutException) and next(too_slow) > self._retries:
+            if isinstance(error, openai.APITimeoutError | httpx2.TimeoutException) and next(too_slow) > self._retries:
                 return False
             return self._is_passing(error)
 
@@ -351,7 +351,7 @@ class BatchService:
                     if isinstance(answer, str):  # what the package returns for a web page
                         raise NotAnApi(f"{self.endpoint} gave an answer that is not an API's ({what})")
                     return answer
-        except (openai.OpenAIError, httpx.HTTPError, LM15Error) as error:
+        except (openai.OpenAIError, httpx2.HTTPError, LM15Error) as error:
             if isinstance(error, openai.APIConnectionError) and not self.reached:
                 why = one_line(without_keys(str(error.__cause__ or error)))
                 raise NotReached(f"{self.endpoint} cannot be reached: {why}") from None
@@ -368,7 +368,7 @@ class BatchService:
         if isinstance(error.__cause__, LM15Error):  # its reply is too long, or cannot be read
             self.reached = True
             return False
-        return self.reached and isinstance(error, openai.APIConnectionError | httpx.HTTPError)
+        return self.reached and isinstance(error, openai.APIConnectionError | httpx2.HTTPError)
 
     def _translated(self, error: Exception, what: str) -> LMError:
         """The LMError for an error of the `openai` package at the path `what`."""
@@ -400,7 +400,7 @@ def _used_up(error: Exception) -> bool:
 def _message(error: Exception) -> str:
     if isinstance(error.__cause__, LM15Error):
         return str(error.__cause__.message)
-    if isinstance(error.__cause__, httpx.HTTPError):
+    if isinstance(error.__cause__, httpx2.HTTPError):
         return str(error.__cause__)
     body = getattr(error, "body", None)
     message = body.get("message") if isinstance(body, dict) else None
@@ -419,7 +419,7 @@ def _client(config: TeacherConfig, route: Route) -> Any:
     dated = azure and config.api_version is not None
     auth = ("api-key", key) if dated else ("Authorization", f"Bearer {key}")
     transport = ServiceTransport(route.connections(), auth, config.timeout)
-    http = httpx.AsyncClient(transport=transport, trust_env=False, timeout=None, follow_redirects=False)  # noqa: S113
+    http = httpx2.AsyncClient(transport=transport, trust_env=False, timeout=None, follow_redirects=False)  # noqa: S113
     settings: dict[str, Any] = {"api_key": key, "max_retries": 0, "http_client": http}
     if not azure:
         return openai.AsyncOpenAI(base_url=route.endpoint, **settings)
