@@ -67,18 +67,21 @@ class PriceConfig(Settings):
 
 
 class BatchConfig(Settings):
-    """How requests are grouped into a provider's batches if `mode` is `batch` or `mixed`."""
+    """How requests are grouped into batches if `mode` is `batch`, `mixed` or `folder`."""
 
     requests: int = Field(default=50_000, ge=1, le=1_000_000)
-    """Maximum number of requests in a batch: the service's limit."""
+    """Maximum number of requests in a batch: OpenAI's limit. Anthropic's, 100,000, is kept in any case."""
     megabytes: float = Field(default=200, gt=0, le=10_000)
-    """Maximum size of a batch's file: the service's limit."""
+    """Maximum size of a batch's requests: OpenAI's limit. Those of Anthropic (256) and Gemini (2,000) are kept in any
+    case."""
     quiet: float = Field(default=1.0, gt=0, le=3600)
     """Seconds without a new request after which the collected ones are sent."""
     poll: float = Field(default=30, gt=0, le=3600)
     """Seconds between checks of a batch's state; the first checks come sooner."""
     stragglers: int = Field(default=50, ge=1)
     """In mode `mixed`, send this many requests or fewer one by one: a batch would not be worth the wait."""
+    folder: Path | None = None
+    """In mode `folder`: where the request files are written, and their answers looked for."""
 
 
 class TeacherConfig(Settings):
@@ -103,11 +106,12 @@ class TeacherConfig(Settings):
     Under a cap, each call reserves the cost of this many tokens. Unset, for a reasoning model: 16,000."""
     concurrency: int | None = Field(default=None, ge=1, le=100_000)
     """Calls in flight at once, for each address. Unset: 32; 2 for an embedded model; 10,000 in batches."""
-    mode: Literal["interactive", "batch", "mixed"] = "interactive"
+    mode: Literal["interactive", "batch", "mixed", "folder"] = "interactive"
     """`batch`: use the provider's Batch API, at half the price, within a day. `mixed`: the same, but send the last few
-    requests directly."""
+    requests directly. `folder`: write the requests to files in `batch.folder`, which something else answers, for
+    instance `vllm run-batch`."""
     batch: BatchConfig = Field(default_factory=BatchConfig)
-    """How `batch` and `mixed` form batches."""
+    """How batches are formed."""
     weight: float = Field(default=1.0, gt=0, le=1e6)
     """The teacher's weight in a pool: its share of the work is proportional to it."""
     timeout: float = Field(default=600, gt=0)
@@ -236,6 +240,10 @@ class TeacherConfig(Settings):
         if self.without_endpoint and (self.api_base or self.api_key_env):
             kind = "the simulated teacher" if self.simulated else "an embedded model"
             raise ValueError(f"{kind} takes no api_base or api_key_env; remove it")
+        if (self.mode == "folder") != (self.batch.folder is not None):
+            raise ValueError("mode: folder and batch: {folder: PATH} need each other")
+        if self.mode == "folder" and (self.api_base or self.api_key_env):
+            raise ValueError("mode: folder takes no api_base or api_key_env: no endpoint is asked")
         if isinstance(self.api_base, list) and self.mode != "interactive":
             raise ValueError(f"mode: {self.mode} takes one api_base, not a list")
         if self.api_version is not None and not str(self.model).startswith("azure/"):

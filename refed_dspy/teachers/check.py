@@ -160,9 +160,9 @@ async def _batches(engine: TeacherEngine) -> str:
     """Whether there is a Batch API for `mode: batch`, and what a call costs there."""
     if engine.config.without_endpoint or engine.route.provider in {*NO_BATCHES, *LOCAL_PROVIDERS}:
         return "none that mode: batch can use"
-    from refed_dspy.teachers.batch.service import BatchService
+    from refed_dspy.teachers.batch.service import open_service
 
-    service = BatchService(engine.config, engine.route, patience=5)
+    service = open_service(engine.config, engine.route, patience=5)
     try:
         if not await service.exists():
             return "none at this address"

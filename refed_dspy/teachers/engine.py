@@ -236,7 +236,7 @@ class TeacherEngine:
         try:
             while True:
                 try:
-                    return await _read_answer(lm, request, arrived)
+                    return await read_answer(lm, request, arrived)
                 except (Unreadable, UnsupportedFeatureError) as error:
                     if not self._made_readable(reading, error):
                         raise
@@ -302,7 +302,7 @@ def _after_failure(limits: RateLimits, error: BaseException) -> Callable[[Slot],
     return limits.ended
 
 
-async def _read_answer(lm: Any, request: Request, arrived: Callable[[], bool]) -> Response:
+async def read_answer(lm: Any, request: Request, arrived: Callable[[], bool]) -> Response:
     """The answer of `lm`. Raises LM15Error.
 
     lm15 fails on JSON of an unexpected shape: if an answer has `arrived`, that is the endpoint's fault (Unreadable),

@@ -34,6 +34,7 @@ _HOSTS = (
     ("anthropic/", ".anthropic.com"),
     ("openai/", ".openai.com"),
     ("openrouter/", ".openrouter.ai"),
+    ("gemini/", ".googleapis.com"),
 )
 
 
@@ -85,7 +86,7 @@ def price_of(config: TeacherConfig, endpoint: str) -> Price | None:
     if _DEARER.intersection(config.params):
         return None
     # Azure's address may come from an environment variable.
-    at_provider = config.api_base is None and not str(config.model).startswith("azure/")
+    at_provider = config.api_base is None and config.mode != "folder" and not str(config.model).startswith("azure/")
     if at_provider or _is_provider_host(str(config.model), endpoint):
         return table_price(str(config.model))
     return None
@@ -93,9 +94,10 @@ def price_of(config: TeacherConfig, endpoint: str) -> Price | None:
 
 def in_batches(config: TeacherConfig, price: Price | None) -> Price | None:
     """What a call costs in a provider's batches: the table's batch rates, else the fraction `price.batch` of the price,
-    a half by default. In a batch, cached prompt tokens cost as much as any others."""
-    if price is None:
-        return None
+    a half by default. OpenAI has no cheaper prompt tokens in a batch. Who answers a folder's requests gives no rebate
+    that is not in `price`."""
+    if price is None or config.mode == "folder":
+        return price
     fraction = config.price.batch if isinstance(config.price, PriceConfig) else BATCH_FRACTION
     listed = {} if isinstance(config.price, PriceConfig) else _table_entry(str(config.price or config.model))[1]
     rates = _uncached(_rates(listed, "_batches")) or _scaled(price.rates, fraction)

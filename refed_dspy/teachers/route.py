@@ -1,8 +1,8 @@
 """Where a teacher's calls go: address, key, wire shape, and what its schema decoder takes.
 
 The prefix of a model's name picks the wire format: `azure/DEPLOYMENT` and `anthropic/NAME` use their own, also at
-another address (`api_base`). With an `api_base` any other prefix means an OpenAI-compatible endpoint; without one it
-is a provider that DSPy's router knows.
+another address (`api_base`), as does `gemini/NAME` at one that ends with a version of the Gemini API. With an
+`api_base` any other prefix means an OpenAI-compatible endpoint; without one it is a provider that DSPy's router knows.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ _BOUND = re.compile(r"(?:max|min)(?:length|items)")
 _SCHEMA = re.compile(r"response_format|json_schema|output_config|output_format|\bschema\b")
 CUSTOM_PROVIDER = "refed-teacher"
 """The name under which lm15 knows an endpoint that is given by its address."""
+GEMINI_VERSIONS = ("/v1beta", "/v1alpha")
+"""How addresses of the Gemini API end; its OpenAI-compatible endpoint ends with `/openai`."""
 # Their decoders need length bounds in the schema. Hosted strict modes refuse or ignore them.
 LOCAL_PROVIDERS = {"ollama", "vllm", "sglang"}
 
@@ -144,6 +146,8 @@ def resolve(config: TeacherConfig, api_base: str | None = None) -> Route:
         ConfigError: an unknown provider without an address, or a key variable that is not set.
     """
     base = api_base or config.api_base
+    if config.batch.folder is not None:
+        base = config.batch.folder.absolute().as_uri()
     if base is None:
         return _known_provider(config)
     assert isinstance(base, str), "several addresses are several routes"
@@ -154,6 +158,8 @@ def resolve(config: TeacherConfig, api_base: str | None = None) -> Route:
         return _azure(config, base, name)
     elif wire == "anthropic":
         return _at(config, base, "anthropic", name, RouterConfig(base_urls={"anthropic": base}))
+    elif wire == "gemini" and base.endswith(GEMINI_VERSIONS):
+        return _at(config, base, "gemini", name, RouterConfig(base_urls={"gemini": base}))
     return _custom(config, base, name)
 
 
@@ -201,7 +207,7 @@ def _declared(
 def _at(
     config: TeacherConfig, base: str, provider: str, name: str, router: RouterConfig, *, schema: Schema = "strict"
 ) -> Route:
-    if config.api_key_env is None and provider == "anthropic":
+    if config.api_key_env is None and provider in {"anthropic", "gemini"}:
         router = replace(router, api_keys={provider: "none"})  # never send the provider's own key to another host
     env = _required_variable(config)
     return Route(provider, name, base, router, env, schema, proxy_for(base))

@@ -30,8 +30,8 @@ TeacherLike: TypeAlias = Any
 """A TeacherConfig or a mapping of its settings, a `dspy.LM`, or a string: a model's name or a teacher file."""
 DEFAULT_CONCURRENCY = 32
 EMBEDDED_CONCURRENCY = 2
-NO_BATCHES = {"anthropic", "gemini", "vertex", "vertex-express", "xai"}
-"""Providers whose Batch API, if they have one, is not like OpenAI's."""
+NO_BATCHES = {"vertex", "vertex-express", "xai"}
+"""Providers whose Batch API, if they have one, is like none of those that are used here."""
 BATCH_CONCURRENCY = 10_000
 """So many calls wait for their batches at once: all calls that a run can make at a time are one batch."""
 CACHE_MINIMA = {"openai": 1024, "azure": 1024, "anthropic": math.inf}
@@ -212,8 +212,8 @@ def _batch_engine(config: TeacherConfig, route: Route, price: Price | None, plai
 
     if route.provider in NO_BATCHES:
         raise ModelError(
-            f"mode: {config.mode} needs a Batch API like OpenAI's, which {config.model} does not have; set "
-            "mode: interactive"
+            f"mode: {config.mode} needs batches like those of OpenAI, Anthropic or Gemini, which {config.model} does "
+            "not have; set mode: interactive"
         )
     return BatchEngine(config, route, price, plain)
 

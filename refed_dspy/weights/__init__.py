@@ -248,7 +248,7 @@ def _check_room(weights: Weights, folder: Path, have: int, wheels: int) -> None:
         )
 
 
-def _alone(lock_file: Path, say: Say) -> AcquireReturnProxy:
+def _alone(lock_file: Path, say: Say) -> AcquireReturnProxy[FileLock]:
     """The lock on one set of weights, held, after waiting for another process that fetches it. A `with` releases it."""
     lock = FileLock(lock_file)
     try:

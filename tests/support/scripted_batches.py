@@ -26,7 +26,8 @@ from refed_dspy.ledger.spending import begin_start, spent
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.fast_path import Engine
 from refed_dspy.teachers import Teacher, open_teacher
-from refed_dspy.teachers.batch.service import BatchService
+from refed_dspy.teachers.batch.openai import OpenAIService
+from refed_dspy.teachers.batch.service import PendingRequest
 from refed_dspy.teachers.progress import Progress
 from refed_dspy.teachers.recorded import RecordedTeacher, recorded_lm
 from refed_dspy.teachers.route import resolve
@@ -235,10 +236,15 @@ def bill(server: SimulatedTeacher) -> float:
     return float(stats["batch_billed_prompt_tokens"] * 0.075 + stats["batch_billed_completion_tokens"] * 0.3) / 1e6
 
 
+def pending(lines: bytes) -> list[PendingRequest]:
+    """Requests that a service sends as `lines`."""
+    return [PendingRequest(number, line=line) for number, line in enumerate(lines.splitlines(keepends=True) or [b""])]
+
+
 @asynccontextmanager
-async def client(config: TeacherConfig, patience: float = 10.0) -> AsyncIterator[BatchService]:
+async def client(config: TeacherConfig, patience: float = 10.0) -> AsyncIterator[OpenAIService]:
     """A client of a Batch API that retries for `patience` seconds."""
-    made = BatchService(config, resolve(config), patience=patience)
+    made = OpenAIService(config, resolve(config), patience=patience)
     try:
         yield made
     finally:

@@ -123,7 +123,7 @@ class Comparison(InFolder):
         import pandas as pd
 
         frame = pd.json_normalize([asdict(line) for line in self.programs], sep="_")
-        nested = [name for name in frame if any(other.startswith(f"{name}_") for other in frame)]
+        nested = [name for name in frame if any(str(other).startswith(f"{name}_") for other in frame)]
         return frame.drop(columns=nested)  # of a figure that some programs lack
 
     def filter_table(self) -> list[str]:

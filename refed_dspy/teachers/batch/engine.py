@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from dspy.lm15 import LM15Error, Request, Response
+from dspy.lm15 import LM15Error, Message, Request, Response
 from dspy.utils.exceptions import LMError
 
 from refed_dspy.config.teacher import BatchConfig, TeacherConfig
@@ -32,19 +32,22 @@ from refed_dspy.teachers.batch.service import (
     Straggler,
     Unanswered,
     current_request,
+    open_service,
 )
 from refed_dspy.teachers.batch.tracker import BatchTracker
-from refed_dspy.teachers.engine import TeacherEngine
+from refed_dspy.teachers.engine import TeacherEngine, read_answer
 from refed_dspy.teachers.outcomes import SentAttempt, is_free
 from refed_dspy.teachers.prices import Price
 from refed_dspy.teachers.requests import Bound
 from refed_dspy.teachers.route import Route
-from refed_dspy.teachers.transport import CannedResponse, current_reading
-from refed_dspy.teachers.usage import Used, whole
+from refed_dspy.teachers.transport import CannedResponse, Reading, current_reading
+from refed_dspy.teachers.usage import Used, text_of_answer, used_tokens
 
 LONGEST_WAIT = 60.0
 """A batch waits at most so many times `quiet` for calls that are in flight elsewhere."""
 _FEWEST = "word " * 32
+_ANY = Request(model="-", messages=(Message.user("-"),))
+"""A request with which an answer is read whose own is not known any more."""
 STRAGGLERS_AT_ONCE = 32
 """At most so many stragglers of mode `mixed` are asked at once."""
 
@@ -66,12 +69,6 @@ class BatchCollector:
         self._was_busy = False
         """Whether calls were in flight elsewhere at the last look: their next requests may be on the way here."""
 
-    def unused(self) -> dict[int, tuple[int, int]]:
-        """Call number → tokens (read, written) of the answers that arrived and nobody asked for. Answers without usage,
-        or with one that their texts rule out, are left out; an error used none."""
-        answers = {number: _parsed(text) for number, text in self.log.unclaimed(*self.tracker.names).items()}
-        return {number: tokens for number, answer in answers.items() if (tokens := _tokens(answer)) is not None}
-
     # --- as a transport
 
     @asynccontextmanager
@@ -85,8 +82,8 @@ class BatchCollector:
         self.log.park(1)
         try:
             if not pending.held:
-                self._join(pending, request.body)
-            answer = _parsed(await pending.answer)
+                self._join(pending, request)
+            answer: Mapping[str, Any] = json.loads(await pending.answer)
         finally:
             self.log.park(-1)
         body = json.dumps(answer["body"]).encode()
@@ -96,20 +93,17 @@ class BatchCollector:
 
     # --- collecting
 
-    def _join(self, pending: PendingRequest, body: bytes) -> None:
-        request = json.loads(body)
-        request.setdefault("model", self.service.model)  # Azure's dated API has it in the address
-        line = {"custom_id": f"call-{pending.number}", "method": "POST", "url": self.service.path, "body": request}
+    def _join(self, pending: PendingRequest, request: Any) -> None:
         pending.service = self.service
-        pending.line = json.dumps(line, ensure_ascii=False).encode() + b"\n"
-        if self._bytes + len(pending.line) > self.config.megabytes * 1e6:
+        pending.line = self.service.line(pending.number, request)
+        if self._bytes + len(pending.line) > min(self.config.megabytes * 1e6, self.service.most_bytes):
             self._flush()
         self._queue.append(pending)
         self._bytes += len(pending.line)
         loop = asyncio.get_running_loop()
         self._last = loop.time()
         self._first = self._first or self._last
-        if len(self._queue) >= min(self.config.requests, self.tracker.most):
+        if len(self._queue) >= self.tracker.most:
             self._flush()
         elif self._timer is None:
             self._timer = loop.call_later(self.config.quiet, self._look)
@@ -147,36 +141,6 @@ class BatchCollector:
         if self._timer is not None:
             self._timer.cancel()
         return await self.tracker.leave()
-
-
-def _parsed(text: str) -> Mapping[str, Any]:
-    answer: Mapping[str, Any] = json.loads(text)
-    return answer
-
-
-def _tokens(answer: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Tokens (read, written) by an answer's usage; None where it has none that is valid."""
-    body = answer["body"]
-    if is_free(answer["status"]) and "content_filter" not in json.dumps(body):
-        return 0, 0
-    usage = body.get("usage") if isinstance(body, Mapping) else None
-    if not isinstance(usage, Mapping):
-        return None
-    read, written = whole(usage.get("prompt_tokens")), whole(usage.get("completion_tokens"))
-    if read is None or written is None:
-        return None
-    # Its prompt is not here, but no chat has fewer tokens than so many words.
-    used = Used(read, 0, 0, written).raised(_FEWEST, "", _text(body))
-    return None if used is None else (read, written)
-
-
-def _text(body: Mapping[str, Any]) -> str:
-    """The texts of an answer's choices."""
-    choices = body.get("choices")
-    messages = (
-        [each.get("message") for each in choices if isinstance(each, Mapping)] if isinstance(choices, list) else ()
-    )
-    return " ".join(str(message.get("content") or "") for message in messages if isinstance(message, Mapping))
 
 
 @dataclass
@@ -307,7 +271,7 @@ class BatchEngine(TeacherEngine):
         batch_log = recorder.batches
         assert batch_log is not None, "a batch is in the ledger before it is made"
         if (per_loop := of_log.get(id(batch_log))) is None:
-            service = BatchService(self.config, self.route)
+            service = open_service(self.config, self.route)
             names = self.endpoint, self.model
             if (tracker := batch_log.trackers.get(names)) is None:
                 tracker = batch_log.trackers[names] = BatchTracker(self.config.batch, service, batch_log, names)
@@ -325,9 +289,30 @@ class BatchEngine(TeacherEngine):
             collector = closed.collector
             if not await collector.aclose():
                 continue  # another engine of this model here may still want these answers
-            for number, (read, written) in collector.unused().items():
-                cost = None if self.price is None else self.price.cost(read, 0, 0, written)
-                collector.log.settle(Call(self.model, self.endpoint, UNUSED, 0.0, read, 0, written, cost, number))
+            for number, text in collector.log.unclaimed(*collector.tracker.names).items():
+                if (used := await self._used(closed.lm, **json.loads(text))) is not None:
+                    read, cached, written, completion = (count or 0 for count in used)
+                    cost = None if self.price is None else self.price.cost(read, cached, written, completion)
+                    call = Call(self.model, self.endpoint, UNUSED, 0.0, read, cached, completion, cost, number)
+                    collector.log.settle(call)
             collector.log.tidy()
         if self.alone is not None:
             await self.alone.aclose()
+
+    async def _used(self, lm: Any, status: int, body: Any, **_: Any) -> Used | None:
+        """The tokens of an answer that nobody asked for, an error none; None where it does not say them, or its texts
+        rule out what it says."""
+        if is_free(status) and "content_filter" not in json.dumps(body):
+            return Used(0, 0, 0, 0)
+        token = current_reading.set(Reading(instead=json.dumps(body).encode()))
+        try:
+            response = await read_answer(lm, _ANY, lambda: True)
+        except LM15Error:
+            return None
+        finally:
+            current_reading.reset(token)
+        used = used_tokens(self.route.provider, response.usage)
+        if used.prompt is None or used.completion is None:
+            return None
+        # Its prompt is not here, but no chat has fewer tokens than so many words.
+        return used.raised(_FEWEST, "", text_of_answer(response))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import tempfile
 import uuid
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from contextlib import nullcontext
@@ -19,12 +18,18 @@ from refed_dspy.config.teacher import BatchConfig
 from refed_dspy.errors import one_line
 from refed_dspy.ledger.batches import BatchLog, SentBatch
 from refed_dspy.programs.lm_errors import BatchRejected, NoBatches, Redirected, WorkEnds
-from refed_dspy.teachers.batch.service import BatchService, Lines, OutputReader, PendingRequest, Unanswered
+from refed_dspy.teachers.batch.service import (
+    ENDED,
+    AnswerReader,
+    BatchService,
+    Lines,
+    NoRoom,
+    PendingRequest,
+    ServiceBatch,
+    Unanswered,
+)
 
 log = logging.getLogger("refed_dspy.batches")
-ENDED = {"completed", "failed", "expired", "cancelled"}
-FULL = "token_limit_exceeded"
-"""The service's error code for a batch with more tokens than may wait there at once."""
 SMALL = 10
 """A batch of at most so many requests is not halved any more: it waits until the service's queue has room."""
 CHUNK = 500
@@ -33,8 +38,6 @@ CHUNK_CHARACTERS = 8_000_000
 """A chunk with more is written, too."""
 FIRST_LOOK = 1.0
 """Seconds after which a batch is first looked at."""
-LOOKS = 5
-"""Further looks at a completed batch that names no file: the names may come a little after the status."""
 
 
 class BatchTracker:
@@ -47,7 +50,7 @@ class BatchTracker:
         self._services = [service]
         """The services of all collectors that share it: a batch is followed with the key it was sent with."""
         self._users = 0
-        self.most = config.requests
+        self.most = min(config.requests, service.most_requests)
         """Requests that go into one batch."""
         self._waiting: dict[int, PendingRequest] = {}
         """Call number → pending request, of those whose batch is being sent or is under way."""
@@ -117,39 +120,40 @@ class BatchTracker:
         except Exception as error:  # noqa: BLE001 — raised again by each call that waits, at least one
             self._abandon([pending.number for pending in pending_requests], error)
 
-    async def _uploaded(
+    async def _prepared(
         self, pending_requests: Sequence[PendingRequest], service: BatchService
     ) -> tuple[str, Sequence[PendingRequest]]:
-        """(Id of the uploaded file, the requests in it): those that are still waited for. Empty id: nothing to send."""
+        """(What the requests are prepared as, the requests): those that are still waited for, none where the start is
+        ending."""
         while waiting := [pending for pending in pending_requests if not pending.answer.done()]:
             if self.log.stopping:
                 break
-            with tempfile.TemporaryFile() as lines:
-                lines.writelines(pending.line for pending in waiting)
-                file = await service.upload(lines)
+            prepared = await service.prepare(waiting)
             if not any(pending.answer.done() for pending in waiting) and not self.log.stopping:
-                return file, waiting
-        return "", waiting
+                return prepared, waiting
+        for pending in waiting:
+            pending.answer.cancel()
+        return "", ()
 
     async def _make(self, pending_requests: Sequence[PendingRequest], service: BatchService) -> SentBatch | None:
         """The batch, made at the service and logged; None where it is not to begin any more.
 
         It is logged before it is made: after a kill or a lost answer, it can be found by its nonce.
         """
-        file, waiting = await self._uploaded(pending_requests, service)
-        if not file:
-            for pending in waiting:
-                pending.answer.cancel()
+        prepared, waiting = await self._prepared(pending_requests, service)
         for pending in pending_requests:
             if pending.answer.done():
                 self._waiting.pop(pending.number, None)
-        if not file:
+        if not waiting:
             return None
         batch = self.log.begin(*self.names, uuid.uuid4().hex, [pending.number for pending in waiting])
         for pending in waiting:
             pending.sent = True
         try:
-            made = await service.create(file, batch.nonce, batch.created)
+            made = await service.create(prepared, waiting, batch.nonce, batch.created)
+        except NoRoom:
+            await self._make_room(batch)
+            return None
         except BatchRejected as error:
             refusal = self._refusal(error.message or str(error))
             self._without_answer(batch, "refused", refusal, batch.numbers)
@@ -157,20 +161,20 @@ class BatchTracker:
         except (NoBatches, Redirected, LMAuthError, LMBillingError) as error:
             self._without_answer(batch, "refused", error, batch.numbers)
             raise
-        self.log.named(batch, made.id)
-        log.info("batch %s: %d requests sent to %s", made.id, len(waiting), self.names[0])
-        return replace(batch, name=str(made.id))
+        self.log.named(batch, made.name)
+        log.info("batch %s: %d requests sent to %s", made.name, len(waiting), self.names[0])
+        return replace(batch, name=made.name)
 
     async def _resume(self, batch: SentBatch) -> None:
         """Follow a batch of an earlier start to its end. One without a name is looked for at the service first."""
         try:
             name = batch.name
             if name is None:
-                existing = await self.service.find(batch.nonce, batch.created)
+                existing = await self.service.find(batch.nonce, batch.created, len(batch.numbers))
                 if existing is None:
                     self._without_answer(batch, "not sent", Unanswered("it was never created"), batch.numbers)
                     return
-                name = str(existing.id)
+                name = existing.name
                 self.log.named(batch, name)
             await self._follow(replace(batch, name=name), self.service)
         except Exception as error:  # noqa: BLE001 — raised again by each call that waits, or will
@@ -178,46 +182,41 @@ class BatchTracker:
 
     async def _follow(self, batch: SentBatch, service: BatchService) -> None:
         """Wait for the batch's end; deliver its answers, and set an error on the calls without one."""
+        service.known.add(str(batch.name))
         end = await self._end(batch, service)
-        failures = end.errors.data if end.errors and end.errors.data else []
         if end.status == "failed":
-            await self._failed(batch, failures)
+            await self._failed(batch, end)
             return
-        reader = OutputReader(set(batch.numbers))
-        for file in (end.output_file_id, end.error_file_id):
-            if file:
-                await service.read(file, len(batch.numbers), partial(self._deliver_lines, reader))
+        reader = AnswerReader(set(batch.numbers), service.outcome)
+        for file in end.files:
+            await service.read(file, len(batch.numbers), partial(self._deliver_lines, reader))
         left = reader.left
         # Requests that were not executed cost nothing. Answers that were lost or garbled may have been billed.
-        lost = left - reader.not_executed if end.status == "completed" or reader.unreadable else set[int]()
+        all_told = end.status != "completed" and not reader.unreadable and not end.withheld
+        lost = set[int]() if all_told else left - reader.not_executed
         self._without_answer(batch, end.status, Unanswered(end.status), left - lost, lost)
         log.info("batch %s: %s, %d answered, %d not", batch.name, end.status, len(batch.numbers) - len(left), len(left))
 
-    async def _end(self, batch: SentBatch, service: BatchService) -> Any:
+    async def _end(self, batch: SentBatch, service: BatchService) -> ServiceBatch:
         """The batch as it ended."""
-        wait, logged, looks = min(FIRST_LOOK, self.config.poll), "", 0
+        wait, logged = min(FIRST_LOOK, self.config.poll), ""
         while True:
             now = await service.look(str(batch.name))
-            looks += _lacks_file(now)
-            if now.status in ENDED and (not _lacks_file(now) or looks > LOOKS):
+            if now.status in ENDED and now.whole:
                 return now
-            counts = now.request_counts
-            if counts is not None and logged != (state := f"{now.status}, {counts.completed} of {counts.total} done"):
+            if now.total and logged != (state := f"{now.status}, {now.done} of {now.total} done"):
                 logged = state
                 log.info("batch %s: %s", batch.name, state)
             await asyncio.sleep(wait)
             wait = min(self.config.poll, 1.5 * wait)
 
-    async def _failed(self, batch: SentBatch, failures: Sequence[Any]) -> None:
+    async def _failed(self, batch: SentBatch, end: ServiceBatch) -> None:
         """The service executed nothing of the batch. One that its queue had no room for is sent again, in halves."""
-        first = failures[0] if failures else None
-        code = getattr(first, "code", None)
-        if code == FULL:
+        if end.no_room:
             await self._make_room(batch)
             return
-        line = f" (line {first.line})" if first is not None and first.line else ""
-        reason = one_line(without_keys(str(getattr(first, "message", None) or code or "no reason given")), 200)
-        error = self._refusal(f"batch {batch.name} was refused by {self.names[0]}: {reason}{line}")
+        reason = one_line(without_keys(end.why), 200)
+        error = self._refusal(f"batch {batch.name} was refused by {self.names[0]}: {reason}")
         self._without_answer(batch, "failed", error, batch.numbers)
 
     def _refusal(self, message: str) -> BatchRejected | WorkEnds:
@@ -240,13 +239,13 @@ class BatchTracker:
         if self._one_at_a_time is None:
             self._one_at_a_time = asyncio.Semaphore(1)
         if len(batch.numbers) <= SMALL:
-            log.warning("batch %s: no room at %s; trying again later", batch.name, self.names[0])
+            log.warning("batch %s: no room at %s; trying again later", batch.name or "", self.names[0])
             await asyncio.sleep(10 * self.config.poll)
         self.most = min(self.most, max(SMALL, min(self.most, len(batch.numbers)) // 2))
         log.warning("batch %s: no room at %s; continuing with batches of %d", batch.name, self.names[0], self.most)
         self.submit([pending for pending in pending_requests if not pending.answer.done()])
 
-    async def _deliver_lines(self, reader: OutputReader, lines: Lines) -> None:
+    async def _deliver_lines(self, reader: AnswerReader, lines: Lines) -> None:
         """Log the answers, chunk by chunk, and wake the calls that wait for them."""
         chunk: dict[int, str] = {}
         size = 0
@@ -262,7 +261,7 @@ class BatchTracker:
                 await asyncio.sleep(0)  # the calls that were woken go first
         self._deliver(reader, chunk)
 
-    def _deliver(self, reader: OutputReader, answers: Mapping[int, str]) -> None:
+    def _deliver(self, reader: AnswerReader, answers: Mapping[int, str]) -> None:
         if answers:
             self.log.arrived(answers)
         reader.left.difference_update(answers)
@@ -296,11 +295,3 @@ class BatchTracker:
             pending = self._waiting.pop(number, None)
             if pending is not None and not pending.answer.done():
                 pending.answer.set_exception(error)
-
-
-def _lacks_file(batch: Any) -> bool:
-    """Whether a batch is completed and does not name the file with its answers."""
-    if batch.status != "completed" or batch.output_file_id:
-        return False
-    counts = batch.request_counts
-    return not batch.error_file_id or bool(counts is not None and counts.completed)

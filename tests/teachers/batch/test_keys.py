@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from tests.support.scripted_batches import (
     client,
     line,
     one_start,
+    pending,
     refused,
     stored,
     teacher_config,
@@ -61,7 +61,7 @@ async def test_a_refusal_tells_no_part_of_it(
         for status, plain, cut in statuses:
             hook = repeating(status, f"no way in with {key.strip()[cut]} today", plain=plain)
             service.hooks = {"upload": [hook] * 9, "look": [hook] * 9}
-            for asking in (there.upload(BytesIO(b"{}")), there.look("batch-0")):
+            for asking in (there.prepare(pending(b"{}")), there.look("batch-0")):
                 with pytest.raises(LMError) as error:
                     await asking
                 screen.errors += texts_of(error.value)
@@ -95,7 +95,7 @@ async def test_it_is_taken_out_before_a_message_is_cut(
     service.hooks["upload"] = [lambda: refused(401, "x" * (299 - len(KEY) // 2) + KEY)]
     async with client(teacher_config(service, api_key_env=KEY_VARIABLE), 0.3) as there:
         with pytest.raises(LMError) as error:
-            await there.upload(BytesIO(b"{}\n"))
+            await there.prepare(pending(b"{}\n"))
     assert KEY[: len(KEY) // 3] not in str(error.value)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from refed_dspy import TeacherConfig
 from refed_dspy.ledger.batches import left_batches
 from refed_dspy.ledger.ledger import Ledger
 from tests.conftest import KEY, KEY_VARIABLE
-from tests.support.scripted_batches import ScriptedService, client, one_start
+from tests.support.scripted_batches import ScriptedService, client, one_start, pending
 
 WIRES: dict[str, dict[str, Any]] = {
     "openai": {"model": "odd/m"},
@@ -57,7 +56,7 @@ async def test_a_redirect_to_another_host_is_not_followed(
             config = TeacherConfig(api_base=endpoint, mode="batch", api_key_env=KEY_VARIABLE, **WIRES[wire])
             async with client(config, patience=0.2) as service:
                 with pytest.raises(Exception, match=str(status)):
-                    await service.upload(BytesIO(b"a prompt"))
+                    await service.prepare(pending(b"a prompt"))
     assert asked and not asked_there
 
 

@@ -13,7 +13,8 @@ import pytest
 from aiohttp import web
 
 from refed_dspy.programs.lm_errors import BatchOutOfReach
-from refed_dspy.teachers.batch.service import LONGEST_REPLY, json_lines
+from refed_dspy.teachers.batch.http import LONGEST_REPLY
+from refed_dspy.teachers.batch.service import json_lines
 from refed_dspy.teachers.transport import longest_answer
 from tests.support.said import Said
 from tests.support.scripted_batches import (

@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Callable
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,8 @@ from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
 from refed_dspy.errors import RunStopped
 from refed_dspy.programs.lm_errors import BatchOutOfReach, BatchRejected, NoBatches, NotAnApi, NotReached
-from refed_dspy.teachers.batch.service import OLDER, BatchService, Lines
+from refed_dspy.teachers.batch.http import OLDER
+from refed_dspy.teachers.batch.service import Lines, open_service
 from tests.support.said import Said
 from tests.support.scripted_batches import (
     ScriptedService,
@@ -26,6 +26,7 @@ from tests.support.scripted_batches import (
     calls,
     client,
     one_start,
+    pending,
     refused,
     states,
     teacher_config,
@@ -63,8 +64,8 @@ async def test_a_batch_whose_making_went_unanswered_is_found_and_not_made_twice(
 
     service.hooks[moment] = [lose]
     async with client(teacher_config(service)) as there:
-        made = await there.create(await there.upload(BytesIO(b"{}\n")), "nonce", time.time())
-    assert made.id == "batch-0" and len(service.made) == 1 and service.calls["list"] >= 1
+        made = await there.create(await there.prepare(pending(b"{}\n")), pending(b""), "nonce", time.time())
+    assert made.name == "batch-0" and len(service.made) == 1 and service.calls["list"] >= 1
 
 
 async def test_a_refusal_while_it_is_looked_for_does_not_say_that_there_is_none(
@@ -72,11 +73,11 @@ async def test_a_refusal_while_it_is_looked_for_does_not_say_that_there_is_none(
 ) -> None:
     service.hooks["created"], service.hooks["list"] = [answer(500)], [answer(401, "revoked")]
     async with client(teacher_config(service)) as there:
-        name = await there.upload(BytesIO(b"{}\n"))
+        name = await there.prepare(pending(b"{}\n"))
         with said.by(BatchOutOfReach):
-            await there.create(name, "nonce", time.time())
-        batch = await there.find("nonce", time.time())
-        assert batch is not None and batch.id == "batch-0"
+            await there.create(name, pending(b""), "nonce", time.time())
+        batch = await there.find("nonce", time.time(), 1)
+        assert batch is not None and batch.name == "batch-0"
 
 
 async def test_a_batch_is_searched_through_pages_and_among_older_ones(service: ScriptedService) -> None:
@@ -86,14 +87,14 @@ async def test_a_batch_is_searched_through_pages_and_among_older_ones(service: S
         made = {"id": f"b{n}", "object": "batch", "status": "completed", "created_at": now - age}
         service.made[f"b{n}"] = {**made, "metadata": {"refed_batch": f"n{n}"}, "input_file_id": f"f{n}"}
     async with client(teacher_config(service)) as there:
-        batch = await there.find("n1", now)
-        assert batch is not None and batch.id == "b1" and service.calls["list"] == 3
-        assert await there.find("none", now) is None
-    for batch in service.made.values():
-        batch["created_at"] = now - 10 * 86_400
+        batch = await there.find("n1", now, 1)
+        assert batch is not None and batch.name == "b1" and service.calls["list"] == 3
+        assert await there.find("none", now, 1) is None
+    for each in service.made.values():
+        each["created_at"] = now - 10 * 86_400
     service.calls.clear()
     async with client(teacher_config(service)) as there:
-        assert await there.find("none", now - 100) is None and service.calls["list"] == 1, "the rest is older still"
+        assert await there.find("none", now - 100, 1) is None and service.calls["list"] == 1, "the rest is older still"
 
 
 # --- what is asked again, and for how long
@@ -103,7 +104,7 @@ async def test_a_batch_is_searched_through_pages_and_among_older_ones(service: S
 async def test_what_passes_is_asked_again(service: ScriptedService, status: int) -> None:
     service.hooks["upload"] = [answer(status)]
     async with client(teacher_config(service)) as there:
-        assert await there.upload(BytesIO(b"one\ntwo\n")) == "file-0" and service.files["file-0"] == b"one\ntwo\n"
+        assert await there.prepare(pending(b"one\ntwo\n")) == "file-0" and service.files["file-0"] == b"one\ntwo\n"
 
 
 @pytest.mark.parametrize(
@@ -124,7 +125,7 @@ async def test_what_does_not_is_told_at_once(
     service.hooks["upload"] = [answer(status, "the reason", code)]
     async with client(teacher_config(service)) as there:
         with said.by(error):
-            await there.upload(BytesIO(b"{}\n"))
+            await there.prepare(pending(b"{}\n"))
     assert service.calls["upload"] == 1
 
 
@@ -134,7 +135,7 @@ async def test_a_batch_that_cannot_be_asked_about_is_not_taken_for_unpaid(
 ) -> None:
     service.hooks["look"] = [answer(status, "busy")] * 9
     async with client(teacher_config(service), PATIENCE) as there:
-        await there.find("none", 0)
+        await there.find("none", 0, 1)
         with pytest.raises(BatchOutOfReach, match=message):
             await there.look("x")
 
@@ -144,7 +145,7 @@ async def test_an_endpoint_that_never_answered_is_not_waited_for(said: Said) -> 
     async with client(config, patience=3600) as there:
         with said.by(NotReached):
             async with asyncio.timeout(60):  # a wait would last an hour
-                await there.upload(BytesIO(b"{}\n"))
+                await there.prepare(pending(b"{}\n"))
 
 
 async def test_a_web_page_is_told_apart(said: Said, service: ScriptedService) -> None:
@@ -152,7 +153,7 @@ async def test_a_web_page_is_told_apart(said: Said, service: ScriptedService) ->
     service.hooks["upload"] = [lambda: page]
     async with client(teacher_config(service)) as there:
         with said.by(NotAnApi):
-            await there.upload(BytesIO(b"{}\n"))
+            await there.prepare(pending(b"{}\n"))
 
 
 async def test_a_download_that_breaks_off_is_begun_again(server: SimulatedTeacher) -> None:
@@ -163,8 +164,8 @@ async def test_a_download_that_breaks_off_is_begun_again(server: SimulatedTeache
         {"custom_id": f"call-{n}", "method": "POST", "url": "/v1/chat/completions", "body": request} for n in range(9)
     ]
     async with client(config) as there:
-        made = await there.create(await there.upload(BytesIO(written(*lines))), "nonce", time.time())
-        while (end := await there.look(made.id)).status != "completed":  # noqa: ASYNC110 — the service has no events
+        made = await there.create(await there.prepare(pending(written(*lines))), pending(b""), "nonce", time.time())
+        while (end := await there.look(made.name)).status != "completed":  # noqa: ASYNC110 — the service has no events
             await asyncio.sleep(0.01)
         came: dict[Any, int] = {}
 
@@ -173,7 +174,7 @@ async def test_a_download_that_breaks_off_is_begun_again(server: SimulatedTeache
             async for line in lines:
                 came[line["custom_id"]] = came.get(line["custom_id"], 0) + 1
 
-        await there.read(end.output_file_id, 9, deliver)
+        await there.read(end.files[0], 9, deliver)
         assert came == {f"call-{n}": 1 for n in range(9)}, "the last time from the first line on"
 
 
@@ -187,7 +188,7 @@ async def test_a_service_that_is_out_of_reach_ends_the_run_and_the_next_start_go
     """It does not know the batch, the key was revoked, or it is away for longer than anyone waits."""
     service.hooks["look"] = [answer(status, "bad")] * 20
     with monkeypatch.context() as patch:
-        patch.setattr("refed_dspy.teachers.batch.engine.BatchService", partial(BatchService, patience=PATIENCE))
+        patch.setattr("refed_dspy.teachers.batch.engine.open_service", partial(open_service, patience=PATIENCE))
         errors = await one_start(tmp_path, service, ["a", "b"])
     assert {type(error) for error in errors} == {RunStopped}
     said(str(errors[0]))
@@ -198,9 +199,9 @@ async def test_a_service_that_is_out_of_reach_ends_the_run_and_the_next_start_go
 
 
 async def test_a_file_that_is_never_ready_is_given_up(said: Said, service: ScriptedService) -> None:
-    pending = web.json_response({"id": "f", "object": "file", "status": "pending"})
-    service.hooks["upload"] = [lambda: pending]
+    never = web.json_response({"id": "f", "object": "file", "status": "pending"})
+    service.hooks["upload"] = [lambda: never]
     async with client(teacher_config(service)) as there:
         there._patience = -1.0
         with said.by(NotReached):
-            await there.upload(BytesIO(b"{}\n"))
+            await there.prepare(pending(b"{}\n"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
-from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +22,8 @@ from refed_dspy.ledger.spending import begin_start, spent
 from refed_dspy.ledger.statements import Key, reserved
 from refed_dspy.programs.lm_errors import BatchOutOfReach, NotReached
 from refed_dspy.teachers import open_teacher
-from refed_dspy.teachers.batch.service import BatchService, PendingRequest
+from refed_dspy.teachers.batch.openai import OpenAIService
+from refed_dspy.teachers.batch.service import PendingRequest
 from refed_dspy.teachers.batch.tracker import BatchTracker
 from refed_dspy.teachers.failures import CallPolicy
 from refed_dspy.teachers.pool import Pool, PooledTeacher, members_of
@@ -44,6 +44,7 @@ from tests.support.scripted_batches import (
     calls,
     client,
     one_start,
+    pending,
     recorded_teacher,
     refused,
     running_at,
@@ -117,7 +118,7 @@ async def test_the_first_to_leave_does_not_take_the_others_batch_along(
 async def test_the_last_to_leave_closes_every_connection(service: ScriptedService) -> None:
     config, names = teacher_config(service), ("endpoint", "model")
     log: Any = SimpleNamespace(trackers={}, under_way=lambda *_: ())
-    services = [BatchService(config, resolve(config)) for _ in range(2)]
+    services = [OpenAIService(config, resolve(config)) for _ in range(2)]
     tracker = log.trackers[names] = BatchTracker(config.batch, services[0], log, names)
     for joined in (*services, services[1]):
         tracker.join(joined)
@@ -203,18 +204,18 @@ async def test_a_file_that_cannot_be_sent_is_no_batch_under_way(service: Scripte
     service.hooks["upload"] = [lambda: refused(503, "busy")] * 50
     async with client(teacher_config(service), 0.3) as there:
         with pytest.raises(NotReached, match="busy"):
-            await there.upload(BytesIO(b"{}\n"))
+            await there.prepare(pending(b"{}\n"))
 
 
 async def test_a_list_that_lags_is_looked_at_again(service: ScriptedService) -> None:
     empty = {"object": "list", "data": [], "has_more": False}
     async with client(teacher_config(service), 0.3) as there:
-        await there.create(await there.upload(BytesIO(b"{}\n")), "nonce", time.time())
+        await there.create(await there.prepare(pending(b"{}\n")), pending(b""), "nonce", time.time())
         service.hooks["list"] = [lambda: web.json_response(empty)]
-        assert await there.find("nonce", time.time() - 120) is None
+        assert await there.find("nonce", time.time() - 120, 1) is None
         service.hooks["list"] = [lambda: web.json_response(empty)]
-        batch = await there.find("nonce", time.time() - 5)
-        assert batch is not None and batch.id == "batch-0"
+        batch = await there.find("nonce", time.time() - 5, 1)
+        assert batch is not None and batch.name == "batch-0"
 
 
 @pytest.mark.slow
@@ -227,7 +228,7 @@ async def test_what_an_earlier_start_sent_is_waited_for_where_the_endpoint_is_aw
         ledger.commit([*reserved(1, key, "odd/m", "there", 5), *begun(1, "n", "there", "odd/m", [1]), *named(1, "b")])
         run = RunRecorder(ledger, Caps(), spent(ledger))
         tracker = BatchTracker(
-            config.batch, BatchService(config, resolve(config), 0.3), run.batches, ("there", "odd/m")
+            config.batch, OpenAIService(config, resolve(config), 0.3), run.batches, ("there", "odd/m")
         )
         pending = PendingRequest(1, held=True)
         tracker.expect(pending)

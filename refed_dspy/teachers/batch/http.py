@@ -1,0 +1,367 @@
+"""What the batch services that are asked over HTTP have in common: our connections beneath httpx2, and what becomes of
+their errors."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from abc import abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar, cast
+
+import httpx2
+from dspy.lm15 import LM15Error, TransportError
+from dspy.utils.exceptions import LMAuthError, LMBillingError, LMError
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
+
+from refed_dspy.config.keys import without_keys
+from refed_dspy.config.teacher import TeacherConfig
+from refed_dspy.connections import BYTES_A_SECOND, AnswerTooLong, Connections, HttpReply, NotConnected
+from refed_dspy.errors import one_line
+from refed_dspy.programs.lm_errors import BatchOutOfReach, BatchRejected, NoBatches, NotAnApi, NotReached, Redirected
+from refed_dspy.teachers.batch.service import (
+    EARLIER,
+    LAG,
+    YOUNG,
+    BatchService,
+    Deliver,
+    NoRoom,
+    PendingRequest,
+    ServiceBatch,
+    json_lines,
+)
+from refed_dspy.teachers.rate_limits import LONGEST_PAUSE, PATIENCE
+from refed_dspy.teachers.route import Route
+from refed_dspy.teachers.transport import longest_answer
+
+LONGEST_REPLY = 1 << 24
+"""Bytes of a reply about batches; a list of 100 takes 100 KB."""
+_OURS = ("content-type", "content-length", "accept", "anthropic-", "x-goog-upload-")
+"""How the names of headers begin that leave; a library may add others, from the environment too."""
+_FILES = ("/content", "/results", ":download")
+"""How the paths end whose answers are files of any length."""
+OLDER = 100
+"""So many earlier batches in a row end a search: lists are newest first, but not exactly."""
+BUSY = 3
+"""After so many refusals of a batch by a limit, smaller ones are made."""
+MOST_LISTED = 20_000
+"""A list of more batches than this does not end."""
+_MAKING = {"files", "batches"}
+"""Paths at which nothing was made where they are refused."""
+T = TypeVar("T")
+
+
+class StatusError(Exception):
+    """A service answered with an error's status."""
+
+    def __init__(self, status: int, message: str, code: str = "") -> None:
+        super().__init__(message)
+        self.status, self.code = status, code
+
+
+class ServiceTransport(httpx2.AsyncBaseTransport):
+    """What a library sends through: our connections. Of the headers that it makes only those about the request leave,
+    and `auth`.
+
+    A request and its reply have `seconds`, and one more for every BYTES_A_SECOND of a file.
+    """
+
+    def __init__(self, connections: Connections, auth: tuple[str, str], seconds: float) -> None:
+        self._connections, self._auth, self._seconds = connections, auth, seconds
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        own = [(name, value) for name, value in request.headers.items() if name.lower().startswith(_OURS)]
+        sent = int(request.headers.get("content-length") or 0)
+        is_file = request.url.path.endswith(_FILES)
+        most = None if is_file else LONGEST_REPLY  # the lines of a file are bounded
+        exchange = AsyncExitStack()
+        try:
+            with _as_httpx2():
+                async with asyncio.timeout(self._seconds + sent / BYTES_A_SECOND):
+                    ask = self._connections.ask(
+                        request.method,
+                        str(request.url),
+                        [*own, self._auth],
+                        cast("AsyncIterator[bytes]", request.stream) if sent else None,
+                        most=most,
+                    )
+                    reply = await exchange.enter_async_context(ask)
+                    if not is_file or reply.status >= 400:
+                        content = await reply.read()
+                        await exchange.aclose()
+                        return httpx2.Response(reply.status, headers=reply.headers, content=content)
+        except BaseException:
+            await exchange.aclose()
+            raise
+        return httpx2.Response(reply.status, headers=reply.headers, stream=_File(exchange, reply, self._seconds))
+
+    async def aclose(self) -> None:
+        await self._connections.aclose()
+
+
+class _File(httpx2.AsyncByteStream):
+    """The bytes of a file, which ends `exchange`."""
+
+    def __init__(self, exchange: AsyncExitStack, reply: HttpReply, seconds: float) -> None:
+        self._exchange, self._pieces, self._seconds = exchange, aiter(reply), seconds
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        read, began = 0, asyncio.get_running_loop().time()
+        while True:
+            with _as_httpx2():
+                async with asyncio.timeout_at(began + self._seconds + read / BYTES_A_SECOND):
+                    piece = await anext(self._pieces, b"")
+            if not piece:
+                return
+            read += len(piece)
+            yield piece
+
+    async def aclose(self) -> None:
+        await self._exchange.aclose()
+
+
+@contextmanager
+def _as_httpx2() -> Iterator[None]:
+    """Raise what our connections raise, and a deadline's end, as a library over httpx2 knows it."""
+    try:
+        yield
+    except NotConnected as error:
+        raise httpx2.ConnectError(error.message) from None
+    except TransportError as error:
+        raise httpx2.ReadError(error.message) from None
+    except TimeoutError:
+        raise httpx2.ReadTimeout("no whole answer in time") from None
+
+
+@dataclass(frozen=True)
+class UploadedFile:
+    """A file of requests at the service. `refused`: why it is of no use there."""
+
+    name: str
+    processing: bool = False
+    refused: str = ""
+
+
+class HttpService(BatchService):
+    """A batch service over HTTP, for one event loop."""
+
+    def __init__(self, config: TeacherConfig, route: Route, auth: tuple[str, str], patience: float = PATIENCE) -> None:
+        """`auth`: the header with the key."""
+        super().__init__(route.endpoint, route.model)
+        self._patience = patience
+        self._longest, self._retries = longest_answer(config), config.retries
+        self._look_again = min(1.0, config.batch.poll)
+        self._lag = min(LAG, 10 * config.batch.poll)
+        transport = ServiceTransport(route.connections(), auth, config.timeout)
+        self._http = httpx2.AsyncClient(transport=transport, trust_env=False, timeout=None, follow_redirects=False)
+
+    # --- what each service has of its own, in one attempt
+
+    async def _upload(self, requests: Sequence[PendingRequest]) -> UploadedFile:
+        """A file of the requests, where the service wants one."""
+        raise NotImplementedError
+
+    async def _uploaded(self, name: str) -> UploadedFile:
+        """The file as it stands."""
+        raise NotImplementedError
+
+    @abstractmethod
+    async def _make(self, prepared: str, requests: Sequence[PendingRequest], nonce: str) -> ServiceBatch:
+        """Make the batch."""
+
+    @abstractmethod
+    def _listed(self) -> AsyncIterator[tuple[float, ServiceBatch, set[str]]]:
+        """The account's batches, newest first: (created in seconds since 1970, batch, what it is found by)."""
+
+    @abstractmethod
+    async def _looked(self, name: str) -> ServiceBatch:
+        """The batch as it stands."""
+
+    @abstractmethod
+    def _address(self, file: str) -> str:
+        """Where an answer file is."""
+
+    # --- what they have in common
+
+    async def prepare(self, requests: Sequence[PendingRequest]) -> str:
+        try:
+            file, since = await self._with_retries(lambda: self._upload(requests), "files"), time.monotonic()
+            while file.processing:
+                if time.monotonic() - since > self._patience:
+                    raise NotReached(f"{self.endpoint} took too long to process a file")
+                await asyncio.sleep(self._look_again)
+                file = await self._with_retries(partial(self._uploaded, file.name), "files")
+        except BatchOutOfReach as error:  # nothing was made, so another teacher may be asked
+            raise NotReached(error.message or str(error)) from None
+        if file.refused:
+            raise BatchRejected(f"{self.endpoint} refused the file: {one_line(without_keys(file.refused))}")
+        return file.name
+
+    async def create(self, prepared: str, requests: Sequence[PendingRequest], nonce: str, since: float) -> ServiceBatch:
+        async def make() -> ServiceBatch:
+            tried.append(True)
+            found = await self.find(nonce, since, len(requests), prepared) if len(tried) > 1 else None
+            try:
+                return found or await self._make(prepared, requests, nonce)
+            except StatusError as error:
+                if error.status == 429 and len(tried) > BUSY and not _used_up(error):
+                    raise NoRoom from None
+                raise
+
+        tried: list[bool] = []
+        try:
+            return await self._with_retries(make, "batches")
+        except (BatchRejected, NoBatches, Redirected, LMAuthError, LMBillingError) as error:
+            if len(tried) < 2:
+                raise
+            raise BatchOutOfReach(f"it is unknown whether {self.endpoint} has the batch: {error}") from None
+
+    async def find(self, nonce: str, since: float, requests: int, prepared: str = "") -> ServiceBatch | None:
+        started, young = time.monotonic(), time.time() - since < YOUNG
+        while True:
+            found, undecided = await self._with_retries(
+                lambda: self._search({nonce, prepared}, since, requests), "batches"
+            )
+            late = not young or time.monotonic() - started >= self._lag
+            if found is not None or (late and not undecided):
+                return found
+            await asyncio.sleep(self._look_again)
+
+    async def _search(self, wanted: set[str], since: float, requests: int) -> tuple[ServiceBatch | None, bool]:
+        """(The batch that is found by one of `wanted`, whether a later look may say more)."""
+        older = seen = 0
+        undecided = False
+        async for created, batch, found_by in self._listed():
+            if (seen := seen + 1) > MOST_LISTED:
+                raise AnswerTooLong("its list of batches does not end")
+            if batch.name not in self.known:
+                match = await self._is_it(batch, found_by, wanted, requests)
+                if match:
+                    return batch, False
+                undecided = undecided or match is None
+            older = older + 1 if created < since - EARLIER else 0
+            if older >= OLDER:
+                break
+        return None, undecided
+
+    async def _is_it(self, batch: ServiceBatch, found_by: set[str], wanted: set[str], requests: int) -> bool | None:  # noqa: ARG002
+        """Whether a listed batch is the one that is looked for; None where it cannot be told yet."""
+        return bool(found_by & wanted - {""})
+
+    async def look(self, name: str) -> ServiceBatch:
+        return await self._with_retries(lambda: self._looked(name), f"batches/{name}")
+
+    async def read(self, file: str, requests: int, deliver: Deliver) -> None:
+        async def download() -> None:
+            async with self._http.stream("GET", self._address(file)) as reply:
+                await self._refuse(reply)
+                await deliver(json_lines(reply.aiter_bytes(), self._longest, requests))
+
+        await self._with_retries(download, f"files/{file}")
+
+    async def exists(self) -> bool:
+        async def first() -> None:
+            async for _ in self._listed():
+                return
+
+        try:
+            await self._with_retries(first, "batches")
+        except NoBatches:
+            return False
+        return True
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+    # --- asking
+
+    async def _json(self, method: str, address: str, **more: Any) -> Any:
+        """The JSON object that is answered. Raises StatusError, NotAnApi, httpx2.HTTPError."""
+        reply = await self._http.request(method, address, **more)
+        await self._refuse(reply)
+        try:
+            value = reply.json()
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict):
+            raise NotAnApi(f"{self.endpoint} gave an answer that is not an API's ({method} {reply.url.path})")
+        return value
+
+    async def _refuse(self, reply: httpx2.Response) -> None:
+        """Raises StatusError for an error's status, with the service's own words."""
+        if reply.status_code < 300:
+            return
+        await reply.aread()
+        try:
+            error = reply.json()["error"]
+            message = str(error["message"] if isinstance(error, dict) else error)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            message = f"answered HTTP {reply.status_code}"
+        raise StatusError(reply.status_code, message)
+
+    async def _with_retries(self, ask: Callable[[], Awaitable[T]], what: str) -> T:
+        """`ask`, retried while the endpoint is out of reach or busy. `what`: its path, for the LMError raised."""
+        too_slow = itertools.count(1)
+
+        def is_passing(error: BaseException) -> bool:
+            if isinstance(error, httpx2.TimeoutException) and next(too_slow) > self._retries:
+                return False
+            return self._is_passing(error)
+
+        try:
+            async for attempt in AsyncRetrying(
+                stop=stop_after_delay(self._patience),
+                wait=wait_random_exponential(multiplier=0.5, max=LONGEST_PAUSE),
+                retry=retry_if_exception(is_passing),
+                reraise=True,
+            ):
+                with attempt:
+                    answer = await ask()
+                    self.reached = True
+                    return answer
+        except (StatusError, httpx2.HTTPError, LM15Error) as error:
+            reason = one_line(without_keys(str(getattr(error, "message", "") or error)))
+            if isinstance(error, httpx2.HTTPError) and not self.reached:
+                raise NotReached(f"{self.endpoint} cannot be reached: {reason}") from None
+            raise self._translated(error, reason, what) from None
+        raise AssertionError("tenacity ends by returning or raising")
+
+    def _is_passing(self, error: BaseException) -> bool:
+        """Whether asking again may help."""
+        if isinstance(error, StatusError):
+            self.reached = True
+            return not _used_up(error) and (error.status in {408, 409, 429} or error.status >= 500)
+        if isinstance(error, LM15Error):  # its reply is too long, or cannot be read
+            self.reached = True
+            return False
+        return self.reached and isinstance(error, httpx2.HTTPError)
+
+    def _translated(self, error: Exception, reason: str, what: str) -> LMError | NoRoom:
+        """The error for one of a request at the path `what`."""
+        status = getattr(error, "status", None)
+        if status is not None and 300 <= status < 400:
+            return Redirected(self.endpoint, status)
+        if status in {401, 403}:
+            return LMAuthError(reason)
+        if _used_up(error):
+            return LMBillingError(reason)
+        if status in {404, 405, 501} and what in _MAKING:
+            return NoBatches(f"{self.endpoint} takes no batches (POST {what} answered HTTP {status})")
+        if status in {404, 410}:
+            return BatchOutOfReach(
+                f"{self.endpoint} does not know {what} (HTTP {status}); to abandon it: refed status DIR --give-up"
+            )
+        refused = status is not None and 400 <= status < 500 and status not in {408, 409, 429}
+        if refused and what in _MAKING:
+            return BatchRejected(f"{self.endpoint} refused a batch: HTTP {status}: {reason}")
+        return BatchOutOfReach(f"{self.endpoint} gives no answer about batches ({what}): {reason}")
+
+
+def _used_up(error: Exception) -> bool:
+    """Whether the account's quota or balance is used up."""
+    said = f"{error.code} {error}" if isinstance(error, StatusError) else ""
+    return "insufficient_quota" in said or "credit balance is too low" in said
