@@ -1,4 +1,4 @@
-"""Lines of batch files: how the simulated service reads those of the input file and writes those of the results."""
+"""Lines of batch files: how the simulated services read those of input files, and how OpenAI's writes the results."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ AZURE_CODES = {"mismatched_model": "model_mismatch", "invalid_url": "url_mismatc
 
 @dataclass(slots=True)
 class Line:
-    """One request of a batch."""
+    """One request of a batch. `number` is its place among them."""
 
     custom_id: str
     body: dict[str, Any]
+    number: int = 0
 
 
 class Reading:
@@ -32,7 +33,7 @@ class Reading:
     a file that is empty or has more than `most` requests. A mistake inside a body fails only that request.
     """
 
-    def __init__(self, wire: OpenAI, endpoint: str, most: int) -> None:
+    def __init__(self, wire: OpenAI, endpoint: str, most: int | None) -> None:
         self.wire = wire
         self.endpoint = endpoint
         self.most = most
@@ -49,7 +50,7 @@ class Reading:
                 self.line(number, raw)
         if not self.lines and not self.errors:
             self.wrong("empty_file", "The input file has no requests.")
-        if len(self.lines) > self.most:
+        if self.most is not None and len(self.lines) > self.most:
             message = f"The input file has {len(self.lines)} requests; a batch takes {self.most}."
             self.wrong("too_many_tasks", message)
 

@@ -1,4 +1,5 @@
-"""The Files endpoints of the simulated batch service, as OpenAI and Azure serve them.
+"""The Files endpoints of the simulated batch service as OpenAI and Azure serve them; Gemini's are in
+`benchmarks.files_gemini`.
 
 Files that clients upload and files that batches write are kept in memory until a reset. On Azure an upload is
 `pending` for AZURE_PENDING seconds before it is `processed`; on OpenAI it is processed at once.
@@ -7,7 +8,7 @@ Files that clients upload and files that batches write are kept in memory until 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -80,7 +81,8 @@ class Files:
         method, depth = request.method, len(segments)
         if method == "GET" and depth == 1:
             purpose = request.query.get("purpose")
-            return page([file for file in self.by_id.values() if purpose in (None, file.purpose)], request)
+            kept = [file for file in self.by_id.values() if purpose in (None, file.purpose)]
+            return page(kept, request, File.as_dict)
         if method == "GET" and depth == 2:
             return reply(self.get(segments[1]).as_dict())
         if method == "DELETE" and depth == 2:
@@ -91,16 +93,21 @@ class Files:
         raise Refused(404, "unknown_url", f"Unknown request URL: {request.method} {request.path}")
 
     async def download(self, file: File, request: web.BaseRequest) -> web.StreamResponse:
-        if not file.breaks:
-            return web.Response(body=file.data, content_type="application/octet-stream")
-        file.breaks -= 1
-        broken = web.StreamResponse(headers={"Content-Length": str(len(file.data))})
-        await broken.prepare(request)
-        await broken.write(file.data[: len(file.data) // 2])
-        raise Dropped
+        breaks, file.breaks = file.breaks > 0, max(0, file.breaks - 1)
+        return await sent(file.data, request, breaks=breaks)
 
 
-def page(objects: Iterable[Any], request: web.BaseRequest) -> web.Response:
+async def sent(data: bytes, request: web.BaseRequest, *, breaks: bool) -> web.StreamResponse:
+    """A download. One that breaks off gives half of the data and raises Dropped."""
+    if not breaks:
+        return web.Response(body=data, content_type="application/octet-stream")
+    broken = web.StreamResponse(headers={"Content-Length": str(len(data))})
+    await broken.prepare(request)
+    await broken.write(data[: len(data) // 2])
+    raise Dropped
+
+
+def page(objects: Iterable[Any], request: web.BaseRequest, show: Callable[[Any], dict[str, Any]]) -> web.Response:
     """A page of the stored objects, newest first: `limit` of them after the one with the id `after`."""
     try:
         limit = int(request.query.get("limit", PAGE))
@@ -115,6 +122,6 @@ def page(objects: Iterable[Any], request: web.BaseRequest) -> web.Response:
         if not places:
             raise Refused(400, "invalid_request", f"after: no object has the id {after}")
         newest_first = newest_first[places[0] + 1 :]
-    shown = [stored.as_dict() for stored in newest_first[:limit]]
+    shown = [show(stored) for stored in newest_first[:limit]]
     ends = {"first_id": shown[0]["id"], "last_id": shown[-1]["id"]} if shown else {"first_id": None, "last_id": None}
     return reply({"object": "list", "data": shown, **ends, "has_more": len(newest_first) > limit})

@@ -6,7 +6,11 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 Usage: TypeAlias = dict[str, Any]
-_NAMES = {"prompt_tokens": ("prompt_tokens", "completion_tokens"), "input_tokens": ("input_tokens", "output_tokens")}
+_NAMES = {
+    "prompt_tokens": ("prompt_tokens", "completion_tokens"),
+    "input_tokens": ("input_tokens", "output_tokens"),
+    "promptTokenCount": ("promptTokenCount", "candidatesTokenCount"),
+}
 
 
 def _counts(read: Callable[[int], Any], written: Callable[[int], Any]) -> Callable[[Usage, int], Usage]:
@@ -14,7 +18,7 @@ def _counts(read: Callable[[int], Any], written: Callable[[int], Any]) -> Callab
 
     def lie(usage: Usage, number: int) -> Usage:  # noqa: ARG001
         (prompt, completion) = next(names for name, names in _NAMES.items() if name in usage)
-        said = {prompt: read(usage[prompt]), completion: written(usage[completion])}
+        said = {prompt: read(usage[prompt]), completion: written(usage.get(completion, 0))}
         return {name: count for name, count in said.items() if count != "left out"}
 
     return lie
@@ -27,6 +31,8 @@ def _cached(share: float) -> Callable[[Usage, int], Usage]:
         if "input_tokens" in usage:
             prompt = usage["input_tokens"] + usage["cache_read_input_tokens"]
             return usage | {"input_tokens": 0, "cache_read_input_tokens": int(share * prompt)}
+        if "promptTokenCount" in usage:
+            return usage | {"cachedContentTokenCount": int(share * usage["promptTokenCount"])}
         return usage | {"prompt_tokens_details": {"cached_tokens": int(share * usage["prompt_tokens"])}}
 
     return lie
@@ -58,7 +64,7 @@ LIES: dict[str, Callable[[Usage, int], Usage]] = {
     "text": _counts(lambda _: "0", lambda _: "0"),
     "a billion": _counts(lambda _: 10**9, lambda _: 10**9),
 }
-"""Kind → from the true usage, in OpenAI's or Anthropic's names, and the number of the answer to what is said."""
+"""Kind → from the true usage, in the names of its wire, and the number of the answer to what is said."""
 WITHIN = {
     "half": _counts(lambda count: count // 2, lambda count: count // 2),
     "all but one cached": _cached(0.999),

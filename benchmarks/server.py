@@ -2,9 +2,10 @@
 
 Run `python -m benchmarks.server`; it prints `listening on http://127.0.0.1:PORT/v1` and serves POST
 /v1/chat/completions (OpenAI), /v1/messages (Anthropic), /openai/v1/chat/completions and
-/openai/deployments/NAME/chat/completions (Azure), GET /v1/models, and Files and Batches (OpenAI and Azure, see
-`benchmarks.batches_server`). Besides these there are GET /stats, POST /reset and POST /control (JSON that sets any
-field of `Settings`). `benchmarks.simulated.SimulatedTeacher` starts it from Python.
+/openai/deployments/NAME/chat/completions (Azure), /v1beta/models/NAME:generateContent (Gemini), GET /v1/models and
+/v1beta/models, and the files and batches of all four (see `benchmarks.batches_server`). Besides these there are GET
+/stats, POST /reset and POST /control (JSON that sets any field of `Settings`). `benchmarks.simulated.SimulatedTeacher`
+starts it from Python.
 
 Refusals (400, 401, 404, 429) come at once; a 5xx, a page, a drop and every answer come after the drawn latency.
 """
@@ -29,17 +30,19 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from benchmarks.batches_server import Batches, place
+from benchmarks.batches_server import Batches
 from benchmarks.counts import Bucket, Stats
 from benchmarks.hostile import HOSTILE
 from benchmarks.hostile import answer as hostile
 from benchmarks.lies import LIES, WITHIN
 from benchmarks.logprobs import logprobs_of, verdict_of
 from benchmarks.model_rules import keep_rules
+from benchmarks.paths import wire_at, wire_of
 from benchmarks.simulated import Settings
 from benchmarks.texts import Draw, Make, SchemaWriter, sketched, write
 from benchmarks.tokenizers import Tokenizer, tokenizer
-from benchmarks.wires import AZURE_V1, OPENAI, REFUSALS, Chat, Dropped, OpenAI, Refused, fail, odd, reply, wire_of
+from benchmarks.wires import REFUSALS, Chat, Dropped, OpenAI, Refused, fail, odd, reply
+from benchmarks.wires_gemini import GEMINI
 
 MODELS = ("sim-model", "other-model")
 PAGE = b"<!DOCTYPE html><html><head><title>Sign in</title></head><body>Please sign in to go on.</body></html>"
@@ -103,9 +106,8 @@ class Simulator:
         except Refused as error:
             if error.page:
                 return web.Response(body=PAGE, status=error.status, content_type="text/html")
-            if wire is None:
-                wire, _ = place(path) or (OPENAI, [])
-            return reply(wire.error(error), error.status, error.headers)
+            wire = wire or wire_at(path)
+            return reply(wire.error(error), wire.status(error), error.headers)
         except (Dropped, ConnectionError, web.RequestPayloadError):
             if request.transport is not None:
                 request.transport.close()
@@ -114,8 +116,12 @@ class Simulator:
     async def other(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
         """Answer requests that are not chat."""
         route = (request.method, path)
-        if route in (("GET", "/v1/models"), ("GET", "/openai/v1/models")):
-            self.gate(AZURE_V1 if path.startswith("/openai") else OPENAI, request)
+        if route in (("GET", "/v1/models"), ("GET", "/openai/v1/models"), ("GET", "/v1beta/models")):
+            self.gate(wire_at(path), request)
+            if wire_at(path) is GEMINI:
+                methods = ["generateContent", "batchGenerateContent"]
+                models = [{"name": f"models/{name}", "supportedGenerationMethods": methods} for name in MODELS]
+                return reply({"models": models})
             return reply({"object": "list", "data": [{"id": model, "object": "model"} for model in MODELS]})
         if route == ("GET", "/stats"):
             return reply(self.stats.as_dict(self.in_flight))
@@ -126,9 +132,8 @@ class Simulator:
             return reply({})
         if route == ("POST", "/control"):
             return self.control(await request.content.read())
-        if self.settings.batches and (target := place(path)) is not None:
-            wire, segments = target
-            return await self.batches.handle(wire, segments, request)
+        if self.settings.batches and (answer := await self.batches.handle(path, request)) is not None:
+            return answer
         raise Refused(404, "unknown_url", f"Unknown request URL: {' '.join(route)}")
 
     async def chat(self, wire: OpenAI, request: web.BaseRequest) -> web.StreamResponse:
@@ -145,7 +150,7 @@ class Simulator:
             end = str(answer.status)
             return answer
         except Refused as error:
-            end = "html" if error.status == 200 else str(error.status)
+            end = "html" if error.page and error.status == 200 else str(wire.status(error))
             raise
         except Dropped:
             end = "dropped"
@@ -212,24 +217,25 @@ class Simulator:
             data["choices"][0]["logprobs"] = logprobs_of(chat, content, settings.seed, settings.verdicts)
         if settings.reasoning:
             wire.think(data, settings.reasoning)
+        usage = wire.usage
         if fate == "nousage":
-            del data["usage"]
+            del data[usage]
         elif fate == "oddusage":
-            data["usage"] = odd(data["usage"], next(self.oddities))
+            data[usage] = odd(data[usage], next(self.oddities))
         elif fate == "lyingusage":
-            data["usage"] |= {"prompt_tokens": 10**9, "completion_tokens": 10**9}
+            data[usage] |= LIES["a billion"](data[usage], 0)
         elif settings.lie:
-            data["usage"] = (LIES | WITHIN)[settings.lie](data["usage"], next(self.oddities))
+            data[usage] = (LIES | WITHIN)[settings.lie](data[usage], next(self.oddities))
         return data, spent
 
-    def gate(self, wire: OpenAI, request: web.BaseRequest) -> None:
+    def gate(self, wire: OpenAI, request: web.BaseRequest, *, keyed: bool = True) -> None:
         """Raises Dropped when the server is down, Refused when the key is wrong or has stopped working."""
         answered, settings = self.stats.answered, self.settings
         if settings.down_after is not None and answered >= settings.down_after:
             raise Dropped
-        if self.key is None and settings.auth_fails_after is None:
+        if not keyed or (self.key is None and settings.auth_fails_after is None):
             return
-        sent = wire.key(request.headers)
+        sent = wire.key(request)
         wrong = self.key is not None and sent != self.key
         if wrong or (settings.auth_fails_after is not None and answered >= settings.auth_fails_after):
             raise Refused(401, "invalid_api_key", f"Incorrect API key provided: ****{sent[-4:]}.")

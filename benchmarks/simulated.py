@@ -31,7 +31,7 @@ FATES |= {"upload500", "create500", "createdrop", "poll500", "download_drop"}
 RULES = {"no max_tokens", "no max_completion_tokens", "default temperature", "no temperature", "no bounds", "no schema"}
 RULES |= {"no reasoning", "thinks at temperature 1", "no logprobs"}
 OPTIONAL = {"retry_after", "limit_per_minute", "limit_burst", "limit_tokens_per_minute", "limit_tokens_burst"}
-OPTIONAL |= {"auth_fails_after", "down_after", "fail_stage", "capacity"}
+OPTIONAL |= {"auth_fails_after", "down_after", "fail_stage", "capacity", "batch_max_requests", "batch_max_bytes"}
 WHOLE = {"items", "seed", "response_words", "auth_fails_after", "down_after", "cache_minimum", "capacity"}
 WHOLE |= {"batch_max_requests", "batch_max_bytes"}
 
@@ -49,12 +49,13 @@ class Settings:
     answered requests since the last reset. A new seed restarts the generators of latency, faults and text and fills
     the buckets.
 
-    The faults: 400 (a parameter that the model does not take), 429, 500 (529 on Anthropic's wire), filtered (400
-    content_filter), html502 (502 and a page), html (200 and a page), drop (the connection is closed), hang (no answer
-    for ten minutes); and spoiled answers: malformed (not JSON), cut, empty, refusal, nousage (no usage object),
-    oddusage (counts that are strings, fractions or negative, alternating). As a debugging proxy does, keyerror repeats
-    the key in the message of a 400, and keytext in the text of an answer. lyingusage claims a billion tokens each. The
-    rest are in `benchmarks.hostile`. lie, a name in `benchmarks.lies`, is what every usage says in place of the bill.
+    The faults: 400 (a parameter that the model does not take), 429, 500 (529 on Anthropic's wire, 503 on Gemini's),
+    filtered (400 content_filter; on Gemini's wire an answer without a candidate), html502 (502 and a page), html (200
+    and a page), drop (the connection is closed), hang (no answer for ten minutes); and spoiled answers: malformed (not
+    JSON), cut, empty, refusal, nousage (no usage object), oddusage (counts that are strings, fractions or negative,
+    alternating). As a debugging proxy does, keyerror repeats the key in the message of a 400, and keytext in the text
+    of an answer. lyingusage claims a billion tokens each. The rest are in `benchmarks.hostile`. lie, a name in
+    `benchmarks.lies`, is what every usage says in place of the bill.
 
     tokenizer is "" (a token is four characters) or "o200k_base". The prefix cache works in steps of 128 tokens; a
     prompt or a match of fewer than cache_minimum tokens (OpenAI's is 1024) is not cached. cache_warm says when a prompt
@@ -66,16 +67,22 @@ class Settings:
     filtered. field_tokens: top-level property of an answer -> the tokens of its text, divided over the texts of a list
     or an object; for new_instructions, the tokens of each item.
 
-    With batches false the endpoints of Files and Batches do not exist. A batch takes batch_seconds and answers (and
+    With batches false the endpoints of files and batches do not exist. A batch takes batch_seconds and answers (and
     bills) its requests at the end, or, with batch_progressive, all along. batch_max_requests and batch_max_bytes bound
-    its file: more requests fail the batch, more bytes the upload (413). The chat faults do not apply to batches;
-    batch_faults are fractions of their requests: 400, 429, 500, keyerror (an error line with that status) and missing
-    (in no file), which are neither answered nor billed; and malformed, cut, refusal, nousage, keytext and garbage (the
-    output line is not JSON), which are both. Each new batch takes its fate from the front of batch_fates: ok, failed (a
-    validation error), token_limit (failed for the limit of enqueued tokens), expired and cancelled (half of it
-    answered), stuck (in_progress until it is cancelled), create500 and createdrop (created, but the client gets a 500
-    or no answer), poll500 (the first three look-ups fail) and download_drop (the first download of the output breaks
-    off halfway). upload500 makes the next upload fail, which removes it from the list.
+    its file (null: the provider's own bounds): more requests fail the batch, more bytes the upload (413). The chat
+    faults do not apply to batches; batch_faults are fractions of their requests: 400, 429, 500, keyerror (an error line
+    with that status) and missing (in no file), which are neither answered nor billed; and malformed, cut, refusal,
+    nousage, keytext and garbage (the output line is not JSON), which are both. Each new batch takes its fate from the
+    front of batch_fates: ok, failed (a validation error), token_limit (failed for the limit of enqueued tokens),
+    expired and cancelled (half of it answered), stuck (in_progress until it is cancelled), create500 and createdrop
+    (created, but the client gets a 500 or no answer), poll500 (the first three look-ups fail) and download_drop (the
+    first download of the output breaks off halfway). upload500 makes the next upload fail, which removes it from the
+    list.
+
+    What a provider does not have is the nearest that it has. Anthropic takes the requests with the batch, so too many,
+    too many bytes and upload500 are refused when it is created; a failed batch there is one with each request errored.
+    On Gemini it is one in BATCH_STATE_FAILED. On both, token_limit is a 429 at creation. An expired or cancelled batch
+    has no results at all on Gemini, although the half that was answered is billed.
     """
 
     latency: float = 0.2
@@ -112,8 +119,8 @@ class Settings:
     batch_progressive: bool = False
     batch_faults: dict[str, float] = field(default_factory=dict)
     batch_fates: list[str] = field(default_factory=list)
-    batch_max_requests: int = 50_000
-    batch_max_bytes: int = 200_000_000
+    batch_max_requests: int | None = None
+    batch_max_bytes: int | None = None
 
     def copy(self) -> Settings:
         """The settings in force now; later changes do not affect the copy."""
@@ -175,7 +182,8 @@ class SimulatedTeacher:
 
     latency (s) is a median and sigma the standard deviation of its logarithm; items is the length of new_instructions;
     key is the NAME of the environment variable with the key that clients must send (None: no key). `root` is the
-    address without a path (Azure's endpoint), `base_url` the one with /v1 (OpenAI's and Anthropic's). Raises
+    address without a path (Azure's endpoint), `base_url` the one with /v1 (OpenAI's); `anthropic_url` and `gemini_url`
+    are an api_base for those. Raises
     RuntimeError when the server does not start or a control call is refused.
     """
 
@@ -211,6 +219,14 @@ class SimulatedTeacher:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+    @property
+    def anthropic_url(self) -> str:
+        return f"{self.root}/v1"
+
+    @property
+    def gemini_url(self) -> str:
+        return f"{self.root}/v1beta"
 
     def stats(self) -> dict[str, Any]:
         """The counts since the start or the last reset, from GET /stats."""

@@ -1,7 +1,7 @@
-"""The providers' formats that the simulated server speaks: OpenAI's, Azure's two and Anthropic's.
+"""The providers' formats that the simulated server speaks: OpenAI's, Azure's two and Anthropic's. Gemini's is in
+`benchmarks.wires_gemini`.
 
-A wire finds the key, reads a request into a `Chat`, and builds answers, errors and rate-limit headers. `wire_of` is the
-wire for a path.
+A wire finds the key, reads a request into a `Chat`, and builds answers, errors and rate-limit headers.
 """
 
 from __future__ import annotations
@@ -90,10 +90,11 @@ class OpenAI:
 
     name = "openai"
     failed = 500  # the status of the fault 500
+    usage = "usage"  # where an answer says what it took
     missing = ("model_not_found", "The model `{}` does not exist.")
 
-    def key(self, headers: Mapping[str, str]) -> str:
-        kind, _, key = headers.get("Authorization", "").partition(" ")
+    def key(self, request: web.BaseRequest) -> str:
+        kind, _, key = request.headers.get("Authorization", "").partition(" ")
         return key if kind == "Bearer" else ""
 
     def read(self, raw: bytes) -> Chat:
@@ -110,9 +111,9 @@ class OpenAI:
             texts=texts,
             text="".join(texts),
             system="".join(t for t, r in zip(texts, roles, strict=True) if r in ("system", "developer")),
-            digest=_digest(messages),
+            digest=digest_of(messages),
             fixed=body.get("temperature") == 0,
-            most=_most(body.get("max_completion_tokens") or body.get("max_tokens")),
+            most=most_of(body.get("max_completion_tokens") or body.get("max_tokens")),
             form=kind,
             schema=form["json_schema"]["schema"] if kind == "json_schema" else None,
             body=body,
@@ -121,15 +122,19 @@ class OpenAI:
     def admit(self, chat: Chat, request: web.BaseRequest) -> None:
         """Raises Refused for a missing version or model. A model whose name begins with "missing" is missing."""
         self.check(chat, request)
-        if chat.model.startswith("missing"):
+        self.exists(chat.model)
+
+    def exists(self, model: str) -> None:
+        """Raises Refused for a model that is missing."""
+        if model.startswith("missing"):
             code, text = self.missing
-            raise Refused(404, code, text.format(chat.model))
+            raise Refused(404, code, text.format(model))
 
     def check(self, chat: Chat, request: web.BaseRequest) -> None:
         """Read what a wire has outside the body; raises Refused where it is missing. OpenAI has nothing there."""
 
     def dated(self, request: web.BaseRequest) -> None:
-        """Raises Refused unless the query has the version that the wire requires; OpenAI requires none."""
+        """Raises Refused unless the request names the version that the wire requires; OpenAI requires none."""
 
     def answer(self, number: int, chat: Chat, content: str, reason: str, spent: tuple[int, int, int]) -> dict[str, Any]:
         """The body of answer `number`; `spent` is its prompt, cached and completion tokens."""
@@ -155,6 +160,10 @@ class OpenAI:
         if "usage" in data:
             data["usage"]["completion_tokens_details"] = {"reasoning_tokens": len(reasoning) // 4}
 
+    def status(self, refused: Refused) -> int:
+        """The HTTP status of a refusal."""
+        return refused.status
+
     def error(self, refused: Refused) -> dict[str, Any]:
         if refused.code == "content_filter":
             inner = {"code": "ResponsibleAIPolicyViolation"}
@@ -175,8 +184,8 @@ class AzureV1(OpenAI):
     name = "azure-v1"
     missing = ("DeploymentNotFound", NO_DEPLOYMENT)
 
-    def key(self, headers: Mapping[str, str]) -> str:
-        return headers.get("api-key") or super().key(headers)
+    def key(self, request: web.BaseRequest) -> str:
+        return request.headers.get("api-key") or super().key(request)
 
     def error(self, refused: Refused) -> dict[str, Any]:
         if refused.status not in (401, 404, 429):
@@ -190,8 +199,8 @@ class Azure(AzureV1):
 
     name = "azure"
 
-    def key(self, headers: Mapping[str, str]) -> str:
-        return headers.get("api-key", "")
+    def key(self, request: web.BaseRequest) -> str:
+        return request.headers.get("api-key", "")
 
     def check(self, chat: Chat, request: web.BaseRequest) -> None:
         chat.model = unquote(request.raw_path.partition("?")[0].split("/")[3])
@@ -214,12 +223,13 @@ class Anthropic(OpenAI):
         400: "invalid_request_error",
         401: "authentication_error",
         404: "not_found_error",
+        413: "request_too_large",
         429: "rate_limit_error",
         529: "overloaded_error",
     }
 
-    def key(self, headers: Mapping[str, str]) -> str:
-        return headers.get("x-api-key", "")
+    def key(self, request: web.BaseRequest) -> str:
+        return request.headers.get("x-api-key", "")
 
     def read(self, raw: bytes) -> Chat:
         body, messages = _body(raw)
@@ -236,15 +246,18 @@ class Anthropic(OpenAI):
             texts=texts,
             text="".join(texts),
             system=system,
-            digest=_digest([system, messages]),
+            digest=digest_of([system, messages]),
             fixed=body.get("temperature") == 0,
-            most=_most(body["max_tokens"]),
+            most=most_of(body["max_tokens"]),
             form="",
             schema=form["schema"] if form.get("type") == "json_schema" else None,
             body=body,
         )
 
     def check(self, chat: Chat, request: web.BaseRequest) -> None:  # noqa: ARG002
+        self.dated(request)
+
+    def dated(self, request: web.BaseRequest) -> None:
         if not request.headers.get("anthropic-version"):
             raise Refused(400, "invalid_request", "anthropic-version: header is required")
 
@@ -291,7 +304,8 @@ def _body(raw: bytes) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return body, messages
 
 
-def _digest(messages: Any) -> bytes:
+def digest_of(messages: Any) -> bytes:
+    """By which the same messages are known again."""
     return blake2b(orjson.dumps(messages), digest_size=16).digest()
 
 
@@ -301,7 +315,8 @@ def _text(content: Any) -> str:
     return content if isinstance(content, str) else ""
 
 
-def _most(asked: Any) -> int | None:
+def most_of(asked: Any) -> int | None:
+    """The most tokens asked for. Raises ValueError unless they are a whole number above 0, or None."""
     if asked is not None and (not isinstance(asked, int) or isinstance(asked, bool) or asked < 1):
         raise ValueError(f"max_tokens must be a whole number above 0, not {asked!r}")
     return asked
@@ -315,17 +330,3 @@ def odd(usage: dict[str, Any], offset: int) -> dict[str, Any]:
 
 
 OPENAI, AZURE_V1, AZURE, ANTHROPIC = OpenAI(), AzureV1(), Azure(), Anthropic()
-PATHS = {
-    "/v1/chat/completions": OPENAI,
-    "/openai/v1/chat/completions": AZURE_V1,
-    "/v1/messages": ANTHROPIC,
-}
-
-
-def wire_of(path: str) -> OpenAI | None:
-    """The wire of a chat path (without its query); None for any other path."""
-    wire = PATHS.get(path)
-    if wire is None and path.startswith("/openai/deployments/"):
-        segments = path.split("/")
-        return AZURE if segments[4:] == ["chat", "completions"] and segments[3] else None
-    return wire
