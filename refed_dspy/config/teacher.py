@@ -232,6 +232,16 @@ class TeacherConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _check_folder(self) -> Self:
+        if self.mode == "folder" and self.batch.folder is None:
+            raise ValueError("mode: folder needs batch: {folder: PATH}")
+        if self.mode != "folder" and self.batch.folder is not None:
+            raise ValueError("batch.folder is only for mode: folder")
+        if self.mode == "folder" and (self.api_base or self.api_key_env):
+            raise ValueError("mode: folder takes no api_base or api_key_env: no endpoint is asked")
+        return self
+
+    @model_validator(mode="after")
     def _check_model(self) -> Self:
         if (self.model is None) == (self.gguf is None):
             raise ValueError("needs either a model (PROVIDER/NAME, embedded or simulated) or a gguf file")
@@ -240,10 +250,6 @@ class TeacherConfig(Settings):
         if self.without_endpoint and (self.api_base or self.api_key_env):
             kind = "the simulated teacher" if self.simulated else "an embedded model"
             raise ValueError(f"{kind} takes no api_base or api_key_env; remove it")
-        if (self.mode == "folder") != (self.batch.folder is not None):
-            raise ValueError("mode: folder and batch: {folder: PATH} need each other")
-        if self.mode == "folder" and (self.api_base or self.api_key_env):
-            raise ValueError("mode: folder takes no api_base or api_key_env: no endpoint is asked")
         if isinstance(self.api_base, list) and self.mode != "interactive":
             raise ValueError(f"mode: {self.mode} takes one api_base, not a list")
         if self.api_version is not None and not str(self.model).startswith("azure/"):

@@ -168,9 +168,11 @@ def open_teacher(teacher: TeacherLike | None, beside: Teacher | None = None, rol
 
 
 def at_once(teacher: Teacher) -> Teacher:
-    """The same one, asked interactively."""
+    """The same one, asked interactively. Raises ModelError where nothing is there to answer at once."""
     if teacher.config is None or not teacher.batched:
         return teacher
+    if teacher.config.mode == "folder":
+        raise ModelError("mode: folder: nothing answers at once; set mode: interactive and the api_base of a server")
     return open_teacher(teacher.config.model_copy(update={"mode": "interactive", "concurrency": None}))
 
 

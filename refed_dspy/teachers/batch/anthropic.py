@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from refed_dspy.config.teacher import TeacherConfig
-from refed_dspy.teachers.batch.http import HttpService
+from refed_dspy.teachers.batch.http import HttpService, UploadedFile
 from refed_dspy.teachers.batch.service import (
     CANCELLED,
     ENDED,
@@ -46,18 +47,21 @@ class AnthropicService(HttpService):
     def __init__(self, config: TeacherConfig, route: Route, patience: float = PATIENCE) -> None:
         super().__init__(config, route, ("x-api-key", route.key() or "none"), patience)
         self._base = f"{route.endpoint}/messages/batches"
-        self._http.headers["anthropic-version"] = VERSION
-        self._others = set[str]()
-        """Batches that were looked into, and are not the one that was looked for."""
+        self._headers["anthropic-version"] = VERSION
+        self._nonces = dict[str, str]()
+        """Name → nonce of the batches that were looked into; "" where it is none of ours."""
 
     def line(self, number: int, request: Any) -> bytes:
         betas = {name.lower(): value for name, value in request.headers}.get("anthropic-beta")
         if betas:  # as for an interactive request
-            self._http.headers["anthropic-beta"] = betas
+            self._headers["anthropic-beta"] = betas
         return b'-%d","params":%b}' % (number, request.body)
 
-    async def prepare(self, requests: Sequence[PendingRequest]) -> str:  # noqa: ARG002
-        return ""
+    async def _upload(self, requests: Sequence[PendingRequest]) -> UploadedFile:  # noqa: ARG002
+        """Nothing, but an endpoint that never answered must do so before it is asked for what costs money."""
+        if not self.reached:
+            await self._first()
+        return UploadedFile("")
 
     async def _make(self, prepared: str, requests: Sequence[PendingRequest], nonce: str) -> ServiceBatch:  # noqa: ARG002
         opening = b'{"custom_id":"' + nonce.encode()
@@ -71,7 +75,7 @@ class AnthropicService(HttpService):
             yield b"]}"
 
         headers = {"content-type": "application/json", "content-length": str(size)}
-        return _told(await self._json("POST", self._base, content=body(), headers=headers))
+        return _told(await self._json("POST", self._base, body(), size, **headers))
 
     async def _listed(self) -> AsyncIterator[tuple[float, ServiceBatch, set[str]]]:
         after = ""
@@ -84,27 +88,23 @@ class AnthropicService(HttpService):
             after = f"&after_id={page['last_id']}"
 
     async def _is_it(self, batch: ServiceBatch, found_by: set[str], wanted: set[str], requests: int) -> bool | None:  # noqa: ARG002
-        if batch.total != requests or batch.name in self._others:
+        if batch.total != requests:
             return False
-        if batch.status not in ENDED:
-            return None
-        names = list[str]()
+        if batch.name not in self._nonces:
+            if batch.status not in ENDED:
+                return None
+            await self.read(batch.name, requests, partial(self._note, batch.name))
+        return self._nonces[batch.name] in wanted - {""}
 
-        async def first(lines: Lines) -> None:
-            async for line in lines:
-                names.append(str(line.get("custom_id")).partition("-")[0])
-                return
-
-        await self.read(batch.name, requests, first)
-        if wanted.intersection(names):
-            return True
-        self._others.add(batch.name)
-        return False
+    async def _note(self, name: str, lines: Lines) -> None:
+        """Note the nonce of the batch with these answers."""
+        first: dict[str, Any] = await anext(lines, {})
+        self._nonces[name] = str(first.get("custom_id", "")).partition("-")[0]
 
     async def _looked(self, name: str) -> ServiceBatch:
         return _told(await self._json("GET", f"{self._base}/{name}"))
 
-    def _address(self, file: str) -> str:
+    def _answers_at(self, file: str) -> str:
         return f"{self._base}/{file}/results"  # not where an answer says: the key goes nowhere else
 
     def outcome(self, line: Mapping[str, Any]) -> Outcome:

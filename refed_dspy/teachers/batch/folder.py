@@ -62,7 +62,7 @@ class FolderService(BatchService):
         except (OSError, ExportError) as error:
             raise BatchRejected(f"{path} cannot be written: {one_line(error, 150)}") from None
         answers = path.with_name(f"{nonce}{ANSWERS}")
-        log.info("answer %s into %s, with `vllm run-batch -i … -o … --model …` say", path, answers.name)
+        log.info("to answer it: vllm run-batch -i %s -o %s --model %s", path, answers, self.model)
         return ServiceBatch(nonce, "waiting", len(requests))
 
     async def find(self, nonce: str, since: float, requests: int, prepared: str = "") -> ServiceBatch | None:  # noqa: ARG002

@@ -39,16 +39,14 @@ class GeminiService(HttpService):
         return b'{"key":"call-%d","request":%b}\n' % (number, request.body)
 
     async def _upload(self, requests: Sequence[PendingRequest]) -> UploadedFile:
-        size = str(sum(len(request.line) for request in requests))
+        size = sum(len(request.line) for request in requests)
         begin = {"x-goog-upload-protocol": "resumable", "x-goog-upload-command": "start"}
-        begin |= {"x-goog-upload-header-content-length": size, "x-goog-upload-header-content-type": "text/plain"}
-        about = {"file": {"displayName": "requests.jsonl", "mimeType": "text/plain"}}
-        reply = await self._http.post(f"{self._origin}/upload/{self._version}/files", headers=begin, json=about)
-        await self._refuse(reply)
-        there = urlsplit(reply.headers.get("x-goog-upload-url", ""))
+        begin |= {"x-goog-upload-header-content-length": str(size), "x-goog-upload-header-content-type": "text/plain"}
+        async with self._exchange("POST", f"{self._origin}/upload/{self._version}/files", headers=begin) as (reply, _):
+            there = urlsplit({name.lower(): value for name, value in reply.headers}.get("x-goog-upload-url", ""))
         place = urlsplit(self._origin)._replace(path=there.path, query=there.query)  # no other host gets the key
-        whole = {"x-goog-upload-command": "upload, finalize", "x-goog-upload-offset": "0", "content-length": size}
-        return _file((await self._json("POST", place.geturl(), content=joined(requests), headers=whole))["file"])
+        whole = {"x-goog-upload-command": "upload, finalize", "x-goog-upload-offset": "0", "content-length": str(size)}
+        return _file((await self._json("POST", place.geturl(), joined(requests), size, **whole))["file"])
 
     async def _uploaded(self, name: str) -> UploadedFile:
         return _file(await self._json("GET", f"{self.endpoint}/{name}"))
@@ -56,7 +54,7 @@ class GeminiService(HttpService):
     async def _make(self, prepared: str, requests: Sequence[PendingRequest], nonce: str) -> ServiceBatch:  # noqa: ARG002
         batch = {"displayName": nonce, "inputConfig": {"fileName": prepared}}
         address = f"{self.endpoint}/models/{quote(self.model)}:batchGenerateContent"
-        return _told(await self._json("POST", address, json={"batch": batch}))
+        return _told(await self._json("POST", address, {"batch": batch}))
 
     async def _listed(self) -> AsyncIterator[tuple[float, ServiceBatch, set[str]]]:
         after = ""
@@ -73,7 +71,7 @@ class GeminiService(HttpService):
     async def _looked(self, name: str) -> ServiceBatch:
         return _told(await self._json("GET", f"{self.endpoint}/{quote(name)}"))
 
-    def _address(self, file: str) -> str:
+    def _answers_at(self, file: str) -> str:
         return f"{self._origin}/download/{self._version}/{quote(file)}:download?alt=media"
 
     def outcome(self, line: Mapping[str, Any]) -> Outcome:

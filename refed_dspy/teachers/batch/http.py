@@ -1,26 +1,26 @@
-"""What the batch services that are asked over HTTP have in common: our connections beneath httpx2, and what becomes of
-their errors."""
+"""What the batch services that are asked over HTTP have in common: how they are asked, and what becomes of errors."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import time
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
-import httpx2
-from dspy.lm15 import LM15Error, TransportError
+from dspy.lm15 import LM15Error, ProviderError, TransportError
 from dspy.utils.exceptions import LMAuthError, LMBillingError, LMError
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from refed_dspy.config.keys import without_keys
 from refed_dspy.config.teacher import TeacherConfig
-from refed_dspy.connections import BYTES_A_SECOND, AnswerTooLong, Connections, HttpReply, NotConnected
+from refed_dspy.connections import BYTES_A_SECOND, AnswerTooLong, HttpReply
 from refed_dspy.errors import one_line
 from refed_dspy.programs.lm_errors import BatchOutOfReach, BatchRejected, NoBatches, NotAnApi, NotReached, Redirected
 from refed_dspy.teachers.batch.service import (
@@ -40,10 +40,6 @@ from refed_dspy.teachers.transport import longest_answer
 
 LONGEST_REPLY = 1 << 24
 """Bytes of a reply about batches; a list of 100 takes 100 KB."""
-_OURS = ("content-type", "content-length", "accept", "anthropic-", "x-goog-upload-")
-"""How the names of headers begin that leave; a library may add others, from the environment too."""
-_FILES = ("/content", "/results", ":download")
-"""How the paths end whose answers are files of any length."""
 OLDER = 100
 """So many earlier batches in a row end a search: lists are newest first, but not exactly."""
 BUSY = 3
@@ -56,85 +52,15 @@ T = TypeVar("T")
 
 
 class StatusError(Exception):
-    """A service answered with an error's status."""
+    """A service answered with an error's status, in its own words if it has any."""
 
-    def __init__(self, status: int, message: str, code: str = "") -> None:
-        super().__init__(message)
-        self.status, self.code = status, code
-
-
-class ServiceTransport(httpx2.AsyncBaseTransport):
-    """What a library sends through: our connections. Of the headers that it makes only those about the request leave,
-    and `auth`.
-
-    A request and its reply have `seconds`, and one more for every BYTES_A_SECOND of a file.
-    """
-
-    def __init__(self, connections: Connections, auth: tuple[str, str], seconds: float) -> None:
-        self._connections, self._auth, self._seconds = connections, auth, seconds
-
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        own = [(name, value) for name, value in request.headers.items() if name.lower().startswith(_OURS)]
-        sent = int(request.headers.get("content-length") or 0)
-        is_file = request.url.path.endswith(_FILES)
-        most = None if is_file else LONGEST_REPLY  # the lines of a file are bounded
-        exchange = AsyncExitStack()
+    def __init__(self, status: int, body: bytes) -> None:
         try:
-            with _as_httpx2():
-                async with asyncio.timeout(self._seconds + sent / BYTES_A_SECOND):
-                    ask = self._connections.ask(
-                        request.method,
-                        str(request.url),
-                        [*own, self._auth],
-                        cast("AsyncIterator[bytes]", request.stream) if sent else None,
-                        most=most,
-                    )
-                    reply = await exchange.enter_async_context(ask)
-                    if not is_file or reply.status >= 400:
-                        content = await reply.read()
-                        await exchange.aclose()
-                        return httpx2.Response(reply.status, headers=reply.headers, content=content)
-        except BaseException:
-            await exchange.aclose()
-            raise
-        return httpx2.Response(reply.status, headers=reply.headers, stream=_File(exchange, reply, self._seconds))
-
-    async def aclose(self) -> None:
-        await self._connections.aclose()
-
-
-class _File(httpx2.AsyncByteStream):
-    """The bytes of a file, which ends `exchange`."""
-
-    def __init__(self, exchange: AsyncExitStack, reply: HttpReply, seconds: float) -> None:
-        self._exchange, self._pieces, self._seconds = exchange, aiter(reply), seconds
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        read, began = 0, asyncio.get_running_loop().time()
-        while True:
-            with _as_httpx2():
-                async with asyncio.timeout_at(began + self._seconds + read / BYTES_A_SECOND):
-                    piece = await anext(self._pieces, b"")
-            if not piece:
-                return
-            read += len(piece)
-            yield piece
-
-    async def aclose(self) -> None:
-        await self._exchange.aclose()
-
-
-@contextmanager
-def _as_httpx2() -> Iterator[None]:
-    """Raise what our connections raise, and a deadline's end, as a library over httpx2 knows it."""
-    try:
-        yield
-    except NotConnected as error:
-        raise httpx2.ConnectError(error.message) from None
-    except TransportError as error:
-        raise httpx2.ReadError(error.message) from None
-    except TimeoutError:
-        raise httpx2.ReadTimeout("no whole answer in time") from None
+            error = json.loads(body)["error"]
+            super().__init__(str(error["message"] if isinstance(error, dict) else error))
+        except (ValueError, KeyError, TypeError, RecursionError):
+            super().__init__(f"answered HTTP {status}")
+        self.status, self.body = status, body
 
 
 @dataclass(frozen=True)
@@ -152,22 +78,23 @@ class HttpService(BatchService):
     def __init__(self, config: TeacherConfig, route: Route, auth: tuple[str, str], patience: float = PATIENCE) -> None:
         """`auth`: the header with the key."""
         super().__init__(route.endpoint, route.model)
-        self._patience = patience
-        self._longest, self._retries = longest_answer(config), config.retries
+        self._patience, self._seconds, self._retries = patience, config.timeout, config.retries
+        self._longest = longest_answer(config)
         self._look_again = min(1.0, config.batch.poll)
         self._lag = min(LAG, 10 * config.batch.poll)
-        transport = ServiceTransport(route.connections(), auth, config.timeout)
-        self._http = httpx2.AsyncClient(transport=transport, trust_env=False, timeout=None, follow_redirects=False)
+        self._headers = dict([auth])
+        """Of every request."""
+        self._connections = route.connections()
 
     # --- what each service has of its own, in one attempt
 
+    @abstractmethod
     async def _upload(self, requests: Sequence[PendingRequest]) -> UploadedFile:
         """A file of the requests, where the service wants one."""
-        raise NotImplementedError
 
     async def _uploaded(self, name: str) -> UploadedFile:
         """The file as it stands."""
-        raise NotImplementedError
+        return UploadedFile(name)
 
     @abstractmethod
     async def _make(self, prepared: str, requests: Sequence[PendingRequest], nonce: str) -> ServiceBatch:
@@ -182,8 +109,8 @@ class HttpService(BatchService):
         """The batch as it stands."""
 
     @abstractmethod
-    def _address(self, file: str) -> str:
-        """Where an answer file is."""
+    def _answers_at(self, file: str) -> str:
+        """The address of an answer file."""
 
     # --- what they have in common
 
@@ -257,58 +184,71 @@ class HttpService(BatchService):
 
     async def read(self, file: str, requests: int, deliver: Deliver) -> None:
         async def download() -> None:
-            async with self._http.stream("GET", self._address(file)) as reply:
-                await self._refuse(reply)
-                await deliver(json_lines(reply.aiter_bytes(), self._longest, requests))
+            async with self._exchange("GET", self._answers_at(file), most=None) as (_, pieces):
+                await deliver(json_lines(pieces, self._longest, requests))
 
         await self._with_retries(download, f"files/{file}")
 
     async def exists(self) -> bool:
-        async def first() -> None:
-            async for _ in self._listed():
-                return
-
         try:
-            await self._with_retries(first, "batches")
+            await self._with_retries(self._first, "batches")
         except NoBatches:
             return False
         return True
 
     async def aclose(self) -> None:
-        await self._http.aclose()
+        await self._connections.aclose()
+
+    async def _first(self) -> None:
+        async for _ in self._listed():
+            return
 
     # --- asking
 
-    async def _json(self, method: str, address: str, **more: Any) -> Any:
-        """The JSON object that is answered. Raises StatusError, NotAnApi, httpx2.HTTPError."""
-        reply = await self._http.request(method, address, **more)
-        await self._refuse(reply)
+    async def _json(self, method: str, address: str, body: Any = None, size: int = 0, **headers: str) -> Any:
+        """The JSON object that is answered. `body`: a JSON object, or what aiohttp sends, of `size` bytes. Raises
+        StatusError, NotAnApi, TransportError, TimeoutError."""
+        if isinstance(body, dict):
+            body, headers = json.dumps(body).encode(), {"content-type": "application/json", **headers}
+        async with self._exchange(method, address, body, size, headers) as (_, pieces):
+            text = b"".join([piece async for piece in pieces])
         try:
-            value = reply.json()
+            value = json.loads(text)
         except (ValueError, RecursionError):
             value = None
         if not isinstance(value, dict):
-            raise NotAnApi(f"{self.endpoint} gave an answer that is not an API's ({method} {reply.url.path})")
+            raise NotAnApi(f"{self.endpoint} gave an answer that is not an API's ({method} {urlsplit(address).path})")
         return value
 
-    async def _refuse(self, reply: httpx2.Response) -> None:
-        """Raises StatusError for an error's status, with the service's own words."""
-        if reply.status_code < 300:
-            return
-        await reply.aread()
-        try:
-            error = reply.json()["error"]
-            message = str(error["message"] if isinstance(error, dict) else error)
-        except (ValueError, KeyError, TypeError, RecursionError):
-            message = f"answered HTTP {reply.status_code}"
-        raise StatusError(reply.status_code, message)
+    @asynccontextmanager
+    async def _exchange(
+        self, method: str, address: str, body: Any = None, size: int = 0, headers: Mapping[str, str] | None = None,
+        most: int | None = LONGEST_REPLY,
+    ) -> AsyncIterator[tuple[HttpReply, AsyncIterator[bytes]]]:  # fmt: skip
+        """A reply whose head has come, and its body in pieces. Both have the teacher's `timeout`, and a second more for
+        every BYTES_A_SECOND."""
+        began = asyncio.get_running_loop().time()
+
+        async def pieces(reply: HttpReply) -> AsyncIterator[bytes]:
+            read = 0
+            async for piece in reply:
+                read += len(piece)
+                deadline.reschedule(began + self._seconds + (size + read) / BYTES_A_SECOND)
+                yield piece
+
+        async with asyncio.timeout(self._seconds + size / BYTES_A_SECOND) as deadline:
+            sent = [*self._headers.items(), *(headers or {}).items()]
+            async with self._connections.ask(method, address, sent, body, most=most) as reply:
+                if reply.status >= 300:
+                    raise StatusError(reply.status, await reply.read())
+                yield reply, pieces(reply)
 
     async def _with_retries(self, ask: Callable[[], Awaitable[T]], what: str) -> T:
         """`ask`, retried while the endpoint is out of reach or busy. `what`: its path, for the LMError raised."""
         too_slow = itertools.count(1)
 
         def is_passing(error: BaseException) -> bool:
-            if isinstance(error, httpx2.TimeoutException) and next(too_slow) > self._retries:
+            if isinstance(error, TimeoutError) and next(too_slow) > self._retries:
                 return False
             return self._is_passing(error)
 
@@ -323,11 +263,14 @@ class HttpService(BatchService):
                     answer = await ask()
                     self.reached = True
                     return answer
-        except (StatusError, httpx2.HTTPError, LM15Error) as error:
-            reason = one_line(without_keys(str(getattr(error, "message", "") or error)))
-            if isinstance(error, httpx2.HTTPError) and not self.reached:
+        except (StatusError, TimeoutError, LM15Error) as error:
+            reason = one_line(without_keys(str(getattr(error, "message", "") or error))) or "no whole answer in time"
+            if isinstance(error, TransportError | TimeoutError) and not self.reached:
                 raise NotReached(f"{self.endpoint} cannot be reached: {reason}") from None
             raise self._translated(error, reason, what) from None
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            told = f"{type(error).__name__}: {one_line(error, 100)}"
+            raise NotAnApi(f"{self.endpoint} gave an answer about {what} that cannot be read ({told})") from None
         raise AssertionError("tenacity ends by returning or raising")
 
     def _is_passing(self, error: BaseException) -> bool:
@@ -335,10 +278,10 @@ class HttpService(BatchService):
         if isinstance(error, StatusError):
             self.reached = True
             return not _used_up(error) and (error.status in {408, 409, 429} or error.status >= 500)
-        if isinstance(error, LM15Error):  # its reply is too long, or cannot be read
+        if isinstance(error, ProviderError):  # its reply is too long
             self.reached = True
             return False
-        return self.reached and isinstance(error, httpx2.HTTPError)
+        return self.reached and isinstance(error, TransportError | TimeoutError)
 
     def _translated(self, error: Exception, reason: str, what: str) -> LMError | NoRoom:
         """The error for one of a request at the path `what`."""
@@ -363,5 +306,5 @@ class HttpService(BatchService):
 
 def _used_up(error: Exception) -> bool:
     """Whether the account's quota or balance is used up."""
-    said = f"{error.code} {error}" if isinstance(error, StatusError) else ""
-    return "insufficient_quota" in said or "credit balance is too low" in said
+    said = error.body if isinstance(error, StatusError) else b""
+    return b"insufficient_quota" in said or b"credit balance is too low" in said

@@ -121,12 +121,13 @@ async def test_the_last_to_leave_closes_every_connection(service: ScriptedServic
     services = [OpenAIService(config, resolve(config)) for _ in range(2)]
     tracker = log.trackers[names] = BatchTracker(config.batch, services[0], log, names)
     for joined in (*services, services[1]):
+        assert await joined.exists()
         tracker.join(joined)
     for last in (False, False, True):
-        assert not any(there._client.is_closed() for there in services)
+        assert all(there._connections._connector for there in services)
         assert log.trackers == {names: tracker}
         assert await tracker.leave() is last
-    assert all(there._client.is_closed() for there in services) and log.trackers == {}
+    assert not any(there._connections._connector for there in services) and log.trackers == {}
 
 
 # --- a pool
