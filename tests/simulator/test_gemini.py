@@ -115,7 +115,11 @@ def test_keys_models_and_mistakes(short: SimulatedTeacher, locked: SimulatedTeac
             _, answer = ask(short, **bounded)
             assert answer["candidates"][0]["finishReason"] == "MAX_TOKENS"
             assert answer["usageMetadata"]["candidatesTokenCount"] == 3
-    assert short.stats()["by_status"] == {"404": 1, "400": 7, "200": 4}
+    either = {"anyOf": [{"type": "STRING"}, {"type": "INTEGER"}]}
+    config = {"responseMimeType": "application/json", "responseSchema": {"type": "OBJECT", "properties": {"x": either}}}
+    status, answer = ask(short, generationConfig=config)
+    assert set(json.loads(answer["candidates"][0]["content"]["parts"][0]["text"])) == {"x"}
+    assert short.stats()["by_status"] == {"404": 1, "400": 7, "200": 5}
 
 
 def test_faults(short: SimulatedTeacher) -> None:

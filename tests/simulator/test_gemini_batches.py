@@ -285,6 +285,7 @@ def test_fates_of_batches_that_do_not_succeed(quick: SimulatedTeacher) -> None:
         batch = ended(asked, create(asked, some(4)))
         told = raw(quick, "GET", f"/v1beta/{batch.name}").json()
         assert (batch.state.name, batch.dest, told["error"]["code"]) == (f"JOB_STATE_{state}", None, code)
+    assert {file.source.name for file in asked.files.list()} == {"UPLOADED"}  # nothing to retrieve
     assert ended(asked, create(asked, some(4))).state.name == "JOB_STATE_SUCCEEDED"
     assert quick.stats()["batch_requests"] == 8
 
