@@ -229,7 +229,7 @@ class Anthropic(OpenAI):
     }
 
     def key(self, request: web.BaseRequest) -> str:
-        return request.headers.get("x-api-key", "")
+        return request.headers.get("x-api-key") or super().key(request)  # its client has come to send a bearer token
 
     def read(self, raw: bytes) -> Chat:
         body, messages = _body(raw)
