@@ -1,7 +1,7 @@
 """Answers without end, and small ones that decompress to much: the client's peak memory above a normal run's.
 
 `python -m benchmarks.long_answers [KIND …]`: each kind against a server that sends nothing else, interactive and as the
-file of a batch, each in a process of its own. About three minutes.
+file of each service's batches, each in a process of its own. Of a folder it is a file of 1 GB. About eight minutes.
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from multiprocessing.connection import Connection
+from pathlib import Path
+from threading import Thread
 from typing import Any, Self
 
 PIECE = 1 << 16
@@ -70,6 +73,12 @@ KINDS: dict[str, tuple[Mapping[str, str], Pieces]] = {
 """How a body is sent, and the pieces of it."""
 BATCH = {"id": "b", "object": "batch", "status": "completed", "output_file_id": "out", "input_file_id": "in",
          "created_at": 1, "endpoint": "/v1/chat/completions", "completion_window": "24h"}  # fmt: skip
+MESSAGES = {"id": "b", "type": "message_batch", "processing_status": "ended", "created_at": "2026-01-01T00:00:00Z",
+            "request_counts": {"processing": 0, "succeeded": 20}, "results_url": "x"}  # fmt: skip
+OPERATION = {"name": "batches/b", "done": True, "response": {"responsesFile": "files/out"},
+             "metadata": {"state": "BATCH_STATE_SUCCEEDED", "batchStats": {"requestCount": "20"}}}  # fmt: skip
+MODELS = {"batch": "sim/x", "anthropic": "anthropic/x", "gemini": "gemini/x", "folder": "vllm/x"}
+"""How a batch is sent → the model's name."""
 FILE = {"id": "in", "object": "file", "bytes": 1, "created_at": 1, "filename": "x", "purpose": "batch",
         "status": "processed"}  # fmt: skip
 
@@ -114,22 +123,30 @@ def _serve(pipe: Connection) -> None:
 async def _handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     try:
         head = await reader.readuntil(b"\r\n\r\n")
-        length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+        length = re.search(rb"\r\ncontent-length: (\d+)", head, re.IGNORECASE)
         await reader.readexactly(int(length[1]) if length else 0)
         _, path, _ = head.split(b" ", 2)
         kind = path.decode().split("/")[1].replace("_", " ")
-        if path.endswith((b"/chat/completions", b"/content")):
+        if path.endswith((b"/chat/completions", b"/content", b"/results", b":download?alt=media")):
             await _send(writer, *KINDS[kind])
         else:
-            reply = FILE if b"/files" in path else {"data": [], "has_more": False} if b"?" in path else BATCH
-            body = json.dumps(reply).encode()
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n")
+            body = json.dumps(_reply(path.decode())).encode()
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Goog-Upload-URL: " + path + b"\r\n")
             writer.write(f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body)
             await writer.drain()
     except (ConnectionError, asyncio.IncompleteReadError):
         pass
     finally:
         writer.close()
+
+
+def _reply(path: str) -> dict[str, Any]:
+    """What a service says of its files and batches."""
+    if "/v1beta" in path:
+        return {"file": {"name": "files/in", "state": "ACTIVE"}} if "/files" in path else OPERATION
+    if "/messages" in path:
+        return {"data": []} if "?" in path else MESSAGES
+    return FILE if "/files" in path else {"data": [], "has_more": False} if "?" in path else BATCH
 
 
 async def _send(writer: asyncio.StreamWriter, headers: Mapping[str, str], pieces: Pieces) -> None:
@@ -157,15 +174,30 @@ def client(url: str, mode: str, folder: str) -> None:
     from refed_dspy.errors import RefedError
 
     batch: Any = {"quiet": 0.05, "poll": 0.05}
-    teacher = TeacherConfig.model_validate(
-        {"model": "sim/x", "api_base": url, "retries": 0, "mode": mode, "batch": batch, "concurrency": 32}
-    )
+    where: Any = {"model": MODELS.get(mode, "sim/x"), "api_base": url, "mode": "batch" if mode in MODELS else mode}
+    if mode == "gemini":
+        where["api_base"] = url.removesuffix("/v1") + "/v1beta"
+    elif mode == "folder":
+        where = {"model": MODELS[mode], "mode": mode}
+        batch["folder"] = f"{folder}-answers"
+        Thread(target=_long_file, args=(Path(batch["folder"]),), daemon=True).start()
+    teacher = TeacherConfig.model_validate({**where, "retries": 0, "batch": batch, "concurrency": 32})
     try:
         made = refed_dspy.synthesize(None, REFERENCES, size=20, teacher=teacher, run_dir=folder)
         words = f"{len(made.samples)} samples; {made.reason}; {made.failures[:1]}"
     except RefedError as error:
         words = str(error)
     print(json.dumps({"words": words, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+
+
+def _long_file(folder: Path) -> None:
+    """Answer the first file of requests there with a file of 1 GB."""
+    while not (asked := list(folder.glob("*.requests.jsonl"))):
+        time.sleep(0.05)
+    lines, written = _small_lines(), 0
+    with asked[0].with_name(asked[0].name.replace(".requests.", ".answers.")).open("wb") as file:
+        while written < LONG:
+            written += file.write(next(lines))
 
 
 def measured(url: str, mode: str) -> dict[str, Any]:
@@ -185,13 +217,13 @@ def main() -> None:
         return
     from benchmarks.simulated import SimulatedTeacher
 
-    for mode in ("interactive", "batch"):
+    for mode in ("interactive", *MODELS):
         with SimulatedTeacher(latency=0.01) as normal:
             normal.control(batch_seconds=0)
-            usual = measured(normal.base_url, mode)["peak"]
+            usual = measured(normal.base_url, "batch" if mode == "folder" else mode)["peak"]
         print(f"{mode}: a normal run takes {usual:.0f} MB at most")
         with LongAnswers() as server:
-            for kind in sys.argv[1:] or KINDS:
+            for kind in ["1 GB"] if mode == "folder" else sys.argv[1:] or KINDS:
                 result = measured(server.url(kind), mode)
                 print(f"  {kind}: {result['peak'] - usual:+.0f} MB; {result['words'][:300]}", flush=True)
 
