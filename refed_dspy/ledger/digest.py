@@ -24,6 +24,7 @@ _READ = {
 }
 """Table → what of it is read, in an order that does not depend on where SQLite put the rows. Left out are settings,
 times and failures, which change where a finished run is resumed, and what is made of other tables (sums, `usage`)."""
+_as_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def ledger_digest(ledger: Ledger) -> str:
@@ -37,13 +38,9 @@ def ledger_digest(ledger: Ledger) -> str:
         ledger.db.execute("SAVEPOINT digest")  # one snapshot: another process may be writing
         try:
             for table, query in _READ.items():
-                found.update(_line([table]))
+                found.update(f"{_as_json([table])}\n".encode())
                 for row in ledger.db.execute(query):
-                    found.update(_line(row))
+                    found.update(f"{_as_json(row)}\n".encode())
         finally:
             ledger.db.execute("RELEASE digest")
     return found.hexdigest()
-
-
-def _line(values: object) -> bytes:
-    return json.dumps(values, separators=(",", ":")).encode() + b"\n"
