@@ -86,10 +86,10 @@ evaluate: setup ## official benchmarks' code; makes environments of 2.7 GB, once
 
 docs: setup ## the documentation as a site, in site/
 	$(BIN)/python docs/site/hooks.py
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	$(BIN)/zensical build --strict
 
 docs-serve: setup ## the same on 127.0.0.1:8000, made anew as pages change
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+	$(BIN)/zensical serve
 
 ui: setup ## MLflow's pages over the store in the user's data folder (or MLFLOW_TRACKING_URI), without its job workers
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --workers 1 --backend-store-uri \

@@ -3,7 +3,8 @@
     python -m benchmarks.install [--python INTERPRETER]
 
 Builds the wheel and installs it with today's versions of its dependencies, from the package index that pip is set up
-for. Sizes are those of the files in site-packages without bytecode. "Alone" is what would go if the dependency went.
+for. Sizes are those of the files in site-packages without bytecode, but for the first,
+which is what `pip install` leaves there. "Alone" is what would go if the dependency went.
 """
 
 from __future__ import annotations
@@ -110,6 +111,8 @@ def main() -> None:
         subprocess.run([env / "bin/python", "-m", "pip", "install", "-q", str(wheel)], check=True)
         print(f"installed in {time.perf_counter() - began:.0f} s")
         (site,) = env.glob("lib/python*/site-packages")
+        size = sum(path.stat().st_size for path in site.rglob("*") if path.is_file())
+        print(f"{size / 1e6:.0f} MB with bytecode and pip")
         print("\n".join(report(Installed(site))))
         for name, (program, *rest) in COMMANDS.items():
             best, median = times([str(env / "bin" / program), *rest])

@@ -1,5 +1,5 @@
 """Generates parts of the reference from the package itself: what stands between `<!-- generated: … -->` and
-`<!-- end -->`. It is kept in the pages, for readers without the site; `make docs` renews it.
+`<!-- end -->`. It is kept in the pages, for readers without the site; running this file renews it, as `make docs` does.
 
 `commands` becomes the command line as typer documents it, `settings NAME` the keys of a settings class in one of the
 modules of `refed_dspy.config`.
@@ -7,6 +7,7 @@ modules of `refed_dspy.config`.
 
 from __future__ import annotations
 
+import html
 import importlib
 import pkgutil
 import re
@@ -27,7 +28,7 @@ _MARK = re.compile(
     r"^(?P<mark><!-- generated: (?P<what>[a-z]+)(?: (?P<name>\w+))? -->)\n(?:.*?^<!-- end -->\n)?",
     re.MULTILINE | re.DOTALL,
 )
-_CODE_IN_TABLE = re.compile(r"(?<=[| ])`[^`\n]*\\\|[^`\n]*`(?=[^\n]*\|$)", re.MULTILINE)
+_CODE_WITH_PIPE = re.compile(r"`([^`\n]*\|[^`\n]*)`")
 _WORDS = {"Ge": "≥ {0.ge}", "Gt": "> {0.gt}", "Le": "≤ {0.le}", "Lt": "< {0.lt}"}
 _NAMES = {
     "PairColumns": "dict[str, str]",
@@ -43,17 +44,8 @@ _LAST = ("judge", "judge_program", "judge_scorer", "max_cost", "max_calls", "max
 """Keys that many kinds of work have: they end a table, in whatever class they are written."""
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    """`markdown` with its generated parts made anew. Raises ValueError for an unknown mark.
-
-    The site's Markdown shows a backslash inside code, where GitHub needs one before a pipe in a table.
-    """
-    made = _MARK.sub(lambda mark: _made(mark) + "\n", markdown)
-    return _CODE_IN_TABLE.sub(lambda code: code[0].replace("\\|", "|"), made)
-
-
 def renewed(markdown: str) -> str:
-    """The same as it is kept in the page, between its marks."""
+    """`markdown` with its generated parts made anew, between their marks. Raises ValueError for an unknown mark."""
     return _MARK.sub(lambda mark: f"{mark['mark']}\n\n{_made(mark).strip()}\n\n<!-- end -->\n", markdown)
 
 
@@ -126,7 +118,10 @@ def _plain(annotation: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    return text.replace("|", "\\|")
+    """`text` for a cell of a table. A pipe in code is written as HTML: of a backslash before it, GitHub shows only the
+    pipe, and the site both."""
+    as_html = _CODE_WITH_PIPE.sub(lambda code: f"<code>{html.escape(code[1]).replace('|', '&#124;')}</code>", text)
+    return as_html.replace("|", "\\|")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ VARYING = {
     re.escape(str(Path(__file__).parents[2])): "REPOSITORY",
     r"(127\.0\.0\.1|localhost):\d+": r"\1:PORT",
     r"(\w+\.py):\d+": r"\1:LINE",
+    r"\b[0-9a-f]{64}\b": "SHA-256",
     r"\b[0-9a-f]{16}\b": "DIGEST",
     r"(are not JSON compliant): nan": r"\1",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -177,22 +179,25 @@ def posted(address: str, body: Any, process: subprocess.Popen[bytes], log: Path)
 # --- the prompts
 
 
+def prompts(tracked: Mlflow, stage: str) -> list[str]:
+    """The texts of a stage's prompt, the newest first. MLflow 3.10 lists versions in Unity Catalog alone."""
+    name = f"refed.{stage}"
+    load = partial(tracked.client.load_prompt, name, allow_missing=True, cache_ttl_seconds=0)
+    versions = map(load, itertools.count(1))
+    return [each.template for each in itertools.takewhile(lambda each: each is not None, versions)][::-1]
+
+
 def test_each_stage_s_prompt_is_in_the_registry_once(tracked: Mlflow) -> None:
-    client = tracked.client
-
-    def texts(stage: str) -> list[str]:
-        return [each.template for each in client.search_prompt_versions(f"refed.{stage}")]
-
     a_compile, demo = Compile("c"), {"instruction": "I", "response": "R"}
     for _ in range(2):
         a_compile.register(outcome("p"), tuned("Be brief."))
     program = tuned("Be long.")
     program.response_improvement.demos = [demo]
     Compile("d").register(outcome("q"), program)
-    assert len(texts("response_feedback")) == 1, "the same prompt is not registered twice"
-    newer, older = texts("response_generation")
+    assert len(prompts(tracked, "response_feedback")) == 1, "the same prompt is not registered twice"
+    newer, older = prompts(tracked, "response_generation")
     assert newer.endswith("Be long.") and older.endswith("Be brief.")
-    with_demo = texts("response_improvement")[0]
+    with_demo = prompts(tracked, "response_improvement")[0]
     assert with_demo.startswith(program.response_improvement.signature.instructions) and '"response": "R"' in with_demo
     tags = [tracked.version(number).tags for number in "12"]
     names = [
@@ -218,13 +223,13 @@ def test_where_mlflow_takes_no_prompt_the_champion_is_there_and_the_prompts_come
     later = Store(a_compile.folder)
     later.connect()
     a_compile.register(outcome("p", proved=True), store=later)
-    assert tracked.client.search_prompt_versions("refed.response_feedback")
+    assert prompts(tracked, "response_feedback")
 
 
 def test_a_prompt_that_is_longer_than_mlflow_takes_is_cut(tracked: Mlflow) -> None:
     program = tuned()
     program.response_improvement.demos = [{"response": "long " * 30_000}]
     Compile("c").register(outcome("p"), program)
-    (prompt,) = tracked.client.search_prompt_versions("refed.response_improvement")
-    assert len(prompt.template) == 100_000 and prompt.template.endswith("…")
+    (prompt,) = prompts(tracked, "response_improvement")
+    assert len(prompt) == 100_000 and prompt.endswith("…")
     assert prompt_text({"signature": {"instructions": "I"}}) == "I"

@@ -22,7 +22,7 @@ _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000
 _LARGEST = "n>1M"
 _METHOD_TAG = "reference-level-feedback"
 _TAGS = ("synthetic", "instruction-tuning", _METHOD_TAG, "refed-dspy")
-_METHODS = {
+METHODS = {
     "ReferenceLevelFeedback": "Reference-Level Feedback: each reference is studied once; what makes its "
     "instruction and its response good guides new instructions, and the responses to them are improved by it.",
     "SampleLevelFeedback": "Sample-level feedback: new instructions come from references; each response is criticised "
@@ -36,8 +36,8 @@ _ORIGINS = {
     "other": "not this version's own prompts: compiled, edited, or from another version",
     "": "the program's own",
 }
-_CUSTOM_METHOD = "A custom program, run by refed-dspy."
-_PAPER = """
+CUSTOM_METHOD = "A custom program, run by refed-dspy."
+PAPER = """
 @inproceedings{mehri-etal-2026-beyond,
   title = {Beyond Sample-Level Feedback: Using Reference-Level Feedback to Guide Data Synthesis},
   author = {Mehri, Shuhaib and Chen, Xiusi and Ji, Heng and Hakkani-T{\\"u}r, Dilek},
@@ -172,7 +172,7 @@ class Card:
             language_creators=["machine-generated"],
             size_categories=[next((name for most, name in _SIZES if self.configs[0].rows < most), _LARGEST)],
             task_categories=["text-generation"],
-            tags=[tag for tag in _TAGS if self.facts.account or tag != _METHOD_TAG],
+            tags=self.tags(),
             configs=[
                 {
                     "config_name": config.name,
@@ -198,7 +198,7 @@ class Card:
         return environment.from_string(source).render(self._values()).strip() + "\n"
 
     def _values(self) -> dict[str, Any]:
-        facts, survey, columns = self.facts, self.survey, self._columns()
+        facts, survey, columns = self.facts, self.survey, self.columns()
         features = [*dict.fromkeys([*(facts.account.features if facts.account else ()), *survey.features])]
         filters = [*facts.status["filters"], *(each for step in self.steps for each in step.filters)]
         return {
@@ -210,23 +210,28 @@ class Card:
             "survey": survey,
             "rows": survey.rows,
             "dropped": sum(config.rows for config in self.configs[1:]),
-            "method": _METHODS.get(facts.account.program, _CUSTOM_METHOD) if facts.account else "",
+            "method": METHODS.get(facts.account.program, CUSTOM_METHOD) if facts.account else "",
             "features": {name: survey.features[name] for name in features},
             "own_sources": OWN,
             "terms": self._terms(),
             "columns": columns,
             "trained": next((name for name in ("improved_response", "response") if name in columns), ""),
             "example": _example(survey),
-            "judged": any(stage.stage.endswith("judge") for stage in self._stages()),
+            "judged": any(stage.stage.endswith("judge") for stage in self.stages()),
             "overlap_removed": any(counts["filter"] == "overlap" for counts in filters),
             "origins": _ORIGINS,
-            "paper": _PAPER,
+            "paper": PAPER,
         }
 
-    def _stages(self) -> list[StageFacts]:
+    def tags(self) -> list[str]:
+        """What the data set can be found by."""
+        return [tag for tag in _TAGS if self.facts.account or tag != _METHOD_TAG]
+
+    def stages(self) -> list[StageFacts]:
+        """Who was asked, in the run and in the steps since."""
         return [*self.facts.stages, *(stage for step in self.steps for stage in step.stages)]
 
-    def _columns(self) -> Mapping[str, str]:
+    def columns(self) -> Mapping[str, str]:
         """Column → what it holds; of other data's columns, refed knows nothing."""
         if not self.steps:
             return COLUMNS
@@ -237,7 +242,7 @@ class Card:
     def _terms(self) -> list[dict[str, Any]]:
         """One entry per model. A name that only private endpoints answered to may belong to another model."""
         endpoints: dict[str, set[str]] = {}
-        for stage in self._stages():
+        for stage in self.stages():
             endpoints.setdefault(stage.model, set()).add(stage.endpoint)
         return [
             {"model": model, "terms": Markdown(terms_of(model, PRIVATE if asked == {PRIVATE} else ""))}

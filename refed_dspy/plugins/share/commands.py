@@ -79,7 +79,7 @@ def share_(
     dropped: Annotated[bool, typer.Option("--dropped", help="Include the rows that filters dropped.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a folder that this command made.")] = False,
 ) -> None:
-    """Turn rows into a folder for the Hugging Face Hub: data set card, Parquet and a list of files."""
+    """Turn rows into a folder for the Hugging Face Hub: card, Croissant file, Parquet and a list of files."""
     from refed_dspy.cli.display import rows_shown
     from refed_dspy.plugins.share.share import share
 
@@ -98,6 +98,8 @@ def share_(
         )
     for file in made.files:
         say(f"{file.path}  {file.bytes:,} bytes")
+    for ledger in made.ledgers:
+        say(f"ledger  SHA-256 {ledger}")
     for note in made.notes:
         say("refed: " + note, err=True)
     more = f" and {counted(made.dropped, 'dropped row')}" if made.dropped else ""

@@ -19,6 +19,7 @@ from refed_dspy.data.stored import ROWS, read_json
 from refed_dspy.errors import ExportError, RunDirError, one_line
 from refed_dspy.ledger.account import RunAccount
 from refed_dspy.ledger.connection import FILE
+from refed_dspy.ledger.digest import ledger_digest
 from refed_dspy.ledger.history import SIMULATED, model_of
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.settings import noted_settings, only_teacher, settings_of
@@ -219,6 +220,8 @@ class RunFacts:
     """That the simulated teacher answered, if it did."""
     pairs: str = ""
     """How many pairs of a chosen and a rejected response its rows make, and what to know of them; empty for none."""
+    ledger: str = ""
+    """The digest of its ledger (`ledger_digest`)."""
 
     @property
     def status(self) -> Mapping[str, Any]:
@@ -244,6 +247,7 @@ def run_facts(ledger: Ledger) -> RunFacts:
         settings=_settings_of(account, ledger),
         simulated=account.status["simulated"],
         pairs=_pairs(ledger),
+        ledger=ledger_digest(ledger),
     )
 
 
@@ -300,7 +304,8 @@ def _made(ledger: Ledger) -> str:
 @dataclass(frozen=True)
 class DataStep:
     """One filtering or recycling (`work`) of `rows` rows. `filters`: the funnel; `settings`: each filter's, as JSON;
-    `model`: the teacher of a recycling; `stages` and `cost`: of its calls, where its ledger is still there."""
+    `model`: the teacher of a recycling; `stages` and `cost`: of its calls, and `ledger`: the digest of its ledger,
+    where that is still there."""
 
     work: str
     rows: int
@@ -310,6 +315,7 @@ class DataStep:
     model: str = ""
     stages: Sequence[StageFacts] = ()
     cost: Cost | None = None
+    ledger: str = ""
 
 
 @contextmanager
@@ -356,7 +362,8 @@ def _step(note: Mapping[str, Any], folder: Path) -> DataStep:
         if ledger.holds() != work:
             return step
         account = RunAccount.of(ledger)
-        return replace(step, stages=_stages_of(account, ledger), cost=cost_of(account.status))
+        stages, cost = _stages_of(account, ledger), cost_of(account.status)
+        return replace(step, stages=stages, cost=cost, ledger=ledger_digest(ledger))
 
 
 def simulated_in(rows: Sequence[DataRow], steps: Sequence[DataStep]) -> str:

@@ -10,6 +10,7 @@ import os
 import re
 import zlib
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -172,7 +173,7 @@ def _encodable(text: str) -> str:
 
 def texts_of(path: Path) -> Iterator[Any]:
     """Each text in the file, as `str` or as an Arrow array: of a Parquet file all columns, lists and structs too; of an
-    HTML page also its packed data; of Markdown also the text without escapes.
+    HTML page also its packed data; of Markdown and JSON also the text without escapes.
 
     Raises InputError: the file cannot be read in this way.
     """
@@ -186,6 +187,9 @@ def texts_of(path: Path) -> Iterator[Any]:
     yield text
     if path.suffix == ".md":
         yield _ESCAPE.sub(r"\1", text)
+    if path.suffix == ".json":
+        with suppress(ValueError, RecursionError):  # a person has made it no JSON
+            yield "\n".join(_strings(text))
 
 
 def _page(path: Path, text: str) -> Iterator[str]:

@@ -1,5 +1,5 @@
-"""Make a data set folder for the Hub from a run, a filtering or a recycling: card, Parquet, manifest; written whole or
-not at all."""
+"""Make a data set folder for the Hub from a run, a filtering or a recycling: card, Croissant file, Parquet, manifest;
+written whole or not at all."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ from refed_dspy.data.sources import ENDPOINTS, REMARKS, as_trained
 from refed_dspy.data.stored import DROPPED, ROWS, json_lines, rows_in, work_in
 from refed_dspy.data.tables import Row, made_schema, run_schema, run_tables, tables
 from refed_dspy.errors import ExportError, RunDirError, briefly, one_line, setting
-from refed_dspy.files import path_of, read_bytes, whole_file
+from refed_dspy.files import path_of, read_bytes, whole_file, write_json
 from refed_dspy.ledger.connection import FILE, locked
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import named_work
 from refed_dspy.plugins.share.card import LICENSES, Card, CardSettings, Config, checked_license
+from refed_dspy.plugins.share.croissant import FILE as CROISSANT
+from refed_dspy.plugins.share.croissant import croissant
 from refed_dspy.plugins.share.facts import (
     DataStep,
     RunFacts,
@@ -56,14 +58,16 @@ SHARD_ROWS, SHARD_BYTES = 100_000, 256 * 2**20
 
 @dataclass(frozen=True)
 class SharedFolder:
-    """What was made: the `files` in `folder`, the number of `rows` and of `dropped` rows, and `notes` on what to check
-    before publishing."""
+    """What was made: the `files` in `folder`, the number of `rows` and of `dropped` rows, `notes` on what to check
+    before publishing, and the SHA-256 of what the `ledgers` say that the rows come from: the run's, then those of later
+    steps."""
 
     folder: Path
     rows: int
     dropped: int
     files: Sequence[SharedFile]
     notes: Sequence[str]
+    ledgers: Sequence[str] = ()
 
 
 @briefly
@@ -82,7 +86,7 @@ def share(
     through: Through = unseen,
 ) -> SharedFolder:
     """Make `out`, a folder that `push` sends to the Hub, from the samples in `run_dir`, or from the rows that a
-    filtering or a recycling kept: card, Parquet, manifest.
+    filtering or a recycling kept: card, Croissant file, Parquet, manifest.
 
     Addresses of private endpoints, paths and keys are removed from its columns, card and page.
 
@@ -126,9 +130,12 @@ def share(
             languages, by_people = survey.languages(), people_in(folder)
             card = Card(settings, facts, survey, configs, version("refed-dspy"), languages, steps, origin, by_people)
             _write(made / CARD, card.text())
+            write_json(made / CROISSANT, croissant(card, made))
             keys = {name for ledger in described.ledgers for name in key_variables(ledger)}
             files = write_manifest(made, card.version, keys)
-    return SharedFolder(target, survey.rows, configs[1].rows if dropped else 0, files, _notes(settings, card))
+    ledgers = list(filter(None, (facts.ledger, *(step.ledger for step in steps))))
+    left = configs[1].rows if dropped else 0
+    return SharedFolder(target, survey.rows, left, files, _notes(settings, card), ledgers)
 
 
 @dataclass(frozen=True)

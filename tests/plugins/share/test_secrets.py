@@ -132,6 +132,15 @@ def test_a_card_is_read_without_its_escapes(said: Said, run_dir: Path, tmp_path:
     said(push(tmp_path / "out", "me/set").warnings)
 
 
+def test_the_croissant_file_is_read_without_its_escapes(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_PASSWORD", 'an "odd" secret')
+    share(run_dir, tmp_path / "out", reference_license='an "odd" secret')
+    leaks = push(tmp_path / "out", "me/set").leaks
+    assert [leak.partition(":")[0] for leak in leaks] == ["README.md", "croissant.json"]
+
+
 # --- what is private
 
 NOWHERE = "not stated"

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import DatasetCard
 
+from refed_dspy.plugins.share.croissant import FILE as CROISSANT
 from refed_dspy.plugins.share.manifest import FILE, files_in, hash_file, name_digest, read_manifest
 from refed_dspy.plugins.share.secrets import PRIVATE
 from refed_dspy.plugins.share.share import share
@@ -87,10 +88,11 @@ def test_nothing_private_is_published(private: Path, tmp_path: Path) -> None:
     share(private, tmp_path / "out", dropped=True)
     tables = [pq.read_table(path).to_pylist() for path in (tmp_path / "out").rglob("*.parquet")]
     card = (tmp_path / "out" / "README.md").read_text()
-    everything = card + json.dumps(tables) + (tmp_path / "out" / FILE).read_text()
+    described = (tmp_path / "out" / CROISSANT).read_text()
+    everything = card + json.dumps(tables) + (tmp_path / "out" / FILE).read_text() + described
     for secret in (HOST, "8443", "tenant", "mary.smith", "secret plans", "/home", str(tmp_path), str(private)):
         assert secret not in everything, secret
-    assert PRIVATE in card and "`refs.jsonl`" in card and "`big`" in card
+    assert PRIVATE in described and PRIVATE in card and "`refs.jsonl`" in card and "`big`" in card
     row = next(row for table in tables for row in table if "endpoint" in row)
     assert (row["endpoint"], row["teacher"]) == (PRIVATE, "big")
     assert row["reference_source"].startswith("refs.jsonl")

@@ -202,6 +202,6 @@ def test_a_run_without_rows_or_of_another_kind(said: Said, filtered_run: Synthes
 def test_the_command_reports_what_it_made(said: Said, filtered_run: Synthesis, tmp_path: Path) -> None:
     done = refed("share", filtered_run.run_dir, "--out", tmp_path / "out")
     assert done.exit_code == 0
-    *files, last = done.stdout.splitlines()
+    *files, ledger, last = done.stdout.splitlines()
     assert {line.split()[0] for line in files} == contents_of(tmp_path / "out").keys()
-    said((last, done.stderr))
+    said((ledger, last, done.stderr))
