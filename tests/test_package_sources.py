@@ -83,7 +83,7 @@ UNTIL_DSPY_3_5 = {
     ("refed_dspy/programs/adapter.py", "BaseLM.forward"): 2,
     ("refed_dspy/teachers/foreign.py", "a call with messages"): 1,
 }
-"""(File, what DSPy 3.5 takes away) → how often the file uses it. docs/dspy-3.5.md says what becomes of each."""
+"""(File, what DSPy 3.5 takes away) → how often the file uses it. docs/dspy-3-5.md says what becomes of each."""
 WRAPPERS = {"LegacyEngine", "AsyncLegacyEngine", "complete_legacy"}
 TAKE_MESSAGES = {"Request", "replace", "dspy.History"}
 """What is called with `messages` of the form that stays, or that is none of a language model's."""
@@ -118,5 +118,5 @@ def test_what_dspy_3_5_takes_away_is_used_only_where_the_page_says(sources: dict
         if (what := goes_with_dspy_3_5(node)) is not None
     )
     assert found == UNTIL_DSPY_3_5
-    page = (ROOT / "docs/dspy-3.5.md").read_text("utf-8")
+    page = (ROOT / "docs/dspy-3-5.md").read_text("utf-8")
     assert [path for path, _ in found if path.removeprefix("refed_dspy/") not in page] == []

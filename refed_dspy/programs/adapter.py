@@ -167,7 +167,7 @@ SchemaAdapter.format = dspy.ChatAdapter.format  # DSPy wraps it for callbacks on
 
 def messages_of(adapter: Any, signature: Any, demos: Any, inputs: Any) -> list[JsonObject]:
     """What `adapter` would send. All that asks for it does so here, since DSPy 3.5 gives it another form
-    (docs/dspy-3.5.md)."""
+    (docs/dspy-3-5.md)."""
     if demos or type(adapter) is not SchemaAdapter or not rendering(signature).plain:
         messages: list[JsonObject] = adapter.format(signature, demos, inputs)
         return messages
