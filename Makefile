@@ -7,6 +7,8 @@ STAMP := $(VENV)/.installed
 DEMO := demo-run
 FINETUNE := .venv-finetune
 CLUSTER := .venv-cluster
+FLOORS := .venv-floors
+NEWEST := .venv-newest
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -15,7 +17,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 # Where this is set, every command that a test starts would compile the whole package anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup demo test test-durations test-random test-coverage words live slow browser finetune cluster evaluate docs docs-serve bench planted chaos ui lock wheel clean
+.PHONY: help setup demo test floors newest test-durations test-random test-coverage words live slow browser finetune cluster evaluate docs docs-serve bench planted chaos ui lock wheel clean
 help: ## show this
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 10
 
@@ -50,6 +52,22 @@ test-random: setup ## the same tests in an order drawn anew; SEED=1234 repeats o
 
 test-coverage: setup ## the same tests, and the lines of the package that none of them runs
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal --cov refed_dspy --cov-report term:skip-covered
+
+# The fast tests with the package's dependencies as uv resolves them anew. They outweigh what tools ask for: the
+# newest of all must not wait for a client that only lends its types.
+define tests_resolved
+	$(BIN)/uv venv -q --clear --python $(BIN)/python $(2)
+	$(BIN)/uv pip compile -q --no-header --no-annotate --resolution $(1) --python $(2) --extra local --extra mipro \
+	  pyproject.toml -o $(2)/versions.txt
+	$(BIN)/uv pip install -q --python $(2) --override $(2)/versions.txt -r $(2)/versions.txt -e ".[dev,local,mipro]"
+	$(2)/bin/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+endef
+
+floors: setup ## the same tests with the oldest version that pyproject.toml allows of each dependency
+	$(call tests_resolved,lowest-direct,$(FLOORS))
+
+newest: setup ## the same tests with the newest versions that the index has, whatever is locked
+	$(call tests_resolved,highest,$(NEWEST))
 
 words: setup ## write tests/**/__snapshots__ anew after a text was made better; read the difference
 	$(BIN)/python -m pytest -n 0 --snapshot-update -m "not live and not browser and not finetune and not cluster and not evaluate"
@@ -163,4 +181,4 @@ wheel: setup ## the wheel in an empty environment: packages, sizes, start-up; in
 	$(BIN)/python -m benchmarks.install
 
 clean: ## remove what the targets made
-	rm -rf $(VENV) $(FINETUNE) $(CLUSTER) $(DEMO) site build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(FINETUNE) $(CLUSTER) $(FLOORS) $(NEWEST) $(DEMO) site build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -6,6 +6,7 @@ import ast
 import re
 import sys
 import tomllib
+from collections import Counter
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -75,3 +76,47 @@ def test_every_import_is_declared(sources: dict[Path, ast.Module]) -> None:
         and not {distribution(each) for each in known.get(module, [module])} & declared
     }
     assert not undeclared
+
+
+UNTIL_DSPY_3_5 = {
+    ("refed_dspy/programs/adapter.py", "Adapter.format"): 3,
+    ("refed_dspy/programs/adapter.py", "BaseLM.forward"): 2,
+    ("refed_dspy/teachers/foreign.py", "a call with messages"): 1,
+}
+"""(File, what DSPy 3.5 takes away) → how often the file uses it. docs/dspy-3-5.md says what becomes of each."""
+WRAPPERS = {"LegacyEngine", "AsyncLegacyEngine", "complete_legacy"}
+TAKE_MESSAGES = {"Request", "replace", "dspy.History"}
+"""What is called with `messages` of the form that stays, or that is none of a language model's."""
+
+
+def goes_with_dspy_3_5(node: ast.AST) -> str | None:
+    """What DSPy 3.5 takes away, where `node` is a use of it."""
+    if isinstance(node, ast.Attribute):
+        of = ast.unparse(node.value)
+        if node.attr == "format" and of.lower().endswith("adapter"):
+            return "Adapter.format"
+        if node.attr in {"forward", "aforward"} and re.search(r"LM$|\blm\b", of):
+            return "BaseLM.forward"
+    if isinstance(node, ast.Call) and any(keyword.arg == "messages" for keyword in node.keywords):
+        return None if ast.unparse(node.func) in TAKE_MESSAGES else "a call with messages"
+    if isinstance(node, ast.ClassDef):
+        methods = {each.name for each in node.body if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)}
+        kinds = {"LM": {"forward", "aforward"}, "Adapter": {"format"}}
+        own = [name for base in node.bases for kind, names in kinds.items() if ast.unparse(base).endswith(kind)
+               for name in names & methods]  # fmt: skip
+        return own[0] if own else None
+    name = getattr(node, "attr", getattr(node, "id", None))
+    return name if name in WRAPPERS else None
+
+
+def test_what_dspy_3_5_takes_away_is_used_only_where_the_page_says(sources: dict[Path, ast.Module]) -> None:
+    """What calls itself with `messages` is seen at run time, too: pyproject.toml makes DSPy's warning an error."""
+    found = Counter(
+        (path.as_posix(), what)
+        for path, source in sources.items()
+        for node in ast.walk(source)
+        if (what := goes_with_dspy_3_5(node)) is not None
+    )
+    assert found == UNTIL_DSPY_3_5
+    page = (ROOT / "docs/dspy-3-5.md").read_text("utf-8")
+    assert [path for path, _ in found if path.removeprefix("refed_dspy/") not in page] == []

@@ -202,7 +202,7 @@ def _line(error: BaseException) -> tuple[str, int] | None:
     text = str(error).lower()
     if isinstance(error, KeyboardInterrupt):
         return "stopped before it began", exit_code()
-    if isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY):
+    if _for_want_of_memory(error):
         return "there is not enough memory, or there are too many threads (ulimit -v, ulimit -u)", 1
     if isinstance(error, UnicodeEncodeError):
         return f"{one_line(ascii(error.object), 200)}: contains bytes that are not UTF-8; give it another name", 2
@@ -216,6 +216,16 @@ def _line(error: BaseException) -> tuple[str, int] | None:
     if error.filename is None:
         return f"cannot write: {why}", 1
     return f"{one_line(os.fsdecode(error.filename), 200)}: {why}", 2 if error.errno in _OF_NAMES else 1
+
+
+def _for_want_of_memory(error: BaseException | None) -> bool:
+    """Whether that is what `error` was raised from: NumPy before 2.4 has words of its own for a library that did not
+    fit."""
+    while error is not None:
+        if isinstance(error, MemoryError) or any(words in str(error).lower() for words in _NO_MEMORY):
+            return True
+        error = error.__cause__
+    return False
 
 
 def flushed(code: int) -> int:

@@ -12,7 +12,7 @@ from dspy.lm15 import Request, Response
 
 from refed_dspy.errors import MalformedAnswer
 from refed_dspy.programs import SynthesisProgram
-from refed_dspy.programs.adapter import SchemaAdapter, checked_adapter
+from refed_dspy.programs.adapter import SchemaAdapter, checked_adapter, messages_of
 from refed_dspy.programs.asking import name_of
 from refed_dspy.programs.fast_path import Engine
 from refed_dspy.programs.question import current_question
@@ -53,7 +53,7 @@ def rendered_prompts(program: SynthesisProgram, reference: Reference) -> dict[st
     prompts = {}
     for stage, predictor in _predictors(program).items():
         shown = inputs.get(stage) or {name: f"«{name}»" for name in predictor.signature.input_fields}
-        prompts[stage] = adapter.format(predictor.signature, predictor.demos, shown)
+        prompts[stage] = messages_of(adapter, predictor.signature, predictor.demos, shown)
     return prompts
 
 

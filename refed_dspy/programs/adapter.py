@@ -71,7 +71,7 @@ class SchemaAdapter(dspy.JSONAdapter):
         _note(lm)
         with fitting(fit):
             if (engines := self._direct(fixed, lm, lm_kwargs)) is not None:
-                messages = self._messages(signature, demos, inputs)
+                messages = messages_of(self, signature, demos, inputs)
                 call = DirectCall(lm, lm_kwargs, messages, fixed.typed_format)
                 return [fit.values(call.wait(engines.waiting))]
             kwargs = {**lm_kwargs, **_response_format(lm, signature)}
@@ -83,7 +83,7 @@ class SchemaAdapter(dspy.JSONAdapter):
         _note(lm)
         with fitting(fit):
             if (engines := self._direct(fixed, lm, lm_kwargs)) is not None:
-                messages = self._messages(signature, demos, inputs)
+                messages = messages_of(self, signature, demos, inputs)
                 call = DirectCall(lm, lm_kwargs, messages, fixed.typed_format)
                 return [fit.values(await call.ask(engines.awaited))]
             if only_in_threads(lm):
@@ -100,14 +100,6 @@ class SchemaAdapter(dspy.JSONAdapter):
         """Have a StreamListener, which knows adapters by name, hear answers in this form: it is that of JSONAdapter."""
         for listener in dspy.settings.get("stream_listeners") or ():
             listener.adapter_identifiers[type(self).__name__] = listener.adapter_identifiers["JSONAdapter"]
-
-    def _messages(self, signature: Any, demos: Any, inputs: Any) -> list[JsonObject]:
-        """`format` of a plain signature; without demos it has but two messages."""
-        if demos or type(self) is not SchemaAdapter:
-            messages: list[JsonObject] = self.format(signature, demos, inputs)
-            return messages
-        content = self.format_user_message_content(signature, inputs, main_request=True)
-        return [{"role": "system", "content": rendering(signature).system}, {"role": "user", "content": content}]
 
     def format_system_message(self, signature: type[dspy.Signature]) -> str:
         return rendering(signature).system
@@ -171,6 +163,16 @@ class SchemaAdapter(dspy.JSONAdapter):
 
 
 SchemaAdapter.format = dspy.ChatAdapter.format  # DSPy wraps it for callbacks once more in each class
+
+
+def messages_of(adapter: Any, signature: Any, demos: Any, inputs: Any) -> list[JsonObject]:
+    """What `adapter` would send. All that asks for it does so here, since DSPy 3.5 gives it another form
+    (docs/dspy-3-5.md)."""
+    if demos or type(adapter) is not SchemaAdapter or not rendering(signature).plain:
+        messages: list[JsonObject] = adapter.format(signature, demos, inputs)
+        return messages
+    content = adapter.format_user_message_content(signature, inputs, main_request=True)
+    return [{"role": "system", "content": rendering(signature).system}, {"role": "user", "content": content}]
 
 
 def _refuse_blanks(signature: Any, completion: str, values: Mapping[str, Any]) -> None:

@@ -33,6 +33,10 @@ _LOCAL_PATIENCE = 600.0
 """Seconds for a store that is a file: at its first use it makes its tables."""
 _PROFILE = re.compile(r"^databricks(?:-uc)?://([^/?\s]+)")
 _CHAMPION = re.compile(r"models:/([^/@]+)@champion")
+_GAVE_UP = re.compile(
+    r"HTTPS?ConnectionPool\(.*?\(Caused by (?:\w+\()*[\"']?(?:HTTPS?Connection\([^)]*\): )?(.*?)[\"']?\)*$", re.DOTALL
+)
+"""What its HTTP client says of a server that cannot be reached: the reason stands last, where a line may be cut."""
 _PARAMETER = re.compile(r"([?&])([^=&?\s]+)=([^&\s'\"]+)")
 
 
@@ -120,7 +124,7 @@ def without_secrets(text: object, limit: int = 300) -> str:
             value for _, name, value in _PARAMETER.findall(address) if is_secret_name(name)
         ]:
             know(secret)  # MLflow's errors tell it without the address, too
-    clean = re.sub(r"://[^/\s@]*@", "://", without_keys(str(text)))
+    clean = re.sub(r"://[^/\s@]*@", "://", without_keys(_GAVE_UP.sub(r"\1", str(text))))
     return one_line(_PARAMETER.sub(_without_secret, clean), limit)
 
 

@@ -15,7 +15,7 @@ from dspy.utils.exceptions import LMError
 from refed_dspy.config.teacher import TeacherConfig, is_unsent, takes_zero
 from refed_dspy.errors import ExportError, TeacherError, TeacherRefused
 from refed_dspy.ledger.recorder import NullRecorder, calls_kept_by
-from refed_dspy.programs.adapter import SchemaAdapter, rendering
+from refed_dspy.programs.adapter import SchemaAdapter, messages_of, rendering
 from refed_dspy.programs.asking import about
 from refed_dspy.programs.fast_path import lm_request
 from refed_dspy.programs.reasoning import reasoning_of
@@ -82,7 +82,7 @@ async def check(config: TeacherConfig, tell: Tell) -> list[Call]:
         names = engine.route.key_env
         tell("key", f"read from {', '.join(names)}" if names else "none is sent")
         adapter = SchemaAdapter()
-        messages = adapter.format(Fruit, [], {"colour": "red"})
+        messages = messages_of(adapter, Fruit, [], {"colour": "red"})
         request = lm_request(recorded_lm(teacher, engine), messages, rendering(Fruit).typed_format)
         with calls_listed() as recorder, about("check", teacher.model):
             first = await _answer(engine, request)

@@ -365,15 +365,15 @@ class RecordedLM(dspy.LM):
         waiting: BlockingEngine = self._engine_spec
         return DirectEngines(self._async_engine_spec, waiting) if waiting.supports_response_schema else None
 
-    def __call__(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
+    def __call__(self, *asked: Any, **kwargs: Any) -> Any:
         """As `dspy.LM`."""
         with self._repeated(kwargs):
-            return super().__call__(prompt, messages=messages, **kwargs)
+            return super().__call__(*asked, **kwargs)
 
-    async def acall(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
+    async def acall(self, *asked: Any, **kwargs: Any) -> Any:
         """As `dspy.LM`."""
         with self._repeated(kwargs):
-            return await super().acall(prompt, messages=messages, **kwargs)
+            return await super().acall(*asked, **kwargs)
 
     @contextmanager
     def _repeated(self, kwargs: dict[str, Any]) -> Iterator[None]:

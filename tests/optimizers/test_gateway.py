@@ -80,6 +80,7 @@ def test_what_shapes_an_answer_makes_another_call_and_nothing_else_does(
             assert requests(server) == asked
 
 
+@pytest.mark.filterwarnings("ignore:Passing OpenAI-style message")
 def test_settings_of_a_call_and_other_words_make_another_call(server: SimulatedTeacher, tmp_path: Path) -> None:
     with opened(tmp_path, teacher=config(server)) as gateway:
         lm = gateway.lm("teacher")

@@ -208,6 +208,7 @@ class Echo(BaseLM):  # type: ignore[misc]
         return SimpleNamespace(choices=[choice], usage={}, model=self.model)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 async def test_a_key_in_the_answer_of_a_callers_own_class_is_taken_out() -> None:
     own = Echo("own/model", api_key=ECHOED)
     engine = open_teacher(own).start()
