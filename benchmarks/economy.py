@@ -3,7 +3,7 @@
 The simulated server counts tokens as OpenAI does (messages only, in steps of 128; a prefix is cached once a request
 with it has been answered) and keeps the bill. Dollars are at gpt-4o-mini's list price, for 10,000 samples: first with a
 cache that has no minimum length, then with OpenAI's minimum of 1,024 tokens, then in batches, which have no cache and
-cost half.
+cost half; at last in the batches of each provider, at the list prices of a small model of its own.
 
 `python -m benchmarks.economy [SIZE]`; SIZE is 1,000 samples, 20 of each reference.
 """
@@ -25,7 +25,9 @@ from refed_dspy import TeacherConfig, load_references
 from refed_dspy.config.teacher import PriceConfig
 from refed_dspy.programs import ReferenceLevelFeedback
 from refed_dspy.programs.adapter import rendering
+from refed_dspy.records import PICO
 from refed_dspy.runs.result import Synthesis
+from refed_dspy.teachers.prices import table_price
 
 LENGTH, SHARE = 1_800, 0.2
 """Characters of a reference, and the instruction's share of them, as in the package's own references."""
@@ -43,6 +45,8 @@ PER_REFERENCE = 20
 PROMPT, CACHED, COMPLETION, BATCH = 0.15, 0.075, 0.60, 0.5
 """Dollars a million tokens, and the share of them that a batch costs (its prompts all at the plain price)."""
 OPENAI_MINIMUM = 1_024
+LISTED = ("openai/gpt-4o-mini", "anthropic/claude-haiku-4-5", "gemini/gemini-2.5-flash")
+"""Models whose list prices are in the price table."""
 NAMED = "o200k_base"
 
 
@@ -70,13 +74,9 @@ def _letters(text: str) -> float:
 def run(server: SimulatedTeacher, size: int, pairs: list[dict[str, str]], **settings: Any) -> tuple[Synthesis, Any]:
     """A run of `size` samples, and the server's counts for it. `settings` are the teacher's."""
     server.reset()
-    teacher = TeacherConfig(
-        model="sim/sim-model",
-        api_base=server.base_url,
-        timeout=60,
-        price=PriceConfig(prompt=PROMPT, cached=CACHED, completion=COMPLETION),
-        **{"concurrency": 32, **settings},
-    )
+    usual = {"model": "sim/sim-model", "api_base": server.base_url, "timeout": 60, "concurrency": 32}
+    usual["price"] = PriceConfig(prompt=PROMPT, cached=CACHED, completion=COMPLETION)
+    teacher = TeacherConfig.model_validate(usual | settings)
     with tempfile.TemporaryDirectory() as folder:
         made = refed_dspy.synthesize(None, pairs, size=size, teacher=teacher, run_dir=Path(folder) / "run")
         assert made.complete, made.status
@@ -131,6 +131,24 @@ def main() -> None:
         print(f"in {stats['batches']} batches: {prompt:,.0f} tokens read, {written:,.0f} written")
         print(f"  10,000 samples (must be <= $4.75): ${dollars(stats, size):.2f}; not in batches: {stats['requests']}")
         show("minimum 1,024, references as they are", *run(server, size, dense), size)
+        by_provider(server, size, plain)
+
+
+def by_provider(server: SimulatedTeacher, size: int, pairs: list[dict[str, str]]) -> None:
+    """The ledger's dollars in the batches of each provider, and what the same tokens cost outside of batches."""
+    addresses = {"openai": server.base_url, "anthropic": server.anthropic_url, "gemini": server.gemini_url}
+    for name in LISTED:
+        provider = name.partition("/")[0]
+        settings = {"model": f"{provider}/sim-model", "api_base": addresses[provider], "price": name}
+        batches = {"mode": "batch", "concurrency": None, "batch": {"quiet": 0.2, "poll": 0.1}}
+        made, stats = run(server, size, pairs, **settings, **batches)
+        listed = table_price(name)
+        assert listed is not None
+        prompt, written = stats["batch_billed_prompt_tokens"], stats["batch_billed_completion_tokens"]
+        plain = listed.cost(prompt, 0, 0, written) / PICO
+        cost = made.status["cost"]
+        print(f"{name} in {stats['batches']} batches: 10,000 samples ${cost / size * 10_000:.2f}")
+        print(f"  {cost / plain:.3f} of what the same tokens cost outside; not in batches: {stats['requests']}")
 
 
 if __name__ == "__main__":
