@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any
+from urllib.parse import quote
 
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.teachers.batch.http import HttpService, UploadedFile
@@ -85,7 +86,7 @@ class AnthropicService(HttpService):
                 yield datetime.fromisoformat(batch["created_at"]).timestamp(), _told(batch), set()
             if not page.get("has_more") or not page.get("last_id"):
                 return
-            after = f"&after_id={page['last_id']}"
+            after = f"&after_id={quote(page['last_id'])}"
 
     async def _is_it(self, batch: ServiceBatch, found_by: set[str], wanted: set[str], requests: int) -> bool | None:  # noqa: ARG002
         if batch.total != requests:
@@ -102,10 +103,10 @@ class AnthropicService(HttpService):
         self._nonces[name] = str(first.get("custom_id", "")).partition("-")[0]
 
     async def _looked(self, name: str) -> ServiceBatch:
-        return _told(await self._json("GET", f"{self._base}/{name}"))
+        return _told(await self._json("GET", f"{self._base}/{quote(name)}"))
 
     def _answers_at(self, file: str) -> str:
-        return f"{self._base}/{file}/results"  # not where an answer says: the key goes nowhere else
+        return f"{self._base}/{quote(file)}/results"  # not where an answer says: the key goes nowhere else
 
     def outcome(self, line: Mapping[str, Any]) -> Outcome:
         result = line.get("result")

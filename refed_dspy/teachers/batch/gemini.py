@@ -49,7 +49,7 @@ class GeminiService(HttpService):
         return _file((await self._json("POST", place.geturl(), joined(requests), size, **whole))["file"])
 
     async def _uploaded(self, name: str) -> UploadedFile:
-        return _file(await self._json("GET", f"{self.endpoint}/{name}"))
+        return _file(await self._json("GET", f"{self.endpoint}/{quote(name)}"))
 
     async def _make(self, prepared: str, requests: Sequence[PendingRequest], nonce: str) -> ServiceBatch:  # noqa: ARG002
         batch = {"displayName": nonce, "inputConfig": {"fileName": prepared}}

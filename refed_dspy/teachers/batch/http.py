@@ -240,7 +240,7 @@ class HttpService(BatchService):
             sent = [*self._headers.items(), *(headers or {}).items()]
             async with self._connections.ask(method, address, sent, body, most=most) as reply:
                 if reply.status >= 300:
-                    raise StatusError(reply.status, await reply.read())
+                    raise StatusError(reply.status, await _beginning(reply))
                 yield reply, pieces(reply)
 
     async def _with_retries(self, ask: Callable[[], Awaitable[T]], what: str) -> T:
@@ -288,7 +288,7 @@ class HttpService(BatchService):
         status = getattr(error, "status", None)
         if status is not None and 300 <= status < 400:
             return Redirected(self.endpoint, status)
-        if status in {401, 403}:
+        if status in {401, 403} or _says(error, b"API_KEY_INVALID"):  # with Gemini's status 400
             return LMAuthError(reason)
         if _used_up(error):
             return LMBillingError(reason)
@@ -304,7 +304,21 @@ class HttpService(BatchService):
         return BatchOutOfReach(f"{self.endpoint} gives no answer about batches ({what}): {reason}")
 
 
+async def _beginning(reply: HttpReply) -> bytes:
+    """The body of an error, no further than it can say anything."""
+    body = b""
+    async for piece in reply:
+        body += piece
+        if len(body) > LONGEST_REPLY:
+            break
+    return body
+
+
 def _used_up(error: Exception) -> bool:
     """Whether the account's quota or balance is used up."""
-    said = error.body if isinstance(error, StatusError) else b""
-    return b"insufficient_quota" in said or b"credit balance is too low" in said
+    return _says(error, b"insufficient_quota", b"credit balance is too low")
+
+
+def _says(error: Exception, *words: bytes) -> bool:
+    """Whether a service's error has any of these words."""
+    return isinstance(error, StatusError) and any(each in error.body for each in words)

@@ -63,7 +63,7 @@ class OpenAIService(HttpService):
             return _file(await self._json("POST", self._address("files"), form, size))
 
     async def _uploaded(self, name: str) -> UploadedFile:
-        return _file(await self._json("GET", self._address(f"files/{name}")))
+        return _file(await self._json("GET", self._address(f"files/{quote(name)}")))
 
     async def _make(self, prepared: str, requests: Sequence[PendingRequest], nonce: str) -> ServiceBatch:  # noqa: ARG002
         batch = {
@@ -87,7 +87,7 @@ class OpenAIService(HttpService):
             after = f"&after={quote(str(batches[-1]['id']), safe='')}" if more else ""
 
     async def _looked(self, name: str) -> ServiceBatch:
-        told = self._told(await self._json("GET", self._address(f"batches/{name}")))
+        told = self._told(await self._json("GET", self._address(f"batches/{quote(name)}")))
         self._unnamed[name] += not told.whole
         return told
 
@@ -111,7 +111,7 @@ class OpenAIService(HttpService):
         )
 
     def _answers_at(self, file: str) -> str:
-        return self._address(f"files/{file}/content")
+        return self._address(f"files/{quote(file)}/content")
 
     def _address(self, path: str) -> str:
         return f"{self._base}/{path}{self._query}"

@@ -359,3 +359,15 @@ async def test_a_folder_that_cannot_be_made_ends_the_run(tmp_path: Path, there: 
     async with recorded_teacher(tmp_path, settings("folder", there, tmp_path / "file" / "in")) as recorded:
         [error] = await ask_all(recorded, ["Why?"])
     assert isinstance(error, TeacherError) and "cannot be made" in str(error)
+
+
+@pytest.mark.parametrize("service", OVER_HTTP)
+async def test_a_wrong_key_ends_the_run_before_anything_is_made(
+    tmp_path: Path, service: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RIGHT_KEY", "the-right-key-of-the-server-98765")
+    with SimulatedTeacher(latency=0, key="RIGHT_KEY") as locked:
+        async with recorded_teacher(tmp_path, settings(service, locked, tmp_path / "f", api_key_env=KEY)) as recorded:
+            [error] = await ask_all(recorded, ["Why?"])
+        assert isinstance(error, TeacherError) and "api_key_env" in str(error), error
+        assert "0123456789" not in str(error) and locked.stats()["batches"] == 0 and not calls(tmp_path)
