@@ -1,1 +1,1 @@
-"""A provider's Batch API as a transport: engine.py (what waits), tracker.py (upload to last answer), service.py."""
+"""Batches as a transport: engine.py (what waits), tracker.py (upload to last answer), service.py and what it opens."""

@@ -43,7 +43,7 @@ class AnthropicService(HttpService):
     """Batches of messages. They have no label: a batch is known by the nonce in the ids of its requests, which only its
     answers tell. So a search waits for the end of each batch that it may be."""
 
-    most_requests, most_bytes = 100_000, 256_000_000
+    most_requests, most_bytes = 100_000, 250_000_000  # of 256 MB, since ids come on top
 
     def __init__(self, config: TeacherConfig, route: Route, patience: float = PATIENCE) -> None:
         super().__init__(config, route, ("x-api-key", route.key() or "none"), patience)
@@ -89,7 +89,7 @@ class AnthropicService(HttpService):
             after = f"&after_id={quote(page['last_id'])}"
 
     async def _is_it(self, batch: ServiceBatch, found_by: set[str], wanted: set[str], requests: int) -> bool | None:  # noqa: ARG002
-        if batch.total != requests:
+        if batch.total != requests or not batch.files:
             return False
         if batch.name not in self._nonces:
             if batch.status not in ENDED:
@@ -132,4 +132,5 @@ def _told(batch: Mapping[str, Any]) -> ServiceBatch:
     if status == "ended":
         status = CANCELLED if batch.get("cancel_initiated_at") else "expired" if counts.get("expired") else "completed"
     total, name = sum(counts.values()), str(batch["id"])
-    return ServiceBatch(name, status, total, total - counts.get("processing", 0), (name,))
+    files = () if batch.get("archived_at") else (name,)  # after 29 days the results are gone
+    return ServiceBatch(name, status, total, total - counts.get("processing", 0), files)

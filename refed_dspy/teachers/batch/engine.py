@@ -1,4 +1,4 @@
-"""A teacher behind a provider's batches: the engine of a teacher whose mode is `batch` or `mixed`.
+"""A teacher behind batches: the engine of a teacher whose mode is `batch`, `mixed` or `folder`.
 
 Programs do not notice. Each call waits for its answer like any other, in a batch with all that wait at the time. Its
 row in the ledger says `sent` until then, so a start after a kill finds it and waits for the same batch.

@@ -24,7 +24,7 @@ from refed_dspy.teachers.batch.service import PendingRequest, current_request, o
 from refed_dspy.teachers.prices import in_batches, price_of
 from refed_dspy.teachers.route import resolve
 from refed_dspy.teachers.usage import Used
-from tests.support.scripted_batches import ask_all, calls, recorded_teacher, states
+from tests.support.scripted_batches import ScriptedService, ask_all, calls, recorded_teacher, states
 
 pytestmark = pytest.mark.slow
 OVER_HTTP = [service for service in SERVICES if service != "folder"]
@@ -134,6 +134,19 @@ async def test_a_batch_is_found_by_its_nonce_alone(tmp_path: Path, there: Simula
         assert await second.find(f"{3:032x}", now - 120, 2) is None
         second.known.update(names)
         assert await second.find(nonces[0], now - 120, 2) is None, "it is followed"
+
+
+async def test_results_that_are_gone_are_not_looked_into(tmp_path: Path, service: ScriptedService) -> None:
+    """A batch of a month ago with as many requests: to ask for its results would end the run."""
+    gone: dict[str, Any] = {"id": "msgbatch_1", "processing_status": "ended", "created_at": "2026-01-01T00:00:00Z"}
+    gone |= {"request_counts": {"succeeded": 2}, "archived_at": "2026-02-01T00:00:00Z"}
+    values = {"model": "anthropic/m", "api_base": service.url, "mode": "batch"}
+    config = TeacherConfig.model_validate(values)
+    service.hooks["list"] = [lambda: web.json_response({"data": [gone]})]
+    async with _opened(config, resolve(config)) as opened:
+        opened._base = f"{service.url}/batches"
+        assert await opened.find("0" * 32, time.time() - 120, 2) is None
+    assert service.calls == {"list": 1}
 
 
 @asynccontextmanager
@@ -295,7 +308,7 @@ def test_no_batch_is_larger_than_its_service_takes(tmp_path: Path, there: Simula
         async with _opened(config, resolve(config)) as opened:
             return opened.most_requests, opened.most_bytes
 
-    assert asyncio.run(largest("anthropic")) == (100_000, 256_000_000)
+    assert asyncio.run(largest("anthropic")) == (100_000, 250_000_000)
     assert asyncio.run(largest("gemini"))[1] == 2_000_000_000
 
 
