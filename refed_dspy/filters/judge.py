@@ -1,16 +1,20 @@
-"""Filters that ask a judge: the improved response must beat the plain one, or a text must reach a grade."""
+"""Filters that ask a judge: the improved response must beat the plain one, a text must reach a grade, or a response
+must meet the criteria of its reference."""
 
 from __future__ import annotations
 
 from refed_dspy.errors import PASSING, NoAnswer, NothingKept, Reason, one_line
 from refed_dspy.filters.base import Decision, JudgeFilter
 from refed_dspy.programs.asking import as_role
-from refed_dspy.programs.judges import OVERALL, SAME, Criterion, Judgements, PairwiseJudge, RubricJudge
+from refed_dspy.programs.judges import OVERALL, SAME, CriteriaJudge, Criterion, Judgements, PairwiseJudge, RubricJudge
 from refed_dspy.records import DataRow
 
 NO_JUDGE = 20
 """A judge that decides none of the first rows, this many of them, is useless."""
 ABSTAINED, FAILED = "judge abstained", "judge failed"
+NO_CRITERIA = "no criteria"
+"""The remark on a row whose reference has none."""
+ROUNDING = 1e-9
 
 
 class _Judged(JudgeFilter):
@@ -24,7 +28,7 @@ class _Judged(JudgeFilter):
             self.abstained += decision.reason == ABSTAINED
             self.failed += decision.reason == FAILED
             self._last = decision.detail
-        else:
+        elif decision.reason != NO_CRITERIA:
             self.decided += decision.detail not in SAME.reasons
 
     def hopeless(self, least: int = 1) -> str:
@@ -97,3 +101,26 @@ class Rubric(_Judged):
         self.decided += 1
         kept = graded.grade >= self.at_least
         return Decision(kept, "" if kept else f"below {self.at_least}", graded.grade, one_line(graded.reason, 300))
+
+
+class MeetsCriteria(_Judged):
+    """Keeps a row whose response meets criteria of its reference with at least `threshold` of their weight, and a row
+    whose reference has none."""
+
+    name = "criteria"
+    needs_criteria = True
+
+    def __init__(self, threshold: float = 0.6) -> None:
+        self.judge, self.threshold = CriteriaJudge(), threshold
+
+    async def judged(self, row: DataRow, item: str) -> Decision:
+        if not row.criteria:
+            return Decision(True, remark=NO_CRITERIA)
+        self._check_useful()
+        with as_role("judge"):
+            met = await self.judge.judge(row.posed, row.response, row.criteria, item)
+        if met.share is None:
+            return self._undecided("criteria_judge", item, met.reason, met.failed)
+        self.decided += 1
+        kept = met.share >= self.threshold - ROUNDING
+        return Decision(kept, "" if kept else f"meets less than {self.threshold:g}", met.share, " ".join(met.unmet))

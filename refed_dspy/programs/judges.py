@@ -16,7 +16,8 @@ from refed_dspy.concurrency import all_of
 from refed_dspy.errors import NO_REASON, NoConnection, Reason, RowError, one_line
 from refed_dspy.programs.asking import about
 from refed_dspy.programs.program import AsyncProgram, trace_in_order
-from refed_dspy.signatures.judging import PairwiseComparison, RubricGrading
+from refed_dspy.records import Criteria
+from refed_dspy.signatures.judging import CriteriaCheck, PairwiseComparison, RubricGrading
 
 _PREFERENCES = {"A>>B": 2, "A>B": 1, "A=B": 0, "B>A": -1, "B>>A": -2}
 
@@ -154,6 +155,10 @@ class Judgements:
         return f"{what}: {self}, the first because: {one_line(self.why, 200)}"
 
 
+def _named(criterion: Criterion) -> dict[str, str]:
+    return {"criterion": criterion.name, "description": criterion.description}
+
+
 class PairwiseJudge(AsyncProgram):
     """Asks which of two answers is better, in both orders. Where the orders disagree the verdict is a tie."""
 
@@ -201,9 +206,9 @@ class PairwiseJudge(AsyncProgram):
 
     async def _compare(self, instruction: str, a: str, b: str, criterion: Criterion, item: str) -> Any:
         """The answer for one order, or a Reason why there is none."""
-        inputs = {"instruction": instruction, "answer_a": a, "answer_b": b}
+        inputs = {**_named(criterion), "instruction": instruction, "answer_a": a, "answer_b": b}
         item = item or one_line(instruction, 40)
-        return await _answer_or_failure(self.compare, "pairwise_judge", item, criterion, **inputs)
+        return await _answer_or_failure(self.compare, "pairwise_judge", item, **inputs)
 
     async def aforward(
         self,
@@ -232,7 +237,8 @@ class RubricJudge(AsyncProgram):
         Raises TeacherError where the judge cannot be asked at all, NoConnection where it is not reached.
         """
         item = item or one_line(text, 40)
-        answer = await _answer_or_failure(self.grade, "rubric_judge", item, criterion, context=context, text=text)
+        inputs = {**_named(criterion), "context": context, "text": text}
+        answer = await _answer_or_failure(self.grade, "rubric_judge", item, **inputs)
         if isinstance(answer, Reason):
             return Graded(criterion.name, None, answer, failed=answer)
         return Graded(criterion.name, int(answer.grade) if answer.grade.isdecimal() else None, answer.reason)
@@ -243,13 +249,50 @@ class RubricJudge(AsyncProgram):
         return dspy.Prediction(grade=graded.grade, reason=graded.reason)
 
 
-async def _answer_or_failure(
-    predictor: dspy.Predict, stage: str, item: str, criterion: Criterion, **inputs: str
-) -> Any:
+@dataclass(frozen=True)
+class Met:
+    """How much of the criteria's weight an answer meets, from 0 to 1, and those that it does not; None: the judge did
+    not answer for each (`reason`), or its call failed: "kind: reason"."""
+
+    share: float | None
+    unmet: tuple[str, ...] = ()
+    reason: str = ""
+    failed: Reason = NO_REASON
+
+
+class CriteriaJudge(AsyncProgram):
+    """Asks which of a list of criteria an answer meets, all in one call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.check = dspy.Predict(CriteriaCheck)
+
+    async def judge(self, instruction: str, answer: str, criteria: Criteria, item: str = "") -> Met:
+        """What is met; nothing is said where the call fails.
+
+        Raises TeacherError where the judge cannot be asked at all, NoConnection where it is not reached.
+        """
+        inputs = {"criteria": [each.criterion for each in criteria], "instruction": instruction, "answer": answer}
+        said = await _answer_or_failure(self.check, "criteria_judge", item or one_line(instruction, 40), **inputs)
+        if isinstance(said, Reason):
+            return Met(None, failed=said)
+        if len(said.met) != len(criteria):
+            return Met(None, reason=f"it answered {len(said.met)} of {len(criteria)} criteria")
+        unmet = [each for each, met in zip(criteria, said.met, strict=True) if met == "no"]
+        share = 1 - sum(each.weight for each in unmet) / sum(each.weight for each in criteria)
+        return Met(share, tuple(each.criterion for each in unmet))
+
+    async def aforward(self, instruction: str, answer: str, criteria: Criteria) -> dspy.Prediction:
+        """A prediction with `share` (from 0 to 1, or None) and `unmet`."""
+        met = await self.judge(instruction, answer, criteria)
+        return dspy.Prediction(share=met.share, unmet=met.unmet)
+
+
+async def _answer_or_failure(predictor: dspy.Predict, stage: str, item: str, **inputs: Any) -> Any:
     """The answer, or a Reason why there is none."""
     try:
         with about(stage, item):
-            return await predictor.acall(criterion=criterion.name, description=criterion.description, **inputs)
+            return await predictor.acall(**inputs)
     except NoConnection:
         raise  # the judge is not there at all: this is no failure of one pair
     except RowError as error:

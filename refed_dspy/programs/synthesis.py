@@ -16,7 +16,7 @@ from refed_dspy.programs.asking import about_unnamed, predictor_names, stages_of
 from refed_dspy.programs.own_code import code_failed
 from refed_dspy.programs.program import AsyncProgram, trace_in_order
 from refed_dspy.programs.question import UnnamedStage
-from refed_dspy.records import Failure, Feedback, Reference, Sample
+from refed_dspy.records import Criteria, Failure, Feedback, Reference, Sample
 
 T = TypeVar("T")
 
@@ -64,6 +64,8 @@ class SynthesisProgram(AsyncProgram):
     final_stage: str = "response_generation"
     """The stage whose answer is the final response: it is asked once more where a guard drops what it wrote. With
     `response_generation`, which writes the plain response, no response counts as an improved one."""
+    criteria: bool = False
+    """Whether a reference is asked for criteria, too (`collect_criteria`)."""
     calls_a_sample: int = 1
     """Calls of a sample, without those that are made once per reference: what progress and outlook count with."""
 
@@ -76,6 +78,10 @@ class SynthesisProgram(AsyncProgram):
         """What is learnt from the reference's response, and `respond` gets as `response_feedback`. By default an empty
         text."""
         return ""
+
+    async def collect_criteria(self, reference: Reference) -> Criteria:  # noqa: ARG002 — nothing is asked
+        """What an answer of the reference's kind must do; by default nothing. A run asks where `criteria` is True."""
+        return ()
 
     @abstractmethod
     async def propose(
@@ -91,11 +97,13 @@ class SynthesisProgram(AsyncProgram):
         raise NotImplementedError
 
     async def collect(self, reference: Reference) -> Feedback:
-        """All feedback on one reference, both kinds concurrently."""
+        """All feedback on one reference, its kinds concurrently."""
         async with together() as group:
             features = group.create_task(self.collect_features(reference))
             response = group.create_task(self.collect_response_feedback(reference))
-        return Feedback(features=features.result(), response=response.result())
+            criteria = group.create_task(self.collect_criteria(reference)) if self.criteria else None
+        made = criteria.result() if criteria is not None else ()
+        return Feedback(features=features.result(), response=response.result(), criteria=made)
 
     async def aforward(self, reference: Reference | Mapping[str, str]) -> dspy.Prediction:
         """All of one reference's samples.
@@ -178,6 +186,7 @@ DERIVE = "derive its class from refed_dspy.programs.SynthesisProgram"
 _CALLED_WITH: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "collect_features": (("reference",), ()),
     "collect_response_feedback": (("reference",), ()),
+    "collect_criteria": (("reference",), ()),
     "propose": (("reference", "feature", "description", "taken"), ("repetition",)),
     "respond": (("reference", "response_feedback", "instruction"), ("item",)),
 }

@@ -21,6 +21,10 @@ SAMPLE_FIELDS: dict[str, Any] = {
         "improvement_opportunities": ["depth"],
         "relevant_feedback": ["tone"],
     },
+    "criteria": [
+        {"criterion": "Does the answer give a concrete example?", "weight": 3},
+        {"criterion": "Does the answer say why each step is needed?", "weight": 2},
+    ],
     "implementation_strategy": {"planned_changes": ["add an example"], "rationale": "it helps"},
 }
 
