@@ -18,7 +18,7 @@ LEAST, MOST, HEAVIEST = 2, 8, 5
 RUN = 4
 """So many words of the reference in a row are a leak, whatever they are."""
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
-_ENDING = re.compile(r"(?<=\w{3})(?:ations?|ings?|ions?|edly|ed|ies|ly|es|s|e|y)$")
+_ENDING = re.compile(r"(?<=\w{3})(?:ations?|y?ings?|ions?|edly|i?ed|ies|ly|es|s|e|y)$")
 _DOUBLED = re.compile(r"([bdfglmnprt])\1$")
 _AGENT = re.compile(r"(?<=\w{3})ers?$")
 _OF_PAIR = re.compile(r"\b(?:reference|plain|original) (?:instruction|response|answer|pair|example)|\bthe reference\b")
@@ -108,7 +108,7 @@ def _root(word: str) -> str:
 
 def _is_general(word: str) -> bool:
     """Whether it tells nothing of a reference that has it, too."""
-    return word in _FRAME or _stem(word) in _stems(_GENERAL)
+    return word.removesuffix("'s") in _FRAME or _stem(word) in _stems(_GENERAL)
 
 
 @lru_cache

@@ -186,7 +186,6 @@ DERIVE = "derive its class from refed_dspy.programs.SynthesisProgram"
 _CALLED_WITH: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "collect_features": (("reference",), ()),
     "collect_response_feedback": (("reference",), ()),
-    "collect_criteria": (("reference",), ()),
     "propose": (("reference", "feature", "description", "taken"), ("repetition",)),
     "respond": (("reference", "response_feedback", "instruction"), ("item",)),
 }
@@ -200,12 +199,14 @@ def refuse_incomplete(program: Any, where: str = "program") -> None:
     cannot = f"{where}: {kind} cannot run: "
     if not isinstance(program, dspy.Module):
         raise ConfigError(cannot + "it is no dspy.Module; " + DERIVE)
-    needed = ("features", "instructions_per_feature", *_CALLED_WITH)
+    of_criteria = {"collect_criteria": (("reference",), ())} if getattr(program, "criteria", False) else {}
+    called = {**_CALLED_WITH, **of_criteria}
+    needed = ("features", "instructions_per_feature", *called)
     if missing := [name for name in needed if not _has(program, name)]:
         remedy = "write it" if isinstance(program, SynthesisProgram) else DERIVE
         raise ConfigError(f"{cannot}it lacks {', '.join(missing)}; {remedy}")
-    for name in _CALLED_WITH:
-        if fault := _fault(getattr(program, name), *_CALLED_WITH[name]):
+    for name, arguments in called.items():
+        if fault := _fault(getattr(program, name), *arguments):
             raise ConfigError(f"{cannot}{name} {fault}")
     features, number = program.features, program.instructions_per_feature
     texts = [text for pair in features.items() for text in pair] if isinstance(features, Mapping) else []

@@ -214,7 +214,7 @@ class RunSpec:
             seed=self.config.seed,
             lead=self._lead(),
             ahead=self.in_batches,
-            studies=(*FEEDBACK_KINDS, CRITERIA) if self.synthesis_program.criteria else FEEDBACK_KINDS,
+            studies=(*FEEDBACK_KINDS, CRITERIA) if getattr(self.program, "criteria", False) else FEEDBACK_KINDS,
         )
 
     def warn_of_small_batches(self) -> None:

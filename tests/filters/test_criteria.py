@@ -121,8 +121,8 @@ def test_a_judge_that_leaves_criteria_out_has_not_decided(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("method", ["sample-level", "instruction-only"])
 def test_other_methods_have_them_too(tmp_path: Path, method: str) -> None:
-    settings = {"criteria": True, "method": method}
-    made = run(tmp_path / "run", Critic(), [{"criteria": {"threshold": 0.2}}], size=4, judge=Checker(), **settings)
+    filters = [{"criteria": {"threshold": 0.2}}]
+    made = run(tmp_path / "run", Critic(), filters, size=4, judge=Checker(), criteria=True, method=method)
     assert len(made.samples) == 4 and made.usage["reference_criteria"]["calls"] == 4
 
 

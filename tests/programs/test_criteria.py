@@ -97,7 +97,6 @@ def test_most_sensible_criteria_stay() -> None:
     [
         ("Does the answer say what a nurse would do?", "names its reference's nurse"),
         ("Does the answer suit nurses and other experts?", "names its reference's nurses"),
-        ("Does the answer say what helped?", "names its reference's helped"),
         ("Does the answer mention fevers?", "names its reference's fevers"),
         ("Does the answer say what worrying does?", "names its reference's worrying"),
         ("Does the answer show fitting germs?", "names its reference's germs"),
@@ -126,6 +125,7 @@ def test_why_a_criterion_is_dropped(criterion: str, why: str) -> None:
         ("baker", "baking"),
         ("city", "cities"),
         ("ox", "OX's"),
+        ("worry", "worried"),
     ],
 )
 def test_a_words_forms_are_the_word(word: str, form: str) -> None:

@@ -21,12 +21,13 @@ SAMPLE_FIELDS: dict[str, Any] = {
         "improvement_opportunities": ["depth"],
         "relevant_feedback": ["tone"],
     },
-    "criteria": [
-        {"criterion": "Does the answer give a concrete example?", "weight": 3},
-        {"criterion": "Does the answer say why each step is needed?", "weight": 2},
-    ],
     "implementation_strategy": {"planned_changes": ["add an example"], "rationale": "it helps"},
 }
+
+CRITERIA = [
+    {"criterion": "Does the answer give a concrete example?", "weight": 3},
+    {"criterion": "Does the answer say why each step is needed?", "weight": 2},
+]
 
 
 class Writer:
@@ -57,6 +58,8 @@ class Writer:
     def _value(self, name: str) -> Any:
         if name == "new_instructions":
             return [f"Task {i if self.repeat else next(self.numbers)}: do it." for i in range(self.per_call)]
+        if name == "criteria":
+            return CRITERIA
         return SAMPLE_FIELDS.get(name) or f"{name} number {next(self.numbers)}"
 
     def answer(self, request: Request) -> Response:
