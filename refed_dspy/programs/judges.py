@@ -16,8 +16,7 @@ from refed_dspy.concurrency import all_of
 from refed_dspy.errors import NO_REASON, NoConnection, Reason, RowError, one_line
 from refed_dspy.programs.asking import about
 from refed_dspy.programs.program import AsyncProgram, trace_in_order
-from refed_dspy.records import Criteria
-from refed_dspy.signatures.judging import CriteriaCheck, PairwiseComparison, RubricGrading
+from refed_dspy.signatures.judging import PairwiseComparison, RubricGrading
 
 _PREFERENCES = {"A>>B": 2, "A>B": 1, "A=B": 0, "B>A": -1, "B>>A": -2}
 
@@ -208,7 +207,7 @@ class PairwiseJudge(AsyncProgram):
         """The answer for one order, or a Reason why there is none."""
         inputs = {**_named(criterion), "instruction": instruction, "answer_a": a, "answer_b": b}
         item = item or one_line(instruction, 40)
-        return await _answer_or_failure(self.compare, "pairwise_judge", item, **inputs)
+        return await answer_or_failure(self.compare, "pairwise_judge", item, **inputs)
 
     async def aforward(
         self,
@@ -238,7 +237,7 @@ class RubricJudge(AsyncProgram):
         """
         item = item or one_line(text, 40)
         inputs = {**_named(criterion), "context": context, "text": text}
-        answer = await _answer_or_failure(self.grade, "rubric_judge", item, **inputs)
+        answer = await answer_or_failure(self.grade, "rubric_judge", item, **inputs)
         if isinstance(answer, Reason):
             return Graded(criterion.name, None, answer, failed=answer)
         return Graded(criterion.name, int(answer.grade) if answer.grade.isdecimal() else None, answer.reason)
@@ -249,47 +248,11 @@ class RubricJudge(AsyncProgram):
         return dspy.Prediction(grade=graded.grade, reason=graded.reason)
 
 
-@dataclass(frozen=True)
-class Met:
-    """How much of the criteria's weight an answer meets, from 0 to 1, and those that it does not; None: the judge did
-    not answer for each (`reason`), or its call failed: "kind: reason"."""
+async def answer_or_failure(predictor: dspy.Predict, stage: str, item: str, **inputs: Any) -> Any:
+    """The answer of a judge's `predictor`, or a Reason why there is none.
 
-    share: float | None
-    unmet: tuple[str, ...] = ()
-    reason: str = ""
-    failed: Reason = NO_REASON
-
-
-class CriteriaJudge(AsyncProgram):
-    """Asks which of a list of criteria an answer meets, all in one call."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.check = dspy.Predict(CriteriaCheck)
-
-    async def judge(self, instruction: str, answer: str, criteria: Criteria, item: str = "") -> Met:
-        """What is met; nothing is said where the call fails.
-
-        Raises TeacherError where the judge cannot be asked at all, NoConnection where it is not reached.
-        """
-        inputs = {"criteria": [each.criterion for each in criteria], "instruction": instruction, "answer": answer}
-        said = await _answer_or_failure(self.check, "criteria_judge", item or one_line(instruction, 40), **inputs)
-        if isinstance(said, Reason):
-            return Met(None, failed=said)
-        if len(said.met) != len(criteria):
-            return Met(None, reason=f"it answered {len(said.met)} of {len(criteria)} criteria")
-        unmet = [each for each, met in zip(criteria, said.met, strict=True) if met == "no"]
-        share = 1 - sum(each.weight for each in unmet) / sum(each.weight for each in criteria)
-        return Met(share, tuple(each.criterion for each in unmet))
-
-    async def aforward(self, instruction: str, answer: str, criteria: Criteria) -> dspy.Prediction:
-        """A prediction with `share` (from 0 to 1, or None) and `unmet`."""
-        met = await self.judge(instruction, answer, criteria)
-        return dspy.Prediction(share=met.share, unmet=met.unmet)
-
-
-async def _answer_or_failure(predictor: dspy.Predict, stage: str, item: str, **inputs: Any) -> Any:
-    """The answer, or a Reason why there is none."""
+    Raises TeacherError where the judge cannot be asked at all, NoConnection where it is not reached.
+    """
     try:
         with about(stage, item):
             return await predictor.acall(**inputs)

@@ -17,14 +17,12 @@ from refed_dspy.records import TAKEN_SHOWN, Criteria, Reference, Sample
 from refed_dspy.signatures import (
     DEFAULT_FEATURES,
     InstructionSynthesis,
-    PlainAnswer,
-    ReferenceCriteria,
     ResponseFeedback,
     ResponseGeneration,
     ResponseImprovement,
     instruction_feedback,
 )
-from refed_dspy.signatures.stages import SampleFeedback, SampleImprovement
+from refed_dspy.signatures.stages import PlainAnswer, ReferenceCriteria, SampleFeedback, SampleImprovement
 from refed_dspy.text import nearest
 
 STAGES = (

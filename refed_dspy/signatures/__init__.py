@@ -9,8 +9,6 @@ good one.
 from refed_dspy.signatures.stages import (
     DEFAULT_FEATURES,
     InstructionSynthesis,
-    PlainAnswer,
-    ReferenceCriteria,
     ResponseFeedback,
     ResponseGeneration,
     ResponseImprovement,
@@ -20,8 +18,6 @@ from refed_dspy.signatures.stages import (
 __all__ = [
     "DEFAULT_FEATURES",
     "InstructionSynthesis",
-    "PlainAnswer",
-    "ReferenceCriteria",
     "ResponseFeedback",
     "ResponseGeneration",
     "ResponseImprovement",

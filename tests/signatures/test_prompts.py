@@ -20,12 +20,10 @@ from refed_dspy.programs.adapter import SchemaAdapter, rendering
 from refed_dspy.records import Analysis, ImplementationStrategy
 from refed_dspy.signatures import (
     InstructionSynthesis,
-    PlainAnswer,
-    ReferenceCriteria,
     ResponseGeneration,
     ResponseImprovement,
 )
-from refed_dspy.signatures.stages import SampleFeedback, SampleImprovement
+from refed_dspy.signatures.stages import PlainAnswer, ReferenceCriteria, SampleFeedback, SampleImprovement
 from tests.support.said import Said
 from tests.support.scripted_engine import references
 
