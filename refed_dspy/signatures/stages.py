@@ -183,12 +183,13 @@ class ReferenceCriteria(dspy.Signature):
     """Work out what makes the reference response better than the plain response to the same instruction, and turn it
     into criteria for judging answers to other instructions of the same kind.
 
-    Each criterion:
+    Think of a hundred other instructions of that kind, on other subjects: the criteria must fit the answers to all of
+    them. Each criterion:
 
-    - is a question that begins with "Does the answer" and can be answered with yes or no, where yes is good;
+    - is a question that begins with "Does the answer"; a good answer gets a yes;
     - asks for one thing that can be seen in an answer, so precise that two people would agree whether it is there;
-    - fits an answer on any other subject, and is read by people who have never seen this pair: leave out its subject
-      matter, names, numbers and wording, and speak of neither response;
+    - is read by people who have never seen this pair: leave out its subject matter, names, numbers and wording, and
+      speak of neither response;
     - is not about length, and not something that every answer has.
 
     Its weight is from 1 (nice to have) to 5 (without it the answer fails its reader).
