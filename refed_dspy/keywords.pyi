@@ -68,6 +68,9 @@ class RunKeywords(TypedDict, total=False):
     """How many instructions one synthesis call requests."""
     guidance: Mapping[str, str] | None
     """Stage → a sentence to add to its prompt."""
+    criteria: bool
+    """Also turn each reference into criteria that answers of its kind must meet, for the filter `criteria`: two
+    calls a reference. A program's file that has these stages keeps them."""
     columns: Mapping[str, str] | None
     """Column names that differ from the usual ones: {instruction: question, response: answer}."""
     turns: Turns

@@ -116,15 +116,26 @@ def _under(instruction: str, sections: Mapping[str, str]) -> str:
     return "\n\n".join([*given, f"Instruction:\n{instruction}"]) if given else instruction
 
 
+class WeightedCriterion(Record):
+    """A question about an answer, to be answered with yes or no, and its weight, from 1 to 5."""
+
+    criterion: Annotated[str, AtMost(300)]
+    weight: int
+
+
+Criteria = tuple[WeightedCriterion, ...]
+
+
 class Feedback(Record):
     """The feedback on one reference.
 
     `features` maps a feature's name (`subject_areas`, `relevant_skills`) to its description;
-    `response` is the feedback on the reference's response.
+    `response` is the feedback on the reference's response; `criteria` is what it says an answer of its kind must do.
     """
 
     features: Mapping[str, str]
     response: str
+    criteria: Criteria = ()
 
 
 class Sample(Record):
@@ -263,7 +274,7 @@ class DataRow:
     """One row of a data set. `number` counts from 1, as a person would; `response` is what a model is trained on;
     `plain` is the response before it was improved, None where the data set has none; `fields` is the row as it was
     read; `reference` is what it was made from, None where that is not known; `system` is the system prompt that it
-    stands under."""
+    stands under; `criteria` are those of its reference."""
 
     number: int
     instruction: str
@@ -272,6 +283,7 @@ class DataRow:
     fields: Mapping[str, Any] = field(default_factory=dict)
     reference: Reference | None = None
     system: str = ""
+    criteria: Criteria = ()
 
     @property
     def stands_under(self) -> str:

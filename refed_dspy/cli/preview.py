@@ -30,6 +30,8 @@ def rendered_prompts(program: SynthesisProgram, reference: Reference) -> dict[st
     feature, new = next(iter(program.features)), reference.posed("«a new instruction»")
     pair = {"reference_instruction": reference.shown, "reference_response": reference.response}
     inputs: dict[str, dict[str, Any]] = {"instruction_feedback": pair, "response_feedback": pair}
+    inputs["plain_answer"] = {"instruction": reference.shown}
+    inputs["reference_criteria"] = {**pair, "plain_response": "«the plain answer to the instruction»"}
     inputs["instruction_synthesis"] = {
         "how_many": program.instructions_per_feature,
         "reference_instruction": reference.shown,

@@ -55,6 +55,13 @@ class RubricSettings(Judging):
     """The lowest grade to keep."""
 
 
+class CriteriaSettings(Keeping):
+    """A judge says which criteria of its reference a response meets: in a run with `criteria: true`."""
+
+    threshold: float = Field(default=0.6, ge=0, le=1)
+    """The lowest share of the criteria's weight to keep."""
+
+
 class RougeSettings(Keeping):
     """Drops an instruction whose highest ROUGE-L F against the kept ones reaches the threshold (Self-Instruct: 0.7)."""
 
@@ -200,6 +207,7 @@ class FilterConfig(Settings):
 
     judge: JudgeSettings | None = None
     rubric: RubricSettings | None = None
+    criteria: CriteriaSettings | None = None
     rouge: RougeSettings | None = None
     random: RandomSettings | None = None
     near_duplicates: NearDuplicateSettings | None = None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from refed_dspy.config.base import Capped, RowColumns, Settings
-from refed_dspy.config.filters import Filters
+from refed_dspy.config.filters import FilterConfig, Filters
 from refed_dspy.config.teacher import TeacherConfig, WithJudge
 
 
@@ -31,3 +32,10 @@ class FilterRunConfig(DataConfig, Capped, WithJudge):
     """The filters, in order: each sees the rows that the one before it kept."""
     judge: TeacherConfig | None = None
     """The judge, for `judge` and `rubric`."""
+
+    @field_validator("filters")
+    @classmethod
+    def _fit_data(cls, value: list[Any]) -> list[Any]:
+        if any(isinstance(config, FilterConfig) and config.name == "criteria" for config in value):
+            raise ValueError("criteria needs a run with criteria: true; a data set has none, so remove it here")
+        return value

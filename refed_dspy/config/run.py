@@ -27,6 +27,9 @@ class FromProgram(Settings):
     """How many instructions one synthesis call requests."""
     guidance: dict[str, str] = Field(default_factory=dict)
     """Stage → a sentence to add to its prompt."""
+    criteria: bool = False
+    """Also turn each reference into criteria that answers of its kind must meet, for the filter `criteria`: two calls a
+    reference. A program's file that has these stages keeps them."""
 
     @field_validator("features")
     @classmethod

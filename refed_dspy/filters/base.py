@@ -59,6 +59,8 @@ class JudgeFilter(ABC):
     """Whether it looks at the instruction only: then a run asks it before a response is paid for."""
     needs_plain = False
     """Whether a row must have the response before it was improved, too."""
+    needs_criteria = False
+    """Whether it asks for the criteria of a row's reference, which only a run with `criteria` has."""
 
     @abstractmethod
     async def judged(self, row: DataRow, item: str) -> Decision:

@@ -12,7 +12,7 @@ from refed_dspy.config.named import FILTERS, code_of, made, resolve
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.files import read_bytes
 from refed_dspy.filters.base import Filter, JudgeFilter, Step
-from refed_dspy.filters.judge import ImprovedWins, Rubric
+from refed_dspy.filters.judge import ImprovedWins, MeetsCriteria, Rubric
 from refed_dspy.filters.length import ByChance
 from refed_dspy.programs.judges import (
     INSTRUCTION_CRITERIA,
@@ -70,6 +70,8 @@ def _built(config: FilterConfig, seed: int, judge: PairwiseJudge | None) -> Filt
         case "rubric":
             grader = judge.rubric if judge is not None and _asks(config, judge) else None
             return Rubric(grader or RubricJudge(), criterion_of(settings), settings.of, settings.at_least)
+        case "criteria":
+            return MeetsCriteria(settings.threshold)
         case "random":
             return ByChance(1.0 if settings.share is None else settings.share, seed)
         case name:

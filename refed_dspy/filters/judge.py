@@ -1,16 +1,30 @@
-"""Filters that ask a judge: the improved response must beat the plain one, or a text must reach a grade."""
+"""Filters that ask a judge: the improved response must beat the plain one, a text must reach a grade, or a response
+must meet the criteria of its reference."""
 
 from __future__ import annotations
 
-from refed_dspy.errors import PASSING, NoAnswer, NothingKept, Reason, one_line
+import dspy
+
+from refed_dspy.errors import NO_REASON, PASSING, NoAnswer, NothingKept, Reason, one_line
 from refed_dspy.filters.base import Decision, JudgeFilter
 from refed_dspy.programs.asking import as_role
-from refed_dspy.programs.judges import OVERALL, SAME, Criterion, Judgements, PairwiseJudge, RubricJudge
+from refed_dspy.programs.judges import (
+    OVERALL,
+    SAME,
+    Criterion,
+    Judgements,
+    PairwiseJudge,
+    RubricJudge,
+    answer_or_failure,
+)
 from refed_dspy.records import DataRow
+from refed_dspy.signatures.judging import CriteriaCheck
 
 NO_JUDGE = 20
 """A judge that decides none of the first rows, this many of them, is useless."""
 ABSTAINED, FAILED = "judge abstained", "judge failed"
+NO_CRITERIA = "no criteria"
+"""The remark on a row whose reference has none."""
 
 
 class _Judged(JudgeFilter):
@@ -24,7 +38,7 @@ class _Judged(JudgeFilter):
             self.abstained += decision.reason == ABSTAINED
             self.failed += decision.reason == FAILED
             self._last = decision.detail
-        else:
+        elif decision.reason != NO_CRITERIA:
             self.decided += decision.detail not in SAME.reasons
 
     def hopeless(self, least: int = 1) -> str:
@@ -97,3 +111,33 @@ class Rubric(_Judged):
         self.decided += 1
         kept = graded.grade >= self.at_least
         return Decision(kept, "" if kept else f"below {self.at_least}", graded.grade, one_line(graded.reason, 300))
+
+
+class MeetsCriteria(_Judged):
+    """Keeps a row whose response meets criteria of its reference with at least `threshold` of their weight, and a row
+    whose reference has none."""
+
+    name = "criteria"
+    needs_criteria = True
+
+    def __init__(self, threshold: float = 0.6) -> None:
+        self.check, self.threshold = dspy.Predict(CriteriaCheck), threshold
+
+    async def judged(self, row: DataRow, item: str) -> Decision:
+        if not row.criteria:
+            return Decision(True, remark=NO_CRITERIA)
+        self._check_useful()
+        asked = {"criteria": [each.criterion for each in row.criteria], "instruction": row.posed}
+        with as_role("judge"):
+            said = await answer_or_failure(self.check, "criteria_judge", item, **asked, answer=row.response)
+        if isinstance(said, Reason):
+            return self._undecided("criteria_judge", item, "", said)
+        if len(said.met) != len(row.criteria):
+            short = f"it answered {len(said.met)} of {len(row.criteria)} criteria"
+            return self._undecided("criteria_judge", item, short, NO_REASON)
+        self.decided += 1
+        unmet = [each for each, met in zip(row.criteria, said.met, strict=True) if met == "no"]
+        whole = sum(each.weight for each in row.criteria)
+        share = (whole - sum(each.weight for each in unmet)) / whole
+        kept, detail = share >= self.threshold, " ".join(each.criterion for each in unmet)
+        return Decision(kept, "" if kept else f"meets less than {self.threshold:g}", share, detail)

@@ -50,6 +50,7 @@ from refed_dspy.optimizers.proof import basis, find_topics
 from refed_dspy.programs import PairwiseJudge, SynthesisProgram
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.load import open_tunable, warn_of_another_teacher
+from refed_dspy.programs.reference_level import CRITERIA_STAGES, FEEDBACK_STAGES
 from refed_dspy.programs.saved import program_digests
 from refed_dspy.records import digest
 from refed_dspy.teachers import Teacher, open_teacher
@@ -381,7 +382,7 @@ def _calls_and_samples(program: dspy.Module, instructions_per_feature: int) -> t
     if not isinstance(program, SynthesisProgram):
         return 2 if isinstance(program, PairwiseJudge) else 1, 0
     samples = len(program.features) * instructions_per_feature
-    feedback = sum(stage in program.stage_names for stage in ("instruction_feedback", "response_feedback"))
+    feedback = sum(stage in program.stage_names for stage in (*FEEDBACK_STAGES, *CRITERIA_STAGES))
     return feedback + len(program.features) + samples * program.calls_a_sample, samples
 
 

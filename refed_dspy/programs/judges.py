@@ -154,6 +154,10 @@ class Judgements:
         return f"{what}: {self}, the first because: {one_line(self.why, 200)}"
 
 
+def _named(criterion: Criterion) -> dict[str, str]:
+    return {"criterion": criterion.name, "description": criterion.description}
+
+
 class PairwiseJudge(AsyncProgram):
     """Asks which of two answers is better, in both orders. Where the orders disagree the verdict is a tie."""
 
@@ -201,9 +205,9 @@ class PairwiseJudge(AsyncProgram):
 
     async def _compare(self, instruction: str, a: str, b: str, criterion: Criterion, item: str) -> Any:
         """The answer for one order, or a Reason why there is none."""
-        inputs = {"instruction": instruction, "answer_a": a, "answer_b": b}
+        inputs = {**_named(criterion), "instruction": instruction, "answer_a": a, "answer_b": b}
         item = item or one_line(instruction, 40)
-        return await _answer_or_failure(self.compare, "pairwise_judge", item, criterion, **inputs)
+        return await answer_or_failure(self.compare, "pairwise_judge", item, **inputs)
 
     async def aforward(
         self,
@@ -232,7 +236,8 @@ class RubricJudge(AsyncProgram):
         Raises TeacherError where the judge cannot be asked at all, NoConnection where it is not reached.
         """
         item = item or one_line(text, 40)
-        answer = await _answer_or_failure(self.grade, "rubric_judge", item, criterion, context=context, text=text)
+        inputs = {**_named(criterion), "context": context, "text": text}
+        answer = await answer_or_failure(self.grade, "rubric_judge", item, **inputs)
         if isinstance(answer, Reason):
             return Graded(criterion.name, None, answer, failed=answer)
         return Graded(criterion.name, int(answer.grade) if answer.grade.isdecimal() else None, answer.reason)
@@ -243,13 +248,14 @@ class RubricJudge(AsyncProgram):
         return dspy.Prediction(grade=graded.grade, reason=graded.reason)
 
 
-async def _answer_or_failure(
-    predictor: dspy.Predict, stage: str, item: str, criterion: Criterion, **inputs: str
-) -> Any:
-    """The answer, or a Reason why there is none."""
+async def answer_or_failure(predictor: dspy.Predict, stage: str, item: str, **inputs: Any) -> Any:
+    """The answer of a judge's `predictor`, or a Reason why there is none.
+
+    Raises TeacherError where the judge cannot be asked at all, NoConnection where it is not reached.
+    """
     try:
         with about(stage, item):
-            return await predictor.acall(criterion=criterion.name, description=criterion.description, **inputs)
+            return await predictor.acall(**inputs)
     except NoConnection:
         raise  # the judge is not there at all: this is no failure of one pair
     except RowError as error:

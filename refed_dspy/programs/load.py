@@ -21,7 +21,7 @@ from refed_dspy.errors import ConfigError, briefly, one_line, setting
 from refed_dspy.files import read_bytes
 from refed_dspy.programs.judges import PairwiseJudge
 from refed_dspy.programs.mlflow_address import TEXTS_TAG, fetch_program, is_address
-from refed_dspy.programs.reference_level import METHODS, ReferenceLevelFeedback
+from refed_dspy.programs.reference_level import CRITERIA_STAGES, METHODS, ReferenceLevelFeedback
 from refed_dspy.programs.saved import CORRECTIONS, load_state, manifest_of, prompt_digests, state_in
 from refed_dspy.programs.synthesis import SynthesisProgram, refuse_incomplete
 from refed_dspy.records import digest
@@ -46,13 +46,13 @@ def open_program(program: ProgramLike, config: RunConfig) -> dspy.Module:
     """
     said = config.model_fields_set
     number = config.instructions_per_feature if program is None or "instructions_per_feature" in said else None
-    made, opened = as_module(program, config, METHODS[config.method], number)
+    made, opened = as_module(program, config, METHODS[config.method], number, config.criteria)
     if made:
         if program is not None and "method" in said and type(opened) is not METHODS[config.method]:
             raise ConfigError(f"method: {program} is a {type(opened).__name__}; remove method")
         return opened
     refuse_incomplete(opened)
-    if own := said & {"method", "features", "instructions_per_feature", "guidance"}:
+    if own := said & {"method", "features", "instructions_per_feature", "guidance", "criteria"}:
         raise ConfigError(f"{min(own)}: the program you pass has its own; remove it")
     return opened
 
@@ -105,11 +105,15 @@ def _refuse_unused(module: dspy.Module, program: Any, config: CompileConfig) -> 
 
 
 def as_module(
-    program: ProgramLike, config: RunConfig | CompileConfig, kind: type[ReferenceLevelFeedback], number: int | None
+    program: ProgramLike,
+    config: RunConfig | CompileConfig,
+    kind: type[ReferenceLevelFeedback],
+    number: int | None,
+    criteria: bool = False,
 ) -> tuple[bool, Any]:
     """Whether it was made here, and the program: a new one of `kind` for None, or a file's or an address's, both with
-    the features, guidance and `number` of instructions that are set; else the object, or the one that a name of the
-    caller's own means, as it is; of a finished compile its program.
+    the features, guidance and `number` of instructions that are set, and with stages for `criteria` if these are; else
+    the object, or the one that a name of the caller's own means, as it is; of a finished compile its program.
 
     Raises ConfigError for what cannot be opened, and for a class.
     """
@@ -120,6 +124,8 @@ def as_module(
             if program is None
             else load_program(program, config.features, number, accept_changed=config.accept_changed)
         )
+        if criteria:
+            module.add_criteria()
         module.add_guidance(config.guidance)
         return True, module
     if isinstance(program, type):
@@ -268,7 +274,8 @@ def load_program(
     if instructions_per_feature is None:
         instructions_per_feature = number if isinstance(number, int) and 1 <= number <= 100 else 10
     kind = program_class_of(saved.state)
-    program = kind(features or (own if valid and own else DEFAULT_FEATURES), instructions_per_feature)
+    features_of = features or (own if valid and own else DEFAULT_FEATURES)
+    program = kind(features_of, instructions_per_feature, criteria=has_criteria(saved.state))
     saved.into(program, accept_changed)
     _check_descriptions(program, features, str(source))
     return program
@@ -279,6 +286,11 @@ def program_class_of(state: Any) -> type[ReferenceLevelFeedback]:
     saved = set(state) if isinstance(state, Mapping) else set()
     fitting = [program for program in METHODS.values() if saved.issuperset(program.stage_names)]
     return max(fitting, key=lambda program: len(program.stage_names), default=ReferenceLevelFeedback)
+
+
+def has_criteria(state: Any) -> bool:
+    """Whether the saved program of this state has the stages that criteria take."""
+    return isinstance(state, Mapping) and set(state).issuperset(CRITERIA_STAGES)
 
 
 def names_own_program(source: Any) -> bool:

@@ -10,9 +10,10 @@ import dspy
 
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.programs.asking import about, again, ask, name_of
+from refed_dspy.programs.criteria import usable
 from refed_dspy.programs.program import AsyncProgram
 from refed_dspy.programs.synthesis import Proposal, SynthesisProgram, as_reference, item_of
-from refed_dspy.records import TAKEN_SHOWN, Reference, Sample
+from refed_dspy.records import TAKEN_SHOWN, Criteria, Reference, Sample
 from refed_dspy.signatures import (
     DEFAULT_FEATURES,
     InstructionSynthesis,
@@ -21,7 +22,7 @@ from refed_dspy.signatures import (
     ResponseImprovement,
     instruction_feedback,
 )
-from refed_dspy.signatures.stages import SampleFeedback, SampleImprovement
+from refed_dspy.signatures.stages import PlainAnswer, ReferenceCriteria, SampleFeedback, SampleImprovement
 from refed_dspy.text import nearest
 
 STAGES = (
@@ -32,6 +33,13 @@ STAGES = (
     "response_improvement",
 )
 
+FEEDBACK_STAGES = ("instruction_feedback", "response_feedback")
+CRITERIA_STAGES: Mapping[str, type[dspy.Signature]] = {
+    "plain_answer": PlainAnswer,
+    "reference_criteria": ReferenceCriteria,
+}
+"""The stages that criteria take, where a program has them."""
+
 
 class ReferenceLevelFeedback(SynthesisProgram):
     """Collect feedback on a reference once; every sample of that reference is written with it.
@@ -40,9 +48,10 @@ class ReferenceLevelFeedback(SynthesisProgram):
         features: name → description of what instruction feedback looks for. The paper's two by default.
         instructions_per_feature: how many instructions one synthesis call asks for (10 in the paper).
         guidance: stage → a sentence added to that stage's instructions.
+        criteria: whether references are asked for criteria, too, in two further stages.
 
     Call it with one reference for all of its samples; a run calls the stages `collect`, `propose` and
-    `respond` one by one over thousands of references. Both ask the same five predictors.
+    `respond` one by one over thousands of references. Both ask the same predictors.
     """
 
     stage_names: tuple[str, ...] = STAGES
@@ -64,6 +73,7 @@ class ReferenceLevelFeedback(SynthesisProgram):
         features: Mapping[str, str] = DEFAULT_FEATURES,
         instructions_per_feature: int = 10,
         guidance: Mapping[str, str] | None = None,
+        criteria: bool = False,
     ) -> None:
         super().__init__()
         if not features:
@@ -77,7 +87,19 @@ class ReferenceLevelFeedback(SynthesisProgram):
         signatures = {"instruction_feedback": instruction_feedback(features), **self.signatures}
         for stage in self.stage_names:
             setattr(self, stage, dspy.Predict(signatures[stage]))
+        if criteria:
+            self.add_criteria()
         self.add_guidance(guidance or {})
+
+    def add_criteria(self) -> None:
+        """Have references asked for criteria, after the feedback on them. Does nothing where they are already."""
+        if self.criteria:
+            return
+        self.criteria = True
+        for stage, signature in CRITERIA_STAGES.items():
+            setattr(self, stage, dspy.Predict(signature))
+        after = sum(stage in FEEDBACK_STAGES for stage in self.stage_names)  # these come first
+        self.stage_names = (*self.stage_names[:after], *CRITERIA_STAGES, *self.stage_names[after:])
 
     def add_guidance(self, guidance: Mapping[str, str]) -> None:
         """Append the user's sentence to the instructions of each named stage, once; of a module there, to each
@@ -111,6 +133,22 @@ class ReferenceLevelFeedback(SynthesisProgram):
                 self.response_feedback, reference_instruction=reference.shown, reference_response=reference.response
             )
         return str(answer.response_feedback)
+
+    async def collect_criteria(self, reference: Reference) -> Criteria:
+        """What sets the reference's response apart from a plain answer to its instruction, as criteria for other
+        answers. None where fewer than two can be used."""
+        if not self.criteria:
+            return ()
+        with about("plain_answer", reference.id):
+            plain = await ask(self.plain_answer, instruction=reference.shown)
+        with about("reference_criteria", reference.id):
+            answer = await ask(
+                self.reference_criteria,
+                reference_instruction=reference.shown,
+                reference_response=reference.response,
+                plain_response=plain.response,
+            )
+        return usable(answer.criteria, reference)
 
     async def propose(
         self, reference: Reference, feature: str, description: str, taken: Sequence[str] = (), repetition: int = 0
@@ -243,7 +281,7 @@ METHODS: Mapping[str, type[ReferenceLevelFeedback]] = {
 # --- what stages write beyond what a sample has a place for: a subclass's `why`, a predictor of its own
 
 
-_OWN = (ResponseFeedback, InstructionSynthesis, ResponseGeneration, ResponseImprovement)
+_OWN = (ResponseFeedback, ReferenceCriteria, InstructionSynthesis, ResponseGeneration, ResponseImprovement)
 _PLACED = {name for signature in _OWN for name in signature.output_fields}
 _PLAIN = (str, int, float, bool)
 

@@ -16,7 +16,7 @@ from refed_dspy.programs.asking import about_unnamed, predictor_names, stages_of
 from refed_dspy.programs.own_code import code_failed
 from refed_dspy.programs.program import AsyncProgram, trace_in_order
 from refed_dspy.programs.question import UnnamedStage
-from refed_dspy.records import Failure, Feedback, Reference, Sample
+from refed_dspy.records import Criteria, Failure, Feedback, Reference, Sample
 
 T = TypeVar("T")
 
@@ -64,6 +64,8 @@ class SynthesisProgram(AsyncProgram):
     final_stage: str = "response_generation"
     """The stage whose answer is the final response: it is asked once more where a guard drops what it wrote. With
     `response_generation`, which writes the plain response, no response counts as an improved one."""
+    criteria: bool = False
+    """Whether a reference is asked for criteria, too (`collect_criteria`)."""
     calls_a_sample: int = 1
     """Calls of a sample, without those that are made once per reference: what progress and outlook count with."""
 
@@ -76,6 +78,10 @@ class SynthesisProgram(AsyncProgram):
         """What is learnt from the reference's response, and `respond` gets as `response_feedback`. By default an empty
         text."""
         return ""
+
+    async def collect_criteria(self, reference: Reference) -> Criteria:  # noqa: ARG002 — nothing is asked
+        """What an answer of the reference's kind must do; by default nothing. A run asks where `criteria` is True."""
+        return ()
 
     @abstractmethod
     async def propose(
@@ -91,11 +97,13 @@ class SynthesisProgram(AsyncProgram):
         raise NotImplementedError
 
     async def collect(self, reference: Reference) -> Feedback:
-        """All feedback on one reference, both kinds concurrently."""
+        """All feedback on one reference, its kinds concurrently."""
         async with together() as group:
             features = group.create_task(self.collect_features(reference))
             response = group.create_task(self.collect_response_feedback(reference))
-        return Feedback(features=features.result(), response=response.result())
+            criteria = group.create_task(self.collect_criteria(reference)) if self.criteria else None
+        made = criteria.result() if criteria is not None else ()
+        return Feedback(features=features.result(), response=response.result(), criteria=made)
 
     async def aforward(self, reference: Reference | Mapping[str, str]) -> dspy.Prediction:
         """All of one reference's samples.
@@ -191,12 +199,14 @@ def refuse_incomplete(program: Any, where: str = "program") -> None:
     cannot = f"{where}: {kind} cannot run: "
     if not isinstance(program, dspy.Module):
         raise ConfigError(cannot + "it is no dspy.Module; " + DERIVE)
-    needed = ("features", "instructions_per_feature", *_CALLED_WITH)
+    of_criteria = {"collect_criteria": (("reference",), ())} if getattr(program, "criteria", False) else {}
+    called = {**_CALLED_WITH, **of_criteria}
+    needed = ("features", "instructions_per_feature", *called)
     if missing := [name for name in needed if not _has(program, name)]:
         remedy = "write it" if isinstance(program, SynthesisProgram) else DERIVE
         raise ConfigError(f"{cannot}it lacks {', '.join(missing)}; {remedy}")
-    for name in _CALLED_WITH:
-        if fault := _fault(getattr(program, name), *_CALLED_WITH[name]):
+    for name, arguments in called.items():
+        if fault := _fault(getattr(program, name), *arguments):
             raise ConfigError(f"{cannot}{name} {fault}")
     features, number = program.features, program.instructions_per_feature
     texts = [text for pair in features.items() for text in pair] if isinstance(features, Mapping) else []

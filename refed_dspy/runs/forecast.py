@@ -43,8 +43,8 @@ UNMODELLED = 0.03
 gives, later rounds."""
 TOKENS_A_CHARACTER = 0.25
 """What a character of a reference costs in tokens."""
-STUDIES = "instruction_feedback", "response_feedback"
-SYNTHESIS, RESPONSE = "instruction_synthesis", "response_generation"
+STUDIES = "instruction_feedback", "response_feedback", "reference_criteria"
+SYNTHESIS, RESPONSE, PLAIN_ANSWER = "instruction_synthesis", "response_generation", "plain_answer"
 Units = Mapping[str, Mapping[int, float]]
 """Unit → reference → how many."""
 
@@ -226,7 +226,7 @@ def _units(ledger: Ledger, gave: Counter[int], settings: PlanSettings) -> tuple[
 
 def _lengths(stage: str, references: Sequence[Reference]) -> dict[int, float]:
     """How much of each reference is in a stage's prompt, in tokens (signatures/)."""
-    response, instruction = stage in {*STUDIES, RESPONSE}, stage in {*STUDIES, RESPONSE, SYNTHESIS}
+    response, instruction = stage in {*STUDIES, RESPONSE}, stage in {*STUDIES, RESPONSE, SYNTHESIS, PLAIN_ANSWER}
     return {
         index: TOKENS_A_CHARACTER * (instruction * len(each.instruction) + response * len(each.response))
         for index, each in enumerate(references)

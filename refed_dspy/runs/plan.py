@@ -21,6 +21,8 @@ from heapq import heappop, heappush
 
 FEEDBACK_KINDS = ("features", "response")
 """What studying a reference gives: feedback on its instruction (one text a feature), and on its response."""
+CRITERIA = "criteria"
+"""And, where a program asks for them, its criteria."""
 ENOUGH_RESPONSES, ENOUGH_PROPOSALS = 50, 10
 """After so many responses the share that is kept is estimated from them; after so many synthesis calls, how many
 instructions a call gives."""
@@ -35,7 +37,8 @@ PATIENCE = 3
 
 @dataclass(frozen=True)
 class Study:
-    """Collect feedback on reference number `reference`: on its instruction (`features`) or its `response`."""
+    """Collect feedback on reference number `reference`: on its instruction (`features`) or its `response`; or its
+    `criteria`."""
 
     reference: int
     kind: str
@@ -92,6 +95,9 @@ class PlanSettings:
     """Whether what filters will drop is made up for beforehand, at the share that was kept so far. Else it is made up
     for once it has been dropped: exactly `size` are kept, but where a round of calls takes hours, there is one round
     for half of them, then one for a quarter, and so on."""
+
+    studies: tuple[str, ...] = FEEDBACK_KINDS
+    """What is collected on a reference before it gives samples."""
 
     @property
     def most(self) -> int:
@@ -150,7 +156,8 @@ class Plan:
         """Synthesis calls of this start, and the new instructions that they gave."""
         self._round = 0
         self._horizon = settings.size
-        self._sources = [PlannedReference(i) for i in range(settings.references)]
+        missing = frozenset(settings.studies)
+        self._sources = [PlannedReference(i, missing_feedback=missing) for i in range(settings.references)]
         self._open = OpenReferences(settings.instructions_per_feature, settings.lead)
         self._waiting = self._draw(0, made=0)
         self._begun = self._asked = 0
@@ -172,7 +179,7 @@ class Plan:
         if self.missing <= 0:
             return None
         while True:
-            # Both studies of an open reference come before its proposals: its responses wait for both.
+            # All studies of an open reference come before its proposals: its responses wait for them.
             unit = self._respond() or self._study() or self._propose()
             if unit is not None:
                 return unit
@@ -230,7 +237,7 @@ class Plan:
     def _admit(self, source: PlannedReference, asked: Collection[str]) -> None:
         """Open `source`: it is studied unless it was, and asked for features that fill its share, but those that it was
         `asked` for in this round."""
-        source.to_study.extend(kind for kind in FEEDBACK_KINDS if kind in source.missing_feedback)
+        source.to_study.extend(kind for kind in self.settings.studies if kind in source.missing_feedback)
         # A round that was interrupted asks for the rest of its share; a new one uses first what is ready.
         wanted = source.share if asked else self._open.room(source) - len(source.ready)
         features = self.settings.features

@@ -12,7 +12,7 @@ from refed_dspy.data.references import References
 from refed_dspy.errors import ConfigError, InputError, RunDirError, setting
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.settings import ANY, Model, WorkSettings, settings_of
-from refed_dspy.programs.load import own_program
+from refed_dspy.programs.load import has_criteria, own_program
 from refed_dspy.programs.reference_level import METHODS
 from refed_dspy.programs.saved import load_state
 
@@ -104,9 +104,10 @@ def _program(ledger: Ledger, named: str | None) -> Any:
         raise NeedsScript(
             folder, "it uses a program of its own", "continue with the command, script or notebook that started it"
         )
-    program = kind(features=ledger.meta("features"), instructions_per_feature=identity["instructions_per_feature"])
+    number, state = identity["instructions_per_feature"], ledger.meta("program")
+    program = kind(ledger.meta("features"), number, criteria=has_criteria(state))
     try:
-        load_state(program, ledger.meta("program"), str(folder))
+        load_state(program, state, str(folder))
     except ConfigError:
         raise NeedsScript(
             folder,

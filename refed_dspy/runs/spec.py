@@ -32,11 +32,11 @@ from refed_dspy.ledger.states import has_begun
 from refed_dspy.programs.asking import stages_of, without_models
 from refed_dspy.programs.load import ProgramLike, open_program, warn_of_another_teacher
 from refed_dspy.programs.mlflow_address import is_address
-from refed_dspy.programs.reference_level import extra_outputs
+from refed_dspy.programs.reference_level import CRITERIA_STAGES, FEEDBACK_STAGES, extra_outputs
 from refed_dspy.programs.saved import program_digests, program_state
 from refed_dspy.programs.synthesis import SynthesisProgram
 from refed_dspy.records import digest, dollars
-from refed_dspy.runs.plan import PlanSettings, ToCome
+from refed_dspy.runs.plan import CRITERIA, FEEDBACK_KINDS, PlanSettings, ToCome
 from refed_dspy.runs.work import RunWork
 from refed_dspy.teachers import Teacher, TeacherLike, open_teacher
 from refed_dspy.teachers.by_stage import PoolShare, TeachersByStage, open_teachers, recorded
@@ -54,8 +54,8 @@ FULL_BATCH = 1_000
 """Requests: with smaller batches a run takes many rounds of them."""
 _BESIDE = (*FromProgram.model_fields, *FromReferences.model_fields, "size", "cluster", "shards")
 """Settings that the record leaves out: what they made is recorded beside it, or each start names them anew."""
-STUDIES = ("instruction_feedback", "response_feedback")
-"""The stages that collect feedback on a reference."""
+STUDIES = (*FEEDBACK_STAGES, *CRITERIA_STAGES)
+"""The stages that study a reference."""
 READ, WRITTEN = 900, 450
 """Usual tokens of a call (docs/how-to/costs.md)."""
 
@@ -118,7 +118,7 @@ class RunSpec:
         """About how many calls that is."""
         a_sample = int(getattr(self.program, "calls_a_sample", CALLS_A_SAMPLE))
         a_sample += sum(2 for step in self.screening.steps if isinstance(step.filter, JudgeFilter))
-        studies = sum(stage in STUDIES for stage in getattr(self.program, "stage_names", STUDIES))
+        studies = sum(stage in STUDIES for stage in getattr(self.program, "stage_names", FEEDBACK_STAGES))
         a_reference = studies + bool(getattr(self.program, "seed_graded", False))
         return a_sample * to_come.samples + a_reference * to_come.new + to_come.synthesis
 
@@ -214,6 +214,7 @@ class RunSpec:
             seed=self.config.seed,
             lead=self._lead(),
             ahead=self.in_batches,
+            studies=(*FEEDBACK_KINDS, CRITERIA) if getattr(self.program, "criteria", False) else FEEDBACK_KINDS,
         )
 
     def warn_of_small_batches(self) -> None:
@@ -236,7 +237,7 @@ class RunSpec:
             return False
         lengths = [len(reference.instruction) + len(reference.response) for reference in self.references]
         mean = sum(lengths) / len(lengths)
-        return any(teacher.prompt_cache_helps(mean) for teacher in self._teachers_except(("feedback",), names))
+        return any(teacher.prompt_cache_helps(mean) for teacher in self._teachers_except((*STUDIES, "feedback"), names))
 
     def _teachers_except(self, endings: tuple[str, ...], names: Sequence[str]) -> list[Teacher]:
         """The teachers of the stages `names`, except those whose names end with one of `endings`."""
@@ -295,6 +296,10 @@ def _screening(
         if hasattr(step.filter, "demonstrations"):  # a guard
             step.filter.demonstrations = _demonstrations(program)
     judges = [step.filter for step in screening.steps if isinstance(step.filter, JudgeFilter)]
+    if any(filter_.needs_criteria for filter_ in judges) and not getattr(program, "criteria", False):
+        raise ConfigError(
+            "filters: criteria needs references that are asked for them; set criteria: true, or remove it"
+        )
     compared = {
         "filters: judge compares improved responses with plain ones": any(filter_.needs_plain for filter_ in judges),
         "guards: unchanged concerns improved responses": config.guards and config.guards.unchanged == "drop",

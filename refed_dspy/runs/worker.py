@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,11 +15,12 @@ from refed_dspy.ledger.statements import DecisionRow, decided, sampled, text_dig
 from refed_dspy.programs.asking import about_unnamed, predictor_names, returned, same_teacher
 from refed_dspy.programs.question import UnnamedStage, asked_again
 from refed_dspy.programs.synthesis import Proposal
-from refed_dspy.records import TAKEN_SHOWN, DataRow, Sample
+from refed_dspy.records import TAKEN_SHOWN, Criteria, DataRow, Sample
 from refed_dspy.runs.own_code import OwnCode
-from refed_dspy.runs.plan import Plan, Propose, Respond, Study, Unit
+from refed_dspy.runs.plan import CRITERIA, Plan, Propose, Respond, Study, Unit
 from refed_dspy.runs.spec import RunSpec
 
+log = logging.getLogger("refed_dspy")
 PLAIN = "response_generation"
 """The stage that writes the plain response."""
 
@@ -39,6 +41,7 @@ class SynthesisWorker:
         self._claim = spec.claim
         self._features: dict[int, dict[str, str]] = {}
         self._response_feedback: dict[int, Any] = {}
+        self._criteria: dict[int, Criteria] = {}
         # A copy of a reference's instruction is no new instruction.
         self._barred = frozenset(text_digest(reference.instruction) for reference in self.references)
 
@@ -53,6 +56,10 @@ class SynthesisWorker:
         with self._unit(unit.kind, reference.id) as question, about_unnamed(question):
             if unit.kind == "features":
                 self._features[unit.reference] = await self.program.collect_features(reference)
+            elif unit.kind == CRITERIA:
+                self._criteria[unit.reference] = made = tuple(await self.program.collect_criteria(reference))
+                if not made:
+                    log.warning("reference %s has no criteria: too few that were written can be used", reference.id)
             else:
                 self._response_feedback[unit.reference] = await self.program.collect_response_feedback(reference)
 
@@ -160,7 +167,8 @@ class SynthesisWorker:
         """What filters see of a sample. A program that improves none has no plain response beside the final one."""
         plain = None if self._final == PLAIN else sample.response
         reference = self.references[unit.reference]
-        return DataRow(0, sample.instruction, sample.improved_response, plain, reference=reference)
+        criteria = self._criteria.get(unit.reference, ())
+        return DataRow(0, sample.instruction, sample.improved_response, plain, reference=reference, criteria=criteria)
 
     def response_failed(self, unit: Respond, error: RowError) -> None:
         if error.final:

@@ -1,4 +1,4 @@
-"""The prompts as DSPy signatures: the five of Reference-Level Feedback (exported here), those of sample-level feedback,
+"""The prompts as DSPy signatures: those of Reference-Level Feedback (exported here), those of sample-level feedback,
 of Reflection-Tuning and of the judges. A signature's docstring is its prompt.
 
 In every signature the inputs are ordered from the most stable to the most variable, so that a prefix cache keeps what

@@ -1,4 +1,5 @@
-"""The judge's two prompts: which of two answers is better, and how good a text is, both by a named criterion.
+"""The judge's prompts: which of two answers is better, and how good a text is, both by a named criterion; and which
+criteria of its reference an answer meets.
 
 The criterion is an input, so that one program, tuned once, serves every criterion (HEAP; paper notes, section 5).
 Inputs are ordered from the most stable to the most variable.
@@ -14,6 +15,7 @@ from refed_dspy.records import AtMost
 
 Reason = Annotated[str, AtMost(600)]
 Preference = Literal["A>>B", "A>B", "A=B", "B>A", "B>>A", "cannot tell"]
+Answers = Annotated[list[Literal["yes", "no"]], AtMost(8)]
 Grade = Literal["1", "2", "3", "4", "5", "cannot tell"]
 
 
@@ -48,3 +50,16 @@ class RubricGrading(dspy.Signature):
     text: str = dspy.InputField(desc="the text to grade")
     reason: Reason = dspy.OutputField(desc="what it does well or lacks, in one or two sentences")
     grade: Grade = dspy.OutputField(desc="the grade")
+
+
+class CriteriaCheck(dspy.Signature):
+    """You check an answer against a list of criteria, as a fair and demanding expert would.
+
+    Take one criterion after the other, by itself. Say yes only where the answer clearly meets it, and no where it does
+    so in part, or not at all. A criterion that cannot apply to an answer to this instruction is met.
+    """
+
+    criteria: list[str] = dspy.InputField(desc="the criteria, as questions")
+    instruction: str = dspy.InputField(desc="the instruction that the answer is for")
+    answer: str = dspy.InputField(desc="the answer to check")
+    met: Answers = dspy.OutputField(desc="yes or no for each of the criteria, in their order, and nothing else")

@@ -10,7 +10,7 @@ from typing import Annotated
 import dspy
 
 from refed_dspy.errors import ConfigError, one_line
-from refed_dspy.records import Analysis, AtMost, ImplementationStrategy, Prose
+from refed_dspy.records import Analysis, AtMost, ImplementationStrategy, Prose, WeightedCriterion
 
 Description = Annotated[str, AtMost(1_500)]
 Guidance = Annotated[str, AtMost(1_999)]  # a little over 300 words, where 250 are asked for at most
@@ -167,6 +167,40 @@ class ResponseImprovement(dspy.Signature):
     analysis: Analysis = dspy.OutputField(desc=ANALYSIS)
     implementation_strategy: ImplementationStrategy = dspy.OutputField(desc=STRATEGY)
     improved_response: Prose = dspy.OutputField(desc="the whole response, rewritten with these changes")
+
+
+# --- criteria: what an answer of a reference's kind must do
+
+
+class PlainAnswer(dspy.Signature):
+    """Answer the instruction."""
+
+    instruction: str = dspy.InputField()
+    response: Prose = dspy.OutputField()
+
+
+class ReferenceCriteria(dspy.Signature):
+    """Work out what makes the reference response better than the plain response to the same instruction, and turn it
+    into criteria for judging answers to other instructions of the same kind.
+
+    Think of a hundred other instructions of that kind, on other subjects: the criteria must fit the answers to all of
+    them. Each criterion:
+
+    - is a question that begins with "Does the answer"; a good answer gets a yes;
+    - asks for one thing that can be seen in an answer, so precise that two people would agree whether it is there;
+    - is read by people who have never seen this pair: leave out its subject matter, names, numbers and wording, and
+      speak of neither response;
+    - is not about length, and not something that every answer has.
+
+    Its weight is from 1 (nice to have) to 5 (without it the answer fails its reader).
+    """
+
+    reference_instruction: str = dspy.InputField()
+    reference_response: str = dspy.InputField()
+    plain_response: str = dspy.InputField()
+    criteria: Annotated[list[WeightedCriterion], AtMost(8)] = dspy.OutputField(
+        desc="4 to 8 criteria that differ from one another, the most important first"
+    )
 
 
 # --- sample-level feedback, a baseline: each response is improved with feedback on that very response

@@ -196,8 +196,9 @@ def judging() -> dict[str, Any]:
         judging,
         lambda: {"method": "sample-level"},
         lambda: {"method": "instruction-only"},
+        lambda: {"criteria": True},
     ],
-    ids=["filter", "filter of instructions", "judge", "sample-level", "instruction-only"],
+    ids=["filter", "filter of instructions", "judge", "sample-level", "instruction-only", "criteria"],
 )
 def test_what_is_dropped_or_asked_otherwise_is_foreseen(settings: Callable[[], dict[str, Any]], tmp_path: Path) -> None:
     writer = Counting()

@@ -18,13 +18,19 @@ from refed_dspy.plugins.recycle.program import InstructionReflection, ResponseRe
 from refed_dspy.programs import ReferenceLevelFeedback
 from refed_dspy.programs.adapter import SchemaAdapter, rendering
 from refed_dspy.records import Analysis, ImplementationStrategy
-from refed_dspy.signatures import InstructionSynthesis, ResponseGeneration, ResponseImprovement
-from refed_dspy.signatures.stages import SampleFeedback, SampleImprovement
+from refed_dspy.signatures import (
+    InstructionSynthesis,
+    ResponseGeneration,
+    ResponseImprovement,
+)
+from refed_dspy.signatures.stages import PlainAnswer, ReferenceCriteria, SampleFeedback, SampleImprovement
 from tests.support.said import Said
 from tests.support.scripted_engine import references
 
 PAGE = Path(__file__).parents[2] / "docs" / "prompts.md"
 STAGES = {name: predictor.signature for name, predictor in ReferenceLevelFeedback().named_predictors()} | {
+    "plain_answer": PlainAnswer,
+    "reference_criteria": ReferenceCriteria,
     "sample_feedback": SampleFeedback,
     "sample_improvement": SampleImprovement,
     "instruction_reflection": InstructionReflection,

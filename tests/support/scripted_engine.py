@@ -24,6 +24,11 @@ SAMPLE_FIELDS: dict[str, Any] = {
     "implementation_strategy": {"planned_changes": ["add an example"], "rationale": "it helps"},
 }
 
+CRITERIA = [
+    {"criterion": "Does the answer give a concrete example?", "weight": 3},
+    {"criterion": "Does the answer say why each step is needed?", "weight": 2},
+]
+
 
 class Writer:
     """Answers each request by the fields its schema asks for. `queue` entries come first, in order.
@@ -53,6 +58,8 @@ class Writer:
     def _value(self, name: str) -> Any:
         if name == "new_instructions":
             return [f"Task {i if self.repeat else next(self.numbers)}: do it." for i in range(self.per_call)]
+        if name == "criteria":
+            return CRITERIA
         return SAMPLE_FIELDS.get(name) or f"{name} number {next(self.numbers)}"
 
     def answer(self, request: Request) -> Response:
