@@ -13,7 +13,7 @@ import subprocess
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import fields
 from selectors import EVENT_READ, DefaultSelector
@@ -46,12 +46,15 @@ class Command(TextFilter):
         know_environment()
 
     async def checked(self, row: DataRow) -> Decision:
-        """As `check`, without blocking the event loop. A cancellation kills it."""
+        """As `check`, without blocking the event loop. A cancellation ends once the check is killed."""
         stop = Event()
+        work = self._threads.submit(self.check, row, stop)
         try:
-            return await asyncio.wrap_future(self._threads.submit(self.check, row, stop))
-        finally:
+            return await asyncio.wrap_future(work)
+        except asyncio.CancelledError:
             stop.set()
+            await asyncio.gather(asyncio.wrap_future(work), return_exceptions=True)
+            raise
 
     def checks(self, rows: Iterable[DataRow]) -> Generator[Future[Decision], None, None]:
         """The check of each row, in their order, begun a few rows ahead. Closed, it kills those at work."""
@@ -60,17 +63,19 @@ class Command(TextFilter):
             for row in rows:
                 ahead.append(self._threads.submit(self.check, row, stop))
                 if len(ahead) > 4 * self._at_once:
-                    yield ahead.popleft()
+                    yield ahead[0]
+                    ahead.popleft()
             yield from ahead
         finally:
             stop.set()
-            for each in ahead:
-                each.cancel()
+            wait([each for each in ahead if not each.cancel()])
 
     def check(self, row: DataRow, stop: Event | None = None) -> Decision:
         """Raises CheckFailed, at once where it is to `stop`."""
+        inherited = {"system": row.stands_under, "fields": dict(row.fields)}
+        shown = {each.name: getattr(row, each.name) for each in fields(row)} | inherited
         with TemporaryFile() as given:  # not a pipe, which a long row blocks where nobody reads it
-            given.write(_as_json(row))
+            given.write(json.dumps(shown, default=json_default).encode() + b"\n")
             given.seek(0)
             try:
                 process = subprocess.Popen(  # noqa: S603 — a list of the user's, and no shell
@@ -123,9 +128,3 @@ class Command(TextFilter):
 
     def _failed(self, what: str) -> CheckFailed:
         return CheckFailed(f"{one_line(self._command[0], 60)}: {one_line(what, 160)}")
-
-
-def _as_json(row: DataRow) -> bytes:
-    """What a check reads: one line of ASCII."""
-    shown = {each.name: getattr(row, each.name) for each in fields(row)} | {"system": row.stands_under}
-    return json.dumps(shown | {"fields": dict(row.fields)}, default=json_default).encode() + b"\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -317,11 +318,34 @@ def test_a_command_that_drops_everything_ends_a_run(tmp_path: Path) -> None:
         run(tmp_path / "run", Teacher(), [{"command": ["false"]}], size=4)
 
 
-def test_a_run_that_ends_kills_the_checks_at_work(tmp_path: Path, pids: Path) -> None:
-    script = NOTE + '[ $(wc -l < "$0") -gt 1 ] || exec sleep 600; exit 9'
-    settings = {"run": ["sh", "-c", script, str(pids)], "seconds": 600, "at_once": 2}
-    with pytest.raises(RunStopped):
-        run(tmp_path / "run", Teacher(), [{"command": settings}], size=60)
+def started(pids: Path, count: int) -> list[int]:
+    """The numbers of as many checks, once they are at work."""
+    while len(numbers := pids.read_text("utf-8").split()) < count:
+        time.sleep(0.01)
+    return [int(number) for number in numbers]
+
+
+SLEEPS = ["sh", "-c", 'echo $$ >> "$0"; exec sleep 600']
+
+
+async def test_a_cancellation_ends_once_the_check_is_killed(pids: Path) -> None:
+    """The command line ends its process at once then, and whatever is left would stay."""
+    check = Command([*SLEEPS, str(pids)], seconds=600, at_once=2)
+    tasks = [asyncio.create_task(check.checked(ROW)) for _ in range(5)]
+    numbers = await asyncio.to_thread(started, pids, 2)
+    for task in tasks:
+        task.cancel()
+    ended = await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(isinstance(each, asyncio.CancelledError) for each in ended)
+    assert not any(map(at_work_of, numbers)) and len(started(pids, 2)) == 2
+
+
+def test_an_interruption_over_data_ends_once_the_checks_are_killed(pids: Path) -> None:
+    checks = Command([*SLEEPS, str(pids)], seconds=600, at_once=3).checks([ROW] * 40)
+    next(checks)
+    numbers = started(pids, 3)
+    checks.close()
+    assert not any(map(at_work_of, numbers)) and len(started(pids, 3)) == 3
 
 
 # --- bad settings
