@@ -243,6 +243,10 @@ class CodeFailed(RowError):
     final = False
 
 
+class CheckFailed(Exception):
+    """A check of the user's, run as a command, gave no decision on a row. Its message is one line for a person."""
+
+
 PASSING = frozenset(kind.kind for kind in (UnfitRequest, NoAnswer, NoConnection, CodeFailed))
 """The kinds of failures that are not final: another start asks again."""
 

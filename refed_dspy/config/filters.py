@@ -149,6 +149,26 @@ class OverlapSettings(Keeping):
         return str(value.absolute())  # a resume may have another working directory
 
 
+class CommandSettings(Keeping):
+    """Runs a check of your own for each row, given as JSON on its standard input: exit code 0 keeps it, 1 drops it. A
+    list alone is `run`: `command: [./check, --strict]`."""
+
+    run: list[str] = Field(min_length=1)
+    """The program and its arguments. No shell reads them."""
+    seconds: float = Field(default=10, gt=0, le=86_400)
+    """How long one check may take. Then it is killed, and the row counts as failed."""
+    at_once: int = Field(default=4, ge=1, le=256)
+    """How many checks may run at once."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _may_be_the_list_alone(cls, value: Any) -> Any:
+        run = value.get("run") if isinstance(value, dict) else value
+        if isinstance(run, str) or (isinstance(run, list) and run[:1] == [""]):
+            raise ValueError("must be a list that begins with a program, [./check, --strict]: no shell reads it")
+        return {"run": value} if isinstance(value, list) else value
+
+
 class _OfBothGuards(Settings):
     copies: bool = True
     """Drop a text that repeats its reference's."""
@@ -217,6 +237,7 @@ class FilterConfig(Settings):
     overlap: OverlapSettings | None = None
     instruction_guard: InstructionGuardSettings | None = None
     response_guard: ResponseGuardSettings | None = None
+    command: CommandSettings | None = None
 
     @model_validator(mode="wrap")
     @classmethod
@@ -249,7 +270,8 @@ class FilterConfig(Settings):
         """How to write a filter that was given as `name:value` or `name: value`; empty where it was not."""
         name, _, value = name.partition(":")
         kind = settings_in(cls.model_fields[name].annotation) if name in cls.model_fields else None
-        if kind is None or (not value.strip() and (isinstance(settings, dict) or not settings)):
+        alone = isinstance(settings, dict) or kind is CommandSettings or not settings
+        if kind is None or (not value.strip() and alone):
             return ""
         return f"{name}: {{{next(key for key in kind.model_fields if key != 'keep')}: …}}"
 

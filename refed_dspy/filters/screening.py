@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from refed_dspy.concurrency import Turn, aside
 from refed_dspy.data.rows import passed_rows
-from refed_dspy.errors import NothingKept, RefedError, RowError, one_line
+from refed_dspy.errors import CheckFailed, NothingKept, RefedError, RowError, one_line
 from refed_dspy.filters.base import (
     Decision,
     Filter,
@@ -23,6 +23,7 @@ from refed_dspy.filters.base import (
     labels,
     validated,
 )
+from refed_dspy.filters.command import Command
 from refed_dspy.filters.judge import NO_JUDGE
 from refed_dspy.ledger.connection import whole_run
 from refed_dspy.ledger.history import Decided, decided_so_far, decisions_of
@@ -145,6 +146,8 @@ class Screening:
             with _own_errors(filter_, label):
                 if isinstance(filter_, JudgeFilter):
                     decision = validated(await filter_.judged(row, item), label)
+                elif isinstance(filter_, Command):
+                    decision = await filter_.checked(row)
                 else:
                     async with self.one_at_a_time:
                         decision = await aside(self._reading(row, filter_), decide, filter_, label, row)
@@ -248,13 +251,13 @@ class Streak:
 
 @contextmanager
 def _own_errors(filter_: Filter, label: str) -> Iterator[None]:
-    """Raises FilterFailed in place of an error that the caller's own filter raises in the block."""
+    """Raises FilterFailed in place of an error of the caller's own filter, or check by command, in the block."""
     try:
         yield
     except Exception as error:
         of_a_call = isinstance(filter_, JudgeFilter) and isinstance(error, RowError)
         ends_the_run = isinstance(error, RefedError) and not isinstance(error, RowError)
-        if of_a_call or ends_the_run or not is_custom(filter_):
+        if of_a_call or ends_the_run or not (is_custom(filter_) or isinstance(error, CheckFailed)):
             raise
         raise FilterFailed(label) from error
 

@@ -10,7 +10,7 @@ from typing import Any
 import dspy
 
 from refed_dspy.config.keys import know_environment, without_keys
-from refed_dspy.errors import CodeFailed, one_line
+from refed_dspy.errors import CheckFailed, CodeFailed, one_line
 
 _NOT_OWN = {"dspy", "refed_dspy"}
 _LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
@@ -34,6 +34,8 @@ def has_own_code(program: Any) -> bool:
 def code_failed(stage: str, item: str, error: BaseException) -> CodeFailed:
     """The failure of the row `item` by an error of the caller's code."""
     know_environment()
+    if isinstance(error, CheckFailed):
+        return CodeFailed(stage, item, str(error))
     words = f"{type(error).__name__}: {one_line(without_keys(str(error)), 160)}".rstrip(": ")
     return CodeFailed(stage, item, f"{words} ({place_of(error)})")
 

@@ -17,7 +17,7 @@ from typing import Any
 import dspy
 
 from refed_dspy.config.keys import without_keys
-from refed_dspy.errors import CapReached, CodeFailed, RefedError, RowError, TooManyFailed, one_line
+from refed_dspy.errors import CapReached, CheckFailed, CodeFailed, RefedError, RowError, TooManyFailed, one_line
 from refed_dspy.filters.screening import FilterFailed
 from refed_dspy.jobs.session import Session
 from refed_dspy.ledger.statements import Key, failed
@@ -113,7 +113,8 @@ class OwnCode:
     def _tell(self, error: Exception) -> None:
         """Say where an error came from: once for each place, and each time with its traceback for who asks for it."""
         log.debug("an error of your own code:\n%s", without_keys("".join(traceback.format_exception(error))))
-        place = f"{type(error).__name__} at {place_of(error, whole=True)}"
+        of_code = f"{type(error).__name__} at {place_of(error, whole=True)}"
+        place = "a check" if isinstance(error, CheckFailed) else of_code
         if place not in self._told:
             self._told.add(place)
             log.warning("%s: %s; the row counts as failed", place, one_line(without_keys(str(error)), 200))

@@ -5,15 +5,19 @@ from __future__ import annotations
 import math
 import random
 from array import array
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import compress, count
 from typing import NamedTuple
 
 from refed_dspy.data.dataset import OnDisk, RowsOnDisk
+from refed_dspy.errors import CheckFailed, TooManyFailed
 from refed_dspy.filters.base import Decision, JudgeFilter, Step, TextFilter, decide, labels, preview
+from refed_dspy.filters.command import Command
 from refed_dspy.filters.rouge import RougeFilter, select
+from refed_dspy.teachers.failures import DEFAULT_SHARE, LEAST_CALLS, RECENT
 
 IN_SEEDED_ORDER = {"rouge", "random"}
 """Filters that take the rows in an order drawn by the seed (paper notes, section 3), as judges do to choose among equal
@@ -41,6 +45,8 @@ class Decisions(Mapping[int, Decision]):
         self._outcome, self._score, self._detail = array("i"), array("d"), array("i")
         """By number: a place in `_outcomes`, -1 for none; the score; a place in `_details`, -1 for none."""
         self._details = OnDisk[str]()
+        self.failures = dict[int, str]()
+        """By number, in the order of the data: why a row has no decision, where a check by command failed on it."""
 
     def __setitem__(self, number: int, decision: Decision) -> None:
         if (missing := number + 1 - len(self._outcome)) > 0:
@@ -139,6 +145,8 @@ def _decisions(
     order = rows.at(random.Random(seed).sample(range(len(rows)), len(rows))) if shuffled else rows
     if isinstance(filter_, JudgeFilter):
         return _best(ask_judge(filter_, rows), step.keep, order.numbers)
+    if isinstance(filter_, Command):
+        return _by_command(filter_, rows, step.keep)
     if isinstance(filter_, RougeFilter) and "threshold" in step.settings:
         return _by_rouge(order, float(step.settings["threshold"]), step.keep)
     return _first(filter_, label, order, step.keep)
@@ -154,6 +162,27 @@ def _first(filter_: TextFilter, label: str, order: RowsOnDisk, keep: int | None)
             continue
         decisions[number] = decision = decide(filter_, label, order[place])
         kept += decision.kept
+    return decisions
+
+
+def _by_command(command: Command, rows: RowsOnDisk, keep: int | None) -> Decisions:
+    """As `_first`, several rows at once. Raises TooManyFailed by the rule for models (teachers/failures.py)."""
+    decisions, recent, kept = Decisions(), deque[bool](maxlen=RECENT), 0
+    with closing(command.checks(rows)) as checks:
+        for number, check in zip(rows.numbers, checks, strict=True):
+            recent.append(check.exception() is None)
+            try:
+                decisions[number] = check.result()
+                kept += check.result().kept
+            except CheckFailed as error:
+                decisions.failures[number], failed = str(error), recent.count(False)
+                if failed == len(rows) or (len(recent) >= LEAST_CALLS and failed / len(recent) >= DEFAULT_SHARE):
+                    many = f"command failed on {failed} of the last {len(recent)} rows"
+                    raise TooManyFailed(f"{many}, the last: {error} — repair it") from None
+            if kept == keep:
+                break
+    for number in (each for each in rows.numbers if each not in decisions and each not in decisions.failures):
+        decisions[number] = Decision(False, NOT_REACHED)
     return decisions
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from base64 import b64encode
-from collections import Counter
+from collections import ChainMap, Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, time
@@ -95,9 +95,11 @@ class Filtering(KeptRows):
                 yield number, self.data.rows[place].fields
 
     def undecided(self) -> Iterator[dict[str, Any]]:
-        """The rows without a decision as they were, with their numbers."""
+        """The rows without a decision as they were, with their numbers, and why where a check by command failed."""
+        why = ChainMap(*(each.decisions.failures for each in self.filtered.passes))
         for row in self.filtered.undecided:
-            yield _annotated(row.fields, {"row": row.number})
+            reason = {"reason": why[row.number]} if row.number in why else {}
+            yield _annotated(row.fields, {"row": row.number, **reason})
 
     @cached_property
     def passes(self) -> list[FilterPass]:
@@ -123,6 +125,10 @@ class Filtering(KeptRows):
         """
         if self.stopped:
             return ""
+        for each in self.filtered.passes:
+            if failures := [*each.decisions.failures.values()]:
+                failed = f"{each.label} failed on {counted(len(failures), 'row')} (in {UNDECIDED}), the last: "
+                return f"{failed}{failures[-1]}; run the same command to try again"
         if unanswered := len(self.filtered.undecided):
             return f"the judge gave no answer on {unanswered} rows (in {UNDECIDED}); run the same command to ask again"
         for entry in self.funnel():
@@ -133,7 +139,8 @@ class Filtering(KeptRows):
 
     def _doubts(self) -> list[str]:
         """A line for each filter whose judge decided on fewer than half of its rows, where no cap ended the work."""
-        judgements = {} if self.stopped else {each.label: _judgements(each) for each in self.filtered.passes}
+        asked = () if self.stopped else (each for each in self.filtered.passes if not each.decisions.failures)
+        judgements = {each.label: _judgements(each) for each in asked}
         return [f"{label}: {warning}" for label, judged in judgements.items() if (warning := judged.warning())]
 
     def lines(self) -> list[str]:
