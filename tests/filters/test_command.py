@@ -67,7 +67,7 @@ def test_a_check_reads_the_whole_row_and_then_the_end() -> None:
     reference = Reference(instruction="i", response="r", system="Be brief.")
     row = DataRow(7, "Überall \ud800", "r", "plain", {"id": 3, "when": object}, reference)
     shown = json.loads(Command(by("drop(json.dumps(sorted(row)))")).check(row).reason)
-    assert shown == ["fields", "instruction", "number", "plain", "reference", "response", "system"]
+    assert shown == ["criteria", "fields", "instruction", "number", "plain", "reference", "response", "system"]
     told = "row['number'], row['plain'], row['fields']['id'], row['system'], row['reference']['response']"
     assert Command(by(f"drop([{told}, sys.stdin.read()])")).check(row).reason == "[7, 'plain', 3, 'Be brief.', 'r', '']"
     assert Command(by("drop(len(row['response']))")).check(LONG).reason == "1200000"
