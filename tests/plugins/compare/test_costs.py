@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,13 @@ from tests.support.looks import small
 from tests.support.scripted_engine import Writer, fake_lm, references
 
 
+@pytest.fixture
+def server() -> Iterator[SimulatedTeacher]:
+    """One that no other test has asked: calls are counted to the last one here."""
+    with SimulatedTeacher(latency=0, sigma=0) as own:
+        yield own
+
+
 def test_shared_questions_are_paid_for_once_and_the_ledger_agrees_with_the_server(
     server: SimulatedTeacher, tmp_path: Path
 ) -> None:
@@ -32,7 +40,9 @@ def test_shared_questions_are_paid_for_once_and_the_ledger_agrees_with_the_serve
     assert asked["sample_feedback"] == asked["sample_improvement"] == asked["response_improvement"] == 8
     assert asked["response_feedback"] == made.references == 2
     assert [row.feedback for row in made.programs] == [0, 0, 8, 2]
-    assert asked["pairwise_judge"] == 2 * 2 * 8 and asked["rubric_judge"] == 3 * 8 + 2
+    with Ledger.read(tmp_path / "c") as ledger:
+        ended = Counter(ledger.db.execute("SELECT stage, outcome FROM calls").fetchall())
+    assert asked["pairwise_judge"] == 2 * 2 * 8 and asked["rubric_judge"] == 3 * 8 + 2, ended
     assert requests(server) == sum(asked.values()) == made.used.calls and server.stats()["repeated"] == 0
     frame = made.to_pandas()
     assert "reference-level" in small(made) and list(frame["program"]) == list(ALL)
