@@ -33,7 +33,7 @@ _BY_SETTINGS = {
     "overlap": "refed_dspy.filters.overlap:Overlap",
     "instruction_guard": "refed_dspy.filters.guards:InstructionGuard",
     "response_guard": "refed_dspy.filters.guards:ResponseGuard",
-    "command": "refed_dspy.filters.command:Command",
+    "command": "refed_dspy.filters.command:CommandCheck",
 }
 """The filters whose parameters are their settings: imported when used, since numpy comes with some."""
 

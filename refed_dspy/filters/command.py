@@ -33,7 +33,7 @@ _LOOKS = 0.05
 """Seconds between two looks at a check: it may have ended, and left its pipes to a process that it started."""
 
 
-class Command(TextFilter):
+class CommandCheck(TextFilter):
     """Keeps a row for which `run` exits with 0, drops it at 1 with the first line of its output as the reason. Anything
     else, or nothing within so many `seconds`, is no decision: CheckFailed. At most `at_once` run at a time."""
 

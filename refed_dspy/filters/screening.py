@@ -23,7 +23,7 @@ from refed_dspy.filters.base import (
     labels,
     validated,
 )
-from refed_dspy.filters.command import Command
+from refed_dspy.filters.command import CommandCheck
 from refed_dspy.filters.judge import NO_JUDGE
 from refed_dspy.ledger.connection import whole_run
 from refed_dspy.ledger.history import Decided, decided_so_far, decisions_of
@@ -146,7 +146,7 @@ class Screening:
             with _own_errors(filter_, label):
                 if isinstance(filter_, JudgeFilter):
                     decision = validated(await filter_.judged(row, item), label)
-                elif isinstance(filter_, Command):
+                elif isinstance(filter_, CommandCheck):
                     decision = await filter_.checked(row)
                 else:
                     async with self.one_at_a_time:

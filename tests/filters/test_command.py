@@ -20,7 +20,7 @@ import pytest
 import refed_dspy
 from refed_dspy.errors import CheckFailed, ConfigError, NothingKept, RunDirError, RunStopped, TooManyFailed
 from refed_dspy.filters.base import Decision
-from refed_dspy.filters.command import Command
+from refed_dspy.filters.command import CommandCheck
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.records import DataRow, Reference
 from tests.filters.filtered_runs import Teacher, dropped, kept_by, run
@@ -43,7 +43,7 @@ def by(code: str) -> list[str]:
 
 def failure(command: list[str], row: DataRow = ROW, **settings: Any) -> str:
     with pytest.raises(CheckFailed) as failed:
-        Command(command, **settings).check(row)
+        CommandCheck(command, **settings).check(row)
     assert "\n" not in str(failed.value)
     return str(failed.value).removeprefix(f"{sys.executable}: ")
 
@@ -52,29 +52,32 @@ def failure(command: list[str], row: DataRow = ROW, **settings: Any) -> str:
 
 
 def test_the_exit_code_decides_and_the_first_line_is_the_reason() -> None:
-    assert Command(["true"]).check(ROW) == Decision(True)
-    assert Command(by("print('fine')")).check(ROW) == Decision(True)
-    assert Command(by("drop('  too\\tshort\\nand more')")).check(ROW) == Decision(False, "too short")
-    assert len(Command(by("drop('x' * 9999)")).check(ROW).reason) == 160
+    assert CommandCheck(["true"]).check(ROW) == Decision(True)
+    assert CommandCheck(by("print('fine')")).check(ROW) == Decision(True)
+    assert CommandCheck(by("drop('  too\\tshort\\nand more')")).check(ROW) == Decision(False, "too short")
+    assert len(CommandCheck(by("drop('x' * 9999)")).check(ROW).reason) == 160
 
 
 def test_without_a_line_of_output_the_last_line_of_its_errors_is_the_reason() -> None:
-    assert Command(["false"]).check(ROW) == Decision(False, "no reason given")
-    assert Command(by("import nosuch")).check(ROW).reason == "ModuleNotFoundError: No module named 'nosuch'"
+    assert CommandCheck(["false"]).check(ROW) == Decision(False, "no reason given")
+    assert CommandCheck(by("import nosuch")).check(ROW).reason == "ModuleNotFoundError: No module named 'nosuch'"
 
 
 def test_a_check_reads_the_whole_row_and_then_the_end() -> None:
     reference = Reference(instruction="i", response="r", system="Be brief.")
     row = DataRow(7, "Überall \ud800", "r", "plain", {"id": 3, "when": object}, reference)
-    shown = json.loads(Command(by("drop(json.dumps(sorted(row)))")).check(row).reason)
+    shown = json.loads(CommandCheck(by("drop(json.dumps(sorted(row)))")).check(row).reason)
     assert shown == ["criteria", "fields", "instruction", "number", "plain", "reference", "response", "system"]
     told = "row['number'], row['plain'], row['fields']['id'], row['system'], row['reference']['response']"
-    assert Command(by(f"drop([{told}, sys.stdin.read()])")).check(row).reason == "[7, 'plain', 3, 'Be brief.', 'r', '']"
-    assert Command(by("drop(len(row['response']))")).check(LONG).reason == "1200000"
+    assert (
+        CommandCheck(by(f"drop([{told}, sys.stdin.read()])")).check(row).reason
+        == "[7, 'plain', 3, 'Be brief.', 'r', '']"
+    )
+    assert CommandCheck(by("drop(len(row['response']))")).check(LONG).reason == "1200000"
 
 
 def test_no_shell_reads_the_command() -> None:
-    assert Command(["sh", "-c", 'echo "$1"; exit 1', "x", "$HOME; *"]).check(ROW).reason == "$HOME; *"
+    assert CommandCheck(["sh", "-c", 'echo "$1"; exit 1', "x", "$HOME; *"]).check(ROW).reason == "$HOME; *"
 
 
 # --- what is a row's failure
@@ -139,38 +142,38 @@ def test_out_of_time_it_is_killed_with_whatever_it_started(pids: Path) -> None:
 
 def test_a_process_that_it_leaves_behind_with_its_pipes_holds_nobody_up(pids: Path) -> None:
     script = NOTE + 'sh -c \'echo $$ >> "$0"; sleep 600\' "$0" & while [ $(wc -l < "$0") -lt 2 ]; do :; done; '
-    check = Command(["sh", "-c", script + "echo left; exit 1", str(pids)], seconds=600)
+    check = CommandCheck(["sh", "-c", script + "echo left; exit 1", str(pids)], seconds=600)
     assert check.check(ROW) == Decision(False, "left")
 
 
 def test_what_it_writes_neither_blocks_it_nor_is_kept() -> None:
     much = "sys.stderr.write('e' * 3_000_000); sys.stdout.write('first\\n' + 'x' * 3_000_000); sys.exit(1)"
-    assert Command(by(much), seconds=600).check(ROW) == Decision(False, "first")
+    assert CommandCheck(by(much), seconds=600).check(ROW) == Decision(False, "first")
     assert failure(["yes"], seconds=0.5) == "yes: no decision within 0.5 s"
     last = "sys.stderr.write('e' * 3_000_000 + '\\nthe last'); sys.exit(3)"
     assert failure(by(last), seconds=600) == "exit code 3: the last"
 
 
 def test_one_that_closes_its_pipes_and_goes_on_is_waited_for() -> None:
-    assert Command(["sh", "-c", "exec >&- 2>&- <&-; sleep 0.2; exit 1"]).check(ROW).reason == "no reason given"
+    assert CommandCheck(["sh", "-c", "exec >&- 2>&- <&-; sleep 0.2; exit 1"]).check(ROW).reason == "no reason given"
     assert failure(["sh", "-c", "exec >&- 2>&- <&-; sleep 600"], seconds=0.3).endswith("no decision within 0.3 s")
 
 
 def test_one_that_reads_nothing_of_a_long_row_decides() -> None:
-    assert Command(["sh", "-c", "echo unread; exit 1"]).check(LONG) == Decision(False, "unread")
+    assert CommandCheck(["sh", "-c", "echo unread; exit 1"]).check(LONG) == Decision(False, "unread")
 
 
 def test_bytes_that_are_no_text_are_shown_as_such() -> None:
-    assert Command(["sh", "-c", r"printf 'a\377\033[1mb\n'; exit 1"]).check(ROW).reason == "a\ufffd?[1mb"
+    assert CommandCheck(["sh", "-c", r"printf 'a\377\033[1mb\n'; exit 1"]).check(ROW).reason == "a\ufffd?[1mb"
 
 
 def test_it_gets_no_keys_and_its_words_are_told_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
     key = "sk-3fQ8vZ1nLxT7bRm4WcY8dKe"
     monkeypatch.setenv("OPENAI_API_KEY", key)
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy.test")
-    names = Command(by("drop(sorted(os.environ))")).check(ROW).reason
+    names = CommandCheck(by("drop(sorted(os.environ))")).check(ROW).reason
     assert "PATH" in names and "KEY" not in names and "PROXY" not in names
-    assert key not in Command(by(f"drop('{key}')")).check(ROW).reason
+    assert key not in CommandCheck(by(f"drop('{key}')")).check(ROW).reason
     assert key not in failure(by(f"sys.exit('{key}') if 0 else os._exit(print('{key}', file=sys.stderr) or 4)"))
 
 
@@ -334,7 +337,7 @@ SLEEPS = ["sh", "-c", 'echo $$ >> "$0"; exec sleep 600']
 
 async def test_a_cancellation_ends_once_the_check_is_killed(pids: Path) -> None:
     """The command line ends its process at once then, and whatever is left would stay."""
-    check = Command([*SLEEPS, str(pids)], seconds=600, at_once=2)
+    check = CommandCheck([*SLEEPS, str(pids)], seconds=600, at_once=2)
     tasks = [asyncio.create_task(check.checked(ROW)) for _ in range(5)]
     numbers = await asyncio.to_thread(started, pids, 2)
     for task in tasks:
@@ -345,7 +348,7 @@ async def test_a_cancellation_ends_once_the_check_is_killed(pids: Path) -> None:
 
 
 def test_an_interruption_over_data_ends_once_the_checks_are_killed(pids: Path) -> None:
-    checks = Command([*SLEEPS, str(pids)], seconds=600, at_once=3).checks([ROW] * 40)
+    checks = CommandCheck([*SLEEPS, str(pids)], seconds=600, at_once=3).checks([ROW] * 40)
     next(checks)
     numbers = started(pids, 3)
     checks.close()
@@ -419,14 +422,14 @@ def test_the_example_runs_code_blocks(said: Said, tmp_path: Path, monkeypatch: p
         (tmp_path / "bwrap").write_text(STAND_IN, "utf-8")
         (tmp_path / "bwrap").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    check = Command(RUN_CODE, seconds=60)
+    check = CommandCheck(RUN_CODE, seconds=60)
     decisions = {case: check.check(DataRow(1, "i", text)) for case, text in CODE.items()}
     said({case: decision.reason or "kept" for case, decision in decisions.items()})
 
 
 def test_the_example_runs_nothing_without_a_sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert Command(RUN_CODE).check(DataRow(1, "i", "no code")).kept
+    assert CommandCheck(RUN_CODE).check(DataRow(1, "i", "no code")).kept
     assert failure(RUN_CODE, DataRow(1, "i", CODE["good"])).startswith("exit code 2: [Errno 2] No such file")
     (tmp_path / "bwrap").write_text("#!/bin/sh\necho 'bwrap: no permission' >&2\nexit 1\n", "utf-8")
     (tmp_path / "bwrap").chmod(0o755)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from refed_dspy.data.dataset import OnDisk, RowsOnDisk
 from refed_dspy.errors import CheckFailed, TooManyFailed
 from refed_dspy.filters.base import Decision, JudgeFilter, Step, TextFilter, decide, labels, preview
-from refed_dspy.filters.command import Command
+from refed_dspy.filters.command import CommandCheck
 from refed_dspy.filters.rouge import RougeFilter, select
 from refed_dspy.teachers.failures import DEFAULT_SHARE, LEAST_CALLS, RECENT
 
@@ -145,7 +145,7 @@ def _decisions(
     order = rows.at(random.Random(seed).sample(range(len(rows)), len(rows))) if shuffled else rows
     if isinstance(filter_, JudgeFilter):
         return _best(ask_judge(filter_, rows), step.keep, order.numbers)
-    if isinstance(filter_, Command):
+    if isinstance(filter_, CommandCheck):
         return _by_command(filter_, rows, step.keep)
     if isinstance(filter_, RougeFilter) and "threshold" in step.settings:
         return _by_rouge(order, float(step.settings["threshold"]), step.keep)
@@ -165,7 +165,7 @@ def _first(filter_: TextFilter, label: str, order: RowsOnDisk, keep: int | None)
     return decisions
 
 
-def _by_command(command: Command, rows: RowsOnDisk, keep: int | None) -> Decisions:
+def _by_command(command: CommandCheck, rows: RowsOnDisk, keep: int | None) -> Decisions:
     """As `_first`, several rows at once. Raises TooManyFailed by the rule for models (teachers/failures.py)."""
     decisions, recent, kept = Decisions(), deque[bool](maxlen=RECENT), 0
     with closing(command.checks(rows)) as checks:

@@ -13,8 +13,8 @@ from refed_dspy.teachers.batch.http import HttpService, UploadedFile
 from refed_dspy.teachers.batch.service import (
     CANCELLED,
     ENDED,
+    AnswerLine,
     Lines,
-    Outcome,
     PendingRequest,
     ServiceBatch,
     joined,
@@ -108,22 +108,22 @@ class AnthropicService(HttpService):
     def _answers_at(self, file: str) -> str:
         return f"{self._base}/{quote(file)}/results"  # not where an answer says: the key goes nowhere else
 
-    def outcome(self, line: Mapping[str, Any]) -> Outcome:
+    def outcome(self, line: Mapping[str, Any]) -> AnswerLine:
         result = line.get("result")
         if not isinstance(result, Mapping):
-            return Outcome(None)
+            return AnswerLine(None)
         if result.get("type") == "succeeded":
-            return Outcome(200, result.get("message"))
+            return AnswerLine(200, result.get("message"))
         if result.get("type") == "errored":
             return _errored(result.get("error"))
-        return Outcome(None, not_executed=result.get("type") in {"canceled", "expired"})
+        return AnswerLine(None, not_executed=result.get("type") in {"canceled", "expired"})
 
 
-def _errored(error: Any) -> Outcome:
+def _errored(error: Any) -> AnswerLine:
     """An error as an interactive request would have had it."""
     inner = error.get("error") if isinstance(error, Mapping) else None
     kind = inner.get("type") if isinstance(inner, Mapping) else None
-    return Outcome(_STATUS.get(str(kind), 500), error)
+    return AnswerLine(_STATUS.get(str(kind), 500), error)
 
 
 def _told(batch: Mapping[str, Any]) -> ServiceBatch:

@@ -15,7 +15,14 @@ from refed_dspy.errors import ExportError, one_line
 from refed_dspy.files import whole_file
 from refed_dspy.programs.lm_errors import BatchOutOfReach, BatchRejected
 from refed_dspy.teachers.batch.openai import chat_line, chat_outcome
-from refed_dspy.teachers.batch.service import BatchService, Deliver, Outcome, PendingRequest, ServiceBatch, json_lines
+from refed_dspy.teachers.batch.service import (
+    AnswerLine,
+    BatchService,
+    Deliver,
+    PendingRequest,
+    ServiceBatch,
+    json_lines,
+)
 from refed_dspy.teachers.route import Route
 from refed_dspy.teachers.transport import longest_answer
 
@@ -99,7 +106,7 @@ class FolderService(BatchService):
         except OSError as error:
             raise BatchOutOfReach(f"{file} cannot be read: {one_line(error, 150)}") from None
 
-    def outcome(self, line: Mapping[str, Any]) -> Outcome:
+    def outcome(self, line: Mapping[str, Any]) -> AnswerLine:
         return chat_outcome(line)
 
 

@@ -9,7 +9,7 @@ from urllib.parse import quote, urlsplit
 
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.teachers.batch.http import HttpService, UploadedFile
-from refed_dspy.teachers.batch.service import CANCELLED, Outcome, PendingRequest, ServiceBatch, joined
+from refed_dspy.teachers.batch.service import CANCELLED, AnswerLine, PendingRequest, ServiceBatch, joined
 from refed_dspy.teachers.rate_limits import PATIENCE
 from refed_dspy.teachers.route import Route
 
@@ -74,16 +74,16 @@ class GeminiService(HttpService):
     def _answers_at(self, file: str) -> str:
         return f"{self._origin}/download/{self._version}/{quote(file)}:download?alt=media"
 
-    def outcome(self, line: Mapping[str, Any]) -> Outcome:
+    def outcome(self, line: Mapping[str, Any]) -> AnswerLine:
         if isinstance(response := line.get("response"), Mapping):
-            return Outcome(200, response)
+            return AnswerLine(200, response)
         error = line.get("error", line.get("status"))
         code = error.get("code") if isinstance(error, Mapping) else None
         if type(code) is not int:
-            return Outcome(None)
+            return AnswerLine(None)
         if code == _CANCELLED:
-            return Outcome(None, not_executed=True)
-        return Outcome(code if code >= 100 else _HTTP.get(code, 500), {"error": error})
+            return AnswerLine(None, not_executed=True)
+        return AnswerLine(code if code >= 100 else _HTTP.get(code, 500), {"error": error})
 
 
 def _file(file: Mapping[str, Any]) -> UploadedFile:

@@ -13,7 +13,7 @@ from aiohttp import FormData
 
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.teachers.batch.http import HttpService, UploadedFile
-from refed_dspy.teachers.batch.service import Outcome, PendingRequest, ServiceBatch
+from refed_dspy.teachers.batch.service import AnswerLine, PendingRequest, ServiceBatch
 from refed_dspy.teachers.rate_limits import PATIENCE
 from refed_dspy.teachers.route import Route
 
@@ -116,7 +116,7 @@ class OpenAIService(HttpService):
     def _address(self, path: str) -> str:
         return f"{self._base}/{path}{self._query}"
 
-    def outcome(self, line: Mapping[str, Any]) -> Outcome:
+    def outcome(self, line: Mapping[str, Any]) -> AnswerLine:
         return chat_outcome(line)
 
 
@@ -128,13 +128,13 @@ def chat_line(number: int, path: str, model: str, body: bytes) -> bytes:
     return json.dumps(line, ensure_ascii=False).encode() + b"\n"
 
 
-def chat_outcome(line: Mapping[str, Any]) -> Outcome:
+def chat_outcome(line: Mapping[str, Any]) -> AnswerLine:
     """What a line of an answer file says."""
     response, error = line.get("response"), line.get("error")
     if isinstance(response, Mapping) and type(response.get("status_code")) is int:
-        return Outcome(response["status_code"], response.get("body"))
+        return AnswerLine(response["status_code"], response.get("body"))
     code = error.get("code") if isinstance(error, Mapping) else None
-    return Outcome(None, not_executed=code in {"batch_expired", "batch_cancelled"})
+    return AnswerLine(None, not_executed=code in {"batch_expired", "batch_cancelled"})
 
 
 def _file(file: Mapping[str, Any]) -> UploadedFile:

@@ -105,7 +105,7 @@ class ServiceBatch:
     """That the service's queue was full is the reason."""
 
 
-class Outcome(NamedTuple):
+class AnswerLine(NamedTuple):
     """What a line of an answer file says of a request: by HTTP status and body, or that it was not executed."""
 
     status: int | None
@@ -161,7 +161,7 @@ class BatchService(ABC):
         connection they are delivered once more, from the first one on."""
 
     @abstractmethod
-    def outcome(self, line: Mapping[str, Any]) -> Outcome:
+    def outcome(self, line: Mapping[str, Any]) -> AnswerLine:
         """What a line of an answer file says."""
 
     async def exists(self) -> bool:
@@ -233,7 +233,7 @@ class AnswerReader:
     call."""
 
     left: set[int]
-    outcome: Callable[[Mapping[str, Any]], Outcome]
+    outcome: Callable[[Mapping[str, Any]], AnswerLine]
     not_executed: set[int] = field(default_factory=set)
     unreadable: int = 0
 
@@ -257,7 +257,7 @@ def call_number(line: Mapping[str, Any]) -> int | None:
     return None if name is None else int(name[1])
 
 
-async def joined(requests: Sequence[PendingRequest], begin: bytes = b"", end: bytes = b"") -> AsyncIterator[bytes]:
-    """The lines of `requests`, without a copy of them all."""
+async def joined(requests: Sequence[PendingRequest], begin: bytes = b"") -> AsyncIterator[bytes]:
+    """The lines of `requests`, each after `begin`, without a copy of them all."""
     for request in requests:
-        yield begin + request.line + end
+        yield begin + request.line
