@@ -24,7 +24,7 @@ from refed_dspy.teachers.batch.service import PendingRequest, current_request, o
 from refed_dspy.teachers.prices import in_batches, price_of
 from refed_dspy.teachers.route import resolve
 from refed_dspy.teachers.usage import Used
-from tests.support.scripted_batches import ScriptedService, ask_all, calls, recorded_teacher, states
+from tests.support.scripted_batches import ScriptedService, ask_all, calls, recorded_teacher, states, until
 
 pytestmark = pytest.mark.slow
 OVER_HTTP = [service for service in SERVICES if service != "folder"]
@@ -316,8 +316,7 @@ def test_no_batch_is_larger_than_its_service_takes(tmp_path: Path, there: Simula
 
 
 async def _answered(folder: Path, server: SimulatedTeacher) -> None:
-    while not list(folder.glob("*.requests.jsonl")):  # noqa: ASYNC110, ASYNC240 — a folder has no events
-        await asyncio.sleep(0.02)
+    await until(lambda: list(folder.glob("*.requests.jsonl")))
     await asyncio.to_thread(answer_files, folder, server.base_url, 0.0)
 
 
@@ -357,8 +356,7 @@ async def test_what_a_file_of_answers_lacks_is_written_out_again(
         [answers] = folder.glob("*.answers.jsonl")
         lines = answers.read_text().splitlines(keepends=True)
         answers.write_text("".join(lines[:3]) + lines[3][:20])
-        while len(list(folder.glob("*.requests.jsonl"))) < 2:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+        await until(lambda: len(list(folder.glob("*.requests.jsonl"))) == 2)
         await asyncio.to_thread(answer_files, folder, there.base_url, 0.0)
 
     async with recorded_teacher(run, settings("folder", there, folder)) as recorded:
